@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+DEFINITION := pyproject.toml setup.py constraints.txt minit2i_deploy/_version.py
+
+# A thread that waits must sleep: spinning ones cost a factor of ten beside other work.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo test check clean
+.NOTPARALLEL:
+
+demo: $(VENV)/.demo
+	$(BIN)/minit2i demo $(ARGS)
+
+test: check
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	sh scripts/stage_for_mypy.sh build/mypy
+	$(BIN)/mypy build/mypy/minit2i_deploy
+	$(BIN)/pytest -q tests/test_import_rules.py
+
+clean:
+	rm -rf build dist $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.demo: $(VENV)/.created $(DEFINITION)
+	$(INSTALL) -e '.[export]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.created $(DEFINITION)
+	$(INSTALL) -e '.[export,train,dev]'
+	touch $@
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	    echo 'Python 3.11, 3.12 or 3.13 is wanted; name one: make PYTHON=python3.11' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	    echo '$(PYTHON) cannot make virtual environments; run: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@

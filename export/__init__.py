@@ -1,0 +1,1 @@
+"""Export: torch to ONNX, and the checks that go with it."""

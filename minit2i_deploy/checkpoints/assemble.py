@@ -1,0 +1,153 @@
+"""Strict mapping of a source's arrays onto the canonical names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from minit2i_deploy.checkpoints.checkpoint import Dropped
+from minit2i_deploy.checkpoints.container import Container
+from minit2i_deploy.errors import CheckpointError
+
+# Axes of the source in the order of the target; None is a plain copy.
+Axes = tuple[int, ...] | None
+
+COPY: Final[Axes] = None
+TRANSPOSE: Final[Axes] = (1, 0)
+HWIO_TO_OIHW: Final[Axes] = (3, 2, 0, 1)
+
+_FLOATS: Final = ("float32", "float16", "bfloat16")
+_NUM_SHOWN: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The canonical name that a source array fills, and how its axes turn."""
+
+    name: str
+    axes: Axes = COPY
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A source array that is known and left: ``what`` groups it with others in the report."""
+
+    what: str
+    reason: str
+
+
+# None means that the name is not known.
+Rule = Callable[[str], Target | Drop | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """Float32 tensors in canonical order, what was dropped, and the types they were stored in."""
+
+    tensors: dict[str, np.ndarray]
+    dropped: tuple[Dropped, ...]
+    dtypes: dict[str, int]
+
+
+def assemble(
+    container: Container, rule: Rule, shapes: Mapping[str, tuple[int, ...]], where: str
+) -> Assembled:
+    """Read the arrays of a container that fill ``shapes``.
+
+    Every array of the container must be a target or dropped by name, every target must be
+    filled exactly once and with its shape.
+
+    Raises:
+        CheckpointError: names or shapes differ, a type is not a float of 16 or 32 bits, or a
+            value is not finite.
+    """
+    targets, drops, unexpected, twice = _sort(container, rule, shapes)
+    missing = sorted(shapes.keys() - {target.name for target in targets.values()})
+    misshaped = _misshaped(container, targets, shapes)
+    if missing or unexpected or misshaped or twice:
+        raise CheckpointError(_mismatch(where, missing, unexpected, misshaped, twice))
+    dtypes = Counter(container.leaf(name).dtype for name in targets)
+    foreign = sorted(dtypes.keys() - set(_FLOATS))
+    if foreign:
+        raise CheckpointError(
+            f"{where}: weights of type {foreign[0]}, but one of {', '.join(_FLOATS)} is needed; "
+            "give the checkpoint as it was before it was quantised or converted"
+        )
+    filled: dict[str, np.ndarray] = {}
+    for source_name, array in container.read(list(targets)):
+        target = targets[source_name]
+        filled[target.name] = _float32(array, target.axes, f"{where}: {source_name}")
+    return Assembled({name: filled[name] for name in shapes}, drops, dict(sorted(dtypes.items())))
+
+
+def _sort(
+    container: Container, rule: Rule, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Target], tuple[Dropped, ...], list[str], list[str]]:
+    targets: dict[str, Target] = {}
+    drops: Counter[Drop] = Counter()
+    unexpected = []
+    for source_name in container.names:
+        result = rule(source_name)
+        if isinstance(result, Drop):
+            drops[result] += 1
+        elif result is None or result.name not in shapes:
+            unexpected.append(source_name)
+        else:
+            targets[source_name] = result
+    times = Counter(target.name for target in targets.values())
+    dropped = tuple(
+        Dropped(what=drop.what, num_tensors=count, reason=drop.reason)
+        for drop, count in sorted(drops.items(), key=lambda item: item[0].what)
+    )
+    return targets, dropped, sorted(unexpected), sorted(n for n, c in times.items() if c > 1)
+
+
+def _misshaped(
+    container: Container,
+    targets: Mapping[str, Target],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> list[str]:
+    wrong = []
+    for source_name, target in targets.items():
+        found = container.leaf(source_name).shape
+        if target.axes is not None and len(target.axes) == len(found):
+            found = tuple(found[axis] for axis in target.axes)
+        if found != shapes[target.name]:
+            wrong.append(f"{target.name} {list(found)} (wanted {list(shapes[target.name])})")
+    return sorted(wrong)
+
+
+def _mismatch(
+    where: str, missing: list[str], unexpected: list[str], misshaped: list[str], twice: list[str]
+) -> str:
+    lists = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "misshaped": misshaped,
+        "given twice": twice,
+    }
+    parts = []
+    for kind, names in lists.items():
+        if names:
+            rest = f" and {len(names) - _NUM_SHOWN} more" if len(names) > _NUM_SHOWN else ""
+            parts.append(f"{len(names)} {kind}: {', '.join(names[:_NUM_SHOWN])}{rest}")
+    return (
+        f"{where}: the tensors are not those of the network its configuration describes: "
+        f"{'; '.join(parts)}; check that weights and configuration belong together"
+    )
+
+
+def _float32(array: np.ndarray, axes: Axes, where: str) -> np.ndarray:
+    # A copy even where none is needed: the source's buffers may be read-only or a mapped file.
+    out = np.array(array if axes is None else array.transpose(axes), np.float32, order="C")
+    finite = np.isfinite(out)
+    if not finite.all():
+        raise CheckpointError(
+            f"{where}: {finite.size - np.count_nonzero(finite)} of {finite.size} values are NaN "
+            "or infinite; take an earlier checkpoint of the run"
+        )
+    return out

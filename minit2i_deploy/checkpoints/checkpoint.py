@@ -1,0 +1,86 @@
+"""What a reader returns: configuration, tensors and an account of where they came from."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minit2i_deploy.config import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dropped:
+    """Tensors of the source that are not part of the network, and why they were left."""
+
+    what: str
+    num_tensors: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraReport:
+    """An adapter merged onto the base weights: W += scale * B @ A on num_modules matrices."""
+
+    path: str
+    rank: int
+    alpha: float
+    scale: float
+    num_modules: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointReport:
+    """Where the tensors came from.
+
+    Args:
+        form: one of "huggingface", "payload", "torch-training", "minit2i-training",
+            "flax-msgpack" and "flax-orbax".
+        path: the file or folder that was read.
+        weights: which of the source's weights were taken, for example "EMA 0.99995".
+        sha256: of the one weight file; of several, the sha256 of the lines that ``sha256sum``
+            prints for them, in the order of their names relative to ``path``.
+        dtypes: number of taken tensors per type in the source; they are float32 here.
+        num_parameters: of the network, without what was dropped.
+        step: optimizer steps behind the weights, where the source says.
+        text_encoder: name of the text encoder the network was trained with, where it says.
+        dropped: what else the source holds.
+        lora: the merged adapter, if one was asked for.
+    """
+
+    form: str
+    path: str
+    weights: str
+    sha256: str
+    dtypes: dict[str, int]
+    num_parameters: int
+    step: int | None = None
+    text_encoder: str | None = None
+    dropped: tuple[Dropped, ...] = ()
+    lora: LoraReport | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = dataclasses.asdict(self)
+        values["dropped"] = list(values["dropped"])
+        return values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A network's weights under canonical names.
+
+    Args:
+        config: shape of the network.
+        tensors: exactly the names and shapes of ``canonical_shapes(config)``, in that order;
+            float32, contiguous, writable and finite. A source in half precision is widened,
+            which is exact; ``report.dtypes`` keeps what it was.
+        report: where they came from.
+    """
+
+    config: ModelConfig
+    tensors: dict[str, np.ndarray]
+    report: CheckpointReport

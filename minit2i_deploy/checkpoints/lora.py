@@ -1,0 +1,188 @@
+"""PEFT LoRA adapters, merged onto a base checkpoint.
+
+Source: LoRA, Hu et al. 2106.09685, section 4.1 (scale alpha / r); rsLoRA, Kalajdzievski
+2312.03732 (alpha / sqrt(r)); key names and settings as peft writes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from minit2i_deploy.checkpoints.checkpoint import Checkpoint, Dropped, LoraReport
+from minit2i_deploy.checkpoints.detect import read_json
+from minit2i_deploy.checkpoints.digest import sha256_of
+from minit2i_deploy.checkpoints.names import UNUSED, linear_modules
+from minit2i_deploy.checkpoints.safetensors_file import SafetensorsFiles
+from minit2i_deploy.errors import CheckpointError
+
+_CONFIG_NAME: Final = "adapter_config.json"
+_WEIGHTS_NAME: Final = "adapter_model.safetensors"
+_KEY: Final = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
+_PREFIX: Final = re.compile(r"^(base_model\.model\.)?(model\.)?(net\.)?")
+_UNUSED_MODULES: Final = frozenset(
+    name.removesuffix(".weight") for name in UNUSED if name.endswith(".weight")
+)
+# Settings under which W + scale * B @ A is not what peft computes, unless they have this value.
+_PLAIN: Final[dict[str, tuple[Any, ...]]] = {
+    "peft_type": ("LORA",),
+    "use_dora": (None, False),
+    "fan_in_fan_out": (None, False),
+    "bias": (None, "none"),
+    "lora_bias": (None, False),
+    "modules_to_save": (None, []),
+    "rank_pattern": (None, {}),
+    "alpha_pattern": (None, {}),
+    "layer_replication": (None,),
+    "trainable_token_indices": (None,),
+    "target_parameters": (None, []),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Adapter:
+    path: Path
+    config: dict[str, Any]
+    rank: int
+    alpha: float
+    scale: float
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]]
+    num_unused: int
+
+
+def merge_lora(base: Checkpoint, path: Path) -> Checkpoint:
+    """A checkpoint whose weights are W + scale * B @ A wherever the adapter has a pair.
+
+    The base's arrays are changed in place, so that no second copy of the model is held.
+
+    Args:
+        base: the checkpoint that the adapter was trained on.
+        path: an adapter folder, or its safetensors file with adapter_config.json beside it.
+
+    Raises:
+        CheckpointError: the adapter is damaged, belongs to another base, or uses a setting that
+            a plain merge does not cover.
+    """
+    adapter = _read(path)
+    modules = linear_modules(base.config)
+    _check_fits(adapter, modules, base)
+    for module, (a, b) in adapter.pairs.items():
+        # Out of the same order of operations as peft's get_delta_weight: B @ A first.
+        base.tensors[f"{module}.weight"] += (b @ a) * np.float32(adapter.scale)
+    lora = LoraReport(
+        path=str(adapter.path),
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        scale=adapter.scale,
+        num_modules=len(adapter.pairs),
+        sha256=sha256_of([adapter.path], adapter.path.parent),
+    )
+    dropped = base.report.dropped
+    if adapter.num_unused:
+        left = Dropped(
+            what="adapter on unused embedders",
+            num_tensors=adapter.num_unused,
+            reason="reaches no output of the network",
+        )
+        dropped = (*dropped, left)
+    report = dataclasses.replace(base.report, lora=lora, dropped=dropped)
+    return dataclasses.replace(base, report=report)
+
+
+def _read(path: Path) -> _Adapter:
+    weights = path / _WEIGHTS_NAME if path.is_dir() else path
+    if not weights.is_file():
+        raise CheckpointError(f"{weights}: no such file; give a PEFT adapter folder as lora")
+    config_path = weights.parent / _CONFIG_NAME
+    if not config_path.is_file():
+        raise CheckpointError(
+            f"{config_path}: missing, and without it the adapter's scale is unknown; "
+            "copy it beside the weights"
+        )
+    config = read_json(config_path)
+    rank, alpha = _check_config(config, config_path)
+    pairs, num_unused = _pairs(weights, rank)
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return _Adapter(weights, config, rank, alpha, scale, pairs, num_unused)
+
+
+def _check_config(config: dict[str, Any], path: Path) -> tuple[int, float]:
+    for key, plain in _PLAIN.items():
+        if config.get(key) not in plain:
+            raise CheckpointError(
+                f"{path}: {key} is {config.get(key)!r}, but only a plain LoRA ({plain[-1]!r}) can "
+                "be merged; merge it with peft and give the merged model"
+            )
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if type(rank) is not int or rank < 1 or not isinstance(alpha, int | float):
+        raise CheckpointError(
+            f"{path}: r is {rank!r} and lora_alpha {alpha!r}, but a positive whole number and a "
+            "number are needed; copy the adapter again"
+        )
+    return rank, float(alpha)
+
+
+def _pairs(path: Path, rank: int) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int]:
+    """A and B of each module, and the number of arrays left because they reach no output."""
+    sides: dict[str, dict[str, np.ndarray]] = {}
+    num_unused = 0
+    container = SafetensorsFiles([path])
+    for name, stored in container.read(list(container.names)):
+        match = _KEY.fullmatch(name)
+        if match is None:
+            raise CheckpointError(
+                f"{path}: {name} is no LoRA matrix, but a plain LoRA is needed; "
+                "merge it with peft and give the merged model"
+            )
+        module = _PREFIX.sub("", match["module"])
+        if module in _UNUSED_MODULES:
+            num_unused += 1
+            continue
+        array = stored.astype(np.float32)
+        axis = 0 if match["side"] == "A" else 1
+        if array.ndim != 2 or array.shape[axis] != rank or not np.isfinite(array).all():
+            raise CheckpointError(
+                f"{path}: {name} {list(array.shape)} is not a finite matrix of rank {rank}; "
+                "copy the adapter again"
+            )
+        if match["side"] in sides.setdefault(module, {}):
+            raise CheckpointError(f"{path}: {name} stands twice; copy the adapter again")
+        sides[module][match["side"]] = array
+    halves = sorted(module for module, pair in sides.items() if len(pair) != 2)
+    if halves or not sides:
+        raise CheckpointError(
+            f"{path}: {halves[:4] or 'no module'} with only one of lora_A and lora_B; "
+            "copy the adapter again"
+        )
+    return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}, num_unused
+
+
+def _check_fits(adapter: _Adapter, modules: dict[str, tuple[int, ...]], base: Checkpoint) -> None:
+    """Every pair has its matrix, and every matrix that the adapter's settings name has a pair."""
+    wrong = [
+        f"{module} [{b.shape[0]}, {a.shape[1]}] (base: {list(modules.get(module, ())) or 'none'})"
+        for module, (a, b) in sorted(adapter.pairs.items())
+        if (b.shape[0], a.shape[1]) != modules.get(module)
+    ]
+    wanted = adapter.config.get("target_modules")
+    if isinstance(wanted, list) and not _picks_layers(adapter.config):
+        suffixes = tuple(f".{_PREFIX.sub('', str(target))}" for target in wanted)
+        wrong += [
+            f"{module} (not in the adapter)"
+            for module in modules
+            if f".{module}".endswith(suffixes) and module not in adapter.pairs
+        ]
+    if wrong:
+        raise CheckpointError(
+            f"{adapter.path}: an adapter for another base than {base.report.path}: "
+            f"{len(wrong)} modules differ, first {wrong[0]}; give the base it was trained on"
+        )
+
+
+def _picks_layers(config: dict[str, Any]) -> bool:
+    return any(config.get(key) for key in ("layers_to_transform", "exclude_modules"))

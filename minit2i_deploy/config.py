@@ -1,0 +1,168 @@
+"""Configuration of a MiniT2I network and the published variants."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from minit2i_deploy.errors import CheckpointError
+
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfig:
+    """Condition tokens that the few-step student (Mean Flow) prepends to the text tokens.
+
+    Source: minit2i-jax, branch mean_flow_distill, class MeanFlowMMJiT.
+    """
+
+    num_context_tokens: int = 8
+    num_cfg_tokens: int = 4
+    num_interval_tokens: int = 2
+    num_time_tokens: int = 4
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the prefix; the interval has one group for t_min and one for t_max."""
+        return (
+            self.num_context_tokens
+            + self.num_cfg_tokens
+            + 2 * self.num_interval_tokens
+            + self.num_time_tokens
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Shape of an MM-JiT network. Field names are those of the official config.json.
+
+    Args:
+        image_size: height and width of the picture in pixels, a multiple of patch_size.
+        patch_size: height and width of one image token in pixels.
+        hidden_size: width of both streams; equals num_heads * head_dim.
+        head_dim: width of one attention head, a multiple of 4 (two axes of rotary pairs).
+        depth_double: number of double-stream blocks.
+        txt_preamble_depth: number of text-only blocks in the text adapter.
+        mlp_ratio: SwiGLU width over hidden_size before rounding up to a multiple of 8.
+        pca_channels: width between the two convolutions of the patch embedding.
+        txt_input_size: width of the text encoder's output.
+        prompt_length: number of text tokens; prompts are padded or truncated to it.
+        student: the few-step student's condition tokens, or None for a base model.
+
+    Raises:
+        CheckpointError: a value is not positive or the values do not fit together.
+    """
+
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    num_heads: int
+    head_dim: int
+    depth_double: int
+    in_channels: int = 3
+    txt_preamble_depth: int = 2
+    mlp_ratio: float = 2.6667
+    pca_channels: int = 128
+    txt_input_size: int = 1024
+    prompt_length: int = 256
+    student: StudentConfig | None = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "student":
+                continue
+            wanted = (int, float) if field.name == "mlp_ratio" else int
+            if not isinstance(value, wanted) or isinstance(value, bool) or value <= 0:
+                raise CheckpointError(
+                    f"config: {field.name} is {value!r}, but a positive number is needed; "
+                    "fix config.json"
+                )
+        if self.hidden_size != self.num_heads * self.head_dim:
+            raise CheckpointError(
+                f"config: hidden_size {self.hidden_size} is not num_heads {self.num_heads} "
+                f"x head_dim {self.head_dim}; fix config.json"
+            )
+        if self.head_dim % 4 or self.hidden_size % 4:
+            raise CheckpointError(
+                f"config: head_dim {self.head_dim} and hidden_size {self.hidden_size} must be "
+                "multiples of 4 for the two-axis position tables; fix config.json"
+            )
+        if self.image_size % self.patch_size:
+            raise CheckpointError(
+                f"config: image_size {self.image_size} is not a multiple of patch_size "
+                f"{self.patch_size}; fix config.json"
+            )
+
+    @property
+    def mlp_hidden_size(self) -> int:
+        """SwiGLU width: int(hidden_size * mlp_ratio) rounded up to a multiple of 8."""
+        return -(-int(self.hidden_size * self.mlp_ratio) // 8) * 8
+
+    @property
+    def num_patches_side(self) -> int:
+        """Image tokens along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_image_tokens(self) -> int:
+        return self.num_patches_side**2
+
+    @property
+    def num_text_tokens(self) -> int:
+        """Length of the adapter's output: the prompt and, for a student, its prefix."""
+        return self.prompt_length + (self.student.num_tokens if self.student else 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``student`` is left out of a base model's."""
+        values = dataclasses.asdict(self)
+        if self.student is None:
+            del values["student"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Build from ``to_dict``'s form; every key must be known and every needed key there.
+
+        Raises:
+            CheckpointError: unknown or missing keys, or values that do not fit together.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        needed = {
+            field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING
+        }
+        unknown, missing = sorted(set(values) - names), sorted(needed - set(values))
+        if unknown or missing:
+            raise CheckpointError(
+                f"config: unknown keys {unknown}, missing keys {missing}; "
+                f"known keys are {sorted(names)}"
+            )
+        kwargs = dict(values)
+        if kwargs.get("student") is not None:
+            kwargs["student"] = StudentConfig(**kwargs["student"])
+        return cls(**kwargs)
+
+
+def _variant(hidden_size: int, num_heads: int, depth: int, patch_size: int = 16) -> ModelConfig:
+    return ModelConfig(
+        image_size=512,
+        patch_size=patch_size,
+        hidden_size=hidden_size,
+        num_heads=num_heads,
+        head_dim=hidden_size // num_heads,
+        depth_double=depth,
+        mlp_ratio=2.7 if hidden_size == 1248 else 2.6667,
+    )
+
+
+# Source: minit2i-jax configs; the press article's table of sizes.
+VARIANTS: Final[Mapping[str, ModelConfig]] = {
+    "b-32": _variant(768, 12, 17, patch_size=32),
+    "b-16": _variant(768, 12, 17),
+    "m-16": _variant(1024, 16, 22),
+    "l-16": _variant(1248, 24, 23),
+    "xl-16": _variant(1536, 24, 33),
+    "b-16-mf": dataclasses.replace(_variant(768, 12, 17), student=StudentConfig()),
+}

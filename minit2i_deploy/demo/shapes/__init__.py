@@ -1,0 +1,42 @@
+"""Shapes: drawn pictures with captions, and an exact detector that judges painted ones."""
+
+from __future__ import annotations
+
+from minit2i_deploy.demo.shapes.caption import is_held_out, vocabulary_corpus
+from minit2i_deploy.demo.shapes.detect import Detection, Reading, detect
+from minit2i_deploy.demo.shapes.draw import draw
+from minit2i_deploy.demo.shapes.sampling import held_out_captions, sample
+from minit2i_deploy.demo.shapes.scene import (
+    BACKGROUNDS,
+    COLOURS,
+    KINDS,
+    SHAPES,
+    Object,
+    Requirement,
+    Scene,
+    Spec,
+)
+from minit2i_deploy.demo.shapes.score import ShapesScore, Verdict, judge, wilson_interval
+
+__all__ = [
+    "BACKGROUNDS",
+    "COLOURS",
+    "KINDS",
+    "SHAPES",
+    "Detection",
+    "Object",
+    "Reading",
+    "Requirement",
+    "Scene",
+    "ShapesScore",
+    "Spec",
+    "Verdict",
+    "detect",
+    "draw",
+    "held_out_captions",
+    "is_held_out",
+    "judge",
+    "sample",
+    "vocabulary_corpus",
+    "wilson_interval",
+]

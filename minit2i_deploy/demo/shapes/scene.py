@@ -1,0 +1,181 @@
+"""The shapes world: what a picture holds and how its objects are laid out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from minit2i_deploy.errors import UsageError
+
+FRAME: Final = 64
+MARGIN: Final = 2.0
+GAP: Final = 4.0
+
+SHAPES: Final = ("circle", "square", "triangle", "cross")
+
+# Pairwise at least 118 apart in RGB and 123 from every background, so that a picture that is
+# a little off-colour still decodes.
+COLOURS: Final[dict[str, tuple[int, int, int]]] = {
+    "red": (220, 20, 40),
+    "green": (20, 160, 50),
+    "blue": (30, 70, 230),
+    "yellow": (255, 230, 60),
+    "orange": (255, 128, 0),
+    "purple": (140, 20, 190),
+}
+BACKGROUNDS: Final[dict[str, tuple[int, int, int]]] = {
+    "white": (255, 255, 255),
+    "black": (0, 0, 0),
+    "grey": (128, 128, 128),
+}
+
+KINDS: Final = (
+    "single_object",
+    "two_objects",
+    "counting",
+    "colours",
+    "position",
+    "colour_attribution",
+)
+
+# Unit offset of the first object from the second, in picture axes (y grows downwards).
+RELATIONS: Final[dict[str, tuple[int, int]]] = {
+    "left": (-1, 0),
+    "right": (1, 0),
+    "above": (0, -1),
+    "below": (0, 1),
+}
+
+_SIZE_RANGES: Final = {1: (20.0, 34.0), 2: (16.0, 26.0), 3: (14.0, 20.0), 4: (14.0, 20.0)}
+_RELATION_RATIO: Final = 1.3
+_BATCHES: Final = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Object:
+    """One solid, unrotated shape.
+
+    Args:
+        x: centre of the box from the left edge, in pixels of a 64-pixel frame.
+        y: centre of the box from the top edge, likewise.
+        size: side of the box in the same pixels.
+    """
+
+    shape: str
+    colour: str
+    x: float
+    y: float
+    size: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scene:
+    """Everything a picture holds."""
+
+    objects: tuple[Object, ...]
+    background: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requirement:
+    """One promised object; None leaves that property free."""
+
+    shape: str | None = None
+    colour: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spec:
+    """What a caption promises.
+
+    Args:
+        kind: one of KINDS.
+        required: the promised objects, in the caption's order; there must be no others.
+        relation: where the first object stands as seen from the second, a key of RELATIONS.
+        background: the background the caption names, or None.
+
+    Raises:
+        UsageError: a name is unknown, or a relation is given for other than two objects.
+    """
+
+    kind: str
+    required: tuple[Requirement, ...]
+    relation: str | None = None
+    background: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_name("kind", self.kind, KINDS)
+        if self.relation is not None:
+            _check_name("relation", self.relation, tuple(RELATIONS))
+            if len(self.required) != 2:
+                raise UsageError(
+                    f"relation {self.relation!r} came with {len(self.required)} objects, but it "
+                    "needs two; drop the relation or name two objects"
+                )
+        if self.background is not None:
+            _check_name("background", self.background, tuple(BACKGROUNDS))
+        for item in self.required:
+            if item.shape is not None:
+                _check_name("shape", item.shape, SHAPES)
+            if item.colour is not None:
+                _check_name("colour", item.colour, tuple(COLOURS))
+
+
+def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise UsageError(f"{what} {name!r} is unknown; use one of {', '.join(known)}")
+
+
+def lay_out(
+    rng: np.random.Generator, num_objects: int, relation: str | None = None
+) -> Float64[np.ndarray, "num_objects 3"]:
+    """Draw places that keep the margin, the gaps and the relation, by rejection.
+
+    Args:
+        rng: generator; a scene is a function of its state alone.
+        num_objects: 1 to 4.
+        relation: where object 0 stands as seen from object 1; their boxes do not overlap along
+            that axis, and the offset there exceeds 1.3 times the other one.
+
+    Returns:
+        float64 [num_objects, 3]: x, y, size in pixels of a 64-pixel frame.
+
+    Raises:
+        UsageError: num_objects is not 1 to 4.
+    """
+    if num_objects not in _SIZE_RANGES:
+        raise UsageError(f"{num_objects} objects asked for; a scene holds 1 to 4")
+    low, high = _SIZE_RANGES[num_objects]
+    # Four objects pass about once in a hundred draws: many at once cost what one costs.
+    num_draws = 1 if num_objects == 1 else 128
+    for _ in range(_BATCHES):
+        draws = rng.random((num_draws, num_objects, 3))
+        size = low + (high - low) * draws[..., 2:]
+        centre = MARGIN + size / 2 + (FRAME - 2 * MARGIN - size) * draws[..., :2]
+        places = np.concatenate((centre, size), axis=-1)
+        passed = _accept(places, relation)
+        first = int(passed.argmax())
+        if passed[first]:
+            return places[first]
+    raise AssertionError(f"no layout of {num_objects} objects found")
+
+
+def _accept(
+    places: Float64[np.ndarray, "draws objects 3"], relation: str | None
+) -> Bool[np.ndarray, " draws"]:
+    passed = np.ones(len(places), dtype=bool)
+    num_objects = places.shape[1]
+    for i in range(num_objects):
+        for j in range(i):
+            offset = np.abs(places[:, i, :2] - places[:, j, :2]).max(axis=-1)
+            passed &= offset - (places[:, i, 2] + places[:, j, 2]) / 2 >= GAP
+    if relation is not None:
+        offset = places[:, 0, :2] - places[:, 1, :2]
+        axis = 0 if RELATIONS[relation][0] else 1
+        along = offset[:, axis] * RELATIONS[relation][axis]
+        passed &= along >= places[:, :2, 2].sum(axis=-1) / 2
+        passed &= along > _RELATION_RATIO * np.abs(offset[:, 1 - axis])
+    return passed

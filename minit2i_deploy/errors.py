@@ -1,0 +1,68 @@
+"""The one error tree. Every error a user can meet says what came, what was wanted and what to do.
+
+    Minit2iError
+    +-- UsageError (also ValueError)   an argument or option is wrong; the command line exits 2
+    +-- BundleError                    a bundle is missing, damaged, foreign or of an unknown version
+    +-- CheckpointError                a checkpoint cannot be read as a MiniT2I model
+    +-- VerificationError              a measured difference is over its stated bound
+    +-- RuntimeFailure                 an engine library failed or cannot do what was asked
+    +-- MissingDependencyError         an optional package is not installed; the text names the pip line
+    +-- TrainingError                  a training run cannot start, continue or be resumed
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class Minit2iError(Exception):
+    """Base of everything this package raises on purpose; the command line exits 1 on it."""
+
+
+class UsageError(Minit2iError, ValueError):
+    """An argument is outside what the call accepts; the command line exits 2."""
+
+
+class BundleError(Minit2iError):
+    """A bundle is missing, damaged, foreign or of an unknown format version."""
+
+
+class CheckpointError(Minit2iError):
+    """A checkpoint cannot be read as a MiniT2I model."""
+
+
+class VerificationError(Minit2iError):
+    """A measured difference is over its stated bound."""
+
+
+class RuntimeFailure(Minit2iError):
+    """An engine library failed, or cannot do what was asked of it."""
+
+
+class MissingDependencyError(Minit2iError):
+    """An optional package is not installed."""
+
+
+class TrainingError(Minit2iError):
+    """A training run cannot start, continue or be resumed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional package, or say which pip line brings it.
+
+    Args:
+        module: name to import, for example ``"onnxruntime"``.
+        extra: extra of this distribution that installs it, for example ``"cpu"``.
+
+    Raises:
+        MissingDependencyError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingDependencyError(
+            f"{module} is not installed; run: pip install 'minit2i-deploy[{extra}]'"
+        ) from error

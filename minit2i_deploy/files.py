@@ -1,0 +1,160 @@
+"""Files and folders that are either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from minit2i_deploy.errors import Minit2iError, UsageError
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Hash a file without loading it whole.
+
+    Returns:
+        64 lower-case hexadecimal digits.
+    """
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file beside its place, then rename it there; the bytes are on disk before that.
+
+    Raises:
+        UsageError: the folder is missing or may not be written.
+        Minit2iError: the disk failed or is full.
+    """
+    target = Path(path)
+    partial = _partial(target)
+    try:
+        with open(partial, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
+            raise _write_error(target, error) from error
+        raise
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text as ``atomic_write_bytes`` does; line ends stay as they are."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a sibling folder to fill, and rename it into place when the block ends well.
+
+    The sibling is ``.<name>.partial-<pid>``. An exception, Ctrl-C or SIGTERM inside the block
+    removes it and leaves what stood at ``path`` alone; only a kill that cannot be caught leaves
+    the sibling behind, never a partial target. SIGTERM then ends the process as it would have.
+
+    Args:
+        path: the folder to make; missing parents are made.
+        overwrite: replace an existing folder with everything in it.
+
+    Raises:
+        UsageError: the target exists and is not an empty folder (or, with overwrite, is not a
+            folder), or its parent may not be written.
+        Minit2iError: the disk failed or is full.
+    """
+    target = Path(path).resolve()
+    _check_target(target, overwrite)
+    partial = _partial(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+    except OSError as error:
+        raise _write_error(target, error) from error
+    try:
+        with _sigterm_raises():
+            yield partial
+            _move_into_place(partial, target)
+    except _Terminated:
+        shutil.rmtree(partial, ignore_errors=True)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+class _Terminated(BaseException):
+    """SIGTERM came; unwinds the stack so that partial work is removed."""
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    # Handlers can be set in the main thread only, and an application's own is not replaced.
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def unwind(signum: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial-{os.getpid()}")
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    try:
+        is_folder = target.is_dir()
+        if target.exists() and not is_folder:
+            raise UsageError(f"{target}: a file stands there; name a new folder")
+        if is_folder and not overwrite and any(target.iterdir()):
+            raise UsageError(f"{target}: the folder exists and is not empty; name a new folder")
+    except OSError as error:
+        raise _write_error(target, error) from error
+
+
+def _move_into_place(partial: Path, target: Path) -> None:
+    aside = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    try:
+        if not target.exists():
+            os.rename(partial, target)
+            return
+        os.rename(target, aside)
+        try:
+            os.rename(partial, target)
+        except BaseException:
+            os.rename(aside, target)
+            raise
+    except OSError as error:
+        raise _write_error(target, error) from error
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_error(target: Path, error: OSError) -> Minit2iError:
+    text = f"{target}: cannot be written: {error.strerror or error}; choose a folder you can write"
+    place_is_wrong = (
+        PermissionError,
+        FileExistsError,
+        FileNotFoundError,
+        NotADirectoryError,
+        IsADirectoryError,
+    )
+    if isinstance(error, place_is_wrong):
+        return UsageError(text)
+    return Minit2iError(f"{target}: cannot be written: {error.strerror or error}")

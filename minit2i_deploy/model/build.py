@@ -1,0 +1,68 @@
+"""A network from a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.errors import CheckpointError
+from minit2i_deploy.model.mmjit import MMJiT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from minit2i_deploy.checkpoints import Checkpoint
+
+
+def network_from_config(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> MMJiT:
+    """A float32 network that shares memory with ``tensors`` where their type allows it.
+
+    Args:
+        config: shape of the network.
+        tensors: canonical names to arrays, every one and no other.
+
+    Raises:
+        CheckpointError: names or shapes differ from what the configuration asks for.
+    """
+    with torch.device("meta"):
+        net = MMJiT(config)
+    wanted = {name: tuple(value.shape) for name, value in net.canonical_parameters().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    wrong = sorted(
+        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+    )
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"{len(wrong)} tensors do not fit the configuration, first {name}: "
+            f"found {found.get(name)}, wanted {wanted.get(name)}; check config.json"
+        )
+    net.load_state_dict(
+        {
+            full_name: torch.from_numpy(tensors[full_name.split(".", 1)[1]]).to(torch.float32)
+            for full_name, _ in net.named_parameters()
+        },
+        strict=True,
+        assign=True,
+    )
+    return net.eval().requires_grad_(False)
+
+
+def build_network(checkpoint: Checkpoint) -> MMJiT:
+    """The network of a checkpoint, in float32 and evaluation mode.
+
+    Args:
+        checkpoint: what ``load_checkpoint`` returned.
+
+    Returns:
+        ``net(x, context, mask) -> x0`` with x and x0 [B, 3, H, W] in pixel units of [-1, 1],
+        context [B, L, txt_input_size] and mask [B, L].
+
+    Raises:
+        CheckpointError: names or shapes differ from what the configuration asks for.
+    """
+    return network_from_config(checkpoint.config, checkpoint.tensors)

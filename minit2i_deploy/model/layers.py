@@ -1,0 +1,58 @@
+"""Layers of MM-JiT. Shapes: B batch, N tokens, D width, H heads, K head width.
+
+Source: minit2i-jax main, models/mmjit.py; parameter names are the Hub release's.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-6
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, with a weight. Statistics are taken in float32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), NORM_EPS)
+
+
+class SwiGLU(nn.Module):
+    """w2(silu(w1 x) * w3 x), no biases."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, hidden, bias=False)
+        self.w3 = nn.Linear(width, hidden, bias=False)
+        self.w2 = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x_BND)) * self.w3(x_BND))
+
+
+def rotate(x_BHNK: Tensor, rotary_2NK: Tensor) -> Tensor:
+    """Turn pairs (i, i + K/2) of every head by the position's angles (rotate-half form)."""
+    cos, sin = rotary_2NK.to(x_BHNK.dtype).unbind(0)
+    first, second = x_BHNK.chunk(2, dim=-1)
+    return x_BHNK * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def split_heads(qkv_BNX: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Split a fused projection laid out [3, heads, head_dim] into q, k, v of [B, H, N, K]."""
+    batch, tokens, width = qkv_BNX.shape
+    qkv = qkv_BNX.reshape(batch, tokens, 3, width // (3 * head_dim), head_dim)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
+
+
+def attend(q_BHNK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor) -> Tensor:
+    """Full softmax attention with scale K**-0.5; returns [B, N, H * K]."""
+    out = F.scaled_dot_product_attention(q_BHNK, k_BHMK, v_BHMK)
+    batch, heads, tokens, head_dim = out.shape
+    return out.transpose(1, 2).reshape(batch, tokens, heads * head_dim)

@@ -1,0 +1,38 @@
+"""The loop over a table's rows in torch, where a network is at hand and no bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minit2i_deploy.model.step import Step
+from minit2i_deploy.table import Table, guidance_weights, step_row
+
+
+@torch.no_grad()
+def run_table(
+    step: Step, x: Tensor, tokens: Tensor, table: Table, guidance: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Advance a state through every row.
+
+    Args:
+        step: the step module.
+        x: float32 [B, 3, H, W], the start noise, already scaled.
+        tokens: [branches, B, L, D], adapted tokens, the conditional branch first.
+        table: the solver; rows that ask for noise are refused by an assertion, because training
+            and verification use deterministic solvers.
+        guidance: scale of classifier-free guidance.
+
+    Yields:
+        (x, h) after each row.
+    """
+    assert not np.any(table.column("n")), "a deterministic table is needed here"
+    h = torch.zeros_like(x)
+    for index in range(len(table)):
+        weights = torch.from_numpy(guidance_weights(table, index, guidance)).to(x.device)
+        row = torch.from_numpy(step_row(table, index)).to(x.device)
+        x, h = step(x, h, tokens[: len(weights)], weights, row)
+        yield x, h

@@ -1,0 +1,140 @@
+"""MM-JiT as two modules and their whole. Parameter names are the Hub release's.
+
+The network does not see the time. What depends on the prompt alone is the text adapter, run once
+an image; the denoiser is a function of the noisy image and the adapted tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.model.blocks import DoubleBlock, TextBlock
+from minit2i_deploy.model.layers import RMSNorm
+from minit2i_deploy.model.positions import image_position_table, image_rotary, text_rotary
+
+
+class TextAdapter(nn.Module):
+    """Mask token, projection to the network's width and the text-only blocks."""
+
+    rotary: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.txt_input_size))
+        self.txt_embedder = nn.Linear(config.txt_input_size, config.hidden_size, bias=False)
+        self.txt_preamble_blocks = nn.ModuleList(
+            TextBlock(config) for _ in range(config.txt_preamble_depth)
+        )
+        rotary = text_rotary(config.num_text_tokens, config.head_dim)
+        self.register_buffer("rotary", torch.from_numpy(rotary), persistent=False)
+
+    def forward(self, context: Tensor, mask: Tensor) -> Tensor:
+        """Adapt the text encoder's output.
+
+        Args:
+            context: [B, L, txt_input_size], the text encoder's output; what stands at masked
+                positions does not matter as long as it is finite.
+            mask: [B, L], 1 at real tokens, 0 where the mask token stands in. All zeros is the
+                unconditional branch.
+
+        Returns:
+            tokens: [B, L, hidden_size].
+        """
+        keep = (mask > 0.5).unsqueeze(-1)
+        txt = self.txt_embedder(torch.where(keep, context, self.mask_token.to(context.dtype)))
+        for block in self.txt_preamble_blocks:
+            txt = block(txt, self.rotary)
+        return txt
+
+
+class PatchEmbed(nn.Module):
+    """P x P convolution of stride P to pca_channels, then 1 x 1 to the network's width."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        patch, pca = config.patch_size, config.pca_channels
+        self.proj1 = nn.Conv2d(config.in_channels, pca, patch, stride=patch, bias=False)
+        self.proj2 = nn.Conv2d(pca, config.hidden_size, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.proj2(self.proj1(x_BCHW)).flatten(2).transpose(1, 2)
+
+
+class FinalLayer(nn.Module):
+    """RMSNorm and a linear layer from a token to its patch's pixels, (row, column, channel)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm_final = RMSNorm(config.hidden_size)
+        self.linear = nn.Linear(config.hidden_size, config.patch_size**2 * config.in_channels)
+
+    def forward(self, img_BND: Tensor) -> Tensor:
+        return self.linear(self.norm_final(img_BND))
+
+
+class Denoiser(nn.Module):
+    """Noisy image and adapted tokens to the predicted clean image."""
+
+    position_table: Tensor
+    img_rotary: Tensor
+    txt_rotary: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        side = config.num_patches_side
+        num_prefix = config.student.num_tokens if config.student else 0
+        self.img_embedder = PatchEmbed(config)
+        self.double_blocks = nn.ModuleList(DoubleBlock(config) for _ in range(config.depth_double))
+        self.final_layer = FinalLayer(config)
+        tables = {
+            "position_table": image_position_table(side, config.hidden_size),
+            "img_rotary": image_rotary(side, config.head_dim),
+            "txt_rotary": text_rotary(config.num_text_tokens, config.head_dim, num_prefix),
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, torch.from_numpy(table), persistent=False)
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Predict the clean image.
+
+        Args:
+            x: [B, 3, image_size, image_size], the noisy image, in units of pixels in [-1, 1].
+            tokens: [B, L, hidden_size], the text adapter's output.
+
+        Returns:
+            x0: [B, 3, image_size, image_size], not clipped.
+        """
+        img = self.img_embedder(x)
+        img, txt = img + self.position_table.to(img.dtype), tokens
+        *blocks, last = self.double_blocks
+        for block in blocks:
+            img, txt = block(img, txt, self.img_rotary, self.txt_rotary)
+        img = last.forward_last(img, txt, self.img_rotary, self.txt_rotary)  # type: ignore[operator]
+        return self._unpatchify(self.final_layer(img))
+
+    def _unpatchify(self, patches_BNX: Tensor) -> Tensor:
+        config = self.config
+        side, patch, channels = config.num_patches_side, config.patch_size, config.in_channels
+        grid = patches_BNX.reshape(-1, side, side, patch, patch, channels)
+        return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, side * patch, side * patch)
+
+
+class MMJiT(nn.Module):
+    """The whole network: ``net(x, context, mask) -> x0``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text_adapter = TextAdapter(config)
+        self.denoiser = Denoiser(config)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        """Predict the clean image; arguments as ``TextAdapter`` and ``Denoiser`` take them."""
+        return self.denoiser(x, self.text_adapter(context, mask))
+
+    def canonical_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters under the Hub release's names, which do not know of the two modules."""
+        return {name.split(".", 1)[1]: value for name, value in self.named_parameters()}

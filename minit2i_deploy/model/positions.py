@@ -1,0 +1,69 @@
+"""Position tables: rotary angles of text and image, and the fixed table added to image tokens.
+
+Source: minit2i-jax main, MMJiT's rope helpers and get_2d_sincos_pos_embed. All tables are made
+in float64 and rounded once, so they do not depend on the device they are used on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32
+
+THETA = 10000.0
+
+
+def _inverse_frequencies(num_channels: int) -> np.ndarray:
+    return THETA ** (-np.arange(0, num_channels, 2, dtype=np.float64) / num_channels)
+
+
+def _cos_sin(angles: np.ndarray) -> Float32[np.ndarray, "2 tokens head_dim"]:
+    repeated = np.concatenate([angles, angles], axis=1)
+    return np.stack([np.cos(repeated), np.sin(repeated)]).astype(np.float32)
+
+
+def text_rotary(
+    num_tokens: int, head_dim: int, num_unrotated: int = 0
+) -> Float32[np.ndarray, "2 tokens head_dim"]:
+    """Cosines and sines for text positions 0..num_tokens-1, rotate-half over the whole head.
+
+    Args:
+        num_tokens: length of the text stream.
+        head_dim: width of one head.
+        num_unrotated: leading tokens that are left as they are (the student's prefix in the
+            joint blocks); the others keep their position after them.
+
+    Returns:
+        float32 [2, num_tokens, head_dim]: [cos, sin].
+    """
+    positions = np.arange(num_tokens, dtype=np.float64)
+    positions[:num_unrotated] = 0.0
+    return _cos_sin(np.outer(positions, _inverse_frequencies(head_dim)))
+
+
+def image_rotary(num_side: int, head_dim: int) -> Float32[np.ndarray, "2 tokens head_dim"]:
+    """Cosines and sines for a square of image tokens in row-major order.
+
+    Half of the pairs turn with the row, half with the column.
+
+    Returns:
+        float32 [2, num_side * num_side, head_dim]: [cos, sin].
+    """
+    frequencies = _inverse_frequencies(head_dim // 2)
+    row, column = np.divmod(np.arange(num_side * num_side), num_side)
+    angles = [np.outer(axis.astype(np.float64), frequencies) for axis in (row, column)]
+    return _cos_sin(np.concatenate(angles, axis=1))
+
+
+def image_position_table(num_side: int, width: int) -> Float32[np.ndarray, "tokens width"]:
+    """The fixed sin-cos table: first half of the channels from x, second half from y.
+
+    Returns:
+        float32 [num_side * num_side, width]; each half is [sin | cos].
+    """
+    frequencies = _inverse_frequencies(width // 2)
+    y, x = np.divmod(np.arange(num_side * num_side), num_side)
+    parts = []
+    for axis in (x, y):
+        angles = np.outer(axis.astype(np.float64), frequencies)
+        parts += [np.sin(angles), np.cos(angles)]
+    return np.concatenate(parts, axis=1).astype(np.float32)

@@ -1,0 +1,143 @@
+"""Prompts to T5 token ids, with the cut stated instead of silent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from jaxtyping import Int64
+
+from minit2i_deploy.errors import BundleError, UsageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as RustTokenizer
+
+FILE_NAME: Final = "tokenizer.json"
+EOS_TOKEN: Final = "</s>"
+PAD_TOKEN: Final = "<pad>"
+_TAIL_CHARACTERS: Final = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Encoded:
+    """One tokenised prompt.
+
+    Args:
+        text: the prompt as it came.
+        ids: int64 [tokens], at most prompt_length, the last one is the end token.
+        num_characters_used: characters of the text that the ids stand for.
+        truncated: whether the rest of the text was cut.
+    """
+
+    text: str
+    ids: Int64[np.ndarray, " tokens"]
+    num_characters_used: int
+    truncated: bool
+
+    @property
+    def notice(self) -> str | None:
+        """One line that says where the prompt was cut, or None when it was not."""
+        if not self.truncated:
+            return None
+        tail = self.text[: self.num_characters_used][-_TAIL_CHARACTERS:]
+        return f"prompt cut after {self.num_characters_used} characters: '...{tail}'"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tokenizer:
+    """A T5 tokenizer that ends every prompt with the end token and never pads.
+
+    Args:
+        rust: the ``tokenizers`` object; its own padding, cutting and special tokens are unused.
+        prompt_length: most tokens a prompt may have, the end token included.
+        eos_id: id of the end token.
+        pad_id: id for the places after a shorter prompt, where a batch needs them.
+    """
+
+    rust: RustTokenizer
+    prompt_length: int
+    eos_id: int
+    pad_id: int
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], prompt_length: int) -> Tokenizer:
+        """Read ``tokenizer.json`` from a folder.
+
+        Args:
+            folder: folder in Hugging Face form.
+            prompt_length: most tokens a prompt may have, at least 1.
+
+        Raises:
+            UsageError: prompt_length is below 1.
+            BundleError: the file is missing, unreadable or has no end or pad token.
+        """
+        from tokenizers import Tokenizer as RustTokenizer
+
+        if prompt_length < 1:
+            raise UsageError(f"prompt_length is {prompt_length}, but at least 1 is needed")
+        path = Path(folder) / FILE_NAME
+        try:
+            rust = RustTokenizer.from_buffer(path.read_bytes())
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+        except Exception as error:  # the library raises bare Exception on bad JSON
+            raise BundleError(
+                f"{path}: not a tokenizer ({error}); re-run minit2i export"
+            ) from error
+        # What the file says on cutting and padding belongs to whoever saved it.
+        rust.no_truncation()
+        rust.no_padding()
+        ids = {token: rust.token_to_id(token) for token in (EOS_TOKEN, PAD_TOKEN)}
+        for token, token_id in ids.items():
+            if token_id is None:
+                raise BundleError(f"{path}: has no token {token}, so it is not a T5 tokenizer")
+        return cls(
+            rust=rust,
+            prompt_length=prompt_length,
+            eos_id=ids[EOS_TOKEN],
+            pad_id=ids[PAD_TOKEN],
+        )
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Tokenise prompts, each on its own; an empty one is the end token alone.
+
+        Args:
+            texts: prompts of any length.
+
+        Raises:
+            UsageError: not a list of text, or text with a NUL character or broken Unicode.
+        """
+        if isinstance(texts, str):
+            raise UsageError("encode got one text, but a list of texts is needed; write [text]")
+        return [self._encode(index, text) for index, text in enumerate(texts)]
+
+    def _encode(self, index: int, text: str) -> Encoded:
+        _check_text(index, text)
+        encoding = self.rust.encode(text, add_special_tokens=False)
+        keep = self.prompt_length - 1
+        truncated = len(encoding.ids) > keep
+        used = len(text)
+        if truncated:
+            used = encoding.offsets[keep - 1][1] if keep else 0
+        ids = np.array([*encoding.ids[:keep], self.eos_id], dtype=np.int64)
+        return Encoded(text=text, ids=ids, num_characters_used=used, truncated=truncated)
+
+
+def _check_text(index: int, text: object) -> None:
+    if not isinstance(text, str):
+        raise UsageError(f"prompt {index} is {type(text).__name__}, but text is needed")
+    position = text.find("\0")
+    if position >= 0:
+        raise UsageError(
+            f"prompt {index} holds a NUL character at position {position}; take it out"
+        )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"prompt {index} is not valid Unicode at position {error.start}; pass UTF-8 text"
+        ) from error

@@ -1,0 +1,1 @@
+"""Runtimes: one small protocol and one file for each engine library."""

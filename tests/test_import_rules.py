@@ -1,0 +1,99 @@
+"""The layers stay layers: the rules over every file, and over sources that break each one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from import_rules import sources, violations
+
+ENGINE_FILES = ("runtimes/torch", "runtimes/tensorrt", "runtimes/openvino")
+BROKEN = {
+    "core reaches up": ("bundle.py", "import minit2i_deploy.export.write"),
+    "core reaches up by name": ("bundle.py", "def f():\n    from minit2i_deploy import runtimes"),
+    "core reaches up, relative": ("demo/report.py", "def f():\n    from ..export import write"),
+    "core reaches up for types": (
+        "generate.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import minit2i_deploy.runtimes",
+    ),
+    "cli reaches up at the top": ("cli/main.py", "from minit2i_deploy.training import train"),
+    "siblings": ("training/eval.py", "def f():\n    from minit2i_deploy.runtimes import base"),
+    "siblings, relative": ("export/verify.py", "from ..runtimes.base import Runtime"),
+    "top-level folder": ("cli/main.py", "def f():\n    import export"),
+    "torch in the core": ("generate.py", "def f():\n    import torch"),
+    "torch in the core, required": ("images.py", "def f():\n    require('torch', 'export')"),
+    "torch in a reader's top": ("checkpoints/own.py", "from torch import load"),
+    "torch in another runtime": ("runtimes/onnxruntime.py", "import torch"),
+    "transformers in the core": ("model/encoder.py", "import transformers"),
+    "optimum in a runtime": ("runtimes/ort.py", "def f():\n    import optimum.onnxruntime"),
+    "library out of place": ("bundle.py", "import PIL.Image"),
+    "library nowhere": ("cli/main.py", "import tqdm"),
+    "two engines": ("runtimes/torch_ort.py", "import torch\nimport onnxruntime"),
+    "two engines, alias": ("runtimes/rtx.py", "import tensorrt\nimport tensorrt_rtx_bindings"),
+    "print": ("training/train.py", "print('loss')"),
+    "exit": ("bundle.py", "import sys\nsys.exit(1)"),
+    "exit by name": ("bundle.py", "from sys import exit"),
+    "raised exit": ("export/write.py", "raise SystemExit(2)"),
+    "environment": ("runtimes/base.py", "import os\nos.environ['A']"),
+    "environment, getenv": ("noise.py", "import os\nos.getenv('A')"),
+    "environment by name": ("noise.py", "from os import environ"),
+}
+
+ALLOWED = {
+    "cli": ("cli/main.py", "import os\ndef f():\n    from minit2i_deploy.export import write"),
+    "facade": ("__init__.py", "def f():\n    from minit2i_deploy.runtimes import open_runtime"),
+    "facade's types": (
+        "__init__.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n from minit2i_deploy import export",
+    ),
+    "own folder": ("training/train.py", "import torch\nfrom minit2i_deploy.training import data"),
+    "core below": (
+        "export/write.py",
+        "import transformers\nfrom minit2i_deploy.bundle import Bundle",
+    ),
+    "reader": ("checkpoints/own.py", "def f():\n    import torch\n    import safetensors.numpy"),
+    "typing": (
+        "checkpoints/own.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch",
+    ),
+    "one engine": ("runtimes/torch.py", "import numpy\nimport torch"),
+    "similar name": ("export_names.py", "from minit2i_deploy.errors import require"),
+}
+
+
+@pytest.mark.parametrize(("path", "source"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_rule_is_found(path: str, source: str) -> None:
+    assert len(violations(path, source)) == 1
+
+
+@pytest.mark.parametrize(("path", "source"), ALLOWED.values(), ids=ALLOWED.keys())
+def test_what_is_allowed_passes(path: str, source: str) -> None:
+    assert violations(path, source) == []
+
+
+def test_every_file_keeps_the_rules(repository: Path) -> None:
+    files = list(sources(repository))
+    assert {"errors.py", "training/__init__.py", "export/__init__.py"} <= {
+        path for path, _ in files
+    }
+    assert [line for path, source in files for line in violations(path, source)] == []
+
+
+def test_the_core_loads_without_torch_transformers_or_onnx(repository: Path) -> None:
+    names = [
+        f"minit2i_deploy.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
+        for path, _ in sources(repository)
+        if not path.startswith(("model/", "training/", "export/", *ENGINE_FILES))
+        and not path.endswith("__main__.py")
+    ]
+    script = (
+        "import sys, importlib\n"
+        "for name in ('torch', 'transformers', 'onnx'):\n"
+        "    sys.modules[name] = None\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,68 @@
+"""Sample grids and the shapes score while training, with the averaged weights."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minit2i_deploy.demo.shapes import ShapesScore, held_out_captions, judge
+from minit2i_deploy.images import grid, to_pil, to_uint8
+from minit2i_deploy.model.loop import run_table
+from minit2i_deploy.model.mmjit import MMJiT
+from minit2i_deploy.model.step import Step
+from minit2i_deploy.noise import standard_noise
+from minit2i_deploy.table import solver_table
+from minit2i_deploy.training.loss import NOISE_SCALE
+from minit2i_deploy.training.recipe import Recipe
+from minit2i_deploy.training.text import FrozenText
+
+PER_KIND = 8
+SCORE_SEED = 1
+
+
+class Sampler:
+    """Paints held-out captions and scores them.
+
+    Args:
+        net: a network of the recipe's shape; its weights are copied, never changed.
+        text: the frozen encoder.
+        recipe: sampling steps and guidance.
+        folder: receives step-NNNNNN.png.
+    """
+
+    def __init__(self, net: MMJiT, text: FrozenText, recipe: Recipe, folder: Path) -> None:
+        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.text, self.recipe, self.folder = text, recipe, folder
+        self.table = solver_table("euler", steps=recipe.sample_steps)
+        self.prompts = held_out_captions(PER_KIND, SCORE_SEED)
+
+    @torch.no_grad()
+    def __call__(self, ema: dict[str, Tensor], step: int) -> ShapesScore:
+        """Write the grid of this step and return the score over its captions."""
+        for name, value in self.net.canonical_parameters().items():
+            value.copy_(ema[name])
+        x = self._paint([caption for _, caption in self.prompts])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        grid(to_pil(x), columns=PER_KIND).save(self.folder / f"step-{step:06d}.png")
+        verdicts = [judge(image, spec) for image, (spec, _) in zip(to_uint8(x), self.prompts, strict=True)]
+        return ShapesScore.of(
+            (spec, verdict) for (spec, _), verdict in zip(self.prompts, verdicts, strict=True)
+        )
+
+    def _paint(self, captions: list[str]) -> np.ndarray:
+        context, mask = self.text(captions)
+        tokens = torch.stack(
+            [self.net.text_adapter(context, m) for m in (mask, torch.zeros_like(mask))]
+        )
+        size = self.recipe.model.image_size
+        noise = np.stack([standard_noise(i, (3, size, size)) for i in range(len(captions))])
+        x = torch.from_numpy(noise) * NOISE_SCALE
+        for x, _ in run_table(
+            Step(self.net.denoiser), x, tokens, self.table, self.recipe.sample_guidance
+        ):
+            pass
+        return x.numpy()
