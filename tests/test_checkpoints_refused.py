@@ -241,7 +241,7 @@ def test_hostile_msgpack(tmp_path: Path) -> None:
         "number as key": b"\x81\xa6params\x81\x01\x02",
         "huge length": b"\x81\xa6params\xc9\xff\xff\xff\xff\x01",
         "long name": msgpack.packb({"params": {"a" * 5000: 1}}),
-        "same key twice": b"\x82\xa6params\xc0\xa6params\xc0",
+        "same key twice": b"\x82" + whole[1:] + whole[1:],
     }
     for name, content in contents.items():
         path.write_bytes(content)

@@ -1,1 +1,64 @@
 """Training: data, losses, the loop and recipes that make MiniT2I checkpoints (needs torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minit2i_deploy.errors import require
+
+if TYPE_CHECKING:
+    from minit2i_deploy.training.text_encoder import TextEncoderRecipe
+
+__all__ = ["make_text_encoder", "train"]
+
+
+def train(recipe_path: Path, folder: Path, overrides: Sequence[str] = ()) -> Path:
+    """Train what a recipe says, or continue a run that stands in the folder.
+
+    Args:
+        recipe_path: YAML file; its keys are ``recipe.Recipe``'s.
+        folder: receives checkpoints, sample grids, log.jsonl and recipe.json.
+        overrides: ``key=value`` texts that replace the file's values, ``model.key=value`` inside.
+
+    Returns:
+        the last checkpoint's folder.
+
+    Raises:
+        UsageError: the recipe cannot be read, a key is unknown or a value is out of range.
+        TrainingError: the run cannot start, continue or be resumed.
+        MissingDependencyError: the training extra is not installed.
+    """
+    _require_libraries()
+    from minit2i_deploy.training.recipe import load_recipe
+    from minit2i_deploy.training.trainer import Trainer
+
+    return Trainer(load_recipe(Path(recipe_path), overrides), Path(folder)).run()
+
+
+def make_text_encoder(folder: Path, recipe: TextEncoderRecipe | None = None) -> float:
+    """Make the shapes data's vocabulary and small T5 encoder.
+
+    Args:
+        folder: a new folder; receives tokenizer/ and text_encoder/, both or neither.
+        recipe: sizes and training settings; None for the shipped encoder's.
+
+    Returns:
+        accuracy on masked tokens over the last tenth of the steps.
+
+    Raises:
+        UsageError: the folder exists and is not empty, or may not be written.
+        MissingDependencyError: the training extra is not installed.
+    """
+    _require_libraries()
+    from minit2i_deploy.training import text_encoder
+
+    return text_encoder.make_text_encoder(
+        Path(folder), text_encoder.TextEncoderRecipe() if recipe is None else recipe
+    )
+
+
+def _require_libraries() -> None:
+    for module in ("torch", "safetensors", "transformers"):
+        require(module, "train")

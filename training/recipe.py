@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import minit2i_deploy
 from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.demo.shapes import KINDS
 from minit2i_deploy.errors import CheckpointError, UsageError, require
+
+# Folders that start so are looked up inside the installed package, on whatever machine.
+PACKAGE_PREFIX: Final = "package:"
+# torch's CPU generator takes no more than 32 bits.
+MAX_SEED: Final = 2**31 - 1
+WARMUP_START_LR: Final = 1e-6
+
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "data": ("shapes",),
+    "optimizer": ("adamw", "muon"),
+    "precision": ("bf16", "fp32"),
+    "device": ("auto", "cpu", "cuda"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,8 +36,9 @@ class Recipe:
     Args:
         name: of the run, for people.
         model: shape of the network.
-        text_encoder: folder of the frozen T5 encoder in Hugging Face form.
-        tokenizer: folder of its tokenizer.json.
+        text_encoder: folder of the frozen T5 encoder in Hugging Face form; "package:..." is a
+            folder of the installed package.
+        tokenizer: folder of its tokenizer.json, likewise.
         data: source of pictures and captions; "shapes" is drawn as it goes.
         kind_weights: how often each kind of the shapes data is drawn; empty is equally often.
         steps: optimizer steps of the whole run.
@@ -35,12 +52,17 @@ class Recipe:
         a_min: floor of 1 - t in the loss.
         grad_clip: bound on the gradient's norm; 0 is none.
         precision: "bf16" (autocast) or "fp32".
+        device: "cpu", "cuda", or "auto" for cuda where there is one. Random draws are made on
+            the CPU in every case.
         compile: compile the network with torch.compile.
-        seed: of weights, data, times, noise and caption dropping.
+        seed: of weights, data, times, noise and caption dropping, 0 to 2**31 - 1.
         checkpoint_every, sample_every: steps between checkpoints, and between sample grids with
             a score; 0 is only at the end.
         keep_last: number of checkpoints kept.
         sample_guidance, sample_steps: of the grids (Euler).
+
+    Raises:
+        UsageError: a value is of the wrong type or outside its range.
     """
 
     name: str
@@ -61,6 +83,7 @@ class Recipe:
     a_min: float = 0.01
     grad_clip: float = 1.0
     precision: str = "bf16"
+    device: str = "cpu"
     compile: bool = False
     seed: int = 0
     checkpoint_every: int = 500
@@ -70,23 +93,40 @@ class Recipe:
     sample_steps: int = 50
 
     def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            _check_type(item.name, str(item.type), getattr(self, item.name))
+        for name, choices in _CHOICES.items():
+            self._check(name, getattr(self, name) in choices, " or ".join(choices))
         for name in ("steps", "batch", "sample_steps", "keep_last"):
-            _check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        for name in ("checkpoint_every", "sample_every", "warmup_steps", "decay_steps", "seed"):
-            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
-        _check("lr", self.lr, self.lr > 0, "above 0")
-        _check("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "in [0, 1)")
-        _check("label_drop", self.label_drop, 0 <= self.label_drop <= 1, "in 0..1")
-        _check("a_min", self.a_min, 0 < self.a_min <= 1, "above 0 and at most 1")
-        _check("optimizer", self.optimizer, self.optimizer in ("adamw", "muon"), "adamw or muon")
-        _check("precision", self.precision, self.precision in ("bf16", "fp32"), "bf16 or fp32")
-        _check("data", self.data, self.data == "shapes", "shapes")
+            self._check(name, getattr(self, name) >= 1, "1 or more")
+        for name in ("checkpoint_every", "sample_every", "warmup_steps", "decay_steps"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("weight_decay", "grad_clip"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("seed", 0 <= self.seed <= MAX_SEED, f"in 0..{MAX_SEED}")
+        self._check("lr", self.lr > 0, "above 0")
+        self._check("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
+        self._check("label_drop", 0 <= self.label_drop <= 1, "in 0..1")
+        self._check("a_min", 0 < self.a_min <= 1, "above 0 and at most 1")
+        self._check("kind_weights", _are_weights(self.kind_weights), _weights_wanted())
+
+    def _check(self, name: str, good: bool, wanted: str) -> None:
+        if not good:
+            value = getattr(self, name)
+            raise UsageError(f"recipe: {name} is {value!r}, but it must be {wanted}")
+
+    @property
+    def text_encoder_folder(self) -> Path:
+        return _folder(self.text_encoder)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return _folder(self.tokenizer)
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step number ``step``, counted from 0."""
-        start = 1e-6
         if step < self.warmup_steps:
-            return start + (self.lr - start) * (step + 1) / self.warmup_steps
+            return WARMUP_START_LR + (self.lr - WARMUP_START_LR) * (step + 1) / self.warmup_steps
         left = self.steps - step
         return self.lr * min(1.0, left / self.decay_steps) if self.decay_steps else self.lr
 
@@ -94,11 +134,6 @@ class Recipe:
         """Plain values for YAML and JSON."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return values | {"model": self.model.to_dict(), "kind_weights": dict(self.kind_weights)}
-
-
-def _check(name: str, value: object, good: bool, wanted: str) -> None:
-    if not good:
-        raise UsageError(f"recipe: {name} is {value!r}, but it must be {wanted}")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -114,24 +149,24 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: cannot be read as a recipe: {error}") from error
+        raise UsageError(f"{path}: cannot be read as a recipe: {_one_line(error)}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: a recipe is a mapping of keys to values")
+    for key in ("text_encoder", "tokenizer"):
+        if isinstance(values.get(key), str) and not values[key].startswith(PACKAGE_PREFIX):
+            values[key] = str((path.parent / values[key]).resolve())
     for override in overrides:
         key, found, text = override.partition("=")
         if not found:
             raise UsageError(f"override {override!r} must have the form key=value")
-        _set(values, key.split("."), yaml.safe_load(text))
-    for key in ("text_encoder", "tokenizer"):
-        if isinstance(values.get(key), str):
-            values[key] = str((path.parent / values[key]).resolve())
-    return recipe_from_dict(values)
-
-
-def _set(values: dict[str, Any], keys: list[str], value: object) -> None:
-    for key in keys[:-1]:
-        values = values.setdefault(key, {})
-    values[keys[-1]] = value
+        try:
+            _set(values, key.split("."), yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise UsageError(f"override {override!r}: {_one_line(error)}") from error
+    try:
+        return recipe_from_dict(values)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
@@ -140,14 +175,84 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     Raises:
         UsageError: a key is unknown or missing, or a value is outside its range.
     """
-    known = [f.name for f in dataclasses.fields(Recipe)]
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}"
-            raise UsageError(f"recipe: unknown key {key!r}{hint}")
+    model = values.get("model")
+    _check_keys("", values, dataclasses.fields(Recipe))
+    if not isinstance(model, Mapping):
+        raise UsageError(f"recipe: model is {model!r}, but it must be a mapping of its own keys")
+    _check_keys("model.", model, dataclasses.fields(ModelConfig))
     try:
-        model = ModelConfig.from_dict(values["model"])
-        return Recipe(**{**values, "model": model})
-    except (KeyError, TypeError, CheckpointError) as error:
-        raise UsageError(f"recipe: {error}") from error
+        config = ModelConfig.from_dict(model)
+    except (TypeError, CheckpointError) as error:
+        text = str(error).removeprefix("config: ").replace("fix config.json", "fix the recipe")
+        raise UsageError(f"recipe: model: {text}") from error
+    return Recipe(**{key: _number(key, value) for key, value in values.items()} | {"model": config})
+
+
+def _set(values: dict[str, Any], keys: list[str], value: object) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"override {'.'.join(keys)}: {key} holds one value and no keys")
+    values[keys[-1]] = value
+
+
+def _check_keys(
+    prefix: str, values: Mapping[str, Any], fields: Iterable[dataclasses.Field[Any]]
+) -> None:
+    names = {item.name: item for item in fields}
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(names)}"
+            raise UsageError(f"recipe: unknown key {f'{prefix}{key}'!r}; {hint}")
+    for key, item in names.items():
+        optional = {item.default, item.default_factory} != {dataclasses.MISSING}
+        if key not in values and not optional:
+            raise UsageError(f"recipe: {prefix}{key} is missing; add it")
+
+
+def _number(name: str, value: object) -> object:
+    """YAML 1.1 reads 1e-3 without a dot as text."""
+    if isinstance(value, str) and Recipe.__dataclass_fields__[name].type == "float":
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _check_type(name: str, wanted: str, value: object) -> None:
+    types: dict[str, tuple[type, ...]] = {
+        "str": (str,),
+        "bool": (bool,),
+        "int": (int,),
+        "float": (int, float),
+    }
+    if wanted not in types:
+        return
+    words = {"str": "text", "bool": "true or false", "int": "a whole number", "float": "a number"}
+    good = isinstance(value, types[wanted]) and isinstance(value, bool) == (wanted == "bool")
+    if not good or (isinstance(value, float) and not math.isfinite(value)):
+        raise UsageError(f"recipe: {name} is {value!r}, but it must be {words[wanted]}")
+
+
+def _are_weights(weights: object) -> bool:
+    if not isinstance(weights, Mapping) or not set(weights) <= set(KINDS):
+        return False
+    values = list(weights.values())
+    numbers = all(type(value) in (int, float) and value >= 0 for value in values)
+    return not values or (numbers and 0 < sum(values) < math.inf)
+
+
+def _weights_wanted() -> str:
+    return f"numbers, not negative and not all 0, for kinds among {', '.join(KINDS)}"
+
+
+def _folder(name: str) -> Path:
+    if not name.startswith(PACKAGE_PREFIX):
+        return Path(name)
+    return Path(minit2i_deploy.__file__).parent / name.removeprefix(PACKAGE_PREFIX)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

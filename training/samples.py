@@ -48,21 +48,23 @@ class Sampler:
         x = self._paint([caption for _, caption in self.prompts])
         self.folder.mkdir(parents=True, exist_ok=True)
         grid(to_pil(x), columns=PER_KIND).save(self.folder / f"step-{step:06d}.png")
-        verdicts = [judge(image, spec) for image, (spec, _) in zip(to_uint8(x), self.prompts, strict=True)]
-        return ShapesScore.of(
-            (spec, verdict) for (spec, _), verdict in zip(self.prompts, verdicts, strict=True)
-        )
+        specs = [spec for spec, _ in self.prompts]
+        verdicts = [judge(image, spec) for image, spec in zip(to_uint8(x), specs, strict=True)]
+        return ShapesScore.of(zip(specs, verdicts, strict=True))
 
     def _paint(self, captions: list[str]) -> np.ndarray:
-        context, mask = self.text(captions)
+        device = self.net.denoiser.position_table.device
+        context, mask = (value.to(device) for value in self.text(captions))
         tokens = torch.stack(
             [self.net.text_adapter(context, m) for m in (mask, torch.zeros_like(mask))]
         )
         size = self.recipe.model.image_size
         noise = np.stack([standard_noise(i, (3, size, size)) for i in range(len(captions))])
-        x = torch.from_numpy(noise) * NOISE_SCALE
-        for x, _ in run_table(
-            Step(self.net.denoiser), x, tokens, self.table, self.recipe.sample_guidance
-        ):
-            pass
-        return x.numpy()
+        start = torch.from_numpy(noise).to(device) * NOISE_SCALE
+        x = start
+        rows = run_table(
+            Step(self.net.denoiser), start, tokens, self.table, self.recipe.sample_guidance
+        )
+        for state, _ in rows:
+            x = state
+        return x.cpu().numpy()

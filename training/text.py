@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minit2i_deploy.errors import TrainingError, require
 from minit2i_deploy.tokenizer import Tokenizer
-from minit2i_deploy.training.text_encoder import pad_ids
 
 CACHE_CAPTIONS = 50_000
 
@@ -24,16 +24,14 @@ class FrozenText:
         width: width of the encoder's output that the network expects.
 
     Raises:
-        TrainingError: the encoder's width is another one.
+        TrainingError: there is no encoder, or its width is another one.
+        BundleError: there is no tokenizer.
     """
 
-    def __init__(self, text_encoder: str, tokenizer: str, prompt_length: int, width: int) -> None:
+    def __init__(self, text_encoder: Path, tokenizer: Path, prompt_length: int, width: int) -> None:
         self.prompt_length, self.width = prompt_length, width
-        self.tokenizer = Tokenizer.open(Path(tokenizer), prompt_length)
-        transformers = require("transformers", "train")
-        self.encoder = transformers.T5EncoderModel.from_pretrained(
-            text_encoder, local_files_only=True, dtype=torch.float32
-        ).eval()
+        self.tokenizer = Tokenizer.open(tokenizer, prompt_length)
+        self.encoder = _open_encoder(text_encoder)
         if self.encoder.config.d_model != width:
             raise TrainingError(
                 f"{text_encoder}: the encoder's width is {self.encoder.config.d_model}, but the "
@@ -47,23 +45,36 @@ class FrozenText:
         Returns:
             context float32 [n, prompt_length, width], zero at padding, and mask [n, prompt_length].
         """
-        missing = sorted({caption for caption in captions if caption not in self._cache})
-        if missing:
-            self._encode(missing)
+        if len(self._cache) + len(captions) > CACHE_CAPTIONS:
+            self._cache.clear()
         context = torch.zeros(len(captions), self.prompt_length, self.width)
         mask = torch.zeros(len(captions), self.prompt_length)
         for row, caption in enumerate(captions):
+            if caption not in self._cache:
+                self._cache[caption] = self._encode(caption)
             values = self._cache[caption]
             context[row, : len(values)] = values
             mask[row, : len(values)] = 1
         return context, mask
 
     @torch.no_grad()
-    def _encode(self, captions: list[str]) -> None:
-        if len(self._cache) + len(captions) > CACHE_CAPTIONS:
-            self._cache.clear()
-        ids = [encoded.ids.tolist() for encoded in self.tokenizer.encode(captions)]
-        padded, attention = pad_ids(ids)
-        hidden = self.encoder(padded, attention).last_hidden_state
-        for caption, values, length in zip(captions, hidden, map(len, ids), strict=True):
-            self._cache[caption] = values[:length].clone()
+    def _encode(self, caption: str) -> Tensor:
+        """One caption alone: in a batch the last bits depend on its neighbours, and a resumed
+        run, whose cache is empty, meets other neighbours."""
+        (encoded,) = self.tokenizer.encode([caption])
+        ids = torch.from_numpy(encoded.ids).unsqueeze(0)
+        hidden: Tensor = self.encoder(ids, torch.ones_like(ids)).last_hidden_state
+        return hidden[0].clone()
+
+
+def _open_encoder(folder: Path) -> Any:
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise TrainingError(
+                f"{folder}: no {name}, so this is no T5 encoder in Hugging Face form; set "
+                "text_encoder to a folder that is one"
+            )
+    transformers = require("transformers", "train")
+    return transformers.T5EncoderModel.from_pretrained(
+        str(folder), local_files_only=True, dtype=torch.float32
+    ).eval()

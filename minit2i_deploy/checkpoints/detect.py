@@ -105,8 +105,13 @@ def _file_form(path: Path) -> str | None:
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(64)
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: not readable ({error.strerror}); check its permissions"
+        ) from error
 
 
 def _is_torch_zip(path: Path) -> bool:

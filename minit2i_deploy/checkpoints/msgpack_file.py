@@ -102,6 +102,7 @@ class MsgpackFile:
                 unpacker = self._msgpack.Unpacker(
                     file,
                     ext_hook=ext_hook,
+                    object_pairs_hook=self._unique,
                     read_size=min(_READ_BYTES, limit),
                     max_buffer_size=limit,
                     max_str_len=_MAX_NAME_BYTES,
@@ -122,6 +123,12 @@ class MsgpackFile:
         if rest:
             raise self._foreign(f"{rest} bytes follow the data")
         return value
+
+    def _unique(self, pairs: list[tuple[Any, object]]) -> dict[Any, object]:
+        node = dict(pairs)
+        if len(node) != len(pairs):
+            raise self._foreign("a map with the same key twice")
+        return node
 
     def _body(self, code: int, data: bytes) -> tuple[tuple[int, ...], str, bytes]:
         if code not in (_EXT_ARRAY, _EXT_SCALAR):

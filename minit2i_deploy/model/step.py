@@ -55,7 +55,7 @@ class Step(nn.Module):
         Args:
             x: float32 [B, 3, H, W], the noisy image.
             h: float32 [B, 3, H, W], the history slot, zero before the first row.
-            tokens: [branches, B, L, D], the adapted tokens of every branch.
+            tokens: float32 [branches, B, L, D], the adapted tokens of every branch.
             weights: float32 [branches].
             row: float32 [6]: a, b, c, s, clip, rescale (table.GRAPH_COLUMNS).
 
@@ -63,10 +63,11 @@ class Step(nn.Module):
             x' = a x + b y + c h and h' = y + s x, both float32 [B, 3, H, W].
         """
         branches, batch, length, width = tokens.shape
-        network_input = x.to(tokens.dtype).unsqueeze(0).expand(branches, -1, -1, -1, -1)
+        dtype = self.denoiser.final_layer.linear.weight.dtype
+        network_input = x.to(dtype).unsqueeze(0).expand(branches, -1, -1, -1, -1)
         x0 = self.denoiser(
             network_input.reshape(branches * batch, *x.shape[1:]),
-            tokens.reshape(branches * batch, length, width),
+            tokens.to(dtype).reshape(branches * batch, length, width),
         )
         x0 = x0.to(torch.float32).reshape(branches, batch, *x.shape[1:])
         a, b, c, s, clip, rescale = row.unbind(0)

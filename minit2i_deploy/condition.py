@@ -1,0 +1,111 @@
+"""Prompts to the tokens that the denoiser takes: tokenise, encode, pad, adapt."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.tokenizer import Encoded
+
+
+class PromptTruncatedWarning(UserWarning):
+    """A prompt has more tokens than the model takes; the text says where it was cut."""
+
+
+class Stopwatch:
+    """Adds the seconds of a ``with`` block to one entry of a dictionary."""
+
+    def __init__(self, timings: dict[str, float], stage: str) -> None:
+        self.timings, self.stage, self.began = timings, stage, 0.0
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        spent = time.perf_counter() - self.began
+        self.timings[self.stage] = self.timings.get(self.stage, 0.0) + spent
+
+
+def branch_tokens(
+    bundle: Bundle,
+    runtime: Runtime,
+    prompts: Sequence[str],
+    negative: str | None,
+    guided: bool,
+    timings: dict[str, float],
+) -> Float32[np.ndarray, "branches batch adapted hidden"]:
+    """Adapted tokens of every branch, the conditional one first.
+
+    Args:
+        bundle: gives tokenizer and sizes.
+        runtime: runs encoder and adapter.
+        prompts: one for each picture.
+        negative: prompt of the second branch; None is the unconditional branch (mask all zero).
+        guided: whether there is a second branch at all.
+        timings: receives tokenise, encode and adapt in seconds.
+
+    Returns:
+        float32 [1 or 2, len(prompts), adapted tokens, hidden].
+    """
+    texts = [*prompts, negative] if negative is not None else list(prompts)
+    with Stopwatch(timings, "tokenise"):
+        encoded = tokenise(bundle, texts)
+    with Stopwatch(timings, "encode"):
+        context, mask = padded_context(bundle, *encode_batch(bundle, runtime, encoded))
+    if guided and negative is None:
+        context = np.concatenate([context, np.zeros_like(context[:1])])
+        mask = np.concatenate([mask, np.zeros_like(mask[:1])])
+    with Stopwatch(timings, "adapt"):
+        adapted = runtime.adapt(context, mask)
+    conditional = adapted[: len(prompts)]
+    if not guided:
+        return conditional[None]
+    other = np.broadcast_to(adapted[-1], conditional.shape)
+    return np.stack([conditional, other])
+
+
+def tokenise(bundle: Bundle, texts: Sequence[str]) -> list[Encoded]:
+    """Tokenise and warn, once for each text that is cut."""
+    encoded = bundle.tokenizer().encode(list(texts))
+    for item in encoded:
+        if item.notice is not None:
+            warnings.warn(item.notice, PromptTruncatedWarning, stacklevel=3)
+    return encoded
+
+
+def encode_batch(
+    bundle: Bundle, runtime: Runtime, encoded: Sequence[Encoded]
+) -> tuple[Float32[np.ndarray, "n tokens width"], Int64[np.ndarray, "n tokens"]]:
+    """Run the text encoder on a batch padded to its longest text, and no further.
+
+    Returns:
+        values: float32 [n, tokens, width], zero at padding; mask: int64 [n, tokens].
+    """
+    longest = max(len(item.ids) for item in encoded)
+    ids = np.full((len(encoded), longest), bundle.tokenizer().pad_id, dtype=np.int64)
+    mask = np.zeros((len(encoded), longest), dtype=np.int64)
+    for row, item in enumerate(encoded):
+        ids[row, : len(item.ids)] = item.ids
+        mask[row, : len(item.ids)] = 1
+    values = runtime.encode(ids, mask)
+    return np.where(mask[..., None] > 0, values, np.float32(0)), mask
+
+
+def padded_context(
+    bundle: Bundle, values: Float32[np.ndarray, "n tokens width"], mask: Int64[np.ndarray, "n tokens"]
+) -> tuple[Float32[np.ndarray, "n length width"], Int64[np.ndarray, "n length"]]:
+    """Pad to the model's prompt length; what stands at padding never reaches the network."""
+    room = ((0, 0), (0, bundle.config.prompt_length - values.shape[1]))
+    return np.pad(values, (*room, (0, 0))), np.pad(mask, room)

@@ -1,0 +1,220 @@
+"""From prompts to pictures. Read this file first: it is the whole main path, in order.
+
+    tokenise -> encode (real tokens only) -> adapt (once) -> noise -> for each row: step -> image
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float32
+
+from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.condition import Stopwatch, branch_tokens
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.images import to_pil
+from minit2i_deploy.noise import batch_noise, standard_noise
+from minit2i_deploy.protocol import Runtime, Trajectory
+from minit2i_deploy.table import Table, guidance_weights, step_row
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """The run after one row; ``index`` counts from 0 and ``total`` is the number of rows."""
+
+    index: int
+    total: int
+    t: float
+    seconds: float
+    slope: float = field(repr=False)
+    state: Trajectory = field(repr=False)
+    before: np.ndarray | None = field(repr=False, default=None)
+
+    def x(self) -> Float32[np.ndarray, "batch 3 height width"]:
+        """A copy of the state: float32 [batch, 3, H, W]; after the last row, the pictures."""
+        return self.state.state()[0]
+
+    def estimate(self) -> Float32[np.ndarray, "batch 3 height width"]:
+        """This row's guided estimate of the clean image: float32 [batch, 3, H, W].
+
+        Raises:
+            UsageError: the row's history is relative to the state before it (s is not 0), which
+                is kept only with ``previews=True``.
+        """
+        h = self.state.state()[1]
+        if not self.slope:
+            return h
+        if self.before is None:
+            raise UsageError("this solver keeps no plain estimate; run with previews=True")
+        return h - np.float32(self.slope) * self.before
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Result:
+    """Finished pictures.
+
+    Args:
+        images: one RGB picture for each prompt.
+        x: float32 [batch, 3, H, W], the final state, -1 black to 1 white, not clamped.
+        timings: stage to seconds: tokenise, encode, adapt, noise, steps, image.
+        seeds: the seed of each picture.
+        guidance: the scale used.
+        table: name of the table used.
+    """
+
+    images: list[Image]
+    x: Float32[np.ndarray, "batch 3 height width"]
+    timings: Mapping[str, float]
+    seeds: tuple[int, ...]
+    guidance: float
+    table: str
+
+
+def generate(
+    bundle: Bundle,
+    runtime: Runtime,
+    prompts: str | Sequence[str],
+    *,
+    seed: int | Sequence[int] = 0,
+    table: Table | None = None,
+    guidance: float | None = None,
+    negative: str | None = None,
+    noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+    on_frame: Callable[[Frame], None] | None = None,
+    previews: bool = False,
+) -> Result:
+    """Paint one picture for each prompt.
+
+    Args:
+        bundle: what to run.
+        runtime: an open runtime of that bundle.
+        prompts: one prompt or several; too long ones are cut with a PromptTruncatedWarning.
+        seed: one for all pictures, or one for each. A picture depends on its own seed and
+            prompt, never on the batch it is painted in.
+        table: solver; None takes the default preset's.
+        guidance: scale of classifier-free guidance, 1 is none; None takes the preset's.
+        negative: prompt that takes the place of the unconditional branch.
+        noise: float32 [batch, 3, H, W], unit normal start noise in place of the seed's.
+        on_frame: called after each row.
+        previews: keep what ``Frame.estimate`` needs under every solver.
+
+    Raises:
+        UsageError: arguments that do not fit together.
+        RuntimeFailure: the engine failed.
+    """
+    timings: dict[str, float] = {}
+    frame = None
+    for frame in trajectory(
+        bundle,
+        runtime,
+        prompts,
+        seed=seed,
+        table=table,
+        guidance=guidance,
+        negative=negative,
+        noise=noise,
+        previews=previews,
+        timings=timings,
+    ):
+        timings["steps"] = timings.get("steps", 0.0) + frame.seconds
+        if on_frame is not None:
+            on_frame(frame)
+    assert frame is not None, "a table has at least one row"
+    with Stopwatch(timings, "image"):
+        x = frame.x()
+        images = to_pil(x)
+    seeds = _seeds(seed, len(images))
+    chosen, scale = _preset(bundle, table, guidance)
+    return Result(
+        images=images, x=x, timings=timings, seeds=seeds, guidance=scale, table=chosen.name
+    )
+
+
+def trajectory(
+    bundle: Bundle,
+    runtime: Runtime,
+    prompts: str | Sequence[str],
+    *,
+    seed: int | Sequence[int] = 0,
+    table: Table | None = None,
+    guidance: float | None = None,
+    negative: str | None = None,
+    noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+    previews: bool = False,
+    timings: dict[str, float] | None = None,
+) -> Iterator[Frame]:
+    """The same as an iterator, one frame a row; leaving the loop cancels the rest.
+
+    Args and Raises: as ``generate``; ``timings`` is filled with the stages before the loop.
+    """
+    watch = timings if timings is not None else {}
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not texts:
+        raise UsageError("no prompt came; give at least one (it may be empty)")
+    chosen, scale = _preset(bundle, table, guidance)
+    weights = [guidance_weights(chosen, index, scale) for index in range(len(chosen))]
+    guided = any(len(w) > 1 for w in weights)
+    seeds = _seeds(seed, len(texts))
+    tokens = branch_tokens(bundle, runtime, texts, negative if guided else None, guided, watch)
+    with Stopwatch(watch, "noise"):
+        x = _start(bundle, seeds, noise)
+    state = runtime.start(x, tokens)
+    t, n, s = (chosen.column(name) for name in ("t", "n", "s"))
+    for index, row_weights in enumerate(weights):
+        began = time.perf_counter()
+        before = state.state()[0] if previews and s[index] else None
+        fresh = _row_noise(seeds, index, x.shape[1:]) if n[index] else None
+        state.step(step_row(chosen, index), row_weights, fresh)
+        yield Frame(
+            index=index,
+            total=len(chosen),
+            t=float(t[index]),
+            seconds=time.perf_counter() - began,
+            slope=float(s[index]),
+            state=state,
+            before=before,
+        )
+
+
+def _preset(bundle: Bundle, table: Table | None, guidance: float | None) -> tuple[Table, float]:
+    if table is not None and guidance is not None:
+        return table, guidance
+    preset_table, preset_guidance = bundle.preset()
+    return table or preset_table, preset_guidance if guidance is None else guidance
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
+    seeds = (seed,) * count if isinstance(seed, int) else tuple(seed)
+    if len(seeds) != count:
+        raise UsageError(f"{len(seeds)} seeds came for {count} prompts; give one, or one for each")
+    return seeds
+
+
+def _start(
+    bundle: Bundle, seeds: Sequence[int], noise: np.ndarray | None
+) -> Float32[np.ndarray, "batch 3 height width"]:
+    size = bundle.config.image_size
+    shape = (bundle.config.in_channels, size, size)
+    if noise is None:
+        noise = batch_noise(seeds, shape)
+    if noise.shape != (len(seeds), *shape) or noise.dtype != np.float32:
+        raise UsageError(
+            f"noise is {noise.dtype} {list(noise.shape)}, but float32 {[len(seeds), *shape]} is "
+            "needed: unit normal, one image for each prompt"
+        )
+    if not np.isfinite(noise).all():
+        raise UsageError("noise holds NaN or infinity; give finite unit normal values")
+    return noise * np.float32(bundle.manifest.noise.scale)
+
+
+def _row_noise(
+    seeds: Sequence[int], index: int, shape: tuple[int, ...]
+) -> Float32[np.ndarray, "batch 3 height width"]:
+    return np.stack([standard_noise(seed, shape, stream=index + 1) for seed in seeds])

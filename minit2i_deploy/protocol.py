@@ -1,0 +1,77 @@
+"""What generating and embedding ask of an engine. Runtimes implement it; the core calls it.
+
+A runtime is bound to the thread that opened it. It knows no solver, no guidance scale and no
+prompt: rows of scalars, weights of branches and arrays are all it sees.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+
+class Trajectory(Protocol):
+    """The state (x, h) of one batch on the engine's device, advanced row by row."""
+
+    def step(
+        self,
+        row: Float32[np.ndarray, " 6"],
+        weights: Float32[np.ndarray, " branches"],
+        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+    ) -> None:
+        """Advance by one row.
+
+        Args:
+            row: float32 [6], ``table.GRAPH_COLUMNS``.
+            weights: float32 [branches used], conditional branch first; the first so many
+                branches of the tokens take part.
+            noise: unit noise that takes the place of the history slot, in rows that ask for it.
+
+        Raises:
+            RuntimeFailure: the engine failed.
+        """
+
+    def state(
+        self,
+    ) -> tuple[
+        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
+    ]:
+        """Copies of x and h, float32 [batch, 3, H, W]."""
+
+
+class Runtime(Protocol):
+    """The three graphs of a bundle on one engine."""
+
+    name: str
+
+    def encode(
+        self, input_ids: Int64[np.ndarray, "n tokens"], attention_mask: Int64[np.ndarray, "n tokens"]
+    ) -> Float32[np.ndarray, "n tokens width"]:
+        """Run the text encoder: float32 [n, tokens, width]."""
+
+    def adapt(
+        self, context: Float32[np.ndarray, "n length width"], mask: Int64[np.ndarray, "n length"]
+    ) -> Float32[np.ndarray, "n adapted hidden"]:
+        """Run the text adapter: float32 [n, tokens of the denoiser, hidden]."""
+
+    def start(
+        self,
+        x: Float32[np.ndarray, "batch 3 height width"],
+        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+    ) -> Trajectory:
+        """Put a start state and the branches' tokens on the device; h is zero."""
+
+    def close(self) -> None:
+        """Free the engine's memory; further calls fail."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...

@@ -1,0 +1,81 @@
+"""A runtime without a network: a fixed, cheap, smooth function stands in for it.
+
+It shares the loop, the row arithmetic and every shape with the real ones, so programs around
+``generate`` and ``embed`` can be tested without an engine.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.runtimes.base import ClosableRuntime
+from minit2i_deploy.table import advance
+
+
+class FakeRuntime(ClosableRuntime):
+    """Embeddings are sinusoids of the token ids, and a branch's estimate is tanh of x plus a tone.
+
+    Args:
+        bundle: gives the sizes; its graphs are not opened.
+    """
+
+    name = "fake"
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.config = bundle.config
+
+    def encode(
+        self, input_ids: Int64[np.ndarray, "n tokens"], attention_mask: Int64[np.ndarray, "n tokens"]
+    ) -> Float32[np.ndarray, "n tokens width"]:
+        """sin(id * (k + 1) / width) for channel k."""
+        self._check_open()
+        width = self.config.txt_input_size
+        wave = np.sin(input_ids[..., None] * (np.arange(width) + 1.0) / width)
+        return (wave * attention_mask[..., None]).astype(np.float32)
+
+    def adapt(
+        self, context: Float32[np.ndarray, "n length width"], mask: Int64[np.ndarray, "n length"]
+    ) -> Float32[np.ndarray, "n adapted hidden"]:
+        """The masked mean of the context, repeated over tokens and channels."""
+        self._check_open()
+        mean = (context * (mask[..., None] > 0)).mean(axis=(1, 2))
+        shape = (len(context), self.config.num_text_tokens, self.config.hidden_size)
+        return np.broadcast_to(mean[:, None, None], shape).astype(np.float32)
+
+    def start(
+        self,
+        x: Float32[np.ndarray, "batch 3 height width"],
+        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+    ) -> FakeTrajectory:
+        """Keep a copy of the state."""
+        self._check_open()
+        return FakeTrajectory(x.copy(), tokens)
+
+
+class FakeTrajectory:
+    """State of one batch in numpy, advanced by ``table.advance``."""
+
+    def __init__(self, x: np.ndarray, tokens: np.ndarray) -> None:
+        self._x, self._h = x, np.zeros_like(x)
+        self._tone = tokens.mean(axis=(2, 3))[:, :, None, None, None]
+
+    def step(
+        self,
+        row: Float32[np.ndarray, " 6"],
+        weights: Float32[np.ndarray, " branches"],
+        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+    ) -> None:
+        """Advance by one row; arguments as in ``protocol.Trajectory``."""
+        h = self._h if noise is None else noise
+        x0 = np.tanh(self._x[None] + self._tone[: len(weights)])
+        self._x, self._h = advance(self._x, h, x0, weights, row)
+
+    def state(
+        self,
+    ) -> tuple[
+        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
+    ]:
+        """Copies of x and h."""
+        return self._x.copy(), self._h.copy()

@@ -1,0 +1,163 @@
+"""PyTorch: the bundle's weights in the network of ``minit2i_deploy.model``, eagerly.
+
+The weights are read from the graphs' data files, which are safetensors files under the canonical
+names (docs/bundle.md), so neither the source checkpoint nor the onnx package is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.errors import RuntimeFailure, UsageError, require
+from minit2i_deploy.model.build import network_from_config
+from minit2i_deploy.model.step import Step
+from minit2i_deploy.model.t5 import T5Config, T5Encoder
+from minit2i_deploy.runtimes.base import ClosableRuntime
+
+
+class TorchRuntime(ClosableRuntime):
+    """The bundle in PyTorch.
+
+    Args:
+        bundle: an open bundle.
+        device: a torch device, for example "cpu" or "cuda:0".
+
+    Raises:
+        UsageError: the device is not there.
+        RuntimeFailure: the weights cannot be read.
+    """
+
+    name = "torch"
+
+    def __init__(self, bundle: Bundle, *, device: str = "cpu") -> None:
+        try:
+            self.device = torch.device(device)
+            torch.empty(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"device {device!r} cannot be used: {reason}") from error
+        self.bundle = bundle
+        self._encoder: T5Encoder | None = None
+        tensors = read_weights(bundle, "text_adapter") | read_weights(bundle, "transformer")
+        precision = bundle.manifest.graphs["transformer"].precision
+        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        if precision not in dtypes:
+            raise RuntimeFailure(
+                f"{bundle.path}: precision {precision} is not for runtime torch; it runs "
+                f"{', '.join(dtypes)}"
+            )
+        net = network_from_config(bundle.config, tensors)
+        net = net.to(device=self.device, dtype=dtypes[precision])
+        self._adapter, self._step = net.text_adapter, Step(net.denoiser)
+
+    @torch.no_grad()
+    def encode(
+        self, input_ids: Int64[np.ndarray, "n tokens"], attention_mask: Int64[np.ndarray, "n tokens"]
+    ) -> Float32[np.ndarray, "n tokens width"]:
+        """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
+        self._check_open()
+        if self._encoder is None:
+            self._encoder = _open_encoder(self.bundle).to(self.device)
+        hidden = self._encoder(self._put(input_ids), self._put(attention_mask))
+        return _numpy(hidden)
+
+    @torch.no_grad()
+    def adapt(
+        self, context: Float32[np.ndarray, "n length width"], mask: Int64[np.ndarray, "n length"]
+    ) -> Float32[np.ndarray, "n adapted hidden"]:
+        """Run the text adapter; arguments and result as in ``protocol.Runtime``."""
+        self._check_open()
+        dtype = self._adapter.mask_token.dtype
+        return _numpy(self._adapter(self._put(context).to(dtype), self._put(mask)))
+
+    def start(
+        self,
+        x: Float32[np.ndarray, "batch 3 height width"],
+        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+    ) -> TorchTrajectory:
+        """Put a start state and the branches' tokens on the device; h is zero."""
+        self._check_open()
+        return TorchTrajectory(self._step, self._put(x), self._put(tokens))
+
+    def _put(self, array: np.ndarray) -> Tensor:
+        return torch.tensor(array, device=self.device)
+
+    def _free(self) -> None:
+        del self._adapter, self._step
+        self._encoder = None
+
+
+class TorchTrajectory:
+    """State of one batch as tensors on the device."""
+
+    def __init__(self, step: Step, x: Tensor, tokens: Tensor) -> None:
+        self._step, self._x, self._tokens = step, x, tokens
+        self._h = torch.zeros_like(x)
+
+    @torch.no_grad()
+    def step(
+        self,
+        row: Float32[np.ndarray, " 6"],
+        weights: Float32[np.ndarray, " branches"],
+        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+    ) -> None:
+        """Advance by one row; arguments as in ``protocol.Trajectory``."""
+        device = self._x.device
+        h = self._h if noise is None else torch.tensor(noise, device=device)
+        scalars = (torch.tensor(values, device=device) for values in (weights, row))
+        self._x, self._h = self._step(self._x, h, self._tokens[: len(weights)], *scalars)
+
+    def state(
+        self,
+    ) -> tuple[
+        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
+    ]:
+        """Copies of x and h."""
+        return _numpy(self._x).copy(), _numpy(self._h).copy()
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.to(device="cpu", dtype=torch.float32).numpy()
+    return array
+
+
+def read_weights(bundle: Bundle, graph: str) -> dict[str, np.ndarray]:
+    """The float32 weights beside one graph, in the network's own layout.
+
+    Raises:
+        RuntimeFailure: the data file is no safetensors file.
+    """
+    safetensors = require("safetensors", "checkpoints")
+    path = Path(f"{bundle.graph_path(graph)}.data")
+    tensors = {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as stored:
+            transposed = set(json.loads((stored.metadata() or {}).get("transposed", "[]")))
+            for name in stored.keys():  # noqa: SIM118 - not a dictionary
+                if name.startswith("_constant."):
+                    continue
+                value = stored.get_tensor(name).to(torch.float32)
+                tensors[name] = (value.T.contiguous() if name in transposed else value).numpy()
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise RuntimeFailure(f"{path}: weights cannot be read ({error})") from error
+    return tensors
+
+
+def _open_encoder(bundle: Bundle) -> T5Encoder:
+    path = bundle.graph_path("text_encoder").parent / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    names = T5Config.__dataclass_fields__
+    config = T5Config(**{name: values[name] for name in names if name in values})
+    tensors = {k: torch.from_numpy(v) for k, v in read_weights(bundle, "text_encoder").items()}
+    tensors.pop("encoder.embed_tokens.weight", None)
+    with torch.device("meta"):
+        encoder = T5Encoder(config)
+    encoder.load_state_dict(tensors, strict=True, assign=True)
+    return encoder.eval().requires_grad_(False)
