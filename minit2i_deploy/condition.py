@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.errors import UsageError
 from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.table import CONDITION_COLUMNS, Table
 from minit2i_deploy.tokenizer import Encoded
 
 
@@ -45,6 +47,7 @@ def branch_tokens(
     negative: str | None,
     guided: bool,
     timings: dict[str, float],
+    conditions: Float32[np.ndarray, " 4"] | None = None,
 ) -> Float32[np.ndarray, "branches batch adapted hidden"]:
     """Adapted tokens of every branch, the conditional one first.
 
@@ -55,6 +58,7 @@ def branch_tokens(
         negative: prompt of the second branch; None is the unconditional branch (mask all zero).
         guided: whether there is a second branch at all.
         timings: receives tokenise, encode and adapt in seconds.
+        conditions: float32 [4], what a few-step student is told, the same for every picture.
 
     Returns:
         float32 [1 or 2, len(prompts), adapted tokens, hidden].
@@ -68,12 +72,54 @@ def branch_tokens(
         context = np.concatenate([context, np.zeros_like(context[:1])])
         mask = np.concatenate([mask, np.zeros_like(mask[:1])])
     with Stopwatch(timings, "adapt"):
-        adapted = runtime.adapt(context, mask)
+        told = None if conditions is None else np.tile(conditions, (len(context), 1))
+        adapted = runtime.adapt(context, mask, told)
     conditional = adapted[: len(prompts)]
     if not guided:
         return conditional[None]
     other = np.broadcast_to(adapted[-1], conditional.shape)
     return np.stack([conditional, other])
+
+
+def student_conditions(
+    bundle: Bundle, table: Table, omega: float, negative: str | None
+) -> Float32[np.ndarray, " 4"] | None:
+    """What a few-step student is told; the same in every row, so its adapter runs once.
+
+    Args:
+        bundle: says whether the model is a student.
+        table: gives h, t_min and t_max.
+        omega: guidance scale, in the place of the table's.
+        negative: the negative prompt, which a student has no branch for.
+
+    Returns:
+        float32 [4], ``table.CONDITION_COLUMNS``; None for a base model.
+
+    Raises:
+        UsageError: the table is for the other kind of model or its conditions change from row to
+            row, omega is below 1, or there is a negative prompt.
+    """
+    if (bundle.config.student is None) == table.is_conditioned:
+        kind, solver = ("base model", "euler") if table.is_conditioned else ("student", "mean-flow")
+        raise UsageError(
+            f"table {table.name} does not fit {bundle.path}, a {kind}; take one of solver {solver}"
+        )
+    if not table.is_conditioned:
+        return None
+    if negative is not None:
+        raise UsageError(
+            "a few-step student runs one branch and takes no negative prompt; leave it out"
+        )
+    if not 1.0 <= omega < np.inf:
+        raise UsageError(f"guidance is {omega!r}, but a student is told 1 (none) or more")
+    told = table.conditions()
+    told[:, CONDITION_COLUMNS.index("omega")] = omega
+    if (told != told[0]).any():
+        raise UsageError(
+            f"table {table.name}: h, t_min and t_max change from row to row, but the text adapter "
+            "runs once a picture; take equal steps"
+        )
+    return told[0].astype(np.float32)
 
 
 def tokenise(bundle: Bundle, texts: Sequence[str]) -> list[Encoded]:
@@ -104,7 +150,9 @@ def encode_batch(
 
 
 def padded_context(
-    bundle: Bundle, values: Float32[np.ndarray, "n tokens width"], mask: Int64[np.ndarray, "n tokens"]
+    bundle: Bundle,
+    values: Float32[np.ndarray, "n tokens width"],
+    mask: Int64[np.ndarray, "n tokens"],
 ) -> tuple[Float32[np.ndarray, "n length width"], Int64[np.ndarray, "n length"]]:
     """Pad to the model's prompt length; what stands at padding never reaches the network."""
     room = ((0, 0), (0, bundle.config.prompt_length - values.shape[1]))

@@ -1,12 +1,13 @@
 """From prompts to pictures. Read this file first: it is the whole main path, in order.
 
-    tokenise -> encode (real tokens only) -> adapt (once) -> noise -> for each row: step -> image
+tokenise -> encode (real tokens only) -> adapt (once) -> noise -> for each row: step -> image
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.condition import Stopwatch, branch_tokens
+from minit2i_deploy.condition import Stopwatch, branch_tokens, student_conditions
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.images import to_pil
 from minit2i_deploy.noise import batch_noise, standard_noise
@@ -25,9 +26,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+class SettingIgnoredWarning(UserWarning):
+    """A setting that has no effect beside the others; the text says why."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """The run after one row; ``index`` counts from 0 and ``total`` is the number of rows."""
+    """The run after one row; ``index`` counts from 0 and ``total`` is the number of rows.
+
+    The state moves on with the loop: take what is wanted of a frame before the next one.
+    """
 
     index: int
     total: int
@@ -99,8 +107,10 @@ def generate(
         seed: one for all pictures, or one for each. A picture depends on its own seed and
             prompt, never on the batch it is painted in.
         table: solver; None takes the default preset's.
-        guidance: scale of classifier-free guidance, 1 is none; None takes the preset's.
-        negative: prompt that takes the place of the unconditional branch.
+        guidance: scale of classifier-free guidance, 1 is none; None takes the preset's. For a
+            few-step student it is omega; None beside a table takes that table's.
+        negative: prompt that takes the place of the unconditional branch. Without guidance it
+            has no effect, and a SettingIgnoredWarning says so.
         noise: float32 [batch, 3, H, W], unit normal start noise in place of the seed's.
         on_frame: called after each row.
         previews: keep what ``Frame.estimate`` needs under every solver.
@@ -159,10 +169,19 @@ def trajectory(
     if not texts:
         raise UsageError("no prompt came; give at least one (it may be empty)")
     chosen, scale = _preset(bundle, table, guidance)
+    conditions = student_conditions(bundle, chosen, scale, negative)
     weights = [guidance_weights(chosen, index, scale) for index in range(len(chosen))]
     guided = any(len(w) > 1 for w in weights)
+    if negative is not None and not guided:
+        warnings.warn(
+            f"the negative prompt has no effect at guidance {scale:g} under table {chosen.name}",
+            SettingIgnoredWarning,
+            stacklevel=2,
+        )
     seeds = _seeds(seed, len(texts))
-    tokens = branch_tokens(bundle, runtime, texts, negative if guided else None, guided, watch)
+    tokens = branch_tokens(
+        bundle, runtime, texts, negative if guided else None, guided, watch, conditions
+    )
     with Stopwatch(watch, "noise"):
         x = _start(bundle, seeds, noise)
     state = runtime.start(x, tokens)
@@ -186,12 +205,14 @@ def trajectory(
 def _preset(bundle: Bundle, table: Table | None, guidance: float | None) -> tuple[Table, float]:
     if table is not None and guidance is not None:
         return table, guidance
+    if table is not None and table.is_conditioned:
+        return table, float(table.column("omega")[0])
     preset_table, preset_guidance = bundle.preset()
     return table or preset_table, preset_guidance if guidance is None else guidance
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
-    seeds = (seed,) * count if isinstance(seed, int) else tuple(seed)
+    seeds = tuple(seed) if isinstance(seed, Iterable) else (seed,) * count
     if len(seeds) != count:
         raise UsageError(f"{len(seeds)} seeds came for {count} prompts; give one, or one for each")
     return seeds

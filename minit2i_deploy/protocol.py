@@ -7,12 +7,13 @@ prompt: rows of scalars, weights of branches and arrays are all it sees.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 
+@runtime_checkable
 class Trajectory(Protocol):
     """The state (x, h) of one batch on the engine's device, advanced row by row."""
 
@@ -42,20 +43,35 @@ class Trajectory(Protocol):
         """Copies of x and h, float32 [batch, 3, H, W]."""
 
 
+@runtime_checkable
 class Runtime(Protocol):
     """The three graphs of a bundle on one engine."""
 
     name: str
 
     def encode(
-        self, input_ids: Int64[np.ndarray, "n tokens"], attention_mask: Int64[np.ndarray, "n tokens"]
+        self,
+        input_ids: Int64[np.ndarray, "n tokens"],
+        attention_mask: Int64[np.ndarray, "n tokens"],
     ) -> Float32[np.ndarray, "n tokens width"]:
         """Run the text encoder: float32 [n, tokens, width]."""
 
     def adapt(
-        self, context: Float32[np.ndarray, "n length width"], mask: Int64[np.ndarray, "n length"]
+        self,
+        context: Float32[np.ndarray, "n length width"],
+        mask: Int64[np.ndarray, "n length"],
+        conditions: Float32[np.ndarray, "n 4"] | None = None,
     ) -> Float32[np.ndarray, "n adapted hidden"]:
-        """Run the text adapter: float32 [n, tokens of the denoiser, hidden]."""
+        """Run the text adapter: float32 [n, tokens of the denoiser, hidden].
+
+        Args:
+            context: float32 [n, prompt length, width], the text encoder's output.
+            mask: int64 [n, prompt length], 1 at real tokens.
+            conditions: float32 [n, 4], ``table.CONDITION_COLUMNS``; for a few-step student only.
+
+        Raises:
+            UsageError: conditions came for a base model, or none for a student.
+        """
 
     def start(
         self,

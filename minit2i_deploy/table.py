@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,14 +21,17 @@ from jaxtyping import Bool, Float, Float32, Float64
 from minit2i_deploy.decode import decode, parse_json
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.files import atomic_write_text
-from minit2i_deploy.solvers import SOLVERS
+from minit2i_deploy.grids import MAX_STEPS
+from minit2i_deploy.mean_flow import told_values
+from minit2i_deploy.solvers import solver_floor, solver_named, solver_points
 
 FORMAT_VERSION: Final = 1
 COLUMNS: Final = ("t", "a", "b", "c", "n", "s", "share", "clip", "rescale")
+CONDITION_COLUMNS: Final = ("h", "omega", "t_min", "t_max")
 GRAPH_COLUMNS: Final = ("a", "b", "c", "s", "clip", "rescale")
-MAX_STEPS: Final = 10_000
 MAX_ROWS: Final = 2 * MAX_STEPS
 STD_FLOOR: Final = 1e-8
+_TIME_ROUNDING: Final = 1e-9
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -38,13 +41,18 @@ class Table:
 
     Args:
         name: letters, digits, dots, dashes and underscores; also its file name in a bundle.
-        columns: names of the columns, each of COLUMNS once, in any order.
+        columns: names of the columns, each of COLUMNS once, in any order; for a few-step student
+            also each of CONDITION_COLUMNS.
             t        time of the evaluation, 0 noise to 1 data; for people, no arithmetic uses it
             a b c s  coefficients of the update
             n        coefficient of fresh unit noise, which then takes the place of h (c is 0)
             share    share of guidance: the scale in effect is 1 + (guidance - 1) * share
             clip     bound on every branch's estimate, 0 for none
             rescale  share of guidance rescale, 0 to 1
+            h        length of the step, 0 to 1
+            omega    guidance scale that the student is told, 1 or more; share is 0
+            t_min    noise levels, 0 data to 1 noise, between which the student guides
+            t_max
         rows: float64 [n, columns], finite, copied and made read-only.
         meta: JSON values that say where the table comes from; no arithmetic uses them.
 
@@ -77,6 +85,15 @@ class Table:
         """One column: float64 [n]."""
         column: Float64[np.ndarray, " n"] = self.rows[:, self.columns.index(name)]
         return column
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the table is for a few-step student: it has CONDITION_COLUMNS."""
+        return len(self.columns) > len(COLUMNS)
+
+    def conditions(self) -> Float64[np.ndarray, "n 4"]:
+        """A student's conditions in each row: float64 [n, 4], CONDITION_COLUMNS in that order."""
+        return np.column_stack([self.column(name) for name in CONDITION_COLUMNS])
 
     def to_json(self) -> str:
         """Canonical JSON, one row a line; every float64 comes back exactly."""
@@ -233,44 +250,75 @@ def advance(
 def solver_table(
     solver: str,
     *,
-    steps: int,
-    a_min: float = 0.05,
+    steps: int | None = None,
+    grid: str | Sequence[float] | np.ndarray = "uniform",
+    shift: float | None = None,
+    a_min: float | None = None,
     interval: tuple[float, float] = (0.0, 1.0),
     clip: float = 0.0,
     rescale: float = 0.0,
+    omega: float | None = None,
+    t_min: float | None = None,
+    t_max: float | None = None,
 ) -> Table:
     """Compile a solver of the flow v = (x0 - x) / max(1 - t, a_min) into a table.
 
     Args:
         solver: a name in ``solvers.SOLVERS``.
-        steps: intervals of the time grid, 1 to 10000.
-        a_min: floor of the division, above 0 and at most 1.
+        steps: intervals of the time grid, 1 to 10000; with a list of times it may be left out.
+        grid: "uniform", "shifted", or a list of times that rises strictly from 0 to 1.
+        shift: of the grid "shifted", t / (t + shift (1 - t)): above 1 moves points towards noise.
+        a_min: floor of the division, above 0 and at most 1; None takes 0.05, the reference. A
+            solver in x0 form ("dpmpp2m") has no such floor and refuses one.
         interval: guidance applies to rows with interval[0] <= t <= interval[1].
         clip: bound on every branch's estimate, 0 for none.
         rescale: share of guidance rescale, 0 to 1.
+        omega: "mean-flow" only: guidance scale that the student is told, 1 or more; None takes
+            the released recipe's 12.
+        t_min: "mean-flow" only: least noise level that is guided; None takes 0.2.
+        t_max: "mean-flow" only: greatest noise level that is guided; None takes 0.8.
 
     Raises:
-        UsageError: an unknown solver (its choices are listed) or a number outside its range.
+        UsageError: an unknown solver (its choices are listed), a number outside its range, or an
+            argument that this solver does not have.
     """
-    if solver not in SOLVERS:
-        raise UsageError(f"solver {solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
-    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= MAX_STEPS:
-        raise UsageError(f"steps is {steps!r}, but a whole number from 1 to {MAX_STEPS} is needed")
-    if not 0.0 < a_min <= 1.0:
-        raise UsageError(f"a_min is {a_min!r}, but a number above 0 and at most 1 is needed")
+    points = solver_points(solver, steps, grid, shift)
+    floor = solver_floor(solver, a_min)
+    first, last = _checked_interval(interval)
+    given = {"omega": omega, "t_min": t_min, "t_max": t_max}
+    told = told_values(solver, len(points) - 1, interval, given)
+    updates = solver_named(solver).rows(points, floor or 0.0)
+    t = updates[:, 0]
+    # A grid's 0.3 may be the float beside 0.3; the bounds are meant in decimals.
+    inside = (first - _TIME_ROUNDING <= t) & (t <= last + _TIME_ROUNDING)
+    share = np.zeros_like(t) if told else inside.astype(np.float64)
+    extra = [share, np.full_like(t, clip), np.full_like(t, rescale)]
+    extra += [np.full_like(t, value) for value in told.values()]
+    suffix, kind = _grid_words(grid, shift)
+    guided: dict[str, Any] = told or {"interval": [first, last]}
+    meta = {"solver": solver, "steps": len(points) - 1, "a_min": floor, **kind, **guided}
+    return Table(
+        name=f"{solver}-{len(points) - 1}{suffix}",
+        columns=(*COLUMNS, *told),
+        rows=np.column_stack([updates, *extra]),
+        meta=meta,
+    )
+
+
+def _checked_interval(interval: tuple[float, float]) -> tuple[float, float]:
     first, last = interval
     if not 0.0 <= first <= last <= 1.0:
         raise UsageError(f"interval is {interval!r}, but 0 <= start <= end <= 1 is needed")
-    updates = SOLVERS[solver](steps, a_min)
-    t = updates[:, 0]
-    share = ((first <= t) & (t <= last)).astype(np.float64)
-    extra = [share, np.full_like(t, clip), np.full_like(t, rescale)]
-    return Table(
-        name=f"{solver}-{steps}",
-        columns=COLUMNS,
-        rows=np.column_stack([updates, *extra]),
-        meta={"solver": solver, "steps": steps, "a_min": a_min, "interval": [first, last]},
-    )
+    return first, last
+
+
+def _grid_words(
+    grid: str | Sequence[float] | np.ndarray, shift: float | None
+) -> tuple[str, dict[str, Any]]:
+    """What the name and the meta say of a grid that is not uniform."""
+    if not isinstance(grid, str):
+        return "-free", {"grid": "free"}
+    return ("", {}) if shift is None else (f"-shift{shift:g}", {"grid": grid, "shift": shift})
 
 
 def _check_layout(table: Table) -> None:
@@ -278,17 +326,17 @@ def _check_layout(table: Table) -> None:
         raise UsageError(
             f"table name {table.name!r} must be letters, digits, dots, dashes and underscores"
         )
-    unknown, missing = set(table.columns) - set(COLUMNS), set(COLUMNS) - set(table.columns)
-    if unknown or missing or len(table.columns) != len(COLUMNS):
+    allowed = (COLUMNS, COLUMNS + CONDITION_COLUMNS)
+    if sorted(table.columns) not in [sorted(names) for names in allowed]:
         raise UsageError(
             f"table {table.name!r} has columns {table.columns}, but each of {COLUMNS} is needed "
-            "once"
+            f"once, and for a few-step student each of {CONDITION_COLUMNS}"
         )
     rows = table.rows
-    if rows.ndim != 2 or rows.shape[1] != len(COLUMNS) or not 1 <= len(rows) <= MAX_ROWS:
+    if rows.ndim != 2 or rows.shape[1] != len(table.columns) or not 1 <= len(rows) <= MAX_ROWS:
         raise UsageError(
             f"table {table.name!r} has rows of shape {rows.shape}, but 1 to {MAX_ROWS} rows of "
-            f"{len(COLUMNS)} are needed"
+            f"{len(table.columns)} are needed"
         )
 
 
@@ -303,6 +351,17 @@ def _check_values(table: Table) -> None:
     _check(table, (rescale >= 0) & (rescale <= 1), "rescale must be in 0..1")
     noisy = table.column("n") != 0
     _check(table, ~noisy | (table.column("c") == 0), "noise takes the place of h, so c must be 0")
+    if table.is_conditioned:
+        _check_conditions(table)
+
+
+def _check_conditions(table: Table) -> None:
+    h, omega, t_min, t_max = table.conditions().T
+    _check(table, (h >= 0) & (h <= 1), "h must be in 0..1")
+    _check(table, omega >= 1, "omega must be 1 (no guidance) or more")
+    _check(table, (t_min >= 0) & (t_min <= t_max) & (t_max <= 1), "0 <= t_min <= t_max <= 1")
+    # The student is guided by what it is told; a second branch would guide twice.
+    _check(table, table.column("share") == 0, "share must be 0 where omega is given")
 
 
 def _check(table: Table, good: Bool[np.ndarray, " n"], rule: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any, Final
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import UsageError, require
 from minit2i_deploy.protocol import Runtime, Trajectory
 
 # Name on the command line -> "module:class"; each module imports one engine library.
@@ -16,6 +17,8 @@ RUNTIMES: Final[Mapping[str, str]] = {
     "torch": "minit2i_deploy.runtimes.torch:TorchRuntime",
     "fake": "minit2i_deploy.runtimes.fake:FakeRuntime",
 }
+# Engines that their module imports at its top -> the extra that brings them.
+_IMPORTED_AT_TOP: Final = {"torch": "export"}
 
 
 def open_runtime(bundle: Bundle, name: str = "onnxruntime", **options: Any) -> Runtime:
@@ -33,8 +36,16 @@ def open_runtime(bundle: Bundle, name: str = "onnxruntime", **options: Any) -> R
     """
     if name not in RUNTIMES:
         raise UsageError(f"runtime {name!r} is unknown; choose one of {', '.join(RUNTIMES)}")
+    if name in _IMPORTED_AT_TOP:
+        require(name, _IMPORTED_AT_TOP[name])
     module, attribute = RUNTIMES[name].split(":")
-    runtime: Runtime = getattr(importlib.import_module(module), attribute)(bundle, **options)
+    opener = getattr(importlib.import_module(module), attribute)
+    known = [key for key in inspect.signature(opener).parameters if key != "bundle"]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        choices = ", ".join(known) or "none"
+        raise UsageError(f"runtime {name} has no option {', '.join(unknown)}; it has {choices}")
+    runtime: Runtime = opener(bundle, **options)
     return runtime
 
 

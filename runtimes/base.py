@@ -5,7 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from minit2i_deploy.errors import RuntimeFailure
+import numpy as np
+
+from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.errors import RuntimeFailure, UsageError
 
 
 class ClosableRuntime:
@@ -38,3 +41,14 @@ class ClosableRuntime:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_conditions(config: ModelConfig, conditions: np.ndarray | None) -> None:
+    """Refuse conditions for a base model, and a student without them.
+
+    Raises:
+        UsageError: one of the two.
+    """
+    if (config.student is None) != (conditions is None):
+        came, wanted = ("came", "a base model") if config.student is None else ("miss", "a student")
+        raise UsageError(f"conditions {came} for {wanted}; only a few-step student takes them")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.runtimes.base import ClosableRuntime
+from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions
 from minit2i_deploy.table import advance
 
 
@@ -27,7 +27,9 @@ class FakeRuntime(ClosableRuntime):
         self.config = bundle.config
 
     def encode(
-        self, input_ids: Int64[np.ndarray, "n tokens"], attention_mask: Int64[np.ndarray, "n tokens"]
+        self,
+        input_ids: Int64[np.ndarray, "n tokens"],
+        attention_mask: Int64[np.ndarray, "n tokens"],
     ) -> Float32[np.ndarray, "n tokens width"]:
         """sin(id * (k + 1) / width) for channel k."""
         self._check_open()
@@ -36,11 +38,17 @@ class FakeRuntime(ClosableRuntime):
         return (wave * attention_mask[..., None]).astype(np.float32)
 
     def adapt(
-        self, context: Float32[np.ndarray, "n length width"], mask: Int64[np.ndarray, "n length"]
+        self,
+        context: Float32[np.ndarray, "n length width"],
+        mask: Int64[np.ndarray, "n length"],
+        conditions: Float32[np.ndarray, "n 4"] | None = None,
     ) -> Float32[np.ndarray, "n adapted hidden"]:
-        """The masked mean of the context, repeated over tokens and channels."""
+        """The masked mean of the context and conditions, repeated over tokens and channels."""
         self._check_open()
+        check_conditions(self.config, conditions)
         mean = (context * (mask[..., None] > 0)).mean(axis=(1, 2))
+        if conditions is not None:
+            mean = mean + conditions.mean(axis=1)
         shape = (len(context), self.config.num_text_tokens, self.config.hidden_size)
         return np.broadcast_to(mean[:, None, None], shape).astype(np.float32)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
-from minit2i_deploy.runtimes.base import ClosableRuntime
+from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions
 
 # Providers of this runtime -> ONNX Runtime's name and the extra that brings it.
 PROVIDERS: Final = {"cpu": ("CPUExecutionProvider", "cpu")}
@@ -45,21 +45,28 @@ class OnnxRuntime(ClosableRuntime):
             raise UsageError(f"threads is {threads}, but 0 (all cores) or more is needed")
         self.bundle = bundle
         self.provider, extra = PROVIDERS[provider]
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or _usable_cores()
         self._ort = require("onnxruntime", extra)
         self._sessions: dict[str, Any] = {}
 
     def encode(
-        self, input_ids: Int64[np.ndarray, "n tokens"], attention_mask: Int64[np.ndarray, "n tokens"]
+        self,
+        input_ids: Int64[np.ndarray, "n tokens"],
+        attention_mask: Int64[np.ndarray, "n tokens"],
     ) -> Float32[np.ndarray, "n tokens width"]:
         """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
         return self._run("text_encoder", input_ids=input_ids, attention_mask=attention_mask)
 
     def adapt(
-        self, context: Float32[np.ndarray, "n length width"], mask: Int64[np.ndarray, "n length"]
+        self,
+        context: Float32[np.ndarray, "n length width"],
+        mask: Int64[np.ndarray, "n length"],
+        conditions: Float32[np.ndarray, "n 4"] | None = None,
     ) -> Float32[np.ndarray, "n adapted hidden"]:
         """Run the text adapter; arguments and result as in ``protocol.Runtime``."""
-        return self._run("text_adapter", context=context, mask=mask)
+        check_conditions(self.bundle.config, conditions)
+        told = {} if conditions is None else {"conditions": conditions}
+        return self._run("text_adapter", context=context, mask=mask, **told)
 
     def start(
         self,
@@ -85,7 +92,7 @@ class OnnxRuntime(ClosableRuntime):
         try:
             result: np.ndarray = session.run(None, inputs)[0]
         except Exception as error:  # the library's errors share no base
-            raise RuntimeFailure(f"onnxruntime failed in {graph}: {error}") from error
+            raise RuntimeFailure(f"onnxruntime failed in {graph}: {_reason(error)}") from error
         return result
 
     def _free(self) -> None:
@@ -100,9 +107,9 @@ class OnnxTrajectory:
         self._tokens = tokens
         self._branches: dict[int, Any] = {}
         value = ort.OrtValue.ortvalue_from_numpy
-        # The first pair is copied: the caller's array must not change under its feet.
-        self._now = (value(x.copy()), value(np.zeros_like(x)))
-        self._next = (value(np.empty_like(x)), value(np.empty_like(x)))
+        # A value lies on its array's memory: own arrays, in C order whatever the caller's.
+        self._now = (value(x.copy(order="C")), value(np.zeros(x.shape, x.dtype)))
+        self._next = (value(np.empty(x.shape, x.dtype)), value(np.empty(x.shape, x.dtype)))
 
     def step(
         self,
@@ -124,7 +131,7 @@ class OnnxTrajectory:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # the library's errors share no base
-            raise RuntimeFailure(f"onnxruntime failed in transformer: {error}") from error
+            raise RuntimeFailure(f"onnxruntime failed in transformer: {_reason(error)}") from error
         self._now, self._next = self._next, self._now
 
     def _first_branches(self, count: int) -> Any:
@@ -152,5 +159,15 @@ def open_session(ort: Any, path: Path, options: Any, provider: str) -> Any:
     try:
         return ort.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # the library's errors share no base
-        reason = str(error).strip().splitlines()[0]
-        raise RuntimeFailure(f"{path}: onnxruntime cannot open it: {reason}") from error
+        raise RuntimeFailure(f"{path}: onnxruntime cannot open it: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _usable_cores() -> int:
+    # Containers and taskset narrow what the process may use; only Linux tells.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.model.build import network_from_config
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.model.t5 import T5Config, T5Encoder
-from minit2i_deploy.runtimes.base import ClosableRuntime
+from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions
+
+_FEED_FORWARD: Final = "gated-gelu"
 
 
 class TorchRuntime(ClosableRuntime):
@@ -59,7 +62,9 @@ class TorchRuntime(ClosableRuntime):
 
     @torch.no_grad()
     def encode(
-        self, input_ids: Int64[np.ndarray, "n tokens"], attention_mask: Int64[np.ndarray, "n tokens"]
+        self,
+        input_ids: Int64[np.ndarray, "n tokens"],
+        attention_mask: Int64[np.ndarray, "n tokens"],
     ) -> Float32[np.ndarray, "n tokens width"]:
         """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
         self._check_open()
@@ -70,12 +75,17 @@ class TorchRuntime(ClosableRuntime):
 
     @torch.no_grad()
     def adapt(
-        self, context: Float32[np.ndarray, "n length width"], mask: Int64[np.ndarray, "n length"]
+        self,
+        context: Float32[np.ndarray, "n length width"],
+        mask: Int64[np.ndarray, "n length"],
+        conditions: Float32[np.ndarray, "n 4"] | None = None,
     ) -> Float32[np.ndarray, "n adapted hidden"]:
         """Run the text adapter; arguments and result as in ``protocol.Runtime``."""
         self._check_open()
         dtype = self._adapter.mask_token.dtype
-        return _numpy(self._adapter(self._put(context).to(dtype), self._put(mask)))
+        check_conditions(self.bundle.config, conditions)
+        told = () if conditions is None else self._put(conditions).unbind(1)
+        return _numpy(self._adapter(self._put(context).to(dtype), self._put(mask), *told))
 
     def start(
         self,
@@ -140,7 +150,7 @@ def read_weights(bundle: Bundle, graph: str) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="pt") as stored:
             transposed = set(json.loads((stored.metadata() or {}).get("transposed", "[]")))
-            for name in stored.keys():  # noqa: SIM118 - not a dictionary
+            for name in stored.keys():
                 if name.startswith("_constant."):
                     continue
                 value = stored.get_tensor(name).to(torch.float32)
@@ -152,12 +162,20 @@ def read_weights(bundle: Bundle, graph: str) -> dict[str, np.ndarray]:
 
 def _open_encoder(bundle: Bundle) -> T5Encoder:
     path = bundle.graph_path("text_encoder").parent / "config.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    names = T5Config.__dataclass_fields__
-    config = T5Config(**{name: values[name] for name in names if name in values})
     tensors = {k: torch.from_numpy(v) for k, v in read_weights(bundle, "text_encoder").items()}
     tensors.pop("encoder.embed_tokens.weight", None)
-    with torch.device("meta"):
-        encoder = T5Encoder(config)
-    encoder.load_state_dict(tensors, strict=True, assign=True)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["feed_forward_proj"] != _FEED_FORWARD:
+            raise ValueError(f"feed_forward_proj is not {_FEED_FORWARD}")
+        names = T5Config.__dataclass_fields__
+        config = T5Config(**{name: values[name] for name in names if name in values})
+        with torch.device("meta"):
+            encoder = T5Encoder(config)
+        encoder.load_state_dict(tensors, strict=True, assign=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise RuntimeFailure(
+            f"{path}: not a T5 encoder that runtime torch can run ({reason}); use onnxruntime"
+        ) from error
     return encoder.eval().requires_grad_(False)

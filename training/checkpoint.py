@@ -1,20 +1,25 @@
 """Training checkpoints: a folder that is whole or not there.
 
-    step-001000/
-      checkpoint.json      format, version, step, config, recipe
-      model.safetensors    online weights, canonical names, float32
-      ema.safetensors      their moving average: what one deploys
-      optimizer.pt         optimizer state, read with weights_only
+step-001000/
+  checkpoint.json      format, version, step, config, recipe
+  model.safetensors    online weights, canonical names, float32
+  ema.safetensors      their moving average: what one deploys
+  optimizer.pt         optimizer state, read with weights_only
 """
 
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,60 +27,123 @@ from minit2i_deploy.errors import TrainingError
 from minit2i_deploy.files import atomic_directory
 from minit2i_deploy.training.recipe import Recipe
 
-FORMAT, VERSION = "minit2i-training", 1
+FORMAT: Final = "minit2i-training"
+VERSION: Final = 1
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    recipe: Recipe,
-    model: dict[str, Tensor],
-    ema: dict[str, Tensor],
-    optimizer: dict[str, Any],
-) -> Path:
-    """Write ``folder/step-NNNNNN`` atomically and drop all but the last ``keep_last``."""
-    target = folder / f"step-{step:06d}"
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingState:
+    """What a run continues from.
+
+    Args:
+        step: optimizer steps that were made.
+        model: online weights, float32 under canonical names.
+        ema: their moving average, likewise.
+        optimizer: ``Optimizers.state_dict``'s form.
+    """
+
+    step: int
+    model: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor]
+    optimizer: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, recipe: Recipe, state: TrainingState) -> Path:
+    """Write ``folder/step-NNNNNN`` atomically and drop all but the last ``keep_last``.
+
+    Returns:
+        the new checkpoint's folder.
+
+    Raises:
+        UsageError: the folder may not be written.
+        Minit2iError: the disk failed or is full.
+    """
+    target = folder / f"step-{state.step:06d}"
     with atomic_directory(target, overwrite=True) as partial:
-        save_file({k: v.detach().contiguous() for k, v in model.items()}, partial / "model.safetensors")
-        save_file(ema, partial / "ema.safetensors")
-        torch.save(optimizer, partial / "optimizer.pt")
+        save_file(_on_cpu(state.model), partial / "model.safetensors")
+        save_file(_on_cpu(state.ema), partial / "ema.safetensors")
+        torch.save(state.optimizer, partial / "optimizer.pt")
         header = {
             "format": FORMAT,
             "version": VERSION,
-            "step": step,
+            "step": state.step,
             "config": recipe.model.to_dict(),
             "recipe": recipe.to_dict(),
         }
         text = json.dumps(header, indent=2, sort_keys=True) + "\n"
         (partial / "checkpoint.json").write_text(text, encoding="utf-8")
     for old in checkpoints(folder)[: -recipe.keep_last]:
-        shutil.rmtree(old)
+        # Renamed first, so that a kill half-way leaves nothing that looks whole.
+        doomed = old.with_name(f".{old.name}.partial-{os.getpid()}")
+        os.replace(old, doomed)
+        shutil.rmtree(doomed)
     return target
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if (p / "checkpoint.json").is_file())
+    whole = [path for path in folder.glob("step-*") if (path / "checkpoint.json").is_file()]
+    return sorted(whole, key=lambda path: (len(path.name), path.name))
 
 
-def load_training_state(
-    path: Path, recipe: Recipe
-) -> tuple[int, dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Read step, online weights, averages and optimizer state.
+def remove_leftovers(folder: Path) -> None:
+    """Drop what a killed run left half-written; only one run at a time may use a folder."""
+    for path in folder.glob(".step-*.partial-*"):
+        shutil.rmtree(path)
+
+
+def load_checkpoint_state(path: Path, recipe: Recipe) -> TrainingState:
+    """Read what a run continues from.
+
+    Args:
+        path: a folder that ``checkpoints`` lists.
+        recipe: of the run that continues; its network must be the checkpoint's.
 
     Raises:
-        TrainingError: the checkpoint is of another version or of another network.
+        TrainingError: the checkpoint is damaged, of another version or of another network.
     """
-    header = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+    try:
+        header = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+        _check_header(path, header, recipe)
+        return TrainingState(
+            step=int(header["step"]),
+            model=load_file(path / "model.safetensors"),
+            ema=load_file(path / "ema.safetensors"),
+            optimizer=torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"),
+        )
+    except (
+        AttributeError,
+        EOFError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(
+            f"{path}: cannot be read ({type(error).__name__}: {reason}); delete this folder to "
+            "continue from the checkpoint before it"
+        ) from error
+
+
+def _check_header(path: Path, header: dict[str, Any], recipe: Recipe) -> None:
     if header.get("format") != FORMAT or header.get("version") != VERSION:
         raise TrainingError(
             f"{path}: format {header.get('format')!r} version {header.get('version')!r}, wanted "
             f"{FORMAT} {VERSION}; resume with the version that wrote it"
         )
-    if header["config"] != recipe.model.to_dict():
+    found, wanted = header["config"], recipe.model.to_dict()
+    different = sorted(key for key in found.keys() | wanted if found.get(key) != wanted.get(key))
+    if different:
+        key = different[0]
         raise TrainingError(
-            f"{path}: was written by another network than the recipe's; use another output folder"
+            f"{path}: was written by another network ({key} {found.get(key)!r}, the recipe has "
+            f"{wanted.get(key)!r}); use another output folder or that network's recipe"
         )
-    optimizer = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
-    model, ema = load_file(path / "model.safetensors"), load_file(path / "ema.safetensors")
-    return int(header["step"]), model, ema, optimizer
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,13 @@ class EMA:
         values = [parameters[name].detach().to(torch.float32) for name in names]
         torch._foreach_lerp_(averages, values, 1 - decay)
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Continue from saved averages."""
-        self.tensors = {name: tensors[name].to(torch.float32) for name in self.tensors}
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from saved averages.
+
+        Raises:
+            KeyError: a parameter has none.
+        """
+        self.tensors = {
+            name: tensors[name].to(value.device, torch.float32)
+            for name, value in self.tensors.items()
+        }

@@ -103,6 +103,8 @@ class Recipe:
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("weight_decay", "grad_clip"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
+        if self.model.student is not None:
+            raise UsageError("recipe: model.student is set, but a recipe trains base models only")
         self._check("seed", 0 <= self.seed <= MAX_SEED, f"in 0..{MAX_SEED}")
         self._check("lr", self.lr > 0, "above 0")
         self._check("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
@@ -211,7 +213,7 @@ def _check_keys(
             raise UsageError(f"recipe: {prefix}{key} is missing; add it")
 
 
-def _number(name: str, value: object) -> object:
+def _number(name: str, value: Any) -> Any:
     """YAML 1.1 reads 1e-3 without a dot as text."""
     if isinstance(value, str) and Recipe.__dataclass_fields__[name].type == "float":
         try:

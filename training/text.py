@@ -24,7 +24,7 @@ class FrozenText:
         width: width of the encoder's output that the network expects.
 
     Raises:
-        TrainingError: there is no encoder, or its width is another one.
+        TrainingError: there is no encoder, or its width or vocabulary is another one.
         BundleError: there is no tokenizer.
     """
 
@@ -36,6 +36,12 @@ class FrozenText:
             raise TrainingError(
                 f"{text_encoder}: the encoder's width is {self.encoder.config.d_model}, but the "
                 f"network takes {width}; set model.txt_input_size or use another encoder"
+            )
+        num_ids = self.tokenizer.rust.get_vocab_size()
+        if num_ids > self.encoder.config.vocab_size:
+            raise TrainingError(
+                f"{tokenizer}: has {num_ids} pieces, but the encoder in {text_encoder} knows "
+                f"{self.encoder.config.vocab_size}; set tokenizer to the encoder's own"
             )
         self._cache: dict[str, Tensor] = {}
 
@@ -68,13 +74,17 @@ class FrozenText:
 
 
 def _open_encoder(folder: Path) -> Any:
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise TrainingError(
-                f"{folder}: no {name}, so this is no T5 encoder in Hugging Face form; set "
-                "text_encoder to a folder that is one"
-            )
     transformers = require("transformers", "train")
-    return transformers.T5EncoderModel.from_pretrained(
-        str(folder), local_files_only=True, dtype=torch.float32
-    ).eval()
+    try:
+        # Without this file transformers takes the path for the name of a model on its hub.
+        (folder / "config.json").read_bytes()
+        encoder = transformers.T5EncoderModel.from_pretrained(
+            str(folder), local_files_only=True, dtype=torch.float32
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise TrainingError(
+            f"{folder}: cannot be read as a T5 encoder ({reason}); set text_encoder to a folder "
+            "in Hugging Face form"
+        ) from error
+    return encoder.eval()

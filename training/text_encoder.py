@@ -6,20 +6,27 @@ the same folder form, trained by masked-token prediction on captions and then fr
 
 from __future__ import annotations
 
+import io
 import json
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minit2i_deploy.demo.shapes import vocabulary_corpus
 from minit2i_deploy.errors import require
+from minit2i_deploy.files import atomic_directory
+from minit2i_deploy.tokenizer import Tokenizer
 from minit2i_deploy.training.progress import Progress
 
 PAD, EOS, UNKNOWN = 0, 1, 2
+# Far beyond any caption of the shapes data, so none is cut.
+MAX_CAPTION_TOKENS = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +56,27 @@ class TextEncoderRecipe:
     seed: int = 0
 
 
+def make_text_encoder(folder: Path, recipe: TextEncoderRecipe) -> float:
+    """Make vocabulary and encoder of the shapes data's training captions.
+
+    Args:
+        folder: a new folder; receives tokenizer/ and text_encoder/, both or neither.
+        recipe: sizes and training settings.
+
+    Returns:
+        accuracy on masked tokens over the last tenth of the steps.
+
+    Raises:
+        UsageError: the folder exists and is not empty, or may not be written.
+    """
+    captions = list(vocabulary_corpus())
+    with atomic_directory(folder) as partial:
+        train_vocabulary(captions, partial / "tokenizer", recipe.vocab_size)
+        tokenizer = Tokenizer.open(partial / "tokenizer", MAX_CAPTION_TOKENS)
+        token_ids = [encoded.ids.tolist() for encoded in tokenizer.encode(captions)]
+        return train_encoder(recipe, token_ids, partial / "text_encoder")
+
+
 def train_vocabulary(captions: Iterable[str], folder: Path, vocab_size: int) -> None:
     """Write spiece.model, tokenizer.json and tokenizer_config.json of a unigram vocabulary.
 
@@ -63,9 +91,11 @@ def train_vocabulary(captions: Iterable[str], folder: Path, vocab_size: int) -> 
     # after a word makes it one.
     spelled = [word + mark for word in words for mark in ",.!"]
     characters = [" ".join(string.printable[:94])] * 20
+    # Trained into memory: given a path, the trainer writes it into the model.
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([*captions, *spelled, *characters]),
-        model_prefix=str(folder / "spiece"),
+        model_writer=model,
         model_type="unigram",
         vocab_size=vocab_size,
         character_coverage=1.0,
@@ -77,7 +107,7 @@ def train_vocabulary(captions: Iterable[str], folder: Path, vocab_size: int) -> 
         split_by_unicode_script=False,
         minloglevel=2,
     )
-    (folder / "spiece.vocab").unlink()
+    (folder / "spiece.model").write_bytes(model.getvalue())
     tokenizer = transformers.T5TokenizerFast(
         str(folder / "spiece.model"), extra_ids=0, legacy=False, add_prefix_space=True
     )
@@ -102,7 +132,7 @@ def train_encoder(
     transformers = require("transformers", "train")
     torch.manual_seed(recipe.seed)
     config = transformers.T5Config(
-        vocab_size=1 + max(max(ids) for ids in token_ids + [[recipe.vocab_size - 1]]),
+        vocab_size=1 + max(recipe.vocab_size - 1, *map(max, token_ids)),
         d_model=recipe.d_model,
         d_ff=recipe.d_ff,
         d_kv=recipe.d_kv,
@@ -123,9 +153,7 @@ def train_encoder(
     return accuracy
 
 
-def _fit(
-    encoder: torch.nn.Module, recipe: TextEncoderRecipe, token_ids: Sequence[Sequence[int]]
-) -> float:
+def _fit(encoder: Any, recipe: TextEncoderRecipe, token_ids: Sequence[Sequence[int]]) -> float:
     generator = torch.Generator().manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW(encoder.parameters(), recipe.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, recipe.steps)

@@ -14,21 +14,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.errors import TrainingError, UsageError
 from minit2i_deploy.files import atomic_write_text
 from minit2i_deploy.model.mmjit import MMJiT
-from minit2i_deploy.training.checkpoint import checkpoints, load_training_state, save_checkpoint
+from minit2i_deploy.training.checkpoint import (
+    TrainingState,
+    checkpoints,
+    load_checkpoint_state,
+    remove_leftovers,
+    save_checkpoint,
+)
 from minit2i_deploy.training.data import batches, to_network_range
+from minit2i_deploy.training.device import pick_device
+from minit2i_deploy.training.draws import draw_step
 from minit2i_deploy.training.ema import EMA
 from minit2i_deploy.training.initialise import initialise
-from minit2i_deploy.training.loss import draw_times, drop_captions, flow_matching_loss
+from minit2i_deploy.training.log import Log
+from minit2i_deploy.training.loss import flow_matching_loss
 from minit2i_deploy.training.optimizers import Optimizers
 from minit2i_deploy.training.progress import Progress
 from minit2i_deploy.training.recipe import Recipe
 from minit2i_deploy.training.samples import Sampler
 from minit2i_deploy.training.text import FrozenText
 
-DRAW_STREAM = 2
 LOG_EVERY_STEPS = 50
 
 
@@ -41,19 +49,25 @@ class Trainer:
             checkpoints of the same network, the run continues after the last one.
 
     Raises:
-        TrainingError: the folder belongs to another network.
+        TrainingError: the folder belongs to another network or optimizer, its last checkpoint is
+            damaged, or the text encoder or the device is not there.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
+        self.device = pick_device(recipe.device)
         model = recipe.model
         self.net = MMJiT(model)
         initialise(self.net, recipe.seed)
+        self.net.to(self.device)
         self.parameters = self.net.canonical_parameters()
         self.ema = EMA(self.parameters, recipe.ema_decay)
         self.optimizers = Optimizers(self.parameters, recipe)
         self.text = FrozenText(
-            recipe.text_encoder, recipe.tokenizer, model.prompt_length, model.txt_input_size
+            recipe.text_encoder_folder,
+            recipe.tokenizer_folder,
+            model.prompt_length,
+            model.txt_input_size,
         )
         self.forward: Callable[..., Tensor] = (
             torch.compile(self.net, dynamic=False) if recipe.compile else self.net
@@ -63,12 +77,19 @@ class Trainer:
             self._resume(found[-1])
 
     def _resume(self, path: Path) -> None:
-        self.step, model, ema, optimizer = load_training_state(path, self.recipe)
-        with torch.no_grad():
-            for name, value in self.parameters.items():
-                value.copy_(model[name])
-        self.ema.load(ema)
-        self.optimizers.load_state_dict(optimizer)
+        state = load_checkpoint_state(path, self.recipe)
+        try:
+            with torch.no_grad():
+                for name, value in self.parameters.items():
+                    value.copy_(state.model[name])
+            self.ema.load(state.ema)
+            self.optimizers.load_state_dict(state.optimizer)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise TrainingError(
+                f"{path}: its tensors do not fit the recipe ({error}); resume with the optimizer "
+                "it was written with, or use another output folder"
+            ) from error
+        self.step = state.step
 
     def run(self) -> Path:
         """Train to the recipe's last step.
@@ -77,28 +98,29 @@ class Trainer:
             the last checkpoint's folder.
 
         Raises:
-            TrainingError: the loss stopped being finite; the last checkpoint stands.
+            TrainingError: the loss or the gradient stopped being finite; the last checkpoint
+                stands.
+            UsageError: the folder may not be written.
         """
         recipe = self.recipe
-        self.folder.mkdir(parents=True, exist_ok=True)
-        resolved = json.dumps(recipe.to_dict(), indent=2, sort_keys=True) + "\n"
-        atomic_write_text(self.folder / "recipe.json", resolved)
-        sampler = Sampler(self.net, self.text, recipe, self.folder / "samples")
         if self.step >= recipe.steps:
             return checkpoints(self.folder)[-1]
+        log = self._prepare_folder()
+        sampler = Sampler(self.net, self.text, recipe, self.folder / "samples")
+        figures: dict[str, float] = {}
         with Progress(recipe.name, recipe.steps, start=self.step, log_every_s=30.0) as progress:
-            score = math.nan
             for images, captions in batches(recipe, self.step):
-                loss = self.train_step(images, captions)
+                figures["loss"] = self.train_step(images, captions)
                 last = self.step == recipe.steps
                 if self.step % LOG_EVERY_STEPS == 0 or last:
-                    self._log(step=self.step, loss=loss, lr=recipe.lr_at(self.step - 1))
+                    lr = recipe.lr_at(self.step - 1)
+                    log.write(step=self.step, loss=figures["loss"], lr=lr)
                 if last or _due(self.step, recipe.sample_every):
-                    score = sampler(self.ema.tensors, self.step).overall.accuracy
-                    self._log(step=self.step, score=score)
+                    figures["score"] = sampler(self.ema.tensors, self.step).overall.accuracy
+                    log.write(step=self.step, score=figures["score"])
                 if last or _due(self.step, recipe.checkpoint_every):
                     self._save()
-                progress.update(self.step, loss=loss, score=score)
+                progress.update(self.step, **figures)
         return checkpoints(self.folder)[-1]
 
     def train_step(self, images: Tensor, captions: list[str]) -> float:
@@ -110,45 +132,58 @@ class Trainer:
 
         Returns:
             the loss before the update.
+
+        Raises:
+            TrainingError: the loss or the gradient is not finite; nothing was updated.
         """
         recipe = self.recipe
-        generator = torch.Generator().manual_seed(_draw_seed(recipe.seed, self.step))
-        pictures = to_network_range(images)
         context, mask = self.text(captions)
-        mask = drop_captions(mask, recipe.label_drop, generator)
-        t = draw_times(len(captions), generator)
-        noise = torch.randn(pictures.shape, generator=generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+        draws = draw_step(recipe, self.step, mask)
+        arguments = (to_network_range(images), context, draws.mask, draws.t, draws.noise)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             loss = flow_matching_loss(
-                self.forward, pictures, context, mask, t, noise, a_min=recipe.a_min
+                self.forward, *(value.to(self.device) for value in arguments), a_min=recipe.a_min
             )
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"step {self.step}: the loss is {value}; the last checkpoint in {self.folder} "
-                "stands, continue from it with a lower lr"
-            )
+        value = self._finite("loss", loss.detach())
         loss.backward()
-        if recipe.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), recipe.grad_clip)
+        # An infinite bound leaves the gradient as it is; the norm is wanted in any case.
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), recipe.grad_clip or math.inf)
+        self._finite("gradient's norm", norm)
         self.optimizers.step(recipe.lr_at(self.step))
         self.step += 1
         self.ema.update(self.parameters, self.step)
         return value
 
-    def _save(self) -> None:
-        weights = {name: value.detach() for name, value in self.parameters.items()}
-        state = self.optimizers.state_dict()
-        save_checkpoint(self.folder, self.step, self.recipe, weights, self.ema.tensors, state)
+    def _finite(self, name: str, value: Tensor) -> float:
+        number = float(value)
+        if not math.isfinite(number):
+            raise TrainingError(
+                f"{self.folder}: the {name} of step {self.step + 1} is {number}; the last "
+                "checkpoint stands, continue from it with a lower lr"
+            )
+        return number
 
-    def _log(self, **values: float) -> None:
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(values) + "\n")
+    def _prepare_folder(self) -> Log:
+        resolved = json.dumps(self.recipe.to_dict(), indent=2, sort_keys=True) + "\n"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{self.folder}: cannot be made ({error.strerror}); choose a folder you can write"
+            ) from error
+        remove_leftovers(self.folder)
+        atomic_write_text(self.folder / "recipe.json", resolved)
+        return Log(self.folder / "log.jsonl", self.step)
+
+    def _save(self) -> None:
+        state = TrainingState(
+            step=self.step,
+            model=self.parameters,
+            ema=self.ema.tensors,
+            optimizer=self.optimizers.state_dict(),
+        )
+        save_checkpoint(self.folder, self.recipe, state)
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _draw_seed(seed: int, step: int) -> int:
-    return ((DRAW_STREAM << 56) ^ (seed << 32) ^ step) & (2**63 - 1)

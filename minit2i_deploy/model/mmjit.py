@@ -10,43 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from minit2i_deploy.config import ModelConfig
-from minit2i_deploy.model.blocks import DoubleBlock, TextBlock
+from minit2i_deploy.model.blocks import DoubleBlock
 from minit2i_deploy.model.layers import RMSNorm
 from minit2i_deploy.model.positions import image_position_table, image_rotary, text_rotary
-
-
-class TextAdapter(nn.Module):
-    """Mask token, projection to the network's width and the text-only blocks."""
-
-    rotary: Tensor
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.txt_input_size))
-        self.txt_embedder = nn.Linear(config.txt_input_size, config.hidden_size, bias=False)
-        self.txt_preamble_blocks = nn.ModuleList(
-            TextBlock(config) for _ in range(config.txt_preamble_depth)
-        )
-        rotary = text_rotary(config.num_text_tokens, config.head_dim)
-        self.register_buffer("rotary", torch.from_numpy(rotary), persistent=False)
-
-    def forward(self, context: Tensor, mask: Tensor) -> Tensor:
-        """Adapt the text encoder's output.
-
-        Args:
-            context: [B, L, txt_input_size], the text encoder's output; what stands at masked
-                positions does not matter as long as it is finite.
-            mask: [B, L], 1 at real tokens, 0 where the mask token stands in. All zeros is the
-                unconditional branch.
-
-        Returns:
-            tokens: [B, L, hidden_size].
-        """
-        keep = (mask > 0.5).unsqueeze(-1)
-        txt = self.txt_embedder(torch.where(keep, context, self.mask_token.to(context.dtype)))
-        for block in self.txt_preamble_blocks:
-            txt = block(txt, self.rotary)
-        return txt
+from minit2i_deploy.model.student import StudentAdapter
+from minit2i_deploy.model.text_adapter import TextAdapter
 
 
 class PatchEmbed(nn.Module):
@@ -123,17 +91,20 @@ class Denoiser(nn.Module):
 
 
 class MMJiT(nn.Module):
-    """The whole network: ``net(x, context, mask) -> x0``."""
+    """The whole network: ``net(x, context, mask) -> x0``.
+
+    A few-step student's is ``net(x, context, mask, h=, omega=, t_min=, t_max=) -> x0``.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.text_adapter = TextAdapter(config)
+        self.text_adapter = StudentAdapter(config) if config.student else TextAdapter(config)
         self.denoiser = Denoiser(config)
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """Predict the clean image; arguments as ``TextAdapter`` and ``Denoiser`` take them."""
-        return self.denoiser(x, self.text_adapter(context, mask))
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor, **conditions: Tensor) -> Tensor:
+        """Predict the clean image; arguments as the text adapter and ``Denoiser`` take them."""
+        return self.denoiser(x, self.text_adapter(context, mask, **conditions))
 
     def canonical_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters under the Hub release's names, which do not know of the two modules."""

@@ -56,7 +56,9 @@ class _SelfAttention(nn.Module):
 
     def forward(self, x_BND: Tensor, bias_BHNN: Tensor) -> Tensor:
         heads = (self.num_heads, -1)
-        q, k, v = (part(x_BND).unflatten(2, heads).transpose(1, 2) for part in (self.q, self.k, self.v))
+        q, k, v = (
+            part(x_BND).unflatten(2, heads).transpose(1, 2) for part in (self.q, self.k, self.v)
+        )
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BHNN, scale=1.0)
         return self.o(out.transpose(1, 2).flatten(2))
 
@@ -121,7 +123,7 @@ class T5Encoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode; int64 [B, N] ids and mask to [B, N, d_model]."""
         x = self.shared(input_ids)
-        table = self.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
+        table = self.encoder.get_submodule("block.0.layer.0.SelfAttention.relative_attention_bias")
         tokens = input_ids.shape[1]
         position = torch.arange(tokens, device=input_ids.device)
         distance = position[None, :] - position[:, None]

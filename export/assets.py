@@ -1,0 +1,114 @@
+"""What a bundle holds beside its graphs: tokenizer, tables, the network's configuration."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.manifest import Flavour
+from minit2i_deploy.mean_flow import MEAN_FLOW
+from minit2i_deploy.table import solver_table
+from minit2i_deploy.tokenizer import FILE_NAME, Tokenizer
+
+TOKENIZER_FILES: Final = (
+    FILE_NAME,
+    "spiece.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+REFERENCE_PRESET: Final = "reference"
+
+_FEWER_STEPS: Final = (50, 20)
+_TOOLS: Final = (
+    "minit2i-deploy",
+    "numpy",
+    "onnx",
+    "onnx-ir",
+    "onnxruntime",
+    "onnxscript",
+    "optimum-onnx",
+    "torch",
+    "transformers",
+)
+
+
+def copy_tokenizer(
+    text_encoder: Path, folder: Path, prompt_length: int, vocabulary: int
+) -> Tokenizer:
+    """Copy the tokenizer's files and open the copy.
+
+    Args:
+        text_encoder: the encoder's folder; the tokenizer lies in it, in its ``tokenizer`` or in
+            a ``tokenizer`` beside it.
+        folder: of the bundle, for the tokenizer.
+        prompt_length: most tokens of a prompt.
+        vocabulary: rows of the encoder's embedding.
+
+    Raises:
+        UsageError: no tokenizer.json there, or one with more tokens than the encoder knows.
+        BundleError: the file is no T5 tokenizer.
+    """
+    places = (text_encoder / "tokenizer", text_encoder, text_encoder.parent / "tokenizer")
+    source = next((place for place in places if (place / FILE_NAME).is_file()), None)
+    if source is None:
+        raise UsageError(
+            f"{text_encoder}: no tokenizer.json in tokenizer/, in it or in ../tokenizer; save the"
+            " T5 tokenizer of transformers there with save_pretrained"
+        )
+    folder.mkdir(parents=True)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    tokenizer = Tokenizer.open(folder, prompt_length)
+    known = tokenizer.rust.get_vocab_size()
+    if known > vocabulary:
+        raise UsageError(
+            f"{source}: this tokenizer has {known} tokens but the text encoder knows"
+            f" {vocabulary}; pass the pair that belongs together"
+        )
+    return tokenizer
+
+
+def write_tables(folder: Path, flavour: Flavour) -> dict[str, str]:
+    """Write the solver tables.
+
+    Args:
+        folder: the bundle's own.
+        flavour: gives a_min and the steps of the reference table.
+
+    Returns:
+        name -> path relative to the bundle, the reference table first.
+    """
+    (folder / "tables").mkdir()
+    paths = {}
+    student = flavour.name == MEAN_FLOW
+    solver = MEAN_FLOW if student else "euler"
+    for steps in dict.fromkeys((flavour.steps, *(() if student else _FEWER_STEPS))):
+        table = solver_table(solver, steps=steps, a_min=flavour.a_min)
+        paths[table.name] = f"tables/{table.name}.json"
+        table.save(folder / paths[table.name])
+    return paths
+
+
+def write_config(folder: Path, config: ModelConfig) -> None:
+    """Write the network's config.json beside its graph."""
+    text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the packages that a bundle's bytes depend on."""
+    versions = {}
+    for name in _TOOLS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            # A source tree on the path has no metadata of its own.
+            versions[name] = "not installed"
+    return versions

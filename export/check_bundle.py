@@ -1,0 +1,92 @@
+"""Check a bundle that is there: every hash, and its graphs against the checkpoint once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.checkpoints import load_checkpoint
+from minit2i_deploy.errors import BundleError
+from minit2i_deploy.export.modules import network_dtype
+from minit2i_deploy.export.reference import record_network, record_text
+from minit2i_deploy.export.text_encoder import find_text_encoder, open_text_encoder
+from minit2i_deploy.export.verify import (
+    compare,
+    compare_torch,
+    require_within_bounds,
+    runs_in_onnxruntime,
+)
+from minit2i_deploy.manifest import Check
+from minit2i_deploy.model import build_network
+
+
+def verify_bundle(
+    bundle: str | Path,
+    checkpoint: str | Path | None = None,
+    *,
+    text_encoder: str | Path | None = None,
+    ema: bool | str = True,
+    progress: Callable[[str, float], None] | None = None,
+) -> tuple[Check, ...]:
+    """Hash every file and, given the checkpoint, measure every graph against torch again.
+
+    Args:
+        bundle: its folder.
+        checkpoint: what it was exported from; without it, only hashes are checked.
+        text_encoder: as for ``export_bundle``.
+        ema: as for ``export_bundle``.
+        progress: called with the name of the stage and the share that is done of all.
+
+    Returns:
+        what was measured now; without a checkpoint, what was measured at the export.
+
+    Raises:
+        BundleError: a file differs, or the bundle was made from another checkpoint.
+        VerificationError: a graph differs from torch by more than its bound.
+    """
+    opened = Bundle.open(bundle)
+    report = progress or _silent
+    opened.verify(lambda done, total: report("hash files", 0.1 * done / max(total, 1)))
+    if checkpoint is None:
+        return opened.manifest.checks
+    checks = _measure(opened, Path(checkpoint), text_encoder, ema, report)
+    require_within_bounds(checks)
+    return tuple(checks)
+
+
+def _silent(stage: str, share: float) -> None:
+    pass
+
+
+def _measure(
+    bundle: Bundle,
+    checkpoint: Path,
+    text_encoder: str | Path | None,
+    ema: bool | str,
+    report: Callable[[str, float], None],
+) -> list[Check]:
+    source = load_checkpoint(checkpoint, ema)
+    promised = bundle.manifest.provenance.checkpoint_sha256
+    if source.report.sha256 != promised:
+        raise BundleError(
+            f"{bundle.path}: made from checkpoint {promised[:8]}.. but {checkpoint} is"
+            f" {source.report.sha256[:8]}..; give the checkpoint it was made from"
+        )
+    given = None if text_encoder is None else Path(text_encoder)
+    folder = find_text_encoder(Path(source.report.path), given)
+    encoder = open_text_encoder(folder, bundle.config.txt_input_size)
+    text = record_text(encoder, bundle.tokenizer(), bundle.config)
+    net = build_network(source)
+    del encoder, source
+    a_min = bundle.manifest.flavour.a_min
+    reference = record_network(net, text, a_min, lambda s: report("torch reference", 0.1 + 0.4 * s))
+    precision = bundle.manifest.graphs["transformer"].precision
+    checks = []
+    if not runs_in_onnxruntime(precision):
+        net.to(network_dtype(precision))
+        checks = compare_torch(net, reference, precision, lambda s: report("torch", 0.5 + 0.1 * s))
+    del net  # onnxruntime is about to load the weights a second time
+    network = reference if runs_in_onnxruntime(precision) else None
+    done: Callable[[float], None] = lambda s: report("onnxruntime", 0.6 + 0.4 * s)  # noqa: E731
+    return [*compare(bundle.path, text, network, precision, done), *checks]

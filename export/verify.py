@@ -1,0 +1,236 @@
+"""Measured differences between the graphs in onnxruntime and torch in float32, and their bounds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from minit2i_deploy.errors import RuntimeFailure, VerificationError, require
+from minit2i_deploy.export.modules import AdapterGraph
+from minit2i_deploy.export.reference import (
+    GUIDANCE,
+    NetworkReference,
+    Sample,
+    TextReference,
+    sample,
+)
+from minit2i_deploy.export.weights import GRAPH_FILE
+from minit2i_deploy.images import to_uint8
+from minit2i_deploy.manifest import Check
+from minit2i_deploy.model import MMJiT, Step
+from minit2i_deploy.table import Table, guidance_weights, step_row
+
+Call = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
+
+
+_RUN: Final = "onnxruntime CPU to torch fp32, the same inputs"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """Largest relative error of a graph; share of bytes that may be off by more than levels."""
+
+    graph: float
+    levels: int
+    share: float
+
+
+# Measured: fp32 1.1e-6, 0 of 1; fp16 3e-3, 0 of 2; bf16 2.5e-2, 0.005 of 8 (random networks of
+# 64 and of 256 channels, the latter with 64 pixels and 6 blocks).
+BOUNDS: Final[Mapping[str, Bounds]] = {
+    "fp32": Bounds(graph=1e-5, levels=1, share=1e-3),
+    "fp16": Bounds(graph=1e-2, levels=2, share=1e-2),
+    "bf16": Bounds(graph=8e-2, levels=8, share=5e-2),
+}
+
+
+def runs_in_onnxruntime(precision: str) -> bool:
+    """Whether onnxruntime's CPU provider has the kernels of a precision."""
+    return precision != "bf16"
+
+
+def compare(
+    folder: Path,
+    text: TextReference,
+    network: NetworkReference | None,
+    precision: str,
+    progress: Callable[[float], None],
+) -> list[Check]:
+    """Run the graphs of a bundle in onnxruntime on the CPU.
+
+    Args:
+        folder: of the bundle.
+        text: what the text encoder must give.
+        network: what adapter and step must give; None where onnxruntime cannot run them.
+        precision: of the adapter and the step.
+        progress: called with the share that is done.
+
+    Returns:
+        one check a graph and one for the whole way from token ids to pixels.
+    """
+    encoder = _session(folder / "text_encoder")
+    bound = BOUNDS["fp32"].graph
+    checks = [_check("text_encoder", encoder, _mask_padding, text.samples, bound, _RUN)]
+    if network is None:
+        return checks
+    adapter = _session(folder / "text_adapter")
+    bound = BOUNDS[precision].graph
+    checks.append(_check("text_adapter", adapter, _keep, network.adapter, bound, _RUN))
+    hidden = _mask_padding(text.samples[0].inputs, encoder(text.samples[0].inputs))[0]
+    context = np.zeros_like(text.context)
+    context[: len(hidden), : hidden.shape[1]] = hidden
+    tokens = adapter({**network.adapter[0].inputs, "context": context})[0]
+    del encoder, adapter  # the step's session needs the memory
+    step = _session(folder / "transformer")
+    checks.append(_check("transformer", step, _keep, network.steps, bound, _RUN))
+    pixels = _run(step, network, tokens[[0, -1], None], progress)
+    where = f"onnxruntime to torch fp32, token ids to bytes, {_table_words(network.table)}"
+    checks.append(_pixel_check(pixels, network.pixels, BOUNDS[precision], where))
+    return checks
+
+
+def compare_torch(
+    net: MMJiT, network: NetworkReference, precision: str, progress: Callable[[float], None]
+) -> list[Check]:
+    """Run the network in its own precision in torch, where onnxruntime's CPU has no kernels.
+
+    Args:
+        net: in the precision.
+        network: what float32 gave.
+        precision: of the network.
+        progress: called with the share that is done.
+    """
+    adapter, step = AdapterGraph(net.text_adapter), Step(net.denoiser)
+    calls: dict[str, tuple[Call, Iterable[Sample]]] = {
+        "text_adapter": (_torch_call(adapter, ("tokens",)), network.adapter),
+        "transformer": (_torch_call(step, ("x_next", "h_next")), network.steps),
+    }
+    other = f"torch {precision} to torch fp32; not run in onnxruntime, whose CPU has no {precision}"
+    bound = BOUNDS[precision]
+    checks = [
+        _check(name, call, _keep, samples, bound.graph, other)
+        for name, (call, samples) in calls.items()
+    ]
+    tokens = calls["text_adapter"][0](network.adapter[0].inputs)[0]
+    pixels = _run(calls["transformer"][0], network, tokens[[0, -1], None], progress)
+    where = f"{other}; {_table_words(network.table)}"
+    return [*checks, _pixel_check(pixels, network.pixels, bound, where)]
+
+
+def require_within_bounds(checks: Iterable[Check]) -> None:
+    """Refuse what is over its bound, or is no number at all.
+
+    Raises:
+        VerificationError: the first such check.
+    """
+    for check in checks:
+        if not check.measured <= check.bound:
+            raise VerificationError(
+                f"{check.name}: {check.measured:.3g} {check.unit} but at most {check.bound:.3g} is"
+                f" allowed ({check.where}); no bundle was written"
+            )
+
+
+def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """max |found - wanted| / max |wanted|; NaN where a value is not finite."""
+    scale = float(np.abs(wanted).max())
+    return float(np.abs(found - wanted).max()) / max(scale, np.finfo(np.float32).tiny)
+
+
+def _session(folder: Path) -> Call:
+    ort = require("onnxruntime", "export")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # Threads that spin between calls slow down whatever else the machine does.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    path = folder / GRAPH_FILE
+    with _engine_errors(path):
+        session: Any = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+
+    def call(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        with _engine_errors(path):
+            outputs: list[np.ndarray] = session.run(None, dict(inputs))
+        return outputs
+
+    return call
+
+
+@contextlib.contextmanager
+def _engine_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # onnxruntime's own classes share no base
+        reason = str(error).splitlines()[0]
+        raise RuntimeFailure(f"{path}: onnxruntime cannot run this graph ({reason})") from error
+
+
+def _torch_call(module: torch.nn.Module, outputs: tuple[str, ...]) -> Call:
+    def call(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return list(sample(module, inputs, outputs).outputs.values())
+
+    return call
+
+
+def _keep(inputs: Mapping[str, np.ndarray], outputs: list[np.ndarray]) -> list[np.ndarray]:
+    return outputs
+
+
+def _mask_padding(inputs: Mapping[str, np.ndarray], outputs: list[np.ndarray]) -> list[np.ndarray]:
+    real = inputs["attention_mask"][..., None] > 0
+    return [np.where(real, outputs[0], np.float32(0))]
+
+
+def _check(
+    name: str,
+    call: Call,
+    after: Callable[[Mapping[str, np.ndarray], list[np.ndarray]], list[np.ndarray]],
+    samples: Iterable[Sample],
+    bound: float,
+    other: str,
+) -> Check:
+    errors = [
+        relative_error(found, wanted)
+        for item in samples
+        for found, wanted in zip(
+            after(item.inputs, call(item.inputs)), item.outputs.values(), strict=True
+        )
+    ]
+    # max() would pass over a NaN.
+    worst = float(np.max(errors))
+    return Check(name=name, measured=worst, bound=bound, unit="relative", where=other)
+
+
+def _run(
+    step: Call, network: NetworkReference, tokens: np.ndarray, progress: Callable[[float], None]
+) -> np.ndarray:
+    x, h = network.start, np.zeros_like(network.start)
+    table = network.table
+    for index in range(len(table)):
+        weights = guidance_weights(table, index, GUIDANCE)
+        row = step_row(table, index)
+        used = tokens[: len(weights)]
+        x, h = step({"x": x, "h": h, "tokens": used, "weights": weights, "row": row})
+        progress((index + 1) / len(table))
+    return to_uint8(x)
+
+
+def _pixel_check(found: np.ndarray, wanted: np.ndarray, bounds: Bounds, where: str) -> Check:
+    off = np.abs(found.astype(np.int16) - wanted.astype(np.int16)) > bounds.levels
+    return Check(
+        name="trajectory",
+        measured=float(off.mean()),
+        bound=bounds.share,
+        unit=f"share of bytes off by more than {bounds.levels}",
+        where=where,
+    )
+
+
+def _table_words(table: Table) -> str:
+    guidance = table.column("omega")[0] if table.is_conditioned else GUIDANCE
+    return f"{table.name} at guidance {guidance:g}"

@@ -1,0 +1,225 @@
+"""Export, top to bottom: any checkpoint in, a verified bundle out, or nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from minit2i_deploy.bundle import Bundle, write_manifest
+from minit2i_deploy.checkpoints import load_checkpoint
+from minit2i_deploy.checkpoints.checkpoint import CheckpointReport
+from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.export.assets import (
+    REFERENCE_PRESET,
+    copy_tokenizer,
+    tool_versions,
+    write_config,
+    write_tables,
+)
+from minit2i_deploy.export.modules import (
+    AdapterGraph,
+    canonical_name,
+    network_dtype,
+    step_signature,
+    text_adapter_signature,
+)
+from minit2i_deploy.export.onnx_graph import DEFAULT_OPSET, Signature, check_opset, to_onnx
+from minit2i_deploy.export.reference import (
+    NetworkReference,
+    TextReference,
+    record_network,
+    record_text,
+)
+from minit2i_deploy.export.text_encoder import (
+    find_text_encoder,
+    open_text_encoder,
+    write_text_encoder,
+)
+from minit2i_deploy.export.verify import (
+    compare,
+    compare_torch,
+    require_within_bounds,
+    runs_in_onnxruntime,
+)
+from minit2i_deploy.export.weights import GRAPH_FILE, write_graph
+from minit2i_deploy.files import atomic_directory
+from minit2i_deploy.flavours import NOISE_SCALE, find_flavour, flavour_for, variant_of
+from minit2i_deploy.manifest import (
+    Check,
+    Flavour,
+    GraphInfo,
+    Manifest,
+    Noise,
+    Preset,
+    Provenance,
+    TokenizerInfo,
+)
+from minit2i_deploy.model import MMJiT, Step, build_network
+from minit2i_deploy.noise import GENERATOR
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What every stage needs to know."""
+
+    folder: Path
+    config: ModelConfig
+    flavour: Flavour
+    precision: str
+    opset: int
+    progress: Progress
+
+    def part(self, stage: str, start: float, end: float) -> Callable[[float], None]:
+        """Progress of one stage, given as its own share, as a share of all."""
+        return lambda share: self.progress(stage, start + share * (end - start))
+
+
+def export_bundle(
+    checkpoint: str | Path,
+    bundle: str | Path,
+    *,
+    precision: str = "fp32",
+    text_encoder: str | Path | None = None,
+    flavour: str | None = None,
+    ema: bool | str = True,
+    opset: int = DEFAULT_OPSET,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Export a checkpoint to a bundle, verified against torch.
+
+    Args:
+        checkpoint: any form that ``load_checkpoint`` reads.
+        bundle: folder to make; it appears whole or not at all.
+        precision: fp32, bf16 or fp16, of adapter and step; the text encoder stays fp32.
+        text_encoder: folder of the T5 encoder; without it, looked for at the checkpoint.
+        flavour: a name in ``flavours.FLAVOURS``; without it, the one for the network's shape.
+        ema: as for ``load_checkpoint``.
+        opset: of the graphs, 23 or 18.
+        overwrite: replace an existing folder.
+        progress: called with the name of the stage and the share that is done of all.
+
+    Raises:
+        UsageError: an argument is wrong, or the target cannot be written.
+        CheckpointError: checkpoint or text encoder cannot be read.
+        VerificationError: a graph differs from torch by more than its bound.
+    """
+    network_dtype(precision)
+    check_opset(opset)
+    if flavour is not None:
+        find_flavour(flavour)
+    report = progress or _silent
+    with atomic_directory(bundle, overwrite=overwrite) as folder:
+        report("read checkpoint", 0.0)
+        source = load_checkpoint(checkpoint, ema)
+        origin = source.report
+        job = _Job(
+            folder=folder,
+            config=source.config,
+            flavour=flavour_for(source.config, flavour),
+            precision=precision,
+            opset=opset,
+            progress=report,
+        )
+        given = None if text_encoder is None else Path(text_encoder)
+        encoder_folder = find_text_encoder(Path(origin.path), given)
+        net = build_network(source)
+        del source
+        encoder_graph, text = _write_text_encoder(job, encoder_folder)
+        reference, graphs, checks = _record_and_write(job, net, text)
+        del net  # onnxruntime is about to load the weights a second time
+        checks = [*_compare(job, text, reference), *checks]
+        require_within_bounds(checks)
+        _write_manifest(job, {"text_encoder": encoder_graph, **graphs}, checks, origin)
+        report("verified", 1.0)
+    return Bundle.open(bundle)
+
+
+def _silent(stage: str, share: float) -> None:
+    pass
+
+
+def _write_text_encoder(job: _Job, source: Path) -> tuple[GraphInfo, TextReference]:
+    job.progress("text encoder", 0.05)
+    encoder = open_text_encoder(source, job.config.txt_input_size)
+    vocabulary = encoder.config.vocab_size
+    tokenizer_folder = job.folder / "tokenizer"
+    tokenizer = copy_tokenizer(source, tokenizer_folder, job.config.prompt_length, vocabulary)
+    text = record_text(encoder, tokenizer, job.config)
+    signature = write_text_encoder(encoder, job.folder / "text_encoder", job.opset)
+    return _graph_info("text_encoder", signature, "fp32", job.opset), text
+
+
+def _record_and_write(
+    job: _Job, net: MMJiT, text: TextReference
+) -> tuple[NetworkReference, dict[str, GraphInfo], list[Check]]:
+    """Record float32 torch, then turn the network to its precision in place and write it."""
+    reference = record_network(net, text, job.flavour.a_min, job.part("torch reference", 0.15, 0.4))
+    net.to(network_dtype(job.precision))
+    checks = []
+    if not runs_in_onnxruntime(job.precision):
+        done = job.part("torch in the precision", 0.4, 0.5)
+        checks = compare_torch(net, reference, job.precision, done)
+    return reference, _write_graphs(job, net), checks
+
+
+def _compare(job: _Job, text: TextReference, reference: NetworkReference) -> list[Check]:
+    network = reference if runs_in_onnxruntime(job.precision) else None
+    done = job.part("onnxruntime against torch", 0.6, 0.95)
+    return compare(job.folder, text, network, job.precision, done)
+
+
+def _write_graphs(job: _Job, net: MMJiT) -> dict[str, GraphInfo]:
+    modules: dict[str, tuple[nn.Module, Signature]] = {
+        "text_adapter": (AdapterGraph(net.text_adapter), text_adapter_signature(job.config)),
+        "transformer": (Step(net.denoiser), step_signature(job.config)),
+    }
+    graphs = {}
+    for name, (module, signature) in modules.items():
+        job.progress(f"write {name}", 0.5)
+        model = to_onnx(module.eval(), signature, job.opset)
+        write_graph(model, module, job.folder / name, canonical_name)
+        graphs[name] = _graph_info(name, signature, job.precision, job.opset)
+    write_config(job.folder / "transformer", job.config)
+    return graphs
+
+
+def _graph_info(name: str, signature: Signature, precision: str, opset: int) -> GraphInfo:
+    return GraphInfo(
+        path=f"{name}/{GRAPH_FILE}",
+        precision=precision,
+        opset=opset,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+    )
+
+
+def _write_manifest(
+    job: _Job, graphs: dict[str, GraphInfo], checks: list[Check], origin: CheckpointReport
+) -> None:
+    tables = write_tables(job.folder, job.flavour)
+    reference = Preset(table=next(iter(tables)), guidance=job.flavour.guidance)
+    manifest = Manifest(
+        model=job.config,
+        variant=variant_of(job.config),
+        graphs=graphs,
+        tokenizer=TokenizerInfo(path="tokenizer", prompt_length=job.config.prompt_length),
+        tables=tables,
+        presets={REFERENCE_PRESET: reference},
+        default_preset=REFERENCE_PRESET,
+        flavour=job.flavour,
+        noise=Noise(generator=GENERATOR, scale=NOISE_SCALE),
+        provenance=Provenance(
+            checkpoint_sha256=origin.sha256,
+            checkpoint_form=origin.form,
+            tools=tool_versions(),
+        ),
+        checks=tuple(checks),
+    )
+    job.progress("hash files", 0.95)
+    write_manifest(job.folder, manifest)

@@ -1,0 +1,112 @@
+"""The minit2i command. Errors become one line and an exit code here, and nowhere else."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from minit2i_deploy.cli.parser import parse
+from minit2i_deploy.errors import Minit2iError, UsageError
+
+DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        argv: words after the program's name; None takes this process's.
+
+    Returns:
+        exit code: 0 done, 2 wrong use, 130 interrupted, 1 anything else.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = parse(words)
+    except UsageError as error:
+        return _report(error, WRONG_USE, debug=False)
+    except SystemExit:
+        # argparse has printed the help or the version.
+        return _finish(sys.stdout.flush)
+    with warnings.catch_warnings():
+        warnings.showwarning = _warner(options.debug)
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        # A prompt may hold letters that the terminal's encoding lacks.
+        with contextlib.suppress(AttributeError):
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        return _finish(lambda: options.run(options))
+    except KeyboardInterrupt:
+        sys.stderr.write("minit2i: interrupted\n")
+        return INTERRUPTED
+    except UsageError as error:
+        return _report(error, WRONG_USE, debug=options.debug)
+    except Exception as error:
+        return _report(_explained(error, options.extra), FAILED, debug=options.debug)
+
+
+def _finish(work: Callable[[], None]) -> int:
+    """Do the work and flush; a reader that closed the pipe early, as head does, is no news."""
+    try:
+        work()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more at exit, which must not fail aloud.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return DONE
+
+
+def _explained(error: Exception, extra: str) -> Exception:
+    if isinstance(error, Minit2iError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        library = error.name.partition(".")[0]
+        text = f"{library} is not installed; run: pip install 'minit2i-deploy[{extra}]'"
+    elif isinstance(error, OSError):
+        text = str(error)
+    elif isinstance(error, MemoryError):
+        text = "out of memory; close other programs or take a smaller batch"
+    else:
+        text = f"{type(error).__name__}: {error} (not foreseen; --debug shows where)"
+    explained = Minit2iError(text)
+    explained.__cause__ = error
+    return explained
+
+
+def _report(error: Exception, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    sys.stderr.write(f"minit2i: error: {_one_line(str(error))}\n")
+    return code
+
+
+def _warner(debug: bool) -> Callable[..., None]:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        # Libraries warn their programmers, not this program's users.
+        if category.__module__.partition(".")[0] == "minit2i_deploy":
+            sys.stderr.write(f"minit2i: warning: {_one_line(str(message))}\n")
+        elif debug:
+            sys.stderr.write(f"{filename}:{lineno}: {category.__name__}: {message}\n")
+
+    return show
+
+
+def _one_line(text: str) -> str:
+    return " ".join(part for line in text.splitlines() if (part := line.strip()))

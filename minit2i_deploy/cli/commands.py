@@ -1,0 +1,35 @@
+"""The commands by name. Their modules are imported only when one of them is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One command.
+
+    Args:
+        name: the word on the command line, and the module in this folder that holds
+            ``configure(parser)`` and ``run(options)``.
+        help: its line in ``minit2i --help``.
+        extra: extra of the distribution that installs what it needs.
+    """
+
+    name: str
+    help: str
+    extra: str
+
+
+COMMANDS: Final = (
+    Command(name="demo", help="export the shipped model, paint, judge, report", extra="export"),
+    Command(name="export", help="make a bundle from a checkpoint", extra="export"),
+    Command(name="generate", help="paint a picture from a prompt", extra="export"),
+    Command(name="embed", help="write the text encoder's embeddings of texts", extra="export"),
+    Command(name="inspect", help="show what a bundle or a checkpoint holds", extra="checkpoints"),
+    Command(name="verify", help="check that a bundle is whole and runs", extra="export"),
+    Command(name="table", help="print a solver as the table that runtimes follow", extra="cpu"),
+    Command(name="eval", help="measure how often a bundle follows its prompts", extra="export"),
+    Command(name="train", help="train a model from a recipe", extra="train"),
+)

@@ -1,0 +1,217 @@
+"""minit2i demo: the shipped model from checkpoint to judged pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from minit2i_deploy.cli.options import add_json
+from minit2i_deploy.errors import UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.demo.report import Run
+    from minit2i_deploy.demo.shipped import Shipped
+    from minit2i_deploy.table import Table
+
+REPORT: Final = "report.json"
+PAGE: Final = "report.html"
+# Captions and noise of every demo, so that two machines paint the same pictures.
+_SEED: Final = 0
+_FASTER_STEPS: Final = 20
+_RUNTIME: Final = "onnxruntime"
+
+_EPILOG: Final = """\
+The folder receives
+  bundle/      the exported model: minit2i generate DIR/bundle "a red circle"
+  pictures/    one PNG for each picture
+  report.html  verdicts, times and parity; one file, for any browser
+  report.json  the same numbers
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = (
+        "Export the model that comes with this package, verify the bundle, paint captions it was "
+        "not trained on, judge each picture with an exact detector, and write a report."
+    )
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("minit2i-demo"),
+        help="new folder, or that of an earlier demo, which is replaced (default minit2i-demo)",
+    )
+    parser.add_argument(
+        "--per-kind",
+        metavar="N",
+        type=int,
+        default=1,
+        help="captions for each of the six kinds (default 1)",
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do all of it in a folder that is renamed into place at the end."""
+    from minit2i_deploy.demo.shipped import shipped_model
+    from minit2i_deploy.files import atomic_directory
+
+    if options.per_kind < 1:
+        raise UsageError(f"--per-kind is {options.per_kind}, but at least 1 is needed")
+    shipped = shipped_model()
+    seconds: dict[str, float] = {}
+    with atomic_directory(options.output, overwrite=_is_demo(options.output)) as folder:
+        bundle = _export(shipped, folder / "bundle", seconds)
+        _verify(bundle, seconds)
+        runs = _paint(bundle, options.per_kind, seconds)
+        values = _write(folder, bundle, runs, seconds, options.output)
+    _print(options, values, runs)
+
+
+def _is_demo(folder: Path) -> bool:
+    """Whether an earlier demo made the folder, so that nothing else is lost with it."""
+    from minit2i_deploy.demo.report import KIND
+
+    try:
+        values = json.loads((folder / REPORT).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("kind") == KIND
+
+
+def _export(shipped: Shipped, folder: Path, seconds: dict[str, float]) -> Bundle:
+    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.export import export_bundle
+
+    began = time.perf_counter()
+    with Progress("export") as progress:
+        bundle = export_bundle(
+            shipped.checkpoint,
+            folder,
+            text_encoder=shipped.text_encoder,
+            progress=lambda stage, fraction: progress.update(fraction, stage),
+        )
+    seconds["export"] = time.perf_counter() - began
+    return bundle
+
+
+def _verify(bundle: Bundle, seconds: dict[str, float]) -> None:
+    from minit2i_deploy.cli.verify import FAILED, check_bundle
+    from minit2i_deploy.runtimes import open_runtime
+
+    began = time.perf_counter()
+    for outcome in check_bundle(bundle, lambda: open_runtime(bundle, _RUNTIME)):
+        if outcome.state == FAILED:
+            raise VerificationError(f"{bundle.path}: {outcome.name}: {outcome.found}")
+    seconds["verify"] = time.perf_counter() - began
+
+
+def _paint(bundle: Bundle, per_kind: int, seconds: dict[str, float]) -> list[Run]:
+    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.demo.paint import paint_captions
+    from minit2i_deploy.demo.report import Run
+    from minit2i_deploy.demo.shapes import held_out_captions
+    from minit2i_deploy.generate import generate
+    from minit2i_deploy.runtimes import open_runtime
+
+    captions = held_out_captions(per_kind, _SEED)
+    reference, guidance = bundle.preset()
+    tables = {"reference": reference, "faster": _faster_table(bundle)}
+    runs = []
+    with open_runtime(bundle, _RUNTIME) as runtime:
+        began = time.perf_counter()
+        # Opens the graphs, which would otherwise count as the first picture's time.
+        generate(bundle, runtime, captions[0][1], table=tables["faster"], guidance=guidance)
+        seconds["open and warm up"] = time.perf_counter() - began
+        for name, table in tables.items():
+            with Progress(f"paint {table.name}") as progress:
+                painted = paint_captions(
+                    bundle,
+                    runtime,
+                    captions,
+                    table=table,
+                    guidance=guidance,
+                    seed=_SEED,
+                    progress=progress.update,
+                )
+                runs.append(Run(name=name, table=table, guidance=guidance, painted=list(painted)))
+    return runs
+
+
+def _faster_table(bundle: Bundle) -> Table:
+    from minit2i_deploy.table import solver_table
+
+    return solver_table("euler", steps=_FASTER_STEPS, a_min=bundle.manifest.flavour.a_min)
+
+
+def _write(
+    folder: Path, bundle: Bundle, runs: list[Run], seconds: dict[str, float], output: Path
+) -> dict[str, Any]:
+    from minit2i_deploy.cli.text import json_text
+    from minit2i_deploy.demo.page import to_html
+    from minit2i_deploy.demo.report import report_values
+    from minit2i_deploy.files import atomic_write_text
+    from minit2i_deploy.images import save_png
+
+    (folder / "pictures").mkdir()
+    pictures = {}
+    for made in runs:
+        for index, item in enumerate(made.painted):
+            path = folder / made.file_name(index)
+            fields = {"prompt": item.caption, "seed": str(item.seed), "table": made.table.name}
+            save_png(item.image, path, fields)
+            pictures[made.file_name(index)] = path.read_bytes()
+    values = report_values(bundle, _RUNTIME, runs, seconds)
+    atomic_write_text(folder / REPORT, json_text(values) + "\n")
+    atomic_write_text(folder / PAGE, to_html(values, pictures, _commands(output)))
+    return values
+
+
+def _commands(output: Path) -> list[str]:
+    bundle = output / "bundle"
+    return [
+        f'minit2i generate {bundle} "a red circle and a blue square" --seed 1 -o mine.png',
+        f'minit2i embed {bundle} "a red circle" "a blue square" -o texts.npz',
+        f"minit2i eval shapes {bundle} --per-kind 20",
+        f"minit2i inspect {bundle}",
+        "minit2i --help",
+    ]
+
+
+def _print(options: argparse.Namespace, values: dict[str, Any], runs: list[Run]) -> None:
+    from minit2i_deploy.cli.text import columns, json_text
+
+    page = options.output / PAGE
+    if options.json:
+        print(json_text(values))
+        return
+    rows = []
+    for index, item in enumerate(runs[0].painted):
+        word = "right" if item.verdict.correct else "wrong"
+        kind = item.spec.kind.replace("_", " ")
+        rows.append((word, kind, item.caption, str(options.output / runs[0].file_name(index))))
+    print(columns(rows, head=("verdict", "kind", "caption", "picture")))
+    print()
+    print(columns(_summary(values), head=("table", "right", "s a picture", "ms a row")))
+    print(f"\n{page}")
+
+
+def _summary(values: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for made in values["runs"]:
+        overall, spent = made["score"]["overall"], made["seconds_p50"]
+        rows.append(
+            (
+                made["table"],
+                f"{overall['correct']}/{overall['total']}",
+                f"{spent['total']:.2f}",
+                f"{1000 * spent['steps'] / made['rows']:.1f}",
+            )
+        )
+    return rows

@@ -1,0 +1,88 @@
+"""minit2i export: a checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from minit2i_deploy.cli.options import add_json
+
+if TYPE_CHECKING:
+    from minit2i_deploy.bundle import Bundle
+
+_EPILOG: Final = """\
+CHECKPOINT may be a Hugging Face folder, a .pt file of the PyTorch port, a Flax
+checkpoint (msgpack file or Orbax folder) or a checkpoint of minit2i train; its
+form is told by content.
+
+examples:
+  minit2i export minit2i-b-16 b16-bundle --text-encoder flan-t5-large
+  minit2i export run/step-020000 my-bundle --text-encoder t5 --overwrite
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = (
+        "Export a checkpoint to ONNX graphs, compare each with PyTorch, and write a bundle. "
+        "Over a bound there is no bundle."
+    )
+    parser.epilog = _EPILOG
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file or folder to export")
+    parser.add_argument("bundle", metavar="BUNDLE", help="new folder for the bundle")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "fp16"),
+        default="fp32",
+        help="of text adapter and denoiser (default fp32); the text encoder stays fp32",
+    )
+    parser.add_argument(
+        "--text-encoder",
+        metavar="DIR",
+        help="T5 encoder and tokenizer in Hugging Face form; default: those beside the checkpoint",
+    )
+    parser.add_argument(
+        "--flavour",
+        metavar="NAME",
+        help="official code to match: torch-hub, jax-b16, jax-l16 or mean-flow; default: the "
+        "one that suits the checkpoint",
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="take the online weights, not those meant for use (EMA)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Export and print the checks."""
+    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.export import export_bundle
+
+    with Progress("export") as progress:
+        bundle = export_bundle(
+            Path(options.checkpoint),
+            Path(options.bundle),
+            precision=options.precision,
+            text_encoder=options.text_encoder,
+            flavour=options.flavour,
+            ema=not options.raw,
+            overwrite=options.overwrite,
+            progress=lambda stage, fraction: progress.update(fraction, stage),
+        )
+    _print(options, bundle)
+
+
+def _print(options: argparse.Namespace, bundle: Bundle) -> None:
+    from minit2i_deploy.cli.text import check_lines, json_text, size
+    from minit2i_deploy.decode import encode
+
+    manifest = bundle.manifest
+    num_bytes = sum(info.bytes for info in manifest.files.values())
+    if options.json:
+        values = {"bundle": str(bundle.path), "digest": bundle.digest, "bytes": num_bytes}
+        print(json_text(values | {"checks": encode(manifest.checks)}))
+        return
+    print(check_lines(manifest.checks))
+    print(f"{bundle.path}  {len(manifest.files)} files, {size(num_bytes)}, {options.precision}")

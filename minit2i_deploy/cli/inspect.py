@@ -1,0 +1,140 @@
+"""minit2i inspect: what a path holds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from minit2i_deploy.cli.options import add_json
+
+if TYPE_CHECKING:
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.checkpoints import Checkpoint
+    from minit2i_deploy.config import ModelConfig
+
+_GRAPH_HEAD: Final = ("graph", "precision", "opset", "size", "inputs -> outputs")
+_EPILOG: Final = """\
+examples:
+  minit2i inspect my-bundle
+  minit2i inspect run/step-020000 --json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = (
+        "Show what a bundle holds (graphs, presets, measured checks, where it comes from), or "
+        "what is taken from a checkpoint and what is left out."
+    )
+    parser.epilog = _EPILOG
+    parser.add_argument("path", metavar="PATH", type=Path, help="a bundle or a checkpoint")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Tell the two apart by the manifest and print."""
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.cli.text import json_text
+    from minit2i_deploy.manifest import FILE_NAME
+
+    if (options.path / FILE_NAME).exists():
+        bundle = Bundle.open(options.path)
+        print(json_text(_bundle_values(bundle)) if options.json else _bundle_text(bundle))
+        return
+    from minit2i_deploy.checkpoints import load_checkpoint
+
+    checkpoint = load_checkpoint(options.path)
+    print(
+        json_text(_checkpoint_values(checkpoint)) if options.json else _checkpoint_text(checkpoint)
+    )
+
+
+def _bundle_values(bundle: Bundle) -> dict[str, Any]:
+    from minit2i_deploy.decode import encode
+
+    return {"path": str(bundle.path), "digest": bundle.digest, **encode(bundle.manifest)}
+
+
+def _bundle_text(bundle: Bundle) -> str:
+    from minit2i_deploy.cli.text import check_lines, columns, size
+
+    manifest = bundle.manifest
+    total = sum(info.bytes for info in manifest.files.values())
+    flavour, provenance = manifest.flavour, manifest.provenance
+    facts = [
+        ("bundle", str(bundle.path)),
+        ("digest", bundle.digest),
+        ("files", f"{len(manifest.files)}, {size(total)}"),
+        ("variant", manifest.variant or "none of the published ones"),
+        ("model", _config_line(manifest.model)),
+        ("flavour", f"{flavour.name} (a_min {flavour.a_min:g})"),
+        ("checkpoint", f"{provenance.checkpoint_form}, sha256 {provenance.checkpoint_sha256}"),
+        ("tools", ", ".join(f"{name} {tool}" for name, tool in provenance.tools.items())),
+    ]
+    parts = [
+        columns(facts),
+        columns(_graph_rows(bundle), head=_GRAPH_HEAD),
+        columns(_preset_rows(bundle), head=("preset", "table", "guidance", "")),
+        "tables: " + ", ".join(manifest.tables),
+    ]
+    return "\n\n".join([*parts, *([check_lines(manifest.checks)] if manifest.checks else [])])
+
+
+def _graph_rows(bundle: Bundle) -> list[tuple[str, ...]]:
+    from minit2i_deploy.cli.text import size
+
+    files = bundle.manifest.files
+    rows: list[tuple[str, ...]] = []
+    for name, graph in bundle.manifest.graphs.items():
+        with_data = (graph.path, f"{graph.path}.data")
+        num_bytes = sum(files[path].bytes for path in with_data if path in files)
+        flow = f"{' '.join(graph.inputs)} -> {' '.join(graph.outputs)}"
+        rows.append((name, graph.precision, str(graph.opset), size(num_bytes), flow))
+    return rows
+
+
+def _preset_rows(bundle: Bundle) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for name, preset in bundle.manifest.presets.items():
+        default = "default" if name == bundle.manifest.default_preset else ""
+        rows.append((name, preset.table, f"{preset.guidance:g}", default))
+    return rows
+
+
+def _checkpoint_values(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"config": checkpoint.config.to_dict(), **checkpoint.report.to_dict()}
+
+
+def _checkpoint_text(checkpoint: Checkpoint) -> str:
+    from minit2i_deploy.cli.text import columns
+
+    report = checkpoint.report
+    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in report.dtypes.items())
+    facts = [
+        ("checkpoint", report.path),
+        ("form", report.form),
+        ("weights", report.weights),
+        ("sha256", report.sha256),
+        ("model", _config_line(checkpoint.config)),
+        ("parameters", f"{report.num_parameters:,}"),
+        ("tensors", f"{len(checkpoint.tensors)} ({dtypes})"),
+    ]
+    if report.step is not None:
+        facts.append(("step", f"{report.step:,}"))
+    if report.text_encoder is not None:
+        facts.append(("text encoder", report.text_encoder))
+    left = [
+        ("left out", f"{item.what}: {item.num_tensors} tensors, {item.reason}")
+        for item in report.dropped
+    ]
+    return columns([*facts, *left])
+
+
+def _config_line(config: ModelConfig) -> str:
+    student = ", few-step student" if config.student else ""
+    return (
+        f"{config.image_size} px, patch {config.patch_size}, width {config.hidden_size}, "
+        f"{config.num_heads} heads, {config.depth_double} blocks, prompt of "
+        f"{config.prompt_length} tokens of width {config.txt_input_size}{student}"
+    )

@@ -1,0 +1,115 @@
+"""Arguments that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minit2i_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.protocol import Runtime
+    from minit2i_deploy.table import Table
+
+
+def add_bundle(parser: argparse.ArgumentParser) -> None:
+    """BUNDLE."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder that minit2i export made")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="print JSON in place of text")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """--runtime and --threads."""
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--runtime",
+        metavar="NAME",
+        default="onnxruntime",
+        help="onnxruntime (default), torch, or fake (no network, for testing programs)",
+    )
+    group.add_argument(
+        "--threads",
+        metavar="N",
+        type=int,
+        help="CPU threads of onnxruntime; 0 (default) is one for each core",
+    )
+
+
+def add_painting(parser: argparse.ArgumentParser) -> None:
+    """--preset, --table, --solver, --steps and --guidance."""
+    group = parser.add_argument_group("painting")
+    group.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="table and guidance that belong together; default: the bundle's default preset",
+    )
+    group.add_argument(
+        "--table", metavar="NAME", help="a table of the bundle, or a .json file of minit2i table"
+    )
+    group.add_argument(
+        "--solver", metavar="NAME", help="compile a solver; minit2i table --list names them"
+    )
+    group.add_argument(
+        "--steps", metavar="N", type=int, help="steps of the solver (euler if none is named)"
+    )
+    group.add_argument(
+        "--guidance",
+        metavar="G",
+        type=float,
+        help="guidance scale in place of the preset's; 1 is none",
+    )
+
+
+def chosen_painting(bundle: Bundle, options: argparse.Namespace) -> tuple[Table, float]:
+    """The table and the guidance scale that the options ask for.
+
+    Raises:
+        UsageError: options that exclude one another, or a name that is not there.
+        BundleError: the bundle's table is damaged.
+    """
+    table, guidance = bundle.preset(options.preset)
+    if options.table is not None:
+        if options.solver is not None or options.steps is not None:
+            raise UsageError("--table came with --solver or --steps; give one or the other")
+        table = _named_table(bundle, options.table)
+    elif options.steps is not None:
+        table = _compiled_table(bundle, options.solver or "euler", options.steps)
+    elif options.solver is not None:
+        raise UsageError(f"--solver {options.solver} came without --steps; add --steps N")
+    if options.guidance is not None:
+        return table, options.guidance
+    # What a student's table tells it belongs to that table, not to the preset.
+    return table, float(table.column("omega")[0]) if table.is_conditioned else guidance
+
+
+def opened_runtime(bundle: Bundle, options: argparse.Namespace) -> Runtime:
+    """The runtime that the options ask for; use it in a ``with`` block.
+
+    Raises:
+        UsageError: an unknown runtime, or threads for one that takes none.
+        MissingDependencyError: its library is not installed.
+    """
+    from minit2i_deploy.runtimes import open_runtime
+
+    settings = {} if options.threads is None else {"threads": options.threads}
+    return open_runtime(bundle, options.runtime, **settings)
+
+
+def _named_table(bundle: Bundle, name: str) -> Table:
+    from minit2i_deploy.table import Table
+
+    return Table.load(Path(name)) if name.endswith(".json") else bundle.table(name)
+
+
+def _compiled_table(bundle: Bundle, solver: str, steps: int) -> Table:
+    from minit2i_deploy.solvers import solver_named
+    from minit2i_deploy.table import solver_table
+
+    a_min = bundle.manifest.flavour.a_min if solver_named(solver).divides else None
+    return solver_table(solver, steps=steps, a_min=a_min)

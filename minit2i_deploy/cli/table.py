@@ -1,0 +1,154 @@
+"""minit2i table: a solver, compiled."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from minit2i_deploy.cli.options import add_json
+from minit2i_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from minit2i_deploy.table import Table
+
+_EPILOG: Final = """\
+One row is one evaluation of the denoiser; y is its guided estimate of the
+clean picture:
+  x' = a x + b y + c h + n noise        h' = y + s x
+
+examples:
+  minit2i table --list
+  minit2i table --solver heun --steps 10
+  minit2i table --solver euler --steps 50 --a-min 0.01 -o euler-50.json
+"""
+
+_STUDENT: Final = {
+    "omega": "guidance that the student is told (default 12)",
+    "t-min": "least noise level that it guides (default 0.2)",
+    "t-max": "greatest noise level that it guides (default 0.8)",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = "Compile a solver to the table of numbers that every runtime follows."
+    parser.epilog = _EPILOG
+    parser.add_argument("--list", action="store_true", help="list the solvers and stop")
+    parser.add_argument("--solver", metavar="NAME", help="solver to compile")
+    parser.add_argument("--steps", metavar="N", type=int, help="intervals of its time grid")
+    parser.add_argument(
+        "--a-min",
+        metavar="A",
+        type=float,
+        help="floor of the division by 1 - t (default 0.05)",
+    )
+    parser.add_argument(
+        "--interval",
+        metavar=("START", "END"),
+        nargs=2,
+        type=float,
+        default=(0.0, 1.0),
+        help="guide only rows with START <= t <= END (default 0 1)",
+    )
+    parser.add_argument(
+        "--clip",
+        metavar="C",
+        type=float,
+        default=0.0,
+        help="bound on each estimate before guidance, for example 1 (default 0: none)",
+    )
+    parser.add_argument(
+        "--rescale",
+        metavar="R",
+        type=float,
+        default=0.0,
+        help="share of guidance rescale, 0 to 1 (default 0)",
+    )
+    parser.add_argument(
+        "--shift",
+        metavar="S",
+        type=float,
+        help="time grid t / (t + S (1 - t)): above 1 more of the steps are near noise",
+    )
+    for name, what in _STUDENT.items():
+        parser.add_argument(f"--{name}", metavar="X", type=float, help=f"mean-flow only: {what}")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help=".json file for generate --table, replaced if it is there",
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """List, print or write."""
+    if options.list:
+        _list(options)
+        return
+    if options.solver is None or options.steps is None:
+        raise UsageError("--solver NAME and --steps N are needed; --list names the solvers")
+    from minit2i_deploy.cli import places
+    from minit2i_deploy.table import solver_table
+
+    if options.output is not None:
+        places.output_file(options.output, ".json")
+    table = solver_table(
+        options.solver,
+        steps=options.steps,
+        a_min=options.a_min,
+        interval=tuple(options.interval),
+        clip=options.clip,
+        rescale=options.rescale,
+        grid="uniform" if options.shift is None else "shifted",
+        shift=options.shift,
+        omega=options.omega,
+        t_min=options.t_min,
+        t_max=options.t_max,
+    )
+    if options.output is not None:
+        table.save(options.output)
+        print(f"{options.output}  {table.name}, {len(table)} rows")
+    else:
+        print(table.to_json().rstrip() if options.json else _text(table))
+
+
+def _list(options: argparse.Namespace) -> None:
+    from minit2i_deploy.cli.text import columns, json_text
+    from minit2i_deploy.solvers import SOLVERS
+
+    solvers = [
+        {
+            "solver": name,
+            "divides": solver.divides,
+            "own_grid": solver.own_grid is not None,
+        }
+        for name, solver in SOLVERS.items()
+    ]
+    if options.json:
+        print(json_text(solvers))
+        return
+    words = {
+        "divides": {True: "takes --a-min", False: "lands on the estimate, no --a-min"},
+        "own_grid": {True: "time grid of its own", False: "takes --shift"},
+    }
+    print(
+        columns(
+            [
+                (str(item["solver"]), *(words[key][bool(item[key])] for key in words))
+                for item in solvers
+            ]
+        )
+    )
+
+
+def _text(table: Table) -> str:
+    from minit2i_deploy.cli.text import columns
+
+    rows = [
+        (str(index), *(f"{value:.7g}" for value in row))
+        for index, row in enumerate(table.rows.tolist())
+    ]
+    return columns(rows, head=("row", *table.columns))

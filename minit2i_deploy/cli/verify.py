@@ -1,0 +1,187 @@
+"""minit2i verify: a bundle is what its manifest says, and it runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from minit2i_deploy.cli.options import add_bundle, add_engine, add_json, opened_runtime
+from minit2i_deploy.errors import Minit2iError, MissingDependencyError, VerificationError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.protocol import Runtime
+
+OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
+
+_NO_BF16: Final = "onnxruntime's CPU provider has no bf16 kernels; --runtime torch runs it"
+_EPILOG: Final = """\
+Checked are sizes, the sha256 of every file, the tokenizer and the tables; then
+each graph is run once on noise and must give finite values.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """One check: its name, OK, FAILED or SKIPPED, and what was found."""
+
+    name: str
+    state: str
+    found: str
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = "Check that a bundle is whole, unchanged and runs."
+    parser.epilog = _EPILOG
+    add_bundle(parser)
+    parser.add_argument(
+        "--checkpoint",
+        metavar="PATH",
+        help="what it was exported from: measure every graph against PyTorch again",
+    )
+    parser.add_argument(
+        "--text-encoder", metavar="DIR", help="with --checkpoint, as for minit2i export"
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="with --checkpoint, as for minit2i export"
+    )
+    add_engine(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print every check; raise if one failed."""
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.cli.text import columns, json_text
+
+    bundle = Bundle.open(options.bundle)
+    outcomes = list(check_bundle(bundle, lambda: opened_runtime(bundle, options)))
+    if options.checkpoint is not None:
+        outcomes += _measured(options)
+    if options.json:
+        print(json_text([asdict(outcome) for outcome in outcomes]))
+    else:
+        print(columns([(item.state, item.name, item.found) for item in outcomes]))
+    failed = [outcome.name for outcome in outcomes if outcome.state == FAILED]
+    if failed:
+        raise VerificationError(
+            f"{bundle.path}: {len(failed)} of {len(outcomes)} checks failed ({', '.join(failed)}); "
+            "copy the bundle again or re-run minit2i export"
+        )
+
+
+def check_bundle(bundle: Bundle, open_engine: Callable[[], Runtime]) -> Iterator[Outcome]:
+    """Every check of an opened bundle, in order; a failed one does not stop the rest.
+
+    Args:
+        bundle: opened, so its sizes are right.
+        open_engine: opens the runtime that the graphs are run on.
+    """
+    from minit2i_deploy.cli.text import size
+
+    files = bundle.manifest.files
+    total = size(sum(info.bytes for info in files.values()))
+    yield Outcome(name="sizes", state=OK, found=f"{len(files)} files, {total}")
+    yield _attempt("sha256", lambda: _hashes(bundle))
+    yield _attempt("tokenizer", lambda: f"{bundle.tokenizer().rust.get_vocab_size()} tokens")
+    for name in bundle.manifest.tables:
+        yield _attempt(f"table {name}", partial(_table, bundle, name))
+    try:
+        runtime = open_engine()
+    except MissingDependencyError as error:
+        yield Outcome(name="graphs", state=SKIPPED, found=str(error))
+        return
+    with runtime:
+        for name, work in _graph_runs(bundle, runtime).items():
+            if (runtime.name, bundle.manifest.graphs[name].precision) == ("onnxruntime", "bf16"):
+                yield Outcome(name=f"graph {name}", state=SKIPPED, found=_NO_BF16)
+            else:
+                yield _attempt(f"graph {name}", partial(_finite, work))
+
+
+def _measured(options: argparse.Namespace) -> list[Outcome]:
+    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.export import verify_bundle
+
+    with Progress("measure") as progress:
+        checks = verify_bundle(
+            options.bundle,
+            options.checkpoint,
+            text_encoder=options.text_encoder,
+            ema=not options.raw,
+            progress=lambda stage, share: progress.update(share, stage),
+        )
+    return [
+        Outcome(
+            name=f"parity {check.name}",
+            state=OK,
+            found=f"{check.measured:.3g} {check.unit}, bound {check.bound:.3g}, {check.where}",
+        )
+        for check in checks
+    ]
+
+
+def _attempt(name: str, work: Callable[[], str]) -> Outcome:
+    try:
+        return Outcome(name=name, state=OK, found=work())
+    except Minit2iError as error:
+        return Outcome(name=name, state=FAILED, found=" ".join(str(error).split()))
+
+
+def _hashes(bundle: Bundle) -> str:
+    from minit2i_deploy.cli.progress import Progress
+
+    with Progress("hashing") as progress:
+        bundle.verify(lambda done, total: progress.update(done / total if total else 1.0))
+    return "every file as the manifest says"
+
+
+def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.ndarray]]:
+    """A small run of each graph, on inputs that need no other graph."""
+    import numpy as np
+
+    from minit2i_deploy.condition import student_conditions, tokenise
+    from minit2i_deploy.noise import standard_noise
+    from minit2i_deploy.table import guidance_weights, step_row
+
+    config = bundle.config
+    picture = (1, config.in_channels, config.image_size, config.image_size)
+    tokens = (2, 1, config.num_text_tokens, config.hidden_size)
+    context = (1, config.prompt_length, config.txt_input_size)
+
+    table, guidance = bundle.preset()
+    told = student_conditions(bundle, table, guidance, None)
+
+    def encode() -> np.ndarray:
+        ids = tokenise(bundle, ["a"])[0].ids[None]
+        return runtime.encode(ids, np.ones_like(ids))
+
+    def adapt() -> np.ndarray:
+        mask = np.ones(context[:2], dtype=np.int64)
+        return runtime.adapt(standard_noise(0, context), mask, None if told is None else told[None])
+
+    def step() -> np.ndarray:
+        state = runtime.start(standard_noise(0, picture), standard_noise(1, tokens))
+        state.step(step_row(table, 0), guidance_weights(table, 0, guidance))
+        return np.stack(state.state())
+
+    return {"text_encoder": encode, "text_adapter": adapt, "transformer": step}
+
+
+def _table(bundle: Bundle, name: str) -> str:
+    return f"{len(bundle.table(name))} rows"
+
+
+def _finite(work: Callable[[], np.ndarray]) -> str:
+    import numpy as np
+
+    values = work()
+    if not np.isfinite(values).all():
+        raise VerificationError("gives NaN or infinity; export again with --precision fp32")
+    return f"runs, values from {values.min():.3g} to {values.max():.3g}"

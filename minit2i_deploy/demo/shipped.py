@@ -1,0 +1,34 @@
+"""The model that the package brings along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from minit2i_deploy.errors import Minit2iError
+
+_ASSETS: Final = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shipped:
+    """Folders of a checkpoint and of its text encoder, whose tokenizer stands beside it."""
+
+    checkpoint: Path
+    text_encoder: Path
+
+
+def shipped_model(assets: Path = _ASSETS) -> Shipped:
+    """Find the shipped model.
+
+    Args:
+        assets: folder with model/, text_encoder/ and tokenizer/.
+
+    Raises:
+        Minit2iError: the installation lacks a part of it.
+    """
+    for name in ("model", "text_encoder", "tokenizer"):
+        if not (assets / name).is_dir():
+            raise Minit2iError(f"{assets / name}: missing; install minit2i-deploy again")
+    return Shipped(checkpoint=assets / "model", text_encoder=assets / "text_encoder")

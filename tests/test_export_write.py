@@ -1,0 +1,239 @@
+"""export_bundle: what it records, what it refuses, and that failure leaves nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from checkpoint_forms import base_forms, hub_folder, student_forms
+from safetensors import safe_open
+from tiny_bundle import text_folder, tiny_bundle
+
+from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.checkpoints import load_checkpoint
+from minit2i_deploy.errors import BundleError, CheckpointError, UsageError, VerificationError
+from minit2i_deploy.export import export_bundle, verify, verify_bundle
+from minit2i_deploy.table import solver_table
+
+CHECKS = ["text_encoder", "text_adapter", "transformer", "trajectory"]
+
+
+def test_manifest_tells_where_it_comes_from() -> None:
+    bundle = Bundle.open(tiny_bundle())
+    bundle.verify()
+    manifest, source = bundle.manifest, load_checkpoint(hub_folder())
+    assert manifest.provenance.checkpoint_sha256 == source.report.sha256
+    assert manifest.provenance.checkpoint_form == "huggingface"
+    assert {"torch", "onnxruntime", "transformers"} <= manifest.provenance.tools.keys()
+    assert bundle.config == source.config
+    assert manifest.variant is None
+    assert manifest.flavour.name == "jax-b16"
+    assert manifest.noise.scale == 2.0
+
+
+def test_checks_are_recorded_with_their_bounds() -> None:
+    checks = Bundle.open(tiny_bundle()).manifest.checks
+    assert [check.name for check in checks] == CHECKS
+    assert all(0 <= check.measured <= check.bound for check in checks)
+    # Exact agreement of two engines on every graph would mean that nothing was compared.
+    assert all(check.measured > 0 for check in checks[:3])
+
+
+def test_tables_and_preset() -> None:
+    bundle = Bundle.open(tiny_bundle())
+    table, guidance = bundle.preset()
+    assert table == solver_table("euler", steps=100, a_min=0.05)
+    assert guidance == 2.5
+    assert bundle.table("euler-20") == solver_table("euler", steps=20, a_min=0.05)
+
+
+def test_a_flavour_sets_table_and_guidance(tmp_path: Path) -> None:
+    bundle = export_bundle(
+        hub_folder(), tmp_path / "bundle", text_encoder=text_folder(), flavour="jax-l16"
+    )
+    table, guidance = bundle.preset()
+    assert (table, guidance) == (solver_table("euler", steps=100, a_min=0.01), 6.0)
+
+
+def test_the_text_encoder_is_found_beside_the_checkpoint(tmp_path: Path) -> None:
+    shutil.copytree(hub_folder(), tmp_path / "release" / "transformer")
+    shutil.copytree(text_folder(), tmp_path / "release", dirs_exist_ok=True)
+    stages: list[tuple[str, float]] = []
+    bundle = export_bundle(
+        tmp_path / "release" / "transformer",
+        tmp_path / "bundle",
+        progress=lambda stage, share: stages.append((stage, share)),
+    )
+    shares = [share for _, share in stages]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
+    # Nothing in a bundle depends on when or where it was made.
+    assert bundle.digest == Bundle.open(tiny_bundle()).digest
+
+
+def test_half_precision_runs_and_keeps_float32_edges(tmp_path: Path) -> None:
+    bundle = export_bundle(
+        hub_folder(), tmp_path / "bundle", text_encoder=text_folder(), precision="fp16"
+    )
+    manifest = bundle.manifest
+    assert {name: graph.precision for name, graph in manifest.graphs.items()} == {
+        "text_encoder": "fp32",
+        "text_adapter": "fp16",
+        "transformer": "fp16",
+    }
+    assert [check.name for check in manifest.checks] == CHECKS
+    with safe_open(bundle.path / "transformer" / "model.onnx.data", "numpy") as file:
+        kinds = {k: file.get_slice(k).get_dtype() for k in file.keys()}
+    assert set(kinds.values()) == {"F16"}
+    inputs = manifest.graphs["transformer"].inputs
+    assert {info.dtype for info in inputs.values()} == {"float32"}
+
+
+def test_bfloat16_says_that_onnxruntime_did_not_run_it(tmp_path: Path) -> None:
+    bundle = export_bundle(
+        hub_folder(), tmp_path / "bundle", text_encoder=text_folder(), precision="bf16", opset=18
+    )
+    checks = bundle.manifest.checks
+    assert [check.name for check in checks] == CHECKS
+    assert all("not run in onnxruntime" in check.where for check in checks[1:])
+    graph = onnx.load(bundle.path / "transformer" / "model.onnx", load_external_data=False)
+    assert not {"Attention", "RMSNormalization"} & {node.op_type for node in graph.graph.node}
+    assert [entry.version for entry in graph.opset_import] == [18]
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_a_bundle_is_checked_against_its_checkpoint(ema: bool) -> None:
+    path, _ = base_forms()["huggingface"]
+    assert verify_bundle(tiny_bundle()) == Bundle.open(tiny_bundle()).manifest.checks
+    if not ema:
+        with pytest.raises(BundleError, match="made from checkpoint"):
+            verify_bundle(tiny_bundle(), base_forms()["payload"][0], text_encoder=text_folder())
+        return
+    checks = verify_bundle(tiny_bundle(), path, text_encoder=text_folder())
+    assert [check.name for check in checks] == CHECKS
+
+
+def test_over_a_bound_there_is_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tight = dataclasses.replace(verify.BOUNDS["fp32"], graph=1e-9)
+    monkeypatch.setattr(verify, "BOUNDS", {"fp32": tight})
+    with pytest.raises(VerificationError, match=r"text_encoder: .* at most 1e-09 is allowed"):
+        export_bundle(hub_folder(), tmp_path / "out" / "bundle", text_encoder=text_folder())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_killed_export_leaves_nothing(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from minit2i_deploy.export import export_bundle\n"
+        "export_bundle(*sys.argv[1:3], text_encoder=sys.argv[3],\n"
+        "              progress=lambda stage, share: print(stage, flush=True))\n"
+    )
+    target = tmp_path / "out" / "bundle"
+    command = [sys.executable, "-c", script, str(hub_folder()), str(target), str(text_folder())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == "write transformer":
+                assert any((tmp_path / "out").iterdir())
+                process.send_signal(signal.SIGTERM)
+                break
+        process.stdout.read()
+    assert process.returncode == -signal.SIGTERM
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def refused(tmp_path: Path, error: type[Exception], match: str, **arguments: object) -> None:
+    call = {"checkpoint": hub_folder(), "text_encoder": text_folder(), **arguments}
+    with pytest.raises(error, match=match):
+        export_bundle(bundle=tmp_path / "new", **call)  # type: ignore[arg-type]
+    assert not (tmp_path / "new").exists()
+
+
+def test_wrong_arguments(tmp_path: Path) -> None:
+    refused(tmp_path, UsageError, "precision 'int8' is unknown", precision="int8")
+    refused(tmp_path, UsageError, "opset is 17; choose one of 18, 23", opset=17)
+    refused(tmp_path, UsageError, "flavour 'jax' is unknown", flavour="jax")
+    refused(tmp_path, UsageError, "no config.json there", text_encoder=tmp_path)
+    refused(tmp_path, UsageError, "pass --text-encoder DIR", text_encoder=None)
+    refused(tmp_path, CheckpointError, "does not exist", checkpoint=tmp_path / "none")
+
+
+def test_a_full_folder_is_not_replaced_unasked(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "mine.txt").write_text("keep")
+    with pytest.raises(UsageError, match="exists and is not empty"):
+        export_bundle(hub_folder(), tmp_path / "bundle", text_encoder=text_folder())
+    assert (tmp_path / "bundle" / "mine.txt").read_text() == "keep"
+
+
+def test_a_student_is_refused_for_now(tmp_path: Path) -> None:
+    path, _ = student_forms()["flax-msgpack"]
+    shutil.copy(path, tmp_path / "student")
+    with pytest.raises(CheckpointError):
+        export_bundle(tmp_path / "student", tmp_path / "new", text_encoder=text_folder())
+    assert not (tmp_path / "new").exists()
+
+
+def edited_text_folder(tmp_path: Path, **values: object) -> Path:
+    folder = tmp_path / "text"
+    shutil.copytree(text_folder(), folder, dirs_exist_ok=True)
+    path = folder / "text_encoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return folder
+
+
+def test_a_text_encoder_of_another_width(tmp_path: Path) -> None:
+    folder = edited_text_folder(tmp_path, d_model=64)
+    refused(tmp_path, UsageError, "64 wide but the checkpoint takes 32", text_encoder=folder)
+
+
+def test_a_text_encoder_that_is_no_t5(tmp_path: Path) -> None:
+    folder = edited_text_folder(tmp_path, model_type="clip_text_model")
+    refused(tmp_path, UsageError, "model_type is 'clip_text_model'", text_encoder=folder)
+
+
+def test_a_text_encoder_with_missing_weights(tmp_path: Path) -> None:
+    folder = edited_text_folder(tmp_path, num_layers=3)
+    match = "tensors are missing or misshaped, first encoder.block.2"
+    refused(tmp_path, CheckpointError, match, text_encoder=folder)
+
+
+def test_a_truncated_text_encoder(tmp_path: Path) -> None:
+    folder = edited_text_folder(tmp_path)
+    path = folder / "text_encoder" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(tmp_path, CheckpointError, "text encoder cannot be read", text_encoder=folder)
+
+
+def test_no_tokenizer(tmp_path: Path) -> None:
+    folder = edited_text_folder(tmp_path)
+    shutil.rmtree(folder / "tokenizer")
+    refused(tmp_path, UsageError, "no tokenizer.json in tokenizer/", text_encoder=folder)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_encoder(tmp_path: Path) -> None:
+    folder = edited_text_folder(tmp_path)
+    path = folder / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"] += [[f"x{i}", -9.0] for i in range(200)]
+    path.write_text(json.dumps(content))
+    refused(tmp_path, UsageError, r"has 235 tokens but .* knows 128", text_encoder=folder)
+
+
+def test_a_measured_nan_is_over_any_bound() -> None:
+    check = Bundle.open(tiny_bundle()).manifest.checks[0]
+    with pytest.raises(VerificationError):
+        verify.require_within_bounds([dataclasses.replace(check, measured=float("nan"))])
+
+
+def test_relative_error() -> None:
+    wanted = np.array([1.0, -4.0], np.float32)
+    assert verify.relative_error(wanted + np.float32(0.5), wanted) == 0.125
+    assert np.isnan(verify.relative_error(np.array([np.nan, 0.0], np.float32), wanted))

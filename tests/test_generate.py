@@ -1,0 +1,361 @@
+"""The main loop on the fake runtime: against a loop of its own, and its promises one by one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+from bundles import CONFIG, write_bundle
+
+from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.condition import PromptTruncatedWarning
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.generate import Frame, SettingIgnoredWarning, generate, trajectory
+from minit2i_deploy.noise import standard_noise
+from minit2i_deploy.runtimes.fake import FakeRuntime, FakeTrajectory
+from minit2i_deploy.table import COLUMNS, Table, solver_table
+
+SHAPE = (3, CONFIG.image_size, CONFIG.image_size)
+PROMPTS = ["a red circle", "green", ""]
+# Measured 5.5e-7 on values up to 1.
+MAX_FLOAT32_ERROR = 5e-6
+
+
+class SpyTrajectory(FakeTrajectory):
+    """Notes the weights and the noise of every row."""
+
+    def __init__(self, x: np.ndarray, tokens: np.ndarray) -> None:
+        super().__init__(x, tokens)
+        self.weights: list[list[float]] = []
+        self.noise: list[np.ndarray | None] = []
+
+    def step(self, row: np.ndarray, weights: np.ndarray, noise: np.ndarray | None = None) -> None:
+        self.weights.append(weights.tolist())
+        self.noise.append(noise)
+        super().step(row, weights, noise)
+
+
+class SpyRuntime(FakeRuntime):
+    """Keeps its calls: texts encoded at once, texts adapted at once, trajectories started."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        self.encoded: list[tuple[int, ...]] = []
+        self.adapted: list[int] = []
+        self.started: list[SpyTrajectory] = []
+
+    def encode(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        self.encoded.append(input_ids.shape)
+        return super().encode(input_ids, attention_mask)
+
+    def adapt(
+        self, context: np.ndarray, mask: np.ndarray, conditions: np.ndarray | None = None
+    ) -> np.ndarray:
+        self.adapted.append(len(context))
+        return super().adapt(context, mask, conditions)
+
+    def start(self, x: np.ndarray, tokens: np.ndarray) -> SpyTrajectory:
+        self.started.append(SpyTrajectory(x.copy(), tokens))
+        return self.started[-1]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle.open(write_bundle(tmp_path_factory.mktemp("generate") / "bundle"))
+
+
+@pytest.fixture
+def runtime(bundle: Bundle) -> Iterator[SpyRuntime]:
+    with SpyRuntime(bundle) as opened:
+        yield opened
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Take off the shape checks that tests run under, which would speak before our own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def hand_table(name: str, rows: list[dict[str, float]]) -> Table:
+    """Rows that name only what is not zero, under full guidance."""
+    usual = dict.fromkeys(COLUMNS, 0.0) | {"share": 1.0}
+    values = [list((usual | row).values()) for row in rows]
+    return Table(name=name, columns=COLUMNS, rows=np.array(values))
+
+
+def tone(bundle: Bundle, text: str | None) -> float:
+    """What the fake network makes of a prompt, from its description alone; None is no prompt."""
+    if text is None:
+        return 0.0
+    ids = bundle.tokenizer().encode([text])[0].ids
+    width = CONFIG.txt_input_size
+    waves = [np.sin(float(i) * (k + 1) / width) for i in ids for k in range(width)]
+    return float(np.sum(waves)) / (CONFIG.prompt_length * width)
+
+
+def textbook_euler(
+    x: np.ndarray, steps: int, a_min: float, guidance: float, tones: tuple[float, float]
+) -> np.ndarray:
+    """dx/dt = v with v_u + g (v_c - v_u), in float64, one picture."""
+    x = x.astype(np.float64)
+    for i in range(steps):
+        t = i / steps
+        conditional, other = ((np.tanh(x + value) - x) / max(1 - t, a_min) for value in tones)
+        x = x + (other + guidance * (conditional - other)) / steps
+    return x
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5, 0.0])
+@pytest.mark.parametrize("negative", [None, "", "red"])
+def test_equals_a_textbook_loop(bundle: Bundle, guidance: float, negative: str | None) -> None:
+    with FakeRuntime(bundle) as runtime, warnings.catch_warnings():
+        warnings.simplefilter("ignore", SettingIgnoredWarning)
+        result = generate(
+            bundle,
+            runtime,
+            PROMPTS,
+            seed=[5, 6, 7],
+            table=solver_table("euler", steps=9),
+            guidance=guidance,
+            negative=negative,
+        )
+    for k, prompt in enumerate(PROMPTS):
+        start = 2.0 * standard_noise(5 + k, SHAPE)
+        tones = (tone(bundle, prompt), tone(bundle, negative))
+        wanted = textbook_euler(start, 9, 0.05, guidance, tones)
+        assert np.abs(result.x[k] - wanted).max() < MAX_FLOAT32_ERROR
+        pixels = np.clip(np.clip(wanted, -1, 1) * 127.5 + 128, 0, 255).transpose(1, 2, 0)
+        assert np.abs(np.asarray(result.images[k]) - np.trunc(pixels)).max() <= 1
+    assert result.seeds == (5, 6, 7)
+    assert (result.table, result.guidance) == ("euler-9", guidance)
+
+
+def test_prompt_seed_and_negative_all_matter(bundle: Bundle, runtime: SpyRuntime) -> None:
+    def paint(prompt: str = "a red circle", **options: Any) -> np.ndarray:
+        return generate(bundle, runtime, prompt, **options).x
+
+    base = paint()
+    assert np.array_equal(paint(), base)
+    for other in (paint("green"), paint(seed=1), paint(negative="green"), paint(guidance=5.0)):
+        assert np.abs(other - base).max() > 1e-3
+
+
+def test_defaults_are_the_default_preset(bundle: Bundle, runtime: SpyRuntime) -> None:
+    result = generate(bundle, runtime, "red")
+    table, guidance = bundle.preset()
+    assert (result.table, result.guidance) == (table.name, guidance) == ("euler-4", 2.5)
+    assert np.array_equal(result.x, generate(bundle, runtime, "red", table=table).x)
+    assert result.seeds == (0,)
+
+
+def test_a_picture_does_not_depend_on_its_batch(bundle: Bundle, runtime: SpyRuntime) -> None:
+    together = generate(bundle, runtime, PROMPTS, seed=[3, 4, 5])
+    for k, prompt in enumerate(PROMPTS):
+        alone = generate(bundle, runtime, prompt, seed=3 + k)
+        assert np.array_equal(alone.x[0], together.x[k])
+        assert alone.images[0].tobytes() == together.images[k].tobytes()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("seed", [9, np.int64(9), np.array([9, 9]), (9, 9)])
+def test_one_seed_serves_all_pictures(bundle: Bundle, runtime: SpyRuntime, seed: Any) -> None:
+    result = generate(bundle, runtime, ["red", "red"], seed=seed)
+    assert np.array_equal(result.x[0], result.x[1])
+    assert np.array_equal(result.x[:1], generate(bundle, runtime, "red", seed=9).x)
+    assert result.seeds == (9, 9)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("seed", [[1], [1, 2, 3], [], -1, 2**64, 1.5, True, "7", None])
+def test_bad_seeds_are_refused(bundle: Bundle, runtime: SpyRuntime, seed: Any) -> None:
+    with pytest.raises(UsageError):
+        generate(bundle, runtime, ["red", "green"], seed=seed)
+    assert not runtime.started
+
+
+def test_guidance_1_runs_one_branch(bundle: Bundle, runtime: SpyRuntime) -> None:
+    generate(bundle, runtime, PROMPTS, guidance=1.0)
+    assert runtime.started[0].weights == [[1.0]] * 4
+    assert runtime.adapted == [3]
+
+
+def test_guidance_runs_two_branches_adapted_once(bundle: Bundle, runtime: SpyRuntime) -> None:
+    generate(bundle, runtime, PROMPTS, guidance=3.0)
+    assert runtime.started[0].weights == [[3.0, -2.0]] * 4
+    # One row stands for the unconditional branch of the whole batch.
+    assert runtime.adapted == [4]
+    assert [shape[0] for shape in runtime.encoded] == [3]
+
+
+def test_encoder_sees_no_more_padding_than_the_longest_prompt(
+    bundle: Bundle, runtime: SpyRuntime
+) -> None:
+    generate(bundle, runtime, ["a red circle", "red"])
+    longest = len(bundle.tokenizer().encode(["a red circle"])[0].ids)
+    assert longest < CONFIG.prompt_length
+    assert runtime.encoded == [(2, longest)]
+
+
+def test_rows_outside_the_interval_run_one_branch(bundle: Bundle, runtime: SpyRuntime) -> None:
+    table = solver_table("euler", steps=5, interval=(0.2, 0.7))
+    generate(bundle, runtime, "red", table=table, guidance=3.0)
+    one, two = [1.0], [3.0, -2.0]
+    assert runtime.started[0].weights == [one, two, two, two, one]
+
+
+def test_partial_share_scales_the_guidance(bundle: Bundle, runtime: SpyRuntime) -> None:
+    table = hand_table("half", [{"b": 1.0, "share": 0.5}, {"b": 1.0, "share": 0.0}])
+    generate(bundle, runtime, "red", table=table, guidance=3.0)
+    assert runtime.started[0].weights == [[2.0, -1.0], [1.0]]
+
+
+def test_a_negative_prompt_without_guidance_warns(bundle: Bundle, runtime: SpyRuntime) -> None:
+    with pytest.warns(SettingIgnoredWarning, match="no effect at guidance 1 "):
+        result = generate(bundle, runtime, "red", guidance=1.0, negative="green")
+    assert np.array_equal(result.x, generate(bundle, runtime, "red", guidance=1.0).x)
+
+
+def test_noisy_rows_take_their_own_streams(bundle: Bundle, runtime: SpyRuntime) -> None:
+    noisy = {"a": 0.5, "b": 0.5, "n": 0.25}
+    table = hand_table("noisy", [noisy, {"a": 0.5, "b": 0.5}, noisy | {"t": 0.5}])
+    result = generate(bundle, runtime, ["red", "red"], seed=[1, 2], table=table, guidance=1.0)
+    given = runtime.started[0].noise
+    assert given[1] is None
+    x = np.stack([2.0 * standard_noise(seed, SHAPE) for seed in (1, 2)]).astype(np.float64)
+    for row in range(3):
+        x = 0.5 * x + 0.5 * np.tanh(x + tone(bundle, "red"))
+        if row != 1:
+            fresh = np.stack([standard_noise(seed, SHAPE, stream=row + 1) for seed in (1, 2)])
+            assert np.array_equal(given[row], fresh)
+            x = x + 0.25 * fresh
+    assert np.abs(result.x - x).max() < MAX_FLOAT32_ERROR
+
+
+def test_noise_takes_the_place_of_the_seed(bundle: Bundle, runtime: SpyRuntime) -> None:
+    noise = np.stack([standard_noise(11, SHAPE)])
+    before = noise.copy()
+    given = generate(bundle, runtime, "red", seed=3, noise=noise)
+    assert np.array_equal(given.x, generate(bundle, runtime, "red", seed=11).x)
+    assert np.array_equal(noise, before)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("noise", "words"),
+    [
+        (np.zeros((1, 3, 32, 31), np.float32), r"float32 \[1, 3, 32, 31\], but float32 \[1, 3"),
+        (np.zeros((2, 3, 32, 32), np.float32), r"\[2, 3, 32, 32\], but"),
+        (np.zeros((3, 32, 32), np.float32), r"\[3, 32, 32\], but"),
+        (np.zeros((1, 3, 32, 32), np.float64), "noise is float64"),
+        (np.full((1, 3, 32, 32), np.nan, np.float32), "NaN or infinity"),
+        (np.full((1, 3, 32, 32), np.inf, np.float32), "NaN or infinity"),
+    ],
+)
+def test_wrong_noise_is_refused(
+    bundle: Bundle, runtime: SpyRuntime, noise: np.ndarray, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        generate(bundle, runtime, "red", noise=noise)
+    assert not runtime.started
+
+
+def test_leaving_the_loop_cancels_and_the_runtime_lives_on(
+    bundle: Bundle, runtime: SpyRuntime
+) -> None:
+    for frame in trajectory(bundle, runtime, "red"):
+        if frame.index == 1:
+            break
+    assert len(runtime.started[0].weights) == 2
+    whole = generate(bundle, runtime, "red")
+    with FakeRuntime(bundle) as fresh:
+        assert np.array_equal(whole.x, generate(bundle, fresh, "red").x)
+
+
+def test_frames_tell_where_the_run_is(bundle: Bundle, runtime: SpyRuntime) -> None:
+    seen: list[tuple[int, int, float]] = []
+
+    def note(frame: Frame) -> None:
+        seen.append((frame.index, frame.total, frame.t))
+        assert frame.x().shape == (1, *SHAPE)
+
+    generate(bundle, runtime, "red", on_frame=note)
+    assert seen == [(0, 4, 0.0), (1, 4, 0.25), (2, 4, 0.5), (3, 4, 0.75)]
+
+
+def test_a_frame_gives_copies(bundle: Bundle, runtime: SpyRuntime) -> None:
+    for frame in trajectory(bundle, runtime, "red"):
+        frame.x()[:] = np.nan
+        frame.estimate()[:] = np.nan
+    assert np.isfinite(frame.x()).all()
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_previews_are_the_rows_own_estimates(
+    bundle: Bundle, runtime: SpyRuntime, solver: str
+) -> None:
+    table = solver_table(solver, steps=5)
+    assert np.any(table.column("s")) == (solver == "heun")
+    tones = tone(bundle, "red"), tone(bundle, None)
+    x = 2.0 * standard_noise(0, SHAPE)
+    for frame in trajectory(bundle, runtime, "red", table=table, guidance=2.5, previews=True):
+        # frame.x() is the state after the row; the estimate was made at the state before it.
+        guided = 2.5 * np.tanh(x + tones[0]) - 1.5 * np.tanh(x + tones[1])
+        assert np.abs(frame.estimate()[0] - guided).max() < MAX_FLOAT32_ERROR
+        x = frame.x()[0].astype(np.float64)
+
+
+def test_an_estimate_that_was_not_kept_is_refused(bundle: Bundle, runtime: SpyRuntime) -> None:
+    frames = trajectory(bundle, runtime, "red", table=solver_table("heun", steps=2))
+    with pytest.raises(UsageError, match="previews=True"):
+        next(frames).estimate()
+
+
+def test_timings_name_every_stage(bundle: Bundle, runtime: SpyRuntime) -> None:
+    timings = generate(bundle, runtime, "red").timings
+    assert list(timings) == ["tokenise", "encode", "adapt", "noise", "steps", "image"]
+    assert all(seconds > 0 for seconds in timings.values())
+
+
+def test_a_long_prompt_is_cut_where_the_warning_says(bundle: Bundle, runtime: SpyRuntime) -> None:
+    text = "a red circle " * 770
+    assert len(text) > 10_000
+    with pytest.warns(PromptTruncatedWarning, match="cut after [0-9]+ characters") as caught:
+        result = generate(bundle, runtime, text)
+    assert len(caught) == 1
+    used = int(str(caught[0].message).split("after ")[1].split(" ")[0])
+    assert 0 < used < 100
+    assert np.array_equal(result.x, generate(bundle, runtime, text[:used]).x)
+
+
+def test_an_empty_prompt_is_not_the_unconditional_branch(
+    bundle: Bundle, runtime: SpyRuntime
+) -> None:
+    empty = generate(bundle, runtime, "", guidance=1.0)
+    assert np.isfinite(empty.x).all()
+    # Guidance 0 leaves the second branch alone.
+    unconditional = generate(bundle, runtime, "", guidance=0.0)
+    assert np.abs(empty.x - unconditional.x).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "words"),
+    [
+        ("a\0b", {}, "NUL character at position 1"),
+        ("red", {"negative": "\0"}, "NUL character at position 0"),
+        ([], {}, "at least one"),
+        ("red", {"guidance": float("nan")}, "guidance is nan"),
+        ("red", {"guidance": float("inf")}, "guidance is inf"),
+    ],
+)
+def test_wrong_calls_are_refused_before_any_step(
+    bundle: Bundle, runtime: SpyRuntime, prompts: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        generate(bundle, runtime, prompts, **options)
+    assert not runtime.started

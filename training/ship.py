@@ -1,0 +1,59 @@
+"""A training checkpoint cut down to what one deploys: the averaged weights and their origin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from minit2i_deploy.errors import TrainingError, UsageError
+from minit2i_deploy.files import atomic_directory
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def ship(
+    checkpoint: Path,
+    target: Path,
+    *,
+    precision: str = "fp16",
+    notes: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write ``checkpoint.json`` and ``ema.safetensors`` alone, in a smaller type.
+
+    Every reader takes the rounded weights as the model: parity is measured against them.
+
+    Args:
+        checkpoint: a ``step-NNNNNN`` folder of a run.
+        target: folder to make.
+        precision: "fp32", "fp16" or "bf16".
+        notes: JSON values added to checkpoint.json, for example the measured score.
+        overwrite: replace an existing folder.
+
+    Raises:
+        UsageError: the precision is unknown, or the target stands already or may not be written.
+        TrainingError: a weight is too large for the type.
+    """
+    if precision not in DTYPES:
+        raise UsageError(f"precision is {precision!r}, but one of {', '.join(DTYPES)} is needed")
+    tensors = {
+        name: value.to(DTYPES[precision])
+        for name, value in load_file(checkpoint / "ema.safetensors").items()
+    }
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise TrainingError(f"{checkpoint}: {name} does not fit {precision}; use bf16 or fp32")
+    header = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
+    # Folders of the machine that trained it mean nothing elsewhere.
+    for key in ("text_encoder", "tokenizer"):
+        header["recipe"][key] = Path(header["recipe"][key]).name
+    header |= notes or {}
+    with atomic_directory(target, overwrite=overwrite) as partial:
+        save_file(tensors, partial / "ema.safetensors")
+        text = json.dumps(header, indent=2, sort_keys=True) + "\n"
+        (partial / "checkpoint.json").write_text(text, encoding="utf-8")
+    return target
