@@ -52,7 +52,7 @@ def canonical_name(name: str) -> str:
 
 
 def text_encoder_signature(width: int) -> Signature:
-    """input_ids, attention_mask int64 [n, tokens] -> last_hidden_state float32 [n, tokens, width]."""
+    """ids and mask, int64 [n, tokens] -> last_hidden_state float32 [n, tokens, width]."""
     return Signature(
         inputs={"input_ids": _int64("n", "tokens"), "attention_mask": _int64("n", "tokens")},
         outputs={"last_hidden_state": _float32("n", "tokens", width)},

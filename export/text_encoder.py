@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import torch
 
-
 from minit2i_deploy.errors import CheckpointError, UsageError, require
 from minit2i_deploy.export.modules import text_encoder_signature
 from minit2i_deploy.export.onnx_graph import Signature, to_onnx

@@ -27,6 +27,7 @@ CORE_LIBRARIES = {
     "jaxtyping": ("*",),
     "tokenizers": ("tokenizer.py",),
     "PIL": ("images.py", "demo/*"),
+    "matplotlib": ("quality/plots.py", "cli/*"),
     "torch": ("model/*", "checkpoints/*"),
     "safetensors": ("checkpoints/*",),
     "msgpack": ("checkpoints/*",),

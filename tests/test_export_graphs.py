@@ -208,10 +208,11 @@ def test_padding_changes_no_real_position() -> None:
     with np.load(PUBLIC / "t5" / "t5_io.npz") as file:
         ids, mask = file["input_ids"], file["attention_mask"]
     encoder = session("text_encoder")
-    length = int(mask[0].sum())
+    ids, mask = ids[1:2], mask[1:2]
+    length = int(mask.sum())
     assert length < ids.shape[1]
-    padded = encoder.run(None, {"input_ids": ids[:1], "attention_mask": mask[:1]})[0]
-    real = {"input_ids": ids[:1, :length], "attention_mask": mask[:1, :length]}
+    padded = encoder.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+    real = {"input_ids": ids[:, :length], "attention_mask": mask[:, :length]}
     # Measured 4.8e-7.
     assert np.abs(padded[:, :length] - encoder.run(None, real)[0]).max() <= 1e-5
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from minit2i_deploy.cli.meter import (
+    add_adjustments,
+    add_meter,
+    adjusted_table,
+    check_options,
+    compare,
+)
 from minit2i_deploy.cli.options import (
     add_bundle,
     add_engine,
@@ -24,6 +31,8 @@ _EPILOG: Final = """\
 examples:
   minit2i eval shapes my-bundle
   minit2i eval shapes my-bundle --per-kind 20 --steps 20 -o score.json
+  minit2i eval shapes my-bundle --tables euler-100,dpmpp2m:20,ab2:20 --plots plots
+  minit2i eval shapes my-bundle --tables dpmpp2m:20 --guidance 1,2.5,6 --clip 1
 """
 
 
@@ -37,7 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description=(
             "Paint held-out captions of the shapes data, six kinds of them, and judge each "
             "picture with an exact detector. Prints the accuracy of each kind and of all, with "
-            "its 95% Wilson interval."
+            "its 95% Wilson interval. With --tables: compares solvers by that score, by their "
+            "distance to a fine grid and by what is wrong with the pixels, against evaluations "
+            "of the network."
         ),
         epilog=_EPILOG,
         allow_abbrev=False,
@@ -66,9 +77,11 @@ def _configure_shapes(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="FILE",
         type=Path,
-        help=".json file for the score and every verdict, replaced if it is there",
+        help=".json file for the report, replaced if it is there",
     )
-    add_painting(parser)
+    add_painting(parser, several_guidances=True)
+    add_adjustments(parser)
+    add_meter(parser)
     add_engine(parser)
     add_json(parser)
 
@@ -78,13 +91,29 @@ def run(options: argparse.Namespace) -> None:
     from minit2i_deploy.bundle import Bundle
     from minit2i_deploy.cli import places
     from minit2i_deploy.cli.text import json_text
-    from minit2i_deploy.demo.shapes import ShapesScore
     from minit2i_deploy.files import atomic_write_text
 
+    check_options(options)
     if options.output is not None:
         places.output_file(options.output, ".json")
     bundle = Bundle.open(options.bundle)
+    if options.tables is not None:
+        report = compare(bundle, options)
+        values, text = report.to_dict(), report.to_table()
+    else:
+        values, text = _score(bundle, options)
+    if options.output is not None:
+        atomic_write_text(options.output, json_text(values) + "\n")
+    print(json_text(values) if options.json else text)
+
+
+def _score(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """One table's score and every verdict: for programs, and for people."""
+    from minit2i_deploy.demo.shapes import ShapesScore
+
+    options.guidance = None if options.guidance is None else options.guidance[0]
     table, guidance = chosen_painting(bundle, options)
+    table = adjusted_table(table, options)
     painted = _paint(bundle, options, table, guidance)
     score = ShapesScore.of((item.spec, item.verdict) for item in painted)
     values = {
@@ -96,9 +125,7 @@ def run(options: argparse.Namespace) -> None:
         **score.to_dict(),
         "pictures": [item.to_dict() for item in painted],
     }
-    if options.output is not None:
-        atomic_write_text(options.output, json_text(values) + "\n")
-    print(json_text(values) if options.json else score.to_table())
+    return values, score.to_table()
 
 
 def _paint(

@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _noise(options: argparse.Namespace, table: Table) -> np.ndarray | None:
-    """The noise file with a batch axis; ``generate`` checks its shape and type."""
+    """The noise file with a batch axis; ``generate`` checks its sizes."""
     import numpy as np
 
     if options.noise is None:
@@ -119,6 +119,11 @@ def _noise(options: argparse.Namespace, table: Table) -> np.ndarray | None:
         raise UsageError(f"{options.noise}: is no .npy file; write one with numpy.save") from error
     if not isinstance(noise, np.ndarray):
         raise UsageError(f"{options.noise}: holds several arrays; one .npy array is needed")
+    if noise.dtype != np.float32 or noise.ndim not in (3, 4):
+        raise UsageError(
+            f"{options.noise}: is {noise.dtype} {list(noise.shape)}, but float32 [3, H, W] or "
+            "[1, 3, H, W] is needed"
+        )
     return noise[None] if noise.ndim == 3 else noise
 
 

@@ -41,8 +41,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_painting(parser: argparse.ArgumentParser) -> None:
-    """--preset, --table, --solver, --steps and --guidance."""
+def add_painting(parser: argparse.ArgumentParser, *, several_guidances: bool = False) -> None:
+    """--preset, --table, --solver, --steps and --guidance, the last a tuple where several fit."""
     group = parser.add_argument_group("painting")
     group.add_argument(
         "--preset",
@@ -60,10 +60,15 @@ def add_painting(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--guidance",
-        metavar="G",
-        type=float,
+        metavar="G,G.." if several_guidances else "G",
+        type=numbers if several_guidances else float,
         help="guidance scale in place of the preset's; 1 is none",
     )
+
+
+def numbers(words: str) -> tuple[float, ...]:
+    """Numbers between commas."""
+    return tuple(float(word) for word in words.split(","))
 
 
 def chosen_painting(bundle: Bundle, options: argparse.Namespace) -> tuple[Table, float]:

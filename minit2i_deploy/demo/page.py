@@ -23,6 +23,7 @@ th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px so
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
 pre { background: #f3f3f3; padding: .8rem; overflow-x: auto; font-size: .9rem; }
 """
+_LONGEST_REASON: Final = 160
 _STAGES: Final = {
     "tokenise": "split the prompt into tokens",
     "encode": "text encoder",
@@ -84,7 +85,7 @@ def _figure(item: Mapping[str, Any], png: bytes) -> str:
         f'<figure><img src="data:image/png;base64,{data}" alt="{_e(item["caption"])}">'
         f'<figcaption><span class="kind">{_e(item["kind"].replace("_", " "))}</span><br>'
         f'{_e(item["caption"])}<br><b class="{style}">{word}</b> '
-        f'<span class="reason">{_e(item["reason"])}; seed {item["seed"]}</span>'
+        f'<span class="reason">{_e(_short(item["reason"]))}; seed {item["seed"]}</span>'
         "</figcaption></figure>\n"
     )
 
@@ -124,6 +125,11 @@ def _model_line(values: Mapping[str, Any]) -> str:
 
 def _once_line(seconds: Mapping[str, float]) -> str:
     return "Once: " + ", ".join(f"{name} {spent:.1f} s" for name, spent in seconds.items()) + "."
+
+
+def _short(reason: str) -> str:
+    # A noisy picture has dozens of regions, each with its words; report.json has them all.
+    return reason if len(reason) <= _LONGEST_REASON else f"{reason[: _LONGEST_REASON - 3]}..."
 
 
 def _e(text: str) -> str:
