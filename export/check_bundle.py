@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.checkpoints import load_checkpoint
+from minit2i_deploy.checkpoints import Checkpoint, CheckpointReport, load_checkpoint
 from minit2i_deploy.errors import BundleError
 from minit2i_deploy.export.modules import network_dtype
 from minit2i_deploy.export.reference import record_network, record_text
@@ -27,6 +27,9 @@ def verify_bundle(
     *,
     text_encoder: str | Path | None = None,
     ema: bool | str = True,
+    lora: str | Path | None = None,
+    image_size: int | None = None,
+    prompt_length: int | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> tuple[Check, ...]:
     """Hash every file and, given the checkpoint, measure every graph against torch again.
@@ -35,7 +38,10 @@ def verify_bundle(
         bundle: its folder.
         checkpoint: what it was exported from; without it, only hashes are checked.
         text_encoder: as for ``export_bundle``.
-        ema: as for ``export_bundle``.
+        ema: as for ``export_bundle``, like the next three.
+        lora: the adapter that was merged.
+        image_size: of a Flax checkpoint of no published shape.
+        prompt_length: as image_size.
         progress: called with the name of the stage and the share that is done of all.
 
     Returns:
@@ -50,7 +56,13 @@ def verify_bundle(
     opened.verify(lambda done, total: report("hash files", 0.1 * done / max(total, 1)))
     if checkpoint is None:
         return opened.manifest.checks
-    checks = _measure(opened, Path(checkpoint), text_encoder, ema, report)
+
+    def load() -> Checkpoint:
+        return load_checkpoint(
+            checkpoint, ema, lora=lora, image_size=image_size, prompt_length=prompt_length
+        )
+
+    checks = _measure(opened, load, text_encoder, report)
     require_within_bounds(checks)
     return tuple(checks)
 
@@ -59,20 +71,33 @@ def _silent(stage: str, share: float) -> None:
     pass
 
 
+def _check_source(bundle: Bundle, found: CheckpointReport) -> None:
+    promised = bundle.manifest.provenance
+    if found.sha256 != promised.checkpoint_sha256:
+        raise BundleError(
+            f"{bundle.path}: made from checkpoint {promised.checkpoint_sha256[:8]}.. but"
+            f" {found.path} is {found.sha256[:8]}..; give the checkpoint it was made from"
+        )
+    lora = None if found.lora is None else found.lora.sha256
+    if lora != promised.lora_sha256:
+        raise BundleError(
+            f"{bundle.path}: made with {_lora_words(promised.lora_sha256)} but this is"
+            f" {_lora_words(lora)}; give the adapter it was made with"
+        )
+
+
+def _lora_words(sha256: str | None) -> str:
+    return "no adapter" if sha256 is None else f"adapter {sha256[:8]}.."
+
+
 def _measure(
     bundle: Bundle,
-    checkpoint: Path,
+    load: Callable[[], Checkpoint],
     text_encoder: str | Path | None,
-    ema: bool | str,
     report: Callable[[str, float], None],
 ) -> list[Check]:
-    source = load_checkpoint(checkpoint, ema)
-    promised = bundle.manifest.provenance.checkpoint_sha256
-    if source.report.sha256 != promised:
-        raise BundleError(
-            f"{bundle.path}: made from checkpoint {promised[:8]}.. but {checkpoint} is"
-            f" {source.report.sha256[:8]}..; give the checkpoint it was made from"
-        )
+    source = load()
+    _check_source(bundle, source.report)
     given = None if text_encoder is None else Path(text_encoder)
     folder = find_text_encoder(Path(source.report.path), given)
     encoder = open_text_encoder(folder, bundle.config.txt_input_size)

@@ -29,14 +29,22 @@ STUDENT_STEPS: Final = 4
 
 _PROMPTS: Final = ("a red circle", "two blue squares to the left of a small green triangle", "")
 _SEED: Final = 7
+# Times at which the ladder measures single steps: the row nearest to each.
+_LADDER_TIMES: Final = (0.0, 0.2, 0.5, 0.8, 0.95)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """Inputs of one graph call and torch's outputs, by name."""
+    """Inputs of one graph call and torch's outputs, by name.
+
+    Args:
+        t: time of a step that the reference trajectory took, 0 noise to 1 data; None for any
+            other call.
+    """
 
     inputs: Arrays
     outputs: Arrays
+    t: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,13 +170,15 @@ def _pad(ids: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
 def _along(
     states: list[tuple[np.ndarray, np.ndarray]], branches: np.ndarray, table: Table
 ) -> list[Sample]:
-    """Steps that the trajectory itself took: first, last and two between."""
-    last = len(table) - 1
+    """Steps that the trajectory itself took, from its own states."""
+    times = table.column("t")
+    nearest = (int(np.abs(times - wanted).argmin()) for wanted in _LADDER_TIMES)
     samples = []
-    for index in (0, last // 3, 2 * last // 3, last):
+    for index in dict.fromkeys(nearest):
         inputs = _inputs(*states[index], branches, table, index)
         x_next, h_next = states[index + 1]
-        samples.append(Sample(inputs=inputs, outputs={"x_next": x_next, "h_next": h_next}))
+        outputs = {"x_next": x_next, "h_next": h_next}
+        samples.append(Sample(inputs=inputs, outputs=outputs, t=float(times[index])))
     return samples
 
 

@@ -22,6 +22,7 @@ from minit2i_deploy.export.reference import (
 )
 from minit2i_deploy.export.weights import GRAPH_FILE
 from minit2i_deploy.images import to_uint8
+from minit2i_deploy.ladder import step_check
 from minit2i_deploy.manifest import Check
 from minit2i_deploy.model import MMJiT, Step
 from minit2i_deploy.table import Table, guidance_weights, step_row
@@ -72,23 +73,24 @@ def compare(
         progress: called with the share that is done.
 
     Returns:
-        one check a graph and one for the whole way from token ids to pixels.
+        a check a graph, one for each step of the reference trajectory that was kept, and one
+        for the whole way from token ids to pixels.
     """
     encoder = _session(folder / "text_encoder")
     bound = BOUNDS["fp32"].graph
-    checks = [_check("text_encoder", encoder, _mask_padding, text.samples, bound, _RUN)]
+    checks = _checks("text_encoder", encoder, _mask_padding, text.samples, bound, _RUN)
     if network is None:
         return checks
     adapter = _session(folder / "text_adapter")
     bound = BOUNDS[precision].graph
-    checks.append(_check("text_adapter", adapter, _keep, network.adapter, bound, _RUN))
+    checks += _checks("text_adapter", adapter, _keep, network.adapter, bound, _RUN)
     hidden = _mask_padding(text.samples[0].inputs, encoder(text.samples[0].inputs))[0]
     context = np.zeros_like(text.context)
     context[: len(hidden), : hidden.shape[1]] = hidden
     tokens = adapter({**network.adapter[0].inputs, "context": context})[0]
     del encoder, adapter  # the step's session needs the memory
     step = _session(folder / "transformer")
-    checks.append(_check("transformer", step, _keep, network.steps, bound, _RUN))
+    checks += _checks("transformer", step, _keep, network.steps, bound, _RUN)
     pixels = _run(step, network, tokens[[0, -1], None], progress)
     where = f"onnxruntime to torch fp32, token ids to bytes, {_table_words(network.table)}"
     checks.append(_pixel_check(pixels, network.pixels, BOUNDS[precision], where))
@@ -114,8 +116,9 @@ def compare_torch(
     other = f"torch {precision} to torch fp32; not run in onnxruntime, whose CPU has no {precision}"
     bound = BOUNDS[precision]
     checks = [
-        _check(name, call, _keep, samples, bound.graph, other)
+        check
         for name, (call, samples) in calls.items()
+        for check in _checks(name, call, _keep, samples, bound.graph, other)
     ]
     tokens = calls["text_adapter"][0](network.adapter[0].inputs)[0]
     pixels = _run(calls["transformer"][0], network, tokens[[0, -1], None], progress)
@@ -140,7 +143,7 @@ def require_within_bounds(checks: Iterable[Check]) -> None:
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
     """max |found - wanted| / max |wanted|; NaN where a value is not finite."""
     scale = float(np.abs(wanted).max())
-    return float(np.abs(found - wanted).max()) / max(scale, np.finfo(np.float32).tiny)
+    return float(np.abs(found - wanted).max()) / max(scale, float(np.finfo(np.float32).tiny))
 
 
 def _session(folder: Path) -> Call:
@@ -186,24 +189,30 @@ def _mask_padding(inputs: Mapping[str, np.ndarray], outputs: list[np.ndarray]) -
     return [np.where(real, outputs[0], np.float32(0))]
 
 
-def _check(
+def _checks(
     name: str,
     call: Call,
     after: Callable[[Mapping[str, np.ndarray], list[np.ndarray]], list[np.ndarray]],
     samples: Iterable[Sample],
     bound: float,
     other: str,
-) -> Check:
-    errors = [
-        relative_error(found, wanted)
-        for item in samples
-        for found, wanted in zip(
-            after(item.inputs, call(item.inputs)), item.outputs.values(), strict=True
-        )
+) -> list[Check]:
+    """The worst of all samples under the graph's name, then each step that has a time."""
+    errors: dict[str, list[float]] = {name: []}
+    for item in samples:
+        outputs = after(item.inputs, call(item.inputs))
+        found = [
+            relative_error(output, wanted)
+            for output, wanted in zip(outputs, item.outputs.values(), strict=True)
+        ]
+        errors[name] += found
+        if item.t is not None:
+            errors[step_check(name, item.t)] = found
+    return [
+        # max() would pass over a NaN.
+        Check(name=key, measured=float(np.max(found)), bound=bound, unit="relative", where=other)
+        for key, found in errors.items()
     ]
-    # max() would pass over a NaN.
-    worst = float(np.max(errors))
-    return Check(name=name, measured=worst, bound=bound, unit="relative", where=other)
 
 
 def _run(

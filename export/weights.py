@@ -85,9 +85,9 @@ def _tensors(module: nn.Module, canonical: Callable[[str], str]) -> dict[str, St
     for name, value in module.named_parameters(remove_duplicate=False):
         fresh = Stored(name=canonical(name), values=value.detach(), transposed=False)
         tensors[name] = by_identity.setdefault(id(value), fresh)
-    for name, value in module.named_buffers():
+    for name, table in module.named_buffers():
         label = CONSTANT_PREFIX + canonical(name)
-        tensors[name] = Stored(name=label, values=value, transposed=False)
+        tensors[name] = Stored(name=label, values=table, transposed=False)
     return tensors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,9 @@ def export_bundle(
     text_encoder: str | Path | None = None,
     flavour: str | None = None,
     ema: bool | str = True,
+    lora: str | Path | None = None,
+    image_size: int | None = None,
+    prompt_length: int | None = None,
     opset: int = DEFAULT_OPSET,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -99,7 +103,10 @@ def export_bundle(
         precision: fp32, bf16 or fp16, of adapter and step; the text encoder stays fp32.
         text_encoder: folder of the T5 encoder; without it, looked for at the checkpoint.
         flavour: a name in ``flavours.FLAVOURS``; without it, the one for the network's shape.
-        ema: as for ``load_checkpoint``.
+        ema: as for ``load_checkpoint``, like the next three.
+        lora: adapter to merge.
+        image_size: of a Flax checkpoint of no published shape.
+        prompt_length: as image_size.
         opset: of the graphs, 23 or 18.
         overwrite: replace an existing folder.
         progress: called with the name of the stage and the share that is done of all.
@@ -116,7 +123,9 @@ def export_bundle(
     report = progress or _silent
     with atomic_directory(bundle, overwrite=overwrite) as folder:
         report("read checkpoint", 0.0)
-        source = load_checkpoint(checkpoint, ema)
+        source = load_checkpoint(
+            checkpoint, ema, lora=lora, image_size=image_size, prompt_length=prompt_length
+        )
         origin = source.report
         job = _Job(
             folder=folder,
@@ -131,8 +140,10 @@ def export_bundle(
         net = build_network(source)
         del source
         encoder_graph, text = _write_text_encoder(job, encoder_folder)
+        gc.collect()  # cycles of the exporter hold the encoder's weights
         reference, graphs, checks = _record_and_write(job, net, text)
-        del net  # onnxruntime is about to load the weights a second time
+        del net
+        gc.collect()  # onnxruntime is about to load the same weights
         checks = [*_compare(job, text, reference), *checks]
         require_within_bounds(checks)
         _write_manifest(job, {"text_encoder": encoder_graph, **graphs}, checks, origin)
@@ -218,6 +229,7 @@ def _write_manifest(
             checkpoint_sha256=origin.sha256,
             checkpoint_form=origin.form,
             tools=tool_versions(),
+            lora_sha256=None if origin.lora is None else origin.lora.sha256,
         ),
         checks=tuple(checks),
     )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.generate import generate, trajectory
     from minit2i_deploy.model import build_network
     from minit2i_deploy.noise import standard_noise
+    from minit2i_deploy.prompts import Mix
     from minit2i_deploy.runtimes import open_runtime
     from minit2i_deploy.table import Table, advance, solver_table
 
@@ -40,6 +41,7 @@ _PUBLIC: Final[dict[str, str]] = {
     "CheckpointError": "minit2i_deploy.errors:CheckpointError",
     "Minit2iError": "minit2i_deploy.errors:Minit2iError",
     "MissingDependencyError": "minit2i_deploy.errors:MissingDependencyError",
+    "Mix": "minit2i_deploy.prompts:Mix",
     "ModelConfig": "minit2i_deploy.config:ModelConfig",
     "RuntimeFailure": "minit2i_deploy.errors:RuntimeFailure",
     "Table": "minit2i_deploy.table:Table",
@@ -64,6 +66,7 @@ __all__ = [
     "CheckpointError",
     "Minit2iError",
     "MissingDependencyError",
+    "Mix",
     "ModelConfig",
     "RuntimeFailure",
     "Table",

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from types import TracebackType
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.prompts import Prompt, as_mix, common_shares
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.table import CONDITION_COLUMNS, Table
 from minit2i_deploy.tokenizer import Encoded
@@ -43,29 +44,34 @@ class Stopwatch:
 def branch_tokens(
     bundle: Bundle,
     runtime: Runtime,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     negative: str | None,
     guided: bool,
     timings: dict[str, float],
     conditions: Float32[np.ndarray, " 4"] | None = None,
 ) -> Float32[np.ndarray, "branches batch adapted hidden"]:
-    """Adapted tokens of every branch, the conditional one first.
+    """Adapted tokens of every branch: those of the prompts' parts, then the other one.
 
     Args:
         bundle: gives tokenizer and sizes.
         runtime: runs encoder and adapter.
-        prompts: one for each picture.
-        negative: prompt of the second branch; None is the unconditional branch (mask all zero).
-        guided: whether there is a second branch at all.
+        prompts: one for each picture, all with the same shares.
+        negative: prompt of the other branch; None is the unconditional branch (mask all zero).
+        guided: whether there is another branch at all.
         timings: receives tokenise, encode and adapt in seconds.
         conditions: float32 [4], what a few-step student is told, the same for every picture.
 
     Returns:
-        float32 [1 or 2, len(prompts), adapted tokens, hidden].
+        float32 [parts or parts + 1, len(prompts), adapted tokens, hidden].
+
+    Raises:
+        UsageError: the prompts' shares differ.
     """
-    texts = [*prompts, negative] if negative is not None else list(prompts)
+    num_parts = len(common_shares(prompts))
+    mixes = [as_mix(prompt) for prompt in prompts]
+    texts = [mix.texts[part] for part in range(num_parts) for mix in mixes]
     with Stopwatch(timings, "tokenise"):
-        encoded = tokenise(bundle, texts)
+        encoded = tokenise(bundle, texts if negative is None else [*texts, negative])
     with Stopwatch(timings, "encode"):
         context, mask = padded_context(bundle, *encode_batch(bundle, runtime, encoded))
     if guided and negative is None:
@@ -74,11 +80,25 @@ def branch_tokens(
     with Stopwatch(timings, "adapt"):
         told = None if conditions is None else np.tile(conditions, (len(context), 1))
         adapted = runtime.adapt(context, mask, told)
-    conditional = adapted[: len(prompts)]
+    parts = adapted[: len(texts)].reshape(num_parts, len(mixes), *adapted.shape[1:])
     if not guided:
-        return conditional[None]
-    other = np.broadcast_to(adapted[-1], conditional.shape)
-    return np.stack([conditional, other])
+        return parts
+    return np.concatenate([parts, np.broadcast_to(adapted[-1], parts[:1].shape)])
+
+
+def branch_weights(
+    shares: Float64[np.ndarray, " parts"], guidance: Float32[np.ndarray, " sides"]
+) -> Float32[np.ndarray, " branches"]:
+    """Weights of every branch in one row: the scale shared out over the parts, then the rest.
+
+    Args:
+        shares: float64 [parts], sum 1.
+        guidance: float32 [2] or [1], ``table.guidance_weights``.
+
+    Returns:
+        float32 [parts + 1] or [parts], in the order of ``branch_tokens``.
+    """
+    return np.concatenate([guidance[0] * shares, guidance[1:]]).astype(np.float32)
 
 
 def student_conditions(

@@ -10,7 +10,6 @@ from typing import Any, Final
 from minit2i_deploy.errors import CheckpointError
 
 
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentConfig:
     """Condition tokens that the few-step student (Mean Flow) prepends to the text tokens.

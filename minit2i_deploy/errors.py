@@ -1,13 +1,13 @@
 """The one error tree. Every error a user can meet says what came, what was wanted and what to do.
 
-    Minit2iError
-    +-- UsageError (also ValueError)   an argument or option is wrong; the command line exits 2
-    +-- BundleError                    a bundle is missing, damaged, foreign or of an unknown version
-    +-- CheckpointError                a checkpoint cannot be read as a MiniT2I model
-    +-- VerificationError              a measured difference is over its stated bound
-    +-- RuntimeFailure                 an engine library failed or cannot do what was asked
-    +-- MissingDependencyError         an optional package is not installed; the text names the pip line
-    +-- TrainingError                  a training run cannot start, continue or be resumed
+Minit2iError
++-- UsageError (also ValueError)   an argument or option is wrong; the command line exits 2
++-- BundleError                    a bundle is missing, damaged, foreign or of an unknown version
++-- CheckpointError                a checkpoint cannot be read as a MiniT2I model
++-- VerificationError              a measured difference is over its stated bound
++-- RuntimeFailure                 an engine library failed or cannot do what was asked
++-- MissingDependencyError         an optional package is not installed; the text names the pip line
++-- TrainingError                  a training run cannot start, continue or be resumed
 """
 
 from __future__ import annotations

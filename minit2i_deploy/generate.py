@@ -15,10 +15,16 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.condition import Stopwatch, branch_tokens, student_conditions
+from minit2i_deploy.condition import (
+    Stopwatch,
+    branch_tokens,
+    branch_weights,
+    student_conditions,
+)
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.images import to_pil
 from minit2i_deploy.noise import batch_noise, standard_noise
+from minit2i_deploy.prompts import Mix, Prompt, common_shares
 from minit2i_deploy.protocol import Runtime, Trajectory
 from minit2i_deploy.table import Table, guidance_weights, step_row
 
@@ -88,7 +94,7 @@ class Result:
 def generate(
     bundle: Bundle,
     runtime: Runtime,
-    prompts: str | Sequence[str],
+    prompts: Prompt | Sequence[Prompt],
     *,
     seed: int | Sequence[int] = 0,
     table: Table | None = None,
@@ -103,7 +109,8 @@ def generate(
     Args:
         bundle: what to run.
         runtime: an open runtime of that bundle.
-        prompts: one prompt or several; too long ones are cut with a PromptTruncatedWarning.
+        prompts: one prompt or several, each a text or a ``Mix`` of texts, with the same weights
+            for all; too long texts are cut with a PromptTruncatedWarning.
         seed: one for all pictures, or one for each. A picture depends on its own seed and
             prompt, never on the batch it is painted in.
         table: solver; None takes the default preset's.
@@ -150,7 +157,7 @@ def generate(
 def trajectory(
     bundle: Bundle,
     runtime: Runtime,
-    prompts: str | Sequence[str],
+    prompts: Prompt | Sequence[Prompt],
     *,
     seed: int | Sequence[int] = 0,
     table: Table | None = None,
@@ -165,11 +172,12 @@ def trajectory(
     Args and Raises: as ``generate``; ``timings`` is filled with the stages before the loop.
     """
     watch = timings if timings is not None else {}
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not texts:
+    wanted = [prompts] if isinstance(prompts, str | Mix) else list(prompts)
+    if not wanted:
         raise UsageError("no prompt came; give at least one (it may be empty)")
     chosen, scale = _preset(bundle, table, guidance)
     conditions = student_conditions(bundle, chosen, scale, negative)
+    shares = common_shares(wanted)
     weights = [guidance_weights(chosen, index, scale) for index in range(len(chosen))]
     guided = any(len(w) > 1 for w in weights)
     if negative is not None and not guided:
@@ -178,9 +186,9 @@ def trajectory(
             SettingIgnoredWarning,
             stacklevel=2,
         )
-    seeds = _seeds(seed, len(texts))
+    seeds = _seeds(seed, len(wanted))
     tokens = branch_tokens(
-        bundle, runtime, texts, negative if guided else None, guided, watch, conditions
+        bundle, runtime, wanted, negative if guided else None, guided, watch, conditions
     )
     with Stopwatch(watch, "noise"):
         x = _start(bundle, seeds, noise)
@@ -190,7 +198,7 @@ def trajectory(
         began = time.perf_counter()
         before = state.state()[0] if previews and s[index] else None
         fresh = _row_noise(seeds, index, x.shape[1:]) if n[index] else None
-        state.step(step_row(chosen, index), row_weights, fresh)
+        state.step(step_row(chosen, index), branch_weights(shares, row_weights), fresh)
         yield Frame(
             index=index,
             total=len(chosen),

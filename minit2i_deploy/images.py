@@ -6,7 +6,8 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -16,6 +17,12 @@ from minit2i_deploy.files import atomic_write_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+# What an animation's suffix stands for in Pillow, and what keeps its pictures as they are.
+_ANIMATIONS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
+    ".webp": ("WEBP", {"lossless": True}),
+    ".gif": ("GIF", {}),
+}
 
 
 def to_uint8(
@@ -102,6 +109,59 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
             return {key: str(value) for key, value in image.text.items()}
     except (OSError, SyntaxError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as PNG ({error}); name a PNG file") from error
+
+
+def check_animation(path: str | os.PathLike[str]) -> None:
+    """Refuse a name whose suffix ``save_animation`` cannot write.
+
+    Raises:
+        UsageError: neither .webp nor .gif, or .webp where Pillow came without it.
+    """
+    from PIL import Image, features
+
+    suffix = Path(path).suffix.lower()
+    if suffix not in _ANIMATIONS:
+        raise UsageError(f"{path}: animations are .webp or .gif files; name one")
+    Image.init()
+    if _ANIMATIONS[suffix][0] not in Image.SAVE_ALL or not (
+        suffix == ".gif" or features.check("webp")
+    ):
+        raise UsageError(f"{path}: this Pillow writes no {suffix}; name a .gif file")
+
+
+def save_animation(
+    images: Sequence[Image], path: str | os.PathLike[str], *, frame_ms: int, last_ms: int
+) -> None:
+    """Write pictures as an animation that starts again at its end, whole or not at all.
+
+    A .webp file keeps every pixel; a .gif file has 256 colours a picture.
+
+    Args:
+        images: at least one picture, all of one size.
+        path: .webp or .gif file, replaced if it is there.
+        frame_ms: time that each picture is shown.
+        last_ms: time that the last one is shown.
+
+    Raises:
+        UsageError: no pictures, pictures of several sizes, or a path that cannot be written.
+    """
+    check_animation(path)
+    sizes = sorted({image.size for image in images})
+    if len(sizes) != 1:
+        raise UsageError(f"{path}: picture sizes {sizes}, but pictures of one size are needed")
+    form, settings = _ANIMATIONS[Path(path).suffix.lower()]
+    durations = [frame_ms] * (len(images) - 1) + [last_ms]
+    buffer = io.BytesIO()
+    images[0].save(
+        buffer,
+        format=form,
+        save_all=True,
+        append_images=list(images[1:]),
+        duration=durations if len(images) > 1 else last_ms,
+        loop=0,
+        **settings,
+    )
+    atomic_write_bytes(path, buffer.getvalue())
 
 
 def grid(images: Sequence[Image], columns: int, *, gap: int = 2) -> Image:

@@ -141,9 +141,12 @@ class Provenance:
     checkpoint_sha256: str
     checkpoint_form: str
     tools: Mapping[str, str]
+    lora_sha256: str | None = None
 
     def __post_init__(self) -> None:
         _digest("checkpoint_sha256", self.checkpoint_sha256)
+        if self.lora_sha256 is not None:
+            _digest("lora_sha256", self.lora_sha256)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,7 +27,7 @@ class Trajectory(Protocol):
 
         Args:
             row: float32 [6], ``table.GRAPH_COLUMNS``.
-            weights: float32 [branches used], conditional branch first; the first so many
+            weights: float32 [branches used], conditional branches first; the first so many
                 branches of the tokens take part.
             noise: unit noise that takes the place of the history slot, in rows that ask for it.
 

@@ -108,7 +108,8 @@ def _library(path: str, item: Import) -> Iterator[str]:
     ):
         yield "torch is imported at the top, not inside a function"
     elif not upper and item.library not in {*sys.stdlib_module_names, PACKAGE, *FOLDERS}:
-        if not _matches(path, CORE_LIBRARIES.get(item.library, ())):
+        # Names for annotations are read by type checkers and never imported.
+        if not (item.typing_only or _matches(path, CORE_LIBRARIES.get(item.library, ()))):
             yield f"the core does not use {item.library} here"
 
 

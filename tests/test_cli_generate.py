@@ -54,6 +54,7 @@ def test_metadata_says_what_made_the_picture(
     paint(capsys, "a red circle", "--negative", "green", "-o", "x.png")
     found = read_metadata("x.png")
     assert found.pop("version").startswith("minit2i-deploy ")
+    assert json.loads(found.pop("minit2i"))["bundle"] == bundle.digest
     assert found == {
         "prompt": "a red circle", "negative": "green", "seed": "0", "table": "euler-4",
         "guidance": "2.5", "bundle": bundle.digest, "runtime": "fake",
@@ -158,6 +159,43 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
         (["--noise", "flat.npy"], "flat.npy: is float32 [3072]"),
         (["--noise", "several.npz"], "holds several arrays"),
         (["--noise", "double.npy", "--seed", "1"], "--seed does nothing"),
+        (["--noise", "two.npy"], "noise for 2 pictures, but 1 are painted"),
+        (["--noise", "nan.npy"], "nan.npy: holds NaN or infinity"),
+        (["--steps", "0"], "steps is 0, but a whole number from 1 to 10000"),
+        (["--steps", "10001"], "steps is 10001, but a whole number from 1 to 10000"),
+        (["--solver", "magic"], "without --steps"),
+        (["--table", "columns.json"], "columns.json: table 'euler-4' has columns"),
+        (["--table", "nan.json"], "nan.json: not a solver table: NaN is not a finite number"),
+        (["--table", "none.json"], "none.json: cannot be read"),
+        (["--interval", "0.8", "0.2"], "0 <= start <= end <= 1 is needed"),
+        (["--interval", "0.2", "1.5"], "0 <= start <= end <= 1 is needed"),
+        (["--interval", "-0.1", "1"], "0 <= start <= end <= 1 is needed"),
+        (["--interval", "nan", "1"], "0 <= start <= end <= 1 is needed"),
+        (["--clip", "-1"], "clip must be 0 (off) or positive"),
+        (["--rescale", "1.5"], "rescale must be in 0..1"),
+        (["--seed", "1,x"], "'1,x' is no whole number"),
+        (["--seed", "1,,2"], "'1,,2' is no whole number"),
+        (["--seed", "1,-1"], "noise seed is -1"),
+        (
+            ["--seed", "18446744073709551615", "--num-images", "2"],
+            "noise seed is 184467440737095516",
+        ),
+        (["--seed", "1,2", "--num-images", "2"], "--num-images came with 2 seeds"),
+        (["--num-images", "0"], "--num-images is 0"),
+        (["--batch", "0"], "--batch is 0"),
+        (["--also", "green"], "'green' is no TEXT:WEIGHT"),
+        (["--also", "green:much"], "'green:much' is no TEXT:WEIGHT"),
+        (["--also", "green:-1"], "sum that is not 0"),
+        (["--also", "green:nan"], "finite numbers"),
+        (["--prompts", "p.txt"], "PROMPT came with --prompts"),
+        (["--num-images", "2", "-o", "x.png"], "x.png: is one file, but 2 pictures"),
+        (["--num-images", "2", "--animate", "x.gif"], "--animate shows one picture"),
+        (["--animate", "x.mp4"], ".webp or .gif"),
+        (["--every", "2"], "--every came without"),
+        (["--every", "0", "--preview", "p"], "--every is 0"),
+        (["--grid", "x.jpg"], "only .png files"),
+        (["--grid", "x.png", "-o", "x.png"], "came for -o and for --grid"),
+        (["--from", "none.png"], "none.png: cannot be read as PNG"),
         (["--runtime", "magic"], "choose one of onnxruntime"),
         (["--threads", "2"], "has no option threads"),
     ],
@@ -169,6 +207,11 @@ def test_wrong_use_exits_2_and_writes_nothing(
     np.save("double.npy", np.zeros(SHAPE))
     np.save("flat.npy", np.zeros(3072, dtype=np.float32))
     np.savez("several.npz", a=np.zeros(1))
+    np.save("two.npy", np.zeros((2, *SHAPE), dtype=np.float32))
+    np.save("nan.npy", np.full(SHAPE, np.nan, dtype=np.float32))
+    good = solver_table("euler", steps=4).to_json()
+    Path("columns.json").write_text(good.replace('"share"', '"part"'), encoding="utf-8")
+    Path("nan.json").write_text(good.replace("[0.25, ", "[NaN, "), encoding="utf-8")
     Path("folder.png").mkdir()
     before = sorted(Path().rglob("*"))
     engine = [] if "--runtime" in words else ["--runtime", "fake"]

@@ -13,10 +13,12 @@ from minit2i_deploy.condition import (
     PromptTruncatedWarning,
     Stopwatch,
     branch_tokens,
+    branch_weights,
     encode_batch,
     padded_context,
     tokenise,
 )
+from minit2i_deploy.prompts import Mix, Prompt
 from minit2i_deploy.runtimes.fake import FakeRuntime
 
 TOKENS = (CONFIG.num_text_tokens, CONFIG.hidden_size)
@@ -33,7 +35,7 @@ def runtime(bundle: Bundle) -> FakeRuntime:
 
 
 def tokens(
-    bundle: Bundle, runtime: FakeRuntime, prompts: list[str], negative: str | None, guided: bool
+    bundle: Bundle, runtime: FakeRuntime, prompts: list[Prompt], negative: str | None, guided: bool
 ) -> np.ndarray:
     return branch_tokens(bundle, runtime, prompts, negative, guided, {})
 
@@ -59,6 +61,32 @@ def test_the_second_branch_is_unconditional_or_negative(
 
 def test_one_branch_keeps_its_axis(bundle: Bundle, runtime: FakeRuntime) -> None:
     assert tokens(bundle, runtime, ["red"], None, False).shape == (1, 1, *TOKENS)
+
+
+@pytest.mark.parametrize("negative", [None, "blue"])
+def test_parts_come_first_and_the_other_branch_last(
+    bundle: Bundle, runtime: FakeRuntime, negative: str | None
+) -> None:
+    mixes: list[Prompt] = [
+        Mix(parts=(("red", 1.0), ("a circle", 3.0))),
+        Mix(parts=(("green", 2.0), ("a red circle", 6.0))),
+    ]
+    found = tokens(bundle, runtime, mixes, negative, True)
+    first = tokens(bundle, runtime, ["red", "green"], negative, True)
+    second = tokens(bundle, runtime, ["a circle", "a red circle"], negative, True)
+    assert np.array_equal(found, np.stack([first[0], second[0], first[1]]))
+    assert np.array_equal(tokens(bundle, runtime, mixes, None, False), found[:2])
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.5, 7.3])
+def test_parts_share_the_scale(scale: float) -> None:
+    guidance = np.array([scale, 1 - scale], np.float32)
+    found = branch_weights(np.array([0.25, 0.75]), guidance)
+    assert found.dtype == np.float32
+    assert found == pytest.approx([scale / 4, 3 * scale / 4, 1 - scale], abs=1e-6)
+    assert branch_weights(np.array([0.25, 0.75]), guidance[:1] * 0 + 1).tolist() == [0.25, 0.75]
+    # One part changes no bit.
+    assert np.array_equal(branch_weights(np.array([1.0]), guidance), guidance)
 
 
 def test_every_stage_is_timed(bundle: Bundle, runtime: FakeRuntime) -> None:

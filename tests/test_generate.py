@@ -16,6 +16,7 @@ from minit2i_deploy.condition import PromptTruncatedWarning
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.generate import Frame, SettingIgnoredWarning, generate, trajectory
 from minit2i_deploy.noise import standard_noise
+from minit2i_deploy.prompts import Mix
 from minit2i_deploy.runtimes.fake import FakeRuntime, FakeTrajectory
 from minit2i_deploy.table import COLUMNS, Table, solver_table
 
@@ -134,6 +135,51 @@ def test_equals_a_textbook_loop(bundle: Bundle, guidance: float, negative: str |
         assert np.abs(np.asarray(result.images[k]) - np.trunc(pixels)).max() <= 1
     assert result.seeds == (5, 6, 7)
     assert (result.table, result.guidance) == ("euler-9", guidance)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("negative", [None, "red"])
+def test_a_mix_equals_a_textbook_loop(
+    bundle: Bundle, guidance: float, negative: str | None
+) -> None:
+    mix = Mix(parts=(("a red circle", 3.0), ("green", 1.0), ("", -2.0)))
+    with FakeRuntime(bundle) as runtime, warnings.catch_warnings():
+        warnings.simplefilter("ignore", SettingIgnoredWarning)
+        table = solver_table("euler", steps=9)
+        found = generate(
+            bundle, runtime, mix, seed=5, table=table, guidance=guidance, negative=negative
+        )
+    x = 2.0 * standard_noise(5, SHAPE).astype(np.float64)
+    for i in range(9):
+        t = i / 9
+        # A mix of velocities, which for one (x, t) is the mix of estimates.
+        parts = [(np.tanh(x + tone(bundle, text)) - x, weight) for text, weight in mix.parts]
+        conditional = sum(weight / 2 * v for v, weight in parts) / max(1 - t, 0.05)
+        other = (np.tanh(x + tone(bundle, negative)) - x) / max(1 - t, 0.05)
+        x = x + (other + guidance * (conditional - other)) / 9
+    assert np.abs(found.x[0] - x).max() < MAX_FLOAT32_ERROR
+
+
+def test_a_mix_runs_a_branch_for_each_part(bundle: Bundle, runtime: SpyRuntime) -> None:
+    mixes = [Mix(parts=(("red", 1.0), (text, 3.0))) for text in ("green", "a circle")]
+    table = solver_table("euler", steps=3, interval=(0.2, 0.5))
+    generate(bundle, runtime, mixes, table=table, guidance=3.0)
+    # Outside the interval the parts alone are run.
+    assert runtime.started[0].weights == [[0.25, 0.75], [0.75, 2.25, -2.0], [0.25, 0.75]]
+    assert runtime.adapted == [5]
+
+
+def test_a_mix_of_one_text_is_that_text(bundle: Bundle, runtime: SpyRuntime) -> None:
+    mix = Mix(parts=(("red", 0.3), ("red", 0.5)))
+    plain = generate(bundle, runtime, "red")
+    assert np.array_equal(generate(bundle, runtime, Mix(parts=(("red", 7.0),))).x, plain.x)
+    assert np.abs(generate(bundle, runtime, mix).x - plain.x).max() < MAX_FLOAT32_ERROR
+
+
+def test_mixes_of_other_weights_are_refused(bundle: Bundle, runtime: SpyRuntime) -> None:
+    with pytest.raises(UsageError, match="prompt 1 has weights"):
+        generate(bundle, runtime, ["red", Mix(parts=(("red", 1.0), ("green", 1.0)))])
+    assert not runtime.started
 
 
 def test_prompt_seed_and_negative_all_matter(bundle: Bundle, runtime: SpyRuntime) -> None:

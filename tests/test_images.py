@@ -117,3 +117,67 @@ def test_grid_places_pictures_row_by_row() -> None:
 def test_grids_that_cannot_be_are_refused(sizes: list[int], columns: int, gap: int) -> None:
     with pytest.raises(UsageError, match="grid: picture sizes"):
         images.grid([Image.new("RGB", (s, s)) for s in sizes], columns, gap=gap)
+
+
+def coloured(*colours: str) -> list[Image.Image]:
+    return [Image.new("RGB", (6, 4), colour) for colour in colours]
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif", ".GIF"])
+def test_an_animation_gives_back_its_frames(suffix: str, tmp_path: Path) -> None:
+    frames = coloured("red", "blue", "black")
+    path = tmp_path / f"a{suffix}"
+    images.save_animation(frames, path, frame_ms=100, last_ms=700)
+    assert list(tmp_path.iterdir()) == [path]
+    with Image.open(path) as back:
+        assert (back.n_frames, back.info["loop"]) == (3, 0)
+        durations = []
+        for index, frame in enumerate(frames):
+            back.seek(index)
+            back.load()
+            durations.append(back.info["duration"])
+            assert np.array_equal(np.asarray(back.convert("RGB")), np.asarray(frame))
+    assert durations == [100, 100, 700]
+
+
+def test_webp_frames_lose_no_pixel(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    arrays = rng.integers(0, 256, (2, 9, 7, 3), dtype=np.uint8)
+    path = tmp_path / "a.webp"
+    images.save_animation([Image.fromarray(a) for a in arrays], path, frame_ms=10, last_ms=10)
+    with Image.open(path) as back:
+        for index, array in enumerate(arrays):
+            back.seek(index)
+            assert np.array_equal(np.asarray(back.convert("RGB")), array)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+def test_one_frame_is_an_animation_too(suffix: str, tmp_path: Path) -> None:
+    images.save_animation(coloured("red"), tmp_path / f"a{suffix}", frame_ms=10, last_ms=20)
+    with Image.open(tmp_path / f"a{suffix}") as back:
+        assert back.size == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("frames", "name", "words"),
+    [
+        (coloured("red"), "a.png", "animations are .webp or .gif"),
+        ([], "a.gif", "picture sizes"),
+        ([*coloured("red"), Image.new("RGB", (1, 1))], "a.gif", "pictures of one size"),
+    ],
+)
+def test_animations_that_cannot_be_are_refused(
+    frames: list[Image.Image], name: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        images.save_animation(frames, tmp_path / name, frame_ms=10, last_ms=10)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pillow_without_webp_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("PIL.features.check", lambda feature: False)
+    with pytest.raises(UsageError, match="this Pillow writes no"):
+        images.check_animation(tmp_path / "a.webp")
+    images.check_animation(tmp_path / "a.gif")

@@ -30,6 +30,15 @@ BROKEN = {
     "optimum in a runtime": ("runtimes/ort.py", "def f():\n    import optimum.onnxruntime"),
     "library out of place": ("bundle.py", "import PIL.Image"),
     "library nowhere": ("cli/main.py", "import tqdm"),
+    "library out of place, in a function": ("bundle.py", "def f():\n    import PIL.Image"),
+    "library in the else of a guard": (
+        "bundle.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    pass\nelse:\n    import PIL",
+    ),
+    "torch in the core, for types": (
+        "generate.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch",
+    ),
     "two engines": ("runtimes/torch_ort.py", "import torch\nimport onnxruntime"),
     "two engines, alias": ("runtimes/rtx.py", "import tensorrt\nimport tensorrt_rtx_bindings"),
     "print": ("training/train.py", "print('loss')"),
@@ -57,6 +66,10 @@ ALLOWED = {
     "typing": (
         "checkpoints/own.py",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch",
+    ),
+    "a library's types": (
+        "bundle.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from PIL.Image import Image",
     ),
     "one engine": ("runtimes/torch.py", "import numpy\nimport torch"),
     "similar name": ("export_names.py", "from minit2i_deploy.errors import require"),

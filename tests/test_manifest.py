@@ -80,7 +80,7 @@ def test_names_of_all_fields_are_frozen() -> None:
         "preset": "guidance table",
         "flavour": "a_min guidance name rounding steps",
         "noise": "generator scale",
-        "provenance": "checkpoint_form checkpoint_sha256 tools",
+        "provenance": "checkpoint_form checkpoint_sha256 lora_sha256 tools",
         "check": "bound measured name unit where",
     }
 

@@ -13,9 +13,9 @@ import minit2i_deploy
 
 NAMES = [
     "Bundle", "BundleError", "CheckpointError", "Minit2iError", "MissingDependencyError",
-    "ModelConfig", "RuntimeFailure", "Table", "TrainingError", "UsageError", "VerificationError",
-    "__version__", "advance", "build_network", "embed", "generate", "load_checkpoint",
-    "open_runtime", "solver_table", "standard_noise", "trajectory",
+    "Mix", "ModelConfig", "RuntimeFailure", "Table", "TrainingError", "UsageError",
+    "VerificationError", "__version__", "advance", "build_network", "embed", "generate",
+    "load_checkpoint", "open_runtime", "solver_table", "standard_noise", "trajectory",
 ]  # fmt: skip
 
 

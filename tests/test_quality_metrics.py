@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
@@ -87,17 +88,18 @@ def test_gmsd_grows_with_damage_and_sees_no_offset() -> None:
     a = np.stack([draw(sample(rng)[0], 64) for _ in range(4)])
     a = (a.transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32)
     figures = [gmsd(a, a + pictures(4, a.shape, spread)).mean() for spread in (0.0, 0.05, 0.2, 0.8)]
-    assert figures[0] == 0
+    assert figures[0] == pytest.approx(0.0, abs=1e-15)
     assert figures == sorted(figures)
     assert figures[-1] > 2 * figures[1] > 0
     dark = (a * 0.5).astype(np.float32)
-    # Measured 1e-9: the luma's float32 rounding.
-    assert gmsd(dark, dark + np.float32(0.3)) == pytest.approx(0.0, abs=1e-6)
+    # Measured 2e-15.
+    assert gmsd(dark, dark + np.float32(0.3)) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_distances_refuse_what_does_not_fit() -> None:
     with pytest.raises(UsageError, match=r"\[1, 3, 8, 8\] came with \[2, 3, 8, 8\]"):
-        psnr(pictures(0, (1, 3, 8, 8)), pictures(0, (2, 3, 8, 8)))
+        # Without the array types that are checked in tests only.
+        inspect.unwrap(psnr)(pictures(0, (1, 3, 8, 8)), pictures(0, (2, 3, 8, 8)))
     with pytest.raises(UsageError, match="pictures are 5x8, but at least 8x8"):
         gmsd(pictures(0, (1, 3, 5, 8)), pictures(0, (1, 3, 5, 8)))
 
@@ -137,7 +139,8 @@ def test_seam_gradients_are_those_of_pixel_pairs() -> None:
     for n, c, i, j in np.ndindex(*x.shape):
         here = np.clip(float(x[n, c, i, j]), -1, 1)
         for axis, (k, other) in enumerate(((j, (i, j + 1)), (i, (i + 1, j)))):
-            if k + 1 < x.shape[3 - axis]:
+            # At most two pixels from a border at 4 or, in rows, 8.
+            if 2 <= k + 1 <= x.shape[3 - axis] - 2:
                 there = np.clip(float(x[n, c, other[0], other[1]]), -1, 1)
                 sums[n, axis, int((k + 1) % 4 != 0)] += (abs(there - here), 1)
     # Measured 2e-16.
@@ -153,7 +156,7 @@ def test_drawn_pictures_have_no_seams() -> None:
     rng = np.random.default_rng(0)
     drawn = np.stack([draw(sample(rng)[0], 64) for _ in range(600)])
     x = (drawn.transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32)
-    # Measured 1.00 to 1.03: where edges happen to lie.
+    # Measured 1.007, 0.967 and 0.987, with a standard error of 0.04 (0.03 for both together).
     assert seam_ratios(seam_gradients(x, 8)) == pytest.approx((1.0, 1.0, 1.0), abs=0.06)
 
 

@@ -10,9 +10,10 @@ from bundles import write_bundle
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.quality.candidates import Candidate, adjusted, candidates_of, parse_table
+from minit2i_deploy.quality.candidates import Candidate, candidates_of, parse_table
 from minit2i_deploy.quality.reference import end_floor, fine_table
 from minit2i_deploy.table import Table, advance, guidance_weights, solver_table, step_row
+from minit2i_deploy.table_edit import adjusted
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_adjusted_columns_are_the_compilers() -> None:
 def test_adjusting_refuses_what_makes_no_sense() -> None:
     with pytest.raises(UsageError, match=r"interval is \(0.7, 0.3\)"):
         adjusted(solver_table("euler", steps=4), interval=(0.7, 0.3))
-    with pytest.raises(UsageError, match="rescale must be in 0..1"):
+    with pytest.raises(UsageError, match=r"rescale must be in 0\.\.1"):
         adjusted(solver_table("euler", steps=4), rescale=1.5)
     with pytest.raises(UsageError, match="few-step student, which takes no interval"):
         adjusted(solver_table("mean-flow", steps=4), interval=(0.2, 0.8))

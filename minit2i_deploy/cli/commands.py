@@ -25,7 +25,7 @@ class Command:
 COMMANDS: Final = (
     Command(name="demo", help="export the shipped model, paint, judge, report", extra="export"),
     Command(name="export", help="make a bundle from a checkpoint", extra="export"),
-    Command(name="generate", help="paint a picture from a prompt", extra="export"),
+    Command(name="generate", help="paint pictures from prompts", extra="export"),
     Command(name="embed", help="write the text encoder's embeddings of texts", extra="export"),
     Command(name="inspect", help="show what a bundle or a checkpoint holds", extra="checkpoints"),
     Command(name="verify", help="check that a bundle is whole and runs", extra="export"),

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.cli.meter import (
-    add_adjustments,
     add_meter,
-    adjusted_table,
     check_options,
     compare,
 )
 from minit2i_deploy.cli.options import (
+    add_adjustments,
     add_bundle,
     add_engine,
     add_json,
     add_painting,
+    adjusted_table,
     chosen_painting,
     opened_runtime,
 )

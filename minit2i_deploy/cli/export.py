@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from minit2i_deploy.cli.options import add_json
+from minit2i_deploy.cli.source import add_source, source_arguments
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle import Bundle
@@ -38,20 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of text adapter and denoiser (default fp32); the text encoder stays fp32",
     )
     parser.add_argument(
-        "--text-encoder",
-        metavar="DIR",
-        help="T5 encoder and tokenizer in Hugging Face form; default: those beside the checkpoint",
-    )
-    parser.add_argument(
         "--flavour",
         metavar="NAME",
         help="official code to match: torch-hub, jax-b16, jax-l16 or mean-flow; default: the "
         "one that suits the checkpoint",
     )
-    parser.add_argument(
-        "--raw", action="store_true", help="take the online weights, not those meant for use (EMA)"
-    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    add_source(parser)
     add_json(parser)
 
 
@@ -65,9 +59,8 @@ def run(options: argparse.Namespace) -> None:
             Path(options.checkpoint),
             Path(options.bundle),
             precision=options.precision,
-            text_encoder=options.text_encoder,
             flavour=options.flavour,
-            ema=not options.raw,
+            **source_arguments(options),
             overwrite=options.overwrite,
             progress=lambda stage, fraction: progress.update(fraction, stage),
         )

@@ -1,196 +1,266 @@
-"""minit2i generate: one prompt, one picture."""
+"""minit2i generate: prompts to pictures."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy._version import __version__
 from minit2i_deploy.cli.options import (
+    add_adjustments,
     add_bundle,
     add_engine,
     add_json,
     add_painting,
+    adjusted_table,
     chosen_painting,
     opened_runtime,
 )
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Mapping
 
     from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.generate import Frame, Result
+    from minit2i_deploy.cli.paint import Job
+    from minit2i_deploy.record import Record
     from minit2i_deploy.table import Table
 
 _EPILOG: Final = """\
+One prompt is painted once for each seed. Several prompts share one seed, or
+have as many seeds as there are prompts, or --num-images paints each of them
+with each seed.
+
 examples:
   minit2i generate my-bundle "a red circle" -o circle.png
   minit2i generate my-bundle "a red circle" --seed 7 --steps 20 --guidance 3
-  minit2i generate my-bundle "a red circle" --preview frames
+  minit2i generate my-bundle "a red circle" --also "a blue square:0.5"
+  minit2i generate my-bundle "a red circle" --num-images 9 --grid nine.png
+  minit2i generate my-bundle --prompts prompts.txt --batch 8 -o pictures
+  minit2i generate my-bundle "a red circle" --animate circle.webp --every 2
+  minit2i generate my-bundle --from circle.png -o again.png
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Paint a picture from a prompt and write it as PNG, with what made it in text fields."
+        "Paint pictures from prompts and write them as PNG, with what made them in text fields."
     )
     parser.epilog = _EPILOG
     add_bundle(parser)
-    parser.add_argument("prompt", metavar="PROMPT", help="what to paint; may be empty")
+    # A list, because a single optional word would be taken for missing after an option.
+    parser.add_argument(
+        "prompt", metavar="PROMPT", nargs="*", help="what to paint, in quotes; may be empty"
+    )
+    parser.set_defaults(gather="prompt")
     parser.add_argument(
         "-o",
         "--output",
+        metavar="PATH",
+        type=Path,
+        help="one picture: PNG file, replaced if it is there; several: new folder for "
+        "INDEX-SEED.png. Default: minit2i-SEED.png (several prompts: minit2i-INDEX-SEED.png) in "
+        "this folder, or minit2i-SEED-2.png and so on, which replaces nothing",
+    )
+    _add_prompts(parser)
+    add_painting(parser)
+    add_adjustments(parser)
+    _add_seeds(parser)
+    _add_outputs(parser)
+    add_engine(parser)
+    # Whether a runtime was named matters: --from names one too.
+    parser.set_defaults(usual_runtime=parser.get_default("runtime"), runtime=None)
+    add_json(parser)
+
+
+def _add_prompts(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("prompts")
+    group.add_argument(
+        "--prompts",
         metavar="FILE",
         type=Path,
-        help="PNG file, replaced if it is there; default: minit2i-SEED.png in this folder, or "
-        "minit2i-SEED-2.png and so on, which replaces nothing",
+        help="UTF-8 .txt file in place of PROMPT, one a line",
     )
-    add_painting(parser)
-    group = parser.add_argument_group("prompt and noise")
+    group.add_argument(
+        "--also",
+        metavar="TEXT:WEIGHT",
+        type=_weighted,
+        action="append",
+        default=[],
+        help="mix another text into each prompt, whose own weight is 1; weights are divided by "
+        "their sum; may be given several times",
+    )
     group.add_argument(
         "--negative", metavar="TEXT", help="prompt to move away from, in place of no prompt"
     )
     group.add_argument(
-        "--seed", metavar="N", type=int, help="seed of the noise, from 0 (default) to 2**64 - 1"
+        "--from",
+        dest="made_from",
+        metavar="FILE",
+        type=Path,
+        help="make a picture of this bundle again from its PNG file; other options given take the "
+        "place of what the file says",
+    )
+
+
+def _add_seeds(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("seeds and noise")
+    group.add_argument(
+        "--seed",
+        metavar="N[,N..]",
+        type=_whole_numbers,
+        help="seeds of the noise, each from 0 (default) to 2**64 - 1",
+    )
+    group.add_argument(
+        "--num-images",
+        metavar="N",
+        type=int,
+        help="pictures of each prompt, with the seeds SEED, SEED + 1 and so on",
+    )
+    group.add_argument(
+        "--batch",
+        metavar="N",
+        type=int,
+        default=1,
+        help="pictures painted at once (default 1); changes memory and speed, not the pictures",
     )
     group.add_argument(
         "--noise",
         metavar="FILE",
         type=Path,
-        help=".npy file of float32 unit normal noise, [3, H, W] or [1, 3, H, W], in place of the "
-        "seed's",
+        help=".npy file of float32 unit normal noise, [3, H, W] or [pictures, 3, H, W], in place "
+        "of the seed's",
     )
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("further output")
+    group.add_argument(
+        "--grid", metavar="FILE", type=Path, help="PNG file with all pictures side by side"
+    )
     group.add_argument(
         "--save-state",
         metavar="FILE",
         type=Path,
-        help=".npy file for the picture before rounding: float32 [1, 3, H, W], -1 to 1",
+        help=".npy file for the pictures before rounding: float32 [pictures, 3, H, W], -1 to 1",
     )
     group.add_argument(
         "--preview",
         metavar="DIR",
         type=Path,
-        help="new folder for the picture as estimated in each row of the table",
+        help="new folder for each picture as estimated in each row of the table",
     )
-    add_engine(parser)
-    add_json(parser)
+    group.add_argument(
+        "--animate",
+        metavar="FILE",
+        type=Path,
+        help=".webp or .gif file that shows one picture's estimates and then the picture",
+    )
+    group.add_argument(
+        "--every",
+        metavar="N",
+        type=int,
+        help="show every Nth row in --preview and --animate, and the last (default 1)",
+    )
+
+
+def _weighted(words: str) -> tuple[str, float]:
+    text, colon, weight = words.rpartition(":")
+    try:
+        if colon:
+            return text, float(weight)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{words!r} is no TEXT:WEIGHT, for example 'a square:0.5'")
+
+
+def _whole_numbers(words: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in words.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{words!r} is no whole number, and no list of them between commas"
+        ) from None
 
 
 def run(options: argparse.Namespace) -> None:
     """Paint and write."""
     from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli import places
-    from minit2i_deploy.images import save_png
-
-    stem = f"minit2i-{options.seed or 0}" if options.noise is None else "minit2i-noise"
-    output = places.output_file(options.output or places.free_name(stem, ".png"), ".png")
-    if options.save_state is not None:
-        places.output_file(options.save_state, ".npy")
-    bundle = Bundle.open(options.bundle)
-    table, guidance = chosen_painting(bundle, options)
-    noise = _noise(options, table)
-    if options.preview is not None:
-        places.new_folder(options.preview)
-    result = _paint(bundle, options, table, guidance, noise)
-    if options.save_state is not None:
-        places.write_npy(options.save_state, result.x)
-    save_png(result.images[0], output, _metadata(bundle, options, result))
-    _print(options, output, result)
-
-
-def _noise(options: argparse.Namespace, table: Table) -> np.ndarray | None:
-    """The noise file with a batch axis; ``generate`` checks its sizes."""
-    import numpy as np
-
-    if options.noise is None:
-        return None
-    if options.seed is not None and not table.column("n").any():
-        raise UsageError("--seed does nothing beside --noise with this table; give one of them")
-    try:
-        noise = np.load(options.noise, allow_pickle=False)
-    except OSError as error:
-        raise UsageError(f"{options.noise}: cannot be read ({error.strerror})") from error
-    except (ValueError, EOFError) as error:
-        raise UsageError(f"{options.noise}: is no .npy file; write one with numpy.save") from error
-    if not isinstance(noise, np.ndarray):
-        raise UsageError(f"{options.noise}: holds several arrays; one .npy array is needed")
-    if noise.dtype != np.float32 or noise.ndim not in (3, 4):
-        raise UsageError(
-            f"{options.noise}: is {noise.dtype} {list(noise.shape)}, but float32 [3, H, W] or "
-            "[1, 3, H, W] is needed"
-        )
-    return noise[None] if noise.ndim == 3 else noise
-
-
-def _paint(
-    bundle: Bundle,
-    options: argparse.Namespace,
-    table: Table,
-    guidance: float,
-    noise: np.ndarray | None,
-) -> Result:
+    from minit2i_deploy.cli.paint import Job, paint
+    from minit2i_deploy.cli.outputs import check_numbers, check_places, make_folders, picture_files
+    from minit2i_deploy.cli.plan import planned_pictures, wanted_prompts
     from minit2i_deploy.cli.progress import Progress
-    from minit2i_deploy.generate import generate
-    from minit2i_deploy.images import save_png, to_pil
 
-    def on_frame(frame: Frame) -> None:
-        progress.update((frame.index + 1) / frame.total, f"row {frame.index + 1}/{frame.total}")
-        if options.preview is not None:
-            path = options.preview / f"row-{frame.index:04d}.png"
-            save_png(to_pil(frame.estimate())[0], path, {"t": repr(frame.t)})
-
+    check_places(options)
+    record = _record(options)
+    prompts = wanted_prompts(options, record)
+    bundle = Bundle.open(options.bundle)
+    table, guidance = _painting(bundle, options, record)
+    pictures = planned_pictures(options, prompts, record, table)
+    check_numbers(options, len(pictures))
+    files = picture_files(options, pictures)
+    job = Job(
+        options=options,
+        bundle=bundle,
+        table=table,
+        guidance=guidance,
+        pictures=pictures,
+        files=files,
+    )
     with Progress("painting") as progress, opened_runtime(bundle, options) as runtime:
-        return generate(
-            bundle,
-            runtime,
-            options.prompt,
-            seed=options.seed or 0,
-            table=table,
-            guidance=guidance,
-            negative=options.negative,
-            noise=noise,
-            on_frame=on_frame,
-            previews=options.preview is not None,
-        )
+        make_folders(options, len(files))
+        timings = paint(job, runtime, progress.update)
+    _print(job, timings)
 
 
-def _metadata(bundle: Bundle, options: argparse.Namespace, result: Result) -> dict[str, str]:
-    fields = {
-        "prompt": options.prompt,
-        "negative": options.negative,
-        "seed": str(result.seeds[0]) if options.noise is None else None,
-        "noise": None if options.noise is None else _digest(options.noise),
-        "table": result.table,
-        "guidance": repr(result.guidance),
-        "bundle": bundle.digest,
-        "runtime": options.runtime,
-        "version": f"minit2i-deploy {__version__}",
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+def _record(options: argparse.Namespace) -> Record | None:
+    """The record that --from names; it fills in the options that are not given."""
+    from minit2i_deploy.record import Record
+
+    record = None if options.made_from is None else Record.read(options.made_from)
+    if record is not None:
+        options.runtime = options.runtime or record.runtime
+        options.negative = record.negative if options.negative is None else options.negative
+    options.runtime = options.runtime or options.usual_runtime
+    return record
 
 
-def _digest(path: Path) -> str:
-    return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+def _painting(
+    bundle: Bundle, options: argparse.Namespace, record: Record | None
+) -> tuple[Table, float]:
+    table, guidance = chosen_painting(bundle, options)
+    if record is not None:
+        if record.bundle != bundle.digest:
+            raise UsageError(
+                f"{options.made_from}: was painted by bundle {record.bundle[:12]}.., but "
+                f"{options.bundle} is {bundle.digest[:12]}..; name the bundle that painted it"
+            )
+        if all(getattr(options, name) is None for name in ("preset", "table", "solver", "steps")):
+            table = record.solver(bundle)
+        if options.preset is None and options.guidance is None:
+            guidance = record.guidance
+    return adjusted_table(table, options), guidance
 
 
-def _print(options: argparse.Namespace, output: Path, result: Result) -> None:
+def _print(job: Job, timings: Mapping[str, float]) -> None:
     from minit2i_deploy.cli.text import json_text
 
-    if options.json:
-        values = {
-            "file": str(output),
-            "seed": result.seeds[0] if options.noise is None else None,
-            "table": result.table,
-            "guidance": result.guidance,
-            "runtime": options.runtime,
-            "seconds": dict(result.timings),
-        }
-        print(json_text(values))
+    painting = f"{job.table.name}, guidance {job.guidance:g}"
+    if not job.options.json:
+        for path in job.files[:-1]:
+            print(f"{path}  {painting}")
+        print(f"{job.files[-1]}  {painting}, {sum(timings.values()):.2f} s")
         return
-    spent = sum(result.timings.values())
-    print(f"{output}  {result.table}, guidance {result.guidance:g}, {spent:.2f} s")
+    made: list[dict[str, Any]] = [
+        {"file": str(path), "seed": picture.seed if picture.noise is None else None}
+        for path, picture in zip(job.files, job.pictures, strict=True)
+    ]
+    values = {
+        **(made[0] if len(made) == 1 else {"pictures": made}),
+        "table": job.table.name,
+        "guidance": job.guidance,
+        "runtime": job.options.runtime,
+        "seconds": dict(timings),
+    }
+    print(json_text(values))

@@ -29,6 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = _EPILOG
     parser.add_argument("path", metavar="PATH", type=Path, help="a bundle or a checkpoint")
+    parser.add_argument("--lora", metavar="ADAPTER", help="merge this PEFT adapter")
+    parser.add_argument("--image-size", metavar="PIXELS", type=int, help="as for minit2i export")
+    parser.add_argument("--prompt-length", metavar="TOKENS", type=int, help="as for minit2i export")
     add_json(parser)
 
 
@@ -44,7 +47,12 @@ def run(options: argparse.Namespace) -> None:
         return
     from minit2i_deploy.checkpoints import load_checkpoint
 
-    checkpoint = load_checkpoint(options.path)
+    checkpoint = load_checkpoint(
+        options.path,
+        lora=options.lora,
+        image_size=options.image_size,
+        prompt_length=options.prompt_length,
+    )
     print(
         json_text(_checkpoint_values(checkpoint)) if options.json else _checkpoint_text(checkpoint)
     )
@@ -72,6 +80,8 @@ def _bundle_text(bundle: Bundle) -> str:
         ("checkpoint", f"{provenance.checkpoint_form}, sha256 {provenance.checkpoint_sha256}"),
         ("tools", ", ".join(f"{name} {tool}" for name, tool in provenance.tools.items())),
     ]
+    if provenance.lora_sha256 is not None:
+        facts.insert(-1, ("lora", f"merged, sha256 {provenance.lora_sha256}"))
     parts = [
         columns(facts),
         columns(_graph_rows(bundle), head=_GRAPH_HEAD),
@@ -124,6 +134,10 @@ def _checkpoint_text(checkpoint: Checkpoint) -> str:
         facts.append(("step", f"{report.step:,}"))
     if report.text_encoder is not None:
         facts.append(("text encoder", report.text_encoder))
+    if report.lora is not None:
+        merged = f"rank {report.lora.rank}, alpha {report.lora.alpha:g} on "
+        merged += f"{report.lora.num_modules} matrices, sha256 {report.lora.sha256}"
+        facts.append(("lora", merged))
     left = [
         ("left out", f"{item.what}: {item.num_tensors} tensors, {item.reason}")
         for item in report.dropped

@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.options import opened_runtime
+from minit2i_deploy.cli.options import adjusted_table, opened_runtime
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle import Bundle
     from minit2i_deploy.quality import Candidate, MeterReport, MeterSettings
-    from minit2i_deploy.table import Table
 
 _REFERENCE_STEPS: Final = 1000
 _REFERENCE_PER_KIND: Final = 4
@@ -49,36 +48,6 @@ def add_meter(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--plots", metavar="DIR", type=Path, help="new folder for the curves as PNG files"
     )
-
-
-def add_adjustments(parser: argparse.ArgumentParser) -> None:
-    """--interval, --clip and --rescale, of any table."""
-    group = parser.add_argument_group("guidance of every table, in place of its own")
-    group.add_argument(
-        "--interval",
-        metavar=("START", "END"),
-        nargs=2,
-        type=float,
-        help="guide only rows with START <= t <= END",
-    )
-    group.add_argument(
-        "--clip", metavar="C", type=float, help="bound on each estimate before guidance; 0: none"
-    )
-    group.add_argument(
-        "--rescale", metavar="R", type=float, help="share of guidance rescale, 0 to 1"
-    )
-
-
-def adjusted_table(table: Table, options: argparse.Namespace) -> Table:
-    """A table as --interval, --clip and --rescale want it.
-
-    Raises:
-        UsageError: a number outside its range.
-    """
-    from minit2i_deploy.quality.candidates import adjusted
-
-    interval = None if options.interval is None else tuple(options.interval)
-    return adjusted(table, interval=interval, clip=options.clip, rescale=options.rescale)
 
 
 def check_options(options: argparse.Namespace) -> None:

@@ -66,6 +66,24 @@ def add_painting(parser: argparse.ArgumentParser, *, several_guidances: bool = F
     )
 
 
+def add_adjustments(parser: argparse.ArgumentParser) -> None:
+    """--interval, --clip and --rescale, of any table."""
+    group = parser.add_argument_group("guidance of the table, in place of its own")
+    group.add_argument(
+        "--interval",
+        metavar=("START", "END"),
+        nargs=2,
+        type=float,
+        help="guide only rows with START <= t <= END",
+    )
+    group.add_argument(
+        "--clip", metavar="C", type=float, help="bound on each estimate before guidance; 0: none"
+    )
+    group.add_argument(
+        "--rescale", metavar="R", type=float, help="share of guidance rescale, 0 to 1"
+    )
+
+
 def numbers(words: str) -> tuple[float, ...]:
     """Numbers between commas."""
     return tuple(float(word) for word in words.split(","))
@@ -91,6 +109,18 @@ def chosen_painting(bundle: Bundle, options: argparse.Namespace) -> tuple[Table,
         return table, options.guidance
     # What a student's table tells it belongs to that table, not to the preset.
     return table, float(table.column("omega")[0]) if table.is_conditioned else guidance
+
+
+def adjusted_table(table: Table, options: argparse.Namespace) -> Table:
+    """A table as --interval, --clip and --rescale want it.
+
+    Raises:
+        UsageError: a number outside its range.
+    """
+    from minit2i_deploy.table_edit import adjusted
+
+    interval = None if options.interval is None else tuple(options.interval)
+    return adjusted(table, interval=interval, clip=options.clip, rescale=options.rescale)
 
 
 def opened_runtime(bundle: Bundle, options: argparse.Namespace) -> Runtime:

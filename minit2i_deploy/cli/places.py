@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ def output_file(path: Path, suffix: str) -> Path:
         raise UsageError(f"{path}: only {suffix} files are written here; name one")
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file in it")
-    _check_writable(path.parent)
+    check_writable(path.parent)
     return path
 
 
@@ -43,14 +43,17 @@ def new_folder(path: Path) -> Path:
         ) from error
     if occupied:
         raise UsageError(f"{path}: the folder is not empty; name a new one")
-    _check_writable(path)
+    check_writable(path)
     return path
 
 
-def free_name(stem: str, suffix: str) -> Path:
-    """The first of stem, stem-2, stem-3 and so on that is free in the current folder."""
+def free_name(stem: str, suffix: str, taken: Collection[Path] = ()) -> Path:
+    """The first of stem, stem-2, stem-3 and so on that is free in the current folder.
+
+    ``taken`` are names that are spoken for and not there yet.
+    """
     path, number = Path(f"{stem}{suffix}"), 1
-    while path.exists():
+    while path.exists() or path in taken:
         number += 1
         path = Path(f"{stem}-{number}{suffix}")
     return path
@@ -70,7 +73,12 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     atomic_write_bytes(path, buffer.getvalue())
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
+    """Write a file there and remove it.
+
+    Raises:
+        UsageError: that failed.
+    """
     try:
         # Permission bits say nothing on read-only disks and full quotas; writing does.
         with tempfile.TemporaryFile(dir=folder):

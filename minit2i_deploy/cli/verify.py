@@ -6,15 +6,24 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from minit2i_deploy.cli.options import add_bundle, add_engine, add_json, opened_runtime
-from minit2i_deploy.errors import Minit2iError, MissingDependencyError, VerificationError
+from minit2i_deploy.cli.source import add_source, source_arguments
+from minit2i_deploy.errors import (
+    Minit2iError,
+    MissingDependencyError,
+    UsageError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
     from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.ladder import Rung
+    from minit2i_deploy.manifest import Check
     from minit2i_deploy.protocol import Runtime
 
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
@@ -23,6 +32,14 @@ _NO_BF16: Final = "onnxruntime's CPU provider has no bf16 kernels; --runtime tor
 _EPILOG: Final = """\
 Checked are sizes, the sha256 of every file, the tokenizer and the tables; then
 each graph is run once on noise and must give finite values.
+
+With --ladder, every file is hashed and what was measured is printed as a table:
+a column a bundle, a row a graph, a step from a stored state at several times t
+(0 noise, 1 data) and the whole picture, each against PyTorch in float32. With
+--checkpoint it is measured now, without it what export stored is shown.
+
+example:
+  minit2i verify b16 --ladder --rung b16-fp16 --rung b16-bf16
 """
 
 
@@ -46,11 +63,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what it was exported from: measure every graph against PyTorch again",
     )
     parser.add_argument(
-        "--text-encoder", metavar="DIR", help="with --checkpoint, as for minit2i export"
+        "--ladder", action="store_true", help="print the parity ladder in place of the checks"
     )
     parser.add_argument(
-        "--raw", action="store_true", help="with --checkpoint, as for minit2i export"
+        "--rung",
+        metavar="BUNDLE",
+        action="append",
+        default=[],
+        help="with --ladder, one more bundle of the same checkpoint in another precision",
     )
+    add_source(parser, only_with="--checkpoint")
     add_engine(parser)
     add_json(parser)
 
@@ -60,6 +82,11 @@ def run(options: argparse.Namespace) -> None:
     from minit2i_deploy.bundle import Bundle
     from minit2i_deploy.cli.text import columns, json_text
 
+    if options.ladder:
+        _climb(options)
+        return
+    if options.rung:
+        raise UsageError("--rung came without --ladder; add it")
     bundle = Bundle.open(options.bundle)
     outcomes = list(check_bundle(bundle, lambda: opened_runtime(bundle, options)))
     if options.checkpoint is not None:
@@ -105,25 +132,61 @@ def check_bundle(bundle: Bundle, open_engine: Callable[[], Runtime]) -> Iterator
                 yield _attempt(f"graph {name}", partial(_finite, work))
 
 
-def _measured(options: argparse.Namespace) -> list[Outcome]:
+def _climb(options: argparse.Namespace) -> None:
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.cli.text import json_text
+    from minit2i_deploy.decode import encode
+    from minit2i_deploy.ladder import ladder, require_rungs
+
+    bundles = [Bundle.open(path) for path in (options.bundle, *options.rung)]
+    stored = [bundle.manifest.checks for bundle in bundles]
+    rungs = ladder(bundles, stored)
+    for rung in rungs:
+        _hashes(rung.bundle)
+    if options.checkpoint is not None:
+        rungs = ladder(bundles, [_measure(bundle.path, options) for bundle in bundles])
+    if options.json:
+        values = {rung.precision: encode(rung.checks) for rung in rungs}
+        paths = {rung.precision: str(rung.bundle.path) for rung in rungs}
+        print(json_text({"bundles": paths, "rungs": values}))
+    else:
+        print(_ladder_text(rungs))
+    require_rungs(rungs)
+
+
+def _ladder_text(rungs: tuple[Rung, ...]) -> str:
+    from minit2i_deploy.cli.text import columns
+    from minit2i_deploy.ladder import ladder_rows
+
+    head = ["to torch fp32", *(word for rung in rungs for word in (rung.precision, "bound"))]
+    lines = [columns(ladder_rows(rungs), head=head), ""]
+    for rung in rungs:
+        units = dict.fromkeys(f"{check.where} ({check.unit})" for check in rung.checks)
+        lines += [f"{rung.precision}: {rung.bundle.path}", *(f"  {unit}" for unit in units)]
+    return "\n".join(lines)
+
+
+def _measure(bundle: Path, options: argparse.Namespace) -> tuple[Check, ...]:
     from minit2i_deploy.cli.progress import Progress
     from minit2i_deploy.export import verify_bundle
 
     with Progress("measure") as progress:
-        checks = verify_bundle(
-            options.bundle,
+        return verify_bundle(
+            bundle,
             options.checkpoint,
-            text_encoder=options.text_encoder,
-            ema=not options.raw,
+            **source_arguments(options),
             progress=lambda stage, share: progress.update(share, stage),
         )
+
+
+def _measured(options: argparse.Namespace) -> list[Outcome]:
     return [
         Outcome(
             name=f"parity {check.name}",
             state=OK,
             found=f"{check.measured:.3g} {check.unit}, bound {check.bound:.3g}, {check.where}",
         )
-        for check in checks
+        for check in _measure(options.bundle, options)
     ]
 
 

@@ -136,12 +136,13 @@ class _Painter:
         self, candidate: Candidate, indices: Sequence[int]
     ) -> Iterator[tuple[Sequence[int], Result]]:
         """Batch after batch, with the indices in it."""
+        evaluations = candidate.num_evaluations
         for start in range(0, len(indices), self.settings.batch):
             chosen = indices[start : start + self.settings.batch]
 
             def on_frame(frame: Frame, count: int = len(chosen)) -> None:
                 # Rows of one branch cost half, so this is only nearly even.
-                self.done += count * candidate.num_evaluations / frame.total
+                self.done += count * evaluations / frame.total
                 if self.progress is not None:
                     self.progress(min(self.done / self.total, 1.0), candidate.name)
 

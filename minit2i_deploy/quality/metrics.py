@@ -96,6 +96,9 @@ def seam_gradients(
 ) -> Float64[np.ndarray, "batch 2 2"]:
     """Mean absolute difference of neighbouring pixels, across patch borders and elsewhere.
 
+    The outer half of the outermost patches is left out: pictures are emptier there, and it lies
+    beside no border, so it would pass for a seam everywhere else.
+
     Args:
         x: float32 [batch, 3, H, W], -1 black to 1 white; values outside are clamped.
         patch_size: pixels of a patch's side, 2 or more; each side holds at least two patches.
@@ -145,8 +148,12 @@ def _border_and_rest(
     profile: Float64[np.ndarray, "batch pairs"], patch_size: int
 ) -> Float64[np.ndarray, "batch 2"]:
     # Pair i lies between pixels i and i + 1.
-    at_border = (np.arange(profile.shape[1]) + 1) % patch_size == 0
-    return np.stack([profile[:, at_border].mean(axis=1), profile[:, ~at_border].mean(axis=1)], 1)
+    place = np.arange(1, profile.shape[1] + 1)
+    at_border = place % patch_size == 0
+    half = patch_size // 2
+    near = (place >= patch_size - half) & (place <= profile.shape[1] + 1 - patch_size + half)
+    parts = [profile[:, chosen].mean(axis=1) for chosen in (at_border, near & ~at_border)]
+    return np.stack(parts, axis=1)
 
 
 def _check_pair(a: np.ndarray, b: np.ndarray) -> None:

@@ -9,9 +9,11 @@ from typing import Any, Final
 
 from minit2i_deploy.errors import UsageError, require
 from minit2i_deploy.files import atomic_write_bytes
+from minit2i_deploy.quality.reference import end_floor
 from minit2i_deploy.quality.report import MeterReport, Outcome
 
 _DPI: Final = 110
+_UPRIGHT_LABELS: Final = 8
 _WHOLE: Final = [0.0, 1.0]
 _MARKERS: Final = "osD^vPX*<>"
 
@@ -98,7 +100,7 @@ def plot_settings(
         axes.legend()
     for axes in (score, outside, seams):
         axes.set_xlabel(setting)
-        axes.set_xticks(places, labels)
+        axes.set_xticks(places, labels, rotation=60 if len(labels) > _UPRIGHT_LABELS else 0)
     _save(figure, path)
 
 
@@ -118,6 +120,9 @@ def _by_solver(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
         words += [f"{key} {meta[key]}" for key in ("shift", "clip", "rescale") if meta.get(key)]
         if meta.get("interval", _WHOLE) != _WHOLE:
             words.append(f"interval {meta['interval']}")
+        # Another end is another curve to near, so the two do not belong on one line.
+        floor = end_floor(one.candidate.table)
+        words += [f"floor {floor:g}"] * bool(floor)
         words += [f"guidance {one.candidate.guidance:g}"] * several
         groups.setdefault(", ".join(words), []).append(one)
     return groups
@@ -139,7 +144,7 @@ def _figure(num_panels: int) -> tuple[Any, Sequence[Any]]:
     # Without pyplot no window system is asked for and no figure outlives its use.
     figure_module = require("matplotlib.figure", "eval")
     figure = figure_module.Figure(figsize=(6.4 + 4.2 * (num_panels - 1), 4.2), layout="constrained")
-    panels = figure.subplots(1, num_panels, squeeze=False)[0]
+    panels = figure.subplots(1, num_panels, squeeze=False)[0].tolist()
     for axes in panels:
         axes.grid(visible=True, alpha=0.3)
     return figure, panels

@@ -8,8 +8,8 @@ import numpy as np
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.grids import check_steps
-from minit2i_deploy.quality.candidates import with_columns
 from minit2i_deploy.table import Table, solver_table
+from minit2i_deploy.table_edit import with_columns
 
 REFERENCE_SOLVER: Final = "ab2"
 _ROUNDING: Final = 1e-9

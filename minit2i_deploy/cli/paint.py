@@ -1,0 +1,148 @@
+"""Paint what was planned, batch by batch, and write each picture as soon as it is there."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.cli import places
+from minit2i_deploy.cli.plan import Picture
+from minit2i_deploy.generate import Frame, Result, generate
+from minit2i_deploy.images import grid, save_animation, save_png, to_pil
+from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.record import Record
+from minit2i_deploy.table import Table
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_FRAME_MS: Final = 100
+_LAST_FRAME_MS: Final = 1500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Job:
+    """Pictures to paint, the file of each, and how; ``options`` are those of the command."""
+
+    options: argparse.Namespace
+    bundle: Bundle
+    table: Table
+    guidance: float
+    pictures: Sequence[Picture]
+    files: Sequence[Path]
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Kept:
+    """What is written after the last picture; lists stay empty where nobody asked."""
+
+    sheet: list[Image] = field(default_factory=list)
+    states: list[np.ndarray] = field(default_factory=list)
+    frames: list[Image] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def paint(job: Job, runtime: Runtime, progress: Callable[[float, str], None]) -> dict[str, float]:
+    """Paint and write everything.
+
+    Returns:
+        timings: stage to seconds, over all pictures.
+
+    Raises:
+        UsageError: arguments that do not fit together, or a place that cannot be written.
+        RuntimeFailure: the engine failed.
+    """
+    kept, options = _Kept(), job.options
+    for start in range(0, len(job.pictures), options.batch):
+        result = _batch(job, runtime, start, kept, progress)
+        for offset, image in enumerate(result.images):
+            index = start + offset
+            record = _record(job, job.pictures[index])
+            save_png(image, job.files[index], record.fields())
+        for stage, seconds in result.timings.items():
+            kept.timings[stage] = kept.timings.get(stage, 0.0) + seconds
+        if options.save_state is not None:
+            kept.states.append(result.x)
+        if options.grid is not None:
+            kept.sheet += result.images
+        if options.animate is not None:
+            kept.frames += result.images
+    _write_kept(job, kept)
+    return kept.timings
+
+
+def _batch(
+    job: Job, runtime: Runtime, start: int, kept: _Kept, progress: Callable[[float, str], None]
+) -> Result:
+    options = job.options
+    chosen = job.pictures[start : start + options.batch]
+    given = [picture.noise for picture in chosen if picture.noise is not None]
+
+    def on_frame(frame: Frame) -> None:
+        share = (start + len(chosen) * (frame.index + 1) / frame.total) / len(job.pictures)
+        progress(share, f"row {frame.index + 1}/{frame.total}")
+        if _wants_estimate(options, frame):
+            _keep_estimate(job, start, frame, kept)
+
+    return generate(
+        job.bundle,
+        runtime,
+        [picture.prompt for picture in chosen],
+        seed=[picture.seed for picture in chosen],
+        table=job.table,
+        guidance=job.guidance,
+        negative=options.negative,
+        noise=np.stack(given) if given else None,
+        on_frame=on_frame,
+        previews=options.preview is not None or options.animate is not None,
+    )
+
+
+def _wants_estimate(options: argparse.Namespace, frame: Frame) -> bool:
+    asked = options.preview is not None or options.animate is not None
+    return asked and (frame.index % (options.every or 1) == 0 or frame.index == frame.total - 1)
+
+
+def _keep_estimate(job: Job, start: int, frame: Frame, kept: _Kept) -> None:
+    images = to_pil(frame.estimate())
+    if job.options.animate is not None:
+        kept.frames += images
+    if job.options.preview is None:
+        return
+    for path, image in zip(job.files[start:], images, strict=False):
+        name = f"row-{frame.index:04d}.png"
+        own = name if len(job.pictures) == 1 else f"{path.stem}-{name}"
+        save_png(image, job.options.preview / own, {"t": repr(frame.t)})
+
+
+def _record(job: Job, picture: Picture) -> Record:
+    return Record.of(
+        job.bundle,
+        job.table,
+        prompt=picture.prompt,
+        seed=picture.seed,
+        guidance=job.guidance,
+        negative=job.options.negative,
+        noise=picture.noise,
+        runtime=job.options.runtime,
+    )
+
+
+def _write_kept(job: Job, kept: _Kept) -> None:
+    options = job.options
+    if options.save_state is not None:
+        places.write_npy(options.save_state, np.concatenate(kept.states))
+    if options.animate is not None:
+        save_animation(kept.frames, options.animate, frame_ms=_FRAME_MS, last_ms=_LAST_FRAME_MS)
+    if options.grid is not None:
+        many = len({picture.prompt for picture in job.pictures}) > 1
+        columns = options.num_images if many else None
+        side = math.ceil(math.sqrt(len(kept.sheet)))
+        save_png(grid(kept.sheet, columns or side), options.grid, {"bundle": job.bundle.digest})
