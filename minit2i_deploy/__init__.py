@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle import Bundle
     from minit2i_deploy.checkpoints import load_checkpoint
     from minit2i_deploy.config import ModelConfig
-    from minit2i_deploy.embed import embed
+    from minit2i_deploy.embed import embed, embed_stream
     from minit2i_deploy.errors import (
         BundleError,
         CheckpointError,
@@ -52,6 +52,7 @@ _PUBLIC: Final[dict[str, str]] = {
     "advance": "minit2i_deploy.table:advance",
     "build_network": "minit2i_deploy.model:build_network",
     "embed": "minit2i_deploy.embed:embed",
+    "embed_stream": "minit2i_deploy.embed:embed_stream",
     "generate": "minit2i_deploy.generate:generate",
     "load_checkpoint": "minit2i_deploy.checkpoints:load_checkpoint",
     "open_runtime": "minit2i_deploy.runtimes:open_runtime",
@@ -77,6 +78,7 @@ __all__ = [
     "advance",
     "build_network",
     "embed",
+    "embed_stream",
     "generate",
     "load_checkpoint",
     "open_runtime",

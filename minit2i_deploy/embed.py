@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.condition import encode_batch, tokenise
+from minit2i_deploy.condition import PromptTruncatedWarning
+from minit2i_deploy.encoding import RowEncoder
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.tokenizer import Encoded
+
+BATCH_SIZE: Final = 32
+WINDOW: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -33,9 +41,16 @@ class Embeddings:
 
 
 def embed(
-    bundle: Bundle, runtime: Runtime, texts: str | Sequence[str], *, batch_size: int = 32
+    bundle: Bundle,
+    runtime: Runtime,
+    texts: str | Sequence[str],
+    *,
+    batch_size: int = BATCH_SIZE,
 ) -> Embeddings:
     """Embed texts, in batches of similar length, returned in the order they came.
+
+    A text that comes several times is encoded once. For more texts than fit in memory take
+    ``embed_stream``.
 
     Args:
         bundle: what to run.
@@ -48,19 +63,62 @@ def embed(
         RuntimeFailure: the engine failed.
     """
     items = [texts] if isinstance(texts, str) else list(texts)
-    if not items or batch_size < 1:
-        raise UsageError(
-            f"{len(items)} texts and batch_size {batch_size} came; at least 1 of each is needed"
-        )
-    encoded = tokenise(bundle, items)
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index].ids))
-    longest = len(encoded[order[-1]].ids)
-    values, mask = None, np.zeros((len(items), longest), dtype=np.int64)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch, batch_mask = encode_batch(bundle, runtime, [encoded[row] for row in rows])
+    if not items:
+        raise UsageError("0 texts came; give at least one (it may be empty)")
+    return _embedded(RowEncoder(bundle, runtime, batch_size=batch_size), items)
+
+
+def embed_stream(
+    bundle: Bundle,
+    runtime: Runtime,
+    texts: Iterable[str],
+    *,
+    batch_size: int = BATCH_SIZE,
+    window: int = WINDOW,
+) -> Iterator[Embeddings]:
+    """Embed any number of texts in the order they come, with memory for one window of them.
+
+    Args:
+        bundle: what to run.
+        runtime: an open runtime of that bundle.
+        texts: as in ``embed``; taken one window at a time.
+        batch_size: as in ``embed``.
+        window: texts that are sorted by length, encoded and yielded together.
+
+    Yields:
+        the embeddings of the next ``window`` texts, padded to the longest among them.
+
+    Raises:
+        UsageError: a batch size or a window below 1; none is raised for no text.
+        RuntimeFailure: the engine failed.
+    """
+    if isinstance(texts, str):
+        raise UsageError("one text came, but embed_stream takes several; write [text]")
+    if window < 1:
+        raise UsageError(f"window {window} came; at least 1 is needed")
+    return _windows(RowEncoder(bundle, runtime, batch_size=batch_size), iter(texts), window)
+
+
+def _windows(encoder: RowEncoder, texts: Iterator[str], window: int) -> Iterator[Embeddings]:
+    while items := list(itertools.islice(texts, window)):
+        yield _embedded(encoder, items)
+
+
+def _embedded(encoder: RowEncoder, texts: Sequence[str]) -> Embeddings:
+    encoded = encoder.tokenizer.encode(texts)
+    _warn_of_cuts(encoded)
+    longest = max(len(item.ids) for item in encoded)
+    mask = np.zeros((len(encoded), longest), dtype=np.int64)
+    values: np.ndarray | None = None
+    for position, row in encoder.rows(encoded):
         if values is None:
-            values = np.zeros((len(items), longest, batch.shape[2]), dtype=np.float32)
-        values[rows, : batch.shape[1]], mask[rows, : batch.shape[1]] = batch, batch_mask
+            values = np.zeros((*mask.shape, row.shape[1]), dtype=np.float32)
+        values[position, : len(row)], mask[position, : len(row)] = row, 1
     assert values is not None
     return Embeddings(values=values, mask=mask)
+
+
+def _warn_of_cuts(encoded: Sequence[Encoded]) -> None:
+    for item in encoded:
+        if item.notice is not None:
+            warnings.warn(item.notice, PromptTruncatedWarning, stacklevel=4)

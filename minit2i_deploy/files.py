@@ -54,6 +54,35 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 @contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield the path of a sibling file to write, and rename it into place when the block ends well.
+
+    For files too large to be held in memory; otherwise as ``atomic_write_bytes``, and an exception,
+    Ctrl-C or SIGTERM inside the block removes the sibling.
+
+    Raises:
+        UsageError: the folder is missing or may not be written.
+        Minit2iError: the disk failed or is full.
+    """
+    target = Path(path)
+    partial = _partial(target)
+    try:
+        with _sigterm_raises():
+            yield partial
+            with open(partial, "rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(partial, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        if isinstance(error, _Terminated):
+            signal.raise_signal(signal.SIGTERM)
+        if isinstance(error, OSError):
+            raise _write_error(target, error) from error
+        raise
+
+
+@contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a sibling folder to fill, and rename it into place when the block ends well.
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import RuntimeFailure, UsageError
+
+
+# Nine common tokens and the end: a T5 in too small a number type overflows at most inputs.
+_PROBE: Final = np.array([[3, 4, 5, 6, 7, 8, 9, 10, 11, 1]], dtype=np.int64)
 
 
 class ClosableRuntime:
@@ -41,6 +47,27 @@ class ClosableRuntime:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_encoder(
+    path: Path, engine: str, encode: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> None:
+    """Encode a fixed text once: half precision overflows in T5, and all that follows would be NaN.
+
+    Args:
+        path: of the bundle, for the error.
+        engine: name of the runtime.
+        encode: int64 ids [1, n] and mask [1, n] to float32 [1, n, width].
+
+    Raises:
+        RuntimeFailure: a value is NaN or infinite.
+    """
+    values = encode(_PROBE, np.ones_like(_PROBE))
+    if not np.isfinite(values).all():
+        raise RuntimeFailure(
+            f"{path}: the text encoder gives NaN or infinity on {engine}; its numbers overflow, so"
+            " re-run minit2i export, which keeps it fp32, or choose an engine that computes in fp32"
+        )
 
 
 def check_conditions(config: ModelConfig, conditions: np.ndarray | None) -> None:

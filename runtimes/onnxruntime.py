@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
-from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions
+from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions, check_encoder
 
 # Providers of this runtime -> ONNX Runtime's name and the extra that brings it.
 PROVIDERS: Final = {"cpu": ("CPUExecutionProvider", "cpu")}
@@ -48,6 +48,7 @@ class OnnxRuntime(ClosableRuntime):
         self.threads = threads or _usable_cores()
         self._ort = require("onnxruntime", extra)
         self._sessions: dict[str, Any] = {}
+        self._encoder_is_checked = False
 
     def encode(
         self,
@@ -55,7 +56,13 @@ class OnnxRuntime(ClosableRuntime):
         attention_mask: Int64[np.ndarray, "n tokens"],
     ) -> Float32[np.ndarray, "n tokens width"]:
         """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
-        return self._run("text_encoder", input_ids=input_ids, attention_mask=attention_mask)
+        if not self._encoder_is_checked:
+            check_encoder(self.bundle.path, self.name, self._encode)
+            self._encoder_is_checked = True
+        return self._encode(input_ids, attention_mask)
+
+    def _encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return self._run("text_encoder", input_ids=ids, attention_mask=mask)
 
     def adapt(
         self,

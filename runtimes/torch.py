@@ -7,6 +7,7 @@ names (docs/bundle.md), so neither the source checkpoint nor the onnx package is
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,7 @@ from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.model.build import network_from_config
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.model.t5 import T5Config, T5Encoder
-from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions
+from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions, check_encoder
 
 _FEED_FORWARD: Final = "gated-gelu"
 
@@ -69,9 +70,13 @@ class TorchRuntime(ClosableRuntime):
         """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
         self._check_open()
         if self._encoder is None:
-            self._encoder = _open_encoder(self.bundle).to(self.device)
-        hidden = self._encoder(self._put(input_ids), self._put(attention_mask))
-        return _numpy(hidden)
+            encoder = _open_encoder(self.bundle).to(self.device)
+            check_encoder(self.bundle.path, self.name, partial(self._encode, encoder))
+            self._encoder = encoder
+        return self._encode(self._encoder, input_ids, attention_mask)
+
+    def _encode(self, encoder: T5Encoder, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return _numpy(encoder(self._put(ids), self._put(mask)))
 
     @torch.no_grad()
     def adapt(

@@ -27,12 +27,14 @@ CORE_LIBRARIES = {
     "jaxtyping": ("*",),
     "tokenizers": ("tokenizer.py",),
     "PIL": ("images.py", "demo/*"),
+    "pyarrow": ("embed_output.py", "embed_parquet.py"),
     "matplotlib": ("quality/plots.py", "cli/*"),
     "torch": ("model/*", "checkpoints/*"),
     "safetensors": ("checkpoints/*",),
     "msgpack": ("checkpoints/*",),
     "tensorstore": ("checkpoints/*",),
     "ml_dtypes": ("checkpoints/*",),
+    "huggingface_hub": ("checkpoints/pull.py",),
 }
 
 

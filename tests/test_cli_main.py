@@ -17,23 +17,27 @@ from minit2i_deploy.cli.commands import COMMANDS
 from minit2i_deploy.condition import PromptTruncatedWarning
 from minit2i_deploy.errors import BundleError, UsageError
 
+SOURCE = ["--image-size", "--lora", "--prompt-length", "--raw", "--text-encoder"]
 PAINTING = ["--guidance", "--preset", "--solver", "--steps", "--table"]
 ENGINE = ["--runtime", "--threads"]
 # Changing a flag changes what other programs may rely on: change the CHANGELOG with it.
 FLAGS = {
     "demo": ["--json", "--output", "--per-kind"],
     "export": [
-        "--flavour", "--json", "--overwrite", "--precision", "--raw", "--text-encoder",
-        "CHECKPOINT", "BUNDLE",
+        *SOURCE, "--flavour", "--json", "--overwrite", "--precision", "CHECKPOINT", "BUNDLE",
     ],
     "generate": [
         *PAINTING, *ENGINE, "--also", "--animate", "--batch", "--clip", "--every", "--from",
         "--grid", "--interval", "--json", "--negative", "--noise", "--num-images", "--output",
         "--preview", "--prompts", "--rescale", "--save-state", "--seed", "-o", "BUNDLE", "PROMPT",
     ],
-    "embed": [*ENGINE, "--json", "--output", "--pooled", "-o", "BUNDLE", "TEXT"],
-    "inspect": ["--json", "PATH"],
-    "verify": [*ENGINE, "--checkpoint", "--json", "--raw", "--text-encoder", "BUNDLE"],
+    "embed": [
+        *ENGINE, "--batch", "--field", "--input", "--json", "--output", "--pooled", "--pooled-only",
+        "--window", "-i", "-o", "BUNDLE", "TEXT",
+    ],
+    "inspect": ["--image-size", "--json", "--lora", "--prompt-length", "PATH"],
+    "pull": ["--json", "--no-text-encoder", "--output", "--revision", "MODEL"],
+    "verify": [*SOURCE, *ENGINE, "--checkpoint", "--json", "--ladder", "--rung", "BUNDLE"],
     "table": [
         "--a-min", "--clip", "--interval", "--json", "--list", "--omega", "--output", "--rescale",
         "--shift", "--solver", "--steps", "--t-max", "--t-min", "-o",
@@ -44,6 +48,7 @@ FLAGS = {
         "-o", "BUNDLE",
     ],
     "train": ["--output", "RECIPE", "KEY=VALUE"],
+    "distill": ["--output", "RECIPE", "KEY=VALUE"],
 }  # fmt: skip
 
 

@@ -37,7 +37,8 @@ def test_export_passes_its_options_and_prints_the_checks(
 ) -> None:
     done = run(
         capsys, "export", "ckpt", tmp_path / "b", "--precision", "fp16", "--text-encoder", "t5",
-        "--flavour", "jax-l16", "--raw", "--overwrite",
+        "--flavour", "jax-l16", "--raw", "--overwrite", "--lora", "adapter",
+        "--image-size", 256, "--prompt-length", 128,
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     assert calls == [
@@ -46,7 +47,7 @@ def test_export_passes_its_options_and_prints_the_checks(
             tmp_path / "b",
             {
                 "precision": "fp16", "text_encoder": "t5", "flavour": "jax-l16", "ema": False,
-                "overwrite": True,
+                "overwrite": True, "lora": "adapter", "image_size": 256, "prompt_length": 128,
             },
         )
     ]  # fmt: skip
@@ -61,7 +62,7 @@ def test_export_defaults_and_json(
     values = json.loads(run(capsys, "export", "ckpt", tmp_path / "b", "--json").out)
     assert calls[0][2] == {
         "precision": "fp32", "text_encoder": None, "flavour": None, "ema": True,
-        "overwrite": False,
+        "overwrite": False, "lora": None, "image_size": None, "prompt_length": None,
     }  # fmt: skip
     assert values["digest"] == Bundle.open(tmp_path / "b").digest
     assert values["checks"][0]["measured"] == 3e-7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from minit2i_deploy.errors import UsageError
 from minit2i_deploy.images import read_metadata, save_png
 from minit2i_deploy.noise import standard_noise
 from minit2i_deploy.record import FIELD, Record
-from minit2i_deploy.table import Table, solver_table
+from minit2i_deploy.table import solver_table
 
 SHAPE = (3, CONFIG.image_size, CONFIG.image_size)
 # Latin-1, beyond Latin-1, and beyond the first plane.
@@ -147,21 +148,14 @@ def test_a_picture_from_noise_wants_that_noise(
 
 
 def record_of(bundle: Bundle) -> dict[str, Any]:
-    table: Table = solver_table("euler", steps=2)
-    record = Record(
-        bundle=bundle.digest,
-        checkpoint="ab" * 32,
-        guidance=2.0,
-        negative=None,
-        noise=None,
-        prompt=(),
-        runtime="fake",
-        seed=0,
-        table=json.loads(table.to_json()),
-        table_name=table.name,
-        table_sha256="0" * 64,
-    )
-    return dataclasses.asdict(record) | {"prompt": [{"text": "red", "weight": 1.0}]}
+    """A whole record, as JSON values."""
+    table = bundle.table("euler-4")
+    return {
+        "bundle": bundle.digest, "checkpoint": "ab" * 32, "format_version": 1, "guidance": 2.0,
+        "negative": None, "noise": None, "prompt": [{"text": "red", "weight": 1.0}],
+        "runtime": "fake", "seed": 0, "table": None, "table_name": table.name,
+        "table_sha256": hashlib.sha256(table.to_json().encode()).hexdigest(), "version": "0",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -177,31 +171,26 @@ def record_of(bundle: Bundle) -> dict[str, Any]:
         ({"extra": 1}, "unknown fields ['extra']"),
         ({"runtime": "magic"}, "choose one of onnxruntime"),
         ({"table": "\x00"}, "not a solver table"),
-        ({"table": None, "table_name": "../x"}, "table '../x' is not in the bundle"),
-        ({}, "but the picture was made with 00000000.."),
+        ({"table_name": "../x"}, "table '../x' is not in the bundle"),
+        ({"table_sha256": "0" * 64}, "but the picture was made with 00000000.."),
         (None, "has no field 'minit2i'"),
     ],
 )
 def test_damaged_records_exit_2(
     change: Any, said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = change if isinstance(change, str) else json.dumps(record_of(bundle) | (change or {}))
-    if change != {} and isinstance(change, dict) and "table" not in change:
-        own = bundle.table("euler-4")
-        fixed = {"table": None, "table_name": own.name, "table_sha256": table_hash(own)}
-        text = json.dumps(record_of(bundle) | fixed | change)
-    fields = {} if change is None else {FIELD: text}
-    save_png(Image.new("RGB", (2, 2)), "x.png", fields)
+    text = json.dumps(record_of(bundle) | change) if isinstance(change, dict) else change
+    save_png(Image.new("RGB", (2, 2)), "x.png", {} if text is None else {FIELD: text})
     done = paint(capsys, "--from", "x.png", "-o", "y.png")
     assert done.code == 2
     assert said in done.error
     assert not Path("y.png").exists()
 
 
-def table_hash(table: Table) -> str:
-    import hashlib
-
-    return hashlib.sha256(table.to_json().encode()).hexdigest()
+def test_a_whole_record_is_taken(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    save_png(Image.new("RGB", (2, 2)), "x.png", {FIELD: json.dumps(record_of(bundle))})
+    assert paint(capsys, "--from", "x.png", "-o", "y.png").code == 0
+    assert read_metadata("y.png")["guidance"] == "2.0"
 
 
 def test_also_with_from_wants_the_prompt(

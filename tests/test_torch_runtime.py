@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoint_forms import PUBLIC, arrays, hub_folder
-from tiny_bundle import tiny_bundle
+from tiny_bundle import overflowing, tiny_bundle
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.checkpoints import load_checkpoint
@@ -117,3 +117,15 @@ def test_a_foreign_text_encoder_is_refused(
         with pytest.raises(RuntimeFailure, match=r"config\.json: not a T5 encoder") as caught:
             runtime.encode(ids, ids)
     assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_that_overflows_is_refused_at_its_first_use(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    copy = copy_of(bundle, tmp_path / "bundle")
+    overflowing(Path(f"{copy.graph_path('text_encoder')}.data"))
+    ids = np.array([[20, 1]], np.int64)
+    with TorchRuntime(copy) as runtime:
+        for _ in range(2):
+            with pytest.raises(RuntimeFailure, match=r"bundle: .* NaN or infinity on torch; its"):
+                runtime.encode(ids, np.ones_like(ids))

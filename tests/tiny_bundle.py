@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from checkpoint_forms import PUBLIC, hub_folder
 from tiny_tokenizer import write_tokenizer
 
@@ -35,3 +37,14 @@ def tiny_bundle() -> Path:
 
     bundle = export_bundle(hub_folder(), _root() / "bundle", text_encoder=text_folder())
     return bundle.path
+
+
+def overflowing(data_file: Path) -> None:
+    """Make a T5's last feed-forward overflow, as its numbers do in half precision."""
+    data = bytearray(data_file.read_bytes())
+    header_bytes = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + header_bytes])
+    name = max(name for name in header if name.endswith("DenseReluDense.wo.weight"))
+    begin, end = (8 + header_bytes + offset for offset in header[name]["data_offsets"])
+    data[begin:end] = np.full((end - begin) // 4, 3e38, np.float32).tobytes()
+    data_file.write_bytes(data)

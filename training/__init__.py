@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minit2i_deploy.errors import require
+from minit2i_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
     from minit2i_deploy.training.text_encoder import TextEncoderRecipe
 
-__all__ = ["make_text_encoder", "train"]
+__all__ = ["distill", "make_text_encoder", "train"]
 
 
 def train(recipe_path: Path, folder: Path, overrides: Sequence[str] = ()) -> Path:
@@ -26,15 +26,44 @@ def train(recipe_path: Path, folder: Path, overrides: Sequence[str] = ()) -> Pat
         the last checkpoint's folder.
 
     Raises:
-        UsageError: the recipe cannot be read, a key is unknown or a value is out of range.
+        UsageError: the recipe cannot be read, is a student's, a key is unknown or a value is out
+            of range.
         TrainingError: the run cannot start, continue or be resumed.
         MissingDependencyError: the training extra is not installed.
     """
+    return _run(recipe_path, folder, overrides, distill=False)
+
+
+def distill(recipe_path: Path, folder: Path, overrides: Sequence[str] = ()) -> Path:
+    """Distil a base model to a few-step student, or continue such a run.
+
+    Args:
+        recipe_path: YAML file with ``distill``, which names the teacher.
+        folder, overrides: as ``train`` takes them.
+
+    Returns:
+        the last checkpoint's folder.
+
+    Raises:
+        UsageError: as from ``train``, or the recipe has no teacher.
+        CheckpointError: the teacher cannot be read.
+        TrainingError: as from ``train``, or the teacher is another network.
+        MissingDependencyError: the training extra is not installed.
+    """
+    return _run(recipe_path, folder, overrides, distill=True)
+
+
+def _run(recipe_path: Path, folder: Path, overrides: Sequence[str], *, distill: bool) -> Path:
     _require_libraries()
     from minit2i_deploy.training.recipe import load_recipe
     from minit2i_deploy.training.trainer import Trainer
 
-    return Trainer(load_recipe(Path(recipe_path), overrides), Path(folder)).run()
+    recipe = load_recipe(Path(recipe_path), overrides)
+    if distill and recipe.distill is None:
+        raise UsageError(f"{recipe_path}: has no distill; add distill.teacher or run minit2i train")
+    if not distill and recipe.distill is not None:
+        raise UsageError(f"{recipe_path}: has distill, a student's; run minit2i distill")
+    return Trainer(recipe, Path(folder)).run()
 
 
 def make_text_encoder(folder: Path, recipe: TextEncoderRecipe | None = None) -> float:

@@ -40,12 +40,14 @@ class TrainingState:
         model: online weights, float32 under canonical names.
         ema: their moving average, likewise.
         optimizer: ``Optimizers.state_dict``'s form.
+        teacher_sha256: digest of the weights that were distilled; None for a base model.
     """
 
     step: int
     model: Mapping[str, Tensor]
     ema: Mapping[str, Tensor]
     optimizer: dict[str, Any]
+    teacher_sha256: str | None = None
 
 
 def save_checkpoint(folder: Path, recipe: Recipe, state: TrainingState) -> Path:
@@ -70,6 +72,8 @@ def save_checkpoint(folder: Path, recipe: Recipe, state: TrainingState) -> Path:
             "config": recipe.model.to_dict(),
             "recipe": recipe.to_dict(),
         }
+        if state.teacher_sha256 is not None:
+            header["teacher_sha256"] = state.teacher_sha256
         text = json.dumps(header, indent=2, sort_keys=True) + "\n"
         (partial / "checkpoint.json").write_text(text, encoding="utf-8")
     for old in checkpoints(folder)[: -recipe.keep_last]:
@@ -110,6 +114,7 @@ def load_checkpoint_state(path: Path, recipe: Recipe) -> TrainingState:
             model=load_file(path / "model.safetensors"),
             ema=load_file(path / "ema.safetensors"),
             optimizer=torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"),
+            teacher_sha256=header.get("teacher_sha256"),
         )
     except (
         AttributeError,

@@ -7,24 +7,38 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from minit2i_deploy.training.recipe import Recipe
+
+
+def ema_decay_at(recipe: Recipe, step: int) -> float:
+    """Decay after step number ``step``, counted from 1.
+
+    A constant decay is warmed up as min(decay, (1 + step) / (10 + step)), so that the first values
+    do not linger in short runs; over the official 250,000 steps that makes no difference. A
+    half-life of H thousand pictures is 0.5 ** (batch / min(1000 H, rampup * step * batch)).
+
+    Source: minit2i-jax, branch mean_flow_distill, EMA of type "edm"; Karras et al. 2312.02696.
+    """
+    if recipe.ema_halflife_kimg == 0:
+        return min(recipe.ema_decay, (1 + step) / (10 + step))
+    halflife = min(1000 * recipe.ema_halflife_kimg, recipe.ema_rampup * step * recipe.batch)
+    return float(0.5 ** (recipe.batch / halflife))
+
 
 class EMA:
     """Keeps ``average = decay * average + (1 - decay) * value`` of every parameter, in float32.
 
-    The decay is warmed up as min(decay, (1 + step) / (10 + step)), so that the first values do
-    not linger in short runs; over the official 250,000 steps that makes no difference.
+    The decay of each step is ``ema_decay_at``'s.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
-        self.decay = decay
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         self.tensors = {
             name: value.detach().to(torch.float32).clone() for name, value in parameters.items()
         }
 
     @torch.no_grad()
-    def update(self, parameters: dict[str, nn.Parameter], step: int) -> None:
-        """Take in the parameters after step number ``step`` (counted from 1)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
+        """Take in the parameters, the average so far counting ``decay``."""
         names = list(self.tensors)
         averages = [self.tensors[name] for name in names]
         values = [parameters[name].detach().to(torch.float32) for name in names]

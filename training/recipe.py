@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import minit2i_deploy
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.demo.shapes import KINDS
 from minit2i_deploy.errors import CheckpointError, UsageError, require
+from minit2i_deploy.training.distill_recipe import DistillRecipe
+from minit2i_deploy.training.folders import beside, folder_named
 
-# Folders that start so are looked up inside the installed package, on whatever machine.
-PACKAGE_PREFIX: Final = "package:"
 # torch's CPU generator takes no more than 32 bits.
 MAX_SEED: Final = 2**31 - 1
 WARMUP_START_LR: Final = 1e-6
@@ -39,6 +38,7 @@ class Recipe:
         text_encoder: folder of the frozen T5 encoder in Hugging Face form; "package:..." is a
             folder of the installed package.
         tokenizer: folder of its tokenizer.json, likewise.
+        distill: makes the run a Mean Flow distillation; without it a base model is trained.
         data: source of pictures and captions; "shapes" is drawn as it goes.
         kind_weights: how often each kind of the shapes data is drawn; empty is equally often.
         steps: optimizer steps of the whole run.
@@ -48,6 +48,9 @@ class Recipe:
         optimizer: "adamw", or "muon" for the blocks' matrices with AdamW for the rest.
         weight_decay: decoupled weight decay.
         ema_decay: of the exponential moving average that is deployed.
+        ema_halflife_kimg: half-life of that average in thousands of pictures; takes the place of
+            ema_decay where it is not 0.
+        ema_rampup: the half-life is at most this share of the pictures seen so far.
         label_drop: share of captions whose mask is zeroed.
         a_min: floor of 1 - t in the loss.
         grad_clip: bound on the gradient's norm; 0 is none.
@@ -59,7 +62,7 @@ class Recipe:
         checkpoint_every, sample_every: steps between checkpoints, and between sample grids with
             a score; 0 is only at the end.
         keep_last: number of checkpoints kept.
-        sample_guidance, sample_steps: of the grids (Euler).
+        sample_guidance, sample_steps: of the grids (Euler; for a student Mean Flow and omega).
 
     Raises:
         UsageError: a value is of the wrong type or outside its range.
@@ -69,6 +72,7 @@ class Recipe:
     model: ModelConfig
     text_encoder: str
     tokenizer: str
+    distill: DistillRecipe | None = None
     data: str = "shapes"
     kind_weights: Mapping[str, float] = field(default_factory=dict)
     steps: int = 20000
@@ -79,6 +83,8 @@ class Recipe:
     optimizer: str = "adamw"
     weight_decay: float = 0.0
     ema_decay: float = 0.999
+    ema_halflife_kimg: float = 0.0
+    ema_rampup: float = 0.05
     label_drop: float = 0.1
     a_min: float = 0.01
     grad_clip: float = 1.0
@@ -103,11 +109,16 @@ class Recipe:
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("weight_decay", "grad_clip"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        if self.model.student is not None:
-            raise UsageError("recipe: model.student is set, but a recipe trains base models only")
+        if (self.model.student is None) != (self.distill is None):
+            given, missing = ("model.student", "distill") if self.model.student else ("distill", "model.student")
+            raise UsageError(
+                f"recipe: {given} is set and {missing} is not; a few-step student needs both"
+            )
         self._check("seed", 0 <= self.seed <= MAX_SEED, f"in 0..{MAX_SEED}")
         self._check("lr", self.lr > 0, "above 0")
         self._check("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
+        self._check("ema_halflife_kimg", self.ema_halflife_kimg >= 0, "0 or more")
+        self._check("ema_rampup", self.ema_rampup > 0, "above 0")
         self._check("label_drop", 0 <= self.label_drop <= 1, "in 0..1")
         self._check("a_min", 0 < self.a_min <= 1, "above 0 and at most 1")
         self._check("kind_weights", _are_weights(self.kind_weights), _weights_wanted())
@@ -119,11 +130,11 @@ class Recipe:
 
     @property
     def text_encoder_folder(self) -> Path:
-        return _folder(self.text_encoder)
+        return folder_named(self.text_encoder)
 
     @property
     def tokenizer_folder(self) -> Path:
-        return _folder(self.tokenizer)
+        return folder_named(self.tokenizer)
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step number ``step``, counted from 0."""
@@ -135,7 +146,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return values | {"model": self.model.to_dict(), "kind_weights": dict(self.kind_weights)}
+        values |= {"model": self.model.to_dict(), "kind_weights": dict(self.kind_weights)}
+        if self.distill is None:
+            del values["distill"]
+            return values
+        return values | {"distill": self.distill.to_dict()}
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -154,9 +169,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UsageError(f"{path}: cannot be read as a recipe: {_one_line(error)}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: a recipe is a mapping of keys to values")
-    for key in ("text_encoder", "tokenizer"):
-        if isinstance(values.get(key), str) and not values[key].startswith(PACKAGE_PREFIX):
-            values[key] = str((path.parent / values[key]).resolve())
+    for holder, key in (
+        (values, "text_encoder"),
+        (values, "tokenizer"),
+        (values.get("distill"), "teacher"),
+    ):
+        if isinstance(holder, dict) and isinstance(holder.get(key), str):
+            holder[key] = beside(holder[key], path.parent)
     for override in overrides:
         key, found, text = override.partition("=")
         if not found:
@@ -187,7 +206,19 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     except (TypeError, CheckpointError) as error:
         text = str(error).removeprefix("config: ").replace("fix config.json", "fix the recipe")
         raise UsageError(f"recipe: model: {text}") from error
-    return Recipe(**{key: _number(key, value) for key, value in values.items()} | {"model": config})
+    numbers = {key: _number(Recipe, key, value) for key, value in values.items()}
+    return Recipe(**numbers | {"model": config, "distill": _distill(values.get("distill"))})
+
+
+def _distill(values: object) -> DistillRecipe | None:
+    if values is None:
+        return None
+    if not isinstance(values, Mapping):
+        raise UsageError(f"recipe: distill is {values!r}, but it must be a mapping of its own keys")
+    _check_keys("distill.", values, dataclasses.fields(DistillRecipe))
+    return DistillRecipe(
+        **{key: _number(DistillRecipe, key, value) for key, value in values.items()}
+    )
 
 
 def _set(values: dict[str, Any], keys: list[str], value: object) -> None:
@@ -213,9 +244,9 @@ def _check_keys(
             raise UsageError(f"recipe: {prefix}{key} is missing; add it")
 
 
-def _number(name: str, value: Any) -> Any:
+def _number(owner: type[Recipe | DistillRecipe], name: str, value: Any) -> Any:
     """YAML 1.1 reads 1e-3 without a dot as text."""
-    if isinstance(value, str) and Recipe.__dataclass_fields__[name].type == "float":
+    if isinstance(value, str) and owner.__dataclass_fields__[name].type == "float":
         try:
             return float(value)
         except ValueError:
@@ -248,12 +279,6 @@ def _are_weights(weights: object) -> bool:
 
 def _weights_wanted() -> str:
     return f"numbers, not negative and not all 0, for kinds among {', '.join(KINDS)}"
-
-
-def _folder(name: str) -> Path:
-    if not name.startswith(PACKAGE_PREFIX):
-        return Path(name)
-    return Path(minit2i_deploy.__file__).parent / name.removeprefix(PACKAGE_PREFIX)
 
 
 def _one_line(error: Exception) -> str:

@@ -15,7 +15,8 @@ from minit2i_deploy.model.loop import run_table
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.noise import standard_noise
-from minit2i_deploy.table import solver_table
+from minit2i_deploy.mean_flow import MEAN_FLOW
+from minit2i_deploy.table import Table, solver_table
 from minit2i_deploy.training.loss import NOISE_SCALE
 from minit2i_deploy.training.recipe import Recipe
 from minit2i_deploy.training.text import FrozenText
@@ -37,7 +38,7 @@ class Sampler:
     def __init__(self, net: MMJiT, text: FrozenText, recipe: Recipe, folder: Path) -> None:
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
         self.text, self.recipe, self.folder = text, recipe, folder
-        self.table = solver_table("euler", steps=recipe.sample_steps)
+        self.table = _table(recipe)
         self.prompts = held_out_captions(PER_KIND, SCORE_SEED)
 
     @torch.no_grad()
@@ -55,9 +56,14 @@ class Sampler:
     def _paint(self, captions: list[str]) -> np.ndarray:
         device = self.net.denoiser.position_table.device
         context, mask = (value.to(device) for value in self.text(captions))
-        tokens = torch.stack(
-            [self.net.text_adapter(context, m) for m in (mask, torch.zeros_like(mask))]
-        )
+        if self.table.is_conditioned:
+            told = torch.from_numpy(self.table.conditions()[0]).to(context)
+            tokens = self.net.text_adapter(context, mask, *told.expand(len(mask), -1).unbind(1))
+            tokens = tokens.unsqueeze(0)
+        else:
+            tokens = torch.stack(
+                [self.net.text_adapter(context, m) for m in (mask, torch.zeros_like(mask))]
+            )
         size = self.recipe.model.image_size
         noise = np.stack([standard_noise(i, (3, size, size)) for i in range(len(captions))])
         start = torch.from_numpy(noise).to(device) * NOISE_SCALE
@@ -68,3 +74,15 @@ class Sampler:
         for state, _ in rows:
             x = state
         return x.cpu().numpy()
+
+
+def _table(recipe: Recipe) -> Table:
+    if recipe.distill is None:
+        return solver_table("euler", steps=recipe.sample_steps)
+    return solver_table(
+        MEAN_FLOW,
+        steps=recipe.sample_steps,
+        omega=recipe.sample_guidance,
+        t_min=recipe.distill.sample_t_min,
+        t_max=recipe.distill.sample_t_max,
+    )

@@ -51,6 +51,9 @@ def ship(
     # Folders of the machine that trained it mean nothing elsewhere.
     for key in ("text_encoder", "tokenizer"):
         header["recipe"][key] = Path(header["recipe"][key]).name
+    if "distill" in header["recipe"]:
+        distill = header["recipe"]["distill"]
+        distill["teacher"] = Path(distill["teacher"]).name
     header |= notes or {}
     with atomic_directory(target, overwrite=overwrite) as partial:
         save_file(tensors, partial / "ema.safetensors")

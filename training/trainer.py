@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,11 +25,11 @@ from minit2i_deploy.training.checkpoint import (
 )
 from minit2i_deploy.training.data import batches, to_network_range
 from minit2i_deploy.training.device import pick_device
-from minit2i_deploy.training.draws import draw_step
-from minit2i_deploy.training.ema import EMA
-from minit2i_deploy.training.initialise import initialise
+from minit2i_deploy.training.distill import MeanFlow
+from minit2i_deploy.training.ema import EMA, ema_decay_at
+from minit2i_deploy.training.flow_matching import FlowMatching
 from minit2i_deploy.training.log import Log
-from minit2i_deploy.training.loss import flow_matching_loss
+from minit2i_deploy.training.objective import Batch, Objective
 from minit2i_deploy.training.optimizers import Optimizers
 from minit2i_deploy.training.progress import Progress
 from minit2i_deploy.training.recipe import Recipe
@@ -44,24 +43,27 @@ class Trainer:
     """One run: network, average, optimizer and their step count.
 
     Args:
-        recipe: what to train.
+        recipe: what to train, and by which objective.
         folder: receives checkpoints, sample grids, log.jsonl and recipe.json. If it holds
             checkpoints of the same network, the run continues after the last one.
 
     Raises:
-        TrainingError: the folder belongs to another network or optimizer, its last checkpoint is
-            damaged, or the text encoder or the device is not there.
+        TrainingError: the folder belongs to another network, optimizer or teacher, its last
+            checkpoint is damaged, or the text encoder or the device is not there.
+        CheckpointError: the teacher cannot be read.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
         self.device = pick_device(recipe.device)
         model = recipe.model
+        kind = MeanFlow if recipe.distill else FlowMatching
+        self.objective: Objective = kind(recipe, self.device)
         self.net = MMJiT(model)
-        initialise(self.net, recipe.seed)
+        self.objective.fill(self.net)
         self.net.to(self.device)
         self.parameters = self.net.canonical_parameters()
-        self.ema = EMA(self.parameters, recipe.ema_decay)
+        self.ema = EMA(self.parameters)
         self.optimizers = Optimizers(self.parameters, recipe)
         self.text = FrozenText(
             recipe.text_encoder_folder,
@@ -69,15 +71,17 @@ class Trainer:
             model.prompt_length,
             model.txt_input_size,
         )
-        self.forward: Callable[..., Tensor] = (
-            torch.compile(self.net, dynamic=False) if recipe.compile else self.net
-        )
         self.step = 0
         if found := checkpoints(folder):
             self._resume(found[-1])
 
     def _resume(self, path: Path) -> None:
         state = load_checkpoint_state(path, self.recipe)
+        if state.teacher_sha256 != self.objective.teacher_sha256:
+            raise TrainingError(
+                f"{path}: was distilled from another teacher than distill.teacher; use another "
+                "output folder or that teacher"
+            )
         try:
             with torch.no_grad():
                 for name, value in self.parameters.items():
@@ -131,27 +135,24 @@ class Trainer:
             captions: B texts.
 
         Returns:
-            the loss before the update.
+            the objective's reported loss, before the update.
 
         Raises:
             TrainingError: the loss or the gradient is not finite; nothing was updated.
         """
         recipe = self.recipe
         context, mask = self.text(captions)
-        draws = draw_step(recipe, self.step, mask)
-        arguments = (to_network_range(images), context, draws.mask, draws.t, draws.noise)
+        batch = Batch(images=to_network_range(images), context=context, mask=mask)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            loss = flow_matching_loss(
-                self.forward, *(value.to(self.device) for value in arguments), a_min=recipe.a_min
-            )
-        value = self._finite("loss", loss.detach())
+            loss, reported = self.objective.loss(self.net, batch, self.step)
+        value = self._finite("loss", reported)
         loss.backward()
         # An infinite bound leaves the gradient as it is; the norm is wanted in any case.
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), recipe.grad_clip or math.inf)
         self._finite("gradient's norm", norm)
         self.optimizers.step(recipe.lr_at(self.step))
         self.step += 1
-        self.ema.update(self.parameters, self.step)
+        self.ema.update(self.parameters, ema_decay_at(recipe, self.step))
         return value
 
     def _finite(self, name: str, value: Tensor) -> float:
@@ -181,6 +182,7 @@ class Trainer:
             model=self.parameters,
             ema=self.ema.tensors,
             optimizer=self.optimizers.state_dict(),
+            teacher_sha256=self.objective.teacher_sha256,
         )
         save_checkpoint(self.folder, self.recipe, state)
 

@@ -24,6 +24,7 @@ class Command:
 
 COMMANDS: Final = (
     Command(name="demo", help="export the shipped model, paint, judge, report", extra="export"),
+    Command(name="pull", help="fetch a released checkpoint and its text encoder", extra="hub"),
     Command(name="export", help="make a bundle from a checkpoint", extra="export"),
     Command(name="generate", help="paint pictures from prompts", extra="export"),
     Command(name="embed", help="write the text encoder's embeddings of texts", extra="export"),
@@ -32,4 +33,5 @@ COMMANDS: Final = (
     Command(name="table", help="print a solver as the table that runtimes follow", extra="cpu"),
     Command(name="eval", help="measure how often a bundle follows its prompts", extra="export"),
     Command(name="train", help="train a model from a recipe", extra="train"),
+    Command(name="distill", help="distil a model to a few-step student", extra="train"),
 )

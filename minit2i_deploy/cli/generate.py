@@ -187,8 +187,8 @@ def _whole_numbers(words: str) -> tuple[int, ...]:
 def run(options: argparse.Namespace) -> None:
     """Paint and write."""
     from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli.paint import Job, paint
     from minit2i_deploy.cli.outputs import check_numbers, check_places, make_folders, picture_files
+    from minit2i_deploy.cli.paint import Job, paint
     from minit2i_deploy.cli.plan import planned_pictures, wanted_prompts
     from minit2i_deploy.cli.progress import Progress
 

@@ -46,7 +46,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = build(wanted)
     options, rest = parser.parse_known_args(words)
     # argparse fills a list of words only from those that stand together; see Python issue 58573.
-    if rest and (options.gather is None or any(word.startswith("-") for word in rest)):
+    if rest and (options.gather is None or any(_is_option(word) for word in rest)):
         parser.prog = f"{parser.prog} {wanted}"
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -84,6 +84,11 @@ def _configure(parser: argparse.ArgumentParser, command: Command) -> None:
         "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
     )
     parser.set_defaults(run=module.run, extra=command.extra)
+
+
+def _is_option(word: str) -> bool:
+    # A single dash stands for standard input.
+    return word.startswith("-") and word != "-"
 
 
 def _command_word(words: Sequence[str]) -> str | None:

@@ -1,0 +1,44 @@
+"""minit2i distill: a base model to a student that paints in a few evaluations."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+_EPILOG: Final = """\
+An interrupted run is continued by the same command, with the same teacher. The
+student is exported as any checkpoint is, and runs the tables of solver mean-flow.
+
+examples:
+  minit2i distill training/recipes/demo-student.yaml --output student
+  minit2i distill training/recipes/demo-student.yaml --output student distill.teacher=run/step-011500
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = "Distil a base model to a few-step student (Mean Flow) from a recipe."
+    parser.epilog = _EPILOG
+    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="YAML file with distill")
+    parser.add_argument(
+        "overrides",
+        metavar="KEY=VALUE",
+        nargs="*",
+        help="values in place of the recipe's; distill.KEY=VALUE for the distillation's",
+    )
+    parser.set_defaults(gather="overrides")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="folder for checkpoints, sample grids and the log",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Distil and name the last checkpoint."""
+    from minit2i_deploy.training import distill
+
+    print(distill(options.recipe, options.output, options.overrides))

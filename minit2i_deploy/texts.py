@@ -1,0 +1,123 @@
+"""Texts from lines of bytes, plain or JSON; a line that cannot be read is named, not fatal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+# Far over any prompt, and what keeps one endless line from filling the memory.
+MAX_LINE_BYTES: Final = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One line that holds a text, or should.
+
+    Args:
+        number: from 1, blank lines counted.
+        text: what it says, or None.
+        problem: why there is no text, or None.
+    """
+
+    number: int
+    text: str | None = None
+    problem: str | None = None
+
+
+class TextSource:
+    """The texts of a stream, and how far it has been read.
+
+    Args:
+        stream: open for reading bytes.
+        field: name of the text in each line's JSON object; None takes lines as they are.
+    """
+
+    def __init__(self, stream: BinaryIO, field: str | None = None) -> None:
+        self.field = field
+        self.num_lines = 0
+        self.num_bytes = 0
+        self._stream = stream
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all bytes read so far."""
+        return self._hash.hexdigest()
+
+    def __iter__(self) -> Iterator[Line]:
+        """The lines that are not blank, from where the last reading stopped."""
+        while (data := self._next()) is not None:
+            if data.strip():
+                yield self._read(data)
+
+    def skip(self, num_lines: int) -> bool:
+        """Pass over so many lines; False where the stream ends before."""
+        return all(self._next() is not None for _ in range(num_lines))
+
+    def _next(self) -> bytes | None:
+        """The next line; more than MAX_LINE_BYTES of it are read, and not returned."""
+        data = kept = self._take()
+        while len(data) > MAX_LINE_BYTES and not data.endswith(b"\n"):
+            data = self._take()
+        if not kept:
+            return None
+        if self.num_lines == 0:
+            kept = kept.removeprefix(_BYTE_ORDER_MARK)
+        self.num_lines += 1
+        return kept
+
+    def _take(self) -> bytes:
+        data = self._stream.readline(MAX_LINE_BYTES + 1)
+        self._hash.update(data)
+        self.num_bytes += len(data)
+        return data
+
+    def _read(self, data: bytes) -> Line:
+        number = self.num_lines
+        try:
+            return Line(number=number, text=_text(data, self.field))
+        except ValueError as error:
+            return Line(number=number, problem=str(error))
+
+
+def _text(data: bytes, field: str | None) -> str:
+    """The text of one line.
+
+    Raises:
+        ValueError: there is none; says why.
+    """
+    if len(data) > MAX_LINE_BYTES:
+        raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
+    try:
+        line = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start + 1}") from error
+    text = line.strip() if field is None else _member(line, field)
+    if "\0" in text:
+        raise ValueError(f"a NUL character at position {text.index(chr(0))}")
+    try:
+        # JSON may spell half of a surrogate pair, which no encoding can write.
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"not valid Unicode at position {error.start}") from error
+    return text
+
+
+def _member(line: str, field: str) -> str:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", "nested too deep")
+        raise ValueError(f"not JSON ({reason})") from error
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    if field not in value:
+        raise ValueError(f"no field {field!r}")
+    text = value[field]
+    if not isinstance(text, str):
+        raise ValueError(f"field {field!r} is not a text")
+    return text

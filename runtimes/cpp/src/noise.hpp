@@ -1,0 +1,14 @@
+// The noise every runtime and language starts from; docs/bundle.md specifies it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace minit2i {
+
+constexpr char kNoiseGenerator[] = "philox4x32-10/box-muller";
+
+// Unit normal values 0 to count - 1 of a seed and stream.
+void standard_noise(std::uint64_t seed, std::uint32_t stream, float *values, std::size_t count);
+
+} // namespace minit2i

@@ -1,0 +1,181 @@
+"""The Mean Flow distillation loss. Time is the noise level here: 1 noise, 0 picture.
+
+Source: minit2i-jax, branch mean_flow_distill, class PixelMeanFlow; Geng et al. 2505.13447.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from minit2i_deploy.training.loss import NOISE_SCALE
+
+LEVEL_FLOOR = 0.05
+LEVEL_MEAN, LEVEL_STD = 0.8, 0.8
+WEIGHT_EPS = 0.01
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Told:
+    """What the student is told of each picture's step; float32 [B] each.
+
+    Args:
+        t: noise level where the step begins, 0 picture to 1 noise.
+        r: noise level where it ends, at most t; equal to t asks for the velocity itself.
+        omega: guidance scale, 1 or more.
+        t_min: noise level where guidance ends.
+        t_max: noise level where guidance begins, at least t_min.
+    """
+
+    t: Tensor
+    r: Tensor
+    omega: Tensor
+    t_min: Tensor
+    t_max: Tensor
+
+    def to(self, device: torch.device) -> Told:
+        """The same on a device."""
+        return Told(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def rows(self, start: int) -> Told:
+        """The pictures from ``start`` on."""
+        return Told(**{f.name: getattr(self, f.name)[start:] for f in fields(self)})
+
+
+def draw_told(
+    batch: int,
+    generator: torch.Generator,
+    *,
+    num_plain: int,
+    omega: Range,
+    t_min: Range,
+    t_max: Range,
+) -> Told:
+    """Draw one step's conditions on the CPU.
+
+    Args:
+        batch: number of pictures B.
+        generator: source of the draws.
+        num_plain: pictures, the first ones, with r = t and guidance at every noise level.
+        omega: lowest and highest scale, log-uniform between them.
+        t_min: lowest and highest noise level where guidance ends, uniform between them.
+        t_max: likewise where it begins.
+    """
+    levels = torch.randn(2, batch, generator=generator) * LEVEL_STD + LEVEL_MEAN
+    one, other = torch.sigmoid(levels).unbind(0)
+    plain = torch.arange(batch) < num_plain
+    other = torch.where(plain, one, other)
+    low, high, share = torch.rand(3, batch, generator=generator).unbind(0)
+    return Told(
+        t=torch.maximum(one, other),
+        r=torch.minimum(one, other),
+        omega=omega[0] * (omega[1] / omega[0]) ** share,
+        t_min=torch.where(plain, 0.0, t_min[0] + (t_min[1] - t_min[0]) * low),
+        t_max=torch.where(plain, 1.0, t_max[0] + (t_max[1] - t_max[0]) * high),
+    )
+
+
+def teacher_velocity(
+    teacher: Callable[..., Tensor], z: Tensor, context: Tensor, mask: Tensor, told: Told
+) -> Tensor:
+    """The guided velocity that the student learns to average.
+
+    Args:
+        teacher: (x, context, mask) -> x0.
+        z: float32 [B, 3, H, W], the noisy pictures.
+        context: [B, L, width].
+        mask: [B, L].
+        told: conditions; guidance counts from t_min to t_max, both included.
+
+    Returns:
+        v: float32 [B, 3, H, W], from picture to noise, without gradient.
+    """
+    inside = (told.t_min <= told.t) & (told.t <= told.t_max)
+    omega = _column(torch.where(inside, told.omega, 1.0))
+    with torch.no_grad():
+        masks = torch.cat([mask, torch.zeros_like(mask)])
+        x0 = teacher(torch.cat([z, z]), torch.cat([context, context]), masks)
+        given, free = x0.to(torch.float32).chunk(2)
+    return _velocity(z, omega * given + (1 - omega) * free, told.t)
+
+
+def mean_velocity(
+    student: Callable[..., Tensor], z: Tensor, context: Tensor, mask: Tensor, told: Told
+) -> Tensor:
+    """The student's average velocity u from t down to r, float32 [B, 3, H, W]."""
+    conditions = {"omega": told.omega, "t_min": told.t_min, "t_max": told.t_max}
+    x0 = student(z, context, mask, h=told.t - told.r, **conditions)
+    return _velocity(z, x0.to(torch.float32), told.t)
+
+
+@torch.no_grad()
+def velocity_rate(
+    student: Callable[..., Tensor],
+    z: Tensor,
+    direction: Tensor,
+    context: Tensor,
+    mask: Tensor,
+    told: Told,
+) -> Tensor:
+    """du/dt along (direction, 1, 0) in (z, t, r), in forward mode, without gradient.
+
+    Args:
+        student, z, context, mask, told: as ``mean_velocity`` takes them.
+        direction: float32 [B, 3, H, W], dz/dt.
+
+    Returns:
+        float32 [B, 3, H, W].
+    """
+
+    def u(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        moved = Told(t=t, r=r, omega=told.omega, t_min=told.t_min, t_max=told.t_max)
+        return mean_velocity(student, z, context, mask, moved)
+
+    tangents = (direction, torch.ones_like(told.t), torch.zeros_like(told.r))
+    # The fused attention kernels have no forward-mode derivative; this form is the same function.
+    with sdpa_kernel(SDPBackend.MATH):
+        rate: Tensor = torch.func.jvp(u, (z, told.t, told.r), tangents)[1]
+    return rate
+
+
+def noisy(images: Tensor, unit_noise: Tensor, t: Tensor) -> Tensor:
+    """z = (1 - t) images + t noise, float32 [B, 3, H, W]."""
+    t = _column(t)
+    return (1 - t) * images + t * NOISE_SCALE * unit_noise
+
+
+def mean_flow_loss(
+    u: Tensor, rate: Tensor, target: Tensor, h: Tensor, *, adaptive: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Squared distance of u + h du/dt from the guided velocity.
+
+    Args:
+        u: float32 [B, 3, H, W], ``mean_velocity``; carries the gradient.
+        rate: float32 [B, 3, H, W], ``velocity_rate``.
+        target: float32 [B, 3, H, W], ``teacher_velocity``.
+        h: float32 [B], t - r.
+        adaptive: divide each picture's sum of squares by itself and a little, so that every
+            picture counts alike.
+
+    Returns:
+        scalar float32, what is minimised, and the mean square it stands for. With ``adaptive``
+        the first is always close to 1.
+    """
+    squares = (u + _column(h) * rate - target).square()
+    sums = squares.sum((1, 2, 3))
+    weights = sums.detach() + WEIGHT_EPS if adaptive else torch.ones_like(sums)
+    return (sums / weights).mean(), squares.detach().mean()
+
+
+def _velocity(z: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+    return (z - x0) / _column(t).clamp(min=LEVEL_FLOOR)
+
+
+def _column(value: Tensor) -> Tensor:
+    return value.reshape(-1, 1, 1, 1)
