@@ -82,5 +82,5 @@ class Part:
 
 def pool(row: Float32[np.ndarray, "tokens width"]) -> Float32[np.ndarray, " width"]:
     """Mean over a text's tokens, scaled to length 1: float32 [width]."""
-    mean = row.sum(axis=0) / len(row)
+    mean = row.sum(axis=0).astype(np.float64) / len(row)
     return (mean / np.linalg.norm(mean)).astype(np.float32)

@@ -50,7 +50,7 @@ def test_embed_without_pooled_and_as_json(
 ) -> None:
     values = json.loads(run(capsys, "embed", "b", "", "-o", "t.npz", "--json", *FAKE).out)
     assert values == {"file": "t.npz", "shapes": {"values": [1, 1, 32], "mask": [1, 1]}}
-    assert "only .npz" in run(capsys, "embed", "b", "a", "-o", "t.npy", *FAKE).error
+    assert "only .npz" in run(capsys, "embed", "b", "a", "-o", "t.txt", *FAKE).error
 
 
 def test_inspect_tells_what_a_bundle_holds(

@@ -81,8 +81,9 @@ def test_export_over_a_bound_exits_1(
     assert (done.code, "at most 1e-5" in done.error) == (1, True)
 
 
-def test_train_passes_overrides_from_both_sides_of_an_option(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", ["train", "distill"])
+def test_training_passes_overrides_from_both_sides_of_an_option(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = []
 
@@ -90,8 +91,8 @@ def test_train_passes_overrides_from_both_sides_of_an_option(
         made.append((recipe, folder, list(overrides)))
         return folder / "step-000002"
 
-    monkeypatch.setattr("minit2i_deploy.training.train", stub)
-    done = run(capsys, "train", "r.yaml", "lr=1", "--output", "run", "steps=2", "model.x=3")
+    monkeypatch.setattr(f"minit2i_deploy.training.{command}", stub)
+    done = run(capsys, command, "r.yaml", "lr=1", "--output", "run", "steps=2", "model.x=3")
     assert (done.code, done.out) == (0, "run/step-000002\n")
     assert made == [(Path("r.yaml"), Path("run"), ["lr=1", "steps=2", "model.x=3"])]
 

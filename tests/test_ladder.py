@@ -97,9 +97,7 @@ def test_the_command_shows_what_export_stored(
     assert [check["measured"] for check in values["rungs"]["fp16"]] == [2e-5] * 4
 
 
-def test_the_command_hashes_every_rung(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_hashes_every_rung(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = bundle_of(tmp_path / "a"), bundle_of(tmp_path / "b", "fp16")
     path = second.path / "transformer" / "model.onnx.data"
     path.write_bytes(bytes(1024))

@@ -157,9 +157,7 @@ def test_offline_is_one_line_and_exit_1(
     assert not (tmp_path / "out").exists()
 
 
-def test_offline_with_the_real_library(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_offline_with_the_real_library(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("huggingface_hub")
     # The tests run with HF_HUB_OFFLINE, and no connection leaves this machine.
     done = run(capsys, "pull", "b16", "--output", tmp_path / "out")

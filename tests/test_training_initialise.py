@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.config import ModelConfig, StudentConfig
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.initialise import initialise
 
@@ -57,6 +58,22 @@ def test_vectors_and_the_final_layer(net: MMJiT) -> None:
 def test_the_untrained_network_predicts_grey(net: MMJiT) -> None:
     x, context = torch.randn(1, 3, 32, 32), torch.randn(1, 256, 1024)
     assert not net(x, context, torch.ones(1, 256)).any()
+
+
+def test_a_students_own_weights() -> None:
+    base, student = MMJiT(CONFIG), MMJiT(dataclasses.replace(CONFIG, student=StudentConfig()))
+    for net in (base, student):
+        initialise(net, 0)
+    own = student.canonical_parameters()
+    for name in own.keys() - base.canonical_parameters().keys():
+        value = own[name].detach()
+        if name.endswith("bias"):
+            assert (value == 0).all(), name
+        elif name == "aux_pooled_embedder.weight":
+            assert value.abs().max() <= math.sqrt(6 / (1024 + 128))
+        else:
+            # Standard error is 4.4% for the shortest, two tokens of 128.
+            assert value.std().item() == pytest.approx(0.02, rel=0.2), name
 
 
 def test_weights_are_a_function_of_the_seed(net: MMJiT) -> None:

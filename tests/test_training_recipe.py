@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
-from training_runs import tiny_recipe
+from training_runs import tiny_recipe, tiny_student_recipe
 
 from minit2i_deploy.config import VARIANTS
 from minit2i_deploy.errors import UsageError
@@ -47,7 +48,7 @@ def test_plain_values_and_back() -> None:
 
 def test_the_shipped_recipe_is_the_shipped_model(repository: Path) -> None:
     recipe = load_recipe(repository / "training" / "recipes" / "demo.yaml")
-    assert (recipe.steps, recipe.batch, recipe.optimizer, recipe.seed) == (20000, 64, "muon", 0)
+    assert (recipe.steps, recipe.batch, recipe.optimizer, recipe.seed) == (11500, 64, "muon", 0)
     assert (recipe.text_encoder_folder / "config.json").is_file()
     assert (recipe.device, recipe.precision, recipe.compile) == ("cpu", "bf16", True)
 
@@ -83,7 +84,22 @@ REFUSED = {
     "kind_weights=2": "kind_weights is 2, but it must be numbers",
     "model=3": "model is 3, but it must be a mapping",
     "model.head_dim=8": "model: hidden_size 32 is not num_heads 2 x head_dim 8; fix the recipe",
-    "model.student={}": "model.student is set, but a recipe trains base models only",
+    "model.student={}": "model.student is set and distill is not; a few-step student needs both",
+    "distill={teacher: t}": "distill is set and model.student is not; a few-step student needs both",
+    "distill=3": "distill is 3, but it must be a mapping of its own keys",
+    "distill={}": "recipe: distill.teacher is missing; add it",
+    "distill.taecher=t": "unknown key 'distill.taecher'; did you mean distill.teacher?",
+    "distill={teacher: ''}": "distill.teacher is '', but it must be a path",
+    "distill={teacher: t, omega: 3}": r"distill.omega is 3, but it must be \[lowest, highest\]",
+    "distill={teacher: t, omega: [3, 2]}": r"distill.omega is \[3, 2\], but it must be \[lowest",
+    "distill={teacher: t, omega: [0, 2]}": r"distill.omega is \(0.0, 2.0\), but it must be 1 or",
+    "distill={teacher: t, omega: [1, .inf]}": r"distill.omega is \[1, inf\], but it must be \[low",
+    "distill={teacher: t, t_max: [0.5, 2]}": "distill.t_max is .* must be in 0..1",
+    "distill={teacher: t, t_min: [0, 0.9]}": "distill.t_min is .* must be no higher than t_max",
+    "distill={teacher: t, plain_share: 2}": "distill.plain_share is 2, but it must be in 0..1",
+    "distill={teacher: t, sample_t_min: 0.9}": "distill.sample_t_min .* no higher than sample_t",
+    "ema_halflife_kimg=-1": "ema_halflife_kimg is -1, but it must be 0 or more",
+    "ema_rampup=0": "ema_rampup is 0, but it must be above 0",
 }
 
 
@@ -116,10 +132,27 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_published_variants_can_stand_in_a_recipe() -> None:
-    values = tiny_recipe().to_dict()
+    base, student = tiny_recipe().to_dict(), tiny_student_recipe(Path("t")).to_dict()
     for name, config in VARIANTS.items():
-        if config.student is None:
-            assert recipe_from_dict(values | {"model": config.to_dict()}).model == config, name
+        values = base if config.student is None else student
+        assert recipe_from_dict(values | {"model": config.to_dict()}).model == config, name
+
+
+def test_a_students_recipe_comes_back_and_finds_its_teacher(path: Path) -> None:
+    recipe = tiny_student_recipe(Path("t"))
+    assert recipe_from_dict(recipe.to_dict()) == recipe and "distill" not in tiny_recipe().to_dict()
+    path.write_text(TEXT + "distill: {teacher: runs/base, omega: [1, 5]}", encoding="utf-8")
+    distill = load_recipe(path, ["model.student={}", "distill.plain_share=1e-1"]).distill
+    assert distill is not None and (distill.omega, distill.plain_share) == ((1.0, 5.0), 0.1)
+    assert distill.teacher_folder == path.parent / "runs" / "base"
+
+
+def test_the_shipped_students_recipe_fits_the_shipped_models(repository: Path) -> None:
+    recipes = repository / "training" / "recipes"
+    base, student = (load_recipe(recipes / f"{name}.yaml") for name in ("demo", "demo-student"))
+    assert dataclasses.replace(student.model, student=None) == base.model
+    assert student.distill is not None and (student.distill.teacher_folder / "..").is_dir()
+    assert (student.sample_steps, student.label_drop, student.a_min) == (4, 0.0, 0.05)
 
 
 def test_the_rate_warms_up_from_1e_6_and_stays() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.config import ModelConfig, StudentConfig
+from minit2i_deploy.model.mmjit import MMJiT
+from minit2i_deploy.training.checkpoint import TrainingState, save_checkpoint
+from minit2i_deploy.training.distill_recipe import DistillRecipe
+from minit2i_deploy.training.initialise import initialise
 from minit2i_deploy.training.recipe import Recipe
 
 TINY_MODEL = ModelConfig(
@@ -44,6 +49,33 @@ def tiny_recipe(**changes: Any) -> Recipe:
         "sample_steps": 1,
     }
     return Recipe(**values | changes)
+
+
+TINY_STUDENT = dataclasses.replace(TINY_MODEL, student=StudentConfig())
+
+
+def tiny_teacher(folder: Path, seed: int = 0) -> Path:
+    """A checkpoint of an untrained base model whose final layer is not zero."""
+    net = MMJiT(TINY_MODEL)
+    initialise(net, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    torch.nn.init.normal_(net.denoiser.final_layer.linear.weight, std=0.1, generator=generator)
+    weights = {name: value.detach() for name, value in net.canonical_parameters().items()}
+    online = {name: value + 1 for name, value in weights.items()}
+    state = TrainingState(step=1, model=online, ema=weights, optimizer={})
+    return save_checkpoint(folder, tiny_recipe(), state)
+
+
+def tiny_student_recipe(teacher: Path, **changes: Any) -> Recipe:
+    """``tiny_recipe`` as a Mean Flow distillation."""
+    values = {
+        "model": TINY_STUDENT,
+        "distill": DistillRecipe(teacher=str(teacher)),
+        "label_drop": 0.0,
+        "ema_halflife_kimg": 0.01,
+        "ema_rampup": 0.5,
+    }
+    return tiny_recipe(**values | changes)
 
 
 def state_of(checkpoint: Path) -> dict[str, Tensor]:

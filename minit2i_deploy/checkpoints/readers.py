@@ -135,7 +135,7 @@ def read_ours(found: Found, request: Request) -> Checkpoint:
         raise CheckpointError(f"{description}: {error}") from error
     _check_sizes(found, request, config)
     recipe = values.get("recipe")
-    decay = str(recipe.get("ema_decay", "")) if isinstance(recipe, dict) else ""
+    decay = _ema_name(recipe) if isinstance(recipe, dict) else ""
     key = _ema_or_online(found, request, decay)
     files = {"ema": found.path / "ema.safetensors", "model": found.path / "model.safetensors"}
     if not files[key].is_file():
@@ -155,6 +155,12 @@ def read_ours(found: Found, request: Request) -> Checkpoint:
         if other.is_file()
         else [],
     )
+
+
+def _ema_name(recipe: dict[str, Any]) -> str:
+    """The average's half-life in thousands of pictures where it has one, or its decay."""
+    halflife = recipe.get("ema_halflife_kimg")
+    return f"{halflife:g}" if halflife else str(recipe.get("ema_decay", ""))
 
 
 def read_flax(found: Found, request: Request) -> Checkpoint:

@@ -1,0 +1,50 @@
+// The manifest: what a runtime must know about a bundle. docs/bundle.md specifies every field.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+
+namespace minit2i {
+
+constexpr char kManifestName[] = "manifest.json";
+
+struct ModelInfo {
+    std::int64_t image_size = 0;
+    std::int64_t in_channels = 0;
+    std::int64_t txt_input_size = 0;
+    std::int64_t prompt_length = 0;
+    bool is_student = false;
+};
+
+struct GraphInfo {
+    std::string path;
+};
+
+struct FileInfo {
+    std::string sha256;
+    std::int64_t bytes = 0;
+};
+
+struct Preset {
+    std::string table;
+    double guidance = 0.0;
+};
+
+struct Manifest {
+    ModelInfo model;
+    std::map<std::string, GraphInfo> graphs;
+    std::string tokenizer_path;
+    std::map<std::string, FileInfo> files;
+    std::map<std::string, std::string> tables;
+    std::map<std::string, Preset> presets;
+    std::string default_preset;
+    double noise_scale = 0.0;
+    std::string checkpoint_sha256;
+};
+
+// Reads manifest.json's bytes; where is its path, for the error.
+Manifest read_manifest(std::string_view data, const std::string &where);
+
+} // namespace minit2i
