@@ -10,9 +10,9 @@ peak (VmHWM: all resident pages, those of mapped files among them).
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -151,7 +151,7 @@ def _export(options: argparse.Namespace, precision: str, work: Path) -> Export:
         rows=options.rows,
         peak_anonymous=watcher.peak_anonymous,
         peak_disk=watcher.peak_disk - before,
-        machine=f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.processor()}",
+        machine=f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {_processor()}",
         **json.loads(answer.splitlines()[-1]),
     )
 
@@ -233,11 +233,15 @@ def _child(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+
+
 def _import_all() -> None:
     """What export imports as it goes, so that the memory before it is the libraries' own."""
-    import onnxruntime  # noqa: F401
-    import optimum.exporters.onnx.model_configs
-    import transformers  # noqa: F401
+    for name in ("onnxruntime", "optimum.exporters.onnx.model_configs", "transformers"):
+        importlib.import_module(name)
 
 
 class _Stages:

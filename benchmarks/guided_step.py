@@ -38,6 +38,7 @@ from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.protocol import Trajectory
 from minit2i_deploy.runtimes.onnxruntime import OnnxTrajectory, open_session
+from minit2i_deploy.runtimes.onnxruntime_providers import PROVIDERS
 from minit2i_deploy.runtimes.torch import TorchTrajectory
 from minit2i_deploy.table import guidance_weights, solver_table, step_row
 
@@ -169,10 +170,7 @@ def _session(step: Step, config: ModelConfig, options: argparse.Namespace, folde
     print(f"exporting {options.variant} ...", file=sys.stderr)
     model = to_onnx(step, step_signature(config), options.opset)
     write_graph(model, step, folder, canonical_name)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return open_session(onnxruntime, folder / GRAPH_FILE, settings, "CPUExecutionProvider")
+    return open_session(onnxruntime, folder / GRAPH_FILE, PROVIDERS["cpu"], threads=options.threads)
 
 
 def _timed(trajectory: Trajectory) -> float:

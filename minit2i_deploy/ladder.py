@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import UsageError, VerificationError
@@ -50,7 +51,7 @@ def ladder(bundles: Sequence[Bundle], checks: Sequence[tuple[Check, ...]]) -> tu
                 f" {first.bundle.path} from {_source(first)[0][:8]}..; a ladder stands on one"
             )
     rungs.sort(key=lambda rung: PRECISIONS.index(rung.precision))
-    for one, next_one in zip(rungs, rungs[1:], strict=False):
+    for one, next_one in pairwise(rungs):
         if one.precision == next_one.precision:
             raise UsageError(
                 f"{one.bundle.path} and {next_one.bundle.path} are both {one.precision}; give one"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from minit2i_deploy.bundle import Bundle
@@ -14,6 +15,7 @@ from minit2i_deploy.protocol import Runtime, Trajectory
 # Name on the command line -> "module:class"; each module imports one engine library.
 RUNTIMES: Final[Mapping[str, str]] = {
     "onnxruntime": "minit2i_deploy.runtimes.onnxruntime:OnnxRuntime",
+    "openvino": "minit2i_deploy.runtimes.openvino:OpenVinoRuntime",
     "torch": "minit2i_deploy.runtimes.torch:TorchRuntime",
     "fake": "minit2i_deploy.runtimes.fake:FakeRuntime",
 }
@@ -49,4 +51,36 @@ def open_runtime(bundle: Bundle, name: str = "onnxruntime", **options: Any) -> R
     return runtime
 
 
-__all__ = ["RUNTIMES", "Runtime", "Trajectory", "open_runtime"]
+def prove_engines() -> dict[str, Callable[[], float]]:
+    """A proof for every engine that this package knows: it runs a toy of ten rows.
+
+    Returns:
+        runtime, or runtime:provider, or runtime::precision, to a call that gives the toy's
+        relative error, or raises MissingDependencyError or RuntimeFailure.
+    """
+    from minit2i_deploy.runtimes import onnxruntime_providers, onnxruntime_session, openvino
+
+    library = "onnxruntime"
+
+    def of_provider(provider: onnxruntime_providers.Provider) -> float:
+        return onnxruntime_session.prove(require(library, provider.extra), provider)
+
+    def of_torch(device: str) -> float:
+        for engine, extra in _IMPORTED_AT_TOP.items():
+            require(engine, extra)
+        probe = importlib.import_module("minit2i_deploy.runtimes.torch_probe")
+        error: float = probe.prove(device)
+        return error
+
+    engines: dict[str, Callable[[], float]] = {
+        f"onnxruntime:{name}": functools.partial(of_provider, provider)
+        for name, provider in onnxruntime_providers.PROVIDERS.items()
+    }
+    for precision in ("fp32", "bf16"):
+        engines[f"openvino::{precision}"] = functools.partial(openvino.prove, precision)
+    for device in ("cpu", "cuda"):
+        engines[f"torch ({device})"] = functools.partial(of_torch, device)
+    return engines
+
+
+__all__ = ["RUNTIMES", "Runtime", "Trajectory", "open_runtime", "prove_engines"]

@@ -12,7 +12,6 @@ import numpy as np
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import RuntimeFailure, UsageError
 
-
 # Nine common tokens and the end: a T5 in too small a number type overflows at most inputs.
 _PROBE: Final = np.array([[3, 4, 5, 6, 7, 8, 9, 10, 11, 1]], dtype=np.int64)
 

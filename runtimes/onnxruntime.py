@@ -1,14 +1,14 @@
 """ONNX Runtime: the bundle's graphs as they are.
 
-Sessions are opened on first use, so embedding never loads the denoiser. The state lives in two
-pairs of buffers that swap roles from row to row.
+Sessions are opened on first use, so embedding never loads the denoiser. One session serves any
+number of branches.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -16,9 +16,14 @@ from jaxtyping import Float32, Int64
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions, check_encoder
-
-# Providers of this runtime -> ONNX Runtime's name and the extra that brings it.
-PROVIDERS: Final = {"cpu": ("CPUExecutionProvider", "cpu")}
+from minit2i_deploy.runtimes.onnxruntime_providers import PROVIDERS
+from minit2i_deploy.runtimes.onnxruntime_session import (
+    find_provider,
+    matrix_rate,
+    open_session,
+    session_options,
+)
+from minit2i_deploy.runtimes.onnxruntime_state import OnnxTrajectory, first_line
 
 
 class OnnxRuntime(ClosableRuntime):
@@ -26,29 +31,55 @@ class OnnxRuntime(ClosableRuntime):
 
     Args:
         bundle: an open bundle.
-        provider: "cpu".
+        provider: "cpu", "openvino", "cuda", "tensorrt" or "tensorrt-rtx"; "auto" takes the
+            fastest that is there and keeps the bundle's precision (``.provider`` says which).
+        precision: what the provider is to compute in, where it offers that (openvino: "fp32",
+            "bf16"); None: as the graphs say.
         threads: threads of one operator; 0 takes one for each core this process may use.
+        arena: keep freed memory for the next run, which is faster and takes more.
+        cache: folder that openvino and tensorrt keep compiled models in, or None.
 
     Raises:
-        UsageError: an unknown provider or a negative number of threads.
-        MissingDependencyError: onnxruntime is not installed.
+        UsageError: an unknown provider or precision, or a negative number of threads.
+        MissingDependencyError: onnxruntime or the provider is not installed.
+        RuntimeFailure: the provider finds no device of its kind.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, *, provider: str = "cpu", threads: int = 0) -> None:
-        if provider not in PROVIDERS:
-            raise UsageError(
-                f"provider {provider!r} is unknown; choose one of {', '.join(PROVIDERS)}"
-            )
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        provider: str = "cpu",
+        precision: str | None = None,
+        threads: int = 0,
+        arena: bool = True,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> None:
         if threads < 0:
             raise UsageError(f"threads is {threads}, but 0 (all cores) or more is needed")
         self.bundle = bundle
-        self.provider, extra = PROVIDERS[provider]
         self.threads = threads or _usable_cores()
-        self._ort = require("onnxruntime", extra)
+        known = PROVIDERS.get(provider)
+        self._ort = require("onnxruntime", "cpu" if known is None else known.extra)
+        precisions = [graph.precision for graph in bundle.manifest.graphs.values()]
+        self._provider = find_provider(self._ort, provider, precisions, precision)
+        self._settings: dict[str, Any] = {
+            "precision": precision,
+            "threads": self.threads,
+            "arena": arena,
+            "cache": None if cache is None else Path(cache),
+        }
+        # Asked here, so that a wrong precision is known before the first graph is read.
+        session_options(self._ort, self._provider, **self._settings)
         self._sessions: dict[str, Any] = {}
         self._encoder_is_checked = False
+
+    @property
+    def provider(self) -> str:
+        """Name of the provider in use, one of ``onnxruntime_providers.PROVIDERS``."""
+        return self._provider.name
 
     def encode(
         self,
@@ -81,96 +112,41 @@ class OnnxRuntime(ClosableRuntime):
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
     ) -> OnnxTrajectory:
         """Put a start state and the branches' tokens into buffers; h is zero."""
-        return OnnxTrajectory(self._session("transformer"), self._ort, x, tokens)
+        session = self._session("transformer")
+        return OnnxTrajectory(session, self._ort, x, tokens, self._provider.device)
+
+    def matrix_rate(self) -> float:
+        """FLOP a second of large matrix products on this provider, measured now."""
+        self._check_open()
+        return matrix_rate(self._ort, self._provider, **self._settings)
 
     def _session(self, graph: str) -> Any:
         self._check_open()
         if graph not in self._sessions:
-            options = self._ort.SessionOptions()
-            options.intra_op_num_threads = self.threads
-            # Spinning threads cost other work on the machine more than they gain this one.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            path = self.bundle.graph_path(graph)
-            self._sessions[graph] = open_session(self._ort, path, options, self.provider)
+            self._check_precision(graph)
+            self._sessions[graph] = open_session(
+                self._ort, self.bundle.graph_path(graph), self._provider, **self._settings
+            )
         return self._sessions[graph]
+
+    def _check_precision(self, graph: str) -> None:
+        precision = self.bundle.manifest.graphs[graph].precision
+        if precision not in self._provider.runs:
+            raise RuntimeFailure(
+                f"{self.bundle.path}: graph {graph} is {precision}, which provider "
+                f"{self.provider} has no kernels for; it runs {', '.join(self._provider.runs)}"
+            )
 
     def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
         session = self._session(graph)
         try:
             result: np.ndarray = session.run(None, inputs)[0]
         except Exception as error:  # the library's errors share no base
-            raise RuntimeFailure(f"onnxruntime failed in {graph}: {_reason(error)}") from error
+            raise RuntimeFailure(f"onnxruntime failed in {graph}: {first_line(error)}") from error
         return result
 
     def _free(self) -> None:
         self._sessions.clear()
-
-
-class OnnxTrajectory:
-    """State of one batch: two pairs (x, h) of buffers, read from one and written to the other."""
-
-    def __init__(self, session: Any, ort: Any, x: np.ndarray, tokens: np.ndarray) -> None:
-        self._session, self._ort = session, ort
-        self._tokens = tokens
-        self._branches: dict[int, Any] = {}
-        value = ort.OrtValue.ortvalue_from_numpy
-        # A value lies on its array's memory: own arrays, in C order whatever the caller's.
-        self._now = (value(x.copy(order="C")), value(np.zeros(x.shape, x.dtype)))
-        self._next = (value(np.empty(x.shape, x.dtype)), value(np.empty(x.shape, x.dtype)))
-
-    def step(
-        self,
-        row: Float32[np.ndarray, " 6"],
-        weights: Float32[np.ndarray, " branches"],
-        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
-    ) -> None:
-        """Advance by one row; arguments as in ``protocol.Trajectory``."""
-        if noise is not None:
-            self._now[1].update_inplace(np.ascontiguousarray(noise))
-        binding = self._session.io_binding()
-        for name, value in zip(("x", "h"), self._now, strict=True):
-            binding.bind_ortvalue_input(name, value)
-        binding.bind_ortvalue_input("tokens", self._first_branches(len(weights)))
-        binding.bind_cpu_input("weights", weights)
-        binding.bind_cpu_input("row", row)
-        for name, value in zip(("x_next", "h_next"), self._next, strict=True):
-            binding.bind_ortvalue_output(name, value)
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:  # the library's errors share no base
-            raise RuntimeFailure(f"onnxruntime failed in transformer: {_reason(error)}") from error
-        self._now, self._next = self._next, self._now
-
-    def _first_branches(self, count: int) -> Any:
-        if count not in self._branches:
-            tokens = np.ascontiguousarray(self._tokens[:count])
-            self._branches[count] = self._ort.OrtValue.ortvalue_from_numpy(tokens)
-        return self._branches[count]
-
-    def state(
-        self,
-    ) -> tuple[
-        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
-    ]:
-        """Copies of x and h."""
-        x, h = (value.numpy().copy() for value in self._now)
-        return x, h
-
-
-def open_session(ort: Any, path: Path, options: Any, provider: str) -> Any:
-    """Open one graph on one provider.
-
-    Raises:
-        RuntimeFailure: the library cannot open it; its first line says why.
-    """
-    try:
-        return ort.InferenceSession(path, options, providers=[provider])
-    except Exception as error:  # the library's errors share no base
-        raise RuntimeFailure(f"{path}: onnxruntime cannot open it: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _usable_cores() -> int:
@@ -178,3 +154,6 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+__all__ = ["OnnxRuntime", "OnnxTrajectory", "open_session"]

@@ -203,6 +203,20 @@ def test_things_that_are_no_checkpoint(tmp_path: Path) -> None:
     assert "no config.json beside it" in refused(tmp_path / WEIGHTS)
 
 
+def test_a_folder_with_two_checkpoints(tmp_path: Path) -> None:
+    root = tmp_path / "release"
+    for name in ("minit2i-b-16", "minit2i-l-16"):
+        shutil.copytree(hub_folder(), root / name / "transformer")
+    text = refused(root)
+    assert "holds 2 checkpoints (minit2i-b-16/transformer, minit2i-l-16/transformer)" in text
+    assert "give the path of one" in text
+    flax = tmp_path / "runs"
+    flax.mkdir()
+    for step in (1, 2):
+        (flax / f"checkpoint_{step}").write_bytes(pack({"params": {}}))
+    assert "holds 2 checkpoints (checkpoint_1, checkpoint_2)" in refused(flax)
+
+
 def test_torch_files_that_are_something_else(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save([1, 2], path)

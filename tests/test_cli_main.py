@@ -19,7 +19,7 @@ from minit2i_deploy.errors import BundleError, UsageError
 
 SOURCE = ["--image-size", "--lora", "--prompt-length", "--raw", "--text-encoder"]
 PAINTING = ["--guidance", "--preset", "--solver", "--steps", "--table"]
-ENGINE = ["--runtime", "--threads"]
+ENGINE = ["--precision", "--provider", "--runtime", "--threads"]
 # Changing a flag changes what other programs may rely on: change the CHANGELOG with it.
 FLAGS = {
     "demo": ["--json", "--output", "--per-kind"],
@@ -35,6 +35,11 @@ FLAGS = {
         *ENGINE, "--batch", "--field", "--input", "--json", "--output", "--pooled", "--pooled-only",
         "--window", "-i", "-o", "BUNDLE", "TEXT",
     ],
+    "bench": [
+        *ENGINE, "--against", "--batch", "--json", "--output", "--preset", "--prompt", "--repeats",
+        "--texts", "--warm-up", "-o", "BUNDLE",
+    ],
+    "doctor": ["--json", "BUNDLE"],
     "inspect": ["--image-size", "--json", "--lora", "--prompt-length", "PATH"],
     "pull": ["--json", "--no-text-encoder", "--output", "--revision", "MODEL"],
     "verify": [*SOURCE, *ENGINE, "--checkpoint", "--json", "--ladder", "--rung", "BUNDLE"],

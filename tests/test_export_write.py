@@ -15,6 +15,7 @@ import onnx
 import pytest
 from checkpoint_forms import base_forms, hub_folder
 from safetensors import safe_open
+from test_checkpoints_lora import write_adapter
 from tiny_bundle import text_folder, tiny_bundle
 
 from minit2i_deploy.bundle import Bundle, write_manifest
@@ -245,3 +246,32 @@ def test_relative_error() -> None:
     wanted = np.array([1.0, -4.0], np.float32)
     assert verify.relative_error(wanted + np.float32(0.5), wanted) == 0.125
     assert np.isnan(verify.relative_error(np.array([np.nan, 0.0], np.float32), wanted))
+
+
+def test_a_merged_adapter_is_recorded_and_asked_for_again(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "lora", targets=["final_layer.linear"])
+    bundle = export_bundle(
+        hub_folder(), tmp_path / "bundle", text_encoder=text_folder(), lora=tmp_path / "lora"
+    )
+    plain = Bundle.open(tiny_bundle()).manifest
+    origin = bundle.manifest.provenance
+    assert origin.checkpoint_sha256 == plain.provenance.checkpoint_sha256
+    assert plain.provenance.lora_sha256 is None
+    merged = load_checkpoint(hub_folder(), lora=tmp_path / "lora").report.lora
+    assert merged is not None and origin.lora_sha256 == merged.sha256
+    data = "transformer/model.onnx.data"
+    assert bundle.manifest.files[data] != plain.files[data]
+    with pytest.raises(BundleError, match=r"made with adapter [0-9a-f]{8}\.\. but this is no ad"):
+        verify_bundle(bundle.path, hub_folder(), text_encoder=text_folder())
+    with pytest.raises(BundleError, match="made with no adapter but this is adapter"):
+        verify_bundle(
+            tiny_bundle(), hub_folder(), text_encoder=text_folder(), lora=tmp_path / "lora"
+        )
+
+
+def test_a_flax_checkpoint_of_no_published_shape_is_told_its_sizes(tmp_path: Path) -> None:
+    path, sizes = base_forms()["flax-msgpack"]
+    refused(tmp_path, UsageError, "pass image_size and prompt_length", checkpoint=path)
+    bundle = export_bundle(path, tmp_path / "bundle", text_encoder=text_folder(), **sizes)
+    assert bundle.config == Bundle.open(tiny_bundle()).config
+    assert bundle.manifest.provenance.checkpoint_form == "flax-msgpack"

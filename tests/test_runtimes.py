@@ -28,13 +28,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_unknown_runtimes_are_refused_with_the_choices(bundle: Bundle) -> None:
-    with pytest.raises(UsageError, match="'tpu' is unknown; choose one of onnxruntime, torch"):
+    with pytest.raises(UsageError, match="'tpu' is unknown; choose one of onnxruntime, openvino"):
         open_runtime(bundle, "tpu")
 
 
 @pytest.mark.parametrize("name", sorted(RUNTIMES))
 def test_unknown_options_are_refused_with_the_choices(bundle: Bundle, name: str) -> None:
-    choices = {"onnxruntime": "provider, threads", "torch": "device", "fake": "none"}
+    choices = {
+        "onnxruntime": "provider, precision, threads, arena, cache",
+        "openvino": "precision, threads, cache",
+        "torch": "device",
+        "fake": "none",
+    }
     with pytest.raises(UsageError, match=f"runtime {name} has no option colour; it has ") as caught:
         open_runtime(bundle, name, colour=3)
     assert choices[name] in str(caught.value)
@@ -52,7 +57,11 @@ def test_every_runtime_fits_the_protocol() -> None:
 
 @pytest.mark.parametrize(
     ("name", "library", "extra"),
-    [("onnxruntime", "onnxruntime", "cpu"), ("torch", "torch", "export")],
+    [
+        ("onnxruntime", "onnxruntime", "cpu"),
+        ("openvino", "openvino", "openvino"),
+        ("torch", "torch", "export"),
+    ],
 )
 def test_a_missing_engine_names_its_pip_line(
     bundle: Bundle, name: str, library: str, extra: str, monkeypatch: pytest.MonkeyPatch
@@ -77,7 +86,7 @@ def test_opening_imports_one_engine() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"provider": "tpu"}, "provider 'tpu' is unknown; choose one of cpu"),
+        ({"provider": "tpu"}, "provider 'tpu' is unknown; choose one of auto, cpu, openvino"),
         ({"threads": -1}, "threads is -1, but 0"),
     ],
 )

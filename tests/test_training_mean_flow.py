@@ -61,9 +61,7 @@ def parts(net: MMJiT) -> dict[str, Tensor]:
 
 def loss_of(net: MMJiT, adaptive: bool) -> tuple[Tensor, Tensor]:
     found = parts(net)
-    return mean_flow_loss(
-        found["u"], found["du_dt"], found["v_g"], found["h"], adaptive=adaptive
-    )
+    return mean_flow_loss(found["u"], found["du_dt"], found["v_g"], found["h"], adaptive=adaptive)
 
 
 def test_velocities_and_derivative_are_the_official_ones() -> None:

@@ -110,7 +110,9 @@ class Recipe:
         for name in ("weight_decay", "grad_clip"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         if (self.model.student is None) != (self.distill is None):
-            given, missing = ("model.student", "distill") if self.model.student else ("distill", "model.student")
+            given, missing = (
+                ("model.student", "distill") if self.model.student else ("distill", "model.student")
+            )
             raise UsageError(
                 f"recipe: {given} is set and {missing} is not; a few-step student needs both"
             )

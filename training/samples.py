@@ -11,11 +11,11 @@ from torch import Tensor
 
 from minit2i_deploy.demo.shapes import ShapesScore, held_out_captions, judge
 from minit2i_deploy.images import grid, to_pil, to_uint8
+from minit2i_deploy.mean_flow import MEAN_FLOW
 from minit2i_deploy.model.loop import run_table
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.noise import standard_noise
-from minit2i_deploy.mean_flow import MEAN_FLOW
 from minit2i_deploy.table import Table, solver_table
 from minit2i_deploy.training.loss import NOISE_SCALE
 from minit2i_deploy.training.recipe import Recipe

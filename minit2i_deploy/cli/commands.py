@@ -30,6 +30,8 @@ COMMANDS: Final = (
     Command(name="embed", help="write the text encoder's embeddings of texts", extra="export"),
     Command(name="inspect", help="show what a bundle or a checkpoint holds", extra="checkpoints"),
     Command(name="verify", help="check that a bundle is whole and runs", extra="export"),
+    Command(name="bench", help="time a bundle's stages, on several engines in turns", extra="cpu"),
+    Command(name="doctor", help="show what is installed and what works here", extra="cpu"),
     Command(name="table", help="print a solver as the table that runtimes follow", extra="cpu"),
     Command(name="eval", help="measure how often a bundle follows its prompts", extra="export"),
     Command(name="train", help="train a model from a recipe", extra="train"),

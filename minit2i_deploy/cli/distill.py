@@ -12,7 +12,7 @@ student is exported as any checkpoint is, and runs the tables of solver mean-flo
 
 examples:
   minit2i distill training/recipes/demo-student.yaml --output student
-  minit2i distill training/recipes/demo-student.yaml --output student distill.teacher=run/step-011500
+  minit2i distill training/recipes/demo-student.yaml --output s distill.teacher=run/step-011500
 """
 
 

@@ -197,7 +197,7 @@ def _job(bundle: Bundle, place: str, options: argparse.Namespace) -> dict[str, A
         "bundle": bundle.digest,
         "input": place if place == _STDIN else str(Path(place).resolve()),
         "field": options.field,
-        "engine": [options.runtime],
+        "engine": [options.runtime, options.provider, options.precision],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,19 +26,29 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """--runtime and --threads."""
+    """--runtime, --provider, --precision and --threads."""
     group = parser.add_argument_group("engine")
     group.add_argument(
         "--runtime",
         metavar="NAME",
         default="onnxruntime",
-        help="onnxruntime (default), torch, or fake (no network, for testing programs)",
+        help="onnxruntime (default), openvino, torch, or fake (no network, for testing programs)",
+    )
+    group.add_argument(
+        "--provider",
+        metavar="NAME",
+        help="of onnxruntime: cpu (default), openvino, cuda, tensorrt, tensorrt-rtx, or auto",
+    )
+    group.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="what openvino computes in, as runtime or provider: fp32 (default) or bf16",
     )
     group.add_argument(
         "--threads",
         metavar="N",
         type=int,
-        help="CPU threads of onnxruntime; 0 (default) is one for each core",
+        help="CPU threads of onnxruntime and openvino; 0 (default) is one for each core",
     )
 
 
@@ -127,13 +138,19 @@ def opened_runtime(bundle: Bundle, options: argparse.Namespace) -> Runtime:
     """The runtime that the options ask for; use it in a ``with`` block.
 
     Raises:
-        UsageError: an unknown runtime, or threads for one that takes none.
+        UsageError: an unknown runtime, or a setting for one that does not have it.
         MissingDependencyError: its library is not installed.
+        RuntimeFailure: it finds no device.
     """
     from minit2i_deploy.runtimes import open_runtime
 
-    settings = {} if options.threads is None else {"threads": options.threads}
-    return open_runtime(bundle, options.runtime, **settings)
+    given = {name: getattr(options, name) for name in ("provider", "precision", "threads")}
+    settings = {name: value for name, value in given.items() if value is not None}
+    runtime = open_runtime(bundle, options.runtime, **settings)
+    if options.provider == "auto":
+        chosen = getattr(runtime, "provider", "")
+        sys.stderr.write(f"minit2i: provider {chosen} (chosen by auto)\n")
+    return runtime
 
 
 def _named_table(bundle: Bundle, name: str) -> Table:

@@ -11,37 +11,24 @@
 
 using minit2i::expect_empty;
 using minit2i::fail_usage;
+using minit2i::give;
 using minit2i::guarded;
 using minit2i::needed;
+using minit2i::view_of;
 
 namespace {
 
 thread_local std::string last_error;
 thread_local bool last_error_lost = false;
 
-std::string_view as_view(const minit2i_text &text) {
-    const char &first = minit2i::needed(text.data, "text");
-    return text.size_bytes == MINIT2I_NUL_TERMINATED ? std::string_view(&first)
-                                                     : std::string_view(&first, text.size_bytes);
+minit2i_open_params default_params() {
+    return {sizeof(minit2i_open_params), "cpu", 0, nullptr, nullptr};
 }
-
-// One layout for the struct and a caller that knows less of it.
-template <typename T> void give(T *to, const T &values, std::size_t size) {
-    if (size < sizeof(std::size_t)) {
-        fail_usage("size is " + std::to_string(size) + "; pass sizeof of the struct");
-    }
-    T copy = values;
-    copy.struct_size = size;
-    std::memset(static_cast<void *>(to), 0, size);
-    std::memcpy(static_cast<void *>(to), &copy, std::min(size, sizeof(T)));
-}
-
-minit2i_open_params default_params() { return {sizeof(minit2i_open_params), "cpu", 0, nullptr, nullptr}; }
 
 std::string checked_provider(const char *name) {
     const std::string provider = name == nullptr ? "cpu" : name;
     if (provider != "cpu" && provider != "cuda" && provider != "tensorrt") {
-        fail_usage("provider " + minit2i::quoted(provider) +
+        fail_usage("provider " + minit2i::quote(provider) +
                    " is unknown; choose one of cpu, cuda, tensorrt");
     }
     return provider;
@@ -116,7 +103,7 @@ minit2i_status minit2i_open(const char *bundle, const minit2i_open_params *param
         expect_empty(client, "client");
         minit2i_open_params known = default_params();
         if (params != nullptr) {
-            known = minit2i::known_part(*params);
+            known = minit2i::known_part(*params, default_params());
         }
         *client = std::make_unique<minit2i_client>(bundle, known).release();
     });
@@ -154,7 +141,7 @@ minit2i_status minit2i_tokenize(minit2i_client *client, minit2i_text text, int64
     return guarded([&] {
         minit2i_client &known = needed(client, "client");
         needed(num_ids, "num_ids");
-        const minit2i::Encoded encoded = known.tokenizer().encode(as_view(text), 0);
+        const minit2i::Encoded encoded = known.tokenizer().encode(view_of(text, "text"), 0);
         *num_ids = encoded.ids.size();
         if (capacity < encoded.ids.size()) {
             fail_usage("capacity is " + std::to_string(capacity) + ", but " +
@@ -178,7 +165,7 @@ minit2i_status minit2i_embed(minit2i_client *client, const minit2i_text *texts, 
         needed(texts, "texts");
         std::vector<std::string_view> views;
         for (std::size_t index = 0; index < num_texts; ++index) {
-            views.push_back(as_view(texts[index]));
+            views.push_back(view_of(texts[index], "text"));
         }
         auto result = std::make_unique<minit2i_embeddings>();
         result->embedded = minit2i::embed(known.engine, known.tokenizer(), views, known.warn);

@@ -13,6 +13,7 @@
 using minit2i::fail_usage;
 using minit2i::guarded;
 using minit2i::needed;
+using minit2i::view_of;
 
 namespace {
 
@@ -26,12 +27,6 @@ minit2i_generate_params default_params() {
     return params;
 }
 
-std::string_view as_view(const minit2i_text &text, const char *name) {
-    const char &first = needed(text.data, name);
-    return text.size_bytes == MINIT2I_NUL_TERMINATED ? std::string_view(&first)
-                                                     : std::string_view(&first, text.size_bytes);
-}
-
 minit2i::Request request_of(const minit2i_generate_params &params) {
     if (params.num_pictures == 0) {
         fail_usage("no prompt came; give at least one (it may be empty)");
@@ -39,11 +34,11 @@ minit2i::Request request_of(const minit2i_generate_params &params) {
     needed(params.prompts, "prompts");
     minit2i::Request request;
     for (std::size_t index = 0; index < params.num_pictures; ++index) {
-        request.prompts.push_back(as_view(params.prompts[index], "prompt"));
+        request.prompts.push_back(view_of(params.prompts[index], "prompt"));
         request.seeds.push_back(params.seeds == nullptr ? 0 : params.seeds[index]);
     }
     if (params.negative != nullptr) {
-        request.negative = as_view(*params.negative, "negative");
+        request.negative = view_of(*params.negative, "negative");
         // The record keeps it also where it has no effect.
         minit2i::check_text(*request.negative, params.num_pictures);
     }
@@ -66,16 +61,7 @@ minit2i::Request request_of(const minit2i_generate_params &params) {
 extern "C" {
 
 minit2i_status minit2i_generate_params_defaults(minit2i_generate_params *params, size_t size) {
-    return guarded([&] {
-        needed(params, "params");
-        if (size < sizeof(std::size_t)) {
-            fail_usage("size is " + std::to_string(size) + "; pass sizeof of the struct");
-        }
-        minit2i_generate_params values = default_params();
-        values.struct_size = size;
-        std::memset(static_cast<void *>(params), 0, size);
-        std::memcpy(static_cast<void *>(params), &values, std::min(size, sizeof values));
-    });
+    return guarded([&] { minit2i::give(&needed(params, "params"), default_params(), size); });
 }
 
 minit2i_status minit2i_generate(minit2i_client *client, const minit2i_generate_params *params,
@@ -83,7 +69,7 @@ minit2i_status minit2i_generate(minit2i_client *client, const minit2i_generate_p
     return guarded([&] {
         minit2i_client &known = needed(client, "client");
         minit2i::expect_empty(pictures, "pictures");
-        const minit2i_generate_params given = minit2i::known_part(needed(params, "params"));
+        const minit2i_generate_params given = minit2i::known_part(needed(params, "params"), default_params());
         const minit2i::Request request = request_of(given);
         const auto progress = [&given](std::uint64_t done, std::uint64_t total) {
             if (given.on_progress != nullptr &&

@@ -76,7 +76,7 @@ const T &choose(const char *what, const std::string &name, const std::map<std::s
     for (const auto &[known, value] : from) {
         names += (names.empty() ? "" : ", ") + known;
     }
-    fail_usage(std::string(what) + " " + quoted(name) + " is not in the bundle; it has " + names);
+    fail_usage(std::string(what) + " " + quote(name) + " is not in the bundle; it has " + names);
 }
 
 } // namespace

@@ -3,6 +3,7 @@
 
 #include "bundle.hpp"
 #include "engine.hpp"
+#include "minit2i.h"
 #include "record.hpp"
 #include "text.hpp"
 

@@ -3,10 +3,12 @@
 
 #include "failure.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <new>
 #include <string>
+#include <string_view>
 
 namespace minit2i {
 
@@ -43,15 +45,39 @@ template <typename T> void expect_empty(T **output, const char *name) {
     }
 }
 
-// Copies the part of a struct that both the caller and this library know.
-template <typename T> T known_part(const T &given) {
-    T result{};
-    if (given.struct_size < sizeof(std::size_t)) {
-        fail_usage("struct_size is " + std::to_string(given.struct_size) +
+// Fills a caller's struct of the caller's size.
+template <typename T> void give(T *to, const T &values, std::size_t size) {
+    if (size < sizeof(std::size_t)) {
+        fail_usage("struct_size is " + std::to_string(size) + "; pass sizeof of the struct");
+    }
+    T copy = values;
+    copy.struct_size = size;
+    std::memset(static_cast<void *>(to), 0, size);
+    std::memcpy(static_cast<void *>(to), &copy, std::min(size, sizeof(T)));
+}
+
+// The part of a caller's struct that this library knows; what an older caller lacks is default.
+template <typename T> T known_part(const T &given, const T &defaults) {
+    const std::size_t size = given.struct_size;
+    if (size < sizeof(std::size_t)) {
+        fail_usage("struct_size is " + std::to_string(size) +
                    "; fill the struct with its _defaults function first");
     }
-    std::memcpy(&result, &given, std::min(given.struct_size, sizeof(T)));
+    const auto *bytes = reinterpret_cast<const unsigned char *>(&given);
+    for (std::size_t at = sizeof(T); at < size; ++at) {
+        if (bytes[at] != 0) {
+            fail_usage("a setting of a newer minit2i.h came; use the library that it belongs to");
+        }
+    }
+    T result = defaults;
+    std::memcpy(static_cast<void *>(&result), bytes, std::min(size, sizeof(T)));
     return result;
+}
+
+inline std::string_view view_of(const minit2i_text &text, const char *name) {
+    const char &first = needed(text.data, name);
+    return text.size_bytes == MINIT2I_NUL_TERMINATED ? std::string_view(&first)
+                                                     : std::string_view(&first, text.size_bytes);
 }
 
 } // namespace minit2i

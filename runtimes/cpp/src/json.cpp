@@ -30,7 +30,7 @@ public:
         } else if (event == Json::parse_event_t::key) {
             const auto &key = parsed.get_ref<const std::string &>();
             if (!open_.back().insert(key).second) {
-                throw JsonError("key " + quoted(key) + " stands twice");
+                throw JsonError("key " + quote(key) + " stands twice");
             }
         }
         return true;
@@ -60,7 +60,7 @@ Json parse_json(std::string_view text) {
     }
 }
 
-std::string quoted(std::string_view text) {
+std::string quote(std::string_view text) {
     static const char digits[] = "0123456789abcdef";
     std::string result = "'";
     for (const char c : text.substr(0, kMaxQuoted)) {
@@ -78,10 +78,16 @@ std::string quoted(std::string_view text) {
 
 std::string brief(const Json &value) {
     if (value.is_string()) {
-        return quoted(std::string_view(value.get_ref<const std::string &>()).substr(0, kMaxBrief));
+        return quote(std::string_view(value.get_ref<const std::string &>()).substr(0, kMaxBrief));
     }
     const std::string text = value.dump(-1, ' ', true);
     return text.size() <= kMaxBrief ? text : text.substr(0, kMaxBrief - 3) + "...";
+}
+
+const Json &member(const Json &value, const char *name) {
+    static const Json null;
+    const auto found = value.find(name);
+    return found == value.end() ? null : *found;
 }
 
 void expect_fields(const Json &value, const std::string &where,
@@ -93,12 +99,12 @@ void expect_fields(const Json &value, const std::string &where,
             known = known || item.key() == name;
         }
         if (!known) {
-            throw JsonError(where + ": unknown field " + quoted(item.key()));
+            throw JsonError(where + ": unknown field " + quote(item.key()));
         }
     }
     for (const char *name : names) {
         if (!value.contains(name)) {
-            throw JsonError(where + ": missing field " + quoted(name));
+            throw JsonError(where + ": missing field " + quote(name));
         }
     }
 }

@@ -24,7 +24,10 @@ Json parse_json(std::string_view text);
 // The value in a form for messages, 60 characters at most.
 std::string brief(const Json &value);
 // 'text', with what is not printable ASCII escaped, 80 characters at most.
-std::string quoted(std::string_view text);
+std::string quote(std::string_view text);
+
+// A field of an object, or null where it is missing.
+const Json &member(const Json &value, const char *name);
 
 // Refuses unknown and missing fields, and a value that is no object.
 void expect_fields(const Json &value, const std::string &where,

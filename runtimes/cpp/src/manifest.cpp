@@ -22,11 +22,11 @@ void check_version(const Json &value) {
     if (!value.is_object()) {
         throw JsonError("not an object, so not a manifest");
     }
-    const Json kind = value.value("kind", Json());
+    const Json &kind = member(value, "kind");
     if (kind != kKind) {
         throw JsonError("kind is " + brief(kind) + ", but '" + kKind + "' is needed");
     }
-    const Json version = value.value("format_version", Json());
+    const Json &version = member(value, "format_version");
     if (!version.is_number_integer() || version != kFormatVersion) {
         throw JsonError("format_version is " + brief(version) + ", but this program reads 1 " +
                         "(another version of minit2i-deploy may read it)");
@@ -44,7 +44,7 @@ void check_relative(const std::string &path) {
         last = c;
     }
     if (!plain || last == '.') {
-        throw JsonError("file name " + quoted(path) +
+        throw JsonError("file name " + quote(path) +
                         " is refused; names are relative, of letters, digits and . _ + - with "
                         "single slashes between");
     }
@@ -60,11 +60,11 @@ void check_file_names(const Manifest &manifest) {
         });
         const auto [place, is_new] = folded.emplace(key, path);
         if (!is_new) {
-            throw JsonError("files " + quoted(place->second) + " and " + quoted(path) +
+            throw JsonError("files " + quote(place->second) + " and " + quote(path) +
                             " differ in case only");
         }
         if (key == kManifestName || key.substr(0, key.find('/')) == "engines") {
-            throw JsonError("file " + quoted(path) +
+            throw JsonError("file " + quote(path) +
                             " must not be listed; it is not part of the promise");
         }
     }
@@ -72,7 +72,7 @@ void check_file_names(const Manifest &manifest) {
 
 void check_listed(const Manifest &manifest, const std::string &where, const std::string &path) {
     if (manifest.files.count(path) == 0) {
-        throw JsonError(where + " names " + quoted(path) + ", which is not among the files");
+        throw JsonError(where + " names " + quote(path) + ", which is not among the files");
     }
 }
 
@@ -93,19 +93,19 @@ void check_links(const Manifest &manifest) {
     check_listed(manifest, "tokenizer.path", manifest.tokenizer_path + "/tokenizer.json");
     for (const auto &[name, preset] : manifest.presets) {
         if (manifest.tables.count(preset.table) == 0) {
-            throw JsonError("presets." + name + " names table " + quoted(preset.table) +
+            throw JsonError("presets." + name + " names table " + quote(preset.table) +
                             ", which is not there");
         }
     }
     if (manifest.presets.count(manifest.default_preset) == 0) {
-        throw JsonError("default_preset " + quoted(manifest.default_preset) +
+        throw JsonError("default_preset " + quote(manifest.default_preset) +
                         " is not among the presets");
     }
 }
 
 // The seal is the hash of the manifest's own bytes with the seal's digits zeroed.
 void check_seal(std::string_view data, const Json &value) {
-    const Json sealed = value.value(kSeal, Json());
+    const Json &sealed = member(value, kSeal);
     if (!sealed.is_string() || !is_sha256(sealed.get_ref<const std::string &>())) {
         throw JsonError(std::string(kSeal) + " is missing or not 64 hexadecimal digits");
     }

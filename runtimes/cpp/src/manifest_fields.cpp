@@ -16,13 +16,13 @@ void expect_one_of(const std::string &where, const std::string &value,
         }
         names += (names.empty() ? "" : ", ") + std::string(choice);
     }
-    throw JsonError(where + " is " + quoted(value) + ", but one of " + names + " is needed");
+    throw JsonError(where + " is " + quote(value) + ", but one of " + names + " is needed");
 }
 
 std::string expect_digest(const Json &value, const std::string &where) {
     std::string text = expect_text(value, where);
     if (!is_sha256(text)) {
-        throw JsonError(where + " is " + quoted(text) + ", but 64 hexadecimal digits are needed");
+        throw JsonError(where + " is " + quote(text) + ", but 64 hexadecimal digits are needed");
     }
     return text;
 }

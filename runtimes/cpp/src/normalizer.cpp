@@ -164,14 +164,14 @@ Normalizer::Normalizer(const Json &value) {
 }
 
 void Normalizer::add(const Json &value) {
-    const std::string type = expect_text(value.value("type", Json()), "normalizer.type");
+    const std::string type = expect_text(member(value, "type"), "normalizer.type");
     if (type == "Sequence") {
-        for (const Json &item : expect_list(value.value("normalizers", Json()), "normalizers")) {
+        for (const Json &item : expect_list(member(value, "normalizers"), "normalizers")) {
             add(expect_object(item, "normalizers"));
         }
     } else if (type == "Precompiled") {
-        const Json map = value.value("precompiled_charsmap", Json());
-        charsmaps_.emplace_back(decode_base64(expect_text(map, "precompiled_charsmap")));
+        charsmaps_.emplace_back(decode_base64(
+            expect_text(member(value, "precompiled_charsmap"), "precompiled_charsmap")));
         steps_.push_back({Kind::kCharsmap, charsmaps_.size() - 1, "", ""});
     } else if (type == "Strip") {
         if (value.value("strip_left", false)) {
@@ -183,13 +183,13 @@ void Normalizer::add(const Json &value) {
     } else if (type == "Replace") {
         add_replace(value);
     } else {
-        throw JsonError("normalizer " + quoted(type) + " is not one of a T5 tokenizer");
+        throw JsonError("normalizer " + quote(type) + " is not one of a T5 tokenizer");
     }
 }
 
 void Normalizer::add_replace(const Json &value) {
-    const Json pattern = value.value("pattern", Json::object());
-    const std::string content = expect_text(value.value("content", Json()), "normalizer.content");
+    const Json &pattern = member(value, "pattern");
+    const std::string content = expect_text(member(value, "content"), "normalizer.content");
     if (pattern == Json{{"Regex", " {2,}"}}) {
         steps_.push_back({Kind::kReplaceSpaces, 0, "", content});
         return;

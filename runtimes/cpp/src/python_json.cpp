@@ -10,7 +10,7 @@ namespace minit2i {
 namespace {
 
 std::string escape_unit(std::uint32_t unit) {
-    std::array<char, 8> text{};
+    std::array<char, 16> text{};
     std::snprintf(text.data(), text.size(), "\\u%04x", static_cast<unsigned>(unit));
     return text.data();
 }
@@ -44,7 +44,7 @@ std::string escaped(char32_t c) {
     return escape_unit(0xd800 + (rest >> 10)) + escape_unit(0xdc00 + (rest & 0x3ff));
 }
 
-std::string quoted_text(const std::string &text) {
+std::string quote_text(const std::string &text) {
     std::string result = "\"";
     for (std::size_t at = 0; at < text.size();) {
         const Character c = decode_at(text, at);
@@ -88,7 +88,7 @@ std::string python_float(double value) {
 
 std::string python_json(const Json &value) {
     if (value.is_string()) {
-        return quoted_text(value.get_ref<const std::string &>());
+        return quote_text(value.get_ref<const std::string &>());
     }
     if (value.is_number_float()) {
         return python_float(value.get<double>());
@@ -102,7 +102,7 @@ std::string python_json(const Json &value) {
     for (const auto &item : value.items()) {
         result += first ? "" : ", ";
         first = false;
-        result += value.is_array() ? "" : quoted_text(item.key()) + ": ";
+        result += value.is_array() ? "" : quote_text(item.key()) + ": ";
         result += python_json(item.value());
     }
     return result + (value.is_array() ? "]" : "}");

@@ -1,5 +1,6 @@
 #include "record.hpp"
 
+#include "minit2i.h"
 #include "python_json.hpp"
 #include "sha256.hpp"
 

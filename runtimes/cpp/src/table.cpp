@@ -103,7 +103,7 @@ std::string Table::to_json() const {
 
 void Table::check_layout() const {
     if (!is_name(name_)) {
-        throw JsonError("table name " + quoted(name_) +
+        throw JsonError("table name " + quote(name_) +
                         " must be letters, digits, dots, dashes and underscores");
     }
     const bool base = columns_.size() == kNumBaseColumns;
@@ -113,7 +113,7 @@ void Table::check_layout() const {
         complete = complete && std::count(columns_.begin(), columns_.end(), kColumns[i]) == 1;
     }
     if (!complete) {
-        throw JsonError("table " + quoted(name_) + " has columns " +
+        throw JsonError("table " + quote(name_) + " has columns " +
                         python_json(Json(columns_)).substr(0, 120) +
                         ", but each of t a b c n s share clip rescale is needed once, and for a "
                         "few-step student each of h omega t_min t_max");
@@ -122,7 +122,7 @@ void Table::check_layout() const {
         return row.size() == columns_.size();
     });
     if (rows_.empty() || rows_.size() > kMaxRows || !even) {
-        throw JsonError("table " + quoted(name_) + " has " + std::to_string(rows_.size()) +
+        throw JsonError("table " + quote(name_) + " has " + std::to_string(rows_.size()) +
                         " rows, but 1 to 20000 rows of " + std::to_string(columns_.size()) +
                         " are needed");
     }
@@ -130,7 +130,7 @@ void Table::check_layout() const {
 
 void Table::require(bool good, std::size_t row, const char *rule) const {
     if (!good) {
-        throw JsonError("table " + quoted(name_) + " row " + std::to_string(row) + ": " + rule);
+        throw JsonError("table " + quote(name_) + " row " + std::to_string(row) + ": " + rule);
     }
 }
 

@@ -35,12 +35,6 @@ std::size_t white_end(std::string_view text, std::size_t start) {
     return start;
 }
 
-const Json &member(const Json &value, const char *name) {
-    static const Json null;
-    const auto found = value.find(name);
-    return found == value.end() ? null : *found;
-}
-
 } // namespace
 
 Tokenizer Tokenizer::open(const std::filesystem::path &path, std::int64_t prompt_length) {
@@ -76,7 +70,7 @@ void Tokenizer::read_added_tokens(const Json &value) {
         token.rstrip = entry.value("rstrip", false);
         if (token.content.empty() || entry.value("single_word", false) ||
             entry.value("normalized", false)) {
-            throw JsonError("added token " + quoted(token.content) +
+            throw JsonError("added token " + quote(token.content) +
                             " is matched in a way that T5's are not");
         }
         added_.push_back(std::move(token));
@@ -100,7 +94,7 @@ void Tokenizer::read_pre_tokenizer(const Json &value) {
         return;
     }
     if (type != "Metaspace" || !replacement_.empty()) {
-        throw JsonError("pre_tokenizer " + quoted(type) + " is not one of a T5 tokenizer");
+        throw JsonError("pre_tokenizer " + quote(type) + " is not one of a T5 tokenizer");
     }
     replacement_ = expect_text(member(value, "replacement"), "pre_tokenizer.replacement");
     splits_pieces_ = value.value("split", true);

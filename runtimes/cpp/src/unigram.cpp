@@ -12,11 +12,10 @@ constexpr double kUnknownPenalty = 10.0;
 } // namespace
 
 Unigram::Unigram(const Json &value) : longest_(256, 0) {
-    const Json kind = value.value("type", Json());
-    if (kind != "Unigram" || value.value("byte_fallback", false)) {
+    if (member(value, "type") != "Unigram" || value.value("byte_fallback", false)) {
         throw JsonError("model is not Unigram without byte fallback, so not T5's");
     }
-    const Json &vocabulary = expect_list(value.at("vocab"), "vocab");
+    const Json &vocabulary = expect_list(member(value, "vocab"), "vocab");
     if (vocabulary.empty()) {
         throw JsonError("vocab is empty");
     }
@@ -38,7 +37,7 @@ Unigram::Unigram(const Json &value) : longest_(256, 0) {
             longest = std::max(longest, piece.size());
         }
     }
-    unknown_id_ = expect_whole(value.value("unk_id", Json()), "unk_id");
+    unknown_id_ = expect_whole(member(value, "unk_id"), "unk_id");
     if (unknown_id_ < 0 || unknown_id_ >= static_cast<std::int64_t>(pieces_.size())) {
         throw JsonError("unk_id is outside the vocab");
     }

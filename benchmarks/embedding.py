@@ -1,0 +1,230 @@
+"""Texts a second: our embedding against transformers and optimum, the same encoder in all of them.
+
+    python benchmarks/embedding.py BUNDLE --texts 10000 --threads 2
+
+All embed the same texts in the same precision, chunk by chunk in turns, so that a busy machine
+slows all of them; the ratios are what the run is for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+# Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import onnxruntime
+import torch
+from optimum.onnxruntime import ORTModelForFeatureExtraction
+from transformers import T5Config, T5EncoderModel
+
+import minit2i_deploy as m
+from minit2i_deploy.bench.stages import short_texts
+from minit2i_deploy.demo.machine import describe_machine, machine_line
+from minit2i_deploy.embed import BATCH_SIZE
+from minit2i_deploy.encoding import RowEncoder
+from minit2i_deploy.runtimes.torch import read_weights
+from minit2i_deploy.tokenizer import Encoded
+
+CHUNK: Final = 256
+PADDED: Final = 256
+SHORT: Final = 20
+
+Embedder = Callable[[Sequence[Encoded]], np.ndarray]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line."""
+    options = _parse(arguments)
+    torch.set_num_threads(options.threads)
+    bundle = m.Bundle.open(options.bundle)
+    report: dict[str, Any] = {"machine": describe_machine(), "texts": options.texts}
+    with m.open_runtime(bundle, options.runtime, threads=options.threads) as runtime:
+        report |= _rates(bundle, runtime, options)
+        report["short_prompt"] = _short_prompt(bundle, runtime, options.rounds)
+    report["peak_memory_mb"] = _peaks(options)
+    print(json.dumps(report, indent=2) if options.json else _text(report))
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Texts a second of embedding, in turns.")
+    parser.add_argument("bundle", metavar="BUNDLE", help="of minit2i export, in fp32")
+    parser.add_argument("--texts", type=int, default=10_000, help="different short texts")
+    parser.add_argument("--threads", type=int, default=2, help="of each engine; default: 2")
+    parser.add_argument("--runtime", default="onnxruntime", help="ours; default: onnxruntime")
+    parser.add_argument(
+        "--padded", type=int, default=CHUNK, help="texts that are also padded to the full length"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="of the short prompt")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    options = parser.parse_args(arguments)
+    if min(options.texts, options.threads, options.rounds) < 1:
+        parser.error("--texts, --threads and --rounds must be at least 1")
+    return options
+
+
+def _rates(bundle: m.Bundle, runtime: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each contender for the same chunks, and how far their values are apart."""
+    encoded = bundle.tokenizer().encode(short_texts(options.texts))
+    contenders = _contenders(bundle, runtime, options.threads)
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    worst = 0.0
+    for name, embedder in contenders.items():
+        # Warm-up; and the values, which must agree.
+        found = embedder(encoded[:BATCH_SIZE])
+        wanted = found if name == "minit2i" else wanted
+        worst = max(worst, float(np.abs(found - wanted).max() / np.abs(wanted).max()))
+    for start in range(0, len(encoded), CHUNK):
+        for name, embedder in contenders.items():
+            if name.endswith("to 256") and start >= options.padded:
+                continue
+            began = time.perf_counter()
+            embedder(encoded[start : start + CHUNK])
+            seconds[name].append(time.perf_counter() - began)
+    ours = seconds["minit2i"]
+    ratios = {
+        name: statistics.median(a / b for a, b in zip(spent, ours, strict=False))
+        for name, spent in seconds.items()
+    }
+    rates = {}
+    for name, spent in seconds.items():
+        covered = min(len(encoded), CHUNK * len(spent))
+        rates[name] = covered / sum(spent)
+    return {"texts_per_s": rates, "times_as_long_as_ours": ratios, "largest_difference": worst}
+
+
+def _contenders(bundle: m.Bundle, runtime: Any, threads: int) -> dict[str, Embedder]:
+    """Each gives the mean-pooled vectors of its texts; tokens are the same for all."""
+    folder = bundle.graph_path("text_encoder").parent
+    config = T5Config.from_pretrained(folder)
+    model = T5EncoderModel(config).eval()
+    weights = {k: torch.from_numpy(v) for k, v in read_weights(bundle, "text_encoder").items()}
+    weights.setdefault("shared.weight", weights["encoder.embed_tokens.weight"])
+    model.load_state_dict(weights, strict=False)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    peer = ORTModelForFeatureExtraction.from_pretrained(folder, session_options=settings)
+
+    @torch.no_grad()
+    def in_torch(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        hidden = model(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+        values: np.ndarray = hidden.last_hidden_state.numpy()
+        return values
+
+    def in_optimum(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        values: np.ndarray = peer(input_ids=ids, attention_mask=mask).last_hidden_state
+        return values
+
+    def ours(encoded: Sequence[Encoded]) -> np.ndarray:
+        encoder = RowEncoder(bundle, runtime, cache_bytes=0)
+        pooled: dict[int, np.ndarray] = {k: row.mean(axis=0) for k, row in encoder.rows(encoded)}
+        return np.stack([pooled[k] for k in range(len(encoded))])
+
+    return {
+        "minit2i": ours,
+        "transformers, batch to longest": _batched(in_torch, None),
+        "transformers, to 256": _batched(in_torch, PADDED),
+        "optimum, batch to longest": _batched(in_optimum, None),
+    }
+
+
+def _batched(
+    encode: Callable[[np.ndarray, np.ndarray], np.ndarray], length: int | None
+) -> Embedder:
+    """Batches in the order of the texts, padded to the longest of each or to a length."""
+
+    def embedder(encoded: Sequence[Encoded]) -> np.ndarray:
+        pooled = []
+        for start in range(0, len(encoded), BATCH_SIZE):
+            batch = encoded[start : start + BATCH_SIZE]
+            ids, mask = _padded([item.ids for item in batch], length)
+            values = encode(ids, mask)
+            weights = mask[..., None].astype(np.float32)
+            pooled.append((values * weights).sum(axis=1) / weights.sum(axis=1))
+        return np.concatenate(pooled)
+
+    return embedder
+
+
+def _padded(rows: Sequence[np.ndarray], length: int | None) -> tuple[np.ndarray, np.ndarray]:
+    width = length or max(map(len, rows))
+    ids = np.zeros((len(rows), width), np.int64)
+    mask = np.zeros_like(ids)
+    for row, item in enumerate(rows):
+        ids[row, : len(item)], mask[row, : len(item)] = item, 1
+    return ids, mask
+
+
+def _short_prompt(bundle: m.Bundle, runtime: Any, rounds: int) -> dict[str, float]:
+    """A prompt of SHORT tokens alone, and padded to PADDED, in turns on our runtime."""
+    size = json.loads((bundle.graph_path("text_encoder").parent / "config.json").read_text())
+    ids = np.random.default_rng(0).integers(3, size["vocab_size"], SHORT)
+    short, long = _padded([ids], None), _padded([ids], PADDED)
+    alone, padded = runtime.encode(*short), runtime.encode(*long)
+    off = np.abs(padded[:, :SHORT] - alone).max() / np.abs(alone).max()
+    pairs = [(_seconds(runtime, short), _seconds(runtime, long)) for _ in range(rounds)]
+    return {
+        "real_tokens_s": statistics.median(a for a, _ in pairs),
+        "padded_s": statistics.median(b for _, b in pairs),
+        "times_faster": statistics.median(b / a for a, b in pairs),
+        "difference": float(off),
+    }
+
+
+def _seconds(runtime: Any, arrays: tuple[np.ndarray, np.ndarray]) -> float:
+    began = time.perf_counter()
+    runtime.encode(*arrays)
+    return time.perf_counter() - began
+
+
+def _peaks(options: argparse.Namespace) -> dict[str, float]:
+    """Peak memory of ``minit2i embed`` as a process, for a tenth of the texts and for all."""
+    peaks = {}
+    texts = short_texts(options.texts)
+    with tempfile.TemporaryDirectory(prefix="minit2i-embedding-") as folder:
+        for count in sorted({max(1, options.texts // 10), options.texts}):
+            source = Path(folder, f"{count}.txt")
+            source.write_text("\n".join(texts[:count]), encoding="utf-8")
+            words = ["embed", options.bundle, "--input", str(source), "--runtime", options.runtime]
+            words += ["-o", str(Path(folder, "t.npz")), "--threads", str(options.threads)]
+            command = [sys.executable, "-m", "minit2i_deploy.cli", *words]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                raise RuntimeError(f"minit2i embed exited {process.returncode}")
+            peaks[str(count)] = usage.ru_maxrss / 1000
+    return peaks
+
+
+def _text(report: dict[str, Any]) -> str:
+    lines = [machine_line(report["machine"]), f"{report['texts']} texts"]
+    for name, rate in report["texts_per_s"].items():
+        ratio = report["times_as_long_as_ours"][name]
+        lines.append(f"  {name:32} {rate:9.1f} texts/s   takes {ratio:5.2f} times as long as ours")
+    lines.append(f"  largest difference of pooled vectors {report['largest_difference']:.1e}")
+    short = report["short_prompt"]
+    lines.append(
+        f"{SHORT} tokens: {short['real_tokens_s'] * 1e3:.1f} ms, padded to {PADDED} "
+        f"{short['padded_s'] * 1e3:.1f} ms: {short['times_faster']:.2f} times faster, values "
+        f"{short['difference']:.1e} apart"
+    )
+    for count, peak in report["peak_memory_mb"].items():
+        lines.append(f"peak memory of minit2i embed, {count} texts: {peak:.0f} MB")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

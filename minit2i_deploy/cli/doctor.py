@@ -1,0 +1,160 @@
+"""minit2i doctor: what is installed, what works here, and what to install for the rest."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from minit2i_deploy.cli.options import add_json
+from minit2i_deploy.errors import Minit2iError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from minit2i_deploy.bundle import Bundle
+
+_ROWS: Final = 10
+_EPILOG: Final = """\
+An engine works if it has just run a toy of ten rows and its values are right; with
+BUNDLE, it must also embed a text and run ten rows of that bundle.
+
+examples:
+  minit2i doctor
+  minit2i doctor my-bundle --json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = "Show what is installed, what works here, and what to install."
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", nargs="?", help="try the engines on this bundle as well"
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Look, try and print."""
+    from minit2i_deploy.bench.machine import (
+        cpu_features,
+        installed_extras,
+        memory_bytes,
+        read_cpuinfo,
+        variant_bytes,
+    )
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.cli.text import json_text
+    from minit2i_deploy.demo.machine import describe_machine
+
+    bundle = None if options.bundle is None else Bundle.open(options.bundle)
+    values: dict[str, Any] = {
+        "machine": describe_machine(),
+        "memory_bytes": memory_bytes(),
+        "cpu_features": cpu_features(read_cpuinfo()),
+        "extras": {
+            extra.name or "always": {"packages": dict(extra.packages), "pip": extra.pip_line}
+            for extra in installed_extras()
+        },
+        "engines": _engines(bundle),
+        "variants_bytes": variant_bytes(),
+    }
+    print(json_text(values) if options.json else _text(values))
+
+
+def _engines(bundle: Bundle | None) -> list[dict[str, Any]]:
+    from minit2i_deploy.runtimes import prove_engines
+
+    found = []
+    for name, prove in prove_engines().items():
+        result = _tried(prove)
+        if bundle is not None and result["state"] == "works":
+            result |= _tried_on(bundle, name)
+        found.append({"engine": name, **result})
+    return found
+
+
+def _tried(prove: Callable[[], float]) -> dict[str, Any]:
+    try:
+        return {"state": "works", "error": prove(), "why": None}
+    except MissingDependencyError as error:
+        return {"state": "not installed", "error": None, "why": str(error)}
+    except (Minit2iError, OSError) as error:
+        return {"state": "does not work", "error": None, "why": str(error)}
+
+
+def _tried_on(bundle: Bundle, engine: str) -> dict[str, Any]:
+    """Embed a text and run ten rows, or as many as a student's table has."""
+    from minit2i_deploy.embed import embed
+    from minit2i_deploy.generate import trajectory
+    from minit2i_deploy.runtimes import open_runtime
+    from minit2i_deploy.table import solver_table
+
+    table, guidance = bundle.preset()
+    if bundle.config.student is None:
+        table = solver_table("euler", steps=_ROWS)
+    name, settings = _settings(engine)
+    began = time.perf_counter()
+    try:
+        with open_runtime(bundle, name, **settings) as runtime:
+            embed(bundle, runtime, "a red circle")
+            frames = trajectory(bundle, runtime, "a red circle", table=table, guidance=guidance)
+            rows = [frame.seconds for frame in frames]
+    except Minit2iError as error:
+        return {"state": "does not run this bundle", "why": str(error)}
+    whole = time.perf_counter() - began
+    return {"row_s": sorted(rows)[len(rows) // 2], "whole_s": whole}
+
+
+def _settings(engine: str) -> tuple[str, dict[str, str]]:
+    """Runtime and options of an engine's name in ``prove_engines``."""
+    if engine.startswith("torch "):
+        return "torch", {"device": engine.removeprefix("torch (").removesuffix(")")}
+    runtime, provider, precision = [*engine.split(":"), "", ""][:3]
+    given = {"provider": provider, "precision": precision}
+    return runtime, {key: value for key, value in given.items() if value}
+
+
+def _text(values: dict[str, Any]) -> str:
+    from minit2i_deploy.cli.text import columns, size
+    from minit2i_deploy.demo.machine import machine_line
+
+    memory = values["memory_bytes"]
+    facts = [
+        ("machine", machine_line(values["machine"])),
+        ("memory", "unknown" if memory is None else size(memory)),
+    ]
+    features = list(values["cpu_features"].items()) or [("none", "that this command knows")]
+    engines = [(item["engine"], item["state"], _engine_words(item)) for item in values["engines"]]
+    variants = [
+        (name, *(size(item[what]) for what in ("fp32", "16 bit", "with encoder")))
+        for name, item in values["variants_bytes"].items()
+    ]
+    return "\n\n".join(
+        [
+            columns(facts),
+            columns(features, head=("processor has", "good for")),
+            columns(_extra_rows(values["extras"]), head=("extra", "state", "packages")),
+            columns(engines, head=("engine", "state", "")),
+            columns(variants, head=("weights", "fp32", "16 bit", "fp32 with FLAN-T5-Large")),
+        ]
+    )
+
+
+def _extra_rows(extras: dict[str, Any]) -> list[tuple[str, str, str]]:
+    rows = []
+    for name, extra in extras.items():
+        packages = ", ".join(
+            f"{package} {version or '(missing)'}" for package, version in extra["packages"].items()
+        )
+        rows.append((name, "whole" if extra["pip"] is None else extra["pip"], packages))
+    return rows or [("unknown", "this package was not installed with pip", "")]
+
+
+def _engine_words(item: dict[str, Any]) -> str:
+    if item["why"] is not None:
+        return str(item["why"])
+    words = f"error {item['error']:.1e}"
+    if "row_s" in item:
+        words += f", {item['row_s'] * 1e3:.1f} ms a row, {item['whole_s']:.1f} s with opening"
+    return words

@@ -1,0 +1,217 @@
+"""Execution providers of ONNX Runtime: what each is called, needs and computes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError, require
+
+AUTO: Final = "auto"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provider:
+    """One execution provider.
+
+    Args:
+        name: on our command line.
+        ep: ONNX Runtime's name.
+        extra: extra of this distribution that brings it.
+        plugin: module that holds it as a plugin, or None where it is part of ONNX Runtime.
+        device: where the state lives: "cpu" or "cuda".
+        runs: precisions of the graphs it has kernels for.
+        computes: precisions it may be asked to compute in, whatever the graph's; most have none.
+        who: whose devices it finds, for the error where it finds none.
+        instead: what to do there.
+    """
+
+    name: str
+    ep: str
+    extra: str
+    plugin: str | None = None
+    device: str = "cpu"
+    runs: tuple[str, ...] = ("fp32", "fp16", "int8")
+    computes: tuple[str, ...] = ()
+    who: str = "any"
+    instead: str = "choose another provider; minit2i doctor lists those that work"
+
+
+_NVIDIA_RUNS: Final = ("fp32", "bf16", "fp16", "int8", "fp8")
+
+PROVIDERS: Final = {
+    provider.name: provider
+    for provider in (
+        Provider(name="cpu", ep="CPUExecutionProvider", extra="cpu"),
+        Provider(
+            name="openvino",
+            ep="OpenVINOExecutionProvider",
+            extra="openvino",
+            plugin="onnxruntime_ep_openvino",
+            computes=("fp32", "bf16"),
+            who="Intel",
+            instead="runtime openvino runs on any processor, provider cpu as well",
+        ),
+        Provider(
+            name="cuda",
+            ep="CUDAExecutionProvider",
+            extra="cuda",
+            device="cuda",
+            runs=("fp32", "bf16", "fp16", "int8"),
+            who="NVIDIA",
+        ),
+        Provider(
+            name="tensorrt",
+            ep="TensorrtExecutionProvider",
+            extra="cuda",
+            device="cuda",
+            runs=_NVIDIA_RUNS,
+            who="NVIDIA",
+        ),
+        Provider(
+            name="tensorrt-rtx",
+            ep="NvTensorRTRTXExecutionProvider",
+            extra="ort-rtx",
+            plugin="onnxruntime_ep_nv_tensorrt_rtx",
+            device="cuda",
+            runs=_NVIDIA_RUNS,
+            who="NVIDIA RTX",
+        ),
+    )
+}
+# What auto tries, in this order. TensorRT is not among them: it builds for minutes at first use.
+AUTO_ORDER: Final = ("cuda", "openvino", "cpu")
+
+
+def named_provider(name: str) -> Provider:
+    """A provider by name.
+
+    Raises:
+        UsageError: an unknown name; the choices are listed.
+    """
+    if name not in PROVIDERS:
+        choices = ", ".join([AUTO, *PROVIDERS])
+        raise UsageError(f"provider {name!r} is unknown; choose one of {choices}")
+    return PROVIDERS[name]
+
+
+def check_present(ort: Any, provider: Provider) -> None:
+    """Check that a provider is installed and, as a plugin, has a device.
+
+    Raises:
+        MissingDependencyError: it is not installed; the text names the pip line.
+        RuntimeFailure: it finds no device of its kind.
+    """
+    if provider.plugin is not None:
+        plugin_devices(ort, provider)
+    elif provider.ep not in ort.get_available_providers():
+        raise MissingDependencyError(
+            f"provider {provider.name}: this onnxruntime has no {provider.ep}; run: "
+            f"pip install 'minit2i-deploy[{provider.extra}]'"
+        )
+
+
+def plugin_devices(ort: Any, provider: Provider) -> list[Any]:
+    """Register a plugin, once a process, and give its devices.
+
+    Raises:
+        MissingDependencyError: the plugin is not installed.
+        RuntimeFailure: it cannot be loaded, or finds no device of its kind.
+    """
+    assert provider.plugin is not None
+    plugin = require(provider.plugin, provider.extra)
+    devices = _devices(ort, provider)
+    if not devices:
+        _register(ort, provider, plugin)
+        devices = _devices(ort, provider)
+    if not devices:
+        raise RuntimeFailure(
+            f"provider {provider.name}: its plugin finds no device here, because it takes those of "
+            f"{provider.who} only; {provider.instead}"
+        )
+    return devices
+
+
+def attach(
+    ort: Any,
+    provider: Provider,
+    options: Any,
+    *,
+    precision: str | None = None,
+    threads: int = 0,
+    cache: Path | None = None,
+) -> list[Any]:
+    """Set a provider in session options.
+
+    Args:
+        ort: the onnxruntime module.
+        provider: one that is present.
+        options: SessionOptions, which a plugin is added to.
+        precision: what it is to compute in, one of ``provider.computes``; None: as the graph.
+        threads: that it may use, where it has threads of its own; 0: as many as it likes.
+        cache: folder for compiled models, for those that keep any.
+
+    Returns:
+        the ``providers`` argument of InferenceSession; empty where the options say all.
+
+    Raises:
+        UsageError: a precision that the provider does not offer.
+    """
+    if precision is not None and precision not in provider.computes:
+        offers = ", ".join(provider.computes) or "none: it computes as the graph says"
+        raise UsageError(
+            f"provider {provider.name} cannot be asked for precision {precision}; it has {offers}"
+        )
+    if provider.plugin is None:
+        return [(provider.ep, _built_in_options(provider, cache))]
+    devices = plugin_devices(ort, provider)[:1]
+    options.add_provider_for_devices(devices, _plugin_options(provider, precision, threads, cache))
+    return []
+
+
+def _devices(ort: Any, provider: Provider) -> list[Any]:
+    # A plugin may list further names, such as one for each kind of device.
+    return [device for device in ort.get_ep_devices() if device.ep_name == provider.ep]
+
+
+_registered: set[str] = set()
+
+
+def _register(ort: Any, provider: Provider, plugin: ModuleType) -> None:
+    # ONNX Runtime refuses a second time, and one without devices cannot be told from a new one.
+    if provider.ep in _registered:
+        return
+    try:
+        ort.register_execution_provider_library(provider.ep, plugin.get_library_path())
+    except Exception as error:  # the library's errors share no base
+        reason = str(error).strip().partition("\n")[0]
+        raise RuntimeFailure(
+            f"provider {provider.name}: its plugin cannot be loaded: {reason}"
+        ) from error
+    _registered.add(provider.ep)
+
+
+def _built_in_options(provider: Provider, cache: Path | None) -> dict[str, str]:
+    if provider.name == "cuda":
+        # The default doubles the arena at each growth, which can take twice what is needed.
+        return {"arena_extend_strategy": "kSameAsRequested"}
+    if provider.name == "tensorrt" and cache is not None:
+        return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache)}
+    return {}
+
+
+def _plugin_options(
+    provider: Provider, precision: str | None, threads: int, cache: Path | None
+) -> dict[str, str]:
+    if provider.name != "openvino":
+        return {}
+    # Unasked, OpenVINO computes in bf16 wherever the processor can.
+    cpu = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+    if threads:
+        cpu["INFERENCE_NUM_THREADS"] = str(threads)
+    if cache is not None:
+        cpu["CACHE_DIR"] = str(cache)
+    return {"load_config": json.dumps({"CPU": cpu})}

@@ -1,0 +1,91 @@
+"""The state of one batch in ONNX Runtime's memory, on the CPU or on a device.
+
+Two pairs (x, h) of buffers, read from one and written to the other. On a device, only the row and
+the branches' weights go there in a step, some forty bytes, and nothing comes back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from minit2i_deploy.errors import RuntimeFailure
+
+
+class OnnxTrajectory:
+    """State of one batch.
+
+    Args:
+        session: of the step graph.
+        ort: the onnxruntime module.
+        x: float32 [batch, 3, H, W].
+        tokens: float32 [branches, batch, adapted tokens, hidden].
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(
+        self, session: Any, ort: Any, x: np.ndarray, tokens: np.ndarray, device: str = "cpu"
+    ) -> None:
+        self._session, self._ort, self._device = session, ort, device
+        self._tokens = tokens
+        self._branches: dict[int, Any] = {}
+        # A value on the CPU lies on its array's memory: own arrays, in C order whatever the
+        # caller's.
+        self._now = (self._put(x.copy(order="C")), self._put(np.zeros(x.shape, x.dtype)))
+        self._next = (self._empty(x), self._empty(x))
+
+    def step(
+        self,
+        row: Float32[np.ndarray, " 6"],
+        weights: Float32[np.ndarray, " branches"],
+        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+    ) -> None:
+        """Advance by one row; arguments as in ``protocol.Trajectory``."""
+        if noise is not None:
+            self._now[1].update_inplace(np.ascontiguousarray(noise))
+        binding = self._session.io_binding()
+        for name, value in zip(("x", "h"), self._now, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_input("tokens", self._first_branches(len(weights)))
+        binding.bind_cpu_input("weights", weights)
+        binding.bind_cpu_input("row", row)
+        for name, value in zip(("x_next", "h_next"), self._next, strict=True):
+            binding.bind_ortvalue_output(name, value)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # the library's errors share no base
+            raise RuntimeFailure(
+                f"onnxruntime failed in transformer: {first_line(error)}"
+            ) from error
+        self._now, self._next = self._next, self._now
+
+    def state(
+        self,
+    ) -> tuple[
+        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
+    ]:
+        """Copies of x and h."""
+        x, h = (value.numpy().copy() for value in self._now)
+        return x, h
+
+    def _first_branches(self, count: int) -> Any:
+        if count not in self._branches:
+            self._branches[count] = self._put(np.ascontiguousarray(self._tokens[:count]))
+        return self._branches[count]
+
+    def _put(self, array: np.ndarray) -> Any:
+        return self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+
+    def _empty(self, like: np.ndarray) -> Any:
+        if self._device == "cpu":
+            return self._put(np.empty(like.shape, like.dtype))
+        return self._ort.OrtValue.ortvalue_from_shape_and_type(
+            list(like.shape), np.float32, self._device, 0
+        )
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says first."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,236 @@
+"""OpenVINO: the bundle's graphs in the library itself, on processors of any maker.
+
+ONNX Runtime's OpenVINO plugin finds devices of Intel only; this runtime is for the others, and for
+bf16 on those that have AVX-512 BF16 instructions.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.errors import RuntimeFailure, UsageError, require
+from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions, check_encoder
+from minit2i_deploy.runtimes.toy_graph import (
+    TOY_ROWS,
+    TOY_SIZE,
+    best_rate,
+    matmul_model,
+    rate_arrays,
+    toy_arrays,
+    toy_error,
+)
+
+# Ours -> OpenVINO's, and what the processor must offer for it.
+_PRECISIONS: Final = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}
+_RUNS: Final = ("fp32", "fp16")
+_DEVICE: Final = "CPU"
+
+
+class OpenVinoRuntime(ClosableRuntime):
+    """The three graphs in OpenVINO on the CPU.
+
+    Args:
+        bundle: an open bundle.
+        precision: what to compute in: "fp32", or "bf16" on processors that have it.
+        threads: threads to use; 0 leaves it to OpenVINO.
+        cache: folder for compiled graphs, which spares the compilation next time; None keeps none.
+
+    Raises:
+        UsageError: an unknown precision, one that the processor lacks, or negative threads.
+        MissingDependencyError: openvino is not installed.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "fp32",
+        threads: int = 0,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if precision not in _PRECISIONS:
+            raise UsageError(
+                f"precision {precision!r} is unknown; choose one of {', '.join(_PRECISIONS)}"
+            )
+        if threads < 0:
+            raise UsageError(f"threads is {threads}, but 0 (OpenVINO's choice) or more is needed")
+        self.bundle = bundle
+        self._library = require("openvino", "openvino")
+        self._core = self._library.Core()
+        hint, needed = _PRECISIONS[precision]
+        offered = self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        if needed not in offered:
+            raise UsageError(
+                f"precision {precision} is not offered by this processor "
+                f"({', '.join(sorted(offered))}); choose fp32"
+            )
+        self._settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            self._settings["INFERENCE_NUM_THREADS"] = str(threads)
+        if cache is not None:
+            self._settings["CACHE_DIR"] = str(cache)
+        self._graphs: dict[str, Any] = {}
+        self._encoder_is_checked = False
+
+    def encode(
+        self,
+        input_ids: Int64[np.ndarray, "n tokens"],
+        attention_mask: Int64[np.ndarray, "n tokens"],
+    ) -> Float32[np.ndarray, "n tokens width"]:
+        """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
+        if not self._encoder_is_checked:
+            check_encoder(self.bundle.path, self.name, self._encode)
+            self._encoder_is_checked = True
+        return self._encode(input_ids, attention_mask)
+
+    def _encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return self._run("text_encoder", input_ids=ids, attention_mask=mask)
+
+    def adapt(
+        self,
+        context: Float32[np.ndarray, "n length width"],
+        mask: Int64[np.ndarray, "n length"],
+        conditions: Float32[np.ndarray, "n 4"] | None = None,
+    ) -> Float32[np.ndarray, "n adapted hidden"]:
+        """Run the text adapter; arguments and result as in ``protocol.Runtime``."""
+        check_conditions(self.bundle.config, conditions)
+        told = {} if conditions is None else {"conditions": conditions}
+        return self._run("text_adapter", context=context, mask=mask, **told)
+
+    def start(
+        self,
+        x: Float32[np.ndarray, "batch 3 height width"],
+        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+    ) -> OpenVinoTrajectory:
+        """Put a start state and the branches' tokens into buffers; h is zero."""
+        request = self._compiled("transformer").create_infer_request()
+        return OpenVinoTrajectory(request, self._library.Tensor, x, tokens)
+
+    def matrix_rate(self) -> float:
+        """FLOP a second of large matrix products in this precision, measured now."""
+        self._check_open()
+        a, weights = rate_arrays()
+        model = self._core.read_model(matmul_model(*a.shape, weights.shape[1], weights.tobytes()))
+        compiled = self._core.compile_model(model, _DEVICE, self._settings)
+        return best_rate(lambda: compiled({"a": a}))
+
+    def _compiled(self, graph: str) -> Any:
+        self._check_open()
+        if graph not in self._graphs:
+            path = self.bundle.graph_path(graph)
+            self._check_precision(graph)
+            try:
+                self._graphs[graph] = self._core.compile_model(path, _DEVICE, self._settings)
+            except RuntimeError as error:
+                raise RuntimeFailure(
+                    f"{path}: openvino cannot open it: {_reason(error, path)}"
+                ) from error
+        return self._graphs[graph]
+
+    def _check_precision(self, graph: str) -> None:
+        precision = self.bundle.manifest.graphs[graph].precision
+        if precision not in _RUNS:
+            raise RuntimeFailure(
+                f"{self.bundle.path}: graph {graph} is {precision}, but runtime openvino takes "
+                f"{', '.join(_RUNS)}; export in fp32 and ask for precision bf16"
+            )
+
+    def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
+        compiled = self._compiled(graph)
+        try:
+            found = compiled(inputs)[0]
+        except RuntimeError as error:
+            path = self.bundle.graph_path(graph)
+            raise RuntimeFailure(f"openvino failed in {graph}: {_reason(error, path)}") from error
+        # The request's own memory, which the next call writes to.
+        return np.array(found, dtype=np.float32)
+
+    def _free(self) -> None:
+        self._graphs.clear()
+
+
+class OpenVinoTrajectory:
+    """State of one batch: two pairs (x, h) of buffers, read from one and written to the other."""
+
+    def __init__(self, request: Any, tensor: Any, x: np.ndarray, tokens: np.ndarray) -> None:
+        self._request, self._tensor = request, tensor
+        self._tokens = tokens
+        self._now = (x.copy(order="C"), np.zeros(x.shape, x.dtype))
+        self._next = (np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype))
+
+    def step(
+        self,
+        row: Float32[np.ndarray, " 6"],
+        weights: Float32[np.ndarray, " branches"],
+        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+    ) -> None:
+        """Advance by one row; arguments as in ``protocol.Trajectory``."""
+        if noise is not None:
+            self._now[1][...] = noise
+        inputs = {
+            "x": self._now[0],
+            "h": self._now[1],
+            "tokens": np.ascontiguousarray(self._tokens[: len(weights)]),
+            "weights": np.ascontiguousarray(weights),
+            "row": np.ascontiguousarray(row),
+        }
+        outputs = dict(zip(("x_next", "h_next"), self._next, strict=True))
+        try:
+            for name, array in (inputs | outputs).items():
+                self._request.set_tensor(name, self._tensor(array, shared_memory=True))
+            self._request.infer()
+        except RuntimeError as error:
+            raise RuntimeFailure(f"openvino failed in transformer: {_reason(error)}") from error
+        self._now, self._next = self._next, self._now
+
+    def state(
+        self,
+    ) -> tuple[
+        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
+    ]:
+        """Copies of x and h."""
+        return self._now[0].copy(), self._now[1].copy()
+
+
+def prove(precision: str = "fp32") -> float:
+    """Run a toy of ten rows.
+
+    Args:
+        precision: "fp32" or "bf16".
+
+    Returns:
+        largest difference from numpy, relative to the largest value.
+
+    Raises:
+        MissingDependencyError: openvino is not installed.
+        RuntimeFailure: it cannot run the toy, the processor lacks the precision, or the values
+            are wrong.
+    """
+    core = require("openvino", "openvino").Core()
+    hint, needed = _PRECISIONS[precision]
+    if needed not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
+        raise RuntimeFailure(f"precision {precision} is not offered by this processor")
+    state, turn = toy_arrays()
+    model = core.read_model(matmul_model(TOY_SIZE, TOY_SIZE, TOY_SIZE))
+    compiled = core.compile_model(model, _DEVICE, {"INFERENCE_PRECISION_HINT": hint})
+    try:
+        for _ in range(TOY_ROWS):
+            state = compiled({"a": state, "b": turn})[0].copy()
+    except RuntimeError as error:
+        raise RuntimeFailure(f"openvino cannot run a toy graph: {_reason(error)}") from error
+    return toy_error(f"openvino in {precision}", state)
+
+
+def _reason(error: Exception, path: Path | None = None) -> str:
+    """The last line that says something; those before it name places in the library's source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = lines[-1] if lines else type(error).__name__
+    return told if path is None else told.replace(f"{path}: ", "")

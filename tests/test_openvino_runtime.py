@@ -1,0 +1,77 @@
+"""The openvino runtime against onnxruntime, where the library is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_bundle import tiny_bundle
+
+from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.embed import embed
+from minit2i_deploy.errors import RuntimeFailure, UsageError
+from minit2i_deploy.generate import generate
+from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.runtimes import open_runtime
+from minit2i_deploy.table import solver_table
+
+pytest.importorskip("openvino")
+PROMPTS = ["a red circle", "green", ""]
+TABLE = solver_table("heun", steps=6)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle.open(tiny_bundle())
+
+
+@pytest.fixture(scope="module")
+def reference(bundle: Bundle) -> Iterator[Runtime]:
+    with open_runtime(bundle, "onnxruntime", threads=1) as runtime:
+        yield runtime
+
+
+def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+# Measured: fp32 4.0e-7 and 7.2e-7; bf16 4.9e-3 and 1.2e-2.
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("bf16", 5e-2)])
+def test_embeddings_and_pictures_agree(
+    bundle: Bundle, reference: Runtime, precision: str, bound: float
+) -> None:
+    try:
+        opened = open_runtime(bundle, "openvino", precision=precision, threads=1)
+    except UsageError as error:
+        assert precision == "bf16" and "not offered by this processor" in str(error)
+        pytest.skip(str(error))
+    with opened as runtime:
+        found, wanted = (embed(bundle, r, PROMPTS).values for r in (runtime, reference))
+        assert relative_error(found, wanted) <= bound
+        pictures = [
+            generate(bundle, r, PROMPTS, seed=[1, 2, 3], table=TABLE).x
+            for r in (runtime, reference)
+        ]
+        assert relative_error(*pictures) <= bound
+        state = runtime.start(pictures[0], np.zeros((1, 3, 12, 64), np.float32))
+        first = state.state()
+        state.step(np.array([0, 1, 0, 0, 0, 0], np.float32), np.ones(1, np.float32))
+        assert np.array_equal(first[0], pictures[0]) and not first[1].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"precision": "int8"}, "choose one of fp32, bf16"), ({"threads": -1}, "threads is -1")],
+)
+def test_wrong_options_are_refused(bundle: Bundle, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        open_runtime(bundle, "openvino", **options)
+
+
+def test_engine_errors_are_one_line(bundle: Bundle) -> None:
+    with open_runtime(bundle, "openvino", threads=1) as runtime:
+        with pytest.raises(RuntimeFailure, match="openvino failed in text_encoder: ") as caught:
+            runtime.encode(np.ones((1, 2), np.int64), np.ones((1, 3), np.int64))
+        assert "\n" not in str(caught.value)
