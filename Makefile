@@ -7,7 +7,7 @@ DEFINITION := pyproject.toml setup.py constraints.txt minit2i_deploy/_version.py
 # A thread that waits must sleep: spinning ones cost a factor of ten beside other work.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test check clean
+.PHONY: demo test test-cpp check clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.demo
@@ -15,6 +15,10 @@ demo: $(VENV)/.demo
 
 test: check
 	$(BIN)/pytest $(ARGS)
+
+# Also compiles, as scripts/build_cpp.sh says, which is why it is not a part of test.
+test-cpp: $(VENV)/.test
+	$(BIN)/pytest -m cpp tests $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -24,9 +24,11 @@ from minit2i_deploy.training.mean_flow import (
     velocity_rate,
 )
 
-# Of the largest value; measured 3.6e-7 for u, 3.0e-7 for v_g and 1.5e-6 for du/dt.
+# Of the largest value; measured 1.2e-6 for v_g and du/dt and 3.6e-7 for u.
 VELOCITY_REL = 1e-5
+# Measured 1.4e-7.
 LOSS_REL = 1e-5
+# Measured 7.2e-7 for the worst leaf's norm and 8.2e-7 of the largest entry.
 GRADIENT_REL = 1e-4
 
 
@@ -69,7 +71,6 @@ def test_velocities_and_derivative_are_the_official_ones() -> None:
     for name in ("v_g", "u", "du_dt"):
         wanted = nchw(golden()[name])
         error = (found[name] - wanted).abs().max() / wanted.abs().max()
-        print(name, float(error))
         assert error <= VELOCITY_REL, name
 
 
@@ -89,8 +90,8 @@ def test_the_derivative_is_that_of_differences() -> None:
     s = 2e-3
     differences = (8 * (u(s) - u(-s)) - (u(2 * s) - u(-2 * s))) / (12 * s)
     error = ((rate - differences).abs().max() / differences.abs().max()).item()
-    print(error)
-    assert error < 1e-3
+    # Float32 inside the velocity bounds the differences; measured 4.2e-6.
+    assert error < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,6 @@ def test_loss_and_every_gradient_are_the_official_ones(
 ) -> None:
     g, net = golden(), network(student_forms()).requires_grad_(True)
     loss, raw = loss_of(net, adaptive)
-    print(loss.item() / float(g[name]) - 1, raw.item() / float(g["loss_u_raw"]) - 1)
     assert loss.item() == pytest.approx(float(g[name]), rel=LOSS_REL)
     assert raw.item() == pytest.approx(float(g["loss_u_raw"]), rel=LOSS_REL)
     loss.backward()
@@ -110,11 +110,8 @@ def test_loss_and_every_gradient_are_the_official_ones(
     found = gradients(net)
     inert = {leaf for leaf, norm in norms.items() if norm == 0.0}
     assert set(found) == set(norms) - inert
-    worst = 0.0
     for leaf, value in found.items():
-        worst = max(worst, abs(np.linalg.norm(value) / norms[leaf] - 1))
         assert np.linalg.norm(value) == pytest.approx(norms[leaf], rel=GRADIENT_REL), leaf
-    print("worst", worst)
     total = np.sqrt(sum(np.square(value).sum(dtype=np.float64) for value in found.values()))
     assert total == pytest.approx(float(g[f"grad_global_norm{suffix}"]), rel=GRADIENT_REL)
 
@@ -143,7 +140,6 @@ def test_whole_gradients_are_the_official_ones() -> None:
     assert len(whole) == 5
     for name, value in whole.items():
         error = np.abs(found[name] - value).max() / np.abs(value).max()
-        print(name, error)
         assert error <= GRADIENT_REL, name
 
 

@@ -64,6 +64,7 @@ class MeanFlow:
 
     def loss(self, net: MMJiT, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(draw_seed(self.recipe.seed, step))
+        floor = self.recipe.a_min
         num_plain = int(len(batch.mask) * self.distill.plain_share)
         mask = drop_captions(batch.mask, self.recipe.label_drop, generator)
         told = draw_told(
@@ -78,14 +79,14 @@ class MeanFlow:
         values = (batch.images, noise, batch.context, mask)
         images, noise, context, mask = (value.to(self.device) for value in values)
         z = noisy(images, noise, told.t)
-        target = self.target(self.teacher, z, context, mask, told)
-        u = self.u(net, z, context, mask, told)
-        # Where r = t the rate has no weight, and it is the dearest part of a step.
+        target = self.target(self.teacher, z, context, mask, told, floor)
+        u = self.u(net, z, context, mask, told, floor)
+        # Where r = t the rate has no weight.
         rate = torch.zeros_like(u)
         if num_plain < len(mask):
             rest = slice(num_plain, None)
             rate[rest] = self.rate(
-                net, z[rest], target[rest], context[rest], mask[rest], told.rows(num_plain)
+                net, z[rest], target[rest], context[rest], mask[rest], told.rows(num_plain), floor
             )
         return mean_flow_loss(u, rate, target, told.t - told.r)
 

@@ -82,7 +82,12 @@ def draw_told(
 
 
 def teacher_velocity(
-    teacher: Callable[..., Tensor], z: Tensor, context: Tensor, mask: Tensor, told: Told
+    teacher: Callable[..., Tensor],
+    z: Tensor,
+    context: Tensor,
+    mask: Tensor,
+    told: Told,
+    floor: float = LEVEL_FLOOR,
 ) -> Tensor:
     """The guided velocity that the student learns to average.
 
@@ -92,6 +97,7 @@ def teacher_velocity(
         context: [B, L, width].
         mask: [B, L].
         told: conditions; guidance counts from t_min to t_max, both included.
+        floor: of t where it divides.
 
     Returns:
         v: float32 [B, 3, H, W], from picture to noise, without gradient.
@@ -102,16 +108,21 @@ def teacher_velocity(
         masks = torch.cat([mask, torch.zeros_like(mask)])
         x0 = teacher(torch.cat([z, z]), torch.cat([context, context]), masks)
         given, free = x0.to(torch.float32).chunk(2)
-    return _velocity(z, omega * given + (1 - omega) * free, told.t)
+    return _velocity(z, omega * given + (1 - omega) * free, told.t, floor)
 
 
 def mean_velocity(
-    student: Callable[..., Tensor], z: Tensor, context: Tensor, mask: Tensor, told: Told
+    student: Callable[..., Tensor],
+    z: Tensor,
+    context: Tensor,
+    mask: Tensor,
+    told: Told,
+    floor: float = LEVEL_FLOOR,
 ) -> Tensor:
     """The student's average velocity u from t down to r, float32 [B, 3, H, W]."""
     conditions = {"omega": told.omega, "t_min": told.t_min, "t_max": told.t_max}
     x0 = student(z, context, mask, h=told.t - told.r, **conditions)
-    return _velocity(z, x0.to(torch.float32), told.t)
+    return _velocity(z, x0.to(torch.float32), told.t, floor)
 
 
 @torch.no_grad()
@@ -122,11 +133,12 @@ def velocity_rate(
     context: Tensor,
     mask: Tensor,
     told: Told,
+    floor: float = LEVEL_FLOOR,
 ) -> Tensor:
     """du/dt along (direction, 1, 0) in (z, t, r), in forward mode, without gradient.
 
     Args:
-        student, z, context, mask, told: as ``mean_velocity`` takes them.
+        student, z, context, mask, told, floor: as ``mean_velocity`` takes them.
         direction: float32 [B, 3, H, W], dz/dt.
 
     Returns:
@@ -135,7 +147,7 @@ def velocity_rate(
 
     def u(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         moved = Told(t=t, r=r, omega=told.omega, t_min=told.t_min, t_max=told.t_max)
-        return mean_velocity(student, z, context, mask, moved)
+        return mean_velocity(student, z, context, mask, moved, floor)
 
     tangents = (direction, torch.ones_like(told.t), torch.zeros_like(told.r))
     # The fused attention kernels have no forward-mode derivative; this form is the same function.
@@ -173,8 +185,8 @@ def mean_flow_loss(
     return (sums / weights).mean(), squares.detach().mean()
 
 
-def _velocity(z: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-    return (z - x0) / _column(t).clamp(min=LEVEL_FLOOR)
+def _velocity(z: Tensor, x0: Tensor, t: Tensor, floor: float) -> Tensor:
+    return (z - x0) / _column(t).clamp(min=floor)
 
 
 def _column(value: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class Recipe:
             ema_decay where it is not 0.
         ema_rampup: the half-life is at most this share of the pictures seen so far.
         label_drop: share of captions whose mask is zeroed.
-        a_min: floor of 1 - t in the loss.
+        a_min: floor of 1 - t in the loss; 0.05 in official distillation.
         grad_clip: bound on the gradient's norm; 0 is none.
         precision: "bf16" (autocast) or "fp32".
         device: "cpu", "cuda", or "auto" for cuda where there is one. Random draws are made on

@@ -19,6 +19,7 @@ RECORD_NAME: Final = "pull.json"
 TEXT_ENCODER_FOLDER: Final = "text_encoder"
 
 _VERSION: Final = 1
+_MAX_REASON: Final = 80
 _DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
@@ -201,7 +202,9 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
     except Exception as error:  # two HTTP libraries and the hub's own classes share no base
         # By name, because the classes moved between modules of the library.
         names = {base.__name__ for base in type(error).__mro__}
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        first = str(error).strip().partition("\n")[0]
+        # HTTP libraries print their retry history in one line; its class says as much.
+        reason = first if 0 < len(first) <= _MAX_REASON else type(error).__name__
         if names & {"RevisionNotFoundError", "HFValidationError"}:
             text = f"{repository}: no revision {revision!r}; give a branch, tag or commit of it"
             raise UsageError(text) from error

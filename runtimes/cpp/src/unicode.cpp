@@ -22,7 +22,8 @@ bool in_any(char32_t c, const CharacterRange *ranges, std::size_t count) {
     });
 }
 
-// Control of Annex 29, up to U+FFFF: nothing joins these.
+// Control of Annex 29, up to U+FFFF: nothing joins these. Those beyond have four bytes, so that
+// no cluster they could start is short.
 bool is_control(char32_t c) {
     static constexpr std::array<CharacterRange, 10> ranges{{
         {0x00, 0x1f}, {0x7f, 0x9f}, {0xad, 0xad}, {0x61c, 0x61c}, {0x180e, 0x180e},
@@ -30,9 +31,14 @@ bool is_control(char32_t c) {
     return in_any(c, ranges.data(), ranges.size()) || (c >= 0xfff0 && c <= 0xfffb);
 }
 
-// Prepend of Annex 29, those of two bytes: they take the next character into their cluster.
+// Prepend of Annex 29: they take the next character into their cluster.
 bool is_prepended(char32_t c) {
-    return (c >= 0x600 && c <= 0x605) || c == 0x6dd || c == 0x70f;
+    static constexpr std::array<CharacterRange, 16> ranges{{
+        {0x0600, 0x0605}, {0x06dd, 0x06dd}, {0x070f, 0x070f}, {0x0890, 0x0891},
+        {0x08e2, 0x08e2}, {0x0d4e, 0x0d4e}, {0x110bd, 0x110bd}, {0x110cd, 0x110cd},
+        {0x111c2, 0x111c3}, {0x113d1, 0x113d1}, {0x1193f, 0x1193f}, {0x11941, 0x11941},
+        {0x11a3a, 0x11a3a}, {0x11a84, 0x11a89}, {0x11d46, 0x11d46}, {0x11f02, 0x11f02}}};
+    return in_any(c, ranges.data(), ranges.size());
 }
 
 std::size_t count_characters(std::string_view text) {

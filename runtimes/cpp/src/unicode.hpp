@@ -22,7 +22,7 @@ void check_text(std::string_view text, std::size_t index);
 bool is_white_space(char32_t c);
 
 // End of the user-perceived character (grapheme cluster) that starts at a byte of valid UTF-8.
-// Exact where the cluster has less than 6 bytes, the only ones that normalisation looks at.
+// Exact as far as normalisation can tell, which looks at clusters of less than 6 bytes only.
 std::size_t cluster_end(std::string_view text, std::size_t at);
 
 } // namespace minit2i

@@ -1,0 +1,117 @@
+"""The C++ client as others take it: installed, linked from CMake and pkg-config, sanitised."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cpp_client
+import pytest
+from cpp_bundles import DEMO_TOKENIZER, student_bundle
+from cpp_client import BUILD, ROOT, program
+from tiny_bundle import tiny_bundle
+
+from minit2i_deploy._version import __version__
+
+pytestmark = pytest.mark.cpp
+
+MAX_STRIPPED_BYTES = 2 * 2**20
+SOURCES = ROOT / "runtimes" / "cpp"
+
+CONSUMER = """\
+cmake_minimum_required(VERSION 3.21)
+project(consumer LANGUAGES CXX)
+find_package(minit2i 0.1 REQUIRED)
+add_executable(consumer {source})
+target_link_libraries(consumer PRIVATE minit2i::minit2i)
+target_compile_features(consumer PRIVATE cxx_std_17)
+"""
+
+
+def run(*words: object) -> str:
+    made = subprocess.run([str(w) for w in words], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
+    return made.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("installed")
+    run("cmake", "--install", cpp_client.build(), "--prefix", folder, "--strip")
+    return folder
+
+
+def test_versions_agree() -> None:
+    assert cpp_client.library().minit2i_version().decode() == __version__
+    assert program("minit2i-embed", "--version") == f"minit2i-embed {__version__}\n"
+
+
+def test_examples_in_both_languages_say_the_same() -> None:
+    lines = program("embed_c", tiny_bundle())
+    assert re.fullmatch(r"1\.0000  a red circle\n(-?\d\.\d{4}  .+\n){2}", lines)
+    assert program("embed_cpp", tiny_bundle()) == lines
+
+
+def test_stripped_size(installed: Path) -> None:
+    files = [*installed.glob("lib*/**/libminit2i.so.*.*"), *installed.glob("bin/*")]
+    # Measured 0.8 MiB with both programs.
+    assert len(files) == 3 and sum(file.stat().st_size for file in files) < MAX_STRIPPED_BYTES
+
+
+def test_only_the_headers_names_are_exported(installed: Path) -> None:
+    (library,) = installed.glob("lib*/**/libminit2i.so.*.*")
+    names = {line.split()[-1] for line in run("nm", "-D", "--defined-only", library).splitlines()}
+    declared = set(re.findall(r"\b(minit2i_\w+)\(", (SOURCES / "include/minit2i.h").read_text()))
+    ours = {name for name in names if name.startswith("minit2i_")}
+    assert ours == declared
+    # What else is there are templates of the C++ library.
+    assert not [name for name in names - ours if "minit2i" in name]
+
+
+def test_find_package(installed: Path, tmp_path: Path) -> None:
+    text = CONSUMER.format(source=SOURCES / "examples" / "embed.cpp")
+    (tmp_path / "CMakeLists.txt").write_text(text)
+    libraries = BUILD.parent / "onnxruntime-sdk" / "lib"
+    run("cmake", "-S", tmp_path, "-B", tmp_path / "b", f"-DCMAKE_PREFIX_PATH={installed}",
+        f"-DCMAKE_EXE_LINKER_FLAGS=-Wl,-rpath-link,{libraries}")  # fmt: skip
+    run("cmake", "--build", tmp_path / "b")
+
+
+def test_pkg_config(installed: Path, tmp_path: Path) -> None:
+    (description,) = installed.glob("lib*/**/minit2i.pc")
+    # The prefix is that of configuring, so it is told where the files are now.
+    prefix = f"--define-variable=prefix={installed}"
+    flags = run("pkg-config", prefix, "--cflags", "--libs", description).split()
+    libraries = BUILD.parent / "onnxruntime-sdk" / "lib"
+    run("cc", SOURCES / "examples" / "embed.c", "-o", tmp_path / "consumer", *flags,
+        f"-Wl,-rpath-link,{libraries}")  # fmt: skip
+
+
+def test_the_readers_survive_damage() -> None:
+    files = [tiny_bundle() / "manifest.json", tiny_bundle() / "tables" / "euler-20.json"]
+    files += [tiny_bundle() / "tokenizer" / "tokenizer.json", DEMO_TOKENIZER / "tokenizer.json"]
+    rounds = int(program("fuzz_readers", 3, *files).split()[0])
+    assert rounds > 10
+
+
+@pytest.mark.slow
+def test_sanitised(tmp_path: Path) -> None:
+    folder = ROOT / "build" / "cpp-sanitised"
+    script = ROOT / "scripts" / "build_cpp.sh"
+    run("sh", script, folder, sys.executable, "-DMINIT2I_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug")
+    assert os.environ.get("ASAN_OPTIONS") is None
+    files = [tiny_bundle() / "manifest.json", tiny_bundle() / "tables" / "euler-20.json"]
+    files += [DEMO_TOKENIZER / "tokenizer.json"]
+    program("fuzz_readers", 10, *files, folder=folder)
+    program("embed_c", tiny_bundle(), folder=folder)
+    output = ("-o", tmp_path / "a.png")
+    words = ("--negative", "green", "--table", "euler-20", "--seed", "1,2", *output)
+    program("minit2i-generate", tiny_bundle(), "a red circle", *words, folder=folder)
+    program("minit2i-generate", student_bundle(), "a red circle", *output, folder=folder)
+    program("minit2i-embed", tiny_bundle(), b"\xff", "--tokens", folder=folder, code=2)
+    program("minit2i-embed", tmp_path, "a", "--tokens", folder=folder, code=1)
+    texts = ("a", "", "a red circle " * 30, "</s>\u2460\u0301")
+    program("minit2i-embed", tiny_bundle(), *texts, "-o", tmp_path / "a.npz", folder=folder)
