@@ -10,8 +10,10 @@ from typing import Final
 
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.manifest import Flavour
+from minit2i_deploy.manifest import Flavour, Preset
 from minit2i_deploy.mean_flow import MEAN_FLOW
+from minit2i_deploy.presets import presets_of
+from minit2i_deploy.solvers import solver_named
 from minit2i_deploy.table import solver_table
 from minit2i_deploy.tokenizer import FILE_NAME, Tokenizer
 
@@ -22,8 +24,8 @@ TOKENIZER_FILES: Final = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-REFERENCE_PRESET: Final = "reference"
 
+# Plain Euler tables beside the presets', for comparison.
 _FEWER_STEPS: Final = (50, 20)
 _TOOLS: Final = (
     "minit2i-deploy",
@@ -75,25 +77,31 @@ def copy_tokenizer(
     return tokenizer
 
 
-def write_tables(folder: Path, flavour: Flavour) -> dict[str, str]:
-    """Write the solver tables.
+def write_tables(folder: Path, flavour: Flavour) -> tuple[dict[str, str], dict[str, Preset]]:
+    """Write the solver tables and name the presets that use them.
 
     Args:
         folder: the bundle's own.
-        flavour: gives a_min and the steps of the reference table.
+        flavour: gives a_min and steps of the reference table, and every preset's guidance.
 
     Returns:
-        name -> path relative to the bundle, the reference table first.
+        table name -> path relative to the bundle, and preset name -> table and guidance.
     """
     (folder / "tables").mkdir()
+    wanted = presets_of(flavour)
+    names = {choice: f"{choice[0]}-{choice[1]}" for choice in wanted.values()}
+    if flavour.name != MEAN_FLOW:
+        names |= {("euler", steps): f"euler-{steps}" for steps in _FEWER_STEPS}
     paths = {}
-    student = flavour.name == MEAN_FLOW
-    solver = MEAN_FLOW if student else "euler"
-    for steps in dict.fromkeys((flavour.steps, *(() if student else _FEWER_STEPS))):
-        table = solver_table(solver, steps=steps, a_min=flavour.a_min)
-        paths[table.name] = f"tables/{table.name}.json"
-        table.save(folder / paths[table.name])
-    return paths
+    for (solver, steps), name in names.items():
+        a_min = flavour.a_min if solver_named(solver).divides else None
+        paths[name] = f"tables/{name}.json"
+        solver_table(solver, steps=steps, a_min=a_min).save(folder / paths[name])
+    presets = {
+        preset: Preset(table=names[choice], guidance=flavour.guidance)
+        for preset, choice in wanted.items()
+    }
+    return paths, presets
 
 
 def write_config(folder: Path, config: ModelConfig) -> None:

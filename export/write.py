@@ -14,7 +14,6 @@ from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.checkpoints.checkpoint import CheckpointReport
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.export.assets import (
-    REFERENCE_PRESET,
     copy_tokenizer,
     tool_versions,
     write_config,
@@ -54,12 +53,12 @@ from minit2i_deploy.manifest import (
     GraphInfo,
     Manifest,
     Noise,
-    Preset,
     Provenance,
     TokenizerInfo,
 )
 from minit2i_deploy.model import MMJiT, Step, build_network
 from minit2i_deploy.noise import GENERATOR
+from minit2i_deploy.presets import default_preset
 
 Progress = Callable[[str, float], None]
 
@@ -213,16 +212,15 @@ def _graph_info(name: str, signature: Signature, precision: str, opset: int) -> 
 def _write_manifest(
     job: _Job, graphs: dict[str, GraphInfo], checks: list[Check], origin: CheckpointReport
 ) -> None:
-    tables = write_tables(job.folder, job.flavour)
-    reference = Preset(table=next(iter(tables)), guidance=job.flavour.guidance)
+    tables, presets = write_tables(job.folder, job.flavour)
     manifest = Manifest(
         model=job.config,
         variant=variant_of(job.config),
         graphs=graphs,
         tokenizer=TokenizerInfo(path="tokenizer", prompt_length=job.config.prompt_length),
         tables=tables,
-        presets={REFERENCE_PRESET: reference},
-        default_preset=REFERENCE_PRESET,
+        presets=presets,
+        default_preset=default_preset(presets),
         flavour=job.flavour,
         noise=Noise(generator=GENERATOR, scale=NOISE_SCALE),
         provenance=Provenance(

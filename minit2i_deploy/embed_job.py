@@ -170,13 +170,16 @@ def _open(folder: Path, job: dict[str, Any], resumable: bool) -> Progress:
     path = folder / PROGRESS_FILE
     if folder.exists():
         found = _read_progress(path)
-        if resumable and found.job == job:
-            return found
         differing = sorted(k for k in {*job, *found.job} if job.get(k) != found.job.get(k))
-        raise UsageError(
-            f"{folder}: holds rows of another run (other {', '.join(differing) or 'texts'}); "
-            "delete it or write to another file"
-        )
+        if differing:
+            raise UsageError(
+                f"{folder}: holds rows of another run (other {', '.join(differing)}); delete it "
+                "or write to another file"
+            )
+        if resumable:
+            return found
+        # What a kill left of a run that could not be gone on with.
+        shutil.rmtree(folder)
     progress = Progress(job=job)
     try:
         folder.mkdir()

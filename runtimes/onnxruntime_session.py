@@ -23,6 +23,7 @@ from minit2i_deploy.runtimes.onnxruntime_providers import (
 )
 from minit2i_deploy.runtimes.onnxruntime_state import first_line
 from minit2i_deploy.runtimes.toy_graph import (
+    RATE_SIZE,
     TOY_ROWS,
     TOY_SIZE,
     best_rate,
@@ -187,7 +188,7 @@ def matrix_rate(ort: Any, provider: Provider, **settings: Any) -> float:
         RuntimeFailure: it cannot run the product.
     """
     a, weights = rate_arrays()
-    model = matmul_model(*a.shape, weights.shape[1], weights.tobytes())
+    model = matmul_model(RATE_SIZE, RATE_SIZE, RATE_SIZE, weights.tobytes())
     session = open_session(ort, model, provider, **settings)
     return best_rate(lambda: session.run(None, {"a": a}))
 

@@ -17,6 +17,7 @@ from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions, check_encoder
 from minit2i_deploy.runtimes.toy_graph import (
+    RATE_SIZE,
     TOY_ROWS,
     TOY_SIZE,
     best_rate,
@@ -118,7 +119,9 @@ class OpenVinoRuntime(ClosableRuntime):
         """FLOP a second of large matrix products in this precision, measured now."""
         self._check_open()
         a, weights = rate_arrays()
-        model = self._core.read_model(matmul_model(*a.shape, weights.shape[1], weights.tobytes()))
+        model = self._core.read_model(
+            matmul_model(RATE_SIZE, RATE_SIZE, RATE_SIZE, weights.tobytes())
+        )
         compiled = self._core.compile_model(model, _DEVICE, self._settings)
         return best_rate(lambda: compiled({"a": a}))
 

@@ -41,6 +41,10 @@ def move(fields: dict[str, Any], old: str, new: str) -> None:
     fields["files"][new] = fields["files"].pop(old)
 
 
+def also_listed(fields: dict[str, Any], name: str) -> None:
+    fields["files"][name] = fields["files"]["transformer/model.onnx"]
+
+
 def set_to(*keys: str, value: object) -> Callable[[dict[str, Any]], None]:
     def change(fields: dict[str, Any]) -> None:
         for key in keys[:-1]:
@@ -71,9 +75,9 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "ends in a dot": lambda f: move(f, "transformer/model.onnx", "transformer/model.onnx."),
     "long path": lambda f: move(f, "transformer/model.onnx", "a/" * 120 + "b"),
     "not ASCII": lambda f: move(f, "transformer/model.onnx", "transformer/m\u00f6del.onnx"),
-    "case": lambda f: f["files"].update({"Transformer/model.onnx": f["files"]["transformer/model.onnx"]}),
-    "manifest listed": lambda f: f["files"].update({"Manifest.json": f["files"]["transformer/model.onnx"]}),
-    "engines listed": lambda f: f["files"].update({"engines/a": f["files"]["transformer/model.onnx"]}),
+    "case": lambda f: also_listed(f, "Transformer/model.onnx"),
+    "manifest listed": lambda f: also_listed(f, "Manifest.json"),
+    "engines listed": lambda f: also_listed(f, "engines/a"),
     "size": set_to("files", "transformer/model.onnx", "bytes", value=1),
     "negative size": set_to("files", "transformer/model.onnx", "bytes", value=-1),
     "size as truth": set_to("files", "transformer/model.onnx", "bytes", value=True),

@@ -48,7 +48,7 @@ def test_the_python_api(
 ) -> None:
     captions = tmp_path / "captions.txt"
     captions.write_text("red\ngreen\n", encoding="utf-8")
-    code = blocks[0].replace("my-bundle", str(tiny_bundle()))
+    code = blocks[0].replace("my-bundle", str(tiny_bundle())).replace("blue square", "circle")
     code = code.replace('open("captions.txt")', "captions").replace("...  #", "pass  #")
     exec(code, {"captions": captions.read_text().splitlines()})
     assert capsys.readouterr().out.startswith("(2, ")

@@ -303,6 +303,21 @@ def test_a_full_disk_while_reading_stdin_leaves_nothing(
     assert sorted(path.name for path in Path().iterdir()) == ["b", "t.txt"]
 
 
+def test_what_a_kill_left_of_stdin_is_replaced(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        # As a kill leaves it: nothing is cleaned up.
+        patch.setattr("minit2i_deploy.embed_job.shutil.rmtree", lambda *a, **k: None)
+        patch.setattr(sys, "stdin", Stdin(b"red\ngreen\n"))
+        run(capsys, *embed_words("-", "-o", "t.npz", "--window", 1))
+    assert Path("t.npz.parts").exists()
+    monkeypatch.setattr(sys, "stdin", Stdin(b"a\n"))
+    assert run(capsys, *embed_words("-", "-o", "t.npz")).code == 0
+    with np.load("t.npz") as found:
+        assert np.array_equal(found["values"], wanted(bundle, ["a"]).values)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

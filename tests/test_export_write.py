@@ -53,9 +53,15 @@ def test_checks_are_recorded_with_their_bounds() -> None:
 
 def test_tables_and_preset() -> None:
     bundle = Bundle.open(tiny_bundle())
-    table, guidance = bundle.preset()
-    assert table == solver_table("euler", steps=100, a_min=0.05)
-    assert guidance == 2.5
+    presets = {
+        "reference": solver_table("euler", steps=100, a_min=0.05),
+        "balanced": solver_table("dpmpp2m", steps=40),
+        "fast": solver_table("dpmpp2m", steps=20),
+    }
+    assert set(bundle.manifest.presets) == set(presets)
+    for name, table in presets.items():
+        assert bundle.preset(name) == (table, 2.5)
+    assert bundle.preset() == bundle.preset("balanced")
     assert bundle.table("euler-20") == solver_table("euler", steps=20, a_min=0.05)
 
 

@@ -81,7 +81,7 @@ def test_a_provider_that_is_not_installed_names_its_pip_line(
 def test_a_plugin_without_a_device_says_so(plugin: None) -> None:
     ort = FakeOrt()
     for _ in range(2):
-        with pytest.raises(RuntimeFailure, match="no device here, because it takes those of Intel only; runtime"):
+        with pytest.raises(RuntimeFailure, match="takes those of Intel only; runtime"):
             find_provider(ort, "openvino", ["fp32"])
     assert ort.registered == [OPENVINO]
 

@@ -14,8 +14,8 @@ import minit2i_deploy
 NAMES = [
     "Bundle", "BundleError", "CheckpointError", "Minit2iError", "MissingDependencyError",
     "Mix", "ModelConfig", "RuntimeFailure", "Table", "TrainingError", "UsageError",
-    "VerificationError", "__version__", "advance", "build_network", "embed", "embed_stream", "generate",
-    "load_checkpoint", "open_runtime", "solver_table", "standard_noise", "trajectory",
+    "VerificationError", "__version__", "advance", "build_network", "embed", "embed_stream",
+    "generate", "load_checkpoint", "open_runtime", "solver_table", "standard_noise", "trajectory",
 ]  # fmt: skip
 
 

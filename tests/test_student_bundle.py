@@ -75,7 +75,7 @@ def test_the_reference_preset_is_the_released_recipe(bundle: Bundle) -> None:
     )
     assert table.conditions().tolist() == [[0.25, 12.0, 0.2, 0.8]] * 4
     assert bundle.manifest.flavour.name == "mean-flow"
-    assert {check.name for check in bundle.manifest.checks} == {
+    assert {check.name for check in bundle.manifest.checks} >= {
         "text_encoder", "text_adapter", "transformer", "trajectory",
     }  # fmt: skip
 

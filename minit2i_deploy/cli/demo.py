@@ -15,13 +15,11 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle import Bundle
     from minit2i_deploy.demo.report import Run
     from minit2i_deploy.demo.shipped import Shipped
-    from minit2i_deploy.table import Table
 
 REPORT: Final = "report.json"
 PAGE: Final = "report.html"
 # Captions and noise of every demo, so that two machines paint the same pictures.
 _SEED: Final = 0
-_FASTER_STEPS: Final = 20
 _RUNTIME: Final = "onnxruntime"
 
 _EPILOG: Final = """\
@@ -118,18 +116,19 @@ def _paint(bundle: Bundle, per_kind: int, seconds: dict[str, float]) -> list[Run
     from minit2i_deploy.demo.report import Run
     from minit2i_deploy.demo.shapes import held_out_captions
     from minit2i_deploy.generate import generate
+    from minit2i_deploy.presets import FAST, REFERENCE
     from minit2i_deploy.runtimes import open_runtime
 
     captions = held_out_captions(per_kind, _SEED)
-    reference, guidance = bundle.preset()
-    tables = {"reference": reference, "faster": _faster_table(bundle)}
+    presets = {name: bundle.preset(name) for name in (REFERENCE, FAST)}
     runs = []
     with open_runtime(bundle, _RUNTIME) as runtime:
         began = time.perf_counter()
         # Opens the graphs, which would otherwise count as the first picture's time.
-        generate(bundle, runtime, captions[0][1], table=tables["faster"], guidance=guidance)
+        table, guidance = presets[FAST]
+        generate(bundle, runtime, captions[0][1], table=table, guidance=guidance)
         seconds["open and warm up"] = time.perf_counter() - began
-        for name, table in tables.items():
+        for name, (table, guidance) in presets.items():
             with Progress(f"paint {table.name}") as progress:
                 painted = paint_captions(
                     bundle,
@@ -142,12 +141,6 @@ def _paint(bundle: Bundle, per_kind: int, seconds: dict[str, float]) -> list[Run
                 )
                 runs.append(Run(name=name, table=table, guidance=guidance, painted=list(painted)))
     return runs
-
-
-def _faster_table(bundle: Bundle) -> Table:
-    from minit2i_deploy.table import solver_table
-
-    return solver_table("euler", steps=_FASTER_STEPS, a_min=bundle.manifest.flavour.a_min)
 
 
 def _write(
