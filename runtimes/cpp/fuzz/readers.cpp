@@ -56,6 +56,7 @@ void read_all(const std::string &text) {
         const minit2i::Unigram unigram(minit2i::member(value, "model"));
         std::vector<std::int64_t> ids;
         unigram.encode(normalizer.apply("A red\tcircle, \xEF\xAC\x81 \xCC\x81!!"), ids);
+    } catch (const minit2i::Failure &) {
     } catch (const minit2i::JsonError &) {
     } catch (const minit2i::Json::exception &) {
     }

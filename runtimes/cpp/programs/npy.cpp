@@ -121,7 +121,8 @@ std::string npz_bytes(const std::vector<std::pair<std::string, std::string>> &ar
         put(directory, 0x02014b50, 4);
         put(directory, 20, 2);
         put_entry(directory, file, content);
-        put(directory, 0, 10);
+        put(directory, 0, 8); // no comment, first disk, no attributes
+        put(directory, 0, 2);
         put(directory, bytes.size(), 4);
         directory += file;
         put(bytes, 0x04034b50, 4);

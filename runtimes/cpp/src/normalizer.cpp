@@ -1,5 +1,6 @@
 #include "normalizer.hpp"
 
+#include "failure.hpp"
 #include "unicode.hpp"
 
 #include <cstring>
@@ -104,6 +105,19 @@ std::string_view stripped_right(std::string_view text) {
     return text;
 }
 
+// Later steps walk from character to character and would never end on broken ones.
+std::string checked(std::string text) {
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t num_bytes = decode_at(text, at).num_bytes;
+        if (num_bytes == 0) {
+            fail_bundle("tokenizer.json: precompiled_charsmap gives broken UTF-8; re-run minit2i "
+                        "export");
+        }
+        at += num_bytes;
+    }
+    return text;
+}
+
 } // namespace
 
 Charsmap::Charsmap(const std::string &bytes) {
@@ -154,7 +168,7 @@ std::string Charsmap::apply(std::string_view text) const {
             at += one.size();
         }
     }
-    return result;
+    return checked(std::move(result));
 }
 
 Normalizer::Normalizer(const Json &value) {
