@@ -74,7 +74,7 @@ def finished(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_it_paints_and_judges_one_caption_a_kind(finished: Path) -> None:
     values = json.loads((finished / "report.json").read_text())
-    assert [made["table"] for made in values["runs"]] == ["euler-100", "dpmpp2m-20"]
+    assert [made["table"] for made in values["runs"]] == ["euler-100", "ab2-20"]
     for made in values["runs"]:
         assert [item["kind"] for item in made["pictures"]] == list(KINDS)
         assert made["score"]["overall"]["total"] == 6

@@ -56,7 +56,7 @@ def test_tables_and_preset() -> None:
     presets = {
         "reference": solver_table("euler", steps=100, a_min=0.05),
         "balanced": solver_table("dpmpp2m", steps=40),
-        "fast": solver_table("dpmpp2m", steps=20),
+        "fast": solver_table("ab2", steps=20, a_min=0.05),
     }
     assert set(bundle.manifest.presets) == set(presets)
     for name, table in presets.items():

@@ -45,8 +45,8 @@ std::vector<float> student_conditions(const Bundle &bundle, const Table &table, 
                                       bool has_negative) {
     if (bundle.manifest.model.is_student != table.is_conditioned()) {
         fail_usage("table " + table.name() + " does not fit " + bundle.path.string() + ", a " +
-                   (table.is_conditioned() ? "base model; take one of solver euler"
-                                           : "student; take one of solver mean-flow"));
+                   (table.is_conditioned() ? "base model; take a table without student conditions"
+                                           : "student; take a table that holds its conditions"));
     }
     if (!table.is_conditioned()) {
         return {};
