@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 import shutil
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import write_bundle
+from bundles import draft, write_bundle, write_files
 from cli_runs import run
 
 import minit2i_deploy.demo
-from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.bundle import Bundle, write_manifest
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.demo.machine import describe_machine, machine_line
 from minit2i_deploy.demo.paint import paint_captions
@@ -143,7 +144,11 @@ def _stub(assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export = pytest.importorskip("minit2i_deploy.export")
 
     def stub(checkpoint: Path, bundle: Path, **options: object) -> Bundle:
-        return Bundle.open(write_bundle(bundle))
+        write_files(bundle)
+        presets = {name: draft().presets["default"] for name in ("reference", "fast")}
+        changed = {"presets": presets, "default_preset": "reference"}
+        write_manifest(bundle, dataclasses.replace(draft(), **changed))
+        return Bundle.open(bundle)
 
     monkeypatch.setattr(export, "export_bundle", stub)
     monkeypatch.setattr("minit2i_deploy.cli.demo._RUNTIME", "fake")

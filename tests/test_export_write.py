@@ -88,7 +88,7 @@ def test_half_precision_keeps_float32_edges_and_a_flavour_sets_the_preset(tmp_pa
         precision="fp16",
         flavour="jax-l16",
     )
-    assert bundle.preset() == (solver_table("euler", steps=100, a_min=0.01), 6.0)
+    assert bundle.preset("reference") == (solver_table("euler", steps=100, a_min=0.01), 6.0)
     manifest = bundle.manifest
     assert {name: graph.precision for name, graph in manifest.graphs.items()} == {
         "text_encoder": "fp32",
