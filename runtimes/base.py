@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
+from jaxtyping import Float32, Int64
 
+from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import RuntimeFailure, UsageError
 
@@ -46,6 +49,42 @@ class ClosableRuntime:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class GraphRuntime(ClosableRuntime, ABC):
+    """Base of the runtimes that run a bundle's graphs as they are, each through ``_run``."""
+
+    bundle: Bundle
+    _encoder_is_checked = False
+
+    @abstractmethod
+    def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
+        """First output of a graph on the engine."""
+
+    def encode(
+        self,
+        input_ids: Int64[np.ndarray, "n tokens"],
+        attention_mask: Int64[np.ndarray, "n tokens"],
+    ) -> Float32[np.ndarray, "n tokens width"]:
+        """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
+        if not self._encoder_is_checked:
+            check_encoder(self.bundle.path, self.name, self._encode)
+            self._encoder_is_checked = True
+        return self._encode(input_ids, attention_mask)
+
+    def _encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return self._run("text_encoder", input_ids=ids, attention_mask=mask)
+
+    def adapt(
+        self,
+        context: Float32[np.ndarray, "n length width"],
+        mask: Int64[np.ndarray, "n length"],
+        conditions: Float32[np.ndarray, "n 4"] | None = None,
+    ) -> Float32[np.ndarray, "n adapted hidden"]:
+        """Run the text adapter; arguments and result as in ``protocol.Runtime``."""
+        check_conditions(self.bundle.config, conditions)
+        told = {} if conditions is None else {"conditions": conditions}
+        return self._run("text_adapter", context=context, mask=mask, **told)
 
 
 def check_encoder(

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
-from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions, check_encoder
+from minit2i_deploy.runtimes.base import GraphRuntime
 from minit2i_deploy.runtimes.onnxruntime_providers import PROVIDERS
 from minit2i_deploy.runtimes.onnxruntime_session import (
     find_provider,
@@ -26,7 +26,7 @@ from minit2i_deploy.runtimes.onnxruntime_session import (
 from minit2i_deploy.runtimes.onnxruntime_state import OnnxTrajectory, first_line
 
 
-class OnnxRuntime(ClosableRuntime):
+class OnnxRuntime(GraphRuntime):
     """The three graphs on ONNX Runtime.
 
     Args:
@@ -74,37 +74,11 @@ class OnnxRuntime(ClosableRuntime):
         # Asked here, so that a wrong precision is known before the first graph is read.
         session_options(self._ort, self._provider, **self._settings)
         self._sessions: dict[str, Any] = {}
-        self._encoder_is_checked = False
 
     @property
     def provider(self) -> str:
         """Name of the provider in use, one of ``onnxruntime_providers.PROVIDERS``."""
         return self._provider.name
-
-    def encode(
-        self,
-        input_ids: Int64[np.ndarray, "n tokens"],
-        attention_mask: Int64[np.ndarray, "n tokens"],
-    ) -> Float32[np.ndarray, "n tokens width"]:
-        """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
-        if not self._encoder_is_checked:
-            check_encoder(self.bundle.path, self.name, self._encode)
-            self._encoder_is_checked = True
-        return self._encode(input_ids, attention_mask)
-
-    def _encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return self._run("text_encoder", input_ids=ids, attention_mask=mask)
-
-    def adapt(
-        self,
-        context: Float32[np.ndarray, "n length width"],
-        mask: Int64[np.ndarray, "n length"],
-        conditions: Float32[np.ndarray, "n 4"] | None = None,
-    ) -> Float32[np.ndarray, "n adapted hidden"]:
-        """Run the text adapter; arguments and result as in ``protocol.Runtime``."""
-        check_conditions(self.bundle.config, conditions)
-        told = {} if conditions is None else {"conditions": conditions}
-        return self._run("text_adapter", context=context, mask=mask, **told)
 
     def start(
         self,

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
-from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions, check_encoder
+from minit2i_deploy.runtimes.base import GraphRuntime
 from minit2i_deploy.runtimes.toy_graph import (
     RATE_SIZE,
     TOY_ROWS,
@@ -33,7 +33,7 @@ _RUNS: Final = ("fp32", "fp16")
 _DEVICE: Final = "CPU"
 
 
-class OpenVinoRuntime(ClosableRuntime):
+class OpenVinoRuntime(GraphRuntime):
     """The three graphs in OpenVINO on the CPU.
 
     Args:
@@ -79,32 +79,6 @@ class OpenVinoRuntime(ClosableRuntime):
         if cache is not None:
             self._settings["CACHE_DIR"] = str(cache)
         self._graphs: dict[str, Any] = {}
-        self._encoder_is_checked = False
-
-    def encode(
-        self,
-        input_ids: Int64[np.ndarray, "n tokens"],
-        attention_mask: Int64[np.ndarray, "n tokens"],
-    ) -> Float32[np.ndarray, "n tokens width"]:
-        """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
-        if not self._encoder_is_checked:
-            check_encoder(self.bundle.path, self.name, self._encode)
-            self._encoder_is_checked = True
-        return self._encode(input_ids, attention_mask)
-
-    def _encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return self._run("text_encoder", input_ids=ids, attention_mask=mask)
-
-    def adapt(
-        self,
-        context: Float32[np.ndarray, "n length width"],
-        mask: Int64[np.ndarray, "n length"],
-        conditions: Float32[np.ndarray, "n 4"] | None = None,
-    ) -> Float32[np.ndarray, "n adapted hidden"]:
-        """Run the text adapter; arguments and result as in ``protocol.Runtime``."""
-        check_conditions(self.bundle.config, conditions)
-        told = {} if conditions is None else {"conditions": conditions}
-        return self._run("text_adapter", context=context, mask=mask, **told)
 
     def start(
         self,

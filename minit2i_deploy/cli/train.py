@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Final
+
+from minit2i_deploy.cli.recipe_options import add_recipe
 
 _EPILOG: Final = """\
 An interrupted run is continued by the same command. The same recipe gives the
@@ -20,20 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = "Train a model from a recipe, or continue the run in the output folder."
     parser.epilog = _EPILOG
-    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="YAML file")
-    parser.add_argument(
-        "overrides",
-        metavar="KEY=VALUE",
-        nargs="*",
-        help="values in place of the recipe's; model.KEY=VALUE for the network's",
-    )
-    parser.set_defaults(gather="overrides")
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        type=Path,
-        required=True,
-        help="folder for checkpoints, sample grids and the log",
+    add_recipe(
+        parser,
+        "YAML file",
+        "values in place of the recipe's; model.KEY=VALUE for the network's",
     )
 
 
