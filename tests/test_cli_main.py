@@ -45,7 +45,7 @@ FLAGS = {
     "verify": [*SOURCE, *ENGINE, "--checkpoint", "--json", "--ladder", "--rung", "BUNDLE"],
     "table": [
         "--a-min", "--clip", "--interval", "--json", "--list", "--omega", "--output", "--rescale",
-        "--shift", "--solver", "--steps", "--t-max", "--t-min", "-o",
+        "--shift", "--solver", "--steps", "--t-max", "--t-min", "--times", "-o",
     ],
     "eval shapes": [
         *PAINTING, *ENGINE, "--batch", "--clip", "--interval", "--json", "--output", "--per-kind",

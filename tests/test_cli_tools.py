@@ -160,6 +160,9 @@ def test_a_checkpoint_is_inspected_and_a_real_bundle_measured_against_it(
 
 
 def test_table_prints_writes_and_lists(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    own = run(capsys, "table", "--solver", "euler", "--times", "0,0.25,1", "--json")
+    free = solver_table("euler", grid=[0.0, 0.25, 1.0])
+    assert own.out == free.to_json()
     words = ("table", "--solver", "euler", "--steps", "2", "--a-min", "0.1")
     wanted = solver_table("euler", steps=2, a_min=0.1)
     lines = [line.split() for line in run(capsys, *words).out.splitlines()]
@@ -196,6 +199,8 @@ def test_table_options_reach_the_compiler(capsys: pytest.CaptureFixture[str]) ->
         ([], "--solver NAME and --steps N are needed"),
         (["--solver", "euler", "--steps", "0"], "steps is 0"),
         (["--solver", "euler", "--steps", "2", "-o", "t.txt"], "only .json"),
+        (["--solver", "euler", "--times", "0,0.5,0.5,1"], "0.5"),
+        (["--solver", "euler", "--times", "0,1", "--shift", "2"], "one or the other"),
     ],
 )
 def test_table_refuses(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from minit2i_deploy.cli.options import add_json
+from minit2i_deploy.cli.options import add_json, numbers
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,6 +71,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="time grid t / (t + S (1 - t)): above 1 more of the steps are near noise",
     )
+    parser.add_argument(
+        "--times",
+        metavar="T,T..",
+        type=numbers,
+        help="time grid of your own, rising from 0 to 1, in place of --steps and --shift",
+    )
     for name, what in _STUDENT.items():
         parser.add_argument(f"--{name}", metavar="X", type=float, help=f"mean-flow only: {what}")
     parser.add_argument(
@@ -88,8 +94,12 @@ def run(options: argparse.Namespace) -> None:
     if options.list:
         _list(options)
         return
-    if options.solver is None or options.steps is None:
-        raise UsageError("--solver NAME and --steps N are needed; --list names the solvers")
+    if options.solver is None or (options.steps is None and options.times is None):
+        raise UsageError(
+            "--solver NAME and --steps N are needed, or --times; --list names the solvers"
+        )
+    if options.times is not None and options.shift is not None:
+        raise UsageError("--times came with --shift; give one or the other")
     from minit2i_deploy.cli import places
     from minit2i_deploy.table import solver_table
 
@@ -102,7 +112,7 @@ def run(options: argparse.Namespace) -> None:
         interval=tuple(options.interval),
         clip=options.clip,
         rescale=options.rescale,
-        grid="uniform" if options.shift is None else "shifted",
+        grid=_grid(options),
         shift=options.shift,
         omega=options.omega,
         t_min=options.t_min,
@@ -113,6 +123,13 @@ def run(options: argparse.Namespace) -> None:
         print(f"{options.output}  {table.name}, {len(table)} rows")
     else:
         print(table.to_json().rstrip() if options.json else _text(table))
+
+
+def _grid(options: argparse.Namespace) -> str | tuple[float, ...]:
+    if options.times is not None:
+        times: tuple[float, ...] = options.times
+        return times
+    return "uniform" if options.shift is None else "shifted"
 
 
 def _list(options: argparse.Namespace) -> None:
