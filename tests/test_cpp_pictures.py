@@ -169,5 +169,5 @@ def test_a_negative_prompt_without_guidance_warns(tmp_path: Path) -> None:
         assert call(client.handle, by(params), by(pictures)) == cpp_client.OK
         cpp_client.library().minit2i_pictures_free(pictures)
     assert client.warnings == [
-        "the negative prompt has no effect at guidance 1.0 under table euler-100"
+        "the negative prompt has no effect at guidance 1.0 under table dpmpp2m-40"
     ]

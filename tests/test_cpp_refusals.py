@@ -234,7 +234,7 @@ def test_tables_must_fit_the_model(tmp_path: Path) -> None:
     solver_table("euler", steps=2).save(tmp_path / "base.json")
     words = ("-o", tmp_path / "a.png", "--table", tmp_path / "base.json")
     line = program("minit2i-generate", student_bundle(), "a", *words, code=2)
-    assert "take one of solver mean-flow" in line
+    assert "take a table that holds its conditions" in line
     line = program("minit2i-generate", student_bundle(), "a", "-o", tmp_path / "a.png",
                    "--guidance", "0.5", code=2)  # fmt: skip
     assert "a student is told 1 (none) or more" in line
