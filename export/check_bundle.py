@@ -63,7 +63,7 @@ def verify_bundle(
         )
 
     checks = _measure(opened, load, text_encoder, report)
-    require_within_bounds(checks)
+    require_within_bounds(checks, "re-run minit2i export")
     return tuple(checks)
 
 

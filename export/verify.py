@@ -126,8 +126,12 @@ def compare_torch(
     return [*checks, _pixel_check(pixels, network.pixels, bound, where)]
 
 
-def require_within_bounds(checks: Iterable[Check]) -> None:
+def require_within_bounds(checks: Iterable[Check], consequence: str) -> None:
     """Refuse what is over its bound, or is no number at all.
+
+    Args:
+        checks: what was measured.
+        consequence: last words of the error: what follows from it.
 
     Raises:
         VerificationError: the first such check.
@@ -136,7 +140,7 @@ def require_within_bounds(checks: Iterable[Check]) -> None:
         if not check.measured <= check.bound:
             raise VerificationError(
                 f"{check.name}: {check.measured:.3g} {check.unit} but at most {check.bound:.3g} is"
-                f" allowed ({check.where}); no bundle was written"
+                f" allowed ({check.where}); {consequence}"
             )
 
 

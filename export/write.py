@@ -144,7 +144,7 @@ def export_bundle(
         del net
         gc.collect()  # onnxruntime is about to load the same weights
         checks = [*_compare(job, text, reference), *checks]
-        require_within_bounds(checks)
+        require_within_bounds(checks, "no bundle was written")
         _write_manifest(job, {"text_encoder": encoder_graph, **graphs}, checks, origin)
         report("verified", 1.0)
     return Bundle.open(bundle)

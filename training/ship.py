@@ -57,6 +57,8 @@ def ship(
     header |= notes or {}
     with atomic_directory(target, overwrite=overwrite) as partial:
         save_file(tensors, partial / "ema.safetensors")
+        # The library makes it readable by its owner alone, which is wrong for what is handed on.
+        (partial / "ema.safetensors").chmod(0o644)
         text = json.dumps(header, indent=2, sort_keys=True) + "\n"
         (partial / "checkpoint.json").write_text(text, encoding="utf-8")
     return target
