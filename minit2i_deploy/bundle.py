@@ -128,7 +128,7 @@ class Bundle:
 
 @functools.lru_cache(maxsize=4)
 def _open_tokenizer(folder: Path, prompt_length: int, digest: str) -> Tokenizer:
-    """Parsing a T5 vocabulary takes longer than a prompt; the digest stands for the file's bytes."""
+    """Kept, because parsing a vocabulary takes long; the digest stands for the file's bytes."""
     return Tokenizer.open(folder, prompt_length)
 
 
