@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from cpp_client import BUILD, ROOT, program
 from tiny_bundle import tiny_bundle
 
 from minit2i_deploy._version import __version__
+from minit2i_deploy.table import solver_table
 
 pytestmark = pytest.mark.cpp
 
@@ -97,7 +99,23 @@ def test_the_readers_survive_damage() -> None:
     assert rounds > 10
 
 
-@pytest.mark.slow
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    for steps in (1, 6):
+        table = solver_table("euler", steps=steps)
+        (tmp_path / f"euler-{steps}.json").write_text(table.to_json(), encoding="utf-8")
+    rows = f"{tmp_path}/euler-{{steps}}.json"
+    painter = cpp_client.build() / "minit2i-generate"
+    peer = f"{painter} {tiny_bundle()} {{prompt}} --table {rows} -o {{output}}"
+    words = ("--client", cpp_client.build(), "--rounds", 1, "--table", "euler-20", "--json")
+    script = ROOT / "benchmarks" / "cpp_client.py"
+    report = json.loads(run(sys.executable, script, tiny_bundle(), *words, "--peer", peer))
+    assert [item["name"] for item in report["programs"]] == ["C++ client", "Python runtime"]
+    for item in report["programs"]:
+        assert item["start_median_s"] > 0 and item["step_median_s"] > 0
+    assert report["cpp_over_python"].keys() == {"start_s", "rows_s", "peak_bytes"}
+    assert report["peer"]["peak_bytes"] > 0 and len(report["peer"]["step_s"]) == 1
+
+
 def test_sanitised(tmp_path: Path) -> None:
     folder = ROOT / "build" / "cpp-sanitised"
     script = ROOT / "scripts" / "build_cpp.sh"
@@ -108,6 +126,7 @@ def test_sanitised(tmp_path: Path) -> None:
     program("fuzz_readers", 10, *files, folder=folder)
     program("embed_c", tiny_bundle(), folder=folder)
     output = ("-o", tmp_path / "a.png")
+    program("soak", tiny_bundle(), 100, folder=folder)
     words = ("--negative", "green", "--table", "euler-20", "--seed", "1,2", *output)
     program("minit2i-generate", tiny_bundle(), "a red circle", *words, folder=folder)
     program("minit2i-generate", student_bundle(), "a red circle", *output, folder=folder)

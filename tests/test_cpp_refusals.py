@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,17 @@ from typing import Any
 import cpp_client
 import pytest
 from cpp_bundles import student_bundle
-from cpp_client import BUNDLE, CANCELLED, OK, USAGE, Client, last_error, library, program
+from cpp_client import (
+    BUNDLE,
+    CANCELLED,
+    OK,
+    USAGE,
+    Client,
+    build,
+    last_error,
+    library,
+    program,
+)
 from tiny_bundle import tiny_bundle
 
 from minit2i_deploy.bundle import Bundle
@@ -225,6 +236,20 @@ def test_a_missing_provider_is_a_failure(tmp_path: Path) -> None:
     words = ("-o", tmp_path / "a.png", "--provider", "cuda")
     line = program("minit2i-generate", tiny_bundle(), "a", *words, code=1)
     assert "onnxruntime cannot open it on cuda" in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize("kilobytes", [50_000, 60_000, 80_000, 120_000])
+def test_out_of_memory_is_one_line(tmp_path: Path, kilobytes: int) -> None:
+    seeds = ",".join(map(str, range(3000)))
+    command = (build() / "minit2i-generate", tiny_bundle(), "a", "--seed", seeds, "--threads", "1",
+               "-o", tmp_path / "a.png")  # fmt: skip
+    quoted = " ".join(f"'{word}'" for word in command)
+    # The limit takes hold at the allocation that passes it: the loader's, the graph's, the batch's.
+    shell = f"ulimit -v {kilobytes}; exec {quoted}"
+    made = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
+    assert made.returncode == 1, made.stderr
+    assert "out of memory" in made.stderr and made.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_must_fit_the_model(tmp_path: Path) -> None:

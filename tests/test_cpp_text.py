@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +134,24 @@ def test_embeddings_are_those_of_python(tmp_path: Path) -> None:
     assert np.array_equal(made["mask"], wanted.mask)
     assert np.abs(made["values"] - wanted.values).max() <= MAX_EMBEDDING_ERROR
     assert np.abs(made["pooled"] - wanted.pooled()).max() <= MAX_EMBEDDING_ERROR
+
+
+def test_a_cut_prompt_says_where() -> None:
+    with Client(tiny_bundle()) as client:
+        texts = cpp_client.text(b"a green circle " * 30)
+        result = ctypes.c_void_p()
+        call = cpp_client.library().minit2i_embed
+        assert call(client.handle, ctypes.byref(texts), ctypes.c_size_t(1),
+                    ctypes.byref(result)) == OK  # fmt: skip
+        cpp_client.library().minit2i_embeddings_free(result)
+    (line,) = client.warnings
+    cut = re.fullmatch(r"prompt 0 was cut to 12 tokens: '\.\.\.(.+)'", line)
+    assert cut is not None and cut[1] in "a green circle " * 30
+    assert len(cut[1]) == 20
+
+
+def test_memory_does_not_grow() -> None:
+    assert program("soak", tiny_bundle(), 1000).startswith("1000 calls, ")
 
 
 def test_two_clients_in_two_threads_and_a_thousand_embeddings() -> None:

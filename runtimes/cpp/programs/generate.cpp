@@ -31,6 +31,7 @@ it in text fields.
   --provider NAME        cpu (default), cuda or tensorrt
   --threads N            CPU threads; 0 (default) is one for each core
   --verify               hash every file of the bundle first
+  --json                 print one JSON object a picture, in place of text
   --version              print the version
 
 Exit codes: 0 done, 2 wrong use, 1 anything else.
@@ -40,10 +41,26 @@ void warn(void *, const char *text) {
     std::fprintf(stderr, "minit2i-generate: warning: %s\n", text);
 }
 
-int show_progress(void *, std::uint64_t done, std::uint64_t total) {
-    std::fprintf(stderr, "\rrow %llu/%llu%s", static_cast<unsigned long long>(done),
-                 static_cast<unsigned long long>(total), done == total ? "\n" : "");
+// user_data counts the rows of the table.
+int show_progress(void *user_data, std::uint64_t done, std::uint64_t total) {
+    *static_cast<std::uint64_t *>(user_data) = total;
+    if (isatty(STDERR_FILENO) != 0) {
+        std::fprintf(stderr, "\rrow %llu/%llu%s", static_cast<unsigned long long>(done),
+                     static_cast<unsigned long long>(total), done == total ? "\n" : "");
+    }
     return 0;
+}
+
+std::string quoted(const std::string &text) {
+    std::string result = "\"";
+    for (const char c : text) {
+        if (c == '"' || c == '\\') {
+            result += '\\';
+        }
+        // No other control character can stand in a name that a terminal gave.
+        result += c == '\n' ? std::string("\\n") : std::string(1, c);
+    }
+    return result + "\"";
 }
 
 std::vector<std::string> split(const std::string &text) {
@@ -125,12 +142,20 @@ void check_arguments(const programs::Arguments &arguments) {
 }
 
 void write_pictures(const programs::Arguments &arguments, const minit2i::Pictures &pictures,
-                    const std::vector<std::uint64_t> &seeds) {
+                    const std::vector<std::uint64_t> &seeds, std::uint64_t num_rows) {
     const std::string output = arguments.value("--output");
     for (std::size_t index = 0; index < pictures.count(); ++index) {
         const std::string path = picture_path(output, seeds[index], index, seeds,
                                               arguments.has("--seed") || !arguments.has("--noise"));
         pictures.save_png(index, path);
+        if (arguments.has("--json")) {
+            std::printf("{\"path\": %s, \"table\": %s, \"guidance\": %.17g, \"rows\": %llu, "
+                        "\"step_seconds\": %.6f}\n",
+                        quoted(path).c_str(), quoted(pictures.table()).c_str(),
+                        pictures.guidance(), static_cast<unsigned long long>(num_rows),
+                        pictures.step_seconds());
+            continue;
+        }
         std::printf("%s  %s, guidance %g, %.2f s\n", path.c_str(), pictures.table().c_str(),
                     pictures.guidance(), pictures.step_seconds());
     }
@@ -146,7 +171,7 @@ int run(int argc, char **argv) {
         argc, argv,
         {"--output", "--seed", "--negative", "--preset", "--table", "--guidance", "--interval",
          "--noise", "--save-state", "--provider", "--threads"},
-        {"--verify"});
+        {"--verify", "--json"});
     check_arguments(arguments);
     minit2i_open_params open = minit2i::open_params();
     open.provider = arguments.pointer("--provider");
@@ -175,8 +200,11 @@ int run(int argc, char **argv) {
     params.negative = arguments.has("--negative") ? &negative_text : nullptr;
     params.preset = arguments.pointer("--preset");
     params.table = arguments.pointer("--table");
-    params.on_progress = isatty(STDERR_FILENO) != 0 ? show_progress : nullptr;
-    write_pictures(arguments, client.generate(params), seeds);
+    std::uint64_t num_rows = 0;
+    params.on_progress = show_progress;
+    params.progress_data = &num_rows;
+    const minit2i::Pictures pictures = client.generate(params);
+    write_pictures(arguments, pictures, seeds, num_rows);
     return 0;
 }
 

@@ -51,6 +51,13 @@ void append_tensorrt(Ort::SessionOptions &options) {
 
 void fail_engine(const std::string &where, const Ort::Exception &error) {
     const std::string text = error.what();
+    // ONNX Runtime has no status of its own for this.
+    for (const char *sign : {"bad_alloc", "Failed to allocate memory"}) {
+        if (text.find(sign) != std::string::npos) {
+            throw Failure(MINIT2I_ERROR_MEMORY,
+                          where + ": out of memory; free some, or use a smaller batch");
+        }
+    }
     fail_runtime(where + ": " + text.substr(0, text.find('\n')));
 }
 

@@ -172,6 +172,41 @@ std::string decode_provenance(const Json &value) {
     return expect_digest(value.at("checkpoint_sha256"), where + ".checkpoint_sha256");
 }
 
+void check_quantised_graph(const Json &value, const std::string &where) {
+    expect_fields(value, where, {"scheme", "layers", "excluded"});
+    expect_text(value.at("scheme"), where + ".scheme");
+    expect_positive(value, "layers", where);
+    for (const Json &name : expect_list(value.at("excluded"), where + ".excluded")) {
+        expect_text(name, where + ".excluded");
+    }
+}
+
+void check_quantization(const Json &value) {
+    const std::string where = "manifest.quantization";
+    expect_fields(value, where,
+                  {"scheme", "base_precision", "source_digest", "calibration_sha256",
+                   "smoothing", "graphs"});
+    expect_text(value.at("scheme"), where + ".scheme");
+    expect_one_of(where + ".base_precision",
+                  expect_text(value.at("base_precision"), where + ".base_precision"),
+                  {"fp32", "bf16", "fp16"});
+    expect_digest(value.at("source_digest"), where + ".source_digest");
+    if (!value.at("calibration_sha256").is_null()) {
+        expect_digest(value.at("calibration_sha256"), where + ".calibration_sha256");
+    }
+    for (const auto &item : expect_object(value.at("smoothing"), where + ".smoothing").items()) {
+        const double strength = expect_number(item.value(), where + ".smoothing." + item.key());
+        if (strength < 0.0 || strength > 1.0) {
+            throw JsonError(where + ": a smoothing strength is outside 0..1");
+        }
+    }
+    for (const auto &item : expect_object(value.at("graphs"), where + ".graphs").items()) {
+        const std::string graph = where + ".graphs." + item.key();
+        expect_one_of(graph, item.key(), {"text_encoder", "text_adapter", "transformer"});
+        check_quantised_graph(item.value(), graph);
+    }
+}
+
 void check_checks(const Json &value) {
     std::size_t index = 0;
     for (const Json &check : expect_list(value, "manifest.checks")) {
@@ -214,7 +249,17 @@ bool is_sha256(const std::string &text) {
            });
 }
 
-Manifest decode_manifest(const Json &value) {
+Manifest decode_manifest(const Json &whole) {
+    Json value = expect_object(whole, "manifest");
+    // It stands in a quantised bundle's manifest alone.
+    if (value.contains("quantization")) {
+        check_quantization(value.at("quantization"));
+        value.erase("quantization");
+    }
+    if (value.contains("late")) {
+        throw JsonError("manifest.late names another step graph for late rows, which this client "
+                        "does not switch to; use the Python runtime onnxruntime");
+    }
     expect_fields(value, "manifest",
                   {"kind", "format_version", "manifest_sha256", "model", "variant", "graphs",
                    "tokenizer", "files", "tables", "presets", "default_preset", "flavour",

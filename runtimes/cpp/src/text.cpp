@@ -38,7 +38,8 @@ std::vector<Encoded> tokenise(const Tokenizer &tokenizer,
         result.push_back(tokenizer.encode(texts[index], index));
         if (result.back().was_cut) {
             warn("prompt " + std::to_string(index) + " was cut to " +
-                 std::to_string(tokenizer.prompt_length()) + " tokens");
+                 std::to_string(tokenizer.prompt_length()) + " tokens: '..." +
+                 tokenizer.tail(result.back()) + "'");
         }
     }
     return result;

@@ -9,6 +9,8 @@
 namespace minit2i {
 namespace {
 
+constexpr std::size_t kTailBytes = 20;
+
 // Where white space that ends at a byte begins, but not before a floor.
 std::size_t white_start(std::string_view text, std::size_t floor, std::size_t end) {
     while (end > floor) {
@@ -155,6 +157,25 @@ Encoded Tokenizer::encode(std::string_view text, std::size_t index) const {
     result.ids.resize(std::min(result.ids.size(), keep));
     result.ids.push_back(eos_id_);
     return result;
+}
+
+std::string Tokenizer::tail(const Encoded &encoded) const {
+    std::string text;
+    for (std::size_t index = 0; index + 1 < encoded.ids.size(); ++index) {
+        const std::int64_t id = encoded.ids[index];
+        const auto token = std::find_if(added_.begin(), added_.end(),
+                                        [id](const AddedToken &known) { return known.id == id; });
+        text += token != added_.end() ? std::string_view(token->content) : model_.piece(id);
+    }
+    std::size_t at = replacement_.empty() ? std::string::npos : text.find(replacement_);
+    for (; at != std::string::npos; at = text.find(replacement_, at)) {
+        text.replace(at, replacement_.size(), " ");
+    }
+    std::size_t start = text.size() - std::min(text.size(), kTailBytes);
+    while (start < text.size() && (static_cast<unsigned char>(text[start]) & 0xc0) == 0x80) {
+        ++start;
+    }
+    return text.substr(start);
 }
 
 void Tokenizer::encode_plain(std::string_view text, bool is_first,

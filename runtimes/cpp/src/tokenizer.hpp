@@ -24,6 +24,8 @@ public:
 
     // index is the prompt's, for the message.
     Encoded encode(std::string_view text, std::size_t index) const;
+    // The end of what the ids stand for, in the tokenizer's own spelling; at most 20 bytes.
+    std::string tail(const Encoded &encoded) const;
     std::int64_t pad_id() const { return pad_id_; }
     std::int64_t prompt_length() const { return prompt_length_; }
 

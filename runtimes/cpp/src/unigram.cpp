@@ -44,6 +44,11 @@ Unigram::Unigram(const Json &value) : longest_(256, 0) {
     unknown_score_ = lowest - kUnknownPenalty;
 }
 
+std::string_view Unigram::piece(std::int64_t id) const {
+    const auto index = static_cast<std::size_t>(id);
+    return index < pieces_.size() ? std::string_view(pieces_[index]) : std::string_view();
+}
+
 std::int64_t Unigram::find(std::string_view piece) const {
     const auto found = ids_.find(piece);
     return found == ids_.end() ? -1 : found->second;

@@ -25,6 +25,8 @@ public:
     void encode(std::string_view text, std::vector<std::int64_t> &ids) const;
     // The id of a piece, or -1.
     std::int64_t find(std::string_view piece) const;
+    // The text of a piece; empty where the id is none of the model's.
+    std::string_view piece(std::int64_t id) const;
 
 private:
     struct Best {
