@@ -11,14 +11,14 @@ from minit2i_deploy.errors import UsageError, require
 if TYPE_CHECKING:
     from minit2i_deploy.training.text_encoder import TextEncoderRecipe
 
-__all__ = ["distill", "make_text_encoder", "train"]
+__all__ = ["distill", "make_text_encoder", "resolved_recipe", "train"]
 
 
 def train(recipe_path: Path, folder: Path, overrides: Sequence[str] = ()) -> Path:
     """Train what a recipe says, or continue a run that stands in the folder.
 
     Args:
-        recipe_path: YAML file; its keys are ``recipe.Recipe``'s.
+        recipe_path: YAML file, whose keys are ``recipe.Recipe``'s, or the name of a shipped one.
         folder: receives checkpoints, sample grids, log.jsonl and recipe.json.
         overrides: ``key=value`` texts that replace the file's values, ``model.key=value`` inside.
 
@@ -66,6 +66,21 @@ def _run(recipe_path: Path, folder: Path, overrides: Sequence[str], *, distill: 
     return Trainer(recipe, Path(folder)).run()
 
 
+def resolved_recipe(recipe_path: Path, overrides: Sequence[str] = ()) -> str:
+    """The recipe with every value filled in, as YAML that is a recipe again.
+
+    Raises:
+        UsageError: as from ``train``.
+        MissingDependencyError: the training extra is not installed.
+    """
+    yaml = require("yaml", "train")
+    from minit2i_deploy.training.recipe import load_recipe
+
+    values = load_recipe(Path(recipe_path), overrides).to_dict()
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text
+
+
 def make_text_encoder(folder: Path, recipe: TextEncoderRecipe | None = None) -> float:
     """Make the shapes data's vocabulary and small T5 encoder.
 
@@ -89,5 +104,5 @@ def make_text_encoder(folder: Path, recipe: TextEncoderRecipe | None = None) -> 
 
 
 def _require_libraries() -> None:
-    for module in ("torch", "safetensors", "transformers"):
+    for module in ("torch", "accelerate", "safetensors", "transformers"):
         require(module, "train")

@@ -5,6 +5,9 @@ step-001000/
   model.safetensors    online weights, canonical names, float32
   ema.safetensors      their moving average: what one deploys
   optimizer.pt         optimizer state, read with weights_only
+
+An adapter's run holds only its matrices in the two, and beside them the PEFT adapter to deploy:
+adapter_config.json and adapter_model.safetensors.
 """
 
 from __future__ import annotations
@@ -25,9 +28,12 @@ from torch import Tensor
 
 from minit2i_deploy.errors import TrainingError
 from minit2i_deploy.files import atomic_directory
+from minit2i_deploy.training.lora_adapter import write_adapter
 from minit2i_deploy.training.recipe import Recipe
 
 FORMAT: Final = "minit2i-training"
+# Another name, because no reader can make a whole network of it.
+LORA_FORMAT: Final = "minit2i-lora-training"
 VERSION: Final = 1
 
 
@@ -41,6 +47,8 @@ class TrainingState:
         ema: their moving average, likewise.
         optimizer: ``Optimizers.state_dict``'s form.
         teacher_sha256: digest of the weights that were distilled; None for a base model.
+        base_sha256: digest of the weights that adapters are trained on; None without adapters.
+        data: state of the batches' source, plain values; None in checkpoints before there was one.
     """
 
     step: int
@@ -48,40 +56,70 @@ class TrainingState:
     ema: Mapping[str, Tensor]
     optimizer: dict[str, Any]
     teacher_sha256: str | None = None
+    base_sha256: str | None = None
+    data: Mapping[str, Any] | None = None
 
 
 def save_checkpoint(folder: Path, recipe: Recipe, state: TrainingState) -> Path:
-    """Write ``folder/step-NNNNNN`` atomically and drop all but the last ``keep_last``.
+    """Write ``folder/step-NNNNNN`` atomically, then drop old ones that the recipe does not keep.
 
     Returns:
         the new checkpoint's folder.
 
     Raises:
         UsageError: the folder may not be written.
-        Minit2iError: the disk failed or is full.
+        TrainingError: the disk failed or is full; the checkpoints before stand.
     """
     target = folder / f"step-{state.step:06d}"
     with atomic_directory(target, overwrite=True) as partial:
-        save_file(_on_cpu(state.model), partial / "model.safetensors")
-        save_file(_on_cpu(state.ema), partial / "ema.safetensors")
-        torch.save(state.optimizer, partial / "optimizer.pt")
-        header = {
-            "format": FORMAT,
-            "version": VERSION,
-            "step": state.step,
-            "config": recipe.model.to_dict(),
-            "recipe": recipe.to_dict(),
-        }
-        if state.teacher_sha256 is not None:
-            header["teacher_sha256"] = state.teacher_sha256
-        text = json.dumps(header, indent=2, sort_keys=True) + "\n"
-        (partial / "checkpoint.json").write_text(text, encoding="utf-8")
+        try:
+            _write(partial, recipe, state)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingError(
+                f"{target}: cannot be written ({reason}); the checkpoint before it stands, make "
+                "room and give the same command again"
+            ) from error
     for old in checkpoints(folder)[: -recipe.keep_last]:
+        if recipe.keep_every and _step_of(old) % recipe.keep_every == 0:
+            continue
         # Renamed first, so that a kill half-way leaves nothing that looks whole.
         doomed = old.with_name(f".{old.name}.partial-{os.getpid()}")
         os.replace(old, doomed)
         shutil.rmtree(doomed)
     return target
+
+
+def _write(partial: Path, recipe: Recipe, state: TrainingState) -> None:
+    save_file(_on_cpu(state.model), partial / "model.safetensors")
+    save_file(_on_cpu(state.ema), partial / "ema.safetensors")
+    torch.save(state.optimizer, partial / "optimizer.pt")
+    if state.base_sha256 is not None:
+        write_adapter(partial, recipe, state.ema, state.base_sha256)
+    header = {
+        "format": _format(recipe),
+        "version": VERSION,
+        "step": state.step,
+        "config": recipe.model.to_dict(),
+        "recipe": recipe.to_dict(),
+    }
+    added = {
+        "teacher_sha256": state.teacher_sha256,
+        "base_sha256": state.base_sha256,
+        "data": state.data,
+        "told": None if recipe.distill is None else recipe.distill.told(recipe.sample_guidance),
+    }
+    header |= {key: value for key, value in added.items() if value is not None}
+    text = json.dumps(header, indent=2, sort_keys=True) + "\n"
+    (partial / "checkpoint.json").write_text(text, encoding="utf-8")
+    for path in partial.iterdir():
+        # On disk before the rename, or a power cut could leave a whole folder of empty files.
+        with open(path, "rb+") as stream:
+            os.fsync(stream.fileno())
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -115,6 +153,8 @@ def load_checkpoint_state(path: Path, recipe: Recipe) -> TrainingState:
             ema=load_file(path / "ema.safetensors"),
             optimizer=torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"),
             teacher_sha256=header.get("teacher_sha256"),
+            base_sha256=header.get("base_sha256"),
+            data=header.get("data"),
         )
     except (
         AttributeError,
@@ -135,10 +175,10 @@ def load_checkpoint_state(path: Path, recipe: Recipe) -> TrainingState:
 
 
 def _check_header(path: Path, header: dict[str, Any], recipe: Recipe) -> None:
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
+    if header.get("format") != _format(recipe) or header.get("version") != VERSION:
         raise TrainingError(
             f"{path}: format {header.get('format')!r} version {header.get('version')!r}, wanted "
-            f"{FORMAT} {VERSION}; resume with the version that wrote it"
+            f"{_format(recipe)} {VERSION}; resume with the recipe and version that wrote it"
         )
     found, wanted = header["config"], recipe.model.to_dict()
     different = sorted(key for key in found.keys() | wanted if found.get(key) != wanted.get(key))
@@ -148,6 +188,21 @@ def _check_header(path: Path, header: dict[str, Any], recipe: Recipe) -> None:
             f"{path}: was written by another network ({key} {found.get(key)!r}, the recipe has "
             f"{wanted.get(key)!r}); use another output folder or that network's recipe"
         )
+    if recipe.lora is not None:
+        _check_adapter(path, header["recipe"]["lora"], recipe.lora.to_dict())
+
+
+def _check_adapter(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for key in ("rank", "alpha", "targets"):
+        if found[key] != wanted[key]:
+            raise TrainingError(
+                f"{path}: was written with lora.{key} {found[key]!r}, the recipe has "
+                f"{wanted[key]!r}; use another output folder or that value"
+            )
+
+
+def _format(recipe: Recipe) -> str:
+    return FORMAT if recipe.lora is None else LORA_FORMAT
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -21,8 +21,10 @@ class DistillRecipe:
         omega: lowest and highest guidance scale, drawn log-uniformly.
         t_min: lowest and highest noise level where guidance ends (0 picture, 1 noise).
         t_max: likewise where it begins.
+        level_mean, level_std: of the normal law whose sigmoid the two noise levels t and r are.
         plain_share: share of each batch with r = t, which learns the velocity itself.
-        sample_t_min, sample_t_max: what the student is told in sample grids.
+        sample_t_min, sample_t_max: what the student is told in sample grids, and by the tables of
+            a bundle that is exported from it.
 
     Raises:
         UsageError: a value is of the wrong type or outside its range.
@@ -32,6 +34,8 @@ class DistillRecipe:
     omega: tuple[float, float] = (1.0, 13.0)
     t_min: tuple[float, float] = (0.0, 0.5)
     t_max: tuple[float, float] = (0.5, 1.0)
+    level_mean: float = 0.8
+    level_std: float = 0.8
     plain_share: float = 0.5
     sample_t_min: float = 0.2
     sample_t_max: float = 0.8
@@ -48,6 +52,8 @@ class DistillRecipe:
             low, high = getattr(self, name)
             self._check(name, low >= 0 and high <= 1, "in 0..1")
         self._check("t_min", self.t_min[1] <= self.t_max[0], "no higher than t_max")
+        self._check("level_mean", _real(self.level_mean), "a finite number")
+        self._check("level_std", _real(self.level_std) and self.level_std > 0, "above 0")
         for name in ("plain_share", "sample_t_min", "sample_t_max"):
             value = getattr(self, name)
             self._check(name, _real(value) and 0 <= value <= 1, "in 0..1")
@@ -62,6 +68,10 @@ class DistillRecipe:
     @property
     def teacher_folder(self) -> Path:
         return folder_named(self.teacher)
+
+    def told(self, omega: float) -> dict[str, float]:
+        """What the student is told in sample grids, and by default in an exported bundle."""
+        return {"omega": omega, "t_min": self.sample_t_min, "t_max": self.sample_t_max}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON."""

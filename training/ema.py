@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from minit2i_deploy.training.parallel import cut_like, local
 from minit2i_deploy.training.recipe import Recipe
 
 
@@ -28,29 +29,28 @@ def ema_decay_at(recipe: Recipe, step: int) -> float:
 class EMA:
     """Keeps ``average = decay * average + (1 - decay) * value`` of every parameter, in float32.
 
-    The decay of each step is ``ema_decay_at``'s.
+    The decay of each step is ``ema_decay_at``'s. Of a shard the shard is averaged.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
-        self.tensors = {
+        self.tensors: dict[str, Tensor] = {
             name: value.detach().to(torch.float32).clone() for name, value in parameters.items()
         }
 
     @torch.no_grad()
     def update(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
         """Take in the parameters, the average so far counting ``decay``."""
-        names = list(self.tensors)
-        averages = [self.tensors[name] for name in names]
-        values = [parameters[name].detach().to(torch.float32) for name in names]
+        averages = [local(average) for average in self.tensors.values()]
+        values = [local(parameters[name].detach()).to(torch.float32) for name in self.tensors]
         torch._foreach_lerp_(averages, values, 1 - decay)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from saved averages.
+        """Continue from saved averages, whole ones.
 
         Raises:
             KeyError: a parameter has none.
         """
         self.tensors = {
-            name: tensors[name].to(value.device, torch.float32)
+            name: cut_like(tensors[name].to(torch.float32), value)
             for name, value in self.tensors.items()
         }

@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from minit2i_deploy.bench.flops import adapter_flops, denoiser_flops
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.draws import draw_step
 from minit2i_deploy.training.initialise import initialise
 from minit2i_deploy.training.loss import flow_matching_loss
 from minit2i_deploy.training.objective import Batch
+from minit2i_deploy.training.parallel import compiled
 from minit2i_deploy.training.recipe import Recipe
+from minit2i_deploy.training.start import weights_of
 
 
 class FlowMatching:
     """The loss is reported as it is."""
 
-    teacher_sha256 = None
+    teacher_sha256: str | None = None
+    base_sha256: str | None = None
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        self.predict: Callable[..., Tensor] = _predict
-        if recipe.compile:
-            self.predict = torch.compile(_predict, dynamic=False)
+        self.predict: Callable[..., Tensor] = compiled(_predict, recipe)
+
+    @property
+    def picture_flops(self) -> float:
+        # A backward pass is two forward ones.
+        return 3.0 * (denoiser_flops(self.recipe.model) + adapter_flops(self.recipe.model))
 
     def fill(self, net: MMJiT) -> None:
-        initialise(net, self.recipe.seed)
+        """Fresh weights, or those of the recipe's ``start_from``."""
+        if not self.recipe.start_from:
+            initialise(net, self.recipe.seed)
+            return
+        weights = weights_of(self.recipe)
+        with torch.no_grad():
+            for name, value in net.canonical_parameters().items():
+                value.copy_(torch.from_numpy(weights[name]))
 
-    def loss(self, net: MMJiT, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        draws = draw_step(self.recipe, step, batch.mask)
+    def deployed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return weights
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        draws = draw_step(self.recipe, step, batch.mask, batch.rows)
         values = (batch.images, batch.context, draws.mask, draws.t, draws.noise)
         loss = flow_matching_loss(
             partial(self.predict, net),
@@ -41,5 +58,5 @@ class FlowMatching:
         return loss, loss.detach()
 
 
-def _predict(net: MMJiT, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+def _predict(net: nn.Module, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
     return net(x, context, mask)

@@ -15,7 +15,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from minit2i_deploy.training.loss import NOISE_SCALE
 
 LEVEL_FLOOR = 0.05
-LEVEL_MEAN, LEVEL_STD = 0.8, 0.8
 WEIGHT_EPS = 0.01
 
 Range = tuple[float, float]
@@ -43,16 +42,17 @@ class Told:
         """The same on a device."""
         return Told(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-    def rows(self, start: int) -> Told:
-        """The pictures from ``start`` on."""
-        return Told(**{f.name: getattr(self, f.name)[start:] for f in fields(self)})
+    def at(self, places: Tensor | slice) -> Told:
+        """Some of the pictures."""
+        return Told(**{f.name: getattr(self, f.name)[places] for f in fields(self)})
 
 
 def draw_told(
     batch: int,
     generator: torch.Generator,
     *,
-    num_plain: int,
+    plain: Tensor,
+    level: tuple[float, float],
     omega: Range,
     t_min: Range,
     t_max: Range,
@@ -62,14 +62,15 @@ def draw_told(
     Args:
         batch: number of pictures B.
         generator: source of the draws.
-        num_plain: pictures, the first ones, with r = t and guidance at every noise level.
+        plain: bool [B], pictures with r = t and guidance at every noise level.
+        level: mean and deviation of the normal law whose sigmoid t and r are.
         omega: lowest and highest scale, log-uniform between them.
         t_min: lowest and highest noise level where guidance ends, uniform between them.
         t_max: likewise where it begins.
     """
-    levels = torch.randn(2, batch, generator=generator) * LEVEL_STD + LEVEL_MEAN
+    mean, deviation = level
+    levels = torch.randn(2, batch, generator=generator) * deviation + mean
     one, other = torch.sigmoid(levels).unbind(0)
-    plain = torch.arange(batch) < num_plain
     other = torch.where(plain, one, other)
     low, high, share = torch.rand(3, batch, generator=generator).unbind(0)
     return Told(

@@ -35,11 +35,15 @@ def ship(
         overwrite: replace an existing folder.
 
     Raises:
-        UsageError: the precision is unknown, or the target stands already or may not be written.
+        UsageError: the precision is unknown, the checkpoint is an adapter's, or the target stands
+            already or may not be written.
         TrainingError: a weight is too large for the type.
     """
     if precision not in DTYPES:
         raise UsageError(f"precision is {precision!r}, but one of {', '.join(DTYPES)} is needed")
+    header = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
+    if "lora" in header["recipe"]:
+        raise UsageError(f"{checkpoint}: is a checkpoint of an adapter; use ship_adapter")
     tensors = {
         name: value.to(DTYPES[precision])
         for name, value in load_file(checkpoint / "ema.safetensors").items()
@@ -47,7 +51,6 @@ def ship(
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise TrainingError(f"{checkpoint}: {name} does not fit {precision}; use bf16 or fp32")
-    header = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
     # Folders of the machine that trained it mean nothing elsewhere.
     for key in ("text_encoder", "tokenizer"):
         header["recipe"][key] = Path(header["recipe"][key]).name

@@ -57,16 +57,19 @@ class FrozenText:
         mask = torch.zeros(len(captions), self.prompt_length)
         for row, caption in enumerate(captions):
             if caption not in self._cache:
-                self._cache[caption] = self._encode(caption)
+                self._cache[caption] = self.encode(caption)
             values = self._cache[caption]
             context[row, : len(values)] = values
             mask[row, : len(values)] = 1
         return context, mask
 
     @torch.no_grad()
-    def _encode(self, caption: str) -> Tensor:
-        """One caption alone: in a batch the last bits depend on its neighbours, and a resumed
-        run, whose cache is empty, meets other neighbours."""
+    def encode(self, caption: str) -> Tensor:
+        """The values at one caption's real tokens, float32 [tokens, width].
+
+        One caption alone: in a batch the last bits depend on its neighbours, and a resumed run,
+        whose cache is empty, meets other neighbours.
+        """
         (encoded,) = self.tokenizer.encode([caption])
         ids = torch.from_numpy(encoded.ids).unsqueeze(0)
         hidden: Tensor = self.encoder(ids, torch.ones_like(ids)).last_hidden_state

@@ -1,46 +1,33 @@
 """The training loop, read from top to bottom.
 
-Everything random in step k is drawn from (seed, k), so a run that is stopped and resumed makes
-the same weights as one that is not, to the last bit on one machine.
+Everything random in step k is drawn from (seed, k, a picture's place in the batch), so a run that
+is stopped and resumed makes the same weights as one that is not, to the last bit on one machine,
+and any number of processes trains on the same batches.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from minit2i_deploy.errors import TrainingError, UsageError
-from minit2i_deploy.files import atomic_write_text
-from minit2i_deploy.model.mmjit import MMJiT
+from minit2i_deploy.errors import TrainingError
 from minit2i_deploy.training.checkpoint import (
-    TrainingState,
     checkpoints,
     load_checkpoint_state,
-    remove_leftovers,
     save_checkpoint,
 )
-from minit2i_deploy.training.data import batches, to_network_range
-from minit2i_deploy.training.device import pick_device
-from minit2i_deploy.training.distill import MeanFlow
-from minit2i_deploy.training.ema import EMA, ema_decay_at
-from minit2i_deploy.training.flow_matching import FlowMatching
-from minit2i_deploy.training.log import Log
-from minit2i_deploy.training.objective import Batch, Objective
-from minit2i_deploy.training.optimizers import Optimizers
-from minit2i_deploy.training.progress import Progress
+from minit2i_deploy.training.data import Batches, DataBatch, to_network_range
+from minit2i_deploy.training.learner import Learner
+from minit2i_deploy.training.objective import Batch
 from minit2i_deploy.training.recipe import Recipe
+from minit2i_deploy.training.reporter import Reporter
 from minit2i_deploy.training.samples import Sampler
 from minit2i_deploy.training.text import FrozenText
 
-LOG_EVERY_STEPS = 50
 
-
-class Trainer:
-    """One run: network, average, optimizer and their step count.
+class Trainer(Learner):
+    """One run: a learner with data and a folder.
 
     Args:
         recipe: what to train, and by which objective.
@@ -48,30 +35,22 @@ class Trainer:
             checkpoints of the same network, the run continues after the last one.
 
     Raises:
-        TrainingError: the folder belongs to another network, optimizer or teacher, its last
+        TrainingError: the folder belongs to another network, optimizer, teacher or base, its last
             checkpoint is damaged, or the text encoder or the device is not there.
-        CheckpointError: the teacher cannot be read.
+        CheckpointError: the teacher, the base, or what the run starts from, cannot be read.
+        UsageError: the batch cannot be cut into equal parts for the processes.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self.recipe, self.folder = recipe, folder
-        self.device = pick_device(recipe.device)
-        model = recipe.model
-        kind = MeanFlow if recipe.distill else FlowMatching
-        self.objective: Objective = kind(recipe, self.device)
-        self.net = MMJiT(model)
-        self.objective.fill(self.net)
-        self.net.to(self.device)
-        self.parameters = self.net.canonical_parameters()
-        self.ema = EMA(self.parameters)
-        self.optimizers = Optimizers(self.parameters, recipe)
+        super().__init__(recipe, str(folder))
+        self.folder = folder
         self.text = FrozenText(
             recipe.text_encoder_folder,
             recipe.tokenizer_folder,
-            model.prompt_length,
-            model.txt_input_size,
+            recipe.model.prompt_length,
+            recipe.model.txt_input_size,
         )
-        self.step = 0
+        self.source = Batches(recipe, rank=self.processes.index, world_size=self.processes.count)
         if found := checkpoints(folder):
             self._resume(found[-1])
 
@@ -82,18 +61,21 @@ class Trainer:
                 f"{path}: was distilled from another teacher than distill.teacher; use another "
                 "output folder or that teacher"
             )
+        if state.base_sha256 != self.objective.base_sha256:
+            raise TrainingError(
+                f"{path}: was trained on another base than lora.base; use another output folder "
+                "or that base"
+            )
         try:
-            with torch.no_grad():
-                for name, value in self.parameters.items():
-                    value.copy_(state.model[name])
-            self.ema.load(state.ema)
-            self.optimizers.load_state_dict(state.optimizer)
+            self.load(state)
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(
                 f"{path}: its tensors do not fit the recipe ({error}); resume with the optimizer "
                 "it was written with, or use another output folder"
             ) from error
-        self.step = state.step
+        # Checkpoints of shapes alone had no such state: their data is a function of the step.
+        seen = {"samples_seen": self.step * self.recipe.batch}
+        self.source.load_state_dict(self.source.state_dict() | dict(state.data or seen))
 
     def run(self) -> Path:
         """Train to the recipe's last step.
@@ -102,89 +84,60 @@ class Trainer:
             the last checkpoint's folder.
 
         Raises:
-            TrainingError: the loss or the gradient stopped being finite; the last checkpoint
-                stands.
+            TrainingError: the loss or the gradient stopped being finite, or a checkpoint cannot
+                be written; the last checkpoint stands.
             UsageError: the folder may not be written.
         """
         recipe = self.recipe
         if self.step >= recipe.steps:
             return checkpoints(self.folder)[-1]
-        log = self._prepare_folder()
-        sampler = Sampler(self.net, self.text, recipe, self.folder / "samples")
-        figures: dict[str, float] = {}
-        with Progress(recipe.name, recipe.steps, start=self.step, log_every_s=30.0) as progress:
-            for images, captions in batches(recipe, self.step):
-                figures["loss"] = self.train_step(images, captions)
+        sampler = Sampler(self.text, recipe, self.folder / "samples", self.device)
+        picture_flops = self.objective.picture_flops
+        arguments = (recipe, self.folder, self.step, self.processes, sampler, picture_flops)
+        with Reporter(*arguments) as report:
+            for data in report.timed(self.source.read(recipe.steps - self.step)):
+                loss = self.train_step(data)
+                report.step(self.step, loss)
                 last = self.step == recipe.steps
-                if self.step % LOG_EVERY_STEPS == 0 or last:
-                    lr = recipe.lr_at(self.step - 1)
-                    log.write(step=self.step, loss=figures["loss"], lr=lr)
                 if last or _due(self.step, recipe.sample_every):
-                    figures["score"] = sampler(self.ema.tensors, self.step).overall.accuracy
-                    log.write(step=self.step, score=figures["score"])
+                    report.sample(self.step, self.deployed())
                 if last or _due(self.step, recipe.checkpoint_every):
                     self._save()
-                progress.update(self.step, **figures)
-        return checkpoints(self.folder)[-1]
+        return self.folder / f"step-{self.step:06d}"
 
-    def train_step(self, images: Tensor, captions: list[str]) -> float:
+    def train_step(self, data: DataBatch) -> float:
         """One optimizer step.
 
         Args:
-            images: uint8 [B, H, W, 3].
-            captions: B texts.
+            data: this process's part of the global batch.
 
         Returns:
-            the objective's reported loss, before the update.
+            the objective's reported loss over the global batch, before the update.
 
         Raises:
             TrainingError: the loss or the gradient is not finite; nothing was updated.
         """
-        recipe = self.recipe
-        context, mask = self.text(captions)
-        batch = Batch(images=to_network_range(images), context=context, mask=mask)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            loss, reported = self.objective.loss(self.net, batch, self.step)
-        value = self._finite("loss", reported)
-        loss.backward()
-        # An infinite bound leaves the gradient as it is; the norm is wanted in any case.
-        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), recipe.grad_clip or math.inf)
-        self._finite("gradient's norm", norm)
-        self.optimizers.step(recipe.lr_at(self.step))
-        self.step += 1
-        self.ema.update(self.parameters, ema_decay_at(recipe, self.step))
-        return value
+        return self.learn(self._micro_batches(data))
 
-    def _finite(self, name: str, value: Tensor) -> float:
-        number = float(value)
-        if not math.isfinite(number):
-            raise TrainingError(
-                f"{self.folder}: the {name} of step {self.step + 1} is {number}; the last "
-                "checkpoint stands, continue from it with a lower lr"
+    def _micro_batches(self, data: DataBatch) -> Iterator[Batch]:
+        count = self.recipe.accumulate
+        if data.values is None:
+            context, mask = self.text(data.captions)
+        else:
+            context, mask = data.context_and_mask(self.recipe.model.prompt_length)
+        images = to_network_range(data.images)
+        for i in range(count):
+            yield Batch(
+                images=images[i::count],
+                context=context[i::count],
+                mask=mask[i::count],
+                rows=self.rows[i::count],
             )
-        return number
-
-    def _prepare_folder(self) -> Log:
-        resolved = json.dumps(self.recipe.to_dict(), indent=2, sort_keys=True) + "\n"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"{self.folder}: cannot be made ({error.strerror}); choose a folder you can write"
-            ) from error
-        remove_leftovers(self.folder)
-        atomic_write_text(self.folder / "recipe.json", resolved)
-        return Log(self.folder / "log.jsonl", self.step)
 
     def _save(self) -> None:
-        state = TrainingState(
-            step=self.step,
-            model=self.parameters,
-            ema=self.ema.tensors,
-            optimizer=self.optimizers.state_dict(),
-            teacher_sha256=self.objective.teacher_sha256,
-        )
-        save_checkpoint(self.folder, self.recipe, state)
+        state = dataclasses.replace(self.state(), data=self.source.state_dict())
+        if self.processes.is_first:
+            save_checkpoint(self.folder, self.recipe, state)
 
 
 def _due(step: int, every: int) -> bool:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from minit2i_deploy.bench.flops import adapter_flops, denoiser_flops
 from minit2i_deploy.checkpoints import load_checkpoint
-from minit2i_deploy.config import ModelConfig
-from minit2i_deploy.errors import TrainingError
 from minit2i_deploy.model.build import build_network
 from minit2i_deploy.model.mmjit import MMJiT
-from minit2i_deploy.training.draws import draw_seed
+from minit2i_deploy.training.draws import draw_noise, draw_seed
 from minit2i_deploy.training.initialise import initialise
 from minit2i_deploy.training.loss import drop_captions
 from minit2i_deploy.training.mean_flow import (
@@ -24,7 +24,9 @@ from minit2i_deploy.training.mean_flow import (
     velocity_rate,
 )
 from minit2i_deploy.training.objective import Batch
+from minit2i_deploy.training.parallel import bare, compiled
 from minit2i_deploy.training.recipe import Recipe
+from minit2i_deploy.training.start import check_network
 
 
 class MeanFlow:
@@ -39,20 +41,27 @@ class MeanFlow:
         TrainingError: the teacher is another network than the recipe's without the student.
     """
 
+    base_sha256 = None
+
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         assert recipe.distill is not None, "a recipe with distill is needed here"
         self.recipe, self.distill, self.device = recipe, recipe.distill, device
         checkpoint = load_checkpoint(recipe.distill.teacher_folder)
-        _check_teacher(recipe, checkpoint.config)
+        wanted = dataclasses.replace(recipe.model, student=None)
+        check_network(recipe.distill.teacher_folder, checkpoint.config, wanted)
         self.teacher_sha256 = checkpoint.report.sha256
         self.teacher = build_network(checkpoint).to(device)
-        self.target: Callable[..., Tensor] = teacher_velocity
-        self.u: Callable[..., Tensor] = mean_velocity
+        self.target: Callable[..., Tensor] = compiled(teacher_velocity, recipe)
+        self.u: Callable[..., Tensor] = compiled(mean_velocity, recipe)
         # Not compiled: a fifth of a step's time, and minutes to compile.
         self.rate: Callable[..., Tensor] = velocity_rate
-        if recipe.compile:
-            self.target = torch.compile(teacher_velocity, dynamic=False)
-            self.u = torch.compile(mean_velocity, dynamic=False)
+
+    @property
+    def picture_flops(self) -> float:
+        # Two of the teacher, forward and backward of the student (3), and the derivative of those
+        # pictures that have one, which carries a tangent beside each value (2).
+        passes = 5.0 + 2.0 * (1 - self.distill.plain_share)
+        return passes * (denoiser_flops(self.recipe.model) + adapter_flops(self.recipe.model))
 
     def fill(self, net: MMJiT) -> None:
         """The teacher's weights, and fresh ones for what a student has on top of them."""
@@ -62,43 +71,37 @@ class MeanFlow:
             for name, value in self.teacher.canonical_parameters().items():
                 own[name].copy_(value)
 
-    def loss(self, net: MMJiT, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+    def deployed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return weights
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(draw_seed(self.recipe.seed, step))
-        floor = self.recipe.a_min
-        num_plain = int(len(batch.mask) * self.distill.plain_share)
-        mask = drop_captions(batch.mask, self.recipe.label_drop, generator)
+        floor, size = self.recipe.a_min, self.recipe.batch
+        # The first ones, so that every process has as many of them.
+        plain = torch.arange(size) < int(size * self.distill.plain_share)
+        places = torch.tensor(batch.rows)
+        kept = drop_captions(torch.ones(size, 1), self.recipe.label_drop, generator)[places]
         told = draw_told(
-            len(mask),
+            size,
             generator,
-            num_plain=num_plain,
+            plain=plain,
+            level=(self.distill.level_mean, self.distill.level_std),
             omega=self.distill.omega,
             t_min=self.distill.t_min,
             t_max=self.distill.t_max,
-        ).to(self.device)
-        noise = torch.randn(batch.images.shape, generator=generator)
-        values = (batch.images, noise, batch.context, mask)
+        )
+        told = told.at(places).to(self.device)
+        noise = draw_noise(self.recipe, step, batch.rows)
+        values = (batch.images, noise, batch.context, batch.mask * kept.to(batch.mask.dtype))
         images, noise, context, mask = (value.to(self.device) for value in values)
         z = noisy(images, noise, told.t)
         target = self.target(self.teacher, z, context, mask, told, floor)
         u = self.u(net, z, context, mask, told, floor)
         # Where r = t the rate has no weight.
         rate = torch.zeros_like(u)
-        if num_plain < len(mask):
-            rest = slice(num_plain, None)
+        rest = (~plain[places]).nonzero().flatten().to(self.device)
+        if len(rest):
             rate[rest] = self.rate(
-                net, z[rest], target[rest], context[rest], mask[rest], told.rows(num_plain), floor
+                bare(net), z[rest], target[rest], context[rest], mask[rest], told.at(rest), floor
             )
         return mean_flow_loss(u, rate, target, told.t - told.r)
-
-
-def _check_teacher(recipe: Recipe, found: ModelConfig) -> None:
-    wanted = recipe.model.to_dict() | {"student": None}
-    values = found.to_dict() | {"student": found.student}
-    different = sorted(key for key in wanted if wanted[key] != values[key])
-    if different:
-        key = different[0]
-        assert recipe.distill is not None
-        raise TrainingError(
-            f"{recipe.distill.teacher_folder}: is another network (model.{key} is "
-            f"{values[key]!r}, the recipe has {wanted[key]!r}); give the recipe the teacher's model"
-        )

@@ -1,0 +1,225 @@
+"""The batches of a run: a function of the recipe, the seed and the samples seen before."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from minit2i_deploy.errors import Minit2iError, TrainingError, UsageError
+from minit2i_deploy.training.data.mixture import Mixture, open_mixture
+from minit2i_deploy.training.data.sample import BadSample, DataWarning, Sample
+from minit2i_deploy.training.progress import Progress
+from minit2i_deploy.training.recipe import Recipe
+
+_AHEAD: Final = 4
+_SHORTEST_S: Final = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DataBatch:
+    """One process's part of a step's pictures and captions.
+
+    Args:
+        images: uint8 [B, H, W, 3].
+        captions: B texts.
+        values: [tokens of all captions, width], embeddings one after the other; None where
+            captions are encoded while training.
+        lengths: tokens of each caption in ``values``.
+        bad: samples that were passed over for others.
+    """
+
+    images: Tensor
+    captions: list[str]
+    values: Tensor | None = None
+    lengths: tuple[int, ...] = ()
+    bad: tuple[BadSample, ...] = ()
+
+    def context_and_mask(self, prompt_length: int) -> tuple[Tensor, Tensor]:
+        """The embeddings as ``FrozenText`` gives them.
+
+        Returns:
+            context float32 [B, prompt_length, width], zero at padding, and mask [B, prompt_length].
+        """
+        if self.values is None:
+            raise ValueError("the batch holds captions and no embeddings")
+        context = torch.zeros(len(self.lengths), prompt_length, self.values.shape[1])
+        mask = torch.zeros(len(self.lengths), prompt_length)
+        for row, part in enumerate(self.values.split(list(self.lengths))):
+            context[row, : len(part)] = part
+            mask[row, : len(part)] = 1
+        return context, mask
+
+
+class BatchReader(Dataset[DataBatch | Minit2iError]):
+    """Item number ``first`` is the batch whose first slot that is, at any time.
+
+    An error is an item too: raised in a reading process it would arrive as that process's trace.
+
+    Args:
+        mixture: the opened sources.
+        rows: places in the batch that are read.
+        threads: for reading and decoding.
+    """
+
+    def __init__(self, mixture: Mixture, rows: Sequence[int], threads: int) -> None:
+        self.mixture, self.rows, self.threads = mixture, rows, threads
+
+    def __getitem__(self, first: int) -> DataBatch | Minit2iError:
+        try:
+            return self.batch([first + row for row in self.rows])
+        except Minit2iError as error:
+            return error
+
+    def batch(self, slots: Sequence[int]) -> DataBatch:
+        """The samples of some slots."""
+        if self.threads == 1 or self.mixture.is_drawn:
+            return _batch([self.mixture.at(slot) for slot in slots])
+        with ThreadPoolExecutor(self.threads) as pool:
+            return _batch(list(pool.map(self.mixture.at, slots)))
+
+
+class Batches:
+    """What a training loop reads, and the state that continues it.
+
+    Step k takes the slots from k * batch on, and process r of n every n-th of them from r on, so
+    all processes together read what one alone would.
+
+    Args:
+        recipe: data, batch and seed.
+        rank: number of this process.
+        world_size: number of processes.
+
+    Raises:
+        UsageError: the batch cannot be cut into equal parts for the processes.
+        TrainingError: data that is missing, damaged, embedded by another encoder, or fewer samples
+            than processes.
+    """
+
+    def __init__(self, recipe: Recipe, *, rank: int = 0, world_size: int = 1) -> None:
+        if recipe.batch % world_size:
+            raise UsageError(
+                f"recipe: batch is {recipe.batch}, but {world_size} processes take a multiple of "
+                f"{world_size}; set batch"
+            )
+        self.recipe, self.data = recipe, recipe.data
+        with _Opening(recipe.name, shown=rank == 0) as opening:
+            self.mixture = open_mixture(recipe, opening.update)
+        available = self.mixture.num_samples
+        if available is not None and available < world_size:
+            raise TrainingError(
+                f"{self.data.sources[0].shards[0]}: the data has {available} samples for "
+                f"{world_size} processes; start at most {available}"
+            )
+        self.rows = range(rank, recipe.batch, world_size)
+        self.samples_seen = 0
+        self._bad: set[tuple[str, str]] = set()
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether batches come with embeddings, so that no encoder is needed."""
+        return self.mixture.is_embedded
+
+    def read(self, num_steps: int) -> Iterator[DataBatch]:
+        """The next batches; the state counts a batch as seen once it is handed out.
+
+        Raises:
+            TrainingError: too many bad samples, or a shard that cannot be read any more.
+        """
+        batch = self.recipe.batch
+        reader = BatchReader(self.mixture, self.rows, self.data.threads)
+        firsts = range(self.samples_seen, self.samples_seen + num_steps * batch, batch)
+        for item in _in_workers(reader, firsts, self.data.workers):
+            if isinstance(item, Minit2iError):
+                raise item
+            self._note(item.bad)
+            self.samples_seen += batch
+            yield item
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values; the same on every process, but for the bad samples it met."""
+        return {
+            "samples_seen": self.samples_seen,
+            "bad": sorted(self._bad),
+            "data": self.mixture.digest,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue after the samples that were seen, by any number of processes.
+
+        A change of the data is warned of: the order goes on at the same place in the new data.
+        """
+        self.samples_seen = int(state["samples_seen"])
+        self._bad = {(str(shard), str(key)) for shard, key in state["bad"]}
+        if state["data"] != self.mixture.digest:
+            warnings.warn(
+                "the data is not that of the checkpoint; it is read on from sample "
+                f"{self.samples_seen} of the new order",
+                DataWarning,
+                stacklevel=2,
+            )
+
+    def _note(self, bad: Sequence[BadSample]) -> None:
+        for item in bad:
+            if (item.shard, item.key) in self._bad:
+                continue
+            self._bad.add((item.shard, item.key))
+            if len(self._bad) > self.data.bad_limit:
+                raise TrainingError(
+                    f"{item}; {len(self._bad)} bad samples so far and data.bad_limit is "
+                    f"{self.data.bad_limit}; run minit2i data check"
+                )
+            warnings.warn(f"{item}; passed over", DataWarning, stacklevel=3)
+
+
+class _Opening(contextlib.AbstractContextManager["_Opening"]):
+    """A progress line over the shards, once finding their samples takes long."""
+
+    def __init__(self, name: str, *, shown: bool) -> None:
+        self.name, self.shown = name, shown
+        self.began = time.monotonic()
+        self.progress: Progress | None = None
+
+    def update(self, done: int, total: int) -> None:
+        if self.progress is None and self.shown and time.monotonic() - self.began > _SHORTEST_S:
+            self.progress = Progress(f"{self.name}: shards", total, log_every_s=30.0)
+        if self.progress is not None:
+            self.progress.update(done)
+
+    def __exit__(self, *error: object) -> None:
+        if self.progress is not None:
+            self.progress.__exit__(None, None, None)
+
+
+def _in_workers(
+    reader: BatchReader, firsts: range, workers: int
+) -> Iterator[DataBatch | Minit2iError]:
+    """The reader's items in order, read ahead by so many processes."""
+    if workers == 0:
+        yield from (reader[first] for first in firsts)
+        return
+    loader: DataLoader[Any] = DataLoader(
+        reader, sampler=firsts, batch_size=None, num_workers=workers, prefetch_factor=_AHEAD
+    )
+    yield from loader
+
+
+def _batch(found: Sequence[tuple[Sample, list[BadSample]]]) -> DataBatch:
+    samples = [sample for sample, _ in found]
+    contexts = [sample.context for sample in samples if sample.context is not None]
+    return DataBatch(
+        images=torch.from_numpy(np.stack([sample.image for sample in samples])),
+        captions=[sample.caption for sample in samples],
+        values=torch.cat(contexts) if contexts else None,
+        lengths=tuple(len(context) for context in contexts),
+        bad=tuple(item for _, bad in found for item in bad),
+    )

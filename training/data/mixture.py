@@ -1,0 +1,133 @@
+"""The opened sources of a recipe, dealt to the slots of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.training.data import storage
+from minit2i_deploy.training.data.embedded import check_embedding
+from minit2i_deploy.training.data.index import indexes
+from minit2i_deploy.training.data.order import Mix
+from minit2i_deploy.training.data.sample import BadSample, Sample, Source
+from minit2i_deploy.training.data.shapes import ShapesSource
+from minit2i_deploy.training.data.shards import ShardSource
+from minit2i_deploy.training.data_recipe import SourceRecipe
+from minit2i_deploy.training.recipe import Recipe
+
+# Samples that are tried for one slot before the data is taken for broken as a whole.
+ATTEMPTS: Final = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Mixture:
+    """Samples by slot; slot i is the same sample on any process at any time.
+
+    Args:
+        mix: deals slots to sources.
+        sources: opened.
+        digest: of everything the order depends on but the seed and the batch.
+    """
+
+    mix: Mix
+    sources: Sequence[Source]
+    digest: str
+
+    @property
+    def num_samples(self) -> int | None:
+        """Different samples; None where they do not end."""
+        sizes = [source.num_samples for source in self.sources]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether nothing is read from anywhere."""
+        return all(isinstance(source, ShapesSource) for source in self.sources)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether samples come with embeddings."""
+        return any(isinstance(s, ShardSource) and s.is_embedded for s in self.sources)
+
+    def at(self, slot: int) -> tuple[Sample, list[BadSample]]:
+        """The sample of a slot, and the bad ones that it stands for.
+
+        Raises:
+            TrainingError: 32 samples in a row are bad, or a shard cannot be read.
+        """
+        number, place = self.mix.at(slot)
+        source, bad = self.sources[number], []
+        found = source.sample(place)
+        while isinstance(found, BadSample):
+            bad.append(found)
+            if len(bad) == ATTEMPTS:
+                raise TrainingError(
+                    f"{found}; so were {ATTEMPTS - 1} drawn before it; run minit2i data check"
+                )
+            found = source.substitute(slot, len(bad))
+        return found, bad
+
+
+def open_mixture(recipe: Recipe, on_shard: Callable[[int, int], None] | None = None) -> Mixture:
+    """Open every source of a recipe.
+
+    Args:
+        recipe: its data, seed, batch, picture size and text encoder.
+        on_shard: called with the number of a source's shards that are open, and of all of them.
+
+    Raises:
+        UsageError: shard names that stand for nothing.
+        TrainingError: shards that are missing, damaged, empty, or embedded by another encoder.
+    """
+    sources = [
+        _opened(recipe, number, source, on_shard)
+        for number, source in enumerate(recipe.data.sources)
+    ]
+    embedded = {isinstance(s, ShardSource) and s.is_embedded for s in sources}
+    if len(embedded) == 2:
+        raise TrainingError(
+            "recipe: data mixes sources with embeddings and without; run minit2i data embed over "
+            "all of them or none"
+        )
+    weights = [source.weight for source in recipe.data.sources]
+    return Mixture(mix=Mix(recipe.seed, weights), sources=sources, digest=_digest(recipe, sources))
+
+
+def _opened(
+    recipe: Recipe,
+    number: int,
+    source: SourceRecipe,
+    on_shard: Callable[[int, int], None] | None,
+) -> Source:
+    size = recipe.model.image_size
+    if source.is_drawn:
+        return ShapesSource(
+            seed=recipe.seed, page=recipe.batch, image_size=size, kind_weights=recipe.kind_weights
+        )
+    opened = ShardSource(
+        source,
+        indexes(storage.expand(source.shards), recipe.data.cache, on_shard),
+        number=number,
+        seed=recipe.seed,
+        window=recipe.data.window,
+        image_size=size,
+    )
+    if opened.is_embedded:
+        check_embedding(opened.shards, recipe, source.caption)
+    return opened
+
+
+def _digest(recipe: Recipe, sources: Sequence[Source]) -> str:
+    parts: list[object] = [recipe.data.window]
+    for described, source in zip(recipe.data.sources, sources, strict=True):
+        parts.append([described.weight, described.caption, described.min_side])
+        if isinstance(source, ShardSource):
+            # Names without their folders: data may lie elsewhere on the machine that goes on.
+            parts.append([(s.url.rpartition("/")[2], len(s)) for s in source.shards])
+        else:
+            parts.append(sorted(recipe.kind_weights.items()))
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,146 @@
+"""What a sample holds, or why it is none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from minit2i_deploy.training.data.tar import RawSample
+from minit2i_deploy.training.data_recipe import JSON_PREFIX
+
+PICTURE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp")
+# What `minit2i data embed` adds: {"context": [tokens, width]}.
+EMBEDDING_SUFFIX: Final = "context.safetensors"
+
+
+class DataWarning(UserWarning):
+    """Something of the training data is not as it should be, and is passed over."""
+
+
+class BadSampleError(Exception):
+    """A sample that is passed over.
+
+    Args:
+        reason: one of a few wordings, by which bad samples are counted.
+        detail: what exactly, or "".
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sample:
+    """One picture and its caption.
+
+    Args:
+        key: what names the sample.
+        image: uint8 [size, size, 3].
+        caption: its text.
+        context: [tokens, width], the encoder's values at the real tokens; None where the caption
+            is encoded while training.
+    """
+
+    key: str
+    image: UInt8[np.ndarray, "size size 3"]
+    caption: str
+    context: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BadSample:
+    """A sample that was passed over.
+
+    Args:
+        shard, key: where it is.
+        reason: why, in words.
+    """
+
+    shard: str
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}: sample {self.key}: {self.reason}"
+
+
+class Source(Protocol):
+    """Samples by number; the same number gives the same sample at any time, in any process."""
+
+    @property
+    def num_samples(self) -> int | None:
+        """Samples of an epoch; None where every number is another sample."""
+
+    def sample(self, number: int) -> Sample | BadSample:
+        """Sample number ``number`` of this source, counted over all epochs."""
+
+    def substitute(self, slot: int, attempt: int) -> Sample | BadSample:
+        """A sample in place of a bad one, drawn from the seed, the slot and the attempt."""
+
+
+def picture_of(raw: RawSample) -> bytes:
+    """The picture file of a sample.
+
+    Raises:
+        BadSampleError: there is none.
+    """
+    for suffix in PICTURE_SUFFIXES:
+        if suffix in raw.members:
+            return raw.members[suffix]
+    found = ", ".join(sorted(raw.members))
+    raise BadSampleError("no picture", f"found {found}, wanted {' or '.join(PICTURE_SUFFIXES)}")
+
+
+def caption_of(raw: RawSample, caption: str) -> str:
+    """The caption of a sample.
+
+    Args:
+        raw: its files.
+        caption: as ``SourceRecipe.caption``.
+
+    Raises:
+        BadSampleError: there is none, or it is not text.
+    """
+    suffix = "json" if caption.startswith(JSON_PREFIX) else caption.lower()
+    if suffix not in raw.members:
+        raise BadSampleError("no caption", f"no .{suffix}")
+    try:
+        text = raw.members[suffix].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadSampleError("caption is not UTF-8", f"byte {error.start}") from error
+    if suffix != caption.lower():
+        text = _field(text, caption.removeprefix(JSON_PREFIX))
+    if not text.strip():
+        raise BadSampleError("caption is empty")
+    if "\0" in text:
+        raise BadSampleError("caption holds a NUL character")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise BadSampleError("caption is not valid Unicode")
+    return text
+
+
+def check_members(raw: RawSample) -> None:
+    """Refuse a sample with two files of one kind.
+
+    Raises:
+        BadSampleError: it has.
+    """
+    if raw.twice is not None:
+        raise BadSampleError("a file twice", f".{raw.twice}")
+
+
+def _field(text: str, name: str) -> str:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadSampleError("caption is not JSON") from error
+    value = values.get(name) if isinstance(values, dict) else None
+    if not isinstance(value, str):
+        raise BadSampleError("no caption", f"no text in field {name}")
+    return value
