@@ -5,6 +5,7 @@ tokenise -> encode (real tokens only) -> adapt (once) -> noise -> for each row: 
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,9 +24,10 @@ from minit2i_deploy.condition import (
 )
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.images import to_pil
+from minit2i_deploy.late import start_rows
 from minit2i_deploy.noise import batch_noise, standard_noise
 from minit2i_deploy.prompts import Mix, Prompt, common_shares
-from minit2i_deploy.protocol import Runtime, Trajectory
+from minit2i_deploy.protocol import RowsTrajectory, Runtime, Trajectory
 from minit2i_deploy.table import Table, guidance_weights, step_row
 
 if TYPE_CHECKING:
@@ -77,7 +79,8 @@ class Result:
     Args:
         images: one RGB picture for each prompt.
         x: float32 [batch, 3, H, W], the final state, -1 black to 1 white, not clamped.
-        timings: stage to seconds: tokenise, encode, adapt, noise, steps, image.
+        timings: stage to seconds: tokenise, encode, adapt, noise, steps, image; further stages
+            are a runtime's own, for example ``capture`` of a CUDA graph.
         seeds: the seed of each picture.
         guidance: the scale used.
         table: name of the table used.
@@ -102,6 +105,7 @@ def generate(
     negative: str | None = None,
     noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
     on_frame: Callable[[Frame], None] | None = None,
+    on_row: Callable[[int, int], None] | None = None,
     previews: bool = False,
 ) -> Result:
     """Paint one picture for each prompt.
@@ -119,7 +123,9 @@ def generate(
         negative: prompt that takes the place of the unconditional branch. Without guidance it
             has no effect, and a SettingIgnoredWarning says so.
         noise: float32 [batch, 3, H, W], unit normal start noise in place of the seed's.
-        on_frame: called after each row.
+        on_frame: called after each row, which the engine waits for.
+        on_row: told the rows that are done and their number in all, perhaps not after every row;
+            without ``on_frame`` a runtime may then run all rows without a pause.
         previews: keep what ``Frame.estimate`` needs under every solver.
 
     Raises:
@@ -127,30 +133,26 @@ def generate(
         RuntimeFailure: the engine failed.
     """
     timings: dict[str, float] = {}
-    frame = None
-    chosen, scale = _preset(bundle, table, guidance)
-    for frame in trajectory(
-        bundle,
-        runtime,
-        prompts,
-        seed=seed,
-        table=chosen,
-        guidance=scale,
-        negative=negative,
-        noise=noise,
-        previews=previews,
-        timings=timings,
-    ):
-        timings["steps"] = timings.get("steps", 0.0) + frame.seconds
-        if on_frame is not None:
+    run = _prepare(bundle, runtime, prompts, seed, table, guidance, negative, noise, timings)
+    total = len(run.table)
+    if on_frame is None:
+        _all_rows(run, timings, on_row)
+    else:
+        for frame in _frames(run, previews):
+            timings["steps"] = timings.get("steps", 0.0) + frame.seconds
             on_frame(frame)
-    assert frame is not None, "a table has at least one row"
+            if on_row is not None:
+                on_row(frame.index + 1, total)
     with Stopwatch(timings, "image"):
-        x = frame.x()
+        x = run.state.state()[0]
         images = to_pil(x)
-    seeds = _seeds(seed, len(images))
     return Result(
-        images=images, x=x, timings=timings, seeds=seeds, guidance=scale, table=chosen.name
+        images=images,
+        x=x,
+        timings=timings,
+        seeds=run.seeds,
+        guidance=run.guidance,
+        table=run.table.name,
     )
 
 
@@ -172,6 +174,34 @@ def trajectory(
     Args and Raises: as ``generate``; ``timings`` is filled with the stages before the loop.
     """
     watch = timings if timings is not None else {}
+    run = _prepare(bundle, runtime, prompts, seed, table, guidance, negative, noise, watch)
+    yield from _frames(run, previews)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Run:
+    """A start state on the engine, and all that its rows will be given."""
+
+    state: Trajectory
+    table: Table
+    guidance: float
+    seeds: tuple[int, ...]
+    weights: Sequence[np.ndarray]
+    noise: Mapping[int, Callable[[], np.ndarray]]
+
+
+def _prepare(
+    bundle: Bundle,
+    runtime: Runtime,
+    prompts: Prompt | Sequence[Prompt],
+    seed: int | Sequence[int],
+    table: Table | None,
+    guidance: float | None,
+    negative: str | None,
+    noise: np.ndarray | None,
+    timings: dict[str, float],
+) -> _Run:
+    """Everything before the first row."""
     wanted = [prompts] if isinstance(prompts, str | Mix) else list(prompts)
     if not wanted:
         raise UsageError("no prompt came; give at least one (it may be empty)")
@@ -184,28 +214,61 @@ def trajectory(
         warnings.warn(
             f"the negative prompt has no effect at guidance {scale:g} under table {chosen.name}",
             SettingIgnoredWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     seeds = _seeds(seed, len(wanted))
     tokens = branch_tokens(
-        bundle, runtime, wanted, negative if guided else None, guided, watch, conditions
+        bundle, runtime, wanted, negative if guided else None, guided, timings, conditions
     )
-    with Stopwatch(watch, "noise"):
+    with Stopwatch(timings, "noise"):
         x = _start(bundle, seeds, noise)
-    state = runtime.start(x, tokens)
-    t, n, s = (chosen.column(name) for name in ("t", "n", "s"))
-    for index, row_weights in enumerate(weights):
+    return _Run(
+        state=start_rows(runtime, x, tokens, chosen.column("t")),
+        table=chosen,
+        guidance=scale,
+        seeds=seeds,
+        weights=[branch_weights(shares, row) for row in weights],
+        noise={
+            int(index): functools.partial(_row_noise, seeds, int(index), x.shape[1:])
+            for index in np.flatnonzero(chosen.column("n"))
+        },
+    )
+
+
+def _all_rows(
+    run: _Run, timings: dict[str, float], on_row: Callable[[int, int], None] | None
+) -> None:
+    """Run the table with nobody looking at the state before its end."""
+    total = len(run.table)
+    rows = np.stack([step_row(run.table, index) for index in range(total)])
+    began, other = time.perf_counter(), {}
+    if isinstance(run.state, RowsTrajectory):
+        told = None if on_row is None else lambda done: on_row(done, total)
+        other = dict(run.state.run_rows(rows, run.weights, run.noise, told))
+    else:
+        for index, (row, weights) in enumerate(zip(rows, run.weights, strict=True)):
+            fresh = run.noise[index]() if index in run.noise else None
+            run.state.step(row, weights, fresh)
+            if on_row is not None:
+                on_row(index + 1, total)
+    timings.update(other)
+    timings["steps"] = time.perf_counter() - began - sum(other.values())
+
+
+def _frames(run: _Run, previews: bool) -> Iterator[Frame]:
+    t, slopes = (run.table.column(name) for name in ("t", "s"))
+    for index, weights in enumerate(run.weights):
         began = time.perf_counter()
-        before = state.state()[0] if previews and s[index] else None
-        fresh = _row_noise(seeds, index, x.shape[1:]) if n[index] else None
-        state.step(step_row(chosen, index), branch_weights(shares, row_weights), fresh)
+        before = run.state.state()[0] if previews and slopes[index] else None
+        fresh = run.noise[index]() if index in run.noise else None
+        run.state.step(step_row(run.table, index), weights, fresh)
         yield Frame(
             index=index,
-            total=len(chosen),
+            total=len(run.table),
             t=float(t[index]),
             seconds=time.perf_counter() - began,
-            slope=float(s[index]),
-            state=state,
+            slope=float(slopes[index]),
+            state=run.state,
             before=before,
         )
 

@@ -6,6 +6,7 @@ prompt: rows of scalars, weights of branches and arrays are all it sees.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
@@ -41,6 +42,34 @@ class Trajectory(Protocol):
         Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
     ]:
         """Copies of x and h, float32 [batch, 3, H, W]."""
+
+
+@runtime_checkable
+class RowsTrajectory(Trajectory, Protocol):
+    """A trajectory that may be given all its rows at once, where nobody looks at it in between."""
+
+    def run_rows(
+        self,
+        rows: Float32[np.ndarray, "n 6"],
+        weights: Sequence[Float32[np.ndarray, " branches"]],
+        noise: Mapping[int, Callable[[], Float32[np.ndarray, "batch 3 height width"]]],
+        on_row: Callable[[int], None] | None = None,
+    ) -> Mapping[str, float]:
+        """Advance by all rows; the state is what as many calls of ``step`` leave.
+
+        Args:
+            rows: float32 [n, 6], ``table.GRAPH_COLUMNS``.
+            weights: of each row, as ``step`` takes them.
+            noise: index of each row that takes fresh noise -> what makes it.
+            on_row: told how many rows of the trajectory are done, from time to time and at the
+                end.
+
+        Returns:
+            seconds spent on other things than the rows, for example on capturing a CUDA graph.
+
+        Raises:
+            RuntimeFailure: the engine failed.
+        """
 
 
 @runtime_checkable

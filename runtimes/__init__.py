@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.errors import UsageError, require
+from minit2i_deploy.errors import RuntimeFailure, UsageError, require
+from minit2i_deploy.late import SplitRuntime, late_view
 from minit2i_deploy.protocol import Runtime, Trajectory
 
 # Name on the command line -> "module:class"; each module imports one engine library.
@@ -17,10 +18,14 @@ RUNTIMES: Final[Mapping[str, str]] = {
     "onnxruntime": "minit2i_deploy.runtimes.onnxruntime:OnnxRuntime",
     "openvino": "minit2i_deploy.runtimes.openvino:OpenVinoRuntime",
     "torch": "minit2i_deploy.runtimes.torch:TorchRuntime",
+    "tensorrt": "minit2i_deploy.runtimes.tensorrt:TensorRtRuntime",
+    "tensorrt-rtx": "minit2i_deploy.runtimes.tensorrt:TensorRtRtxRuntime",
     "fake": "minit2i_deploy.runtimes.fake:FakeRuntime",
 }
 # Engines that their module imports at its top -> the extra that brings them.
 _IMPORTED_AT_TOP: Final = {"torch": "export"}
+# Those that are tried with a bundle whose late rows have a step graph of their own.
+_SPLITTING: Final = ("onnxruntime", "openvino", "fake")
 
 
 def open_runtime(bundle: Bundle, name: str = "onnxruntime", **options: Any) -> Runtime:
@@ -47,8 +52,16 @@ def open_runtime(bundle: Bundle, name: str = "onnxruntime", **options: Any) -> R
     if unknown:
         choices = ", ".join(known) or "none"
         raise UsageError(f"runtime {name} has no option {', '.join(unknown)}; it has {choices}")
+    late = bundle.manifest.late
+    if late is not None and name not in _SPLITTING:
+        raise RuntimeFailure(
+            f"{bundle.path}: has another step graph from t={late.t:g} on, which runtime {name} does"
+            f" not switch to; choose one of {', '.join(_SPLITTING)}"
+        )
     runtime: Runtime = opener(bundle, **options)
-    return runtime
+    if late is None:
+        return runtime
+    return SplitRuntime(runtime, opener(late_view(bundle), **options), late.t)
 
 
 def prove_engines() -> dict[str, Callable[[], float]]:
@@ -58,7 +71,12 @@ def prove_engines() -> dict[str, Callable[[], float]]:
         runtime, or runtime:provider, or runtime::precision, to a call that gives the toy's
         relative error, or raises MissingDependencyError or RuntimeFailure.
     """
-    from minit2i_deploy.runtimes import onnxruntime_providers, onnxruntime_session, openvino
+    from minit2i_deploy.runtimes import (
+        onnxruntime_providers,
+        onnxruntime_session,
+        openvino,
+        tensorrt_probe,
+    )
 
     library = "onnxruntime"
 
@@ -78,6 +96,8 @@ def prove_engines() -> dict[str, Callable[[], float]]:
     }
     for precision in ("fp32", "bf16"):
         engines[f"openvino::{precision}"] = functools.partial(openvino.prove, precision)
+    for name in ("tensorrt", "tensorrt-rtx"):
+        engines[name] = functools.partial(tensorrt_probe.prove, name.replace("-", "_"))
     for device in ("cpu", "cuda"):
         engines[f"torch ({device})"] = functools.partial(of_torch, device)
     return engines

@@ -1,4 +1,4 @@
-"""PyTorch: the bundle's weights in the network of ``minit2i_deploy.model``, eagerly.
+"""PyTorch: the bundle's weights in the network of ``minit2i_deploy.model``, eager or compiled.
 
 The weights are read from the graphs' data files, which are safetensors files under the canonical
 names (docs/bundle.md), so neither the source checkpoint nor the onnx package is needed.
@@ -22,8 +22,10 @@ from minit2i_deploy.model.build import network_from_config
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.model.t5 import T5Config, T5Encoder
 from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions, check_encoder
+from minit2i_deploy.runtimes.torch_trajectory import TorchTrajectory, step_call, to_numpy
 
 _FEED_FORWARD: Final = "gated-gelu"
+_DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchRuntime(ClosableRuntime):
@@ -32,15 +34,30 @@ class TorchRuntime(ClosableRuntime):
     Args:
         bundle: an open bundle.
         device: a torch device, for example "cpu" or "cuda:0".
+        precision: "fp32", "bf16" or "fp16" of adapter and denoiser; None is the bundle's. The
+            text encoder and the state stay fp32.
+        compile: compile the step at its first use, once for each number of branches and batch; on
+            a GPU it is replayed as a CUDA graph.
 
     Raises:
-        UsageError: the device is not there.
+        UsageError: the device is not there, or an unknown precision.
         RuntimeFailure: the weights cannot be read.
     """
 
     name = "torch"
 
-    def __init__(self, bundle: Bundle, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "cpu",
+        precision: str | None = None,
+        compile: bool = False,
+    ) -> None:
+        if precision is not None and precision not in _DTYPES:
+            raise UsageError(
+                f"precision {precision!r} is unknown; choose one of {', '.join(_DTYPES)}"
+            )
         try:
             self.device = torch.device(device)
             torch.empty(1, device=self.device)
@@ -49,17 +66,22 @@ class TorchRuntime(ClosableRuntime):
             raise UsageError(f"device {device!r} cannot be used: {reason}") from error
         self.bundle = bundle
         self._encoder: T5Encoder | None = None
-        tensors = read_weights(bundle, "text_adapter") | read_weights(bundle, "transformer")
-        precision = bundle.manifest.graphs["transformer"].precision
-        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        if precision not in dtypes:
+        if bundle.manifest.quantization is not None:
             raise RuntimeFailure(
-                f"{bundle.path}: precision {precision} is not for runtime torch; it runs "
-                f"{', '.join(dtypes)}"
+                f"{bundle.path}: quantised weights are not for runtime torch; take another runtime,"
+                " or the bundle it was made from"
+            )
+        tensors = read_weights(bundle, "text_adapter") | read_weights(bundle, "transformer")
+        stored = bundle.manifest.graphs["transformer"].precision
+        if stored not in _DTYPES:
+            raise RuntimeFailure(
+                f"{bundle.path}: precision {stored} is not for runtime torch; it runs "
+                f"{', '.join(_DTYPES)}"
             )
         net = network_from_config(bundle.config, tensors)
-        net = net.to(device=self.device, dtype=dtypes[precision])
-        self._adapter, self._step = net.text_adapter, Step(net.denoiser)
+        net = net.to(device=self.device, dtype=_DTYPES[precision or stored])
+        self._adapter = net.text_adapter
+        self._step = step_call(Step(net.denoiser), self.device) if compile else Step(net.denoiser)
 
     @torch.no_grad()
     def encode(
@@ -76,7 +98,7 @@ class TorchRuntime(ClosableRuntime):
         return self._encode(self._encoder, input_ids, attention_mask)
 
     def _encode(self, encoder: T5Encoder, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return _numpy(encoder(self._put(ids), self._put(mask)))
+        return to_numpy(encoder(self._put(ids), self._put(mask)))
 
     @torch.no_grad()
     def adapt(
@@ -90,7 +112,7 @@ class TorchRuntime(ClosableRuntime):
         dtype = self._adapter.mask_token.dtype
         check_conditions(self.bundle.config, conditions)
         told = () if conditions is None else self._put(conditions).unbind(1)
-        return _numpy(self._adapter(self._put(context).to(dtype), self._put(mask), *told))
+        return to_numpy(self._adapter(self._put(context).to(dtype), self._put(mask), *told))
 
     def start(
         self,
@@ -107,40 +129,6 @@ class TorchRuntime(ClosableRuntime):
     def _free(self) -> None:
         del self._adapter, self._step
         self._encoder = None
-
-
-class TorchTrajectory:
-    """State of one batch as tensors on the device."""
-
-    def __init__(self, step: Step, x: Tensor, tokens: Tensor) -> None:
-        self._step, self._x, self._tokens = step, x, tokens
-        self._h = torch.zeros_like(x)
-
-    @torch.no_grad()
-    def step(
-        self,
-        row: Float32[np.ndarray, " 6"],
-        weights: Float32[np.ndarray, " branches"],
-        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
-    ) -> None:
-        """Advance by one row; arguments as in ``protocol.Trajectory``."""
-        device = self._x.device
-        h = self._h if noise is None else torch.tensor(noise, device=device)
-        scalars = (torch.tensor(values, device=device) for values in (weights, row))
-        self._x, self._h = self._step(self._x, h, self._tokens[: len(weights)], *scalars)
-
-    def state(
-        self,
-    ) -> tuple[
-        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
-    ]:
-        """Copies of x and h."""
-        return _numpy(self._x).copy(), _numpy(self._h).copy()
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.to(device="cpu", dtype=torch.float32).numpy()
-    return array
 
 
 def read_weights(bundle: Bundle, graph: str) -> dict[str, np.ndarray]:
@@ -184,3 +172,6 @@ def _open_encoder(bundle: Bundle) -> T5Encoder:
             f"{path}: not a T5 encoder that runtime torch can run ({reason}); use onnxruntime"
         ) from error
     return encoder.eval().requires_grad_(False)
+
+
+__all__ = ["TorchRuntime", "TorchTrajectory", "read_weights"]

@@ -44,6 +44,9 @@ class FakeOrt(types.ModuleType):
         devices: names of what plugins find once they are registered.
         working: providers whose sessions can be made; None: all.
         strays: operators that every session leaves to the CPU.
+        recording: what CUDA graphs do: "right"; "refused" when the session is opened; "failing"
+            when one is recorded; or they keep the "row" or the "state" of when they were recorded,
+            or give "nothing" new.
     """
 
     def __init__(
@@ -52,11 +55,14 @@ class FakeOrt(types.ModuleType):
         devices: Sequence[str] = (),
         working: Sequence[str] | None = None,
         strays: Sequence[str] = (),
+        recording: str = "right",
     ) -> None:
         super().__init__("onnxruntime")
+        self.__version__ = "1.32.0"
         self.__spec__ = importlib.machinery.ModuleSpec("onnxruntime", None)
         self.providers, self.found = list(providers), list(devices)
         self.working, self.strays = working, list(strays)
+        self.recording = recording
         self.registered: list[str] = []
         self.sessions: list[Session] = []
         self.copies: list[str] = []
@@ -69,6 +75,7 @@ class FakeOrt(types.ModuleType):
             module = ort
 
         self.OrtValue, self.InferenceSession, self.SessionOptions = Value, Made, SessionOptions
+        self.RunOptions = RunOptions
 
     def get_available_providers(self) -> list[str]:
         return self.providers
@@ -97,6 +104,16 @@ class SessionOptions:
 
     def add_provider_for_devices(self, devices: list[Device], options: dict[str, str]) -> None:
         self.added.append((devices, options))
+
+
+@dataclass
+class RunOptions:
+    """Settings of one run."""
+
+    entries: dict[str, str] = field(default_factory=dict)
+
+    def add_run_config_entry(self, name: str, value: str) -> None:
+        self.entries[name] = value
 
 
 class OrtValue:
@@ -163,6 +180,13 @@ class Session:
         self.names = [name for name in named if working is None or name in working]
         self.options, self.provider_options = options, dict(providers or [])
         self.bindings: list[Binding] = []
+        # Number of a CUDA graph to the memory it was recorded on, and the numbers of all runs.
+        self.recorded: dict[int, Binding] = {}
+        self.runs: list[int] = []
+        cuda = self.provider_options.get("CUDAExecutionProvider", {})
+        self.records = cuda.get("enable_cuda_graph") == "1"
+        if self.records and self.module.recording == "refused":
+            raise RuntimeError("cannot use the graph capture feature\nmore")
         self.module.sessions.append(self)
 
     def get_providers(self) -> list[str]:
@@ -175,9 +199,13 @@ class Session:
     def io_binding(self) -> Binding:
         return Binding()
 
-    def run_with_iobinding(self, binding: Binding) -> None:
+    def run_with_iobinding(self, binding: Binding, options: RunOptions | None = None) -> None:
         self.bindings.append(binding)
+        number = int(options.entries["gpu_graph_id"]) if options is not None else -1
+        self.runs.append(number)
         given, out = binding.inputs, binding.outputs
+        if self.records and number >= 0:
+            given, out = self._replay(number, binding)
         if "y" in out:
             out["y"][...] = given["a"] @ given["b"]
             return
@@ -185,3 +213,21 @@ class Session:
         x0 = np.tanh(given["x"][None] + tone)
         x, h = advance(given["x"], given["h"], x0, given["weights"], given["row"])
         out["x_next"][...], out["h_next"][...] = x, h
+
+    def _replay(
+        self, number: int, binding: Binding
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """What a CUDA graph reads and writes: the memory of when it was recorded."""
+        assert not binding.host_bytes, "a graph cannot read what is bound on the host"
+        first = self.recorded.get(number)
+        fault = self.module.recording
+        if first is None:
+            if fault == "failing":
+                raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            self.recorded[number] = first = Binding()
+            first.inputs, first.outputs = dict(binding.inputs), dict(binding.outputs)
+            for name in {"row": ("row",), "state": ("x",)}.get(fault, ()):
+                first.inputs[name] = first.inputs[name].copy()
+        elif fault == "nothing":
+            return first.inputs, {name: array.copy() for name, array in first.outputs.items()}
+        return first.inputs, first.outputs

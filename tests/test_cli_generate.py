@@ -198,6 +198,10 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
         (["--from", "none.png"], "none.png: cannot be read as PNG"),
         (["--runtime", "magic"], "choose one of onnxruntime"),
         (["--threads", "2"], "has no option threads"),
+        (["--device", "cuda:0"], "runtime fake has no option device"),
+        (["--runtime", "tensorrt", "--device", "cuda:0"], "TensorRT takes a card's index"),
+        (["--repeat", "1"], "--repeat is 1, but at least 2 are needed"),
+        (["--repeat", "3", "--animate", "x.gif"], "--repeat came with --preview or --animate"),
     ],
 )
 def test_wrong_use_exits_2_and_writes_nothing(
@@ -228,3 +232,21 @@ def test_the_place_is_checked_before_the_bundle_is_read(
     assert (done.code, "cannot be written" in done.error) == (2, True)
     done = run(capsys, "generate", tmp_path / "none", "a", "-o", tmp_path / "x.png")
     assert (done.code, "no bundle there" in done.error) == (1, True)
+
+
+def test_repeats_are_timed_and_the_pictures_written_once(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = paint(capsys, "red", "--seed", "1,2,3", "--batch", 2, "--repeat", 4, "--json")
+    told = json.loads(done.out)
+    # Two batches, four times each, the first time of each left out.
+    assert told["repeat"].keys() == {"first_s", "p50_s", "p95_s", "n"}
+    assert told["repeat"]["n"] == 6
+    assert 0 < told["repeat"]["p50_s"] <= told["repeat"]["p95_s"]
+    files = [Path(picture["file"]) for picture in told["pictures"]]
+    assert sorted(Path().glob("*.png")) == sorted(files) and len(files) == 3
+    once = paint(capsys, "red", "--seed", "2", "-o", "once.png")
+    assert once.code == 0
+    assert np.array_equal(pixels("once.png"), pixels(str(files[1])))
+    text = paint(capsys, "red", "--repeat", 3).out.splitlines()
+    assert text[-1].startswith("a batch: first ") and text[-1].endswith(" over 2")

@@ -19,17 +19,23 @@ from minit2i_deploy.errors import BundleError, UsageError
 
 SOURCE = ["--image-size", "--lora", "--prompt-length", "--raw", "--text-encoder"]
 PAINTING = ["--guidance", "--preset", "--solver", "--steps", "--table"]
-ENGINE = ["--precision", "--provider", "--runtime", "--threads"]
+ENGINE = ["--compile", "--device", "--precision", "--provider", "--runtime", "--threads"]
 # Changing a flag changes what other programs may rely on: change the CHANGELOG with it.
 FLAGS = {
     "demo": ["--json", "--output", "--per-kind"],
     "export": [
-        *SOURCE, "--flavour", "--json", "--overwrite", "--precision", "CHECKPOINT", "BUNDLE",
+        *SOURCE, "--flavour", "--for", "--json", "--overwrite", "--precision", "CHECKPOINT",
+        "BUNDLE",
     ],
     "generate": [
         *PAINTING, *ENGINE, "--also", "--animate", "--batch", "--clip", "--every", "--from",
         "--grid", "--interval", "--json", "--negative", "--noise", "--num-images", "--output",
-        "--preview", "--prompts", "--rescale", "--save-state", "--seed", "-o", "BUNDLE", "PROMPT",
+        "--preview", "--prompts", "--repeat", "--rescale", "--save-state", "--seed", "-o", "BUNDLE",
+        "PROMPT",
+    ],
+    "refit": [
+        "--checkpoint", "--device", "--engine", "--json", "--lora", "--output", "--overwrite", "-o",
+        "BUNDLE",
     ],
     "embed": [
         *ENGINE, "--batch", "--field", "--input", "--json", "--output", "--pooled", "--pooled-only",
@@ -48,12 +54,12 @@ FLAGS = {
         "--shift", "--solver", "--steps", "--t-max", "--t-min", "--times", "-o",
     ],
     "eval shapes": [
-        *PAINTING, *ENGINE, "--batch", "--clip", "--interval", "--json", "--output", "--per-kind",
-        "--plots", "--reference-per-kind", "--reference-steps", "--rescale", "--seed", "--tables",
-        "-o", "BUNDLE",
+        *PAINTING, *ENGINE, "--batch", "--clip", "--interval", "--json", "--kinds", "--output",
+        "--per-kind", "--plots", "--reference-per-kind", "--reference-steps", "--rescale", "--seed",
+        "--tables", "-o", "BUNDLE",
     ],
-    "train": ["--output", "RECIPE", "KEY=VALUE"],
-    "distill": ["--output", "RECIPE", "KEY=VALUE"],
+    "train": ["--output", "--print", "RECIPE", "KEY=VALUE"],
+    "distill": ["--output", "--print", "RECIPE", "KEY=VALUE"],
 }  # fmt: skip
 
 
@@ -114,7 +120,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["inspect", "bundle", "--jso"], "unrecognized arguments: --jso"),
         (["generate", "bundle", "a", "--steps", "many"], "--steps: invalid int value: 'many'"),
         (["eval"], "required: TEST"),
-        (["train", "recipe.yaml"], "required: --output"),
+        (["train", "recipe.yaml"], "one of the arguments --output --print is required"),
     ],
 )
 def test_wrong_words_exit_2_with_one_line(

@@ -68,6 +68,19 @@ def test_export_defaults_and_json(
     assert values["checks"][0]["measured"] == 3e-7
 
 
+def test_export_for_an_engine_chooses_and_says_why(
+    calls: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(capsys, "export", "ckpt", tmp_path / "a", "--for", "tensorrt-rtx")
+    assert (done.code, done.err.count("\n")) == (0, 1)
+    assert done.err.startswith("minit2i: for tensorrt-rtx: opset 23, fp16, attention as one")
+    run(capsys, "export", "ckpt", tmp_path / "b", "--for", "tensorrt-rtx", "--precision", "fp32")
+    assert [(c[2]["opset"], c[2]["precision"]) for c in calls] == [(23, "fp16"), (18, "fp32")]
+    refused = run(capsys, "export", "ckpt", tmp_path / "c", "--for", "cpu", "--precision", "bf16")
+    assert (refused.code, "choose one of fp32, fp16" in refused.error) == (2, True)
+    assert len(calls) == 2
+
+
 def test_export_over_a_bound_exits_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

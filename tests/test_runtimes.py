@@ -35,9 +35,11 @@ def test_unknown_runtimes_are_refused_with_the_choices(bundle: Bundle) -> None:
 @pytest.mark.parametrize("name", sorted(RUNTIMES))
 def test_unknown_options_are_refused_with_the_choices(bundle: Bundle, name: str) -> None:
     choices = {
-        "onnxruntime": "provider, precision, threads, arena, cache",
-        "openvino": "precision, threads, cache",
-        "torch": "device",
+        "onnxruntime": "provider, precision, threads, arena, lean, cache",
+        "openvino": "precision, threads, lean, cache",
+        "torch": "device, precision, compile",
+        "tensorrt": "device, graphs, debug, keep_prompts",
+        "tensorrt-rtx": "device, graphs, debug, keep_prompts",
         "fake": "none",
     }
     with pytest.raises(UsageError, match=f"runtime {name} has no option colour; it has ") as caught:

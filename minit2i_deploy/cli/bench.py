@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack, Progress("bench") as line:
         subjects = []
         for label, bundle, settings in engines:
-            runtime = stack.enter_context(opened_runtime(bundle, settings))
+            runtime = stack.enter_context(opened_runtime(bundle, settings, keep_prompts=False))
             subjects.append(
                 prepare(
                     label,

@@ -19,13 +19,12 @@ from minit2i_deploy.cli.options import (
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli.paint import Job
+    from minit2i_deploy.cli.paint import Job, Spent
     from minit2i_deploy.record import Record
     from minit2i_deploy.table import Table
 
+_LEAST_REPEATS: Final = 2
 _EPILOG: Final = """\
 One prompt is painted once for each seed. Several prompts share one seed, or
 have as many seeds as there are prompts, or --num-images paints each of them
@@ -39,6 +38,7 @@ examples:
   minit2i generate my-bundle --prompts prompts.txt --batch 8 -o pictures
   minit2i generate my-bundle "a red circle" --animate circle.webp --every 2
   minit2i generate my-bundle --from circle.png -o again.png
+  minit2i generate my-bundle "a red circle" --runtime tensorrt --repeat 50
 """
 
 
@@ -163,6 +163,13 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="show every Nth row in --preview and --animate, and the last (default 1)",
     )
+    group.add_argument(
+        "--repeat",
+        metavar="N",
+        type=int,
+        help="paint everything N times and print how long a batch takes once all is warm; the "
+        "pictures are written once",
+    )
 
 
 def _weighted(words: str) -> tuple[str, float]:
@@ -193,6 +200,7 @@ def run(options: argparse.Namespace) -> None:
     from minit2i_deploy.cli.progress import Progress
 
     check_places(options)
+    _check_repeat(options)
     record = _record(options)
     prompts = wanted_prompts(options, record)
     bundle = Bundle.open(options.bundle)
@@ -208,10 +216,22 @@ def run(options: argparse.Namespace) -> None:
         pictures=pictures,
         files=files,
     )
-    with Progress("painting") as progress, opened_runtime(bundle, options) as runtime:
+    with Progress("painting") as progress, opened_runtime(bundle, options, lean=True) as runtime:
         make_folders(options, len(files))
-        timings = paint(job, runtime, progress.update)
-    _print(job, timings)
+        spent = paint(job, runtime, progress.update)
+    _print(job, spent)
+
+
+def _check_repeat(options: argparse.Namespace) -> None:
+    if options.repeat is None:
+        return
+    if options.repeat < _LEAST_REPEATS:
+        raise UsageError(
+            f"--repeat is {options.repeat}, but at least {_LEAST_REPEATS} are needed: the first is "
+            "the warm-up"
+        )
+    if options.preview is not None or options.animate is not None:
+        raise UsageError("--repeat came with --preview or --animate; give one or the other")
 
 
 def _record(options: argparse.Namespace) -> Record | None:
@@ -243,14 +263,16 @@ def _painting(
     return adjusted_table(table, options), guidance
 
 
-def _print(job: Job, timings: Mapping[str, float]) -> None:
+def _print(job: Job, spent: Spent) -> None:
     from minit2i_deploy.cli.text import json_text
 
     painting = f"{job.table.name}, guidance {job.guidance:g}"
     if not job.options.json:
         for path in job.files[:-1]:
             print(f"{path}  {painting}")
-        print(f"{job.files[-1]}  {painting}, {sum(timings.values()):.2f} s")
+        print(f"{job.files[-1]}  {painting}, {sum(spent.timings.values()):.2f} s")
+        if job.options.repeat is not None:
+            print(_steady_text(spent))
         return
     made: list[dict[str, Any]] = [
         {"file": str(path), "seed": picture.seed if picture.noise is None else None}
@@ -261,6 +283,28 @@ def _print(job: Job, timings: Mapping[str, float]) -> None:
         "table": job.table.name,
         "guidance": job.guidance,
         "runtime": job.options.runtime,
-        "seconds": dict(timings),
+        "seconds": spent.timings,
     }
+    if spent.graphs is not None:
+        values["cuda_graphs"] = spent.graphs
+    if job.options.repeat is not None:
+        values["repeat"] = _steady(spent)
     print(json_text(values))
+
+
+def _steady(spent: Spent) -> dict[str, float]:
+    """Latency of a batch in seconds: the first of all, and quantiles of all but each first."""
+    import numpy as np
+
+    warm = [seconds for times in spent.latencies for seconds in times[1:]]
+    p50, p95 = (float(value) for value in np.quantile(warm, (0.5, 0.95)))
+    return {"first_s": spent.latencies[0][0], "p50_s": p50, "p95_s": p95, "n": len(warm)}
+
+
+def _steady_text(spent: Spent) -> str:
+    steady = _steady(spent)
+    graphs = "" if spent.graphs is None else f", CUDA graphs: {spent.graphs}"
+    return (
+        f"a batch: first {steady['first_s'] * 1e3:.1f} ms, then p50 {steady['p50_s'] * 1e3:.2f} ms,"
+        f" p95 {steady['p95_s'] * 1e3:.2f} ms over {steady['n']:.0f}{graphs}"
+    )

@@ -12,9 +12,16 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle import Bundle
     from minit2i_deploy.checkpoints import Checkpoint
     from minit2i_deploy.config import ModelConfig
+    from minit2i_deploy.engines import Damaged, Found
+    from minit2i_deploy.manifest import Quantization
 
 _GRAPH_HEAD: Final = ("graph", "precision", "opset", "size", "inputs -> outputs")
+_ENGINE_HEAD: Final = ("engine", "graph", "for", "sizes", "size", "kernels", "state")
 _EPILOG: Final = """\
+An engine is current if its graph and weights are the bundle's, its plan has the
+length that was built and the library installed here is the one that built it.
+Bytes are compared when an engine is loaded.
+
 examples:
   minit2i inspect my-bundle
   minit2i inspect run/step-020000 --json
@@ -24,8 +31,8 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Show what a bundle holds (graphs, presets, measured checks, where it comes from), or "
-        "what is taken from a checkpoint and what is left out."
+        "Show what a bundle holds (graphs, presets, built engines, measured checks, where it "
+        "comes from), or what is taken from a checkpoint and what is left out."
     )
     parser.epilog = _EPILOG
     parser.add_argument("path", metavar="PATH", type=Path, help="a bundle or a checkpoint")
@@ -61,7 +68,8 @@ def run(options: argparse.Namespace) -> None:
 def _bundle_values(bundle: Bundle) -> dict[str, Any]:
     from minit2i_deploy.decode import encode
 
-    return {"path": str(bundle.path), "digest": bundle.digest, **encode(bundle.manifest)}
+    values = {"path": str(bundle.path), "digest": bundle.digest, **encode(bundle.manifest)}
+    return values | {"engines": [_engine_values(bundle, item) for item in _engines(bundle)]}
 
 
 def _bundle_text(bundle: Bundle) -> str:
@@ -82,13 +90,22 @@ def _bundle_text(bundle: Bundle) -> str:
     ]
     if provenance.lora_sha256 is not None:
         facts.insert(-1, ("lora", f"merged, sha256 {provenance.lora_sha256}"))
+    if manifest.quantization is not None:
+        facts.insert(-1, ("quantised", _quantised_line(manifest.quantization)))
     parts = [
         columns(facts),
         columns(_graph_rows(bundle), head=_GRAPH_HEAD),
         columns(_preset_rows(bundle), head=("preset", "table", "guidance", "")),
         "tables: " + ", ".join(manifest.tables),
     ]
+    if engines := _engine_rows(bundle):
+        parts.insert(2, columns(engines, head=_ENGINE_HEAD))
     return "\n\n".join([*parts, *([check_lines(manifest.checks)] if manifest.checks else [])])
+
+
+def _quantised_line(record: Quantization) -> str:
+    graphs = [f"{name}: {graph.scheme}" for name, graph in sorted(record.graphs.items())]
+    return f"{record.scheme} on {record.base_precision} ({'; '.join(graphs)})"
 
 
 def _graph_rows(bundle: Bundle) -> list[tuple[str, ...]]:
@@ -96,7 +113,10 @@ def _graph_rows(bundle: Bundle) -> list[tuple[str, ...]]:
 
     files = bundle.manifest.files
     rows: list[tuple[str, ...]] = []
-    for name, graph in bundle.manifest.graphs.items():
+    graphs, late = dict(bundle.manifest.graphs), bundle.manifest.late
+    if late is not None:
+        graphs[f"transformer from t={late.t:g}"] = late.graph
+    for name, graph in graphs.items():
         with_data = (graph.path, f"{graph.path}.data")
         num_bytes = sum(files[path].bytes for path in with_data if path in files)
         flow = f"{' '.join(graph.inputs)} -> {' '.join(graph.outputs)}"
@@ -109,6 +129,59 @@ def _preset_rows(bundle: Bundle) -> list[tuple[str, ...]]:
     for name, preset in bundle.manifest.presets.items():
         default = "default" if name == bundle.manifest.default_preset else ""
         rows.append((name, preset.table, f"{preset.guidance:g}", default))
+    return rows
+
+
+def _engines(bundle: Bundle) -> list[Found | Damaged]:
+    from minit2i_deploy.engines import engines_of
+
+    return list(engines_of(bundle))
+
+
+def _engine_state(bundle: Bundle, engine: Found | Damaged) -> str:
+    """``current``, or why not."""
+    from minit2i_deploy.engine_fit import graph_changes, library_misfit
+    from minit2i_deploy.engines import Damaged
+    from minit2i_deploy.export.tensorrt.library import installed_version
+
+    if isinstance(engine, Damaged):
+        return engine.reason
+    key = engine.record.key
+    if (change := graph_changes(bundle, key)) is not None:
+        return change
+    version = installed_version(key.library)
+    if version is None:
+        return f"{key.library} is not installed here"
+    return library_misfit(key, key.library, version) or "current"
+
+
+def _engine_values(bundle: Bundle, engine: Found | Damaged) -> dict[str, Any]:
+    from minit2i_deploy.decode import encode
+    from minit2i_deploy.engines import Damaged
+
+    record = {} if isinstance(engine, Damaged) else encode(engine.record)
+    return {"folder": str(engine.folder), "state": _engine_state(bundle, engine), **record}
+
+
+def _engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
+    from minit2i_deploy.cli.text import size
+    from minit2i_deploy.engine_key import size_words
+    from minit2i_deploy.engines import Damaged
+    from minit2i_deploy.export.tensorrt.audit import words
+
+    rows: list[tuple[str, ...]] = []
+    for engine in _engines(bundle):
+        state = _engine_state(bundle, engine)
+        if isinstance(engine, Damaged):
+            rows.append((engine.folder.name, "?", "", "", "", "", state))
+            continue
+        record = engine.record
+        key = record.key
+        target = f"{key.library} {' '.join(key.targets)}"
+        sizes = "; ".join(f"{name} {size_words(values)}" for name, values in key.sizes.items())
+        counts = words(record.audit)
+        plan = size(record.plan_bytes)
+        rows.append((engine.folder.name, key.graph, target, sizes, plan, counts, state))
     return rows
 
 

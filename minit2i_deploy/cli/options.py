@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from minit2i_deploy.errors import UsageError
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle import Bundle
     from minit2i_deploy.protocol import Runtime
     from minit2i_deploy.table import Table
+
+_LEAN: Final = ("onnxruntime", "openvino")
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
@@ -26,13 +28,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """--runtime, --provider, --precision and --threads."""
+    """--runtime, --provider, --precision, --device, --compile and --threads."""
     group = parser.add_argument_group("engine")
     group.add_argument(
         "--runtime",
         metavar="NAME",
         default="onnxruntime",
-        help="onnxruntime (default), openvino, torch, or fake (no network, for testing programs)",
+        help="onnxruntime (default), openvino, torch, tensorrt, tensorrt-rtx, or fake (no network, "
+        "for testing programs)",
     )
     group.add_argument(
         "--provider",
@@ -42,7 +45,20 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--precision",
         metavar="NAME",
-        help="what openvino computes in, as runtime or provider: fp32 (default) or bf16",
+        help="what openvino computes in, as runtime or provider: fp32 (default) or bf16; torch: "
+        "fp32, bf16 or fp16 in place of the bundle's",
+    )
+    group.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="torch: cpu (default), cuda:0 and so on; tensorrt and tensorrt-rtx: index of the card "
+        "(default 0)",
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        default=None,
+        help="torch: compile the step at its first use, on a GPU into CUDA graphs",
     )
     group.add_argument(
         "--threads",
@@ -113,7 +129,7 @@ def chosen_painting(bundle: Bundle, options: argparse.Namespace) -> tuple[Table,
             raise UsageError("--table came with --solver or --steps; give one or the other")
         table = _named_table(bundle, options.table)
     elif options.steps is not None:
-        table = _compiled_table(bundle, options.solver or "euler", options.steps)
+        table = bundle.compile_table(options.solver or "euler", options.steps)
     elif options.solver is not None:
         raise UsageError(f"--solver {options.solver} came without --steps; add --steps N")
     if options.guidance is not None:
@@ -134,8 +150,17 @@ def adjusted_table(table: Table, options: argparse.Namespace) -> Table:
     return adjusted(table, interval=interval, clip=options.clip, rescale=options.rescale)
 
 
-def opened_runtime(bundle: Bundle, options: argparse.Namespace) -> Runtime:
+def opened_runtime(
+    bundle: Bundle,
+    options: argparse.Namespace,
+    *,
+    lean: bool = False,
+    keep_prompts: bool = True,
+) -> Runtime:
     """The runtime that the options ask for; use it in a ``with`` block.
+
+    ``lean`` frees the text encoder when the denoiser is opened, in runtimes that can. Those that
+    keep what they made of a prompt do not without ``keep_prompts``, so that it can be timed.
 
     Raises:
         UsageError: an unknown runtime, or a setting for one that does not have it.
@@ -144,8 +169,16 @@ def opened_runtime(bundle: Bundle, options: argparse.Namespace) -> Runtime:
     """
     from minit2i_deploy.runtimes import open_runtime
 
-    given = {name: getattr(options, name) for name in ("provider", "precision", "threads")}
+    names = ("provider", "precision", "threads", "device", "compile")
+    # Some commands ask for engines in their own words and know only some of these.
+    given = {name: getattr(options, name, None) for name in names}
     settings = {name: value for name, value in given.items() if value is not None}
+    if options.runtime.startswith("tensorrt") and "device" in settings:
+        settings["device"] = _card(settings["device"])
+    if lean and options.runtime in _LEAN:
+        settings["lean"] = True
+    if options.runtime.startswith("tensorrt") and not keep_prompts:
+        settings["keep_prompts"] = False
     runtime = open_runtime(bundle, options.runtime, **settings)
     if options.provider == "auto":
         chosen = getattr(runtime, "provider", "")
@@ -153,15 +186,14 @@ def opened_runtime(bundle: Bundle, options: argparse.Namespace) -> Runtime:
     return runtime
 
 
+def _card(words: str) -> int:
+    try:
+        return int(words)
+    except ValueError:
+        raise UsageError(f"--device is {words!r}, but TensorRT takes a card's index") from None
+
+
 def _named_table(bundle: Bundle, name: str) -> Table:
     from minit2i_deploy.table import Table
 
     return Table.load(Path(name)) if name.endswith(".json") else bundle.table(name)
-
-
-def _compiled_table(bundle: Bundle, solver: str, steps: int) -> Table:
-    from minit2i_deploy.solvers import solver_named
-    from minit2i_deploy.table import solver_table
-
-    a_min = bundle.manifest.flavour.a_min if solver_named(solver).divides else None
-    return solver_table(solver, steps=steps, a_min=a_min)

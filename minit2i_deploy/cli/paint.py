@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,11 @@ import numpy as np
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.cli import places
 from minit2i_deploy.cli.plan import Picture
+from minit2i_deploy.condition import Stopwatch
+from minit2i_deploy.encoding import encode_ahead
 from minit2i_deploy.generate import Frame, Result, generate
 from minit2i_deploy.images import grid, save_animation, save_png, to_pil
+from minit2i_deploy.prompts import as_mix
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.record import Record
 from minit2i_deploy.table import Table
@@ -40,34 +44,52 @@ class Job:
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
+class Spent:
+    """Where the time went.
+
+    Args:
+        timings: stage to seconds, over all pictures; of --repeat, the last time only.
+        latencies: of each batch, seconds from its prompts to its pictures, each time it was
+            painted.
+        graphs: what a runtime with CUDA graphs ran the rows from; None of the others.
+    """
+
+    timings: dict[str, float] = field(default_factory=dict)
+    latencies: list[list[float]] = field(default_factory=list)
+    graphs: str | None = None
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
 class _Kept:
     """What is written after the last picture; lists stay empty where nobody asked."""
 
     sheet: list[Image] = field(default_factory=list)
     states: list[np.ndarray] = field(default_factory=list)
     frames: list[Image] = field(default_factory=list)
-    timings: dict[str, float] = field(default_factory=dict)
+    spent: Spent = field(default_factory=Spent)
 
 
-def paint(job: Job, runtime: Runtime, progress: Callable[[float, str], None]) -> dict[str, float]:
+def paint(job: Job, runtime: Runtime, progress: Callable[[float, str], None]) -> Spent:
     """Paint and write everything.
-
-    Returns:
-        timings: stage to seconds, over all pictures.
 
     Raises:
         UsageError: arguments that do not fit together, or a place that cannot be written.
         RuntimeFailure: the engine failed.
     """
     kept, options = _Kept(), job.options
+    timings = kept.spent.timings
+    texts = [text for picture in job.pictures for text in as_mix(picture.prompt).texts]
+    with Stopwatch(timings, "encode"):
+        # All before the first picture, so that a lean runtime opens its text encoder once.
+        encode_ahead(job.bundle, runtime, texts)
     for start in range(0, len(job.pictures), options.batch):
-        result = _batch(job, runtime, start, kept, progress)
+        result = _repeated(job, runtime, start, kept, progress)
         for offset, image in enumerate(result.images):
             index = start + offset
             record = _record(job, job.pictures[index])
             save_png(image, job.files[index], record.fields())
         for stage, seconds in result.timings.items():
-            kept.timings[stage] = kept.timings.get(stage, 0.0) + seconds
+            timings[stage] = timings.get(stage, 0.0) + seconds
         if options.save_state is not None:
             kept.states.append(result.x)
         if options.grid is not None:
@@ -75,20 +97,49 @@ def paint(job: Job, runtime: Runtime, progress: Callable[[float, str], None]) ->
         if options.animate is not None:
             kept.frames += result.images
     _write_kept(job, kept)
-    return kept.timings
+    kept.spent.graphs = getattr(runtime, "graphs", None)
+    return kept.spent
+
+
+def _repeated(
+    job: Job, runtime: Runtime, start: int, kept: _Kept, progress: Callable[[float, str], None]
+) -> Result:
+    """One batch as often as --repeat asks; the last time's pictures."""
+    times, latencies = job.options.repeat or 1, []
+    for done in range(times):
+
+        def share(fraction: float, words: str, done: int = done) -> None:
+            batch = (done + fraction) / times * min(job.options.batch, len(job.pictures) - start)
+            again = f"time {done + 1}/{times}, " if times > 1 else ""
+            progress((start + batch) / len(job.pictures), again + words)
+
+        began = time.perf_counter()
+        result = _batch(job, runtime, start, kept, share if times == 1 else None)
+        latencies.append(time.perf_counter() - began)
+        if times > 1:
+            share(1.0, f"{latencies[-1] * 1e3:.1f} ms")
+    kept.spent.latencies.append(latencies)
+    return result
 
 
 def _batch(
-    job: Job, runtime: Runtime, start: int, kept: _Kept, progress: Callable[[float, str], None]
+    job: Job,
+    runtime: Runtime,
+    start: int,
+    kept: _Kept,
+    progress: Callable[[float, str], None] | None,
 ) -> Result:
     options = job.options
     chosen = job.pictures[start : start + options.batch]
     given = [picture.noise for picture in chosen if picture.noise is not None]
+    looks = options.preview is not None or options.animate is not None
+
+    def on_row(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done / total, f"row {done}/{total}")
 
     def on_frame(frame: Frame) -> None:
-        share = (start + len(chosen) * (frame.index + 1) / frame.total) / len(job.pictures)
-        progress(share, f"row {frame.index + 1}/{frame.total}")
-        if _wants_estimate(options, frame):
+        if frame.index % (options.every or 1) == 0 or frame.index == frame.total - 1:
             _keep_estimate(job, start, frame, kept)
 
     return generate(
@@ -100,14 +151,12 @@ def _batch(
         guidance=job.guidance,
         negative=options.negative,
         noise=np.stack(given) if given else None,
-        on_frame=on_frame,
-        previews=options.preview is not None or options.animate is not None,
+        # Without it a runtime may run all rows without a pause.
+        on_frame=on_frame if looks else None,
+        # A runtime that is asked how far it is looks at a clock, which would show in a latency.
+        on_row=None if progress is None else on_row,
+        previews=looks,
     )
-
-
-def _wants_estimate(options: argparse.Namespace, frame: Frame) -> bool:
-    asked = options.preview is not None or options.animate is not None
-    return asked and (frame.index % (options.every or 1) == 0 or frame.index == frame.total - 1)
 
 
 def _keep_estimate(job: Job, start: int, frame: Frame, kept: _Kept) -> None:

@@ -32,6 +32,14 @@ class Formatter(argparse.HelpFormatter):
         return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
+class Overview(argparse.HelpFormatter):
+    """Keeps each command and its line together: argparse forgets that commands are indented."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = max(len(command.name) for command in COMMANDS) + 4
+
+
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Read a command line.
 
@@ -56,7 +64,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def build(wanted: str | None) -> Parser:
     """The parser, with the arguments of one command; the others only have their name and help."""
-    parser = Parser(prog="minit2i", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False)
+    parser = Parser(
+        prog="minit2i",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        formatter_class=Overview,
+    )
     parser.add_argument("--version", action="version", version=f"minit2i {__version__}")
     parser.add_argument(
         "--debug", action="store_true", help="show where an error came from, and every warning"

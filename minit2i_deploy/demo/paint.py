@@ -11,7 +11,7 @@ import numpy as np
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.demo.shapes import Spec, Verdict, judge
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.generate import Frame, generate
+from minit2i_deploy.generate import generate
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.table import Table
 
@@ -74,10 +74,9 @@ def paint_captions(
         chosen = captions[start : start + batch]
         seeds = [seed + start + offset for offset in range(len(chosen))]
 
-        def on_frame(frame: Frame, start: int = start, count: int = len(chosen)) -> None:
+        def on_row(done: int, total: int, start: int = start, count: int = len(chosen)) -> None:
             if progress is not None:
-                share = (frame.index + 1) / frame.total
-                progress((start + count * share) / len(captions))
+                progress((start + count * done / total) / len(captions))
 
         result = generate(
             bundle,
@@ -86,7 +85,7 @@ def paint_captions(
             seed=seeds,
             table=table,
             guidance=guidance,
-            on_frame=on_frame,
+            on_row=on_row,
         )
         for (spec, caption), own, image in zip(chosen, seeds, result.images, strict=True):
             yield Painted(

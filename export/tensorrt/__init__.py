@@ -1,0 +1,25 @@
+"""TensorRT engines of a bundle's graphs, by tensorrt or tensorrt_rtx, whichever is asked for.
+
+Needs neither torch nor onnx: the libraries read ONNX themselves.
+"""
+
+from __future__ import annotations
+
+from minit2i_deploy.export.tensorrt.audit import audit_layers
+from minit2i_deploy.export.tensorrt.build import Built, build_engine
+from minit2i_deploy.export.tensorrt.library import Library, installed_version, open_library
+from minit2i_deploy.export.tensorrt.options import BuildOptions
+from minit2i_deploy.export.tensorrt.write import Outcome, build_bundle, plan_bundle
+
+__all__ = [
+    "BuildOptions",
+    "Built",
+    "Library",
+    "Outcome",
+    "audit_layers",
+    "build_bundle",
+    "build_engine",
+    "installed_version",
+    "open_library",
+    "plan_bundle",
+]

@@ -1,0 +1,216 @@
+"""The two engine libraries, tensorrt and tensorrt_rtx: one Python API, and where they differ.
+
+Every difference between them, and between the versions of one, is in this file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, BinaryIO, Final
+
+from minit2i_deploy.engine_key import PORTABLE, TENSORRT, TENSORRT_RTX, BuildFlags
+from minit2i_deploy.errors import (
+    Minit2iError,
+    MissingDependencyError,
+    RuntimeFailure,
+    UsageError,
+)
+
+# The first version that pads head widths itself and can take attention apart when told to.
+OLDEST: Final = {TENSORRT: (10, 14), TENSORRT_RTX: (1, 2)}
+EXTRAS: Final = {TENSORRT: "tensorrt", TENSORRT_RTX: "rtx"}
+# What --engine says for each.
+WORDS: Final = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt-rtx"}
+
+# The wheel's name, then the one that NVIDIA's archive installs.
+_MODULES: Final = {TENSORRT: ("tensorrt",), TENSORRT_RTX: ("tensorrt_rtx_bindings", "tensorrt_rtx")}
+_HARDWARE: Final = {"same-capability": "SAME_COMPUTE_CAPABILITY", "ampere-plus": "AMPERE_PLUS"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Library:
+    """An engine library that is loaded.
+
+    Args:
+        name: ``tensorrt`` or ``tensorrt_rtx``.
+        version: all its digits.
+        module: the Python module; both have the same classes.
+    """
+
+    name: str
+    version: str
+    module: Any
+
+    @property
+    def is_rtx(self) -> bool:
+        """Whether it builds without a card, for named targets."""
+        return self.name == TENSORRT_RTX
+
+    def create_network(self, builder: Any) -> Any:
+        """A network whose types are those of its graph, on every version."""
+        flags = self.module.NetworkDefinitionCreationFlag
+        strongly = getattr(flags, "STRONGLY_TYPED", None)
+        # TensorRT 11 knows no other networks and may have dropped the flag.
+        return builder.create_network(0 if strongly is None else 1 << int(strongly))
+
+    def set_targets(self, config: Any, targets: Sequence[str]) -> None:
+        """Tell the builder which cards an engine is for.
+
+        Raises:
+            UsageError: this library cannot build for that target.
+        """
+        if not self.is_rtx or tuple(targets) == (PORTABLE,):
+            return
+        known = self.module.ComputeCapability
+        config.num_compute_capabilities = len(targets)
+        for index, target in enumerate(targets):
+            name = "CURRENT" if target.startswith("native:") else target.upper()
+            capability = getattr(known, name, None)
+            if capability is None:
+                raise UsageError(f"{self.name} {self.version} has no target {target}")
+            config.set_compute_capability(capability, index)
+
+    def set_flags(self, config: Any, flags: BuildFlags) -> None:
+        """Turn the switches of a build.
+
+        Raises:
+            UsageError: this library has no such switch.
+        """
+        if self.is_rtx and (flags.version_compatible or flags.hardware_level != "none"):
+            raise UsageError(
+                "TensorRT-RTX engines are for one version and their --target cards; leave out"
+                " --version-compatible and --hardware-compatible"
+            )
+        names = {
+            "REFIT": flags.refit,
+            "STRIP_PLAN": flags.strip_weights,
+            "VERSION_COMPATIBLE": flags.version_compatible,
+            "TF32": flags.tf32,
+        }
+        for name, wanted in names.items():
+            flag = getattr(self.module.BuilderFlag, name, None)
+            if flag is not None:
+                (config.set_flag if wanted else config.clear_flag)(flag)
+            elif wanted:
+                raise UsageError(f"{self.name} {self.version} has no switch {name}")
+        if flags.hardware_level != "none":
+            levels = self.module.HardwareCompatibilityLevel
+            config.hardware_compatibility_level = getattr(levels, _HARDWARE[flags.hardware_level])
+        if flags.workspace_bytes is not None:
+            pool = self.module.MemoryPoolType.WORKSPACE
+            config.set_memory_pool_limit(pool, flags.workspace_bytes)
+        if flags.optimization_level is not None:
+            config.builder_optimization_level = flags.optimization_level
+        # What the audit reads; it costs no time at run time.
+        config.profiling_verbosity = self.module.ProfilingVerbosity.DETAILED
+
+    def count_attention(self, network: Any) -> int:
+        """Attentions of a parsed network, as single operations or as softmax between products."""
+        whole = getattr(self.module.LayerType, "ATTENTION_INPUT", None)
+        kinds = [network.get_layer(i).type for i in range(network.num_layers)]
+        num_whole = 0 if whole is None else kinds.count(whole)
+        return num_whole + kinds.count(self.module.LayerType.SOFTMAX)
+
+    def allow_unfused(self, network: Any) -> None:
+        """Let attention for which there is no kernel be computed by several."""
+        whole = getattr(self.module.LayerType, "ATTENTION_INPUT", None)
+        for index in range(network.num_layers):
+            layer = network.get_layer(index)
+            if whole is not None and layer.type == whole:
+                # The bindings hand out every layer as its base; this is how they are cast.
+                layer.__class__ = self.module.IAttentionInputLayer
+                layer.attention.decomposable = True
+
+    def serialize(self, builder: Any, network: Any, config: Any, stream: BinaryIO) -> bool:
+        """Build and write the plan, piece by piece where the library can; False if it failed.
+
+        Raises:
+            Minit2iError: the disk failed or is full.
+        """
+        if not hasattr(builder, "build_serialized_network_to_stream"):
+            plan = builder.build_serialized_network(network, config)
+            return plan is not None and bool(stream.write(plan))
+        writer = _make_writer(self.module, stream)
+        done = builder.build_serialized_network_to_stream(network, config, writer)
+        if writer.error is not None:
+            raise Minit2iError(
+                f"{stream.name}: cannot be written: {writer.error.strerror}; free some space"
+            ) from writer.error
+        return bool(done)
+
+
+def open_library(name: str) -> Library:
+    """Load an engine library.
+
+    Args:
+        name: ``tensorrt`` or ``tensorrt_rtx``.
+
+    Raises:
+        MissingDependencyError: it is not installed; the text names the pip line.
+        RuntimeFailure: it is too old, or a library that it needs is not there.
+    """
+    module = _load(name)
+    version = str(module.__version__)
+    oldest = OLDEST[name]
+    if _numbers(version)[: len(oldest)] < oldest:
+        words = ".".join(map(str, oldest))
+        raise RuntimeFailure(
+            f"{name} {version} is installed, but {words} or later is needed; run: pip install"
+            f" --upgrade 'minit2i-deploy[{EXTRAS[name]}]'"
+        )
+    return Library(name=name, version=version, module=module)
+
+
+def installed_version(name: str) -> str | None:
+    """Version of a library, or None where it is not there or does not load."""
+    try:
+        return open_library(name).version
+    except (MissingDependencyError, RuntimeFailure):
+        return None
+
+
+def _load(name: str) -> ModuleType:
+    for candidate in _MODULES[name]:
+        try:
+            return importlib.import_module(candidate)
+        except ModuleNotFoundError as error:
+            if error.name is not None and error.name.split(".")[0] != candidate:
+                raise RuntimeFailure(f"{candidate} does not load: {error}") from error
+        except (ImportError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise RuntimeFailure(
+                f"{candidate} does not load ({reason}); install the CUDA version it was made for"
+            ) from error
+    other = TENSORRT if name == TENSORRT_RTX else TENSORRT_RTX
+    hint = ""
+    if any(importlib.util.find_spec(module) is not None for module in _MODULES[other]):
+        hint = f" ({other} is: --engine {WORDS[other]})"
+    raise MissingDependencyError(
+        f"{name} is not installed{hint}; run: pip install 'minit2i-deploy[{EXTRAS[name]}]'"
+    )
+
+
+def _make_writer(module: Any, stream: BinaryIO) -> Any:
+    class Writer(module.IStreamWriter):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.IStreamWriter.__init__(self)
+            self.error: OSError | None = None
+
+        def write(self, data: Any) -> int:
+            # An exception would pass through code that does not expect any.
+            try:
+                return stream.write(data)
+            except OSError as error:
+                self.error = error
+                return 0
+
+    return Writer()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(digits) for digits in re.findall(r"[0-9]+", version))

@@ -1,0 +1,98 @@
+"""Progress of a build, and the way to stop one."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+
+class Phases:
+    """Nested phases with known numbers of steps, as one share that never goes back."""
+
+    def __init__(self, report: Callable[[str, float], None]) -> None:
+        self._report = report
+        self._open: dict[str, tuple[int, int]] = {}
+        self._share = 0.0
+        self._lock = threading.Lock()
+        self.stopped = False
+
+    def begin(self, name: str, num_steps: int) -> None:
+        """A phase begins inside those that are open."""
+        with self._lock:
+            self._open[name] = (0, max(num_steps, 1))
+
+    def step(self, name: str, step: int) -> bool:
+        """A step of a phase is done; False asks the library to stop."""
+        with self._lock:
+            if name in self._open:
+                self._open[name] = (step, self._open[name][1])
+            share, width = 0.0, 1.0
+            for done, steps in self._open.values():
+                width /= steps
+                share += min(done, steps) * width
+            self._share = max(self._share, min(share, 1.0))
+        if not self.stopped:
+            self._report(name, self._share)
+        return not self.stopped
+
+    def finish(self) -> None:
+        """All is done; libraries leave the last steps untold."""
+        self._report("done", 1.0)
+
+    def end(self, name: str) -> None:
+        """A phase is over."""
+        with self._lock:
+            self._open.pop(name, None)
+
+
+def make_monitor(module: Any, phases: Phases) -> Any:
+    """An IProgressMonitor of the library; hold on to it as long as to the config."""
+
+    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            phases.begin(phase_name, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return phases.step(phase_name, step)
+
+        def phase_finish(self, phase_name: str) -> None:
+            phases.end(phase_name)
+
+    return Monitor()
+
+
+@contextlib.contextmanager
+def stoppable(phases: Phases) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into a wish that the library grants at its next step.
+
+    An exception raised inside its callbacks would pass through code that does not expect any. At
+    the end of the block the signal is raised again, for whoever handles it outside.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        phases.stopped = True
+        came.append(signum)
+
+    # None is a handler that was not set from Python and cannot be put back.
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = {number: handler for number, handler in before.items() if handler is not None}
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        for signum in came[:1]:
+            signal.raise_signal(signum)

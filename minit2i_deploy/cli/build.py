@@ -1,0 +1,281 @@
+"""minit2i build: TensorRT engines of a bundle's graphs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from minit2i_deploy.cli.options import add_bundle, add_json
+from minit2i_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.engines import Planned
+    from minit2i_deploy.export.tensorrt import BuildOptions, Outcome
+
+_GRAPHS: Final = ("text_encoder", "text_adapter", "transformer")
+_EPILOG: Final = """\
+TensorRT-RTX (--engine tensorrt-rtx) builds without a card, for the --target cards
+named, or without --target for all it knows from Ampere on. TensorRT builds on the
+card that will run the engine.
+
+Engines are kept in BUNDLE/engines/ under a fingerprint of graph, sizes, switches,
+library, version and card; what is there and current is not built again.
+
+examples:
+  minit2i build my-bundle --engine tensorrt-rtx --target sm89 --target sm120
+  minit2i build my-bundle --engine tensorrt --max-batch 4 --require-fused all
+  minit2i build my-bundle --engine tensorrt-rtx --plan
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = "Build TensorRT engines of a bundle's graphs, as far as they are missing."
+    parser.epilog = _EPILOG
+    add_bundle(parser)
+    parser.add_argument(
+        "--engine",
+        required=True,
+        choices=("tensorrt", "tensorrt-rtx"),
+        help="the library that builds and will run the engines",
+    )
+    parser.add_argument("--plan", action="store_true", help="say what would be built and why")
+    parser.add_argument("--force", action="store_true", help="build current engines as well")
+    _add_sizes(parser)
+    _add_switches(parser)
+    add_json(parser)
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is built")
+    group.add_argument(
+        "--target",
+        metavar="SM",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="cards of TensorRT-RTX engines: sm75, sm80, sm86, sm89, sm120, sm121, or native "
+        "for the one that is here",
+    )
+    group.add_argument(
+        "--graph", choices=_GRAPHS, action="append", help="build this one only; may be repeated"
+    )
+    group.add_argument(
+        "--batch", metavar="N", type=int, default=1, help="pictures at once to tune for (default 1)"
+    )
+    group.add_argument(
+        "--max-batch", metavar="N", type=int, help="most pictures at once (default: --batch)"
+    )
+    group.add_argument(
+        "--branches",
+        metavar="LEAST,MOST",
+        type=_range,
+        default=(1, 2),
+        help="branches of guidance (default 1,2)",
+    )
+    group.add_argument(
+        "--texts",
+        metavar="N",
+        type=int,
+        default=32,
+        help="most texts at once of the text encoder (default 32)",
+    )
+    group.add_argument(
+        "--device",
+        metavar="N",
+        type=int,
+        default=0,
+        help="card that TensorRT builds on (default 0)",
+    )
+
+
+def _add_switches(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("switches of the build")
+    group.add_argument("--refit", action="store_true", help="weights can be replaced later")
+    group.add_argument(
+        "--strip-weights", action="store_true", help="leave out the weights that a refit brings"
+    )
+    group.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="let later versions of the same major version run an engine of TensorRT",
+    )
+    group.add_argument(
+        "--hardware-compatible",
+        choices=("same-capability", "ampere-plus"),
+        help="let other cards run an engine of TensorRT",
+    )
+    group.add_argument(
+        "--tf32", action="store_true", help="let fp32 matrix products round to ten bits"
+    )
+    group.add_argument(
+        "--allow-unfused",
+        action="store_true",
+        help="take attention apart for which the library has no kernel",
+    )
+    group.add_argument(
+        "--workspace", metavar="GB", type=float, help="most scratch memory of a kernel"
+    )
+    group.add_argument(
+        "--optimization-level", metavar="0..5", type=int, help="default: the library's own"
+    )
+    group.add_argument(
+        "--timing-cache",
+        metavar="FILE",
+        type=Path,
+        help="keep measured kernel times there (TensorRT only)",
+    )
+    group.add_argument(
+        "--require-fused",
+        metavar="N|SHARE|all",
+        type=_floor,
+        default=0.0,
+        help="fail if fewer of the transformer's attentions are fused, as a number, 90%% or all",
+    )
+    group.add_argument(
+        "--wait",
+        metavar="S",
+        type=float,
+        default=0.0,
+        help="seconds to wait for another build of the same engine (default 0)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Plan or build, and print."""
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.cli.quiet import quiet_libraries
+    from minit2i_deploy.export.tensorrt import build_bundle, plan_bundle
+
+    bundle, settings = Bundle.open(options.bundle), _settings(options)
+    if options.plan:
+        _print_plan(bundle, plan_bundle(bundle, settings), as_json=options.json)
+        return
+    # The libraries print their errors themselves, besides telling them.
+    with quiet_libraries(enabled=not options.debug) as stderr, Progress("build", stderr) as line:
+        outcomes = build_bundle(
+            bundle,
+            settings,
+            force=options.force,
+            progress=lambda words, share: line.update(share, words),
+        )
+    _print_outcomes(outcomes, as_json=options.json)
+
+
+def _settings(options: argparse.Namespace) -> BuildOptions:
+    from minit2i_deploy.engine_key import BuildFlags
+    from minit2i_deploy.export.tensorrt import BuildOptions
+
+    workspace = options.workspace
+    try:
+        flags = BuildFlags(
+            refit=options.refit or options.strip_weights,
+            strip_weights=options.strip_weights,
+            version_compatible=options.version_compatible,
+            hardware_level=options.hardware_compatible or "none",
+            workspace_bytes=None if workspace is None else int(workspace * 1e9),
+            optimization_level=options.optimization_level,
+            tf32=options.tf32,
+            allow_unfused=options.allow_unfused,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return BuildOptions(
+        library=options.engine.replace("-", "_"),
+        targets=tuple(dict.fromkeys(options.target)),
+        graphs=tuple(name for name in _GRAPHS if name in (options.graph or _GRAPHS)),
+        batch=options.batch,
+        max_batch=options.max_batch,
+        branches=options.branches,
+        texts=options.texts,
+        flags=flags,
+        require_fused=options.require_fused,
+        timing_cache=options.timing_cache,
+        wait_s=options.wait,
+        device=options.device,
+    )
+
+
+def _print_plan(bundle: Bundle, planned: tuple[Planned, ...], *, as_json: bool) -> None:
+    from minit2i_deploy.cli.text import columns, json_text, size
+    from minit2i_deploy.export.tensorrt.estimate import expected_memory_bytes
+    from minit2i_deploy.export.tensorrt.memory import available_bytes
+
+    memory = [expected_memory_bytes(bundle, item.key.graph) for item in planned]
+    available = available_bytes()
+    if as_json:
+        values = [
+            {
+                "graph": item.key.graph,
+                "fingerprint": item.fingerprint,
+                "build": not item.current,
+                "reason": item.reason,
+                "memory_bytes": num_bytes,
+                "words": item.key.words(),
+            }
+            for item, num_bytes in zip(planned, memory, strict=True)
+        ]
+        print(json_text({"available_bytes": available, "engines": values}))
+        return
+    rows = [
+        (
+            item.key.graph,
+            item.fingerprint,
+            "keep" if item.current else "build",
+            "" if item.current else size(num_bytes),
+            item.reason,
+        )
+        for item, num_bytes in zip(planned, memory, strict=True)
+    ]
+    print(columns(rows, head=("graph", "engine", "", "memory", "why")))
+    if available is not None and max(memory) > available:
+        print(f"only {size(available)} of memory are available")
+
+
+def _print_outcomes(outcomes: tuple[Outcome, ...], *, as_json: bool) -> None:
+    from minit2i_deploy.cli.text import columns, json_text, size
+    from minit2i_deploy.decode import encode
+    from minit2i_deploy.export.tensorrt.audit import words
+
+    if as_json:
+        values: list[dict[str, Any]] = [
+            {
+                "folder": str(item.engine.folder),
+                "built": item.built,
+                "reason": item.reason,
+                **encode(item.engine.record),
+            }
+            for item in outcomes
+        ]
+        print(json_text(values))
+        return
+    rows = []
+    for item in outcomes:
+        record = item.engine.record
+        done = f"built in {record.build_s:.1f} s" if item.built else "current"
+        name = item.engine.folder.name
+        rows.append((record.key.graph, name, size(record.plan_bytes), done, words(record.audit)))
+    print(columns(rows, head=("graph", "engine", "size", "", "kernels")))
+
+
+def _range(text: str) -> tuple[int, int]:
+    least, _, most = text.partition(",")
+    try:
+        return int(least), int(most or least)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 1,2") from error
+
+
+def _floor(text: str) -> float:
+    if text == "all":
+        return 1.0
+    try:
+        share, number = text.endswith("%"), float(text.removesuffix("%"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like all, 90% or 17") from error
+    if not share and (number != int(number) or number < 2):
+        raise argparse.ArgumentTypeError(f"{text!r}: a number of 2 or more, a share as 90%, or all")
+    return number / 100 if share else number

@@ -1,0 +1,228 @@
+"""minit2i refit: other weights into a bundle and its TensorRT engines, without a rebuild."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from minit2i_deploy.cli.options import add_bundle, add_json
+from minit2i_deploy.errors import UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.checkpoints.checkpoint import Checkpoint
+    from minit2i_deploy.engines import Found
+    from minit2i_deploy.manifest import Check, Provenance
+
+# Of adapter and step against torch in the bundle's precision. Not measured on a card yet: wide
+# enough for other kernels of the same number type, far below what a stale weight does.
+BOUNDS: Final = {"fp32": 2e-3, "fp16": 2e-2, "bf16": 8e-2}
+
+_EPILOG: Final = """\
+BUNDLE stays as it is, so going back is naming it again. The new bundle has the
+same graphs with the new weights, for every runtime, and the engines refitted;
+they are compared with PyTorch before the bundle appears.
+
+Engines must have been built with minit2i build --refit, and are refitted on the
+machine that runs them.
+
+examples:
+  minit2i refit my-bundle --lora my-adapter -o my-lora-bundle --engine tensorrt
+  minit2i refit my-bundle --checkpoint run/step-040000 -o newer --engine tensorrt-rtx
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = (
+        "Make a bundle with other weights of the same architecture and refit its TensorRT engines."
+    )
+    parser.epilog = _EPILOG
+    add_bundle(parser)
+    parser.add_argument(
+        "--checkpoint",
+        metavar="PATH",
+        type=Path,
+        help="take all weights from this checkpoint, of any form that minit2i export reads",
+    )
+    parser.add_argument(
+        "--lora",
+        metavar="ADAPTER",
+        type=Path,
+        help="merge this PEFT adapter onto --checkpoint's weights, or onto the bundle's own",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, required=True, help="new folder for the bundle"
+    )
+    parser.add_argument(
+        "--engine",
+        required=True,
+        choices=("tensorrt", "tensorrt-rtx"),
+        help="the library whose engines are refitted",
+    )
+    parser.add_argument(
+        "--device", metavar="N", type=int, default=0, help="index of the card (default 0)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write, refit, compare, and only then let the bundle appear."""
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.files import atomic_directory
+    from minit2i_deploy.reweigh import with_checks, write_reweighed
+    from minit2i_deploy.runtimes.tensorrt_refit import refit_bundle
+
+    if options.checkpoint is None and options.lora is None:
+        raise UsageError("no weights came; give --checkpoint or --lora")
+    base = Bundle.open(options.bundle)
+    with (
+        Progress("refit") as progress,
+        atomic_directory(options.output, overwrite=options.overwrite) as folder,
+    ):
+        progress.update(0.0, "read weights")
+        source = _weights(base, options)
+        provenance = _provenance(base, source)
+        bundle = write_reweighed(base, folder, source.tensors, provenance)
+        library = options.engine.replace("-", "_")
+        engines = refit_bundle(
+            library,
+            options.device,
+            base,
+            bundle,
+            lambda share: progress.update(0.2 + 0.4 * share, "refit engines"),
+        )
+        checks = _checked(base, bundle, options, lambda words: progress.update(0.7, words))
+        with_checks(bundle, folder, checks, provenance)
+    _print(options, engines, checks)
+
+
+def _weights(base: Bundle, options: argparse.Namespace) -> Checkpoint:
+    from minit2i_deploy.checkpoints import load_checkpoint
+    from minit2i_deploy.checkpoints.lora import merge_lora
+
+    if options.checkpoint is None:
+        return merge_lora(_own_weights(base), options.lora)
+    config = base.config
+    source = load_checkpoint(options.checkpoint, lora=options.lora)
+    if source.config != config:
+        differing = [
+            f"{field.name} {getattr(source.config, field.name)} for {getattr(config, field.name)}"
+            for field in dataclasses.fields(config)
+            if getattr(source.config, field.name) != getattr(config, field.name)
+        ]
+        raise UsageError(
+            f"{options.checkpoint}: another architecture than {base.path}: {differing[0]}; export "
+            "it to a bundle of its own"
+        )
+    return source
+
+
+def _own_weights(base: Bundle) -> Checkpoint:
+    from minit2i_deploy.checkpoints.checkpoint import Checkpoint, CheckpointReport
+    from minit2i_deploy.reweigh import network_tensors
+
+    if base.manifest.provenance.lora_sha256 is not None:
+        raise UsageError(
+            f"{base.path}: an adapter is merged into it already; name the bundle without it"
+        )
+    tensors = network_tensors(base)
+    report = CheckpointReport(
+        form=base.manifest.provenance.checkpoint_form,
+        path=str(base.path),
+        weights="as in the bundle",
+        sha256=base.manifest.provenance.checkpoint_sha256,
+        dtypes={base.manifest.graphs["transformer"].precision: len(tensors)},
+        num_parameters=sum(array.size for array in tensors.values()),
+    )
+    return Checkpoint(config=base.config, tensors=tensors, report=report)
+
+
+def _provenance(base: Bundle, source: Checkpoint) -> Provenance:
+    origin = source.report
+    return dataclasses.replace(
+        base.manifest.provenance,
+        checkpoint_sha256=origin.sha256,
+        checkpoint_form=origin.form,
+        lora_sha256=None if origin.lora is None else origin.lora.sha256,
+    )
+
+
+def _checked(
+    base: Bundle, bundle: Bundle, options: argparse.Namespace, report: Callable[[str], None]
+) -> tuple[Check, ...]:
+    """Compare the refitted engines with torch, and see that they are not the old ones."""
+    from minit2i_deploy.manifest import Check
+    from minit2i_deploy.runtimes import open_runtime
+    from minit2i_deploy.runtimes.refit_probe import answers, make_probe, relative_errors
+
+    report("torch")
+    with open_runtime(bundle, "torch") as runtime:
+        probe = make_probe(bundle, runtime)
+        wanted = answers(runtime, probe)
+    found = []
+    for each in (base, bundle):
+        report("compare")
+        with open_runtime(each, options.engine, device=options.device) as runtime:
+            found.append(answers(runtime, probe))
+    _refuse_stale(base, bundle, *found)
+    checks = tuple(
+        Check(
+            name=graph,
+            measured=error,
+            bound=BOUNDS[bundle.manifest.graphs[graph].precision],
+            unit="relative",
+            where=f"refitted {options.engine} engine to torch, one step from a fixed state",
+        )
+        for graph, error in relative_errors(found[1], wanted).items()
+    )
+    for check in checks:
+        if not check.measured <= check.bound:
+            raise VerificationError(
+                f"{check.name}: {check.measured:.3g} {check.unit} but at most {check.bound:.3g} is "
+                f"allowed ({check.where}); no bundle was written"
+            )
+    return checks
+
+
+def _refuse_stale(
+    base: Bundle, bundle: Bundle, old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
+) -> None:
+    from minit2i_deploy.reweigh import changed_names
+
+    for graph, values in new.items():
+        changed = next(iter(changed_names(base, bundle, graph)), None)
+        if changed is not None and values.tobytes() == old[graph].tobytes():
+            raise VerificationError(
+                f"{graph}: the refitted engine gives what it gave before, although {changed} "
+                "changed; no bundle was written, so export the weights and run minit2i build"
+            )
+
+
+def _print(options: argparse.Namespace, engines: list[Found], checks: tuple[Check, ...]) -> None:
+    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.cli.text import check_lines, json_text
+    from minit2i_deploy.decode import encode
+
+    bundle = Bundle.open(options.output)
+    if options.json:
+        values = {
+            "bundle": str(bundle.path),
+            "digest": bundle.digest,
+            "engines": [engine.record.fingerprint for engine in engines],
+            "checks": encode(checks),
+        }
+        print(json_text(values))
+        return
+    for engine in engines:
+        print(f"engines/{engine.record.fingerprint}  {engine.record.words}")
+    print(check_lines(checks))
+    print(f"{bundle.path}")

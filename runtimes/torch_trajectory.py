@@ -1,0 +1,123 @@
+"""The state of one batch as torch tensors on the device, and the compiled step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.model.step import Step
+
+StepCall = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class TorchTrajectory:
+    """State of one batch as tensors on the device.
+
+    Args:
+        step: x, h, tokens, weights, row to the next x and h.
+        x: float32 [batch, 3, H, W].
+        tokens: float32 [branches, batch, adapted tokens, hidden].
+    """
+
+    def __init__(self, step: StepCall, x: Tensor, tokens: Tensor) -> None:
+        self._step, self._x, self._tokens = step, x, tokens
+        self._h = torch.zeros_like(x)
+
+    def step(
+        self,
+        row: Float32[np.ndarray, " 6"],
+        weights: Float32[np.ndarray, " branches"],
+        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+    ) -> None:
+        """Advance by one row; arguments as in ``protocol.Trajectory``."""
+        self._advance(self._put(row), self._put(weights), noise)
+
+    def run_rows(
+        self,
+        rows: Float32[np.ndarray, "n 6"],
+        weights: Sequence[Float32[np.ndarray, " branches"]],
+        noise: Mapping[int, Callable[[], Float32[np.ndarray, "batch 3 height width"]]],
+        on_row: Callable[[int], None] | None = None,
+    ) -> Mapping[str, float]:
+        """Advance by all rows; arguments as in ``protocol.RowsTrajectory``.
+
+        Nothing is waited for but the end, and the rows go to the device in one piece, so a GPU
+        never runs out of work between rows. ``on_row`` is then told of rows that are queued.
+        """
+        table = self._put(rows)
+        shares = self._put(np.concatenate(weights))
+        begin = 0
+        for index, row_weights in enumerate(weights):
+            end = begin + len(row_weights)
+            fresh = noise[index]() if index in noise else None
+            self._advance(table[index], shares[begin:end], fresh)
+            begin = end
+            if on_row is not None:
+                on_row(index + 1)
+        if self._x.device.type == "cuda":
+            torch.cuda.synchronize(self._x.device)
+        return {}
+
+    def state(
+        self,
+    ) -> tuple[
+        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
+    ]:
+        """Copies of x and h."""
+        return to_numpy(self._x).copy(), to_numpy(self._h).copy()
+
+    @torch.no_grad()
+    def _advance(self, row: Tensor, weights: Tensor, noise: np.ndarray | None) -> None:
+        h = self._h if noise is None else self._put(noise)
+        self._x, self._h = self._step(self._x, h, self._tokens[: len(weights)], weights, row)
+
+    def _put(self, array: np.ndarray) -> Tensor:
+        return torch.tensor(array, device=self._x.device)
+
+
+def step_call(step: Step, device: torch.device, **settings: Any) -> StepCall:
+    """A compiled step; rows are tensors, so their values never compile it anew.
+
+    Args:
+        step: the module.
+        device: that it runs on; on a GPU the compiled step is replayed as a CUDA graph.
+        settings: of ``torch.compile``, in place of these.
+
+    Returns:
+        a call that gives tensors of their own, which the next call leaves alone.
+    """
+    on_gpu = device.type == "cuda"
+    mode = {"mode": "max-autotune"} if on_gpu else {}
+    # Sizes are fixed while a batch runs: kernels made for them are the fastest.
+    compiled = torch.compile(step, dynamic=False, fullgraph=True, **{**mode, **settings})
+
+    def call(
+        x: Tensor, h: Tensor, tokens: Tensor, weights: Tensor, row: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        try:
+            if not on_gpu:
+                after = compiled(x, h, tokens, weights, row)
+                return after[0], after[1]
+            # A replay writes where the last one did, so what it gives is copied first.
+            torch.compiler.cudagraph_mark_step_begin()
+            x_next, h_next = compiled(x, h, tokens, weights, row)
+            return x_next.clone(), h_next.clone()
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = " ".join(str(error).partition("Set TORCHDYNAMO_VERBOSE")[0].split())
+            raise RuntimeFailure(
+                f"torch cannot compile the step: {reason}; run it with compile=False"
+            ) from error
+
+    return call
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """Float32 values on the host."""
+    array: np.ndarray = tensor.to(device="cpu", dtype=torch.float32).numpy()
+    return array
