@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.checkpoints import Checkpoint, CheckpointReport, load_checkpoint
-from minit2i_deploy.errors import BundleError
+from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.export.modules import network_dtype
 from minit2i_deploy.export.reference import record_network, record_text
 from minit2i_deploy.export.text_encoder import find_text_encoder, open_text_encoder
@@ -48,6 +48,7 @@ def verify_bundle(
         what was measured now; without a checkpoint, what was measured at the export.
 
     Raises:
+        UsageError: a checkpoint came for a quantised bundle.
         BundleError: a file differs, or the bundle was made from another checkpoint.
         VerificationError: a graph differs from torch by more than its bound.
     """
@@ -56,6 +57,11 @@ def verify_bundle(
     opened.verify(lambda done, total: report("hash files", 0.1 * done / max(total, 1)))
     if checkpoint is None:
         return opened.manifest.checks
+    if opened.manifest.quantization is not None:
+        raise UsageError(
+            f"{opened.path}: is quantised and was measured against its source bundle, not against a"
+            " checkpoint; verify the bundle it was made from"
+        )
 
     def load() -> Checkpoint:
         return load_checkpoint(

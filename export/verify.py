@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from minit2i_deploy.errors import RuntimeFailure, VerificationError, require
+from minit2i_deploy.errors import RuntimeFailure, require
+from minit2i_deploy.export.bounds import require_within_bounds
 from minit2i_deploy.export.modules import AdapterGraph
 from minit2i_deploy.export.reference import (
     GUIDANCE,
@@ -27,8 +28,17 @@ from minit2i_deploy.manifest import Check
 from minit2i_deploy.model import MMJiT, Step
 from minit2i_deploy.table import Table, guidance_weights, step_row
 
-Call = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
+__all__ = [
+    "BOUNDS",
+    "Bounds",
+    "compare",
+    "compare_torch",
+    "relative_error",
+    "require_within_bounds",
+    "runs_in_onnxruntime",
+]
 
+Call = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
 _RUN: Final = "onnxruntime CPU to torch fp32, the same inputs"
 
@@ -124,24 +134,6 @@ def compare_torch(
     pixels = _run(calls["transformer"][0], network, tokens[[0, -1], None], progress)
     where = f"{other}; {_table_words(network.table)}"
     return [*checks, _pixel_check(pixels, network.pixels, bound, where)]
-
-
-def require_within_bounds(checks: Iterable[Check], consequence: str) -> None:
-    """Refuse what is over its bound, or is no number at all.
-
-    Args:
-        checks: what was measured.
-        consequence: last words of the error: what follows from it.
-
-    Raises:
-        VerificationError: the first such check.
-    """
-    for check in checks:
-        if not check.measured <= check.bound:
-            raise VerificationError(
-                f"{check.name}: {check.measured:.3g} {check.unit} but at most {check.bound:.3g} is"
-                f" allowed ({check.where}); {consequence}"
-            )
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:

@@ -104,7 +104,7 @@ def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
             return decode(kind, value, where)
         except ValueError:
             continue
-    wanted = " or ".join(_WORDS[kind] for kind in kinds)
+    wanted = " or ".join(_WORDS.get(kind, "an object") for kind in kinds)
     raise ValueError(f"{where} is {_brief(value)}, but {wanted} is needed")
 
 

@@ -161,6 +161,62 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GraphQuantization:
+    """What became of one graph: formats in words, layers quantised, layers left as they were."""
+
+    scheme: str
+    layers: int
+    excluded: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise ValueError(f"layers is {self.layers}, but at least 1 is needed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantization:
+    """How a bundle was quantised.
+
+    Args:
+        scheme: name of the scheme.
+        base_precision: of what is not quantised: the source bundle's.
+        source_digest: of the source bundle.
+        calibration_sha256: of the calibration file; None where the scheme needs none.
+        smoothing: strength, 0 to 1, by the first layer of every group; empty without smoothing.
+        graphs: what was quantised, by the names of ``Manifest.graphs``.
+    """
+
+    scheme: str
+    base_precision: str
+    source_digest: str
+    calibration_sha256: str | None
+    smoothing: Mapping[str, float]
+    graphs: Mapping[str, GraphQuantization]
+
+    def __post_init__(self) -> None:
+        _one_of("base_precision", self.base_precision, ("fp32", "bf16", "fp16"))
+        _digest("source_digest", self.source_digest)
+        if self.calibration_sha256 is not None:
+            _digest("calibration_sha256", self.calibration_sha256)
+        if not all(0.0 <= strength <= 1.0 for strength in self.smoothing.values()):
+            raise ValueError("a smoothing strength is outside 0..1")
+        for name in self.graphs:
+            _one_of("graph", name, GRAPHS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LateGraph:
+    """A second step graph, which takes the rows from time t on, 0 noise to 1 data."""
+
+    t: float
+    graph: GraphInfo
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.t < 1.0:
+            raise ValueError(f"t is {self.t}, but a time between 0 and 1 is needed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """Everything about a bundle. ``files`` is filled in by ``bundle.write_manifest``."""
 
@@ -176,6 +232,8 @@ class Manifest:
     provenance: Provenance
     checks: tuple[Check, ...]
     files: Mapping[str, FileInfo] = dataclasses.field(default_factory=dict)
+    quantization: Quantization | None = None
+    late: LateGraph | None = None
     format_version: int = FORMAT_VERSION
     kind: str = KIND
 
@@ -186,6 +244,9 @@ class Manifest:
             BundleError: the fields break a rule between them.
         """
         fields = encode(self)
+        for name in _OPTIONAL:
+            if fields[name] is None:
+                del fields[name]
         try:
             check_links(_decode_fields(fields))
         except ValueError as error:
@@ -213,6 +274,10 @@ class Manifest:
         except ValueError as error:
             raise BundleError(f"{where}: {error}; re-run minit2i export") from error
         return manifest
+
+
+# Fields that stand in a manifest only where they say something.
+_OPTIONAL: Final = {"quantization": Quantization, "late": LateGraph}
 
 
 def seal(fields: Mapping[str, object]) -> bytes:
@@ -254,6 +319,11 @@ def check_links(manifest: Manifest) -> None:
         **{f"tables.{name}": path for name, path in manifest.tables.items()},
         "tokenizer.path": tokenizer_file,
     }
+    if manifest.late is not None:
+        step, late = manifest.graphs["transformer"], manifest.late.graph
+        if (late.inputs, late.outputs) != (step.inputs, step.outputs) or late.path == step.path:
+            raise ValueError("late.graph needs graphs.transformer's inputs and outputs, own path")
+        named["late.graph.path"] = late.path
     for where, path in named.items():
         if path not in manifest.files:
             raise ValueError(f"{where} names {path[:80]!r}, which is not among the files")
@@ -296,8 +366,15 @@ def _expect_version(value: object) -> dict[str, object]:
 
 
 def _decode_fields(fields: dict[str, object]) -> Manifest:
-    manifest: Manifest = decode(Manifest, fields, "manifest")
-    return manifest
+    """As ``to_bytes`` wrote them; fields that few bundles need stand in theirs alone."""
+    rest = {name: value for name, value in fields.items() if name not in _OPTIONAL}
+    manifest: Manifest = decode(Manifest, rest | dict.fromkeys(_OPTIONAL), "manifest")
+    found = {
+        name: decode(kind, fields[name], f"manifest.{name}")
+        for name, kind in _OPTIONAL.items()
+        if name in fields
+    }
+    return dataclasses.replace(manifest, **found)
 
 
 def _seal_line(digest: str) -> bytes:

@@ -16,6 +16,7 @@ from jaxtyping import Float32
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.runtimes.base import GraphRuntime
+from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.toy_graph import (
     RATE_SIZE,
     TOY_ROWS,
@@ -29,7 +30,7 @@ from minit2i_deploy.runtimes.toy_graph import (
 
 # Ours -> OpenVINO's, and what the processor must offer for it.
 _PRECISIONS: Final = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}
-_RUNS: Final = ("fp32", "fp16")
+_RUNS: Final = ("fp32", "fp16", "int8", "fp8")
 _DEVICE: Final = "CPU"
 
 
@@ -40,6 +41,8 @@ class OpenVinoRuntime(GraphRuntime):
         bundle: an open bundle.
         precision: what to compute in: "fp32", or "bf16" on processors that have it.
         threads: threads to use; 0 leaves it to OpenVINO.
+        lean: free the text encoder when the denoiser is opened; new texts open it again. OpenVINO
+            holds weights twice, as they are in the file and as its kernels want them.
         cache: folder for compiled graphs, which spares the compilation next time; None keeps none.
 
     Raises:
@@ -55,6 +58,7 @@ class OpenVinoRuntime(GraphRuntime):
         *,
         precision: str = "fp32",
         threads: int = 0,
+        lean: bool = False,
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
         if precision not in _PRECISIONS:
@@ -76,9 +80,9 @@ class OpenVinoRuntime(GraphRuntime):
         self._settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = str(threads)
-        if cache is not None:
-            self._settings["CACHE_DIR"] = str(cache)
+        self._precision, self._cache = precision, cache
         self._graphs: dict[str, Any] = {}
+        self._lean = lean
 
     def start(
         self,
@@ -86,6 +90,8 @@ class OpenVinoRuntime(GraphRuntime):
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
     ) -> OpenVinoTrajectory:
         """Put a start state and the branches' tokens into buffers; h is zero."""
+        if self._lean:
+            self._graphs.pop("text_encoder", None)
         request = self._compiled("transformer").create_infer_request()
         return OpenVinoTrajectory(request, self._library.Tensor, x, tokens)
 
@@ -104,13 +110,27 @@ class OpenVinoRuntime(GraphRuntime):
         if graph not in self._graphs:
             path = self.bundle.graph_path(graph)
             self._check_precision(graph)
+            settings = self._settings | self._cache_setting(graph)
             try:
-                self._graphs[graph] = self._core.compile_model(path, _DEVICE, self._settings)
+                self._graphs[graph] = self._core.compile_model(path, _DEVICE, settings)
             except RuntimeError as error:
                 raise RuntimeFailure(
                     f"{path}: openvino cannot open it: {_reason(error, path)}"
                 ) from error
         return self._graphs[graph]
+
+    def _cache_setting(self, graph: str) -> dict[str, str]:
+        if self._cache is None:
+            return {}
+        key = cache_key(
+            self.bundle,
+            graph,
+            library=self.name,
+            version=str(self._library.__version__),
+            device=device_name("cpu"),
+            precision=self._precision,
+        )
+        return {"CACHE_DIR": str(cache_folder(self._cache, key))}
 
     def _check_precision(self, graph: str) -> None:
         precision = self.bundle.manifest.graphs[graph].precision

@@ -13,7 +13,14 @@ import pytest
 from bundles import draft
 
 from minit2i_deploy.errors import BundleError
-from minit2i_deploy.manifest import FileInfo, Manifest, check_relative, seal
+from minit2i_deploy.manifest import (
+    FileInfo,
+    GraphQuantization,
+    Manifest,
+    Quantization,
+    check_relative,
+    seal,
+)
 
 Fields = dict[str, Any]
 
@@ -83,6 +90,52 @@ def test_names_of_all_fields_are_frozen() -> None:
         "provenance": "checkpoint_form checkpoint_sha256 lora_sha256 tools",
         "check": "bound measured name unit where",
     }
+
+
+def quantised() -> Manifest:
+    graph = GraphQuantization(scheme="int8 weights", layers=3, excluded=("a.b",))
+    record = Quantization(
+        scheme="int8",
+        base_precision="fp16",
+        source_digest="ab" * 32,
+        calibration_sha256=None,
+        smoothing={"a.c": 0.5},
+        graphs={"transformer": graph},
+    )
+    return dataclasses.replace(whole(), quantization=record)
+
+
+def test_how_it_was_quantised_stands_in_a_quantised_bundle_alone() -> None:
+    data = quantised().to_bytes()
+    assert read(data) == quantised()
+    assert read(data).to_bytes() == data
+    tree = json.loads(data)
+    record = tree["quantization"]
+    assert " ".join(record) == (
+        "base_precision calibration_sha256 graphs scheme smoothing source_digest"
+    )
+    assert " ".join(record["graphs"]["transformer"]) == "excluded layers scheme"
+    assert "quantization" not in fields()
+    refuses(seal({**fields(), "quantization": None}), "manifest.quantization is None")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("base_precision", "int8", "base_precision is 'int8'"),
+        ("source_digest", "ab", "source_digest is 'ab'"),
+        ("calibration_sha256", "ab", "calibration_sha256 is 'ab'"),
+        ("smoothing", {"a": 1.5}, "smoothing strength is outside"),
+        ("smoothing", {"a": "1"}, "a finite number is needed"),
+        ("graphs", {"decoder": {"scheme": "x", "layers": 1, "excluded": []}}, "graph is 'decoder'"),
+        ("graphs", {"transformer": {"scheme": "x", "layers": 0, "excluded": []}}, "layers is 0"),
+        ("graphs", {"transformer": {"scheme": "x", "layers": 1}}, "missing fields"),
+    ],
+)
+def test_a_wrong_record_of_quantisation_is_refused(name: str, value: Any, text: str) -> None:
+    tree = json.loads(quantised().to_bytes())
+    tree["quantization"][name] = value
+    refuses(seal(tree), text)
 
 
 def test_seal_is_the_hash_of_the_bytes_with_the_seal_zeroed() -> None:

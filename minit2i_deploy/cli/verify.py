@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 
 _NO_BF16: Final = "onnxruntime's CPU provider has no bf16 kernels; --runtime torch runs it"
+# The second step graph, in a bundle whose late rows have one.
+_LATE: Final = "transformer, late rows"
 _EPILOG: Final = """\
 Checked are sizes, the sha256 of every file, the tokenizer and the tables; then
 each graph is run once on noise and must give finite values.
@@ -126,7 +128,7 @@ def check_bundle(bundle: Bundle, open_engine: Callable[[], Runtime]) -> Iterator
         return
     with runtime:
         for name, work in _graph_runs(bundle, runtime).items():
-            if (runtime.name, bundle.manifest.graphs[name].precision) == ("onnxruntime", "bf16"):
+            if (runtime.name, _precision(bundle, name)) == ("onnxruntime", "bf16"):
                 yield Outcome(name=f"graph {name}", state=SKIPPED, found=_NO_BF16)
             else:
                 yield _attempt(f"graph {name}", partial(_finite, work))
@@ -210,6 +212,7 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
     import numpy as np
 
     from minit2i_deploy.condition import student_conditions, tokenise
+    from minit2i_deploy.late import start_rows
     from minit2i_deploy.noise import standard_noise
     from minit2i_deploy.table import guidance_weights, step_row
 
@@ -229,12 +232,26 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
         mask = np.ones(context[:2], dtype=np.int64)
         return runtime.adapt(standard_noise(0, context), mask, None if told is None else told[None])
 
-    def step() -> np.ndarray:
-        state = runtime.start(standard_noise(0, picture), standard_noise(1, tokens))
+    def step(t: float) -> np.ndarray:
+        start = standard_noise(0, picture), standard_noise(1, tokens)
+        state = start_rows(runtime, *start, np.array([t]))
         state.step(step_row(table, 0), guidance_weights(table, 0, guidance))
         return np.stack(state.state())
 
-    return {"text_encoder": encode, "text_adapter": adapt, "transformer": step}
+    runs: dict[str, Callable[[], np.ndarray]] = {
+        "text_encoder": encode,
+        "text_adapter": adapt,
+        "transformer": partial(step, 0.0),
+    }
+    if bundle.manifest.late is not None:
+        runs[_LATE] = partial(step, bundle.manifest.late.t)
+    return runs
+
+
+def _precision(bundle: Bundle, name: str) -> str:
+    late = bundle.manifest.late
+    graph = late.graph if late is not None and name == _LATE else bundle.manifest.graphs[name]
+    return graph.precision
 
 
 def _table(bundle: Bundle, name: str) -> str:

@@ -1,0 +1,175 @@
+"""Exact smoothing: large channels of an activation are moved into the weights around it.
+
+For a linear layer y = x W and powers of two s, one a channel: x' = x / s and W' = diag(s) W give
+the same y. What divides x by s is the weight that made x: the RMSNorm before qkv or before w1 and
+w3, the columns of w3 (the product silu(w1 x) * w3 x is linear in them), and the columns and
+biases of v (attention is linear in v, channel by channel; both streams' v and both projections
+share one s). Because s are powers of two, every product and every partial sum is what it was
+before, up to its exponent: the smoothed network gives the same bits, in every precision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from minit2i_deploy.export.quantize.graph import Graph
+from minit2i_deploy.export.quantize.linears import Linear, linear_layers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """Part of a weight that makes a smoothed value: its last axis from ``begin``, if it has one."""
+
+    weight: str
+    begin: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SmoothGroup:
+    """Layers whose inputs are smoothed by one vector.
+
+    Args:
+        name: of the first layer.
+        layers: those that read the smoothed value; of both streams after attention.
+        makers: what makes it.
+        channels: of the value.
+    """
+
+    name: str
+    layers: tuple[Linear, ...]
+    makers: tuple[Slot, ...]
+    channels: int
+
+
+def smooth_groups(graph: Graph) -> tuple[SmoothGroup, ...]:
+    """The groups of a step graph, in the order they run; a layer outside them is not smoothed."""
+    layers = linear_layers(graph)
+    by_site: dict[str, list[Linear]] = {}
+    for layer in layers:
+        by_site.setdefault(layer.site, []).append(layer)
+    norms = _norm_weights(graph)
+    groups = [
+        *_norm_groups(by_site, norms),
+        *_gate_groups(layers),
+        *_value_groups(graph, layers),
+    ]
+    order = {layer.name: index for index, layer in enumerate(layers)}
+    return tuple(sorted(groups, key=lambda group: order[group.name]))
+
+
+def _norm_weights(graph: Graph) -> dict[str, str]:
+    """Value made by a norm -> its weight, where one norm alone reads that weight."""
+    nodes = [node for node in graph.model.graph.node if node.op_type == "RMSNormalization"]
+    weights = [node.input[1] for node in nodes]
+    return {
+        node.output[0]: node.input[1]
+        for node in nodes
+        if weights.count(node.input[1]) == 1 and node.input[1] in graph.weights
+    }
+
+
+def _norm_groups(
+    by_site: Mapping[str, Sequence[Linear]], norms: Mapping[str, str]
+) -> Iterator[SmoothGroup]:
+    for site, readers in by_site.items():
+        source = readers[0].source
+        if source in norms:
+            yield SmoothGroup(
+                name=site,
+                layers=tuple(readers),
+                makers=(Slot(weight=norms[source]),),
+                channels=readers[0].num_inputs,
+            )
+
+
+def _gate_groups(layers: Sequence[Linear]) -> Iterator[SmoothGroup]:
+    by_name = {layer.name: layer for layer in layers}
+    for layer in layers:
+        block, _, last = layer.name.rpartition(".")
+        if last == "w2":
+            yield SmoothGroup(
+                name=layer.name,
+                layers=(layer,),
+                makers=(Slot(weight=by_name[f"{block}.w3"].weight),),
+                channels=layer.num_inputs,
+            )
+
+
+def _value_groups(graph: Graph, layers: Sequence[Linear]) -> Iterator[SmoothGroup]:
+    """Attention outputs: both streams of a block meet in one attention, so they share a vector."""
+    blocks: dict[str, list[Linear]] = {}
+    for layer in layers:
+        block, _, last = layer.name.rpartition(".")
+        if last in ("img_attn_proj", "txt_attn_proj", "attn_proj"):
+            blocks.setdefault(block, []).append(layer)
+    for block, readers in blocks.items():
+        width = readers[0].num_inputs
+        makers = [
+            Slot(weight=layer.name + suffix, begin=2 * width)
+            for layer in layers
+            if layer.name.rpartition(".")[0] == block and layer.name.endswith("qkv")
+            for suffix in (".weight", ".bias")
+        ]
+        assert all(slot.weight in graph.weights for slot in makers)
+        yield SmoothGroup(
+            name=readers[0].name, layers=tuple(readers), makers=tuple(makers), channels=width
+        )
+
+
+def smoothing_exponents(
+    inputs: Float32[np.ndarray, " channels"],
+    weights: Float32[np.ndarray, " channels"],
+    alpha: float,
+) -> Int[np.ndarray, " channels"]:
+    """Powers of two near max|x|^alpha / max|W|^(1 - alpha), their geometric mean taken out.
+
+    Args:
+        inputs: largest magnitude of each channel of x.
+        weights: largest magnitude of each row of W.
+        alpha: strength, 0 to 1: the share of the inputs' spread that the weights take over.
+
+    Returns:
+        int exponents k, s = 2**k; 0 where a channel is always zero.
+
+    Source: SmoothQuant, Xiao et al. 2211.10438 equation 4, rounded to powers of two.
+    """
+    live = (inputs > 0) & (weights > 0)
+    ratio = np.zeros(inputs.shape)
+    ratio[live] = alpha * np.log2(inputs[live]) - (1 - alpha) * np.log2(weights[live])
+    if live.any():
+        # Only ratios between channels matter; a common factor would push weights off their range.
+        ratio[live] -= np.round(np.median(ratio[live]))
+    exponents: np.ndarray = np.rint(ratio).astype(np.int64)
+    return exponents
+
+
+def apply_smoothing(graph: Graph, exponents: Mapping[str, Int[np.ndarray, " channels"]]) -> Graph:
+    """The same network with smoothed values.
+
+    Args:
+        graph: not changed.
+        exponents: by group name, k of s = 2**k; groups that are not named are left alone.
+    """
+    weights = dict(graph.weights)
+    for group in smooth_groups(graph):
+        if group.name not in exponents:
+            continue
+        power = exponents[group.name]
+        for slot in group.makers:
+            held = np.array(weights[slot.weight])
+            held[..., slot.begin :] = _scaled(held[..., slot.begin :], -power)
+            weights[slot.weight] = held
+        for layer in group.layers:
+            weights[layer.weight] = _scaled(weights[layer.weight], power[:, None])
+    return dataclasses.replace(graph, weights=weights, folder=None)
+
+
+def _scaled(values: np.ndarray, power: np.ndarray) -> np.ndarray:
+    """values * 2**power in the values' own type, where it is exact."""
+    scaled: np.ndarray = np.ldexp(values.astype(np.float32), power).astype(values.dtype)
+    return scaled

@@ -1,0 +1,179 @@
+"""Both sides down the same table, row by row, with B also stepping from A's own states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+
+from minit2i_deploy.compare.sides import Side
+from minit2i_deploy.compare.tasks import Task
+from minit2i_deploy.condition import branch_tokens, student_conditions
+from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.generate import Frame, trajectory
+from minit2i_deploy.late import start_rows
+from minit2i_deploy.noise import batch_noise, standard_noise
+from minit2i_deploy.table import Table, guidance_weights, step_row
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Details:
+    """Relative errors of B to A by Euclidean norm, a picture each.
+
+    Args:
+        tokens: float64 [batch], of what the text adapter gives the denoiser.
+        estimate: float64 [rows, batch], of the guided estimate of the clean image, both from A's
+            state before the row.
+        step: float64 [rows, batch], of the state after the row, both from A's state before it.
+        drift: float64 [rows, batch], of the state after the row, each on its own way.
+    """
+
+    tokens: Float64[np.ndarray, " batch"]
+    estimate: Float64[np.ndarray, "rows batch"]
+    step: Float64[np.ndarray, "rows batch"]
+    drift: Float64[np.ndarray, "rows batch"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Walk:
+    """What one batch gave: the final states, float32 [batch, 3, H, W], and the rows' details."""
+
+    x_a: Float32[np.ndarray, "batch 3 height width"]
+    x_b: Float32[np.ndarray, "batch 3 height width"]
+    details: Details | None
+
+
+def walk(
+    a: Side,
+    b: Side,
+    tasks: Sequence[Task],
+    table: Table,
+    guidance: float,
+    *,
+    details: bool,
+    on_row: Callable[[], None] | None = None,
+) -> Walk:
+    """Paint one batch on both sides.
+
+    Args:
+        a: the reference.
+        b: what is compared with it.
+        tasks: prompts and seeds of the batch.
+        table: solver, the same for both.
+        guidance: scale of classifier-free guidance.
+        details: whether to measure every row, which costs B's rows once more.
+        on_row: called after each row.
+
+    Raises:
+        RuntimeFailure: an engine failed, or gave NaN or infinity.
+    """
+    teacher = _Teacher(a, b, tasks, table, guidance) if details else None
+    frames = [_frames(side, tasks, table, guidance) for side in (a, b)]
+    states: list[np.ndarray] = []
+    for pair in zip(*frames, strict=True):
+        if teacher is not None:
+            teacher.compare(*pair)
+        if on_row is not None:
+            on_row()
+        states = [frame.x() for frame in pair] if pair[0].index + 1 == len(table) else []
+    for x, side in zip(states, (a, b), strict=True):
+        _check_finite(x, side)
+    found = None if teacher is None else teacher.details()
+    return Walk(x_a=states[0], x_b=states[1], details=found)
+
+
+def relative_errors(
+    found: Float[np.ndarray, "batch ..."], wanted: Float[np.ndarray, "batch ..."]
+) -> Float64[np.ndarray, " batch"]:
+    """|found - wanted| / |wanted| by Euclidean norm: float64, one for each entry of the first axis.
+
+    Args:
+        found: [batch, ...], any unit.
+        wanted: [batch, ...], what found should be.
+    """
+    size = len(wanted)
+    first, second = (values.reshape(size, -1).astype(np.float64) for values in (found, wanted))
+    scale = np.linalg.norm(second, axis=1)
+    errors: Float64[np.ndarray, " batch"] = np.linalg.norm(first - second, axis=1) / np.maximum(
+        scale, float(np.finfo(np.float32).tiny)
+    )
+    return errors
+
+
+class _Teacher:
+    """Keeps A's state before each row, and lets B take that row from it."""
+
+    def __init__(
+        self, a: Side, b: Side, tasks: Sequence[Task], table: Table, guidance: float
+    ) -> None:
+        self.b, self.table, self.seeds = b, table, [task.seed for task in tasks]
+        self.weights = [guidance_weights(table, index, guidance) for index in range(len(table))]
+        guided = any(len(weights) > 1 for weights in self.weights)
+        first, self.tokens = (_tokens(side, tasks, table, guidance, guided) for side in (a, b))
+        self.tokens_error = relative_errors(
+            np.swapaxes(self.tokens, 0, 1), np.swapaxes(first, 0, 1)
+        )
+        size = a.bundle.config.image_size
+        self.shape = (a.bundle.config.in_channels, size, size)
+        self.x = batch_noise(self.seeds, self.shape) * np.float32(a.bundle.manifest.noise.scale)
+        self.h = np.zeros_like(self.x)
+        self.errors: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def compare(self, frame_a: Frame, frame_b: Frame) -> None:
+        """Measure one row."""
+        x_a, h_a = frame_a.state.state()
+        x_forced, h_forced = self._step(frame_a.index)
+        # h' = y + s x, and both sides had the same x.
+        estimate = h_a - np.float32(frame_a.slope) * self.x
+        errors = (
+            relative_errors(estimate + (h_forced - h_a), estimate),
+            relative_errors(x_forced, x_a),
+            relative_errors(frame_b.x(), x_a),
+        )
+        self.errors.append(errors)
+        self.x, self.h = x_a, h_a
+
+    def details(self) -> Details:
+        """All rows together."""
+        estimate, step, drift = (np.stack(rows) for rows in zip(*self.errors, strict=True))
+        return Details(tokens=self.tokens_error, estimate=estimate, step=step, drift=drift)
+
+    def _step(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        times = self.table.column("t")[index:]
+        state = start_rows(self.b.runtime, self.x, self.tokens, times)
+        # Noise takes the history slot's place, and so can a history.
+        slot = self.h
+        if self.table.column("n")[index]:
+            drawn = [standard_noise(seed, self.shape, stream=index + 1) for seed in self.seeds]
+            slot = np.stack(drawn)
+        state.step(step_row(self.table, index), self.weights[index], slot)
+        return state.state()
+
+
+def _frames(side: Side, tasks: Sequence[Task], table: Table, guidance: float) -> Iterator[Frame]:
+    return trajectory(
+        side.bundle,
+        side.runtime,
+        [task.prompt for task in tasks],
+        seed=[task.seed for task in tasks],
+        table=table,
+        guidance=guidance,
+    )
+
+
+def _tokens(
+    side: Side, tasks: Sequence[Task], table: Table, guidance: float, guided: bool
+) -> Float32[np.ndarray, "branches batch adapted hidden"]:
+    told = student_conditions(side.bundle, table, guidance, None)
+    prompts = [task.prompt for task in tasks]
+    return branch_tokens(side.bundle, side.runtime, prompts, None, guided, {}, told)
+
+
+def _check_finite(x: np.ndarray, side: Side) -> None:
+    if not np.isfinite(x).all():
+        raise RuntimeFailure(
+            f"{side.bundle.path}: a picture holds NaN or infinity on {side.engine}; use a higher"
+            " precision and run minit2i verify"
+        )
