@@ -61,9 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bundle = m.Bundle.open(options.bundle)
     report: dict[str, Any] = {"machine": describe_machine(), "texts": options.texts}
     with m.open_runtime(bundle, options.runtime, threads=options.threads) as runtime:
-        report |= _rates(bundle, runtime, options)
+        if not options.short_only:
+            report |= _rates(bundle, runtime, options)
         report["short_prompt"] = _short_prompt(bundle, runtime, options.rounds)
-    report["peak_memory_mb"] = _peaks(options)
+    if not options.short_only:
+        report["peak_memory_mb"] = _peaks(options)
     print(json.dumps(report, indent=2) if options.json else _text(report))
     return 0
 
@@ -78,6 +80,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--padded", type=int, default=CHUNK, help="texts that are also padded to the full length"
     )
     parser.add_argument("--rounds", type=int, default=7, help="of the short prompt")
+    parser.add_argument(
+        "--short-only", action="store_true", help="only the short prompt, which needs no peers"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(arguments)
     if min(options.texts, options.threads, options.rounds) < 1:
@@ -217,20 +222,27 @@ def _peaks(options: argparse.Namespace) -> dict[str, float]:
 
 
 def _text(report: dict[str, Any]) -> str:
-    lines = [machine_line(report["machine"]), f"{report['texts']} texts"]
-    for name, rate in report["texts_per_s"].items():
-        ratio = report["times_as_long_as_ours"][name]
-        lines.append(f"  {name:32} {rate:9.1f} texts/s   takes {ratio:5.2f} times as long as ours")
-    lines.append(f"  largest difference of pooled vectors {report['largest_difference']:.1e}")
+    lines = [machine_line(report["machine"])]
+    if "texts_per_s" in report:
+        lines += _rate_lines(report)
     short = report["short_prompt"]
     lines.append(
         f"{SHORT} tokens: {short['real_tokens_s'] * 1e3:.1f} ms, padded to {PADDED} "
         f"{short['padded_s'] * 1e3:.1f} ms: {short['times_faster']:.2f} times faster, values "
         f"{short['difference']:.1e} apart"
     )
-    for count, peak in report["peak_memory_mb"].items():
+    for count, peak in report.get("peak_memory_mb", {}).items():
         lines.append(f"peak memory of minit2i embed, {count} texts: {peak:.0f} MB")
     return "\n".join(lines)
+
+
+def _rate_lines(report: dict[str, Any]) -> list[str]:
+    lines = [f"{report['texts']} texts"]
+    for name, rate in report["texts_per_s"].items():
+        ratio = report["times_as_long_as_ours"][name]
+        lines.append(f"  {name:32} {rate:9.1f} texts/s   takes {ratio:5.2f} times as long as ours")
+    lines.append(f"  largest difference of pooled vectors {report['largest_difference']:.1e}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prompts to the tokens that the denoiser takes: tokenise, encode, pad, adapt."""
+"""Prompts to the tokens that the denoiser takes: tokenise, encode, adapt."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from types import TracebackType
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64
 
 from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.encoding import RowEncoder
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.prompts import Prompt, as_mix, common_shares
 from minit2i_deploy.protocol import Runtime
@@ -73,7 +74,9 @@ def branch_tokens(
     with Stopwatch(timings, "tokenise"):
         encoded = tokenise(bundle, texts if negative is None else [*texts, negative])
     with Stopwatch(timings, "encode"):
-        context, mask = padded_context(bundle, *encode_batch(bundle, runtime, encoded))
+        # What stands at padding never reaches the network.
+        encoder = RowEncoder(bundle, runtime)
+        context, mask = encoder.padded(encoded, bundle.config.prompt_length)
     if guided and negative is None:
         context = np.concatenate([context, np.zeros_like(context[:1])])
         mask = np.concatenate([mask, np.zeros_like(mask[:1])])
@@ -149,31 +152,3 @@ def tokenise(bundle: Bundle, texts: Sequence[str]) -> list[Encoded]:
         if item.notice is not None:
             warnings.warn(item.notice, PromptTruncatedWarning, stacklevel=3)
     return encoded
-
-
-def encode_batch(
-    bundle: Bundle, runtime: Runtime, encoded: Sequence[Encoded]
-) -> tuple[Float32[np.ndarray, "n tokens width"], Int64[np.ndarray, "n tokens"]]:
-    """Run the text encoder on a batch padded to its longest text, and no further.
-
-    Returns:
-        values: float32 [n, tokens, width], zero at padding; mask: int64 [n, tokens].
-    """
-    longest = max(len(item.ids) for item in encoded)
-    ids = np.full((len(encoded), longest), bundle.tokenizer().pad_id, dtype=np.int64)
-    mask = np.zeros((len(encoded), longest), dtype=np.int64)
-    for row, item in enumerate(encoded):
-        ids[row, : len(item.ids)] = item.ids
-        mask[row, : len(item.ids)] = 1
-    values = runtime.encode(ids, mask)
-    return np.where(mask[..., None] > 0, values, np.float32(0)), mask
-
-
-def padded_context(
-    bundle: Bundle,
-    values: Float32[np.ndarray, "n tokens width"],
-    mask: Int64[np.ndarray, "n tokens"],
-) -> tuple[Float32[np.ndarray, "n length width"], Int64[np.ndarray, "n length"]]:
-    """Pad to the model's prompt length; what stands at padding never reaches the network."""
-    room = ((0, 0), (0, bundle.config.prompt_length - values.shape[1]))
-    return np.pad(values, (*room, (0, 0))), np.pad(mask, room)

@@ -13,12 +13,11 @@ from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.condition import PromptTruncatedWarning
-from minit2i_deploy.encoding import RowEncoder
+from minit2i_deploy.encoding import BATCH_SIZE, RowEncoder
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.tokenizer import Encoded
 
-BATCH_SIZE: Final = 32
 WINDOW: Final = 256
 
 
@@ -49,8 +48,8 @@ def embed(
 ) -> Embeddings:
     """Embed texts, in batches of similar length, returned in the order they came.
 
-    A text that comes several times is encoded once. For more texts than fit in memory take
-    ``embed_stream``.
+    A text that comes several times is encoded once, and not at all where the runtime has just
+    encoded it for something else. For more texts than fit in memory take ``embed_stream``.
 
     Args:
         bundle: what to run.
@@ -108,13 +107,7 @@ def _embedded(encoder: RowEncoder, texts: Sequence[str]) -> Embeddings:
     encoded = encoder.tokenizer.encode(texts)
     _warn_of_cuts(encoded)
     longest = max(len(item.ids) for item in encoded)
-    mask = np.zeros((len(encoded), longest), dtype=np.int64)
-    values: np.ndarray | None = None
-    for position, row in encoder.rows(encoded):
-        if values is None:
-            values = np.zeros((*mask.shape, row.shape[1]), dtype=np.float32)
-        values[position, : len(row)], mask[position, : len(row)] = row, 1
-    assert values is not None
+    values, mask = encoder.padded(encoded, longest)
     return Embeddings(values=values, mask=mask)
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.tokenizer import Encoded
 
-CACHE_BYTES: Final = 64 * 2**20
+BATCH_SIZE: Final = 32
+# A hundred prompts of 20 tokens at T5-Large's width; much more would show in embed's peak memory.
+CACHE_BYTES: Final = 8 * 2**20
 
 
 class RowCache:
@@ -41,14 +44,20 @@ class RowCache:
             self.num_bytes -= dropped.nbytes
 
 
+# What a runtime has encoded, kept as long as the runtime is: painting again with the same prompt
+# does not run the encoder again.
+_caches: WeakKeyDictionary[Runtime, RowCache] = WeakKeyDictionary()
+
+
 class RowEncoder:
-    """The text encoder of one bundle on one runtime, with a cache that lasts as long as this does.
+    """The one way from token ids to the text encoder's rows, for painting and for embedding.
 
     Args:
         bundle: gives the tokenizer.
         runtime: an open runtime of that bundle.
         batch_size: most texts the encoder sees at once.
-        cache_bytes: most bytes of rows to keep for texts that come again; 0 keeps none.
+        cache_bytes: most bytes of rows to keep for texts that come again, 0 keeps none; None
+            shares the runtime's own cache of CACHE_BYTES with every other caller.
 
     Raises:
         UsageError: a batch size below 1.
@@ -60,15 +69,18 @@ class RowEncoder:
         bundle: Bundle,
         runtime: Runtime,
         *,
-        batch_size: int = 32,
-        cache_bytes: int = CACHE_BYTES,
+        batch_size: int = BATCH_SIZE,
+        cache_bytes: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size} came; at least 1 is needed")
         self.batch_size = batch_size
         self.tokenizer = bundle.tokenizer()
         self._runtime = runtime
-        self._cache = RowCache(cache_bytes)
+        if cache_bytes is None:
+            self._cache = _caches.setdefault(runtime, RowCache())
+        else:
+            self._cache = RowCache(cache_bytes)
 
     def rows(
         self, encoded: Sequence[Encoded]
@@ -104,6 +116,30 @@ class RowEncoder:
                 self._cache.put(key, real)
                 yield from ((position, real) for position in places[key])
 
+    def padded(
+        self, encoded: Sequence[Encoded], length: int
+    ) -> tuple[Float32[np.ndarray, "n length width"], Int64[np.ndarray, "n length"]]:
+        """All rows as one array, in the order of the texts.
+
+        Args:
+            encoded: tokenised texts, at least one.
+            length: places for each, as many as the longest has tokens or more.
+
+        Returns:
+            values: float32 [n, length, width], zero at padding; mask: int64 [n, length], 1 at real
+            tokens.
+
+        Raises:
+            RuntimeFailure: the engine failed.
+        """
+        mask = np.zeros((len(encoded), length), dtype=np.int64)
+        values = np.zeros((0, length, 0), dtype=np.float32)
+        for position, row in self.rows(encoded):
+            if not values.size:
+                values = np.zeros((*mask.shape, row.shape[1]), dtype=np.float32)
+            values[position, : len(row)], mask[position, : len(row)] = row, 1
+        return values, mask
+
     def _encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
         """One batch, padded to its longest text and no further: float32 [n, tokens, width]."""
         longest = max(len(ids) for ids in batch)
@@ -113,3 +149,22 @@ class RowEncoder:
             ids[row, : len(item)] = item
             mask[row, : len(item)] = 1
         return self._runtime.encode(ids, mask)
+
+
+def encode_ahead(bundle: Bundle, runtime: Runtime, texts: Sequence[str]) -> None:
+    """Encode texts, each alone, into the runtime's cache, for what is painted later.
+
+    Args:
+        bundle: gives the tokenizer.
+        runtime: an open runtime of that bundle.
+        texts: any number; those that the cache has no room for are encoded again when they are
+            painted.
+
+    Raises:
+        UsageError: a text with a NUL character or broken Unicode.
+        RuntimeFailure: the engine failed.
+    """
+    # One by one, so that the last bits of a row do not depend on the texts beside it.
+    encoder = RowEncoder(bundle, runtime, batch_size=1)
+    for _ in encoder.rows(encoder.tokenizer.encode(texts)):
+        pass

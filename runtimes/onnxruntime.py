@@ -1,12 +1,13 @@
 """ONNX Runtime: the bundle's graphs as they are.
 
 Sessions are opened on first use, so embedding never loads the denoiser. One session serves any
-number of branches.
+number of branches: its weights are held once.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from jaxtyping import Float32
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.runtimes.base import GraphRuntime
-from minit2i_deploy.runtimes.onnxruntime_providers import PROVIDERS
+from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
+from minit2i_deploy.runtimes.onnxruntime_capture import (
+    CapturedTrajectory,
+    CudaGraphWarning,
+    StepGraphs,
+    check_mode,
+)
+from minit2i_deploy.runtimes.onnxruntime_providers import PROVIDERS, provider_version
 from minit2i_deploy.runtimes.onnxruntime_session import (
     find_provider,
     matrix_rate,
@@ -37,7 +45,10 @@ class OnnxRuntime(GraphRuntime):
             "bf16"); None: as the graphs say.
         threads: threads of one operator; 0 takes one for each core this process may use.
         arena: keep freed memory for the next run, which is faster and takes more.
-        cache: folder that openvino and tensorrt keep compiled models in, or None.
+        lean: free the text encoder when the denoiser is opened; new texts open it again.
+        cache: folder that openvino, tensorrt and tensorrt-rtx keep compiled models in, or None.
+        cuda_graph: "on" records each step as a CUDA graph, checked against plain runs, or fails;
+            "auto" does so on provider cuda where it works, and warns where it does not; "off".
 
     Raises:
         UsageError: an unknown provider or precision, or a negative number of threads.
@@ -55,7 +66,9 @@ class OnnxRuntime(GraphRuntime):
         precision: str | None = None,
         threads: int = 0,
         arena: bool = True,
+        lean: bool = False,
         cache: str | os.PathLike[str] | None = None,
+        cuda_graph: str = "auto",
     ) -> None:
         if threads < 0:
             raise UsageError(f"threads is {threads}, but 0 (all cores) or more is needed")
@@ -65,15 +78,19 @@ class OnnxRuntime(GraphRuntime):
         self._ort = require("onnxruntime", "cpu" if known is None else known.extra)
         precisions = [graph.precision for graph in bundle.manifest.graphs.values()]
         self._provider = find_provider(self._ort, provider, precisions, precision)
+        check_mode(cuda_graph, self.provider, self._provider.records is not None)
+        self._cuda_graph = cuda_graph
+        self._step_graphs: StepGraphs | None = None
         self._settings: dict[str, Any] = {
             "precision": precision,
             "threads": self.threads,
             "arena": arena,
-            "cache": None if cache is None else Path(cache),
         }
+        self._cache = cache
         # Asked here, so that a wrong precision is known before the first graph is read.
         session_options(self._ort, self._provider, **self._settings)
         self._sessions: dict[str, Any] = {}
+        self._lean = lean
 
     @property
     def provider(self) -> str:
@@ -84,9 +101,13 @@ class OnnxRuntime(GraphRuntime):
         self,
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
-    ) -> OnnxTrajectory:
+    ) -> OnnxTrajectory | CapturedTrajectory:
         """Put a start state and the branches' tokens into buffers; h is zero."""
+        if self._lean:
+            self._sessions.pop("text_encoder", None)
         session = self._session("transformer")
+        if self._step_graphs is not None:
+            return self._step_graphs.start(x, tokens)
         return OnnxTrajectory(session, self._ort, x, tokens, self._provider.device)
 
     def matrix_rate(self) -> float:
@@ -98,10 +119,39 @@ class OnnxRuntime(GraphRuntime):
         self._check_open()
         if graph not in self._sessions:
             self._check_precision(graph)
-            self._sessions[graph] = open_session(
-                self._ort, self.bundle.graph_path(graph), self._provider, **self._settings
-            )
+            self._sessions[graph] = self._opened(graph)
         return self._sessions[graph]
+
+    def _opened(self, graph: str) -> Any:
+        place = self.bundle.graph_path(graph)
+        settings = self._settings | {"cache": self._cache_folder(graph)}
+        records = self._provider.records is not None and self._cuda_graph != "off"
+        if graph == "transformer" and records:
+            must = self._cuda_graph == "on"
+            try:
+                session = open_session(self._ort, place, self._provider, **settings, capture=True)
+            except RuntimeFailure as error:
+                if must:
+                    raise
+                said = f"{error}; running without CUDA graphs"
+                warnings.warn(said, CudaGraphWarning, stacklevel=2)
+            else:
+                self._step_graphs = StepGraphs(session, self._ort, must)
+                return session
+        return open_session(self._ort, place, self._provider, **settings)
+
+    def _cache_folder(self, graph: str) -> Path | None:
+        if self._cache is None:
+            return None
+        key = cache_key(
+            self.bundle,
+            graph,
+            library=f"onnxruntime:{self.provider}",
+            version=provider_version(self._ort, self._provider),
+            device=device_name(self._provider.device),
+            precision=self._settings["precision"] or "as the graph",
+        )
+        return cache_folder(self._cache, key)
 
     def _check_precision(self, graph: str) -> None:
         precision = self.bundle.manifest.graphs[graph].precision
@@ -121,6 +171,7 @@ class OnnxRuntime(GraphRuntime):
 
     def _free(self) -> None:
         self._sessions.clear()
+        self._step_graphs = None
 
 
 def _usable_cores() -> int:

@@ -24,6 +24,7 @@ class Provider:
         plugin: module that holds it as a plugin, or None where it is part of ONNX Runtime.
         device: where the state lives: "cpu" or "cuda".
         runs: precisions of the graphs it has kernels for.
+        records: its option that makes a session record CUDA graphs, or None.
         computes: precisions it may be asked to compute in, whatever the graph's; most have none.
         who: whose devices it finds, for the error where it finds none.
         instead: what to do there.
@@ -35,6 +36,7 @@ class Provider:
     plugin: str | None = None
     device: str = "cpu"
     runs: tuple[str, ...] = ("fp32", "fp16", "int8")
+    records: str | None = None
     computes: tuple[str, ...] = ()
     who: str = "any"
     instead: str = "choose another provider; minit2i doctor lists those that work"
@@ -45,7 +47,13 @@ _NVIDIA_RUNS: Final = ("fp32", "bf16", "fp16", "int8", "fp8")
 PROVIDERS: Final = {
     provider.name: provider
     for provider in (
-        Provider(name="cpu", ep="CPUExecutionProvider", extra="cpu"),
+        # FP8 is rounded to and computed with in fp32: exact, and no faster.
+        Provider(
+            name="cpu",
+            ep="CPUExecutionProvider",
+            extra="cpu",
+            runs=("fp32", "fp16", "int8", "fp8"),
+        ),
         Provider(
             name="openvino",
             ep="OpenVINOExecutionProvider",
@@ -61,6 +69,7 @@ PROVIDERS: Final = {
             extra="cuda",
             device="cuda",
             runs=("fp32", "bf16", "fp16", "int8"),
+            records="enable_cuda_graph",
             who="NVIDIA",
         ),
         Provider(
@@ -143,6 +152,7 @@ def attach(
     precision: str | None = None,
     threads: int = 0,
     cache: Path | None = None,
+    capture: bool = False,
 ) -> list[Any]:
     """Set a provider in session options.
 
@@ -153,6 +163,7 @@ def attach(
         precision: what it is to compute in, one of ``provider.computes``; None: as the graph.
         threads: that it may use, where it has threads of its own; 0: as many as it likes.
         cache: folder for compiled models, for those that keep any.
+        capture: let the session record CUDA graphs, for a provider that can.
 
     Returns:
         the ``providers`` argument of InferenceSession; empty where the options say all.
@@ -166,10 +177,19 @@ def attach(
             f"provider {provider.name} cannot be asked for precision {precision}; it has {offers}"
         )
     if provider.plugin is None:
-        return [(provider.ep, _built_in_options(provider, cache))]
+        return [(provider.ep, _built_in_options(provider, cache, capture))]
     devices = plugin_devices(ort, provider)[:1]
     options.add_provider_for_devices(devices, _plugin_options(provider, precision, threads, cache))
     return []
+
+
+def provider_version(ort: Any, provider: Provider) -> str:
+    """Version of the library, and of the plugin where the provider is one."""
+    versions = [str(ort.__version__)]
+    if provider.plugin is not None:
+        plugin = require(provider.plugin, provider.extra)
+        versions.append(str(getattr(plugin, "__version__", "unknown")))
+    return ", ".join(versions)
 
 
 def _devices(ort: Any, provider: Provider) -> list[Any]:
@@ -194,10 +214,11 @@ def _register(ort: Any, provider: Provider, plugin: ModuleType) -> None:
     _registered.add(provider.ep)
 
 
-def _built_in_options(provider: Provider, cache: Path | None) -> dict[str, str]:
+def _built_in_options(provider: Provider, cache: Path | None, capture: bool) -> dict[str, str]:
     if provider.name == "cuda":
+        recording = {provider.records: "1"} if capture and provider.records else {}
         # The default doubles the arena at each growth, which can take twice what is needed.
-        return {"arena_extend_strategy": "kSameAsRequested"}
+        return {"arena_extend_strategy": "kSameAsRequested"} | recording
     if provider.name == "tensorrt" and cache is not None:
         return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache)}
     return {}
@@ -206,6 +227,8 @@ def _built_in_options(provider: Provider, cache: Path | None) -> dict[str, str]:
 def _plugin_options(
     provider: Provider, precision: str | None, threads: int, cache: Path | None
 ) -> dict[str, str]:
+    if provider.name == "tensorrt-rtx" and cache is not None:
+        return {"nv_runtime_cache_path": str(cache)}
     if provider.name != "openvino":
         return {}
     # Unasked, OpenVINO computes in bf16 wherever the processor can.

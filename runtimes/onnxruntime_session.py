@@ -77,8 +77,11 @@ def session_options(
     threads: int = 0,
     arena: bool = True,
     cache: Path | None = None,
+    capture: bool = False,
 ) -> tuple[Any, list[Any]]:
     """SessionOptions and the ``providers`` argument; arguments as in ``OnnxRuntime``.
+
+    ``capture`` lets the session record CUDA graphs.
 
     Raises:
         UsageError: a precision that the provider does not offer.
@@ -90,7 +93,9 @@ def session_options(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider.name != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    chosen = attach(ort, provider, options, precision=precision, threads=threads, cache=cache)
+    chosen = attach(
+        ort, provider, options, precision=precision, threads=threads, cache=cache, capture=capture
+    )
     return options, chosen
 
 

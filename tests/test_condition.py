@@ -14,10 +14,9 @@ from minit2i_deploy.condition import (
     Stopwatch,
     branch_tokens,
     branch_weights,
-    encode_batch,
-    padded_context,
     tokenise,
 )
+from minit2i_deploy.embed import embed
 from minit2i_deploy.prompts import Mix, Prompt
 from minit2i_deploy.runtimes.fake import FakeRuntime
 
@@ -105,27 +104,28 @@ def test_stopwatch_adds_up_and_counts_failures() -> None:
     assert 0.02 <= timings["work"] < 1.0
 
 
-def test_values_at_padding_are_zero(bundle: Bundle) -> None:
-    class Noisy(FakeRuntime):
+def test_equal_prompts_are_encoded_once_however_often_they_are_painted(bundle: Bundle) -> None:
+    class Counting(FakeRuntime):
+        num_texts = 0
+
         def encode(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-            return np.ones((*input_ids.shape, CONFIG.txt_input_size), np.float32)
+            self.num_texts += len(input_ids)
+            return super().encode(input_ids, attention_mask)
 
-    encoded = bundle.tokenizer().encode(["a red circle", ""])
-    values, mask = encode_batch(bundle, Noisy(bundle), encoded)
-    assert mask.sum(axis=1).tolist() == [len(item.ids) for item in encoded]
-    assert mask.shape[1] == len(encoded[0].ids)
-    assert np.array_equal(values, np.broadcast_to(mask[..., None], values.shape))
-    assert values.dtype == np.float32
-
-
-def test_context_is_padded_to_the_prompt_length(bundle: Bundle) -> None:
-    values = np.ones((2, 4, CONFIG.txt_input_size), np.float32)
-    context, mask = padded_context(bundle, values, np.ones((2, 4), np.int64))
-    assert context.shape == (2, CONFIG.prompt_length, CONFIG.txt_input_size)
-    assert (context.dtype, mask.dtype) == (np.float32, np.int64)
-    assert np.array_equal(context[:, :4], values)
-    assert not context[:, 4:].any()
-    assert mask.tolist() == [[1] * 4 + [0] * (CONFIG.prompt_length - 4)] * 2
+    runtime = Counting(bundle)
+    prompts: list[Prompt] = ["red", "a circle", "red", "red"]
+    first = tokens(bundle, runtime, prompts, "a circle", True)
+    assert runtime.num_texts == 2
+    assert np.array_equal(tokens(bundle, runtime, prompts, "a circle", True), first)
+    assert np.array_equal(tokens(bundle, runtime, ["red"], None, False)[0, 0], first[0, 3])
+    assert np.array_equal(
+        embed(bundle, runtime, "red").values, embed(bundle, runtime, "red").values
+    )
+    assert runtime.num_texts == 2
+    # Another runtime may be of another bundle.
+    other = Counting(bundle)
+    assert np.array_equal(tokens(bundle, other, prompts, "a circle", True), first)
+    assert other.num_texts == 2
 
 
 def test_each_cut_text_is_warned_of(bundle: Bundle) -> None:

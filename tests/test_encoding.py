@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,8 +58,7 @@ def test_a_text_that_comes_again_is_encoded_once(bundle: Bundle, runtime: Counti
 def test_a_stream_is_embed_in_windows(
     bundle: Bundle, runtime: CountingRuntime, window: int
 ) -> None:
-    whole = embed(bundle, runtime, TEXTS)
-    runtime.batches.clear()
+    whole = embed(bundle, CountingRuntime(bundle), TEXTS)
     row = 0
     for part in embed_stream(bundle, runtime, iter(TEXTS), window=window):
         count, longest = part.mask.shape
@@ -131,6 +132,46 @@ def test_the_cache_holds_copies_of_real_tokens_only(
     for _ in range(2):
         list(uncached.rows(encoded))
     assert runtime.num_texts == 12
+
+
+def test_an_array_holds_zeros_at_padding(bundle: Bundle) -> None:
+    class Noisy(FakeRuntime):
+        def encode(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+            return np.ones((*input_ids.shape, CONFIG.txt_input_size), np.float32)
+
+    encoded = bundle.tokenizer().encode(TEXTS)
+    values, mask = RowEncoder(bundle, Noisy(bundle), batch_size=2).padded(encoded, 12)
+    assert mask.sum(axis=1).tolist() == [len(item.ids) for item in encoded]
+    assert (values.dtype, mask.dtype) == (np.float32, np.int64)
+    assert values.shape == (len(TEXTS), 12, CONFIG.txt_input_size)
+    assert (np.diff(mask, axis=1) <= 0).all()
+    assert np.array_equal(values, np.broadcast_to(mask[..., None], values.shape))
+
+
+def test_encoders_of_one_runtime_share_a_cache_that_ends_with_it(bundle: Bundle) -> None:
+    runtime = CountingRuntime(bundle)
+    encoded = bundle.tokenizer().encode(TEXTS)
+    first, second = RowEncoder(bundle, runtime), RowEncoder(bundle, runtime)
+    assert first._cache is second._cache
+    assert RowEncoder(bundle, runtime, cache_bytes=0)._cache is not first._cache
+    assert RowEncoder(bundle, CountingRuntime(bundle))._cache is not first._cache
+    list(first.rows(encoded))
+    list(second.rows(encoded))
+    assert runtime.num_texts == 6
+    gone = weakref.ref(first._cache)
+    del first, second, runtime
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_cache_keeps_to_its_limit_over_many_texts(bundle: Bundle) -> None:
+    runtime = CountingRuntime(bundle)
+    encoder = RowEncoder(bundle, runtime, cache_bytes=4000)
+    texts = [f"{a} {b}" for a in ("red", "green", "blue", "a", "") for b in ("red", "a", "circle")]
+    for window in (texts, texts[::-1], texts):
+        list(encoder.rows(encoder.tokenizer.encode(window)))
+        assert 0 < encoder._cache.num_bytes <= 4000
+        assert encoder._cache.num_bytes == sum(r.nbytes for r in encoder._cache._rows.values())
 
 
 def test_the_tokenizer_is_opened_once(

@@ -224,7 +224,7 @@ def test_the_state_never_leaves_the_device(bundle: Bundle, monkeypatch: pytest.M
     row = np.array([0.5, 0.25, -0.5, -1.0, 0.0, 0.0], np.float32)
     rows = [np.array(w, np.float32) for w in ([3, -2], [1], [3, -2], [1], [2, -1])]
     wanted = FakeTrajectory(x.copy(), tokens)
-    with OnnxRuntime(bundle, provider="cuda") as runtime:
+    with OnnxRuntime(bundle, provider="cuda", cuda_graph="off") as runtime:
         state = runtime.start(x, tokens)
         for weights in rows[:2]:
             state.step(row, weights)

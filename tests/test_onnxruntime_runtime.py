@@ -342,3 +342,31 @@ def test_an_encoder_that_overflows_is_refused_at_its_first_use(
         for _ in range(2):
             with pytest.raises(RuntimeFailure, match=r"bundle: .* infinity on onnxruntime; its"):
                 runtime.encode(ids, np.ones_like(ids))
+
+
+def test_painting_several_prompts_opens_every_graph_once_and_frees_the_encoder(
+    bundle: Bundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[str] = []
+    held: list[set[str]] = []
+    real, freeing = OnnxRuntime._opened, OnnxRuntime._free
+
+    def spied(self: OnnxRuntime, graph: str) -> Any:
+        opened.append(graph)
+        return real(self, graph)
+
+    def noted(self: OnnxRuntime) -> None:
+        held.append(set(self._sessions))
+        freeing(self)
+
+    monkeypatch.setattr(OnnxRuntime, "_opened", spied)
+    monkeypatch.setattr(OnnxRuntime, "_free", noted)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("red\ngreen\na circle\n", encoding="utf-8")
+    words = ["--prompts", prompts, "--negative", "blue", "--steps", 2]
+    assert run(capsys, "generate", bundle.path, *words, "-o", tmp_path / "pictures").code == 0
+    assert sorted(opened) == ["text_adapter", "text_encoder", "transformer"]
+    assert held == [{"text_adapter", "transformer"}]

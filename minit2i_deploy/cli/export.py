@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.cli.options import add_json
 from minit2i_deploy.cli.source import add_source, source_arguments
@@ -19,6 +20,7 @@ form is told by content.
 
 examples:
   minit2i export minit2i-b-16 b16-bundle --text-encoder flan-t5-large
+  minit2i export minit2i-b-16 b16-rtx --text-encoder flan-t5-large --for tensorrt-rtx
   minit2i export run/step-020000 my-bundle --text-encoder t5 --overwrite
 """
 
@@ -35,8 +37,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16", "fp16"),
-        default="fp32",
-        help="of text adapter and denoiser (default fp32); the text encoder stays fp32",
+        help="of text adapter and denoiser (default fp32, or what --for chooses); the text "
+        "encoder stays fp32",
+    )
+    parser.add_argument(
+        "--for",
+        dest="target",
+        metavar="ENGINE",
+        help="choose opset and precision for cpu, openvino, cuda, tensorrt or tensorrt-rtx, and "
+        "print why; default: fp32 at opset 23, which cpu and openvino run best",
     )
     parser.add_argument(
         "--flavour",
@@ -53,21 +62,27 @@ def run(options: argparse.Namespace) -> None:
     """Export and print the checks."""
     from minit2i_deploy.cli.progress import Progress
     from minit2i_deploy.export import export_bundle
+    from minit2i_deploy.export.choices import choose
 
+    settings: dict[str, Any] = {"precision": options.precision or "fp32"}
+    if options.target is not None:
+        choice = choose(options.target, options.precision)
+        settings = {"precision": choice.precision, "opset": choice.opset}
+        sys.stderr.write(f"minit2i: {choice.line()}\n")
     with Progress("export") as progress:
         bundle = export_bundle(
             Path(options.checkpoint),
             Path(options.bundle),
-            precision=options.precision,
+            **settings,
             flavour=options.flavour,
             **source_arguments(options),
             overwrite=options.overwrite,
             progress=lambda stage, fraction: progress.update(fraction, stage),
         )
-    _print(options, bundle)
+    _print(options, bundle, settings["precision"])
 
 
-def _print(options: argparse.Namespace, bundle: Bundle) -> None:
+def _print(options: argparse.Namespace, bundle: Bundle, precision: str) -> None:
     from minit2i_deploy.cli.text import check_lines, json_text, size
     from minit2i_deploy.decode import encode
 
@@ -78,4 +93,4 @@ def _print(options: argparse.Namespace, bundle: Bundle) -> None:
         print(json_text(values | {"checks": encode(manifest.checks)}))
         return
     print(check_lines(manifest.checks))
-    print(f"{bundle.path}  {len(manifest.files)} files, {size(num_bytes)}, {options.precision}")
+    print(f"{bundle.path}  {len(manifest.files)} files, {size(num_bytes)}, {precision}")
