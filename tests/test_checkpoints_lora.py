@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_forms import CONFIG, hub_folder
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from minit2i_deploy.checkpoints import linear_modules, load_checkpoint
+from minit2i_deploy.checkpoints.lora import BASE_SHA256
 from minit2i_deploy.errors import CheckpointError
 
 RANK, ALPHA = 4, 6
@@ -174,3 +175,14 @@ def test_matrices_that_are_none(name: str, value: np.ndarray, said: str, tmp_pat
 
 def test_path_without_an_adapter(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path)
+
+
+def test_a_base_named_by_the_adapter_is_held_to(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "lora", targets=["txt_embedder"])
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    own, tensors = load_checkpoint(hub_folder()).report.sha256, load_file(file)
+    save_file(tensors, file, {"format": "pt", BASE_SHA256: own})
+    assert load_checkpoint(hub_folder(), lora=tmp_path / "lora").report.lora is not None
+    save_file(tensors, file, {"format": "pt", BASE_SHA256: "3f" * 32})
+    text = refused(tmp_path / "lora")
+    assert "another base" in text and "sha256 3f3f3f3f3f3f.., these are " + own[:12] in text

@@ -45,7 +45,9 @@ def find_checkpoint(path: Path) -> Found:
     if path.is_file():
         return _file(path)
     here = _folder(path)
-    found = [here] if here else _inside(path)
+    # The checkpoint of an adapter's run has an optimizer.pt beside it, which is no model.
+    is_adapter = (path / "adapter_config.json").is_file()
+    found = [here] if here else [] if is_adapter else _inside(path)
     if len(found) > 1:
         shown = ", ".join(str(item.path.relative_to(path)) for item in found[:6])
         raise CheckpointError(

@@ -21,6 +21,9 @@ from minit2i_deploy.checkpoints.names import UNUSED, linear_modules
 from minit2i_deploy.checkpoints.safetensors_file import SafetensorsFiles
 from minit2i_deploy.errors import CheckpointError
 
+# Where our own adapters say which base they were trained on; others say nothing.
+BASE_SHA256: Final = "base_sha256"
+
 _CONFIG_NAME: Final = "adapter_config.json"
 _WEIGHTS_NAME: Final = "adapter_model.safetensors"
 _KEY: Final = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
@@ -53,6 +56,7 @@ class _Adapter:
     scale: float
     pairs: dict[str, tuple[np.ndarray, np.ndarray]]
     num_unused: int
+    base_sha256: str | None
 
 
 def merge_lora(base: Checkpoint, path: Path) -> Checkpoint:
@@ -71,6 +75,7 @@ def merge_lora(base: Checkpoint, path: Path) -> Checkpoint:
     adapter = _read(path)
     modules = linear_modules(base.config)
     _check_fits(adapter, modules, base)
+    _check_base(adapter, base)
     for module, (a, b) in adapter.pairs.items():
         # Out of the same order of operations as peft's get_delta_weight: B @ A first.
         base.tensors[f"{module}.weight"] += (b @ a) * np.float32(adapter.scale)
@@ -108,7 +113,8 @@ def _read(path: Path) -> _Adapter:
     rank, alpha = _check_config(config, config_path)
     pairs, num_unused = _pairs(weights, rank)
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return _Adapter(weights, config, rank, alpha, scale, pairs, num_unused)
+    base_sha256 = SafetensorsFiles([weights]).metadata(weights).get(BASE_SHA256)
+    return _Adapter(weights, config, rank, alpha, scale, pairs, num_unused, base_sha256)
 
 
 def _check_config(config: dict[str, Any], path: Path) -> tuple[int, float]:
@@ -181,6 +187,15 @@ def _check_fits(adapter: _Adapter, modules: dict[str, tuple[int, ...]], base: Ch
         raise CheckpointError(
             f"{adapter.path}: an adapter for another base than {base.report.path}: "
             f"{len(wrong)} modules differ, first {wrong[0]}; give the base it was trained on"
+        )
+
+
+def _check_base(adapter: _Adapter, base: Checkpoint) -> None:
+    if adapter.base_sha256 not in (None, base.report.sha256):
+        raise CheckpointError(
+            f"{adapter.path}: an adapter for another base than {base.report.path}: it was trained "
+            f"on weights of sha256 {adapter.base_sha256:.12}.., these are "
+            f"{base.report.sha256:.12}..; give the base it was trained on"
         )
 
 

@@ -46,6 +46,11 @@ class SafetensorsFiles:
                     if self._leaves[name][0] == path:
                         yield name, file.get_tensor(name)
 
+    def metadata(self, path: Path) -> dict[str, str]:
+        """The texts in one file's header."""
+        with self._open(path) as file:
+            return dict(file.metadata() or {})
+
     def _add(self, path: Path, name: str, view: Any) -> None:
         if name in self._leaves:
             raise CheckpointError(

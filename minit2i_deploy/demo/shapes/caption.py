@@ -11,6 +11,7 @@ from minit2i_deploy.demo.shapes.scene import (
     BACKGROUNDS,
     COLOURS,
     KINDS,
+    NOVEL_COLOURS,
     RELATIONS,
     SHAPES,
     Requirement,
@@ -92,8 +93,15 @@ def _contents(kind: str) -> Iterator[tuple[tuple[Requirement, ...], str | None]]
     elif kind == "position":
         for pair, relation in itertools.product(pairs, RELATIONS):
             yield tuple(Requirement(shape=shape) for shape in pair), relation
+    elif kind == "novel_colour":
+        for shape, colour in itertools.product(SHAPES, NOVEL_COLOURS):
+            yield (Requirement(shape=shape, colour=colour),), None
     else:
-        for pair, colours in itertools.product(pairs, itertools.permutations(COLOURS, 2)):
+        two_colours = tuple(itertools.permutations(COLOURS, 2))
+        if kind == "novel_attribution":
+            mixed = tuple(itertools.product(NOVEL_COLOURS, COLOURS))
+            two_colours = (*mixed, *((old, new) for new, old in mixed))
+        for pair, colours in itertools.product(pairs, two_colours):
             yield (
                 tuple(Requirement(shape=s, colour=c) for s, c in zip(pair, colours, strict=True)),
                 None,

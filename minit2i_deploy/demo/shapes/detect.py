@@ -30,7 +30,6 @@ MAX_BACKGROUND_DISTANCE: Final = 80.0
 
 # A colour that fills less than this part of a region is its edge, not a second object.
 _MIN_COLOUR_PART: Final = 0.1
-_PALETTE: Final = np.array(list(COLOURS.values()), dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +38,7 @@ class Detection:
 
     Args:
         shape: one of SHAPES, or "unknown" where no template overlaps enough.
-        colour: a key of COLOURS, or "unknown" where none is near.
+        colour: a key of the colours looked for, or "unknown" where none is near.
         x: centre of the box from the left edge, pixels of the picture.
         y: centre of the box from the top edge, pixels of the picture.
         size: the longer side of the box, pixels of the picture.
@@ -62,11 +61,15 @@ class Reading:
     background: str
 
 
-def detect(image: UInt8[np.ndarray, "height width 3"]) -> Reading:
+def detect(
+    image: UInt8[np.ndarray, "height width 3"],
+    colours: dict[str, tuple[int, int, int]] = COLOURS,
+) -> Reading:
     """Find the objects of a picture, largest first.
 
     Args:
         image: uint8 [height, width, 3], RGB, 0 to 255.
+        colours: names and RGB values of the colours an object may have.
 
     Raises:
         UsageError: the array is not such a picture.
@@ -75,13 +78,14 @@ def detect(image: UInt8[np.ndarray, "height width 3"]) -> Reading:
     pixels = image.astype(np.float32)
     ground = _border_median(pixels)
     speck_area = SPECK_AREA * (image.shape[0] * image.shape[1]) / FRAME**2
-    residual, foreground = _unmix(pixels, ground)
+    palette = np.array(list(colours.values()), dtype=np.float32)
+    residual, foreground = _unmix(pixels, ground, palette)
     found: list[tuple[int, Detection]] = []
     for region in _regions(foreground):
         if region.sum() < speck_area:
             continue
         for part in _split_by_colour(region, residual, speck_area):
-            found.append((int(part.sum()), _describe(part, pixels)))
+            found.append((int(part.sum()), _describe(part, pixels, colours)))
     found.sort(key=lambda item: (-item[0], item[1].x, item[1].y))
     background = _nearest(ground, BACKGROUNDS, MAX_BACKGROUND_DISTANCE)
     return Reading(detections=tuple(item for _, item in found), background=background)
@@ -117,7 +121,9 @@ def _nearest(
 
 
 def _unmix(
-    pixels: Float32[np.ndarray, "height width 3"], ground: Float32[np.ndarray, " 3"]
+    pixels: Float32[np.ndarray, "height width 3"],
+    ground: Float32[np.ndarray, " 3"],
+    palette: Float32[np.ndarray, "colours 3"],
 ) -> tuple[Float32[np.ndarray, "height width colours"], Bool[np.ndarray, "height width"]]:
     """Squared distance of each pixel to every mixture of ground and colour, and what is not ground.
 
@@ -125,7 +131,7 @@ def _unmix(
     white passes close to orange. So a pixel takes the colour whose line to the ground it is on,
     and belongs to the object from half-way.
     """
-    lines = _PALETTE - ground
+    lines = palette - ground
     # A ground that is itself a palette colour has no line to it.
     lengths = np.maximum((lines**2).sum(axis=1), 1)
     offset = pixels - ground
@@ -181,7 +187,7 @@ def _split_by_colour(
     candidates = residual[region]
     # Edges are left out of the count: their mixtures are the ones that look like other colours.
     inner = residual[_interior(region)].argmin(axis=1)
-    counts = np.bincount(inner, minlength=len(_PALETTE))
+    counts = np.bincount(inner, minlength=residual.shape[-1])
     kept = np.nonzero(counts >= max(speck_area, _MIN_COLOUR_PART * len(inner)))[0]
     if len(kept) < 2:
         return [region]
@@ -196,14 +202,16 @@ def _split_by_colour(
 
 
 def _describe(
-    region: Bool[np.ndarray, "height width"], pixels: Float32[np.ndarray, "height width 3"]
+    region: Bool[np.ndarray, "height width"],
+    pixels: Float32[np.ndarray, "height width 3"],
+    colours: dict[str, tuple[int, int, int]],
 ) -> Detection:
     top, bottom, left, right = _box(region, 1)
     shape, overlap = _match(region)
     colour = np.median(pixels[_interior(region)], axis=0).astype(np.float32)
     return Detection(
         shape=shape,
-        colour=_nearest(colour, COLOURS, MAX_COLOUR_DISTANCE),
+        colour=_nearest(colour, colours, MAX_COLOUR_DISTANCE),
         x=(left + right) / 2,
         y=(top + bottom) / 2,
         size=float(max(bottom - top, right - left)),

@@ -7,10 +7,12 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from minit2i_deploy.demo.shapes.scene import BACKGROUNDS, COLOURS, FRAME, Scene
+from minit2i_deploy.demo.shapes.scene import BACKGROUNDS, COLOURS, FRAME, NOVEL_COLOURS, Scene
 from minit2i_deploy.errors import UsageError
 
-_COLOUR_VALUES: Final = {n: np.array(c, dtype=np.float32) for n, c in COLOURS.items()}
+_COLOUR_VALUES: Final = {
+    n: np.array(c, dtype=np.float32) for n, c in (COLOURS | NOVEL_COLOURS).items()
+}
 _BACKGROUND_VALUES: Final = {n: np.array(c, dtype=np.float32) for n, c in BACKGROUNDS.items()}
 
 

@@ -12,6 +12,8 @@ from minit2i_deploy.demo.shapes.scene import (
     BACKGROUNDS,
     COLOURS,
     KINDS,
+    NOVEL_COLOURS,
+    NOVEL_KINDS,
     RELATIONS,
     SHAPES,
     Object,
@@ -26,6 +28,7 @@ T = TypeVar("T")
 
 _PLAIN_FRACTION: Final = 0.6
 _COLOUR_NAMES: Final = tuple(COLOURS)
+_NOVEL_COLOUR_NAMES: Final = tuple(NOVEL_COLOURS)
 _BACKGROUND_NAMES: Final = tuple(BACKGROUNDS)
 _RELATION_NAMES: Final = tuple(RELATIONS)
 
@@ -40,9 +43,9 @@ def sample(
 
     Args:
         rng: generator; the result is a function of its state alone.
-        kind: one of KINDS, or None to draw it.
+        kind: one of KINDS or NOVEL_KINDS, or None to draw it.
         weights: how often each kind is drawn when kind is None, in any unit; kinds that are
-            not named are not drawn. None draws all equally often.
+            not named are not drawn. None draws KINDS equally often, and none of NOVEL_KINDS.
 
     Raises:
         UsageError: kind is unknown, or weights name an unknown kind or add up to nothing.
@@ -55,13 +58,15 @@ def sample(
             return _draw_scene(rng, spec), spec, caption
 
 
-def held_out_captions(n_per_kind: int, seed: int) -> list[tuple[Spec, str]]:
+def held_out_captions(
+    n_per_kind: int, seed: int, kinds: Sequence[str] = KINDS
+) -> list[tuple[Spec, str]]:
     """Draw captions that training never sees, kind after kind, with what each promises.
 
     A kind with few held-out captions gives some of them more than once.
 
     Raises:
-        UsageError: n_per_kind or seed is negative.
+        UsageError: n_per_kind or seed is negative, or a kind is unknown.
     """
     if n_per_kind < 0 or seed < 0:
         raise UsageError(
@@ -69,7 +74,7 @@ def held_out_captions(n_per_kind: int, seed: int) -> list[tuple[Spec, str]]:
         )
     rng = np.random.default_rng(seed)
     drawn: list[tuple[Spec, str]] = []
-    for kind in KINDS:
+    for kind in kinds:
         wanted = len(drawn) + n_per_kind
         while len(drawn) < wanted:
             spec, caption = _draw_caption(rng, kind)
@@ -92,12 +97,12 @@ def _pick_two(rng: np.random.Generator, options: Sequence[T]) -> tuple[T, T]:
 def _draw_kind(rng: np.random.Generator, weights: Mapping[str, float] | None) -> str:
     if weights is None:
         return _pick(rng, KINDS)
-    unknown = sorted(set(weights) - set(KINDS))
+    unknown = sorted(set(weights) - {*KINDS, *NOVEL_KINDS})
     total = float(sum(weights.values()))
     if unknown or not total > 0 or min(weights.values()) < 0:
         raise UsageError(
             f"weights {dict(weights)!r}: give non-negative numbers, not all 0, "
-            f"for kinds among {', '.join(KINDS)}"
+            f"for kinds among {', '.join((*KINDS, *NOVEL_KINDS))}"
         )
     point = rng.random() * total
     for kind, weight in weights.items():
@@ -109,7 +114,7 @@ def _draw_kind(rng: np.random.Generator, weights: Mapping[str, float] | None) ->
 
 def _draw_caption(rng: np.random.Generator, kind: str) -> tuple[Spec, str]:
     if kind not in _DRAW_CONTENT:
-        raise UsageError(f"kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
+        raise UsageError(f"kind {kind!r} is unknown; use one of {', '.join(_DRAW_CONTENT)}")
     required = _DRAW_CONTENT[kind](rng)
     relation = _pick(rng, _RELATION_NAMES) if kind == "position" else None
     background = None if rng.random() < _PLAIN_FRACTION else _pick(rng, _BACKGROUND_NAMES)
@@ -142,6 +147,21 @@ def _two_coloured(rng: np.random.Generator) -> tuple[Requirement, ...]:
     )
 
 
+def _novel(rng: np.random.Generator) -> tuple[Requirement, ...]:
+    return (Requirement(shape=_pick(rng, SHAPES), colour=_pick(rng, _NOVEL_COLOUR_NAMES)),)
+
+
+def _novel_and_known(rng: np.random.Generator) -> tuple[Requirement, ...]:
+    shapes = _pick_two(rng, SHAPES)
+    colours = (_pick(rng, _NOVEL_COLOUR_NAMES), _pick(rng, _COLOUR_NAMES))
+    if rng.random() < 0.5:
+        colours = (colours[1], colours[0])
+    return (
+        Requirement(shape=shapes[0], colour=colours[0]),
+        Requirement(shape=shapes[1], colour=colours[1]),
+    )
+
+
 _DRAW_CONTENT: Final[dict[str, Callable[[np.random.Generator], tuple[Requirement, ...]]]] = {
     "single_object": _one_shape,
     "two_objects": _two_shapes,
@@ -149,6 +169,8 @@ _DRAW_CONTENT: Final[dict[str, Callable[[np.random.Generator], tuple[Requirement
     "colours": _coloured,
     "position": _two_shapes,
     "colour_attribution": _two_coloured,
+    "novel_colour": _novel,
+    "novel_attribution": _novel_and_known,
 }
 
 

@@ -14,7 +14,14 @@ from jaxtyping import UInt8
 
 from minit2i_deploy.demo.shapes.caption import RELATION_WORDS
 from minit2i_deploy.demo.shapes.detect import UNKNOWN, Detection, detect
-from minit2i_deploy.demo.shapes.scene import KINDS, RELATIONS, Requirement, Spec
+from minit2i_deploy.demo.shapes.scene import (
+    KINDS,
+    NOVEL_KINDS,
+    RELATIONS,
+    Requirement,
+    Spec,
+    colours_of,
+)
 from minit2i_deploy.errors import UsageError
 
 _RELATION_PHRASES: Final = {name: words[0] for name, words in RELATION_WORDS.items()}
@@ -43,7 +50,7 @@ def judge(image: UInt8[np.ndarray, "height width 3"], spec: Spec) -> Verdict:
     Raises:
         UsageError: the array is not such a picture.
     """
-    reading = detect(image)
+    reading = detect(image, colours_of(spec.kind))
     found = reading.detections
     if reading.background == UNKNOWN:
         return Verdict(correct=False, reason="the background is none of white, black and grey")
@@ -163,7 +170,7 @@ class ShapesScore:
         Raises:
             UsageError: there are no results.
         """
-        verdicts: dict[str, list[bool]] = {kind: [] for kind in KINDS}
+        verdicts: dict[str, list[bool]] = {kind: [] for kind in (*KINDS, *NOVEL_KINDS)}
         for spec, verdict in results:
             verdicts[spec.kind].append(verdict.correct)
         kinds = {
