@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -77,12 +78,15 @@ def copy_tokenizer(
     return tokenizer
 
 
-def write_tables(folder: Path, flavour: Flavour) -> tuple[dict[str, str], dict[str, Preset]]:
+def write_tables(
+    folder: Path, flavour: Flavour, told: Mapping[str, float] | None = None
+) -> tuple[dict[str, str], dict[str, Preset]]:
     """Write the solver tables and name the presets that use them.
 
     Args:
         folder: the bundle's own.
         flavour: gives a_min and steps of the reference table, and every preset's guidance.
+        told: omega, t_min and t_max of a few-step student, in place of the released recipe's.
 
     Returns:
         table name -> path relative to the bundle, and preset name -> table and guidance.
@@ -92,13 +96,22 @@ def write_tables(folder: Path, flavour: Flavour) -> tuple[dict[str, str], dict[s
     names = {choice: f"{choice[0]}-{choice[1]}" for choice in wanted.values()}
     if flavour.name != MEAN_FLOW:
         names |= {("euler", steps): f"euler-{steps}" for steps in _FEWER_STEPS}
+    told = told or {}
     paths = {}
     for (solver, steps), name in names.items():
         a_min = flavour.a_min if solver_named(solver).divides else None
         paths[name] = f"tables/{name}.json"
-        solver_table(solver, steps=steps, a_min=a_min).save(folder / paths[name])
+        table = solver_table(
+            solver,
+            steps=steps,
+            a_min=a_min,
+            omega=told.get("omega"),
+            t_min=told.get("t_min"),
+            t_max=told.get("t_max"),
+        )
+        table.save(folder / paths[name])
     presets = {
-        preset: Preset(table=names[choice], guidance=flavour.guidance)
+        preset: Preset(table=names[choice], guidance=told.get("omega", flavour.guidance))
         for preset, choice in wanted.items()
     }
     return paths, presets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +73,7 @@ class _Job:
     precision: str
     opset: int
     progress: Progress
+    told: Mapping[str, float] | None = None
 
     def part(self, stage: str, start: float, end: float) -> Callable[[float], None]:
         """Progress of one stage, given as its own share, as a share of all."""
@@ -133,6 +134,7 @@ def export_bundle(
             precision=precision,
             opset=opset,
             progress=report,
+            told=source.told,
         )
         given = None if text_encoder is None else Path(text_encoder)
         encoder_folder = find_text_encoder(Path(origin.path), given)
@@ -212,7 +214,7 @@ def _graph_info(name: str, signature: Signature, precision: str, opset: int) -> 
 def _write_manifest(
     job: _Job, graphs: dict[str, GraphInfo], checks: list[Check], origin: CheckpointReport
 ) -> None:
-    tables, presets = write_tables(job.folder, job.flavour)
+    tables, presets = write_tables(job.folder, job.flavour, job.told)
     manifest = Manifest(
         model=job.config,
         variant=variant_of(job.config),

@@ -20,7 +20,9 @@ from minit2i_deploy.manifest import (
     FileInfo,
     Manifest,
 )
-from minit2i_deploy.table import Table
+from minit2i_deploy.mean_flow import MEAN_FLOW, RELEASED
+from minit2i_deploy.solvers import solver_named
+from minit2i_deploy.table import Table, solver_table
 from minit2i_deploy.tokenizer import Tokenizer
 
 _MAX_MANIFEST_BYTES: Final = 16 * 2**20
@@ -104,6 +106,44 @@ class Bundle:
             return Table.load(path)
         except UsageError as error:
             raise BundleError(f"{error}; re-run minit2i export") from error
+
+    def compile_table(
+        self,
+        solver: str,
+        steps: int,
+        *,
+        grid: str = "uniform",
+        shift: float | None = None,
+        a_min: float | None = None,
+    ) -> Table:
+        """Compile a solver as this bundle's own tables were.
+
+        Args:
+            solver: a name in ``solvers.SOLVERS``.
+            steps: of the solver.
+            grid, shift: as for ``table.solver_table``.
+            a_min: in place of the flavour's.
+
+        Raises:
+            UsageError: an unknown solver, or settings that it does not have.
+            BundleError: the table of the default preset is damaged.
+        """
+        own = self.manifest.flavour.a_min if solver_named(solver).divides else None
+        told: dict[str, float] = {}
+        if solver == MEAN_FLOW:
+            table, _ = self.preset()
+            names = RELEASED if table.is_conditioned else ()
+            told = {name: float(table.column(name)[0]) for name in names}
+        return solver_table(
+            solver,
+            steps=steps,
+            grid=grid,
+            shift=shift,
+            a_min=own if a_min is None else a_min,
+            omega=told.get("omega"),
+            t_min=told.get("t_min"),
+            t_max=told.get("t_max"),
+        )
 
     def preset(self, name: str | None = None) -> tuple[Table, float]:
         """Read a preset's table and guidance scale; without a name, the default preset's.

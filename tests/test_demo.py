@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from cli_runs import run
 
 import minit2i_deploy.demo
 from minit2i_deploy.bundle import Bundle, write_manifest
-from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.config import ModelConfig, StudentConfig
 from minit2i_deploy.demo.machine import describe_machine, machine_line
 from minit2i_deploy.demo.paint import paint_captions
 from minit2i_deploy.demo.report import Run, median_times
@@ -33,30 +34,37 @@ CONFIG = ModelConfig(
     image_size=64, patch_size=16, hidden_size=32, num_heads=2, head_dim=16, depth_double=1,
     pca_channels=16, txt_preamble_depth=1, txt_input_size=128, prompt_length=20,
 )  # fmt: skip
+TOLD = {"omega": 4.0, "t_min": 0.1, "t_max": 0.9}
 
 
 @pytest.fixture(scope="module")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random network in the place of the shipped one; the text encoder is the shipped one."""
-    torch = pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("assets")
+    _write_model(folder / "model", CONFIG)
+    _write_model(folder / "student", dataclasses.replace(CONFIG, student=StudentConfig()), TOLD)
+    for name in ("text_encoder", "tokenizer"):
+        shutil.copytree(ASSETS / name, folder / name)
+    return folder
+
+
+def _write_model(folder: Path, config: ModelConfig, told: dict[str, float] | None = None) -> None:
+    import torch
     from safetensors.torch import save_file
 
     from minit2i_deploy.model import MMJiT
 
-    folder = tmp_path_factory.mktemp("assets")
     torch.manual_seed(0)
     weights = {
         name: (0.05 * torch.randn_like(value)).half().contiguous()
-        for name, value in MMJiT(CONFIG).canonical_parameters().items()
+        for name, value in MMJiT(config).canonical_parameters().items()
     }
-    (folder / "model").mkdir()
-    save_file(weights, folder / "model" / "ema.safetensors")
-    header = {"format": "minit2i-training", "version": 1, "step": 1, "config": CONFIG.to_dict()}
-    header["recipe"] = {"ema_decay": 0.999}
-    (folder / "model" / "checkpoint.json").write_text(json.dumps(header), encoding="utf-8")
-    for name in ("text_encoder", "tokenizer"):
-        shutil.copytree(ASSETS / name, folder / name)
-    return folder
+    folder.mkdir()
+    save_file(weights, folder / "ema.safetensors")
+    header: dict[str, Any] = {"format": "minit2i-training", "version": 1, "step": 1}
+    header |= {"config": config.to_dict(), "recipe": {"ema_decay": 0.999}}
+    header |= {} if told is None else {"told": told}
+    (folder / "checkpoint.json").write_text(json.dumps(header), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +83,15 @@ def finished(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_it_paints_and_judges_one_caption_a_kind(finished: Path) -> None:
     values = json.loads((finished / "report.json").read_text())
-    assert [made["table"] for made in values["runs"]] == ["euler-100", "ab2-20"]
+    assert [made["table"] for made in values["runs"]] == ["euler-100", "ab2-20", "mean-flow-4"]
+    assert [made["guidance"] for made in values["runs"]] == [2.5, 2.5, TOLD["omega"]]
     for made in values["runs"]:
         assert [item["kind"] for item in made["pictures"]] == list(KINDS)
         assert made["score"]["overall"]["total"] == 6
         assert all((finished / item["file"]).is_file() for item in made["pictures"])
         assert made["seconds_p50"]["total"] >= made["seconds_p50"]["steps"] > 0
-    assert set(values["seconds"]) == {"export", "verify", "open and warm up"}
+    once = {"export", "export student", "verify", "open and warm up", "open and warm up student"}
+    assert set(values["seconds"]) == once
 
 
 def test_parity_numbers_are_those_of_the_manifest(finished: Path) -> None:
@@ -115,7 +125,7 @@ def test_it_replaces_its_own_folder_and_no_other(
     assert first.out.splitlines()[-1] == str(tmp_path / "d" / "report.html")
     second = run(capsys, "demo", "--output", tmp_path / "d", "--json")
     assert json.loads(second.out) == json.loads((tmp_path / "d" / "report.json").read_text())
-    assert len(list((tmp_path / "d" / "pictures").iterdir())) == 12
+    assert len(list((tmp_path / "d" / "pictures").iterdir())) == 18
     (tmp_path / "d" / "report.json").unlink()
     third = run(capsys, "demo", "--output", tmp_path / "d")
     assert (third.code, "not empty" in third.error) == (2, True)
@@ -161,13 +171,15 @@ def _stub(assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_asset_is_one_clear_error(tmp_path: Path) -> None:
-    for name in ("model", "text_encoder"):
+    for name in ("model", "student", "text_encoder"):
         (tmp_path / name).mkdir()
     with pytest.raises(Minit2iError, match="tokenizer: missing; install minit2i-deploy again"):
         shipped_model(tmp_path)
     (tmp_path / "tokenizer").mkdir()
     assert shipped_model(tmp_path) == Shipped(
-        checkpoint=tmp_path / "model", text_encoder=tmp_path / "text_encoder"
+        checkpoint=tmp_path / "model",
+        student=tmp_path / "student",
+        text_encoder=tmp_path / "text_encoder",
     )
 
 

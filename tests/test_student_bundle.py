@@ -14,7 +14,7 @@ from tiny_tokenizer import write_tokenizer
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.checkpoints import load_checkpoint
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import CheckpointError, UsageError
 from minit2i_deploy.export import export_bundle
 from minit2i_deploy.flavours import flavour_for
 from minit2i_deploy.generate import generate
@@ -137,3 +137,41 @@ def test_a_base_models_flavour_is_refused_and_leaves_nothing(sources: Path) -> N
     with pytest.raises(UsageError, match=r"'mean-flow' does not fit a base model"):
         flavour_for(load_checkpoint(path, **arguments).config, "mean-flow")
     assert flavour_for(STUDENT_CONFIG, "mean-flow") == flavour_for(STUDENT_CONFIG, None)
+
+
+def test_what_the_checkpoint_says_is_told(sources: Path, bundle: Bundle, tmp_path: Path) -> None:
+    told = {"omega": 4.0, "t_min": 0.1, "t_max": 0.7}
+    own = _with_told(sources, tmp_path / "checkpoint", told)
+    made = export_bundle(own, tmp_path / "bundle", text_encoder=sources / "text_encoder")
+    for table, wanted in (
+        (made.preset()[0], [0.25, 4.0, 0.1, 0.7]),
+        (made.compile_table("mean-flow", 2), [0.5, 4.0, 0.1, 0.7]),
+        (bundle.preset()[0], [0.25, 12.0, 0.2, 0.8]),
+    ):
+        assert table.conditions().tolist() == [wanted] * len(table)
+    assert (made.preset()[1], bundle.preset()[1]) == (4.0, 12.0)
+    # The official code that is imitated stays what it is.
+    assert made.manifest.flavour == bundle.manifest.flavour
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"omega": 4.0},
+        {"omega": 0.5, "t_min": 0.1, "t_max": 0.7},
+        {"omega": 4.0, "t_min": 0.8, "t_max": 0.7},
+        {"omega": "4", "t_min": 0.1, "t_max": 0.7},
+        [4.0, 0.1, 0.7],
+    ],
+)
+def test_wrong_told_values_are_refused(sources: Path, tmp_path: Path, told: object) -> None:
+    own = _with_told(sources, tmp_path / "checkpoint", told)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: told is .* needed"):
+        load_checkpoint(own)
+
+
+def _with_told(sources: Path, folder: Path, told: object) -> Path:
+    shutil.copytree(sources / "checkpoint", folder)
+    header = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+    (folder / "checkpoint.json").write_text(json.dumps(header | {"told": told}), encoding="utf-8")
+    return folder

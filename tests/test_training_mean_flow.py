@@ -143,11 +143,18 @@ def test_whole_gradients_are_the_official_ones() -> None:
         assert error <= GRADIENT_REL, name
 
 
-def drawn(batch: int = 20_000, num_plain: int = 10_000) -> Told:
+def drawn(
+    batch: int = 20_000,
+    num_plain: int = 10_000,
+    level: tuple[float, float] = (0.8, 0.8),
+    longest_step: float = 1.0,
+) -> Told:
     return draw_told(
         batch,
         torch.Generator().manual_seed(1),
-        num_plain=num_plain,
+        plain=torch.arange(batch) < num_plain,
+        level=level,
+        longest_step=longest_step,
         omega=(1.0, 13.0),
         t_min=(0.0, 0.5),
         t_max=(0.5, 1.0),
@@ -165,7 +172,7 @@ def test_plain_pictures_have_one_level_and_guidance_everywhere() -> None:
 
 
 def test_the_others_are_ordered_and_of_the_stated_laws() -> None:
-    told = drawn().rows(10_000)
+    told = drawn().at(slice(10_000, None))
     assert (told.r < told.t).all()
     both = torch.logit(torch.cat([told.t, told.r]).double())
     assert both.mean().item() == pytest.approx(0.8, abs=0.03)
@@ -182,11 +189,30 @@ def test_the_others_are_ordered_and_of_the_stated_laws() -> None:
         assert np.abs(ordered - wanted).max() < 0.0195 * (high - low), name
 
 
+def test_another_law_of_levels() -> None:
+    logit = torch.logit(drawn(level=(-0.2, 1.5)).t[:10_000].double())
+    # Standard errors are 0.015 and 0.011.
+    assert logit.mean().item() == pytest.approx(-0.2, abs=0.05)
+    assert logit.std().item() == pytest.approx(1.5, abs=0.04)
+
+
+def test_longer_steps_are_shortened_and_no_others() -> None:
+    free, bound = drawn(), drawn(longest_step=0.25)
+    steps = free.t - free.r
+    assert (steps > 0.25).any()
+    assert torch.equal(free.t, bound.t)
+    assert torch.equal(bound.t - bound.r <= 0.25 + 1e-6, torch.ones(20_000, dtype=torch.bool))
+    assert torch.equal(bound.r[steps <= 0.25], free.r[steps <= 0.25])
+    assert torch.allclose((bound.t - bound.r)[steps > 0.25], torch.tensor(0.25), atol=1e-6)
+
+
 def test_narrow_ranges_are_kept() -> None:
     told = draw_told(
         64,
         torch.Generator().manual_seed(0),
-        num_plain=0,
+        plain=torch.zeros(64, dtype=torch.bool),
+        level=(0.8, 0.8),
+        longest_step=1.0,
         omega=(3.0, 3.0),
         t_min=(0.2, 0.2),
         t_max=(0.8, 0.9),

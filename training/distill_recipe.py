@@ -22,6 +22,7 @@ class DistillRecipe:
         t_min: lowest and highest noise level where guidance ends (0 picture, 1 noise).
         t_max: likewise where it begins.
         level_mean, level_std: of the normal law whose sigmoid the two noise levels t and r are.
+        longest_step: bound on t - r; a student that is run in n equal steps needs 1/n.
         plain_share: share of each batch with r = t, which learns the velocity itself.
         sample_t_min, sample_t_max: what the student is told in sample grids, and by the tables of
             a bundle that is exported from it.
@@ -36,6 +37,7 @@ class DistillRecipe:
     t_max: tuple[float, float] = (0.5, 1.0)
     level_mean: float = 0.8
     level_std: float = 0.8
+    longest_step: float = 1.0
     plain_share: float = 0.5
     sample_t_min: float = 0.2
     sample_t_max: float = 0.8
@@ -54,6 +56,8 @@ class DistillRecipe:
         self._check("t_min", self.t_min[1] <= self.t_max[0], "no higher than t_max")
         self._check("level_mean", _real(self.level_mean), "a finite number")
         self._check("level_std", _real(self.level_std) and self.level_std > 0, "above 0")
+        good = _real(self.longest_step) and 0 < self.longest_step <= 1
+        self._check("longest_step", good, "above 0 and at most 1")
         for name in ("plain_share", "sample_t_min", "sample_t_max"):
             value = getattr(self, name)
             self._check(name, _real(value) and 0 <= value <= 1, "in 0..1")

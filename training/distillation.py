@@ -86,6 +86,7 @@ class MeanFlow:
             generator,
             plain=plain,
             level=(self.distill.level_mean, self.distill.level_std),
+            longest_step=self.distill.longest_step,
             omega=self.distill.omega,
             t_min=self.distill.t_min,
             t_max=self.distill.t_max,

@@ -59,7 +59,9 @@ def write_adapter(
             raise TrainingError(f"{folder}: {name} does not fit {precision}; use bf16 or fp32")
     text = json.dumps(adapter_config(recipe), indent=2, sort_keys=True) + "\n"
     (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
-    save_file(weights, folder / WEIGHTS_NAME, {"format": "pt", BASE_SHA256: base_sha256})
+    # One key alone: the library writes several in an order of chance, and equal adapters are to be
+    # equal files.
+    save_file(weights, folder / WEIGHTS_NAME, {BASE_SHA256: base_sha256})
     # The library makes it readable by its owner alone, which is wrong for what is handed on.
     (folder / WEIGHTS_NAME).chmod(0o644)
 

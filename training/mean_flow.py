@@ -53,6 +53,7 @@ def draw_told(
     *,
     plain: Tensor,
     level: tuple[float, float],
+    longest_step: float,
     omega: Range,
     t_min: Range,
     t_max: Range,
@@ -64,6 +65,7 @@ def draw_told(
         generator: source of the draws.
         plain: bool [B], pictures with r = t and guidance at every noise level.
         level: mean and deviation of the normal law whose sigmoid t and r are.
+        longest_step: bound on t - r; r is moved up where it is further away.
         omega: lowest and highest scale, log-uniform between them.
         t_min: lowest and highest noise level where guidance ends, uniform between them.
         t_max: likewise where it begins.
@@ -73,9 +75,10 @@ def draw_told(
     one, other = torch.sigmoid(levels).unbind(0)
     other = torch.where(plain, one, other)
     low, high, share = torch.rand(3, batch, generator=generator).unbind(0)
+    t = torch.maximum(one, other)
     return Told(
-        t=torch.maximum(one, other),
-        r=torch.minimum(one, other),
+        t=t,
+        r=torch.maximum(torch.minimum(one, other), t - longest_step),
         omega=omega[0] * (omega[1] / omega[0]) ** share,
         t_min=torch.where(plain, 0.0, t_min[0] + (t_min[1] - t_min[0]) * low),
         t_max=torch.where(plain, 1.0, t_max[0] + (t_max[1] - t_max[0]) * high),

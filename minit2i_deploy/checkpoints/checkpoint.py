@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +80,11 @@ class Checkpoint:
             float32, contiguous, writable and finite. A source in half precision is widened,
             which is exact; ``report.dtypes`` keeps what it was.
         report: where they came from.
+        told: omega, t_min and t_max that a few-step student paints best with, where the source
+            says; the released recipe's otherwise.
     """
 
     config: ModelConfig
     tensors: dict[str, np.ndarray]
     report: CheckpointReport
+    told: Mapping[str, float] | None = None

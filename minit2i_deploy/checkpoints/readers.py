@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from minit2i_deploy.checkpoints.safetensors_file import SafetensorsFiles
 from minit2i_deploy.checkpoints.torch_file import StateDict, count_tensors, load_torch_file
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import CheckpointError, UsageError
+from minit2i_deploy.mean_flow import RELEASED
 
 _TRAINING_VERSION: Final = 1
 _NOT_ASKED: Final = "not the weights asked for"
@@ -143,7 +146,7 @@ def read_ours(found: Found, request: Request) -> Checkpoint:
     container = SafetensorsFiles([files[key]])
     assembled = _assemble(container, canonical_rule, config, found)
     other = files["model" if key == "ema" else "ema"]
-    return _checkpoint(
+    checkpoint = _checkpoint(
         found.form,
         found.path,
         config,
@@ -155,6 +158,24 @@ def read_ours(found: Found, request: Request) -> Checkpoint:
         if other.is_file()
         else [],
     )
+    return dataclasses.replace(checkpoint, told=_told(values.get("told"), description))
+
+
+def _told(values: Any, where: Path) -> dict[str, float] | None:
+    """What a student is to be told, where its checkpoint says."""
+    if values is None:
+        return None
+    good = isinstance(values, dict) and values.keys() == RELEASED.keys()
+    if not good or not all(type(value) in (int, float) for value in values.values()):
+        raise CheckpointError(
+            f"{where}: told is {values!r}, but numbers for {', '.join(RELEASED)} are needed"
+        )
+    if not 1 <= values["omega"] < math.inf or not 0 <= values["t_min"] <= values["t_max"] <= 1:
+        raise CheckpointError(
+            f"{where}: told is {values!r}, but omega of 1 or more and 0 <= t_min <= t_max <= 1 "
+            "are needed"
+        )
+    return {name: float(value) for name, value in values.items()}
 
 
 def _ema_name(recipe: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The model that the package brings along."""
+"""The models that the package brings along."""
 
 from __future__ import annotations
 
@@ -13,22 +13,30 @@ _ASSETS: Final = Path(__file__).parent / "assets"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shipped:
-    """Folders of a checkpoint and of its text encoder, whose tokenizer stands beside it."""
+    """Folders of the base model, of its few-step student and of the text encoder of both.
+
+    The tokenizer stands beside the text encoder.
+    """
 
     checkpoint: Path
+    student: Path
     text_encoder: Path
 
 
 def shipped_model(assets: Path = _ASSETS) -> Shipped:
-    """Find the shipped model.
+    """Find the shipped models.
 
     Args:
-        assets: folder with model/, text_encoder/ and tokenizer/.
+        assets: folder with model/, student/, text_encoder/ and tokenizer/.
 
     Raises:
         Minit2iError: the installation lacks a part of it.
     """
-    for name in ("model", "text_encoder", "tokenizer"):
+    for name in ("model", "student", "text_encoder", "tokenizer"):
         if not (assets / name).is_dir():
             raise Minit2iError(f"{assets / name}: missing; install minit2i-deploy again")
-    return Shipped(checkpoint=assets / "model", text_encoder=assets / "text_encoder")
+    return Shipped(
+        checkpoint=assets / "model",
+        student=assets / "student",
+        text_encoder=assets / "text_encoder",
+    )

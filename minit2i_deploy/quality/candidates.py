@@ -10,8 +10,8 @@ from typing import Final
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.solvers import solver_named, solver_points
-from minit2i_deploy.table import Table, guidance_weights, solver_table
+from minit2i_deploy.solvers import solver_points
+from minit2i_deploy.table import Table, guidance_weights
 
 TABLE_SPEC: Final = "a table of the bundle, a .json file, or SOLVER:STEPS[:shift=S][:a_min=A|land]"
 _LAND: Final = "land"
@@ -70,13 +70,13 @@ def _compiled(bundle: Bundle, spec: str) -> Table:
     steps, settings = _steps(spec, steps_word), _settings(spec, words)
     shift = _number(spec, "shift", settings["shift"]) if "shift" in settings else None
     grid = "uniform" if shift is None else "shifted"
-    a_min, suffix = bundle.manifest.flavour.a_min if solver_named(solver).divides else None, ""
+    a_min, suffix = None, ""
     if "a_min" in settings:
         word = settings["a_min"]
         points = solver_points(solver, steps, grid, shift)
         a_min = float(1.0 - points[-2]) if word == _LAND else _number(spec, "a_min", word)
         suffix = f"-{_LAND}" if word == _LAND else f"-a{a_min:g}"
-    table = solver_table(solver, steps=steps, grid=grid, shift=shift, a_min=a_min)
+    table = bundle.compile_table(solver, steps, grid=grid, shift=shift, a_min=a_min)
     return dataclasses.replace(table, name=table.name + suffix)
 
 
