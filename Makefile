@@ -7,16 +7,18 @@ DEFINITION := pyproject.toml setup.py constraints.txt minit2i_deploy/_version.py
 # A thread that waits must sleep: spinning ones cost a factor of ten beside other work.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-cpp check clean
+.PHONY: demo test test-python test-cpp check clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.demo
 	$(BIN)/minit2i demo $(ARGS)
 
-test: check
+test: test-python test-cpp
+
+test-python: check
 	$(BIN)/pytest $(ARGS)
 
-# Also compiles, as scripts/build_cpp.sh says, which is why it is not a part of test.
+# Compiles, with packages that scripts/build_cpp.sh installs as root on Debian.
 test-cpp: $(VENV)/.test
 	$(BIN)/pytest -m cpp tests $(ARGS)
 

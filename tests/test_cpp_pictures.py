@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 from cpp_bundles import student_bundle
 from cpp_client import program
 from PIL import Image
+from quantize_runs import PROMPTS, SETTINGS
 from tiny_bundle import tiny_bundle
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.cli import main
+from minit2i_deploy.embed import embed
+from minit2i_deploy.export.quantize import quantize_bundle
+from minit2i_deploy.export.quantize.schemes import SCHEMES
 from minit2i_deploy.generate import SettingIgnoredWarning, generate
 from minit2i_deploy.images import read_metadata
 from minit2i_deploy.noise import standard_noise
@@ -124,6 +129,25 @@ def test_given_noise(tmp_path: Path) -> None:
 def test_student(tmp_path: Path) -> None:
     check(tmp_path, student_bundle(), ["--seed", "3"], seed=3)
     check(tmp_path, student_bundle(), ["--guidance", "3"], guidance=3.0)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-cpu", "int8-weights"])
+def test_a_quantised_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    # A random network is far more sensitive than a trained one, for which the bounds are meant.
+    loose = dataclasses.replace(SCHEMES[scheme], bounds=(1.0, 1.0))
+    monkeypatch.setitem(SCHEMES, scheme, loose)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS.texts[:4]) + "\n", encoding="utf-8")
+    made = tmp_path / "quantised"
+    quantize_bundle(tiny_bundle(), made, scheme, settings=SETTINGS, prompts=prompts)
+    check(tmp_path, made, ["--guidance", 2.0], guidance=2.0)
+    words = ("--pooled", "--threads", 2, "-o", tmp_path / "a.npz")
+    program("minit2i-embed", made, "a red circle", "green", *words)
+    bundle = Bundle.open(made)
+    with open_runtime(bundle, "onnxruntime") as runtime:
+        wanted = embed(bundle, runtime, ["a red circle", "green"])
+    values = np.load(tmp_path / "a.npz")["values"]
+    assert np.abs(values - wanted.values).max() <= MAX_STATE_ERROR
 
 
 def test_student_takes_its_tables_guidance(tmp_path: Path) -> None:

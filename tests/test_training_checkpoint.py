@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -83,12 +85,46 @@ def test_the_last_ones_are_kept_in_the_order_of_steps(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
+def test_every_so_many_steps_one_is_kept_for_good(tmp_path: Path) -> None:
+    recipe = tiny_recipe(keep_last=1, keep_every=4)
+    for step in range(2, 11, 2):
+        save_checkpoint(tmp_path, recipe, a_state(step))
+    names = [path.name for path in checkpoints(tmp_path)]
+    assert names == ["step-000004", "step-000008", "step-000010"]
+
+
+@pytest.mark.parametrize("room", [0, 30_000, 300_000])
+def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path: Path, room: int) -> None:
+    """The kernel refuses to let any file grow beyond ``room`` bytes, as a full disk does."""
+    before = save_checkpoint(tmp_path, tiny_recipe(keep_last=1), a_state(1))
+    size = {path.name: path.stat().st_size for path in before.iterdir()}
+    assert size["model.safetensors"] > 30_000  # or nothing would fail
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = min(room, size["model.safetensors"] - 1)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        with pytest.raises(TrainingError, match=r"cannot be written .* before it stands"):
+            save_checkpoint(tmp_path, tiny_recipe(keep_last=1), a_state(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoints(tmp_path) == [before] == list(tmp_path.iterdir())
+    assert load_checkpoint_state(before, tiny_recipe()).step == 1
+    save_checkpoint(tmp_path, tiny_recipe(keep_last=1), a_state(2))
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000002"]
+
+
+def test_the_state_of_the_data_comes_back(tmp_path: Path) -> None:
+    state = dataclasses.replace(a_state(), data={"samples_seen": 12, "bad": []})
+    path = save_checkpoint(tmp_path, tiny_recipe(), state)
+    assert load_checkpoint_state(path, tiny_recipe()).data == {"samples_seen": 12, "bad": []}
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.torch, "save", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(TrainingError, match=r"No space left .*before it stands"):
         save_checkpoint(tmp_path, tiny_recipe(), a_state())
     assert list(tmp_path.iterdir()) == []
 

@@ -16,6 +16,7 @@ from training_runs import (
     assert_same_state,
     log_of,
     state_of,
+    step_data,
     tiny_recipe,
     tiny_student_recipe,
     tiny_teacher,
@@ -28,9 +29,9 @@ from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.training import distill, train
 from minit2i_deploy.training.checkpoint import checkpoints
-from minit2i_deploy.training.data import ShapesBatches, to_network_range
-from minit2i_deploy.training.distill import MeanFlow
+from minit2i_deploy.training.data import to_network_range
 from minit2i_deploy.training.distill_recipe import DistillRecipe
+from minit2i_deploy.training.distillation import MeanFlow
 from minit2i_deploy.training.mean_flow import Told, mean_velocity, velocity_rate
 from minit2i_deploy.training.objective import Batch
 from minit2i_deploy.training.recipe import Recipe
@@ -62,11 +63,12 @@ def short_recipe(teacher: Path) -> Recipe:
 
 def a_batch(recipe: Recipe) -> Batch:
     generator = torch.Generator().manual_seed(4)
-    images, _ = ShapesBatches(recipe)[0]
+    images = step_data(recipe, 0).images
     return Batch(
         images=to_network_range(images),
         context=torch.randn(len(images), 20, 128, generator=generator),
         mask=torch.ones(len(images), 20),
+        rows=range(len(images)),
     )
 
 
@@ -180,18 +182,20 @@ def test_a_student_learns_in_either_precision(
     recipe = tiny_student_recipe(
         teacher, distill=distill, steps=20, batch=8, precision=precision, lr=1e-3
     )
-    trainer, data = Trainer(recipe, tmp_path), ShapesBatches(recipe)
+    trainer = Trainer(recipe, tmp_path)
 
     def reported() -> float:
         # One batch and one draw: from draw to draw the loss differs by a factor of ten.
-        images, captions = ShapesBatches(dataclasses.replace(recipe, batch=64))[1000]
-        context, mask = trainer.text(captions)
-        batch = Batch(images=to_network_range(images), context=context, mask=mask)
-        return trainer.objective.loss(trainer.net, batch, 0)[1].item()
+        wide = dataclasses.replace(recipe, batch=64)
+        data = step_data(wide, 1000)
+        context, mask = trainer.text(data.captions)
+        pixels = to_network_range(data.images)
+        batch = Batch(images=pixels, context=context, mask=mask, rows=range(64))
+        return MeanFlow(wide, trainer.device).loss(trainer.net, batch, 0)[1].item()
 
     before = reported()
     for step in range(20):
-        trainer.train_step(*data[step])
+        trainer.train_step(step_data(recipe, step))
     # Measured 0.30 in either precision.
     assert reported() < 0.5 * before
     assert all(value.dtype == torch.float32 for value in trainer.parameters.values())
@@ -261,13 +265,12 @@ def test_a_stopped_and_resumed_run_is_the_same_run(
     teacher: Path, student: Path, tmp_path: Path
 ) -> None:
     recipe = short_recipe(teacher)
-    data = ShapesBatches(recipe)
     first = Trainer(recipe, tmp_path)
-    first.train_step(*data[0])
+    first.train_step(step_data(recipe, 0))
     first._save()
     second = Trainer(recipe, tmp_path)
     assert second.step == 1 and TINY_MODEL.student is None
     for step in (1, 2):
-        second.train_step(*data[step])
+        second.train_step(step_data(recipe, step))
     second._save()
     assert_same_state(tmp_path / "step-000003", student / "step-000003")

@@ -157,7 +157,7 @@ def test_draws_are_a_function_of_seed_and_step() -> None:
     mask = torch.ones(4, 20)
 
     def drawn(seed: int, step: int) -> Tensor:
-        return draw_step(tiny_recipe(seed=seed), step, mask).noise
+        return draw_step(tiny_recipe(seed=seed), step, mask, range(4)).noise
 
     assert torch.equal(drawn(1, 5), drawn(1, 5))
     assert not torch.equal(drawn(1, 5), drawn(1, 6))

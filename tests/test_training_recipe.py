@@ -6,11 +6,14 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 from training_runs import tiny_recipe, tiny_student_recipe
 
 from minit2i_deploy.config import VARIANTS
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.training.recipe import load_recipe, recipe_from_dict
+from minit2i_deploy.training import resolved_recipe
+from minit2i_deploy.training.distill_recipe import DistillRecipe
+from minit2i_deploy.training.recipe import Recipe, load_recipe, recipe_from_dict
 
 TEXT = """
 name: small
@@ -100,6 +103,16 @@ REFUSED = {
     "distill={teacher: t, sample_t_min: 0.9}": "distill.sample_t_min .* no higher than sample_t",
     "ema_halflife_kimg=-1": "ema_halflife_kimg is -1, but it must be 0 or more",
     "ema_rampup=0": "ema_rampup is 0, but it must be above 0",
+    "accumulate=0": "accumulate is 0, but it must be 1 or more",
+    "keep_every=-1": "keep_every is -1, but it must be 0 or more",
+    "adam_lr=-1e-4": "adam_lr is -0.0001, but it must be 0 or more",
+    "muon_scale=large": "muon_scale is 'large', but it must be match_rms_adamw or original",
+    "parallel=tensor": "parallel is 'tensor', but it must be ddp or fsdp",
+    "paralel=ddp": "unknown key 'paralel'; did you mean parallel?",
+    "track=tensorboard": "track is 'tensorboard', but it must be a list of",
+    "track=[mlflow]": r"track is \['mlflow'\], but it must be a list of .*tensorboard",
+    "sample_prompts=[1]": r"sample_prompts is \[1\], but it must be a list of texts",
+    "start_from=3": "start_from is 3, but it must be text",
 }
 
 
@@ -168,3 +181,63 @@ def test_the_rate_falls_linearly_at_the_end() -> None:
     rates = [recipe.lr_at(step) for step in range(100)]
     assert rates[:81] == [1.0] * 81
     assert rates[80:] == pytest.approx([(100 - step) / 20 for step in range(80, 100)], rel=1e-12)
+
+
+# Figures of the official configurations. Source: minit2i-jax, configs/*/{pretrain,finetune}.yml
+# and, on its branch mean_flow_distill, configs/distill_config_b16.yml.
+OFFICIAL = {
+    "b32-pretrain": ("b-32", 250_000, 512, 5_000, 4e-4, 0.99995, "adamw"),
+    "b16-pretrain": ("b-16", 250_000, 1024, 5_000, 4e-4, 0.99995, "adamw"),
+    "l16-pretrain": ("l-16", 250_000, 1024, 5_000, 2e-4, 0.9999, "adamw"),
+    "b32-finetune": ("b-32", 40_000, 512, 1_000, 4e-5, 0.99995, "adamw"),
+    "b16-finetune": ("b-16", 40_000, 1024, 1_000, 4e-5, 0.99995, "adamw"),
+    "l16-finetune": ("l-16", 40_000, 1024, 1_000, 2e-4, 0.9999, "adamw"),
+    "b16-distill": ("b-16-mf", 50_000, 1024, 5_000, 1e-3, 0.999, "muon"),
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_shipped_recipes_have_the_official_figures(name: str) -> None:
+    recipe = load_recipe(Path(name))
+    variant, steps, batch, warmup, lr, decay, optimizer = OFFICIAL[name]
+    assert recipe.name == name and recipe.model == VARIANTS[variant]
+    assert (recipe.steps, recipe.batch, recipe.warmup_steps) == (steps, batch, warmup)
+    assert (recipe.lr, recipe.ema_decay, recipe.optimizer) == (lr, decay, optimizer)
+    assert (recipe.weight_decay, recipe.grad_clip, recipe.seed) == (0, 0, 42)
+    assert (recipe.precision, recipe.decay_steps) == ("bf16", 0)
+    assert bool(recipe.start_from) == name.endswith("finetune")
+    if recipe.distill is None:
+        assert (recipe.a_min, recipe.label_drop) == (0.01, 0.1)
+        return
+    assert (recipe.a_min, recipe.label_drop, recipe.ema_halflife_kimg) == (0.05, 0.0, 2000)
+    assert (recipe.muon_scale, recipe.adam_lr, recipe.sample_steps) == ("original", 1e-4, 4)
+    assert recipe.distill == DistillRecipe(teacher=recipe.distill.teacher)
+
+
+def test_the_second_stage_mixes_its_sources_as_the_official_one() -> None:
+    for name in ("b32-finetune", "b16-finetune", "l16-finetune"):
+        sources = load_recipe(Path(name)).data.sources
+        assert [source.weight for source in sources] == [0.06, 0.016, 0.04]
+
+
+def test_unknown_names_of_recipes_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"b16-pretrian: there is no .* mean b16-pretrain\?"):
+        load_recipe(Path("b16-pretrian"))
+    with pytest.raises(UsageError, match="shipped are b16-distill, b16-finetune"):
+        load_recipe(Path("zzz"))
+
+
+def test_a_resolved_recipe_is_a_recipe_again(tmp_path: Path) -> None:
+    text = resolved_recipe(Path("b16-distill"), ["lr=1e-4", "track=[]"])
+    again = tmp_path / "again.yaml"
+    again.write_text(text, encoding="utf-8")
+    assert load_recipe(again) == load_recipe(Path("b16-distill"), ["lr=1e-4", "track=[]"])
+    # Every key is there, so that nothing depends on a default of a later version.
+    names = {field.name for field in dataclasses.fields(Recipe)} - {"lora"}
+    assert set(yaml.safe_load(text)) == names
+
+
+def test_a_student_has_one_beginning(path: Path) -> None:
+    changes = ["model.student={}", "distill={teacher: t}", "start_from=x"]
+    with pytest.raises(UsageError, match=r"start_from is set, .* starts from distill\.teacher"):
+        load_recipe(path, changes)

@@ -14,6 +14,8 @@ from torch import Tensor
 from minit2i_deploy.config import ModelConfig, StudentConfig
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.checkpoint import TrainingState, save_checkpoint
+from minit2i_deploy.training.data import Batches, DataBatch
+from minit2i_deploy.training.data_recipe import DataRecipe
 from minit2i_deploy.training.distill_recipe import DistillRecipe
 from minit2i_deploy.training.initialise import initialise
 from minit2i_deploy.training.recipe import Recipe
@@ -47,6 +49,8 @@ def tiny_recipe(**changes: Any) -> Recipe:
         "checkpoint_every": 3,
         "sample_every": 0,
         "sample_steps": 1,
+        # In this process, which is quicker for a few tiny batches.
+        "data": DataRecipe(workers=0),
     }
     return Recipe(**values | changes)
 
@@ -76,6 +80,13 @@ def tiny_student_recipe(teacher: Path, **changes: Any) -> Recipe:
         "ema_rampup": 0.5,
     }
     return tiny_recipe(**values | changes)
+
+
+def step_data(recipe: Recipe, step: int) -> DataBatch:
+    """The whole batch of step number ``step``, counted from 0."""
+    source = Batches(recipe)
+    source.samples_seen = step * recipe.batch
+    return next(source.read(1))
 
 
 def state_of(checkpoint: Path) -> dict[str, Tensor]:

@@ -84,9 +84,11 @@ def stoppable(phases: Phases) -> Iterator[None]:
         phases.stopped = True
         came.append(signum)
 
-    # None is a handler that was not set from Python and cannot be put back.
+    # None is a handler that was not set from Python and cannot be put back; what is ignored, as
+    # Ctrl-C is in a shell's background job, stays ignored.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    ours = {number: handler for number, handler in before.items() if handler is not None}
+    left = (None, signal.SIG_IGN)
+    ours = {number: handler for number, handler in before.items() if handler not in left}
     for number in ours:
         signal.signal(number, stop)
     try:

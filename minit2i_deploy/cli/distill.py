@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from minit2i_deploy.cli.recipe_options import add_recipe
+from minit2i_deploy.cli.recipe_options import add_recipe, follow
 
 _EPILOG: Final = """\
 An interrupted run is continued by the same command, with the same teacher. The
 student is exported as any checkpoint is, and runs the tables of solver mean-flow.
 
 examples:
-  minit2i distill training/recipes/demo-student.yaml --output student
-  minit2i distill training/recipes/demo-student.yaml --output s distill.teacher=run/step-011500
+  minit2i distill demo-student --output student
+  minit2i distill demo-student --output s distill.teacher=run/step-011500
 """
 
 
@@ -23,13 +23,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add_recipe(
         parser,
-        "YAML file with distill",
+        "YAML file with distill, or the name of a shipped one: b16-distill, demo-student",
         "values in place of the recipe's; distill.KEY=VALUE for the distillation's",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Distil and name the last checkpoint."""
+    """Distil and name the last checkpoint, or print the recipe."""
     from minit2i_deploy.training import distill
 
-    print(distill(options.recipe, options.output, options.overrides))
+    follow(options, distill)

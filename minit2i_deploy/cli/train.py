@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from minit2i_deploy.cli.recipe_options import add_recipe
+from minit2i_deploy.cli.recipe_options import add_recipe, follow
 
 _EPILOG: Final = """\
 An interrupted run is continued by the same command. The same recipe gives the
-same weights on one machine, interrupted or not.
+same weights on one machine, interrupted or not. Under torchrun or accelerate
+launch all processes share each batch.
 
 examples:
-  minit2i train training/recipes/demo.yaml --output run
-  minit2i train training/recipes/demo.yaml --output short steps=2000 batch=32
+  minit2i train demo --output run
+  minit2i train demo --output short steps=2000 batch=32
+  minit2i train b16-pretrain --print lr=2e-4
+  torchrun --nproc-per-node 8 --no-python minit2i train my.yaml --output run
 """
 
 
@@ -23,13 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add_recipe(
         parser,
-        "YAML file",
+        "YAML file, or the name of a shipped recipe such as b16-pretrain",
         "values in place of the recipe's; model.KEY=VALUE for the network's",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train and name the last checkpoint."""
+    """Train and name the last checkpoint, or print the recipe."""
     from minit2i_deploy.training import train
 
-    print(train(options.recipe, options.output, options.overrides))
+    follow(options, train)
