@@ -26,6 +26,7 @@ from minit2i_deploy.encoding import RowEncoder
 from minit2i_deploy.noise import batch_noise
 from minit2i_deploy.runtimes.onnxruntime import open_session
 from minit2i_deploy.runtimes.onnxruntime_providers import PROVIDERS
+from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
 from minit2i_deploy.runtimes.torch import read_weights
 from minit2i_deploy.runtimes.toy_graph import RATE_SIZE, matmul_model, rate_arrays
 from minit2i_deploy.table import guidance_weights, solver_table, step_row
@@ -235,7 +236,8 @@ def matrix_rates(threads: int) -> dict[str, float]:
     for precision, hint in (("fp32", "f32"), ("bf16", "bf16")):
         settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": str(threads)}
         core = openvino.Core()
-        compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        with kept_signal_stack():
+            compiled = core.compile_model(core.read_model(model), "CPU", settings)
         products.append((precision, functools.partial(compiled, {"a": a})))
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         pair = [torch.from_numpy(array).to(dtype) for array in (a, b)]

@@ -17,6 +17,7 @@ from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.runtimes.base import GraphRuntime
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
+from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
 from minit2i_deploy.runtimes.toy_graph import (
     RATE_SIZE,
     TOY_ROWS,
@@ -71,7 +72,7 @@ class OpenVinoRuntime(GraphRuntime):
         self._library = require("openvino", "openvino")
         self._core = self._library.Core()
         hint, needed = _PRECISIONS[precision]
-        offered = self._core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        offered = _capabilities(self._core)
         if needed not in offered:
             raise UsageError(
                 f"precision {precision} is not offered by this processor "
@@ -197,6 +198,12 @@ class OpenVinoTrajectory:
         return self._now[0].copy(), self._now[1].copy()
 
 
+def _capabilities(core: Any) -> list[str]:
+    # The first question loads the plugin.
+    with kept_signal_stack():
+        return list(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
+
+
 def prove(precision: str = "fp32") -> float:
     """Run a toy of ten rows.
 
@@ -213,7 +220,7 @@ def prove(precision: str = "fp32") -> float:
     """
     core = require("openvino", "openvino").Core()
     hint, needed = _PRECISIONS[precision]
-    if needed not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
+    if needed not in _capabilities(core):
         raise RuntimeFailure(f"precision {precision} is not offered by this processor")
     state, turn = toy_arrays()
     model = core.read_model(matmul_model(TOY_SIZE, TOY_SIZE, TOY_SIZE))

@@ -209,8 +209,7 @@ except KeyboardInterrupt:
 
 def test_a_build_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     bundle = copy_of(HALF, tmp_path / "bundle")
-    # In a process of its own, as it happens: the library has crashed after a build was cancelled
-    # in one that had built others before.
+    # In a process of its own, as it happens.
     words = [sys.executable, "-c", INTERRUPTED, str(bundle.path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
