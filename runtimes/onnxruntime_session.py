@@ -22,6 +22,7 @@ from minit2i_deploy.runtimes.onnxruntime_providers import (
     named_provider,
 )
 from minit2i_deploy.runtimes.onnxruntime_state import first_line
+from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
 from minit2i_deploy.runtimes.toy_graph import (
     RATE_SIZE,
     TOY_ROWS,
@@ -117,7 +118,11 @@ def open_session(ort: Any, graph: Path | bytes, provider: Provider, **settings: 
     where = "a toy graph" if isinstance(graph, bytes) else graph
     try:
         # Without the last, a provider that fails is replaced by the CPU and a printed line.
-        session = ort.InferenceSession(graph, options, providers=chosen or None, enable_fallback=0)
+        # The openvino provider loads that library here at the latest.
+        with kept_signal_stack():
+            session = ort.InferenceSession(
+                graph, options, providers=chosen or None, enable_fallback=0
+            )
     except Exception as error:  # the library's errors share no base
         raise RuntimeFailure(f"{where}: onnxruntime cannot open it: {first_line(error)}") from error
     check_placement(session, provider, where)
