@@ -70,6 +70,7 @@ class OpenParams(ctypes.Structure):
         ("num_threads", c_int32),
         ("on_warning", WARNING),
         ("warning_data", c_void_p),
+        ("lean", c_int32),
     )
 
 
@@ -125,13 +126,13 @@ def text(data: bytes) -> Text:
 class Client:
     """A client, with the few calls that tests make; ``warnings`` collects what it warns of."""
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: Path, lean: bool = False) -> None:
         self.warnings: list[str] = []
         # ctypes keeps no reference to a callback that C holds.
         self._warn = WARNING(lambda _, line: self.warnings.append(line.decode()))
         params = OpenParams()
         library().minit2i_open_params_defaults(byref(params), c_size_t(ctypes.sizeof(params)))
-        params.num_threads, params.on_warning = 2, self._warn
+        params.num_threads, params.on_warning, params.lean = 2, self._warn, lean
         self.handle = c_void_p()
         status = library().minit2i_open(str(bundle).encode(), byref(params), byref(self.handle))
         assert status == OK, last_error()

@@ -195,3 +195,19 @@ def test_a_negative_prompt_without_guidance_warns(tmp_path: Path) -> None:
     assert client.warnings == [
         "the negative prompt has no effect at guidance 1.0 under table dpmpp2m-40"
     ]
+
+
+def test_a_lean_client_reads_its_text_encoder_again() -> None:
+    size, states = Bundle.open(tiny_bundle()).config.image_size, []
+    for lean in (False, True):
+        with cpp_client.Client(tiny_bundle(), lean) as client:
+            for _ in range(2):
+                params = cpp_client.generate_params(b"a red circle")
+                pictures = cpp_client.c_void_p()
+                call, by = cpp_client.library().minit2i_generate, cpp_client.byref
+                assert call(client.handle, by(params), by(pictures)) == cpp_client.OK
+                state = cpp_client.library().minit2i_pictures_state(pictures)
+                states.append(np.ctypeslib.as_array(state, (3 * size * size,)).copy())
+                cpp_client.library().minit2i_pictures_free(pictures)
+    assert np.abs(states[0]).max() > 0
+    assert all(np.array_equal(state, states[0]) for state in states)

@@ -78,6 +78,7 @@ typedef struct minit2i_open_params {
     int32_t num_threads;        /* of one operator; 0 (default): the cores this process may use */
     minit2i_warning on_warning; /* NULL (default): warnings are dropped */
     void *warning_data;
+    int32_t lean; /* 1: the text encoder leaves memory before the denoiser comes; 0 (default) */
 } minit2i_open_params;
 
 typedef struct minit2i_info {

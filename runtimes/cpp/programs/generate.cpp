@@ -177,6 +177,8 @@ int run(int argc, char **argv) {
     open.provider = arguments.pointer("--provider");
     open.num_threads = programs::thread_count(arguments);
     open.on_warning = warn;
+    // Prompts are encoded once a run.
+    open.lean = 1;
     minit2i_generate_params params = minit2i::generate_params();
     std::vector<std::uint64_t> seeds = wanted_seeds(arguments);
     params.guidance = arguments.number("--guidance", params.guidance);

@@ -22,7 +22,7 @@ thread_local std::string last_error;
 thread_local bool last_error_lost = false;
 
 minit2i_open_params default_params() {
-    return {sizeof(minit2i_open_params), "cpu", 0, nullptr, nullptr};
+    return {sizeof(minit2i_open_params), "cpu", 0, nullptr, nullptr, 0};
 }
 
 std::string checked_provider(const char *name) {
@@ -46,7 +46,8 @@ int checked_threads(std::int32_t count) {
 
 minit2i_client::minit2i_client(const char *path, const minit2i_open_params &params)
     : bundle(path),
-      engine(bundle, checked_provider(params.provider), checked_threads(params.num_threads)),
+      engine(bundle, checked_provider(params.provider), checked_threads(params.num_threads),
+             params.lean != 0),
       warn([call = params.on_warning, data = params.warning_data](const std::string &text) {
           if (call != nullptr) {
               call(data, text.c_str());

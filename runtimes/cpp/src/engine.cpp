@@ -61,8 +61,8 @@ void fail_engine(const std::string &where, const Ort::Exception &error) {
     fail_runtime(where + ": " + text.substr(0, text.find('\n')));
 }
 
-Engine::Engine(const Bundle &bundle, const std::string &provider, int num_threads)
-    : bundle_(bundle), provider_(provider),
+Engine::Engine(const Bundle &bundle, const std::string &provider, int num_threads, bool lean)
+    : bundle_(bundle), provider_(provider), lean_(lean),
       num_threads_(num_threads > 0 ? num_threads : usable_cores()),
       // Failures come back to the caller; nothing goes to stderr beside them.
       env_(ORT_LOGGING_LEVEL_FATAL, "minit2i") {}
@@ -84,6 +84,9 @@ Ort::Session &Engine::session(const std::string &graph) {
     const auto found = sessions_.find(graph);
     if (found != sessions_.end()) {
         return found->second;
+    }
+    if (lean_ && graph == "transformer") {
+        sessions_.erase("text_encoder");
     }
     const std::string path = bundle_.graph_path(graph).string();
     try {

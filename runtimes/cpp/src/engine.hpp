@@ -24,7 +24,8 @@ struct Tensor {
 
 class Engine {
 public:
-    Engine(const Bundle &bundle, const std::string &provider, int num_threads);
+    // lean: the text encoder's session is dropped before the denoiser's is opened.
+    Engine(const Bundle &bundle, const std::string &provider, int num_threads, bool lean);
 
     // ids and mask int64 [n, tokens] -> float32 [n, tokens, width].
     Tensor encode(std::vector<std::int64_t> &ids, std::vector<std::int64_t> &mask, std::size_t n);
@@ -40,6 +41,7 @@ private:
 
     const Bundle &bundle_;
     std::string provider_;
+    bool lean_;
     int num_threads_;
     Ort::Env env_;
     std::map<std::string, Ort::Session> sessions_;
