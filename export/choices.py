@@ -107,7 +107,7 @@ CHOICES: Final[Mapping[str, Mapping[str, Choice]]] = {
             "place of 42",
         ),
         ("bf16", 23, "as fp16, and cannot overflow"),
-        ("fp32", 18, "TensorRT-RTX refuses Attention nodes in fp32"),
+        ("fp32", 18, "no kernel takes an Attention node in fp32; its parts need no special build"),
     ),
 }
 TARGETS: Final = tuple(CHOICES)

@@ -40,8 +40,8 @@ class ShapesSource:
         return Sample(key=str(number), image=draw(scene, self.image_size), caption=caption)
 
     def substitute(self, slot: int, attempt: int) -> Sample:
-        """Never needed: no drawn sample is bad."""
-        raise NotImplementedError
+        """Never called: no drawn sample is bad."""
+        raise AssertionError(f"a drawn sample was called bad, in slot {slot}")
 
 
 @lru_cache(maxsize=4)
