@@ -1,19 +1,20 @@
-"""The C++ client against the Python runtime on one bundle: start-up, steps and memory, in turns.
+"""The C++ client against the Python runtime and another program: start-up, steps and memory.
 
     sh scripts/build_cpp.sh build/cpp .venv/bin/python
     python benchmarks/cpp_client.py BUNDLE --client build/cpp --rounds 7
-    python benchmarks/cpp_client.py B16-BUNDLE --client build/cpp --table euler-4.json --rounds 3 \\
+    python benchmarks/cpp_client.py B16-BUNDLE --client build/cpp --rows 4 --rounds 3 \\
+        --also B16-INT8-BUNDLE \\
         --peer "sd-cli --diffusion-model diffusion_pytorch_model.safetensors \\
                 --t5xxl flan-t5-large.safetensors --prompt {prompt} --steps {steps} \\
                 --cfg-scale 2.5 --width 512 --height 512 --sampling-method euler --threads 2 \\
                 --output {output}"
 
-Both run as whole processes with the same threads, prompt, seed and table. Start-up is the wall
-time of a process that embeds one text and ends. A step is the time of the table's rows over their
-number, as each program says it of itself. Memory is the kernel's own peak of the process.
-
-A peer is any program that paints: its command line is run with {steps} once and with five more,
-and a step is a fifth of the difference.
+All run as whole processes in turns, with the same threads, prompt and number of rows; ours also
+with the same seed. Start-up is a process that embeds one text and ends. Every round paints twice,
+with one row and with --rows. A step's CPU time is the difference of the two processes over the
+rows between them, a peer's wall time too; of ours the wall time of a row is what the program says
+of itself. Memory is the kernel's own peak of the longer process. The error of a final state is its
+largest difference to that of the first program over the largest value there.
 """
 
 from __future__ import annotations
@@ -32,57 +33,86 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+# No numpy before the measurements are done: a child's peak memory begins with its parent's.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 PROMPT: Final = "a red circle above a blue square"
-_PEER_STEPS: Final = 5
+_MEASURED: Final = ("start_s", "start_cpu_s", "step_s", "step_cpu_s", "peak_bytes")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """What a process took: seconds, CPU seconds of user and kernel, peak of resident memory."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+    out: str
 
 
 @dataclass(kw_only=True, slots=True)
 class Program:
-    """Command lines of one program, and what was measured of it."""
+    """Command lines of one program, and what was measured of it, a value a round."""
 
     name: str
     embed: list[str]
-    generate: list[str]
+    paint: list[str]
+    says_its_time: bool = True
     start_s: list[float] = field(default_factory=list)
-    rows_s: list[float] = field(default_factory=list)
-    num_rows: int = 0
+    start_cpu_s: list[float] = field(default_factory=list)
+    step_s: list[float] = field(default_factory=list)
+    step_cpu_s: list[float] = field(default_factory=list)
     peak_bytes: list[int] = field(default_factory=list)
 
-    def measure(self) -> None:
-        """One start-up and one picture."""
-        self.start_s.append(_run(self.embed)[0])
-        _, peak, out = _run(self.generate)
-        self.peak_bytes.append(peak)
-        said = json.loads(out)
-        # One of them has the seconds of all rows, the other the same among its stages.
-        self.rows_s.append(said["step_seconds"] if "rows" in said else said["seconds"]["steps"])
-        self.num_rows = said.get("rows", 0)
+    def measure(self, rows: int) -> None:
+        """One start-up, one picture of one row and one of all rows."""
+        if self.embed:
+            start = _run(self.embed)
+            self.start_s.append(start.wall_s)
+            self.start_cpu_s.append(start.cpu_s)
+        short, long = (_run(_filled(self.paint, steps)) for steps in (1, rows))
+        wall = (long.wall_s - short.wall_s) / (rows - 1)
+        if self.says_its_time:
+            said = json.loads(long.out)
+            # One of them has the seconds of all rows, the other the same among its stages.
+            wall = (said["step_seconds"] if "rows" in said else said["seconds"]["steps"]) / rows
+        self.step_s.append(wall)
+        self.step_cpu_s.append((long.cpu_s - short.cpu_s) / (rows - 1))
+        self.peak_bytes.append(long.peak_bytes)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     options = _parse(arguments)
     with tempfile.TemporaryDirectory(prefix="minit2i-cpp-") as name:
-        programs = [_cpp(options, Path(name)), _python(options, Path(name))]
+        programs = _programs(options, Path(name))
+        load = []
         for _ in range(options.rounds + 1):
             for program in programs:
-                program.measure()
-        peer = [_peer_step(options, Path(name)) for _ in range(options.rounds * bool(options.peer))]
+                program.measure(options.rows)
+            load.append(os.getloadavg()[0])
+        errors = _state_errors(programs, Path(name))
     for program in programs:  # the first round brings files into memory
-        for values in (program.start_s, program.rows_s, program.peak_bytes):
-            del values[0]
-    report = _report(options, programs, peer)
+        for measured in _MEASURED:
+            del getattr(program, measured)[:1]
+    report = _report(options, programs, errors, max(load[1:]))
     print(json.dumps(report, indent=2) if options.json else _text(report))
     return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Compare the C++ client with the Python runtime.")
+    parser = argparse.ArgumentParser(description="Compare the C++ client with other programs.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--client", type=Path, required=True, help="folder of the built programs")
-    parser.add_argument("--table", help="a table of the bundle; default: its default preset's")
+    parser.add_argument(
+        "--also",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="BUNDLE",
+        help="another form of the bundle for the C++ client; may be given several times",
+    )
+    parser.add_argument("--rows", type=int, default=20, help="of the longer picture (default: 20)")
     parser.add_argument("--rounds", type=int, default=7, help="default: 7")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument(
@@ -93,41 +123,79 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("minit2i-embed", "minit2i-generate"):
         if not (options.client / name).is_file():
             parser.error(f"{options.client} has no {name}; build it: sh scripts/build_cpp.sh")
+    for bundle in (options.bundle, *options.also):
+        if not (bundle / "manifest.json").is_file():
+            parser.error(f"{bundle} is no bundle; give one of minit2i export")
     if options.rounds < 1:
         parser.error(f"--rounds is {options.rounds}, but at least 1 is needed")
+    if options.rows < 2:
+        parser.error(f"--rows is {options.rows}, but at least 2 are needed")
+    if options.peer and "{steps}" not in options.peer:
+        parser.error("--peer has no {steps}; put it where the number of steps goes")
     return options
 
 
-def _cpp(options: argparse.Namespace, folder: Path) -> Program:
-    common = ["--threads", str(options.threads), "-o"]
+def _programs(options: argparse.Namespace, folder: Path) -> list[Program]:
+    _write_tables(options, folder)
+    found = [_cpp(options, folder, options.bundle, "C++ client"), _python(options, folder)]
+    for bundle in options.also:
+        found.append(_cpp(options, folder, bundle, f"C++ client, {bundle.name}"))
+    if options.peer:
+        words = shlex.split(options.peer)
+        values = {"prompt": PROMPT, "steps": "{steps}", "output": str(folder / "peer.png")}
+        paint = [word.format(**values) for word in words]
+        found.append(Program(name="peer", embed=[], paint=paint, says_its_time=False))
+    return found
+
+
+def _write_tables(options: argparse.Namespace, folder: Path) -> None:
+    """Tables of one row and of all rows, of the kind that the bundle's model takes."""
+    manifest = json.loads((options.bundle / "manifest.json").read_text(encoding="utf-8"))
+    solver = "mean-flow" if "student" in manifest["model"] else "euler"
+    for steps in (1, options.rows):
+        words = ["--solver", solver, "--steps", str(steps), "-o", str(folder / f"{steps}.json")]
+        _run([*_minit2i(), "table", *words])
+
+
+def _minit2i() -> list[str]:
+    return [sys.executable, "-m", "minit2i_deploy.cli"]
+
+
+def _cpp(options: argparse.Namespace, folder: Path, bundle: Path, name: str) -> Program:
     client = options.client.resolve()
-    embed = [str(client / "minit2i-embed"), str(options.bundle), PROMPT]
-    paint = [str(client / "minit2i-generate"), str(options.bundle), PROMPT, "--json"]
     return Program(
-        name="C++ client",
-        embed=[*embed, *common, str(folder / "cpp.npz")],
-        generate=[*paint, *_table(options), *common, str(folder / "cpp.png")],
+        name=name,
+        embed=[str(client / "minit2i-embed"), *_embedding(options, folder, bundle)],
+        paint=[str(client / "minit2i-generate"), *_painting(options, folder, bundle, name)],
     )
 
 
 def _python(options: argparse.Namespace, folder: Path) -> Program:
-    common = ["--threads", str(options.threads), "-o"]
-    start = [sys.executable, "-m", "minit2i_deploy.cli"]
-    embed = [*start, "embed", str(options.bundle), PROMPT]
-    paint = [*start, "generate", str(options.bundle), PROMPT, "--json"]
+    name = "Python runtime"
     return Program(
-        name="Python runtime",
-        embed=[*embed, *common, str(folder / "python.npz")],
-        generate=[*paint, *_table(options), *common, str(folder / "python.png")],
+        name=name,
+        embed=[*_minit2i(), "embed", *_embedding(options, folder, options.bundle)],
+        paint=[*_minit2i(), "generate", *_painting(options, folder, options.bundle, name)],
     )
 
 
-def _table(options: argparse.Namespace) -> list[str]:
-    return [] if options.table is None else ["--table", options.table]
+def _embedding(options: argparse.Namespace, folder: Path, bundle: Path) -> list[str]:
+    threads = ["--threads", str(options.threads)]
+    return [str(bundle), PROMPT, *threads, "-o", str(folder / "embeddings.npz")]
 
 
-def _run(command: Sequence[str]) -> tuple[float, int, str]:
-    """Seconds, peak of resident memory in bytes, and standard output of a process."""
+def _painting(options: argparse.Namespace, folder: Path, bundle: Path, name: str) -> list[str]:
+    threads = ["--threads", str(options.threads), "--json"]
+    table = ["--table", str(folder / "{steps}.json")]
+    output = ["-o", str(folder / f"{name}.png"), "--save-state", str(folder / f"{name}.npy")]
+    return [str(bundle), PROMPT, *threads, *table, *output]
+
+
+def _filled(command: Sequence[str], steps: int) -> list[str]:
+    return [word.replace("{steps}", str(steps)) for word in command]
+
+
+def _run(command: Sequence[str]) -> Ended:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err, text=True)
@@ -138,83 +206,91 @@ def _run(command: Sequence[str]) -> tuple[float, int, str]:
         err.seek(0)
         if process.returncode:
             raise SystemExit(f"{shlex.join(command)}: exit {process.returncode}: {err.read()}")
-        return seconds, usage.ru_maxrss * 1024, out.read()
+        cpu = usage.ru_utime + usage.ru_stime
+        return Ended(wall_s=seconds, cpu_s=cpu, peak_bytes=usage.ru_maxrss * 1024, out=out.read())
 
 
-def _peer_step(options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    seconds = []
-    peak = 0
-    for steps in (1, 1 + _PEER_STEPS):
-        values = {"prompt": PROMPT, "steps": steps, "output": folder / "peer.png"}
-        words = [word.format(**values) for word in shlex.split(options.peer)]
-        spent, peak, _ = _run(words)
-        seconds.append(spent)
-    return {"step_s": (seconds[1] - seconds[0]) / _PEER_STEPS, "peak_bytes": peak}
+def _state_errors(programs: Sequence[Program], folder: Path) -> list[float | None]:
+    import numpy as np
+
+    states = [folder / f"{program.name}.npy" for program in programs]
+    wanted = np.load(states[0])
+    return [
+        float(np.abs(np.load(path) - wanted).max() / np.abs(wanted).max())
+        if path.is_file()
+        else None
+        for path in states
+    ]
 
 
 def _report(
-    options: argparse.Namespace, programs: Sequence[Program], peer: Sequence[dict[str, float]]
+    options: argparse.Namespace,
+    programs: Sequence[Program],
+    errors: Sequence[float | None],
+    load: float,
 ) -> dict[str, Any]:
-    first, other = programs
-
-    def ratio(name: str) -> float:
-        pairs = zip(getattr(first, name), getattr(other, name), strict=True)
-        return statistics.median(a / b for a, b in pairs)
-
     report: dict[str, Any] = {
         "bundle": options.bundle.name,
+        "rows": options.rows,
         "rounds": options.rounds,
         "threads": options.threads,
-        "load": os.getloadavg()[0],
+        "load": load,
         "processor": _processor(),
         "programs": [
-            asdict(program)
-            | {
-                "start_median_s": statistics.median(program.start_s),
-                "step_median_s": statistics.median(program.rows_s) / first.num_rows,
-                "peak_median_bytes": statistics.median(program.peak_bytes),
-            }
-            for program in programs
+            asdict(program) | {"median": _medians(program), "state_error": error}
+            for program, error in zip(programs, errors, strict=True)
         ],
-        "cpp_over_python": {name: ratio(name) for name in ("start_s", "rows_s", "peak_bytes")},
+        "cpp_over_python": _ratios(programs[0], programs[1]),
     }
-    if peer:
-        steps = [one["step_s"] for one in peer]
-        median = statistics.median(steps)
-        report["peer"] = {
-            "command": options.peer,
-            "step_s": steps,
-            "step_median_s": median,
-            "peak_bytes": max(one["peak_bytes"] for one in peer),
-            "cpp_over_peer": statistics.median(first.rows_s) / first.num_rows / median,
-        }
+    if options.peer:
+        ours = [program for program in programs[:-1]]
+        report["over_peer"] = {program.name: _ratios(program, programs[-1]) for program in ours}
     return report
+
+
+def _medians(program: Program) -> dict[str, float]:
+    values = {name: getattr(program, name) for name in _MEASURED}
+    return {name: statistics.median(found) for name, found in values.items() if found}
+
+
+def _ratios(first: Program, other: Program) -> dict[str, float]:
+    """Medians of what each round gave, where both have it."""
+    found = {}
+    for name in _MEASURED:
+        mine, its = getattr(first, name), getattr(other, name)
+        if mine and its:
+            found[name] = statistics.median(a / b for a, b in zip(mine, its, strict=True))
+    return found
 
 
 def _text(report: dict[str, Any]) -> str:
     lines = [
-        f"{report['bundle']}, {report['rounds']} rounds in turns, {report['threads']} threads, "
-        f"{report['processor']}, load {report['load']:.1f}",
-        "| program | start-up and one text, s | one row, ms | peak memory, MB |",
-        "|---|---|---|---|",
+        f"{report['bundle']}, {report['rounds']} rounds in turns of {report['rows']} rows, "
+        f"{report['threads']} threads, {report['processor']}, load {report['load']:.1f}",
+        "| program | start-up and one text, s | CPU s | one row, ms | CPU ms | peak memory, MB "
+        "| error of the final state |",
+        "|---|---|---|---|---|---|---|",
     ]
+    scales = {"step_s": 1e3, "step_cpu_s": 1e3, "peak_bytes": 1e-6}
+    digits = {"start_s": 3, "start_cpu_s": 3, "step_s": 2, "step_cpu_s": 2, "peak_bytes": 0}
     for item in report["programs"]:
-        lines.append(
-            f"| {item['name']} | {item['start_median_s']:.3f} | {item['step_median_s'] * 1e3:.2f} "
-            f"| {item['peak_median_bytes'] / 1e6:.0f} |"
-        )
-    over = report["cpp_over_python"]
-    lines.append(
-        f"| C++ over Python, median of pairs | {over['start_s']:.2f} | {over['rows_s']:.3f} "
-        f"| {over['peak_bytes']:.2f} |"
-    )
-    if "peer" in report:
-        peer = report["peer"]
-        lines.append(
-            f"| peer | | {peer['step_median_s'] * 1e3:.2f} | {peer['peak_bytes'] / 1e6:.0f} |"
-        )
-        lines.append(f"| C++ over peer | | {peer['cpp_over_peer']:.3f} | |")
+        cells = _cells(item["median"], scales, digits)
+        error = "" if item["state_error"] is None else f"{item['state_error']:.1e}"
+        lines.append(f"| {item['name']} | {' | '.join(cells)} | {error} |")
+    pairs = {"C++ client over Python runtime": report["cpp_over_python"]}
+    for name, ratios in report.get("over_peer", {}).items():
+        pairs[f"{name} over peer"] = ratios
+    for name, ratios in pairs.items():
+        cells = _cells(ratios, {}, dict.fromkeys(_MEASURED, 3))
+        lines.append(f"| {name}, median of pairs | {' | '.join(cells)} | |")
     return "\n".join(lines)
+
+
+def _cells(values: dict[str, float], scales: dict[str, float], digits: dict[str, int]) -> list[str]:
+    return [
+        f"{values[name] * scales.get(name, 1.0):.{digits[name]}f}" if name in values else ""
+        for name in _MEASURED
+    ]
 
 
 def _processor() -> str:

@@ -1,7 +1,8 @@
-"""Bundles for the C++ client: a student with real graphs, and tokenizers without any."""
+"""Bundles for the C++ client: the shipped models, and tokenizers without graphs."""
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import json
@@ -11,35 +12,66 @@ from pathlib import Path
 from typing import Any
 
 from bundles import draft, write_files
-from checkpoint_forms import student_forms
-from tiny_bundle import text_folder
 
 import minit2i_deploy.demo
-from minit2i_deploy.bundle import write_manifest
+from minit2i_deploy.bundle import Bundle, write_manifest
+from minit2i_deploy.demo.shipped import shipped_model
 
 DEMO_TOKENIZER = Path(str(minit2i_deploy.demo.__file__)).parent / "assets" / "tokenizer"
 
 
 @functools.cache
-def student_bundle() -> Path:
-    """The golden few-step student, exported once a test process."""
-    from safetensors.numpy import save_file
+def shipped_bundle(scheme: str | None = None) -> Path:
+    """The shipped base model in fp32, or quantised by a scheme. Do not write into it; copy it."""
+    return _exported("checkpoint") if scheme is None else _quantised("checkpoint", scheme)
 
-    from minit2i_deploy.checkpoints import load_checkpoint
+
+@functools.cache
+def shipped_student(scheme: str | None = None) -> Path:
+    """The shipped few-step student, as ``shipped_bundle``."""
+    return _exported("student") if scheme is None else _quantised("student", scheme)
+
+
+@functools.cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="minit2i-shipped-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def _exported(part: str) -> Path:
+    """Once a test process: seconds of the exporter."""
     from minit2i_deploy.export import export_bundle
 
-    folder = Path(tempfile.mkdtemp(dir=text_folder().parent, prefix="student-"))
-    path, arguments = student_forms()["flax-msgpack"]
-    checkpoint = load_checkpoint(path, **arguments)
-    (folder / "checkpoint").mkdir()
-    save_file(checkpoint.tensors, folder / "checkpoint" / "ema.safetensors")
-    header = {"format": "minit2i-training", "version": 1, "step": 1, "recipe": {}}
-    header["config"] = checkpoint.config.to_dict()
-    (folder / "checkpoint" / "checkpoint.json").write_text(json.dumps(header), encoding="utf-8")
-    bundle = export_bundle(
-        folder / "checkpoint", folder / "bundle", text_encoder=text_folder() / "text_encoder"
+    shipped = shipped_model()
+    source: Path = getattr(shipped, part)
+    return export_bundle(source, _folder() / part, text_encoder=shipped.text_encoder).path
+
+
+@functools.cache
+def late_bundle() -> Path:
+    """The base model in INT8 whose rows from t = 0.5 on run the fp32 step graph."""
+    from minit2i_deploy.export.quantize.late import add_late_graph
+
+    copy = shutil.copytree(shipped_bundle("int8-cpu"), _folder() / "late")
+    return add_late_graph(Bundle.open(copy), Bundle.open(shipped_bundle()), 0.5).path
+
+
+def _quantised(part: str, scheme: str) -> Path:
+    """Calibrated on little: the graphs' form is what matters here, not how near they come."""
+    from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
+
+    ranges = _folder() / f"{part}.npz"
+    made = quantize_bundle(
+        _exported(part),
+        _folder() / f"{part}-{scheme}",
+        scheme,
+        settings=DrawSettings(samples=2, strata=2, rows=96),
+        calibration=ranges if ranges.is_file() else None,
+        save_calibration=ranges if scheme == "int8" else None,
     )
-    return bundle.path
+    return made.path
 
 
 def tokenizer_bundle(folder: Path, tokenizer: dict[str, Any], prompt_length: int) -> Path:

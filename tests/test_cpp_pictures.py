@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import cpp_client
 import numpy as np
 import pytest
-from cpp_bundles import student_bundle
+from cpp_bundles import late_bundle, shipped_bundle, shipped_student
 from cpp_client import program
 from PIL import Image
-from quantize_runs import PROMPTS, SETTINGS
 from tiny_bundle import tiny_bundle
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.cli import main
-from minit2i_deploy.embed import embed
-from minit2i_deploy.export.quantize import quantize_bundle
-from minit2i_deploy.export.quantize.schemes import SCHEMES
 from minit2i_deploy.generate import SettingIgnoredWarning, generate
 from minit2i_deploy.images import read_metadata
 from minit2i_deploy.noise import standard_noise
@@ -36,6 +31,9 @@ MAX_NOISE_ERROR = 1e-6
 # Measured 0: the same library runs the same graphs.
 MAX_STATE_ERROR = 1e-4
 MIN_EQUAL_SHARE = 0.999
+
+# The shipped models as they are, and quantised in each form that onnxruntime runs on a CPU.
+FORMS = (None, "int8", "int8-cpu", "int8-weights")
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 + 5, 2**64 - 1])
@@ -80,25 +78,54 @@ def check(
     assert read_metadata(tmp_path / "a.png") == record.fields()
 
 
-def test_the_default_preset(tmp_path: Path) -> None:
-    check(tmp_path, tiny_bundle(), [])
+@pytest.fixture(scope="module", params=FORMS)
+def base(request: pytest.FixtureRequest) -> Path:
+    return shipped_bundle(request.param)
 
 
-def test_guidance_seed_and_negative_prompt(tmp_path: Path) -> None:
-    table = Bundle.open(tiny_bundle()).table("euler-20")
-    words = ["--table", "euler-20", "--guidance", "6.5", "--seed", 2**64 - 1]
+@pytest.fixture(scope="module", params=FORMS)
+def student(request: pytest.FixtureRequest) -> Path:
+    return shipped_student(request.param)
+
+
+def test_the_default_preset(tmp_path: Path, base: Path) -> None:
+    check(tmp_path, base, [])
+
+
+def test_guidance_seed_and_negative_prompt(tmp_path: Path, base: Path) -> None:
+    table = solver_table("euler", steps=6)
+    table.save(tmp_path / "own.json")
+    words = ["--table", tmp_path / "own.json", "--guidance", "6.5", "--seed", 2**64 - 1]
     words += ["--negative", 'gr\u00fcn \u597d\n"\\']
     check(
-        tmp_path, tiny_bundle(), words, table, guidance=6.5, seed=2**64 - 1,
+        tmp_path, base, words, table, guidance=6.5, seed=2**64 - 1,
         negative="gr\u00fcn \u597d\n\"\\",
     )  # fmt: skip
 
 
-def test_interval_runs_one_branch_outside(tmp_path: Path) -> None:
-    bundle = Bundle.open(tiny_bundle())
-    table = adjusted(bundle.table("euler-20"), interval=(0.3, 0.7))
+def test_interval_runs_one_branch_outside(tmp_path: Path, base: Path) -> None:
+    table = adjusted(Bundle.open(base).table("euler-20"), interval=(0.3, 0.7))
     words = ["--table", "euler-20", "--guidance", "4", "--interval", "0.3,0.7"]
-    check(tmp_path, tiny_bundle(), words, table, guidance=4.0)
+    check(tmp_path, base, words, table, guidance=4.0)
+
+
+def test_student(tmp_path: Path, student: Path) -> None:
+    check(tmp_path, student, ["--seed", "3"], seed=3)
+    check(tmp_path, student, ["--guidance", "3"], guidance=3.0)
+
+
+@pytest.mark.parametrize("solver", ["ab2", "heun", "dpmpp2m"])
+def test_late_rows_run_the_other_graph(tmp_path: Path, solver: str) -> None:
+    table = solver_table(solver, steps=6)
+    table.save(tmp_path / "own.json")
+    words = ["--table", tmp_path / "own.json", "--guidance", "3", "--seed", "5"]
+    check(tmp_path, late_bundle(), words, table, guidance=3.0, seed=5)
+    switched = np.load(tmp_path / "a.npy")
+    for scheme in (None, "int8-cpu"):
+        base = shipped_bundle(scheme)
+        state = ("-o", tmp_path / "b.png", "--save-state", tmp_path / "b.npy")
+        program("minit2i-generate", base, "a red circle", *words, "--threads", 2, *state)
+        assert np.abs(np.load(tmp_path / "b.npy") - switched).max() > MAX_STATE_ERROR
 
 
 @pytest.mark.parametrize(
@@ -114,7 +141,7 @@ def test_a_table_from_a_file(tmp_path: Path, solver: str, settings: dict[str, An
     table = solver_table(solver, steps=7, **settings)
     table.save(tmp_path / "own.json")
     words = ["--table", tmp_path / "own.json", "--guidance", "3", "--seed", "5"]
-    check(tmp_path, tiny_bundle(), words, table, guidance=3.0, seed=5)
+    check(tmp_path, shipped_bundle(), words, table, guidance=3.0, seed=5)
 
 
 def test_given_noise(tmp_path: Path) -> None:
@@ -126,34 +153,10 @@ def test_given_noise(tmp_path: Path) -> None:
     check(tmp_path, tiny_bundle(), ["--noise", tmp_path / "noise.npy"], noise=noise)
 
 
-def test_student(tmp_path: Path) -> None:
-    check(tmp_path, student_bundle(), ["--seed", "3"], seed=3)
-    check(tmp_path, student_bundle(), ["--guidance", "3"], guidance=3.0)
-
-
-@pytest.mark.parametrize("scheme", ["int8", "int8-cpu", "int8-weights"])
-def test_a_quantised_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    # A random network is far more sensitive than a trained one, for which the bounds are meant.
-    loose = dataclasses.replace(SCHEMES[scheme], bounds=(1.0, 1.0))
-    monkeypatch.setitem(SCHEMES, scheme, loose)
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("\n".join(PROMPTS.texts[:4]) + "\n", encoding="utf-8")
-    made = tmp_path / "quantised"
-    quantize_bundle(tiny_bundle(), made, scheme, settings=SETTINGS, prompts=prompts)
-    check(tmp_path, made, ["--guidance", 2.0], guidance=2.0)
-    words = ("--pooled", "--threads", 2, "-o", tmp_path / "a.npz")
-    program("minit2i-embed", made, "a red circle", "green", *words)
-    bundle = Bundle.open(made)
-    with open_runtime(bundle, "onnxruntime") as runtime:
-        wanted = embed(bundle, runtime, ["a red circle", "green"])
-    values = np.load(tmp_path / "a.npz")["values"]
-    assert np.abs(values - wanted.values).max() <= MAX_STATE_ERROR
-
-
 def test_student_takes_its_tables_guidance(tmp_path: Path) -> None:
     table = solver_table("mean-flow", steps=2, omega=5.0)
     table.save(tmp_path / "own.json")
-    check(tmp_path, student_bundle(), ["--table", tmp_path / "own.json"], table, guidance=5.0)
+    check(tmp_path, shipped_student(), ["--table", tmp_path / "own.json"], table, guidance=5.0)
 
 
 def test_pictures_do_not_depend_on_their_batch(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import cpp_client
 import pytest
-from cpp_bundles import student_bundle
+from cpp_bundles import shipped_student
 from cpp_client import (
     BUNDLE,
     CANCELLED,
@@ -65,6 +65,17 @@ def set_to(*keys: str, value: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def late(**changes: object) -> Callable[[dict[str, Any]], None]:
+    """A second step graph, which is the bundle's text adapter's file."""
+
+    def change(fields: dict[str, Any]) -> None:
+        graph = fields["graphs"]["transformer"] | {"path": "text_adapter/model.onnx"}
+        given = {"t": 0.5} | changes
+        fields["late"] = given | {"graph": graph | given.get("graph", {})}
+
+    return change
+
+
 CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "version": set_to("format_version", value=2),
     "version as text": set_to("format_version", value="1"),
@@ -105,6 +116,17 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "patch size": set_to("model", "patch_size", value=7),
     "unknown size": set_to("model", "t_embedder", value=7),
     "provenance": set_to("provenance", "checkpoint_sha256", value="abc"),
+    "late time": late(t=1.0),
+    "late time as text": late(t="0.5"),
+    "late field": late(colour="red"),
+    "late graph not listed": late(graph={"path": "transformer/other.onnx"}),
+    "late graph is the same": late(graph={"path": "transformer/model.onnx"}),
+    "late graph's inputs": late(graph={"inputs": {}}),
+    "late is null": set_to("late", value=None),
+    "padding that is none": set_to("padded_head_dim", value=16),
+    "odd padding": set_to("padded_head_dim", value=57),
+    "padding as text": set_to("padded_head_dim", value="64"),
+    "padding is null": set_to("padded_head_dim", value=None),
     "check": set_to("checks", value=[{"name": "a"}]),
 }  # fmt: skip
 
@@ -254,13 +276,13 @@ def test_out_of_memory_is_one_line(tmp_path: Path, kilobytes: int) -> None:
 
 def test_tables_must_fit_the_model(tmp_path: Path) -> None:
     words = ("-o", tmp_path / "a.png", "--negative", "b")
-    line = program("minit2i-generate", student_bundle(), "a", *words, code=2)
+    line = program("minit2i-generate", shipped_student(), "a", *words, code=2)
     assert "takes no negative prompt" in line
     solver_table("euler", steps=2).save(tmp_path / "base.json")
     words = ("-o", tmp_path / "a.png", "--table", tmp_path / "base.json")
-    line = program("minit2i-generate", student_bundle(), "a", *words, code=2)
+    line = program("minit2i-generate", shipped_student(), "a", *words, code=2)
     assert "take a table that holds its conditions" in line
-    line = program("minit2i-generate", student_bundle(), "a", "-o", tmp_path / "a.png",
+    line = program("minit2i-generate", shipped_student(), "a", "-o", tmp_path / "a.png",
                    "--guidance", "0.5", code=2)  # fmt: skip
     assert "a student is told 1 (none) or more" in line
 

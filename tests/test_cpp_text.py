@@ -12,7 +12,7 @@ from pathlib import Path
 import cpp_client
 import numpy as np
 import pytest
-from cpp_bundles import demo_tokenizer, released_form, tokenizer_bundle
+from cpp_bundles import demo_tokenizer, released_form, shipped_bundle, tokenizer_bundle
 from cpp_client import OK, USAGE, Client, last_error, program
 from tiny_bundle import tiny_bundle
 
@@ -120,14 +120,17 @@ def test_a_small_buffer_says_how_much_is_needed() -> None:
         assert client.tokenize(b"a red circle", capacity=4)[0] == OK
 
 
-def test_embeddings_are_those_of_python(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", [None, "int8"])
+def test_embeddings_are_those_of_python(tmp_path: Path, scheme: str | None) -> None:
+    # Every scheme makes the same of the text encoder.
+    path = shipped_bundle(scheme)
     texts = ["a red circle", "", "green", "a " * 40, "a gr\u00fcn circle"] * 9
     file = tmp_path / "lines.txt"
     file.write_text("\n".join(texts) + "\n", encoding="utf-8")
     words = ("--texts", file, "--pooled", "--threads", 2, "-o", tmp_path / "made.npz")
-    program("minit2i-embed", tiny_bundle(), *words)
+    program("minit2i-embed", path, *words)
     made = np.load(tmp_path / "made.npz")
-    bundle = Bundle.open(tiny_bundle())
+    bundle = Bundle.open(path)
     with open_runtime(bundle, "onnxruntime") as runtime, pytest.warns(UserWarning):
         wanted = embed(bundle, runtime, texts)
     assert made["values"].shape == wanted.values.shape

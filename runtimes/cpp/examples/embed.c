@@ -3,11 +3,6 @@
 
 #include <stdio.h>
 
-static int fail(void) {
-    fprintf(stderr, "%s\n", minit2i_last_error());
-    return 1;
-}
-
 int main(int argc, char **argv) {
     const minit2i_text texts[] = {
         {"a red circle", MINIT2I_NUL_TERMINATED},
@@ -20,15 +15,14 @@ int main(int argc, char **argv) {
         return 2;
     }
     minit2i_client *client = NULL;
-    if (minit2i_open(argv[1], NULL, &client) != MINIT2I_OK) {
-        return fail();
-    }
     minit2i_embeddings *embeddings = NULL;
-    const minit2i_status status = minit2i_embed(client, texts, num_texts, &embeddings);
-    minit2i_close(client);
-    if (status != MINIT2I_OK) {
-        return fail();
+    if (minit2i_open(argv[1], NULL, &client) != MINIT2I_OK ||
+        minit2i_embed(client, texts, num_texts, &embeddings) != MINIT2I_OK) {
+        fprintf(stderr, "%s\n", minit2i_last_error());
+        minit2i_close(client);
+        return 1;
     }
+    minit2i_close(client);
     const float *pooled = minit2i_embeddings_pooled(embeddings);
     const size_t width = minit2i_embeddings_width(embeddings);
     for (size_t text = 0; text < num_texts; ++text) {

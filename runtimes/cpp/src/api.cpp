@@ -34,10 +34,13 @@ std::string checked_provider(const char *name) {
     return provider;
 }
 
+// More than any one machine has cores; the engine starts as many as it is told.
+constexpr std::int32_t kMaxThreads = 4096;
+
 int checked_threads(std::int32_t count) {
-    if (count < 0) {
-        fail_usage("num_threads is " + std::to_string(count) +
-                   ", but 0 (all cores) or more is needed");
+    if (count < 0 || count > kMaxThreads) {
+        fail_usage("num_threads is " + std::to_string(count) + ", but 0 (all cores) to " +
+                   std::to_string(kMaxThreads) + " is needed");
     }
     return count;
 }

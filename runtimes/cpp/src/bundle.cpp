@@ -115,6 +115,9 @@ void Bundle::verify(const Progress &progress) const {
 }
 
 fs::path Bundle::graph_path(const std::string &name) const {
+    if (manifest.late && name == kLateGraph) {
+        return path / manifest.late->graph.path;
+    }
     return path / choose("graph", name, manifest.graphs).path;
 }
 

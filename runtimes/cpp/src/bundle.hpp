@@ -21,6 +21,7 @@ public:
     // Hashes every file, the manifest first.
     void verify(const Progress &progress) const;
 
+    // By its name among the manifest's graphs, or kLateGraph.
     std::filesystem::path graph_path(const std::string &name) const;
     std::filesystem::path tokenizer_path() const;
     // A table of the bundle by its name.

@@ -85,7 +85,7 @@ Ort::Session &Engine::session(const std::string &graph) {
     if (found != sessions_.end()) {
         return found->second;
     }
-    if (lean_ && graph == "transformer") {
+    if (lean_ && (graph == kStepGraph || graph == kLateGraph)) {
         sessions_.erase("text_encoder");
     }
     const std::string path = bundle_.graph_path(graph).string();
@@ -151,16 +151,15 @@ Tensor Engine::adapt(Tensor &context, std::vector<std::int64_t> &mask,
     return tokens;
 }
 
-Trajectory::Trajectory(Ort::Session &session, Tensor start, Tensor tokens)
-    : session_(session), memory_(cpu_memory()), shape_(std::move(start.shape)),
-      tokens_(std::move(tokens)) {
+Trajectory::Trajectory(Tensor start, Tensor tokens)
+    : memory_(cpu_memory()), shape_(std::move(start.shape)), tokens_(std::move(tokens)) {
     const std::size_t count = start.values.size();
     buffers_[0] = {std::move(start.values), std::vector<float>(count)};
     buffers_[1] = {std::vector<float>(count), std::vector<float>(count)};
 }
 
-void Trajectory::step(std::array<float, 6> row, std::vector<float> weights,
-                      const std::vector<float> &noise) {
+void Trajectory::step(Ort::Session &session, std::array<float, 6> row,
+                      std::vector<float> weights, const std::vector<float> &noise) {
     auto &now = buffers_[now_];
     auto &next = buffers_[1 - now_];
     if (!noise.empty()) {
@@ -173,7 +172,7 @@ void Trajectory::step(std::array<float, 6> row, std::vector<float> weights,
                                                std::int64_t{1}, std::multiplies<>());
     const std::int64_t row_size = 6;
     try {
-        Ort::IoBinding binding(session_);
+        Ort::IoBinding binding(session);
         binding.BindInput("x", view(now[0], shape_));
         binding.BindInput("h", view(now[1], shape_));
         binding.BindInput("tokens", Ort::Value::CreateTensor<float>(
@@ -185,7 +184,7 @@ void Trajectory::step(std::array<float, 6> row, std::vector<float> weights,
                                                                  &row_size, 1));
         binding.BindOutput("x_next", view(next[0], shape_));
         binding.BindOutput("h_next", view(next[1], shape_));
-        session_.Run(Ort::RunOptions{nullptr}, binding);
+        session.Run(Ort::RunOptions{nullptr}, binding);
     } catch (const Ort::Exception &error) {
         fail_engine("onnxruntime failed in transformer", error);
     }

@@ -51,15 +51,15 @@ private:
 class Trajectory {
 public:
     // start float32 [batch, 3, H, W]; tokens float32 [branches, batch, adapted, hidden].
-    Trajectory(Ort::Session &session, Tensor start, Tensor tokens);
+    Trajectory(Tensor start, Tensor tokens);
 
-    // noise takes the place of h where the row asks for it; it may be empty.
-    void step(std::array<float, 6> row, std::vector<float> weights,
+    // session is that of a step graph; another one may take the next row. noise takes the place
+    // of h where the row asks for it; it may be empty.
+    void step(Ort::Session &session, std::array<float, 6> row, std::vector<float> weights,
               const std::vector<float> &noise);
     const std::vector<float> &x() const { return buffers_[now_][0]; }
 
 private:
-    Ort::Session &session_;
     Ort::MemoryInfo memory_;
     std::vector<std::int64_t> shape_;
     Tensor tokens_;

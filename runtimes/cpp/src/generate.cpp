@@ -5,12 +5,16 @@
 #include "python_json.hpp"
 
 #include <algorithm>
+#include <cfloat>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 
 namespace minit2i {
 namespace {
+
+// As in Python, which compares the same float64 values.
+constexpr double kTimeRounding = 1e-9;
 
 bool ends_with(const std::string &text, std::string_view end) {
     return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
@@ -118,6 +122,22 @@ void check_engine_layout(const Bundle &bundle) {
     }
 }
 
+// A step graph for each row. All are open when this returns, so that no row's time holds it.
+std::vector<Ort::Session *> step_sessions(const Bundle &bundle, Engine &engine,
+                                          const Table &table) {
+    const std::optional<LateGraph> &late = bundle.manifest.late;
+    const char *graph = kStepGraph;
+    std::vector<Ort::Session *> sessions;
+    for (std::size_t row = 0; row < table.size(); ++row) {
+        // From the first late row on, whatever times a table of one's own has after it.
+        if (late && table.value(row, "t") >= late->t - kTimeRounding) {
+            graph = kLateGraph;
+        }
+        sessions.push_back(&engine.session(graph));
+    }
+    return sessions;
+}
+
 // clamp(x, -1, 1) * 127.5 + 128, at most 255, truncated; [3, H, W] to [H, W, 3].
 std::vector<std::uint8_t> to_pixels(const std::vector<float> &state, std::size_t count) {
     const std::size_t num_values = state.size() / count;
@@ -148,8 +168,9 @@ Painted generate(const Bundle &bundle, Engine &engine, const Tokenizer &tokenize
         table = table.narrowed(request.interval->first, request.interval->second);
     }
     const double guidance = chosen_guidance(bundle, table, request);
-    if (!std::isfinite(guidance)) {
-        fail_usage("guidance must be a finite number");
+    // The graph takes float32, where a larger value would become infinity; NaN fails too.
+    if (!(std::abs(guidance) <= FLT_MAX)) {
+        fail_usage("guidance must be a finite number, in float32 too; 1 is none, 2 to 12 are usual");
     }
     Branches branches;
     branches.conditions =
@@ -165,13 +186,13 @@ Painted generate(const Bundle &bundle, Engine &engine, const Tokenizer &tokenize
     }
     branches.negative = request.negative && branches.guided ? &*request.negative : nullptr;
     Tensor tokens = branch_tokens(engine, tokenizer, request.prompts, branches, warn);
-    Trajectory trajectory(engine.session("transformer"), start_state(bundle, request),
-                          std::move(tokens));
+    const std::vector<Ort::Session *> sessions = step_sessions(bundle, engine, table);
+    Trajectory trajectory(start_state(bundle, request), std::move(tokens));
     const auto began = std::chrono::steady_clock::now();
     for (std::size_t row = 0; row < table.size(); ++row) {
         const bool is_noisy = table.value(row, "n") != 0.0;
         const auto stream = static_cast<std::uint32_t>(row + 1);
-        trajectory.step(table.step_row(row), weights[row],
+        trajectory.step(*sessions[row], table.step_row(row), weights[row],
                         is_noisy ? seeds_noise(request.seeds, stream, picture_values(bundle))
                                  : std::vector<float>{});
         progress(row + 1, table.size());

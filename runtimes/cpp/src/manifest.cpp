@@ -87,6 +87,9 @@ void check_links(const Manifest &manifest) {
     for (const auto &[name, graph] : manifest.graphs) {
         check_listed(manifest, "graphs." + name + ".path", graph.path);
     }
+    if (manifest.late) {
+        check_listed(manifest, "late.graph.path", manifest.late->graph.path);
+    }
     for (const auto &[name, path] : manifest.tables) {
         check_listed(manifest, "tables." + name, path);
     }

@@ -3,12 +3,16 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
 namespace minit2i {
 
 constexpr char kManifestName[] = "manifest.json";
+constexpr char kStepGraph[] = "transformer";
+// The name here of the second step graph that some bundles have.
+constexpr char kLateGraph[] = "transformer_late";
 
 struct ModelInfo {
     std::int64_t image_size = 0;
@@ -20,6 +24,12 @@ struct ModelInfo {
 
 struct GraphInfo {
     std::string path;
+};
+
+// A second step graph, which takes the rows from time t on, 0 noise to 1 data.
+struct LateGraph {
+    double t = 0.0;
+    GraphInfo graph;
 };
 
 struct FileInfo {
@@ -35,6 +45,7 @@ struct Preset {
 struct Manifest {
     ModelInfo model;
     std::map<std::string, GraphInfo> graphs;
+    std::optional<LateGraph> late;
     std::string tokenizer_path;
     std::map<std::string, FileInfo> files;
     std::map<std::string, std::string> tables;

@@ -118,6 +118,33 @@ GraphInfo decode_graph(const Json &value, const std::string &where) {
     return {expect_text(value.at("path"), where + ".path")};
 }
 
+// What runs the graphs needs no more of it: their inputs and outputs are those without pads.
+void check_padding(const Json &value, const Json &model) {
+    const std::string where = "manifest.padded_head_dim";
+    const std::int64_t padded = expect_whole(value, where);
+    if (padded % 2 != 0 || padded <= expect_whole(model.at("head_dim"), "model.head_dim")) {
+        throw JsonError(where + " is " + std::to_string(padded) +
+                        ", but an even width above model.head_dim is needed");
+    }
+}
+
+// step: the graph that takes the other rows.
+LateGraph decode_late(const Json &value, const Json &step) {
+    const std::string where = "manifest.late";
+    expect_fields(value, where, {"t", "graph"});
+    LateGraph late{expect_number(value.at("t"), where + ".t"),
+                   decode_graph(value.at("graph"), where + ".graph")};
+    if (!(late.t > 0.0 && late.t < 1.0)) {
+        throw JsonError(where + ".t must be between 0 and 1");
+    }
+    const Json &graph = value.at("graph");
+    if (graph.at("inputs") != step.at("inputs") || graph.at("outputs") != step.at("outputs") ||
+        graph.at("path") == step.at("path")) {
+        throw JsonError(where + ".graph needs graphs.transformer's inputs and outputs, own path");
+    }
+    return late;
+}
+
 FileInfo decode_file(const Json &value, const std::string &where) {
     expect_fields(value, where, {"sha256", "bytes"});
     FileInfo file{expect_digest(value.at("sha256"), where + ".sha256"),
@@ -256,9 +283,17 @@ Manifest decode_manifest(const Json &whole) {
         check_quantization(value.at("quantization"));
         value.erase("quantization");
     }
+    // So does this, where late rows run another graph.
+    std::optional<Json> late;
     if (value.contains("late")) {
-        throw JsonError("manifest.late names another step graph for late rows, which this client "
-                        "does not switch to; use the Python runtime onnxruntime");
+        late = value.at("late");
+        value.erase("late");
+    }
+    // And this, where heads are padded with zeros.
+    std::optional<Json> padded;
+    if (value.contains("padded_head_dim")) {
+        padded = value.at("padded_head_dim");
+        value.erase("padded_head_dim");
     }
     expect_fields(value, "manifest",
                   {"kind", "format_version", "manifest_sha256", "model", "variant", "graphs",
@@ -266,10 +301,16 @@ Manifest decode_manifest(const Json &whole) {
                    "noise", "provenance", "checks"});
     Manifest manifest;
     manifest.model = decode_model(value.at("model"));
+    if (padded) {
+        check_padding(*padded, value.at("model"));
+    }
     if (!value.at("variant").is_null()) {
         expect_text(value.at("variant"), "manifest.variant");
     }
     manifest.graphs = decode_entries<GraphInfo>(value.at("graphs"), "manifest.graphs", decode_graph);
+    if (late) {
+        manifest.late = decode_late(*late, member(value.at("graphs"), kStepGraph));
+    }
     manifest.files = decode_entries<FileInfo>(value.at("files"), "manifest.files", decode_file);
     manifest.tables =
         decode_entries<std::string>(value.at("tables"), "manifest.tables", expect_text);

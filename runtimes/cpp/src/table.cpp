@@ -61,6 +61,9 @@ std::array<float, 6> Table::step_row(std::size_t row) const {
 
 std::vector<float> Table::guidance_weights(std::size_t row, double guidance) const {
     const double scale = 1.0 + (guidance - 1.0) * value(row, "share");
+    if (!(std::abs(scale) < FLT_MAX)) {
+        fail_usage("guidance times a share of table " + name_ + " must fit float32; give less");
+    }
     if (scale == 1.0) {
         return {1.0F};
     }
