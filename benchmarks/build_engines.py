@@ -3,14 +3,16 @@
     python benchmarks/build_engines.py --variant b-16 --target sm89
 
 The step graph of a random network is exported without being verified and built in a process of
-its own. Two figures of memory are sampled while it runs: all that is resident, and what is not a
-mapping of the weights' file, which the system may drop at will.
+its own. Two figures of memory are sampled while it runs: all that is resident, the interpreter,
+the libraries and the mapped weights among it, and what is no mapping of a file. The load of the
+machine is printed, because the wall time depends on it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,7 @@ class Report:
         variant: name in ``config.VARIANTS``.
         precision: of the network.
         target: card.
+        head_dim: of the graph, pads and all.
         weights_bytes: of the data file.
         plan_bytes: of the engine.
         seconds: of the build, reading the graph included.
@@ -46,6 +49,7 @@ class Report:
     variant: str
     precision: str
     target: str
+    head_dim: int
     weights_bytes: int
     plan_bytes: int
     seconds: float
@@ -56,8 +60,8 @@ class Report:
 
     @property
     def times_weights(self) -> float:
-        """Own memory over weights."""
-        return self.own_bytes / self.weights_bytes
+        """Resident memory over weights."""
+        return self.resident_bytes / self.weights_bytes
 
     def line(self) -> str:
         """A row of the Markdown table."""
@@ -65,26 +69,28 @@ class Report:
         fused = f"{audit['attention_fused']}/{audit['attention']}"
         gemms = ", ".join(f"{count} {name}" for name, count in audit["gemms"].items())
         return (
-            f"| {self.variant} {self.precision} {self.target} | {self.weights_bytes / 1e9:.2f} GB"
+            f"| {self.variant} {self.precision} {self.target} | {self.head_dim}"
+            f" | {self.weights_bytes / 1e9:.2f} GB"
             f" | {self.plan_bytes / 1e9:.2f} GB | {self.seconds:.0f} s"
             f" | {self.cpu_seconds:.0f} s"
-            f" | {self.own_bytes / 1e9:.2f} GB ({self.times_weights:.1f}x)"
-            f" | {self.resident_bytes / 1e9:.2f} GB | {fused} | {gemms} | {audit['kernels']} |"
+            f" | {self.resident_bytes / 1e9:.2f} GB ({self.times_weights:.1f}x)"
+            f" | {self.own_bytes / 1e9:.2f} GB | {fused} | {gemms} | {audit['kernels']} |"
         )
 
 
 _HEAD: Final = (
-    "| step graph | weights | plan | build | CPU time | own memory | resident | fused | GEMMs"
-    " | kernels |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+    "| step graph | heads | weights | plan | build | CPU time | resident | of it no file | fused"
+    " | GEMMs | kernels |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
-def export(variant: str, precision: str, folder: Path) -> None:
+def export(variant: str, precision: str, head_multiple: int, folder: Path) -> None:
     """Write the step graph of a random network."""
     import torch
 
     from minit2i_deploy.config import VARIANTS
+    from minit2i_deploy.export.head_padding import pad_heads, padding_for
     from minit2i_deploy.export.modules import canonical_name, network_dtype, step_signature
     from minit2i_deploy.export.onnx_graph import DEFAULT_OPSET, to_onnx
     from minit2i_deploy.export.weights import write_graph
@@ -93,6 +99,9 @@ def export(variant: str, precision: str, folder: Path) -> None:
 
     torch.manual_seed(0)
     denoiser = Denoiser(VARIANTS[variant]).eval().requires_grad_(False)
+    padding = padding_for(VARIANTS[variant], head_multiple)
+    if padding is not None:
+        pad_heads(denoiser, padding)
     step = Step(denoiser.to(network_dtype(precision))).eval()
     model = to_onnx(step, step_signature(VARIANTS[variant]), DEFAULT_OPSET)
     write_graph(model, step, folder, canonical_name)
@@ -116,10 +125,13 @@ def build(graph: Path, precision: str, target: str) -> None:
     print(json.dumps({**told, "audit": asdict(built.audit)}))
 
 
-def measure(variant: str, precision: str, target: str, folder: Path) -> Report:
+def measure(variant: str, precision: str, target: str, head_multiple: int, folder: Path) -> Report:
     """Export and build, each in a process of its own, and sample the second one's memory."""
+    from minit2i_deploy.config import VARIANTS
+
     work = [sys.executable, __file__, "--variant", variant, "--precision", precision]
-    work += ["--target", target, "--work", str(folder), "--only"]
+    work += ["--target", target, "--head-multiple", str(head_multiple)]
+    work += ["--work", str(folder), "--only"]
     subprocess.run([*work, "export"], check=True)
     child = subprocess.Popen([*work, "build"], stdout=subprocess.PIPE, text=True)
     resident = own = 0
@@ -135,6 +147,7 @@ def measure(variant: str, precision: str, target: str, folder: Path) -> Report:
         variant=variant,
         precision=precision,
         target=target,
+        head_dim=-(-VARIANTS[variant].head_dim // head_multiple) * head_multiple,
         weights_bytes=(folder / "model.onnx.data").stat().st_size,
         plan_bytes=(folder / "model.plan").stat().st_size,
         seconds=told["seconds"],
@@ -160,13 +173,16 @@ def main() -> int:
     parser.add_argument("--variant", action="append", help="b-16, l-16 and so on; repeatable")
     parser.add_argument("--precision", choices=("fp16", "bf16"), default="fp16")
     parser.add_argument("--target", default="sm89")
+    parser.add_argument(
+        "--head-multiple", type=int, default=1, help="as for minit2i export (default 1)"
+    )
     parser.add_argument("--work", type=Path, help="folder with room for twice the weights")
     parser.add_argument("--json", type=Path, help="keep all figures in this file")
     parser.add_argument("--only", choices=_OWN_WORK, help=argparse.SUPPRESS)
     options = parser.parse_args()
     variants = options.variant or ["b-16", "l-16"]
     if options.only == "export":
-        export(variants[0], options.precision, options.work)
+        export(variants[0], options.precision, options.head_multiple, options.work)
         return 0
     if options.only == "build":
         build(options.work / "model.onnx", options.precision, options.target)
@@ -174,8 +190,10 @@ def main() -> int:
     reports = []
     for variant in variants:
         with tempfile.TemporaryDirectory(dir=options.work) as folder:
-            reports.append(measure(variant, options.precision, options.target, Path(folder)))
+            settings = variant, options.precision, options.target, options.head_multiple
+            reports.append(measure(*settings, Path(folder)))
     print("\n".join([_HEAD, *(report.line() for report in reports)]))
+    print(f"load of the machine: {' '.join(f'{load:.1f}' for load in os.getloadavg())}")
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(report) for report in reports], indent=2))
     return int(any(r.seconds > MAX_SECONDS or r.times_weights > MAX_TIMES_WEIGHTS for r in reports))

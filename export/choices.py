@@ -1,4 +1,4 @@
-"""Opset, precision and form of attention of a bundle, by where it is to run, and why.
+"""Opset, precision, form of attention and head width, by where a bundle is to run, and why.
 
 One table, because each line of it was found out on that engine and none follows from another.
 """
@@ -14,6 +14,8 @@ from minit2i_deploy.errors import UsageError
 FUSED: Final = "one Attention node"
 DECOMPOSED: Final = "products and softmax"
 _FORMS: Final = {23: FUSED, 18: DECOMPOSED}
+# Powers of two that kernels ask of the width of a head; 1 leaves it as it is.
+HEAD_MULTIPLES: Final = (1, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,12 +27,15 @@ class Choice:
         opset: of the graphs; it decides the form of attention.
         precision: of text adapter and denoiser.
         reason: why.
+        head_multiple: of text adapter and denoiser: heads are padded with zeros to the next
+            multiple of it.
     """
 
     target: str
     opset: int
     precision: str
     reason: str
+    head_multiple: int = 1
 
     @property
     def attention(self) -> str:
@@ -40,12 +45,20 @@ class Choice:
     def line(self) -> str:
         """The choice and its reason in one line."""
         chosen = f"opset {self.opset}, {self.precision}, attention as {self.attention}"
+        if self.head_multiple > 1:
+            chosen += f", heads padded to a multiple of {self.head_multiple}"
         return f"for {self.target}: {chosen} ({self.reason})"
 
 
-def _choices(target: str, *rows: tuple[str, int, str]) -> dict[str, Choice]:
+def _choices(target: str, *rows: tuple[str, int, str], head_multiple: int = 1) -> dict[str, Choice]:
     return {
-        precision: Choice(target=target, opset=opset, precision=precision, reason=reason)
+        precision: Choice(
+            target=target,
+            opset=opset,
+            precision=precision,
+            reason=reason,
+            head_multiple=head_multiple,
+        )
         for precision, opset, reason in rows
     }
 
@@ -79,15 +92,27 @@ CHOICES: Final[Mapping[str, Mapping[str, Choice]]] = {
         (
             "fp16",
             23,
-            "flash attention needs a 16-bit Attention node, and fp16 rounds eight times finer "
-            "than bf16; export refuses it where numbers overflow",
+            "flash attention needs a 16-bit Attention node with heads a multiple of 8 wide, and "
+            "fp16 rounds eight times finer than bf16; export refuses it where numbers overflow",
         ),
-        ("bf16", 23, "flash attention needs a 16-bit Attention node; bf16 cannot overflow"),
-        ("fp32", 23, "exact; attention runs without the flash kernels, which are 16-bit only"),
+        (
+            "bf16",
+            23,
+            "flash attention needs a 16-bit Attention node with heads a multiple of 8 wide; bf16 "
+            "cannot overflow",
+        ),
+        (
+            "fp32",
+            23,
+            "exact; attention runs without the flash kernels, which are 16-bit only, but those "
+            "that save memory want heads a multiple of 8 wide as well",
+        ),
+        head_multiple=8,
     ),
     "tensorrt": _choices(
         "tensorrt",
-        # Its parser reads Attention from 10.14 and RMSNormalization from 10.15.
+        # Its parser reads Attention from 10.14 and RMSNormalization from 10.15; from 10.14 on it
+        # pads heads itself, as TensorRT-RTX does.
         (
             "fp16",
             23,
@@ -134,3 +159,15 @@ def choose(target: str, precision: str | None = None) -> Choice:
             f"of {', '.join(rows)}"
         )
     return rows[precision]
+
+
+def check_multiple(multiple: int) -> None:
+    """Refuse what no kernel asks for.
+
+    Raises:
+        UsageError: the multiple is none of HEAD_MULTIPLES.
+    """
+    if multiple not in HEAD_MULTIPLES:
+        raise UsageError(
+            f"head multiple is {multiple!r}; choose one of {', '.join(map(str, HEAD_MULTIPLES))}"
+        )

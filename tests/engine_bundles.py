@@ -19,6 +19,7 @@ import minit2i_deploy.demo
 from minit2i_deploy.bundle import Bundle, write_manifest
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.config import VARIANTS, ModelConfig
+from minit2i_deploy.export.head_padding import pad_heads, padding_for
 from minit2i_deploy.export.modules import (
     AdapterGraph,
     canonical_name,
@@ -80,6 +81,25 @@ def block_pair(variant: str, precision: str) -> tuple[Path, ModelConfig]:
     else:
         _write_step(folder.parent, Denoiser(config).eval().requires_grad_(False), precision, 23)
     return folder / GRAPH_FILE, config
+
+
+@functools.cache
+def narrow_pair(multiple: int) -> tuple[Path, int]:
+    """The fp16 step graph of two blocks with four of L/16's heads, and their width with pads.
+
+    Full width is for ``block_pair``; what is fused hangs on the heads.
+    """
+    config = dataclasses.replace(
+        VARIANTS["l-16"], hidden_size=208, num_heads=4, depth_double=2, image_size=_IMAGE_SIZE
+    )
+    denoiser = Denoiser(config).eval().requires_grad_(False)
+    padding = padding_for(config, multiple)
+    if padding is not None:
+        pad_heads(denoiser, padding)
+    width = config.head_dim if padding is None else padding.padded
+    folder = root() / f"narrow-{width}"
+    _write_step(folder, denoiser, "fp16", 23)
+    return folder / "transformer" / GRAPH_FILE, width
 
 
 def _rename_half(path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from cli_runs import run
-from engine_bundles import FORMS, block_pair, demo_bundle
+from engine_bundles import FORMS, block_pair, demo_bundle, narrow_pair
 from onnx import TensorProto, helper, numpy_helper
 
 from minit2i_deploy.bundle import Bundle, write_manifest
@@ -32,6 +32,10 @@ from minit2i_deploy.engines import (
     require_engine,
 )
 from minit2i_deploy.errors import BundleError, Minit2iError, RuntimeFailure, UsageError
+from minit2i_deploy.export.quantize.graph import read_graph, write_graph
+from minit2i_deploy.export.quantize.rewrite import quantize_graph
+from minit2i_deploy.export.quantize.schemes import find_scheme
+from minit2i_deploy.export.quantize.sites import attention_sites, linear_sites
 from minit2i_deploy.export.tensorrt import (
     BuildOptions,
     Built,
@@ -179,7 +183,7 @@ def test_a_refittable_engine_is_for_one_card(tmp_path: Path) -> None:
     options = dataclasses.replace(ADAPTER, flags=BuildFlags(refit=True))
     with pytest.raises(RuntimeFailure, match="--target native"):
         build_bundle(bundle, options)
-    assert os.listdir(bundle.path / "engines") == []
+    assert not (bundle.path / "engines").exists()
 
 
 INTERRUPTED = """
@@ -213,7 +217,7 @@ def test_a_build_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     words = [sys.executable, "-c", INTERRUPTED, str(bundle.path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
-    assert os.listdir(bundle.path / "engines") == []
+    assert not (bundle.path / "engines").exists()
 
 
 def test_another_build_of_the_same_engine_is_named(tmp_path: Path) -> None:
@@ -326,6 +330,21 @@ def test_quantised_products_are_counted_by_their_type(tmp_path: Path, precision:
             build_graph(graph, precision, "sm86")
 
 
+@pytest.mark.parametrize("name", ["int8", "fp8", "fp8-attention"])
+def test_quantised_blocks_keep_their_attention_fused(tmp_path: Path, name: str) -> None:
+    """Silent fusion loss would show here: Q/DQ beside attention and, in the last one, before it."""
+    scheme = find_scheme(name)
+    graph = read_graph(narrow_pair(1)[0])
+    sites = (*linear_sites(graph), *attention_sites(graph))
+    quantised = quantize_graph(graph, scheme.transformer, {site.name: 0.03 for site in sites})
+    write_graph(quantised, tmp_path)
+    audit = build_graph(tmp_path / "model.onnx", scheme.precision, "sm89").audit
+    assert (audit.attention, audit.attention_fused, audit.softmax_unfused) == (2, 2, 0)
+    # The final layer alone, or with it the w2 of an int8 graph, stays in half precision.
+    assert set(audit.gemms) <= {scheme.precision, "fp16"}
+    assert audit.gemms[scheme.precision] >= 10
+
+
 def test_a_free_size_that_nobody_named_is_refused(tmp_path: Path) -> None:
     graph = _quantised_graph(tmp_path / "model.onnx", "int8")
     with pytest.raises(BundleError, match="free size 'n'"):
@@ -374,6 +393,9 @@ def test_the_command_builds_plans_and_shows(
         (["--engine", "tensorrt-rtx", "--require-fused", "most"], 2, "not like all, 90% or 17"),
         (["--engine", "tensorrt-rtx", "--branches", "two"], 2, "is not like 1,2"),
         (["--engine", "tensorrt-rtx", "--optimization-level", "9"], 2, "0 to 5"),
+        (["--engine", "tensorrt-rtx", "--wait", "-1"], 2, "--wait is -1, but 0"),
+        (["--engine", "tensorrt-rtx", "--wait", "nan"], 2, "--wait is nan, but 0"),
+        (["--engine", "tensorrt-rtx", "--timing-cache", "c"], 2, "--timing-cache came with --eng"),
         (["--engine", "onnxruntime"], 2, "invalid choice"),
         (["--engine", "tensorrt"], 1, "pip install 'minit2i-deploy[tensorrt]'"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import mmap
 import subprocess
 import sys
 import types
@@ -20,7 +22,7 @@ from minit2i_deploy.errors import (
 )
 from minit2i_deploy.export.tensorrt import device as device_module
 from minit2i_deploy.export.tensorrt import library as library_module
-from minit2i_deploy.export.tensorrt.build import _failure, _load_timing_cache
+from minit2i_deploy.export.tensorrt.build import _audit, _failure, _load_timing_cache
 from minit2i_deploy.export.tensorrt.device import use_device
 from minit2i_deploy.export.tensorrt.library import Library, open_library
 from minit2i_deploy.export.tensorrt.log import Heard
@@ -148,6 +150,47 @@ def test_plans_are_written_in_pieces_and_a_full_disk_is_named(tmp_path: Path) ->
     with Path("/dev/full").open("wb", buffering=0) as full:
         with pytest.raises(Minit2iError, match="No space left"):
             library.serialize(Streaming(), None, None, full)
+
+
+class Inspected:
+    """A runtime, an engine and its inspector in one, as far as an audit needs them."""
+
+    def __init__(self, engine: bytes | None) -> None:
+        self.engine = engine
+
+    def __call__(self, logger: str) -> Inspected:
+        assert logger == "logger"
+        return self
+
+    def deserialize_cuda_engine(self, plan: mmap.mmap) -> Inspected | None:
+        return self if plan[:] == self.engine else None
+
+    def create_engine_inspector(self) -> Inspected:
+        return self
+
+    def get_engine_information(self, form: str) -> str:
+        assert form == "as JSON"
+        layer = {
+            "Name": "_gemm_mha_v2_myl0", "LayerType": "kgen", "TacticName": "",
+            "Inputs": [{"Dimensions": [2, 8], "Datatype": "Half"}],
+        }  # fmt: skip
+        return json.dumps({"Layers": [layer]})
+
+
+def test_where_the_log_lists_no_layers_the_engine_is_asked(tmp_path: Path) -> None:
+    plan = tmp_path / "plan"
+    plan.write_bytes(b"engine")
+    module = fake_module()
+    module.LayerInformationFormat = types.SimpleNamespace(JSON="as JSON")
+    library = library_of(module)
+    for engine, source, fused in ((b"engine", "inspector", 1), (None, "unknown", 0)):
+        module.Runtime = Inspected(engine)
+        found = _audit(library, plan, "logger", Heard(), 2)
+        assert (found.source, found.attention_fused) == (source, fused)
+    # What the log lists needs no engine.
+    module.Runtime = None
+    heard = Heard(layers="Name: a_gemm_mha_v2, LayerType: kgen, Inputs: [], TacticName: x\n")
+    assert _audit(library, plan, "logger", heard, 1).source == "log"
 
 
 @pytest.fixture

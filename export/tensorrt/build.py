@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from minit2i_deploy.engine_key import BuildFlags
-from minit2i_deploy.engine_record import Audit
+from minit2i_deploy.engine_record import NO_AUDIT, Audit
 from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
 from minit2i_deploy.export.tensorrt.audit import audit_layers
 from minit2i_deploy.export.tensorrt.library import Library
 from minit2i_deploy.export.tensorrt.log import Heard, make_logger
 from minit2i_deploy.export.tensorrt.memory import peak_bytes, reset_peak
 from minit2i_deploy.export.tensorrt.monitor import Phases, make_monitor, stoppable
+from minit2i_deploy.export.tensorrt.reclaim import reclaiming
 from minit2i_deploy.files import atomic_write_bytes
 
 Report = Callable[[str, float], None]
@@ -95,7 +96,8 @@ def build_engine(
     config.progress_monitor = monitor
     config.add_optimization_profile(_profile(builder, network, graph, sizes))
     cache = _load_timing_cache(library, config, timing_cache)
-    with stoppable(phases), plan.open("wb") as stream:
+    weights = graph.with_name(f"{graph.name}.data")
+    with stoppable(phases), reclaiming(weights), plan.open("wb") as stream:
         done = library.serialize(builder, network, config, stream)
         stream.flush()
         os.fsync(stream.fileno())
@@ -105,7 +107,7 @@ def build_engine(
     phases.finish()
     del parser  # it owns the weights, so it outlives the build
     return Built(
-        audit=audit_layers(heard.layers, "log", attention),
+        audit=_audit(library, plan, logger, heard, attention),
         seconds=time.perf_counter() - began,
         host_memory_bytes=peak_bytes(),
         device_memory_bytes=heard.scratch_bytes,
@@ -115,6 +117,14 @@ def build_engine(
 
 def _silent(words: str, share: float) -> None:
     pass
+
+
+def _audit(library: Library, plan: Path, logger: Any, heard: Heard, attention: int) -> Audit:
+    """From the log, which needs no card; where it lists nothing, from the engine itself."""
+    found = audit_layers(heard.layers, "log", attention)
+    if found.source != NO_AUDIT.source:
+        return found
+    return audit_layers(library.inspect(plan, logger), "inspector", attention)
 
 
 def _parse(library: Library, network: Any, logger: Any, graph: Path, heard: Heard) -> Any:

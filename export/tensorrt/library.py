@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import mmap
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, Final
 
@@ -142,6 +144,23 @@ class Library:
                 f"{stream.name}: cannot be written: {writer.error.strerror}; free some space"
             ) from writer.error
         return bool(done)
+
+    def inspect(self, plan: Path, logger: Any) -> str:
+        """IEngineInspector's JSON of an engine's layers; empty where this machine cannot load it.
+
+        Args:
+            plan: file that holds the engine.
+            logger: an ILogger of the library.
+        """
+        runtime = self.module.Runtime(logger)
+        with plan.open("rb") as file:
+            # Mapped: the library copies what it needs to the card.
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                engine = runtime.deserialize_cuda_engine(content)
+        if engine is None:
+            return ""
+        inspector = engine.create_engine_inspector()
+        return str(inspector.get_engine_information(self.module.LayerInformationFormat.JSON))
 
 
 def open_library(name: str) -> Library:
