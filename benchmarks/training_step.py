@@ -1,10 +1,17 @@
 """One training step against the official PyTorch trainer's: pictures a second, and memory.
 
-    python benchmarks/training_step.py --official CHECKOUT --variant b-32 --batch 2
+    python benchmarks/training_step.py --official CHECKOUT --variant b-32 --batch 2 \
+        --text none loop cached
 
-Each side runs in a process of its own, one after the other in turns (A B A B), on random pictures
-and text embeddings; the text encoder is left out of both. The official side calls the checkout's
-network, loss and averaging in the order of its train.py, whose own loop runs on CUDA alone.
+Each contender runs in a process of its own, one after the other in turns, on random pictures. The
+official one calls the checkout's network, loss and averaging in the order of its train.py, whose
+own loop runs on CUDA alone. Reading and decoding pictures is left out of all.
+
+``--text`` names what of the captions is measured; several give one table.
+    none    the network alone: embeddings are there in both
+    loop    a frozen random encoder of FLAN-T5-Large's shape is part of both steps: the official
+            one in bf16 over padded captions, ours in float32 over their real tokens
+    cached  that of the official step, and in ours embeddings read from shards
 """
 
 from __future__ import annotations
@@ -17,14 +24,23 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SIDES: Final = ("official", "ours")
+TEXTS: Final = ("none", "loop", "cached")
+# What stands against what: (text of the official step, text of ours, name of the comparison).
+PAIRS: Final = (
+    ("none", "none", "the network alone"),
+    ("loop", "loop", "text encoder in both"),
+    ("loop", "cached", "text encoder in the official one, cached embeddings in ours"),
+)
 _TINY: Final = {"image_size": 64, "hidden_size": 64, "num_heads": 4, "head_dim": 16}
+_T5: Final = {"d_ff": 2816, "d_kv": 64, "num_heads": 16, "num_layers": 24, "vocab_size": 32128}
+_TINY_T5: Final = {"d_ff": 64, "d_kv": 16, "num_heads": 4, "num_layers": 2, "vocab_size": 320}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,13 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.side:
         print(json.dumps(_measured(options)))
         return 0
-    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    contenders = _contenders(options.text)
+    found: dict[str, list[dict[str, Any]]] = {" ".join(pair): [] for pair in contenders}
     for _ in range(options.rounds):
-        for side in SIDES:
-            found[side].append(_in_process(options, side))
+        for side, text in contenders:
+            found[f"{side} {text}"].append(_in_process(options, side, text))
     print(_table(options, found))
     if options.json is not None:
-        values = {"options": {k: str(v) for k, v in vars(options).items()}, "sides": found}
+        values = {"options": {k: str(v) for k, v in vars(options).items()}, "runs": found}
         options.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return 0
 
@@ -50,7 +67,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--variant", default="tiny", help="tiny, b-32, b-16 or l-16; default: tiny")
     parser.add_argument("--depth", type=int, help="double-stream blocks, in place of the variant's")
     parser.add_argument("--batch", type=int, default=2, help="pictures a step; default: 2")
-    parser.add_argument("--rounds", type=int, default=2, help="processes of each side; default: 2")
+    parser.add_argument("--text", nargs="+", default=["none"], choices=TEXTS, help="default: none")
+    parser.add_argument("--tokens", type=int, default=40, help="of a caption; default: 40")
+    parser.add_argument("--rounds", type=int, default=2, help="processes of each; default: 2")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each; default: 3")
     parser.add_argument("--threads", type=int, default=2, help="on a CPU; default: 2")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
@@ -68,11 +87,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _in_process(options: argparse.Namespace, side: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--side", side]
-    for name in ("official", "variant", "batch", "steps", "threads", "device", "attention"):
+def _contenders(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Sides with their text, each once, in the order they take turns."""
+    found: dict[tuple[str, str], None] = {}
+    for theirs, ours, _ in PAIRS:
+        if ours in texts:
+            found |= {("official", theirs): None, ("ours", ours): None}
+    return list(found)
+
+
+def _in_process(options: argparse.Namespace, side: str, text: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--side", side, "--text", text]
+    for name in ("official", "variant", "batch", "tokens", "steps", "threads", "device"):
         command += [f"--{name}", str(getattr(options, name))]
-    command += ["--optimizer", options.optimizer] + ["--eager"] * options.eager
+    command += ["--attention", options.attention, "--optimizer", options.optimizer]
+    command += ["--eager"] * options.eager
     if options.depth:
         command += ["--depth", str(options.depth)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -84,7 +113,7 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(options.threads)
-    step = {"official": _official, "ours": _ours}[options.side](options, *_data(options))
+    step = {"official": _official, "ours": _ours}[options.side](options)
     losses, seconds, cpu_seconds = [step()], [], []
     for _ in range(options.steps):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -121,19 +150,41 @@ def _config(options: argparse.Namespace) -> Any:
     return dataclasses.replace(config, depth_double=options.depth or config.depth_double)
 
 
-def _data(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+def _pictures(options: argparse.Namespace) -> Any:
+    """uint8 [B, H, W, 3]."""
     import torch
 
-    config = _config(options)
+    shape = (options.batch, *[_config(options).image_size] * 2, 3)
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(options.batch, 3, *[config.image_size] * 2, generator=generator) * 2 - 1
-    shape = (options.batch, config.prompt_length)
-    context = torch.randn(*shape, config.txt_input_size, generator=generator)
-    mask = (torch.arange(config.prompt_length) < 40).float().expand(shape)
-    return images, context, mask
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
 
 
-def _official(options: argparse.Namespace, *data: Any) -> Callable[[], float]:
+def _captions(options: argparse.Namespace) -> Iterator[Any]:
+    """New token ids for every step, int64 [B, tokens], so that none can be remembered."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    size = _TINY_T5 if options.variant == "tiny" else _T5
+    while True:
+        yield torch.randint(
+            3, size["vocab_size"], (options.batch, options.tokens), generator=generator
+        )
+
+
+def _encoder(options: argparse.Namespace) -> Any:
+    """A frozen random T5 encoder as wide as the network expects it."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    size = _TINY_T5 if options.variant == "tiny" else _T5
+    config = transformers.T5Config(
+        d_model=_config(options).txt_input_size, feed_forward_proj="gated-gelu", **size
+    )
+    return transformers.T5EncoderModel(config).eval().requires_grad_(False)
+
+
+def _official(options: argparse.Namespace) -> Callable[[], float]:
     """The body of the checkout's train(), with its own functions."""
     sys.path.insert(0, str(options.official))
     import torch
@@ -153,11 +204,14 @@ def _official(options: argparse.Namespace, *data: Any) -> Callable[[], float]:
         (p for p in model.parameters() if p.requires_grad), lr=4e-4, betas=(0.9, 0.95),
         weight_decay=0.0,
     )  # fmt: skip
-    images, context, mask = (value.to(device) for value in data)
+    pictures = _pictures(options).permute(0, 3, 1, 2).contiguous()
+    encode = _official_text(options, device)
 
     def step() -> float:
+        images = pictures.to(device).to(torch.float32).mul_(1.0 / 127.5).add_(-1.0)
+        context, mask = encode()
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            loss, metrics, _ = training_loss(model, images, context.to(torch.bfloat16), mask)
+            loss, metrics, _ = training_loss(model, images, context, mask)
         loss.backward()
         parameters = [p for p in model.parameters() if p.grad is not None]
         norms = [torch.linalg.vector_norm(p.grad.detach(), 2) for p in parameters]
@@ -170,8 +224,34 @@ def _official(options: argparse.Namespace, *data: Any) -> Callable[[], float]:
     return step
 
 
-def _ours(options: argparse.Namespace, *data: Any) -> Callable[[], float]:
-    """The learner of a run, which draws its noise too."""
+def _official_text(options: argparse.Namespace, device: Any) -> Callable[[], Any]:
+    """What gives the official step its context and mask.
+
+    Written after encode_text of the checkout's train.py, which imports every data set's reader.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    length, captions = _config(options).prompt_length, _captions(options)
+    mask = (torch.arange(length) < options.tokens).long().expand(options.batch, -1).to(device)
+    if options.text == ["none"]:
+        values = torch.randn(options.batch, length, _config(options).txt_input_size)
+        given = values.to(device, torch.bfloat16)
+        return lambda: (given, mask)
+    encoder = _encoder(options).to(device)
+
+    def encode() -> tuple[Any, Any]:
+        ids = F.pad(next(captions), (0, length - options.tokens)).to(device)
+        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
+            found = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return found.to(torch.bfloat16), mask
+
+    return encode
+
+
+def _ours(options: argparse.Namespace) -> Callable[[], float]:
+    """The learner of a run with the data that its loop hands it; it draws its noise too."""
+    from minit2i_deploy.training.data import to_network_range
     from minit2i_deploy.training.learner import Learner
     from minit2i_deploy.training.objective import Batch
     from minit2i_deploy.training.recipe import Recipe
@@ -191,33 +271,65 @@ def _ours(options: argparse.Namespace, *data: Any) -> Callable[[], float]:
         compile=not options.eager,
     )
     learner = Learner(recipe, "step")
-    images, context, mask = data
-    batch = Batch(images=images, context=context, mask=mask, rows=range(options.batch))
-    return lambda: learner.learn([batch])
+    pictures, encode = _pictures(options), _our_text(options)
+
+    def step() -> float:
+        context, mask = encode()
+        images = to_network_range(pictures)
+        batch = Batch(images=images, context=context, mask=mask, rows=range(options.batch))
+        return learner.learn([batch])
+
+    return step
+
+
+def _our_text(options: argparse.Namespace) -> Callable[[], Any]:
+    """What gives our step its context and mask, as a run's loop makes them."""
+    import torch
+
+    from minit2i_deploy.training.data import DataBatch
+    from minit2i_deploy.training.text import encode_tokens
+
+    length, captions = _config(options).prompt_length, _captions(options)
+    width, lengths = _config(options).txt_input_size, (options.tokens,) * options.batch
+    # A run with cached embeddings holds its encoder too, for the captions of sample grids.
+    encoder = None if options.text == ["none"] else _encoder(options)
+    stored = torch.randn(options.batch * options.tokens, width)
+
+    def encode() -> tuple[Any, Any]:
+        values = stored
+        if options.text == ["loop"]:
+            values = torch.cat([encode_tokens(encoder, ids) for ids in next(captions)])
+        data = DataBatch(images=values, captions=[], values=values, lengths=lengths)
+        return data.context_and_mask(length)
+
+    return encode
 
 
 def _table(options: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
-        f"{options.variant}, depth {_config(options).depth_double}, batch {options.batch}, bf16, "
-        f"{options.device}, ours {'eager' if options.eager else 'compiled'}, official "
-        f"{options.attention}",
+        f"{options.variant}, depth {_config(options).depth_double}, batch {options.batch}, "
+        f"captions of {options.tokens} tokens, bf16, {options.device}, ours "
+        f"{'eager' if options.eager else 'compiled'}, official {options.attention}",
         "",
-        "| side | step, s: median (min) | processor time, s: median (min) | peak memory, GB |",
+        "| side, text | step, s: median (min) | processor time, s: median (min) | memory, GB |",
         "|---|---|---|---|",
     ]
     medians = {}
-    for side, runs in found.items():
+    for name, runs in found.items():
         wall = [value for run in runs for value in run["seconds"]]
         cpu = [value for run in runs for value in run["cpu_seconds"]]
         peak = max(run["peak_bytes"] for run in runs)
-        medians[side] = (statistics.median(wall), statistics.median(cpu), peak)
+        medians[name] = (statistics.median(wall), statistics.median(cpu), peak)
         lines.append(
-            f"| {side} | {medians[side][0]:.3g} ({min(wall):.3g}) | {medians[side][1]:.3g} "
-            f"({min(cpu):.3g}) | {peak / 1e9:.2f} |"
+            f"| {name.replace(' ', ', ')} | {medians[name][0]:.3g} ({min(wall):.3g}) | "
+            f"{medians[name][1]:.3g} ({min(cpu):.3g}) | {peak / 1e9:.2f} |"
         )
-    ratios = [a / b for a, b in zip(medians["official"], medians["ours"], strict=True)]
-    lines += ["", f"official over ours: step {ratios[0]:.2f}, processor time {ratios[1]:.2f}, "
-              f"memory {ratios[2]:.2f}"]  # fmt: skip
+    lines += ["", "| official over ours | step | processor time | memory |", "|---|---|---|---|"]
+    for theirs, ours, name in PAIRS:
+        if ours in options.text:
+            pair = medians[f"official {theirs}"], medians[f"ours {ours}"]
+            ratios = [a / b for a, b in zip(*pair, strict=True)]
+            lines.append(f"| {name} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
     return "\n".join(lines)
 
 

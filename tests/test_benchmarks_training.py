@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 MODEL = """
 import torch
@@ -33,13 +34,18 @@ def update_ema(average, model, decay):
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     package = tmp_path / "mini_t2i"
     package.mkdir()
     for name, text in (("__init__", ""), ("model", MODEL), ("diffusion", DIFFUSION)):
         (package / f"{name}.py").write_text(text, encoding="utf-8")
     (package / "utils.py").write_text(UTILS, encoding="utf-8")
-    return tmp_path
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+    for name in [name for name in sys.modules if name.split(".")[0] == "mini_t2i"]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
@@ -52,36 +58,103 @@ def benchmark(repository: Path) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("side", ["official", "ours"])
+def options_of(checkout: Path, *more: str) -> list[str]:
+    few = ["--steps", "2", "--depth", "1", "--batch", "1", "--eager", "--threads", "1"]
+    return ["--official", str(checkout), *few, "--tokens", "5", *more]
+
+
+@pytest.mark.parametrize(
+    ("side", "text"),
+    [
+        ("official", "none"),
+        ("official", "loop"),
+        ("ours", "none"),
+        ("ours", "loop"),
+        ("ours", "cached"),
+    ],
+)
 def test_a_side_steps_and_tells_its_time_and_memory(
-    side: str, checkout: Path, benchmark: ModuleType, repository: Path
+    side: str, text: str, checkout: Path, benchmark: ModuleType
 ) -> None:
-    script = str(repository / "benchmarks" / "training_step.py")
-    options = ["--side", side, "--official", str(checkout), "--steps", "2", "--depth", "1"]
-    command = [sys.executable, script, *options, "--batch", "1", "--eager", "--threads", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
+    options = benchmark._parse(options_of(checkout, "--side", side, "--text", text))
+    found = benchmark._measured(options)
     assert len(found["seconds"]) == len(found["cpu_seconds"]) == 2 < len(found["losses"])
     assert min(found["seconds"]) > 0 and found["peak_bytes"] > 1e8
     assert found["losses"][0] != found["losses"][1]
 
 
-def test_the_table_has_both_sides_and_their_ratios(
+def test_each_contender_has_a_process_of_its_own(checkout: Path, benchmark: ModuleType) -> None:
+    options = benchmark._parse(options_of(checkout, "--steps", "1"))
+    found = benchmark._in_process(options, "official", "none")
+    assert len(found["losses"]) == 2
+
+
+@pytest.mark.parametrize("text", ["loop", "none"])
+def test_the_encoder_sees_new_captions_at_every_step(
+    text: str, checkout: Path, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    options = benchmark._parse(options_of(checkout, "--side", "ours", "--text", text))
+    encoder = benchmark._encoder(options)
+    encoder.register_forward_pre_hook(
+        lambda _, args: seen.append((args[0].shape, tuple(args[0].flatten().tolist())))
+    )
+    monkeypatch.setattr(benchmark, "_encoder", lambda _: encoder)
+    encode = benchmark._our_text(options)
+    contexts = [encode()[0] for _ in range(3)]
+    assert contexts[0].shape == (1, 256, 1024)
+    assert not contexts[0][0, 5:].any() and contexts[0][0, :5].all()
+    # Real tokens alone go through ours, and other ones each time.
+    assert {shape for shape, _ in seen} == ({(1, 5)} if text == "loop" else set())
+    assert len({ids for _, ids in seen}) == len(seen) == (3 if text == "loop" else 0)
+
+
+def test_the_official_encoder_sees_padded_captions(
+    checkout: Path, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    options = benchmark._parse(options_of(checkout, "--side", "official", "--text", "loop"))
+    encoder = benchmark._encoder(options)
+    encoder.register_forward_pre_hook(lambda _, args, given: seen.append(given), with_kwargs=True)
+    monkeypatch.setattr(benchmark, "_encoder", lambda _: encoder)
+    context, mask = benchmark._official_text(options, torch.device("cpu"))()
+    assert context.shape == (1, 256, 1024) and context.dtype == torch.bfloat16
+    assert seen[0]["input_ids"].shape == (1, 256) and int(mask.sum()) == 5
+    assert torch.equal(seen[0]["attention_mask"], mask)
+    assert int((seen[0]["input_ids"] > 0).sum()) == 5
+
+
+def test_the_table_has_all_contenders_and_their_ratios(
     checkout: Path, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    asked: list[str] = []
+    asked: list[tuple[str, str]] = []
+    times = {
+        ("official", "none"): [3.0, 5.0],
+        ("ours", "none"): [2.0, 2.0],
+        ("official", "loop"): [6.0, 6.0],
+        ("ours", "loop"): [4.0, 4.0],
+        ("ours", "cached"): [2.5, 2.5],
+    }
 
-    def measured(options: object, side: str) -> dict[str, object]:
-        asked.append(side)
-        seconds = {"official": [3.0, 5.0], "ours": [2.0, 2.0]}[side]
+    def measured(options: object, side: str, text: str) -> dict[str, object]:
+        asked.append((side, text))
+        seconds = times[side, text]
         return {"seconds": seconds, "cpu_seconds": seconds, "losses": [1.0], "peak_bytes": 2e9}
 
     monkeypatch.setattr(benchmark, "_in_process", measured)
     figures = tmp_path / "figures.json"
-    assert benchmark.main(["--official", str(checkout), "--json", str(figures)]) == 0
-    assert asked == ["official", "ours", "official", "ours"]
+    texts = ["--text", "none", "loop", "cached"]
+    assert benchmark.main(["--official", str(checkout), "--json", str(figures), *texts]) == 0
+    assert asked == [*times, *times]
     text = capsys.readouterr().out
-    assert "| official | 4 (3) | 4 (3) | 2.00 |" in text
-    assert "official over ours: step 2.00, processor time 2.00, memory 1.00" in text
-    assert json.loads(figures.read_text("utf-8"))["sides"]["ours"][0]["seconds"] == [2.0, 2.0]
+    assert "| official, none | 4 (3) | 4 (3) | 2.00 |" in text
+    assert "| the network alone | 2.00 | 2.00 | 1.00 |" in text
+    assert "| text encoder in both | 1.50 | 1.50 | 1.00 |" in text
+    assert "cached embeddings in ours | 2.40 | 2.40 | 1.00 |" in text
+    assert json.loads(figures.read_text("utf-8"))["runs"]["ours none"][0]["seconds"] == [2.0, 2.0]
+
+
+def test_cached_alone_needs_no_run_of_the_network_alone(benchmark: ModuleType) -> None:
+    assert benchmark._contenders(["cached"]) == [("official", "loop"), ("ours", "cached")]
+    assert benchmark._contenders(["none"]) == [("official", "none"), ("ours", "none")]

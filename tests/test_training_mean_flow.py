@@ -148,6 +148,7 @@ def drawn(
     num_plain: int = 10_000,
     level: tuple[float, float] = (0.8, 0.8),
     longest_step: float = 1.0,
+    equal_share: float = 0.0,
 ) -> Told:
     return draw_told(
         batch,
@@ -155,6 +156,8 @@ def drawn(
         plain=torch.arange(batch) < num_plain,
         level=level,
         longest_step=longest_step,
+        equal_steps=4,
+        equal_share=equal_share,
         omega=(1.0, 13.0),
         t_min=(0.0, 0.5),
         t_max=(0.5, 1.0),
@@ -206,6 +209,24 @@ def test_longer_steps_are_shortened_and_no_others() -> None:
     assert torch.allclose((bound.t - bound.r)[steps > 0.25], torch.tensor(0.25), atol=1e-6)
 
 
+def test_a_share_of_the_steps_are_those_of_equal_length() -> None:
+    free, mixed = drawn(), drawn(equal_share=0.3)
+    plain, rest = slice(None, 10_000), slice(10_000, None)
+    assert torch.equal(mixed.t[plain], free.t[plain]) and torch.equal(
+        mixed.r[plain], mixed.t[plain]
+    )
+    moved = mixed.t[rest] != free.t[rest]
+    # The standard error is 0.0046.
+    assert moved.double().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(mixed.r[rest][~moved], free.r[rest][~moved])
+    ends = torch.stack([mixed.t[rest][moved], mixed.r[rest][moved]])
+    assert {tuple(pair) for pair in ends.T.tolist()} == {
+        (1.0, 0.75), (0.75, 0.5), (0.5, 0.25), (0.25, 0.0)
+    }  # fmt: skip
+    counts = torch.bincount((ends[0] * 4).long())[1:] / moved.sum()
+    assert (counts - 0.25).abs().max() < 0.03
+
+
 def test_narrow_ranges_are_kept() -> None:
     told = draw_told(
         64,
@@ -213,6 +234,8 @@ def test_narrow_ranges_are_kept() -> None:
         plain=torch.zeros(64, dtype=torch.bool),
         level=(0.8, 0.8),
         longest_step=1.0,
+        equal_steps=4,
+        equal_share=0.0,
         omega=(3.0, 3.0),
         t_min=(0.2, 0.2),
         t_max=(0.8, 0.9),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,23 @@ def test_their_checkpoint_is_one_processs(way: str, pairs: dict[str, Path], tmp_
         assert torch.equal(value.detach(), found[f"model.{key}"]), key
 
 
-@pytest.mark.parametrize(("way", "saved", "last"), [("ddp", 1, 3), ("fsdp", 2, 2)])
-def test_two_killed_processes_go_on_as_if_they_had_not_been(
-    way: str, saved: int, last: int, pairs: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize("seed", [12, 17])
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_two_processes_killed_at_any_step_go_on_as_if_they_had_not_been(
+    way: str, seed: int, pairs: dict[str, Path], tmp_path: Path
 ) -> None:
+    draw = random.Random(f"{way} {seed}")
+    saved = draw.randint(1, NUM_STEPS - 1)
+    done = draw.randint(saved, NUM_STEPS - 1)
+    halfway = draw.random() < 0.5
+    print(
+        f"{way}: saved after step {saved}, killed after step {done}",
+        "and a half" if halfway else "",
+    )
     folder = tmp_path / "run"
-    codes = in_processes(2, killed, folder, WAYS[way], saved, last)
+    codes = in_processes(2, killed, folder, WAYS[way], saved, done, halfway)
     assert codes == [-signal.SIGKILL] * 2
+    assert len(losses_of(folder)) == done
     assert in_processes(2, trained, [(folder, WAYS[way])], NUM_STEPS) == [0, 0]
     # Later lines of a step made again replace the earlier ones. Measured equal to the last bit.
     assert losses_of(folder) == pytest.approx(losses_of(pairs[way]), rel=1e-6)

@@ -227,6 +227,14 @@ def test_unknown_names_of_recipes_are_refused() -> None:
         load_recipe(Path("zzz"))
 
 
+def test_a_folder_of_a_shipped_recipes_name_is_no_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("b16-distill").mkdir()
+    assert load_recipe(Path("b16-distill")).name == "b16-distill"
+
+
 def test_a_resolved_recipe_is_a_recipe_again(tmp_path: Path) -> None:
     text = resolved_recipe(Path("b16-distill"), ["lr=1e-4", "track=[]"])
     again = tmp_path / "again.yaml"

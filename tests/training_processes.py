@@ -61,15 +61,26 @@ def trained(index: int, runs: Sequence[tuple[Path, dict[str, Any]]], num_steps: 
         trainer._save()
 
 
-def killed(index: int, folder: Path, changes: dict[str, Any], saved: int, last: int) -> None:
-    """Save after step ``saved`` and be killed, all processes alike, after step ``last``."""
+def killed(
+    index: int, folder: Path, changes: dict[str, Any], saved: int, done: int, halfway: bool
+) -> None:
+    """Save after step ``saved`` and be killed, all processes alike, after step ``done``.
+
+    ``halfway`` is in the next step, when its gradients are there and nothing is updated.
+    """
     trainer = _trainer(folder, changes)
     for data in trainer.source.read(trainer.recipe.steps):
         _step(trainer, folder, data)
         if trainer.step == saved:
             trainer._save()
-        if trainer.step == last:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if trainer.step == done and halfway:
+            trainer.optimizers.step = _kill
+        elif trainer.step == done:
+            _kill()
+
+
+def _kill(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _trainer(folder: Path, changes: dict[str, Any]) -> Any:

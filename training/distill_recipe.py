@@ -24,6 +24,8 @@ class DistillRecipe:
         level_mean, level_std: of the normal law whose sigmoid the two noise levels t and r are.
         longest_step: bound on t - r; a student that is run in n equal steps needs 1/n.
         plain_share: share of each batch with r = t, which learns the velocity itself.
+        equal_share: of the other pictures, how many have a step of the solver with the recipe's
+            sample_steps equal steps, in place of one drawn from the law of levels.
         sample_t_min, sample_t_max: what the student is told in sample grids, and by the tables of
             a bundle that is exported from it.
 
@@ -39,6 +41,7 @@ class DistillRecipe:
     level_std: float = 0.8
     longest_step: float = 1.0
     plain_share: float = 0.5
+    equal_share: float = 0.0
     sample_t_min: float = 0.2
     sample_t_max: float = 0.8
 
@@ -58,7 +61,7 @@ class DistillRecipe:
         self._check("level_std", _real(self.level_std) and self.level_std > 0, "above 0")
         good = _real(self.longest_step) and 0 < self.longest_step <= 1
         self._check("longest_step", good, "above 0 and at most 1")
-        for name in ("plain_share", "sample_t_min", "sample_t_max"):
+        for name in ("plain_share", "equal_share", "sample_t_min", "sample_t_max"):
             value = getattr(self, name)
             self._check(name, _real(value) and 0 <= value <= 1, "in 0..1")
         good = self.sample_t_min <= self.sample_t_max

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from minit2i_deploy.training.mean_flow import (
     velocity_rate,
 )
 from minit2i_deploy.training.objective import Batch
-from minit2i_deploy.training.parallel import bare, compiled
+from minit2i_deploy.training.parallel import bare, compile_blocks
 from minit2i_deploy.training.recipe import Recipe
 from minit2i_deploy.training.start import check_network
 
@@ -51,10 +51,8 @@ class MeanFlow:
         check_network(recipe.distill.teacher_folder, checkpoint.config, wanted)
         self.teacher_sha256 = checkpoint.report.sha256
         self.teacher = build_network(checkpoint).to(device)
-        self.target: Callable[..., Tensor] = compiled(teacher_velocity, recipe)
-        self.u: Callable[..., Tensor] = compiled(mean_velocity, recipe)
-        # Not compiled: a fifth of a step's time, and minutes to compile.
-        self.rate: Callable[..., Tensor] = velocity_rate
+        if recipe.compile:
+            compile_blocks(self.teacher)
 
     @property
     def picture_flops(self) -> float:
@@ -87,6 +85,8 @@ class MeanFlow:
             plain=plain,
             level=(self.distill.level_mean, self.distill.level_std),
             longest_step=self.distill.longest_step,
+            equal_steps=self.recipe.sample_steps,
+            equal_share=self.distill.equal_share,
             omega=self.distill.omega,
             t_min=self.distill.t_min,
             t_max=self.distill.t_max,
@@ -96,13 +96,13 @@ class MeanFlow:
         values = (batch.images, noise, batch.context, batch.mask * kept.to(batch.mask.dtype))
         images, noise, context, mask = (value.to(self.device) for value in values)
         z = noisy(images, noise, told.t)
-        target = self.target(self.teacher, z, context, mask, told, floor)
-        u = self.u(net, z, context, mask, told, floor)
+        target = teacher_velocity(self.teacher, z, context, mask, told, floor)
+        u = mean_velocity(net, z, context, mask, told, floor)
         # Where r = t the rate has no weight.
         rate = torch.zeros_like(u)
         rest = (~plain[places]).nonzero().flatten().to(self.device)
         if len(rest):
-            rate[rest] = self.rate(
+            rate[rest] = velocity_rate(
                 bare(net), z[rest], target[rest], context[rest], mask[rest], told.at(rest), floor
             )
         return mean_flow_loss(u, rate, target, told.t - told.r)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from minit2i_deploy.training.draws import draw_step
 from minit2i_deploy.training.initialise import initialise
 from minit2i_deploy.training.loss import flow_matching_loss
 from minit2i_deploy.training.objective import Batch
-from minit2i_deploy.training.parallel import compiled
 from minit2i_deploy.training.recipe import Recipe
 from minit2i_deploy.training.start import weights_of
 
@@ -27,7 +25,6 @@ class FlowMatching:
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        self.predict: Callable[..., Tensor] = compiled(_predict, recipe)
 
     @property
     def picture_flops(self) -> float:
@@ -51,12 +48,8 @@ class FlowMatching:
         draws = draw_step(self.recipe, step, batch.mask, batch.rows)
         values = (batch.images, batch.context, draws.mask, draws.t, draws.noise)
         loss = flow_matching_loss(
-            partial(self.predict, net),
+            net,
             *(value.to(self.device) for value in values),
             a_min=self.recipe.a_min,
         )
         return loss, loss.detach()
-
-
-def _predict(net: nn.Module, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-    return net(x, context, mask)

@@ -33,7 +33,7 @@ def recipe_file(name: Path) -> Path:
     Raises:
         UsageError: a bare name is neither a file nor a shipped recipe's.
     """
-    if name.suffix or len(name.parts) != 1 or name.exists():
+    if name.suffix or len(name.parts) != 1 or name.is_file():
         return name
     shipped = {file.stem: file for file in (Path(__file__).parent / "recipes").glob("*.yaml")}
     if name.name not in shipped:

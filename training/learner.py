@@ -11,10 +11,12 @@ from torch import Tensor
 
 from minit2i_deploy.errors import TrainingError
 from minit2i_deploy.model.mmjit import MMJiT
+from minit2i_deploy.training.batch_memory import check_batch
 from minit2i_deploy.training.checkpoint import TrainingState
 from minit2i_deploy.training.distillation import MeanFlow
 from minit2i_deploy.training.ema import EMA, ema_decay_at
 from minit2i_deploy.training.flow_matching import FlowMatching
+from minit2i_deploy.training.freed_memory import keep_freed_memory
 from minit2i_deploy.training.lora import LoraFlowMatching
 from minit2i_deploy.training.objective import Batch, Objective
 from minit2i_deploy.training.optimizers import Optimizers
@@ -36,14 +38,17 @@ class Learner:
     Raises:
         TrainingError: the teacher or the base is another network, or the device is not there.
         CheckpointError: the teacher, the base, or what the run starts from, cannot be read.
-        UsageError: the batch cannot be cut into equal parts for the processes.
+        UsageError: the batch cannot be cut into equal parts for the processes, or not be held.
     """
 
     def __init__(self, recipe: Recipe, name: str) -> None:
         self.recipe, self.name = recipe, name
         self.processes = Processes(recipe.device)
         self.device = self.processes.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.rows = self.processes.rows(recipe.batch, recipe.accumulate)
+        check_batch(recipe, len(self.rows))
         self.objective = _objective(recipe, self.device)
         self.net = MMJiT(recipe.model)
         self.objective.fill(self.net)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minit2i_deploy.checkpoints.lora import BASE_SHA256
 from minit2i_deploy.errors import TrainingError, UsageError, require
-from minit2i_deploy.files import atomic_directory
+from minit2i_deploy.files import atomic_directory, only_with
 from minit2i_deploy.training.lora_targets import lora_targets
 from minit2i_deploy.training.recipe import Recipe, recipe_from_dict
 
@@ -105,7 +105,7 @@ def ship_adapter(
         target: folder to make.
         precision: "fp32", "fp16" or "bf16".
         notes: JSON values added to adapter.json, for example the measured score.
-        overwrite: replace an existing folder.
+        overwrite: replace a folder that holds an earlier adapter.json.
 
     Raises:
         TrainingError: a weight is too large for the precision.
@@ -121,7 +121,7 @@ def ship_adapter(
         holder[key] = Path(holder[key]).name
     kept = {key: header[key] for key in ("step", "base_sha256", "recipe")}
     text = json.dumps(kept | dict(notes or {}), indent=2, sort_keys=True) + "\n"
-    with atomic_directory(target, overwrite=overwrite) as partial:
+    with atomic_directory(target, overwrite=overwrite, check=only_with("adapter.json")) as partial:
         write_adapter(partial, recipe, tensors, header["base_sha256"], precision)
         (partial / "adapter.json").write_text(text, encoding="utf-8")
     return target

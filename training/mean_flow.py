@@ -54,6 +54,8 @@ def draw_told(
     plain: Tensor,
     level: tuple[float, float],
     longest_step: float,
+    equal_steps: int,
+    equal_share: float,
     omega: Range,
     t_min: Range,
     t_max: Range,
@@ -66,6 +68,8 @@ def draw_told(
         plain: bool [B], pictures with r = t and guidance at every noise level.
         level: mean and deviation of the normal law whose sigmoid t and r are.
         longest_step: bound on t - r; r is moved up where it is further away.
+        equal_steps: n of the steps k/n to (k - 1)/n that a solver of n equal steps takes.
+        equal_share: chance that a picture with a step has one of these in place of a free one.
         omega: lowest and highest scale, log-uniform between them.
         t_min: lowest and highest noise level where guidance ends, uniform between them.
         t_max: likewise where it begins.
@@ -76,9 +80,13 @@ def draw_told(
     other = torch.where(plain, one, other)
     low, high, share = torch.rand(3, batch, generator=generator).unbind(0)
     t = torch.maximum(one, other)
+    r = torch.maximum(torch.minimum(one, other), t - longest_step)
+    chance, place = torch.rand(2, batch, generator=generator).unbind(0)
+    equal = (chance < equal_share) & ~plain
+    end = torch.floor(place * equal_steps)
     return Told(
-        t=t,
-        r=torch.maximum(torch.minimum(one, other), t - longest_step),
+        t=torch.where(equal, (end + 1) / equal_steps, t),
+        r=torch.where(equal, end / equal_steps, r),
         omega=omega[0] * (omega[1] / omega[0]) ** share,
         t_min=torch.where(plain, 0.0, t_min[0] + (t_min[1] - t_min[0]) * low),
         t_max=torch.where(plain, 1.0, t_max[0] + (t_max[1] - t_max[0]) * high),
@@ -154,8 +162,9 @@ def velocity_rate(
         return mean_velocity(student, z, context, mask, moved, floor)
 
     tangents = (direction, torch.ones_like(told.t), torch.zeros_like(told.r))
-    # The fused attention kernels have no forward-mode derivative; this form is the same function.
-    with sdpa_kernel(SDPBackend.MATH):
+    # Neither the fused attention kernels nor compiled functions have a forward-mode derivative;
+    # these forms are the same functions.
+    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
         rate: Tensor = torch.func.jvp(u, (z, told.t, told.r), tangents)[1]
     return rate
 

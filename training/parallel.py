@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,12 +35,9 @@ def spread(net: MMJiT, recipe: Recipe, processes: Processes) -> nn.Module:
         the module to call where a gradient is wanted; ``net`` itself in one process.
     """
     if recipe.recompute:
-        for block in blocks_of(net):
-            _recompute(block)
-    if recipe.compile and recipe.parallel == "fsdp":
-        # Not the whole network: gathering a block's weights would break its graph in any case.
-        for block in blocks_of(net):
-            block.compile(dynamic=False)
+        _change(net, _checkpointed)
+    if recipe.compile:
+        compile_blocks(net)
     if processes.count == 1:
         return net.to(processes.device)
     if recipe.parallel == "ddp":
@@ -59,14 +57,9 @@ def bare(module: nn.Module) -> nn.Module:
     return inner
 
 
-def compiled(function: Callable[..., Tensor], recipe: Recipe) -> Callable[..., Tensor]:
-    """A function that calls the network, compiled where the recipe says so.
-
-    A sharded network's blocks are compiled one by one instead.
-    """
-    if not recipe.compile or recipe.parallel == "fsdp":
-        return function
-    return torch.compile(function, dynamic=False)
+def compile_blocks(net: MMJiT) -> None:
+    """Compile the blocks in place. Those of one kind share one form, so depth costs nothing."""
+    _change(net, partial(torch.compile, dynamic=False))
 
 
 @contextlib.contextmanager
@@ -105,10 +98,12 @@ def cut_like(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def _recompute(block: nn.Module) -> None:
-    for name in ("forward", "forward_last"):
-        if hasattr(block, name):
-            setattr(block, name, _checkpointed(getattr(block, name)))
+def _change(net: MMJiT, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put another form in place of each block's forward methods."""
+    for block in blocks_of(net):
+        for name in ("forward", "forward_last"):
+            if hasattr(block, name):
+                setattr(block, name, change(getattr(block, name)))
 
 
 def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:

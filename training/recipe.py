@@ -88,7 +88,7 @@ class Recipe:
             the CPU in every case.
         parallel: of several processes: "ddp", each has the network, or "fsdp", each has a part.
         recompute: keep only the blocks' inputs and compute their insides again for the gradient.
-        compile: compile the network with torch.compile.
+        compile: compile the network's blocks with torch.compile.
         seed: of weights, data, times, noise and caption dropping, 0 to 2**31 - 1.
         checkpoint_every, sample_every: steps between checkpoints, and between sample grids with
             a score; 0 is only at the end.

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minit2i_deploy.errors import TrainingError, UsageError
-from minit2i_deploy.files import atomic_directory
+from minit2i_deploy.files import atomic_directory, only_with
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -32,7 +32,7 @@ def ship(
         target: folder to make.
         precision: "fp32", "fp16" or "bf16".
         notes: JSON values added to checkpoint.json, for example the measured score.
-        overwrite: replace an existing folder.
+        overwrite: replace a folder that holds an earlier checkpoint.json.
 
     Raises:
         UsageError: the precision is unknown, the checkpoint is an adapter's, or the target stands
@@ -58,7 +58,9 @@ def ship(
         distill = header["recipe"]["distill"]
         distill["teacher"] = Path(distill["teacher"]).name
     header |= notes or {}
-    with atomic_directory(target, overwrite=overwrite) as partial:
+    with atomic_directory(
+        target, overwrite=overwrite, check=only_with("checkpoint.json")
+    ) as partial:
         save_file(tensors, partial / "ema.safetensors")
         # The library makes it readable by its owner alone, which is wrong for what is handed on.
         (partial / "ema.safetensors").chmod(0o644)

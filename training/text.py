@@ -63,17 +63,28 @@ class FrozenText:
             mask[row, : len(values)] = 1
         return context, mask
 
-    @torch.no_grad()
     def encode(self, caption: str) -> Tensor:
-        """The values at one caption's real tokens, float32 [tokens, width].
-
-        One caption alone: in a batch the last bits depend on its neighbours, and a resumed run,
-        whose cache is empty, meets other neighbours.
-        """
+        """The values at one caption's real tokens, float32 [tokens, width]."""
         (encoded,) = self.tokenizer.encode([caption])
-        ids = torch.from_numpy(encoded.ids).unsqueeze(0)
-        hidden: Tensor = self.encoder(ids, torch.ones_like(ids)).last_hidden_state
-        return hidden[0].clone()
+        return encode_tokens(self.encoder, torch.from_numpy(encoded.ids))
+
+
+@torch.no_grad()
+def encode_tokens(encoder: Any, ids: Tensor) -> Tensor:
+    """The frozen encoder's values of one caption's tokens.
+
+    One caption alone: in a batch the last bits depend on its neighbours, and a resumed run,
+    whose cache is empty, meets other neighbours.
+
+    Args:
+        encoder: a transformers T5EncoderModel.
+        ids: int64 [tokens], without padding.
+
+    Returns:
+        float32 [tokens, width].
+    """
+    hidden: Tensor = encoder(ids[None], torch.ones_like(ids)[None]).last_hidden_state
+    return hidden[0].clone()
 
 
 def _open_encoder(folder: Path) -> Any:

@@ -10,12 +10,16 @@ from minit2i_deploy.model.layers import RMSNorm, SwiGLU, attend, rotate, split_h
 
 
 class TextBlock(nn.Module):
-    """Pre-norm self-attention with 1D rotary positions, then SwiGLU."""
+    """Pre-norm self-attention with 1D rotary positions, then SwiGLU.
+
+    ``softmax_scale`` is None for head_dim**-0.5; another only where heads are padded.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, head_dim = config.hidden_size, config.head_dim
         self.head_dim = head_dim
+        self.softmax_scale: float | None = None
         self.norm1 = RMSNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.q_norm = RMSNorm(head_dim)
@@ -27,7 +31,7 @@ class TextBlock(nn.Module):
     def forward(self, txt_BLD: Tensor, rotary_2LK: Tensor) -> Tensor:
         q, k, v = split_heads(self.qkv(self.norm1(txt_BLD)), self.head_dim)
         q, k = rotate(self.q_norm(q), rotary_2LK), rotate(self.k_norm(k), rotary_2LK)
-        txt_BLD = txt_BLD + self.attn_proj(attend(q, k, v))
+        txt_BLD = txt_BLD + self.attn_proj(attend(q, k, v, self.softmax_scale))
         return txt_BLD + self.mlp(self.norm2(txt_BLD))
 
 
@@ -43,6 +47,7 @@ class DoubleBlock(nn.Module):
         super().__init__()
         width, head_dim, hidden = config.hidden_size, config.head_dim, config.mlp_hidden_size
         self.head_dim = head_dim
+        self.softmax_scale: float | None = None
         self.img_norm1 = RMSNorm(width)
         self.txt_norm1 = RMSNorm(width)
         self.img_qkv = nn.Linear(width, 3 * width)
@@ -72,7 +77,10 @@ class DoubleBlock(nn.Module):
         q_i, k_i, v_i = self._heads(img_BND, self.img_norm1, self.img_qkv, img_rotary)
         q_t, k_t, v_t = self._heads(txt_BLD, self.txt_norm1, self.txt_qkv, txt_rotary)
         attended = attend(
-            torch.cat([q_t, q_i], 2), torch.cat([k_t, k_i], 2), torch.cat([v_t, v_i], 2)
+            torch.cat([q_t, q_i], 2),
+            torch.cat([k_t, k_i], 2),
+            torch.cat([v_t, v_i], 2),
+            self.softmax_scale,
         )
         length = txt_BLD.shape[1]
         txt_BLD = txt_BLD + self.txt_attn_proj(attended[:, :length])
@@ -85,5 +93,6 @@ class DoubleBlock(nn.Module):
         """Image stream only; the same values as ``forward(...)[0]``."""
         q_i, k_i, v_i = self._heads(img_BND, self.img_norm1, self.img_qkv, img_rotary)
         _, k_t, v_t = self._heads(txt_BLD, self.txt_norm1, self.txt_qkv, txt_rotary)
-        attended = attend(q_i, torch.cat([k_t, k_i], 2), torch.cat([v_t, v_i], 2))
+        k, v = torch.cat([k_t, k_i], 2), torch.cat([v_t, v_i], 2)
+        attended = attend(q_i, k, v, self.softmax_scale)
         return self._image_update(img_BND, attended)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minit2i_deploy.model.cpu_attention import plain_attention, wants_plain_products
+
 NORM_EPS = 1e-6
 
 
@@ -18,9 +20,10 @@ class RMSNorm(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.eps = NORM_EPS
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), NORM_EPS)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 class SwiGLU(nn.Module):
@@ -51,8 +54,12 @@ def split_heads(qkv_BNX: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Tensor]
     return q, k, v
 
 
-def attend(q_BHNK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor) -> Tensor:
-    """Full softmax attention with scale K**-0.5; returns [B, N, H * K]."""
-    out = F.scaled_dot_product_attention(q_BHNK, k_BHMK, v_BHMK)
+def attend(q_BHNK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor, scale: float | None = None) -> Tensor:
+    """Full softmax attention with scale K**-0.5 unless another is given; returns [B, N, H * K]."""
+    if wants_plain_products(q_BHNK):
+        scale = q_BHNK.shape[-1] ** -0.5 if scale is None else scale
+        out = plain_attention(q_BHNK, k_BHMK, v_BHMK, scale)
+    else:
+        out = F.scaled_dot_product_attention(q_BHNK, k_BHMK, v_BHMK, scale=scale)
     batch, heads, tokens, head_dim = out.shape
     return out.transpose(1, 2).reshape(batch, tokens, heads * head_dim)

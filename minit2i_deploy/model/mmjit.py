@@ -102,7 +102,9 @@ class MMJiT(nn.Module):
         self.text_adapter = StudentAdapter(config) if config.student else TextAdapter(config)
         self.denoiser = Denoiser(config)
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor, **conditions: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor, mask: Tensor, **conditions: Tensor | float
+    ) -> Tensor:
         """Predict the clean image; arguments as the text adapter and ``Denoiser`` take them."""
         return self.denoiser(x, self.text_adapter(context, mask, **conditions))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from minit2i_deploy.checkpoints.names import FREQUENCY_CHANNELS
 from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.errors import UsageError
 from minit2i_deploy.model.text_adapter import TextAdapter
 
 _PERIOD: Final = 10000.0
@@ -75,26 +76,31 @@ class StudentAdapter(TextAdapter):
         self,
         context: Tensor,
         mask: Tensor,
-        h: Tensor,
-        omega: Tensor,
-        t_min: Tensor,
-        t_max: Tensor,
+        h: Tensor | float,
+        omega: Tensor | float,
+        t_min: Tensor | float,
+        t_max: Tensor | float,
     ) -> Tensor:
         """Adapt the text encoder's output under the step's conditions.
 
         Args:
             context: [B, L, txt_input_size], as in ``TextAdapter``.
             mask: [B, L], as in ``TextAdapter``.
-            h: [B], length of the step in time, 0 to 1.
-            omega: [B], guidance scale, 1 or more.
-            t_min: [B], where guidance ends; noise level, 0 data to 1 noise.
-            t_max: [B], where guidance begins; noise level, at least t_min.
+            h: [B], or one number for all; length of the step in time, 0 to 1.
+            omega: as h; guidance scale, 1 or more.
+            t_min: as h; where guidance ends; noise level, 0 data to 1 noise.
+            t_max: as h; where guidance begins; noise level, at least t_min.
 
         Returns:
             tokens: [B, P + L, hidden_size].
+
+        Raises:
+            UsageError: a condition is neither one number nor one for each image.
         """
         masked = self._masked(context, mask)
-        prefix = self.condition_tokens(masked, h, omega, t_min, t_max)
+        told = {"h": h, "omega": omega, "t_min": t_min, "t_max": t_max}
+        each = (_each(name, value, masked) for name, value in told.items())
+        prefix = self.condition_tokens(masked, *each)
         return self._blocks(torch.cat([prefix, self.txt_embedder(masked)], dim=1))
 
     def condition_tokens(
@@ -110,6 +116,21 @@ class StudentAdapter(TextAdapter):
             (self.time_tokens, self.h_embedder(h)),
         )
         return torch.cat([tokens + embedded[:, None] for tokens, embedded in groups], dim=1)
+
+
+def _each(name: str, value: Tensor | float, masked: Tensor) -> Tensor:
+    """A condition as [B], where it came as one number."""
+    if not isinstance(value, Tensor):
+        value = torch.tensor(value, dtype=torch.float32, device=masked.device)
+    if value.ndim == 0:
+        return value.expand(len(masked))
+    # An exported graph has no number of images yet to compare with.
+    if not torch.compiler.is_exporting() and value.shape != masked.shape[:1]:
+        raise UsageError(
+            f"{name} is [{', '.join(map(str, value.shape))}] for {len(masked)} images; give one "
+            f"number, or [{len(masked)}]"
+        )
+    return value
 
 
 def _tokens(count: int, width: int) -> nn.Parameter:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minit2i_deploy.errors import TrainingError, UsageError
+from minit2i_deploy.new_folders import gone_if_empty
 from minit2i_deploy.training.data import storage
 from minit2i_deploy.training.data.embedded import EmbeddingInfo, write_context
 from minit2i_deploy.training.data.index import index_of
@@ -98,22 +99,23 @@ def embed_shards(
         UsageError: two shards of one name, or a folder that may not be written.
         TrainingError: a shard is damaged, or more bad samples than the limit.
     """
-    targets = _targets(urls, out)
     done = Embedded()
-    for number, (url, target) in enumerate(zip(urls, targets, strict=True)):
+    with gone_if_empty(out):
+        targets = _targets(urls, out)
+        for number, (url, target) in enumerate(zip(urls, targets, strict=True)):
 
-        def tell(share: float, before: int = number) -> None:
-            if on_progress is not None:
-                on_progress((before + share) / len(urls), done.num_samples)
+            def tell(share: float, before: int = number) -> None:
+                if on_progress is not None:
+                    on_progress((before + share) / len(urls), done.num_samples)
 
-        if target.exists():
-            _check_same(target, info)
-            done.num_kept += 1
-        else:
-            samples = _samples(url, text, info, done, bad_limit, tell)
-            write_shard(target, samples, info.to_json())
-        done.num_shards += 1
-        tell(1.0)
+            if target.exists():
+                _check_same(target, info)
+                done.num_kept += 1
+            else:
+                samples = _samples(url, text, info, done, bad_limit, tell)
+                write_shard(target, samples, info.to_json())
+            done.num_shards += 1
+            tell(1.0)
     return done
 
 

@@ -1,0 +1,115 @@
+"""Attention as plain products: the same function as the fused kernel, in parts of any size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minit2i_deploy.model import cpu_attention
+from minit2i_deploy.model.cpu_attention import plain_attention, wants_plain_products
+from minit2i_deploy.model.layers import attend
+
+SCALE = 0.3
+
+
+def inputs(dtype: torch.dtype, rows: int = 7, columns: int = 9) -> list[Tensor]:
+    """q, k, v of 2 pictures and 3 heads of width 8, that take a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(2, 3, n, 8, generator=generator).to(dtype).requires_grad_()
+        for n in (rows, columns, columns)
+    ]
+
+
+def textbook(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    shares = torch.exp(scale * q @ k.mT)
+    return (shares / shares.sum(-1, keepdim=True)) @ v
+
+
+def with_gradients(out: Tensor, values: list[Tensor]) -> list[Tensor]:
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    return [out.detach(), *torch.autograd.grad(out, values, grad)]
+
+
+# All heads at once, two and a rest, and one at a time.
+@pytest.mark.parametrize("part_bytes", [2**20, 2 * 4 * 7 * 9, 1])
+def test_values_and_gradients_are_the_textbooks(
+    part_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_attention, "_SCORES_BYTES", part_bytes)
+    values = inputs(torch.float32)
+    found = with_gradients(plain_attention(*values, SCALE), values)
+    exact = [value.detach().double().requires_grad_() for value in values]
+    wanted = with_gradients(textbook(*exact, SCALE), exact)
+    for mine, other in zip(found, wanted, strict=True):
+        # Measured 4e-7.
+        assert mine.double() == pytest.approx(other, abs=3e-6)
+
+
+def test_bf16_rounds_a_little_more_than_the_fused_kernel() -> None:
+    values = inputs(torch.bfloat16, 64, 80)
+    exact = [value.detach().double().requires_grad_() for value in values]
+    wanted = with_gradients(textbook(*exact, SCALE), exact)
+    for form in (
+        plain_attention,
+        lambda *given: F.scaled_dot_product_attention(*given[:3], scale=SCALE),
+    ):
+        found = with_gradients(form(*values, SCALE), values)
+        for mine, other in zip(found, wanted, strict=True):
+            error = float((mine.double() - other).norm() / other.norm())
+            # Measured 3e-3 to 5e-3, and 2e-3 to 4e-3 of the fused kernel.
+            assert 1e-4 < error < 1e-2
+
+
+def test_no_scores_are_kept_for_the_backward_pass() -> None:
+    kept: list[int] = []
+    values = inputs(torch.bfloat16, 64, 80)
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.numel()) or t, lambda t: t
+    ):
+        plain_attention(*values, SCALE)
+    assert kept == [value.numel() for value in values]
+
+
+def test_torch_accepts_the_operator() -> None:
+    torch.library.opcheck(plain_attention, (*inputs(torch.float32), SCALE))
+
+
+def test_only_training_in_bf16_on_such_a_processor_takes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu_attention, "FUSED_KERNEL_IS_SLOW", True)
+    q = inputs(torch.bfloat16)[0]
+    assert wants_plain_products(q)
+    assert not wants_plain_products(q.detach())
+    assert not wants_plain_products(q.float())
+    assert not wants_plain_products(q.to("meta"))
+    monkeypatch.setattr(cpu_attention, "FUSED_KERNEL_IS_SLOW", False)
+    assert not wants_plain_products(q)
+
+
+@pytest.mark.parametrize("scale", [None, SCALE])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_attention_takes_it_as_one_node(
+    scale: float | None, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(cpu_attention, "FUSED_KERNEL_IS_SLOW", True)
+    values = inputs(torch.bfloat16)
+    fused = F.scaled_dot_product_attention(*values, scale=scale)
+    wanted = fused.detach().transpose(1, 2).flatten(2)
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> object:
+        nodes = [n for n in graph.graph.nodes if "plain_attention" in str(n.target)]
+        asked.extend(node.args[-1] for node in nodes)
+        return graph
+
+    form = torch.compile(attend, backend=backend, fullgraph=True) if compiled else attend
+    found = form(*values, scale).detach()
+    assert found.shape == (2, 7, 24)
+    # Another rounding than the fused kernel's: measured 8e-3.
+    assert found.float() == pytest.approx(wanted.float(), abs=2e-2)
+    assert not torch.equal(found, wanted)
+    assert asked == ([scale or 8**-0.5] if compiled else [])
