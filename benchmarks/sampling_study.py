@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Final
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.cli.places import new_folder
+from minit2i_deploy.cli.places import new_folder, write_json
 from minit2i_deploy.cli.progress import Progress
 from minit2i_deploy.demo.shapes import held_out_captions
 from minit2i_deploy.errors import Minit2iError, UsageError, require
-from minit2i_deploy.files import atomic_write_text
 from minit2i_deploy.generate import generate
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.quality import (
@@ -111,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
 
 def write(part: Part, report: MeterReport, folder: Path) -> None:
     """One part's report and curves, under names that begin with the part's."""
-    atomic_write_text(folder / f"{part.name}.json", report.to_json())
+    write_json(folder / f"{part.name}.json", report.to_dict())
     if part.labels is not None:
         plot_settings(report.outcomes, part.labels, part.name, folder / f"{part.name}.png")
         return

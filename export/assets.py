@@ -16,7 +16,7 @@ from minit2i_deploy.mean_flow import MEAN_FLOW
 from minit2i_deploy.presets import presets_of
 from minit2i_deploy.solvers import solver_named
 from minit2i_deploy.table import solver_table
-from minit2i_deploy.tokenizer import FILE_NAME, Tokenizer
+from minit2i_deploy.tokenizer import FILE_NAME, Tokenizer, find_tokenizer
 
 TOKENIZER_FILES: Final = (
     FILE_NAME,
@@ -57,13 +57,7 @@ def copy_tokenizer(
         UsageError: no tokenizer.json there, or one with more tokens than the encoder knows.
         BundleError: the file is no T5 tokenizer.
     """
-    places = (text_encoder / "tokenizer", text_encoder, text_encoder.parent / "tokenizer")
-    source = next((place for place in places if (place / FILE_NAME).is_file()), None)
-    if source is None:
-        raise UsageError(
-            f"{text_encoder}: no tokenizer.json in tokenizer/, in it or in ../tokenizer; save the"
-            " T5 tokenizer of transformers there with save_pretrained"
-        )
+    source = find_tokenizer(text_encoder)
     folder.mkdir(parents=True)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():

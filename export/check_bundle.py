@@ -8,15 +8,18 @@ from pathlib import Path
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.checkpoints import Checkpoint, CheckpointReport, load_checkpoint
 from minit2i_deploy.errors import BundleError, UsageError
+from minit2i_deploy.export.head_padding import pad_heads
 from minit2i_deploy.export.modules import network_dtype
 from minit2i_deploy.export.reference import record_network, record_text
-from minit2i_deploy.export.text_encoder import find_text_encoder, open_text_encoder
+from minit2i_deploy.export.text_encoder import open_text_encoder
+from minit2i_deploy.export.text_encoder_folder import find_text_encoder
 from minit2i_deploy.export.verify import (
     compare,
     compare_torch,
     require_within_bounds,
     runs_in_onnxruntime,
 )
+from minit2i_deploy.head_padding import padding_of
 from minit2i_deploy.manifest import Check
 from minit2i_deploy.model import build_network
 
@@ -108,13 +111,17 @@ def _measure(
     folder = find_text_encoder(Path(source.report.path), given)
     encoder = open_text_encoder(folder, bundle.config.txt_input_size)
     text = record_text(encoder, bundle.tokenizer(), bundle.config)
-    net = build_network(source)
+    net, told = build_network(source), source.told
     del encoder, source
     a_min = bundle.manifest.flavour.a_min
-    reference = record_network(net, text, a_min, lambda s: report("torch reference", 0.1 + 0.4 * s))
+    reference = record_network(
+        net, text, a_min, told, lambda s: report("torch reference", 0.1 + 0.4 * s)
+    )
     precision = bundle.manifest.graphs["transformer"].precision
     checks = []
     if not runs_in_onnxruntime(precision):
+        if (padding := padding_of(bundle.manifest)) is not None:
+            pad_heads(net, padding)
         net.to(network_dtype(precision))
         checks = compare_torch(net, reference, precision, lambda s: report("torch", 0.5 + 0.1 * s))
     del net  # onnxruntime is about to load the weights a second time

@@ -99,7 +99,11 @@ def record_text(encoder: Any, tokenizer: Tokenizer, config: ModelConfig) -> Text
 
 
 def record_network(
-    net: MMJiT, text: TextReference, a_min: float, progress: Callable[[float], None]
+    net: MMJiT,
+    text: TextReference,
+    a_min: float,
+    told: Mapping[str, float] | None,
+    progress: Callable[[float], None],
 ) -> NetworkReference:
     """Adapt the prompts, run the reference trajectory and keep steps from along it.
 
@@ -107,14 +111,15 @@ def record_network(
         net: in float32.
         text: the prompts' contexts.
         a_min: of the table.
+        told: omega, t_min and t_max of a few-step student, in place of the released recipe's.
         progress: called with the share that is done.
     """
     adapter, step = AdapterGraph(net.text_adapter), Step(net.denoiser)
-    table = _reference_table(net.config, a_min)
+    table = _reference_table(net.config, a_min, told or {})
     inputs = {"context": text.context, "mask": text.mask}
     if table.is_conditioned:
-        told = table.conditions()[:1].astype(np.float32)
-        inputs["conditions"] = np.repeat(told, len(text.context), axis=0)
+        conditions = table.conditions()[:1].astype(np.float32)
+        inputs["conditions"] = np.repeat(conditions, len(text.context), axis=0)
     batch = sample(adapter, inputs, ("tokens",))
     single = sample(adapter, {name: value[:1] for name, value in inputs.items()}, ("tokens",))
     tokens = batch.outputs["tokens"]
@@ -134,10 +139,17 @@ def record_network(
     )
 
 
-def _reference_table(config: ModelConfig, a_min: float) -> Table:
+def _reference_table(config: ModelConfig, a_min: float, told: Mapping[str, float]) -> Table:
     if config.student is None:
         return solver_table("euler", steps=STEPS, a_min=a_min)
-    return solver_table(MEAN_FLOW, steps=STUDENT_STEPS, a_min=a_min)
+    return solver_table(
+        MEAN_FLOW,
+        steps=STUDENT_STEPS,
+        a_min=a_min,
+        omega=told.get("omega"),
+        t_min=told.get("t_min"),
+        t_max=told.get("t_max"),
+    )
 
 
 def sample(module: torch.nn.Module, inputs: Arrays, outputs: tuple[str, ...]) -> Sample:

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from minit2i_deploy.bundle import Bundle, write_manifest
+from minit2i_deploy.bundle_folder import bundle_folder
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.checkpoints.checkpoint import CheckpointReport
 from minit2i_deploy.config import ModelConfig
@@ -19,6 +20,8 @@ from minit2i_deploy.export.assets import (
     write_config,
     write_tables,
 )
+from minit2i_deploy.export.choices import check_multiple
+from minit2i_deploy.export.head_padding import pad_heads, padding_for
 from minit2i_deploy.export.modules import (
     AdapterGraph,
     canonical_name,
@@ -33,11 +36,8 @@ from minit2i_deploy.export.reference import (
     record_network,
     record_text,
 )
-from minit2i_deploy.export.text_encoder import (
-    find_text_encoder,
-    open_text_encoder,
-    write_text_encoder,
-)
+from minit2i_deploy.export.text_encoder import open_text_encoder, write_text_encoder
+from minit2i_deploy.export.text_encoder_folder import find_text_encoder
 from minit2i_deploy.export.verify import (
     compare,
     compare_torch,
@@ -45,8 +45,8 @@ from minit2i_deploy.export.verify import (
     runs_in_onnxruntime,
 )
 from minit2i_deploy.export.weights import GRAPH_FILE, write_graph
-from minit2i_deploy.files import atomic_directory
 from minit2i_deploy.flavours import NOISE_SCALE, find_flavour, flavour_for, variant_of
+from minit2i_deploy.head_padding import HeadPadding
 from minit2i_deploy.manifest import (
     Check,
     Flavour,
@@ -74,6 +74,7 @@ class _Job:
     opset: int
     progress: Progress
     told: Mapping[str, float] | None = None
+    padding: HeadPadding | None = None
 
     def part(self, stage: str, start: float, end: float) -> Callable[[float], None]:
         """Progress of one stage, given as its own share, as a share of all."""
@@ -92,6 +93,7 @@ def export_bundle(
     image_size: int | None = None,
     prompt_length: int | None = None,
     opset: int = DEFAULT_OPSET,
+    head_multiple: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -108,20 +110,24 @@ def export_bundle(
         image_size: of a Flax checkpoint of no published shape.
         prompt_length: as image_size.
         opset: of the graphs, 23 or 18.
-        overwrite: replace an existing folder.
+        head_multiple: of adapter and step: heads are padded with zeros to the next multiple of
+            it, one of ``choices.HEAD_MULTIPLES``.
+        overwrite: replace a bundle that stands there.
         progress: called with the name of the stage and the share that is done of all.
 
     Raises:
-        UsageError: an argument is wrong, or the target cannot be written.
+        UsageError: an argument is wrong, or the target cannot be written or replaced.
         CheckpointError: checkpoint or text encoder cannot be read.
         VerificationError: a graph differs from torch by more than its bound.
     """
     network_dtype(precision)
     check_opset(opset)
+    check_multiple(head_multiple)
     if flavour is not None:
         find_flavour(flavour)
     report = progress or _silent
-    with atomic_directory(bundle, overwrite=overwrite) as folder:
+    sources = (checkpoint, text_encoder, lora)
+    with bundle_folder(bundle, overwrite=overwrite, sources=sources) as folder:
         report("read checkpoint", 0.0)
         source = load_checkpoint(
             checkpoint, ema, lora=lora, image_size=image_size, prompt_length=prompt_length
@@ -135,6 +141,7 @@ def export_bundle(
             opset=opset,
             progress=report,
             told=source.told,
+            padding=padding_for(source.config, head_multiple),
         )
         given = None if text_encoder is None else Path(text_encoder)
         encoder_folder = find_text_encoder(Path(origin.path), given)
@@ -170,8 +177,11 @@ def _write_text_encoder(job: _Job, source: Path) -> tuple[GraphInfo, TextReferen
 def _record_and_write(
     job: _Job, net: MMJiT, text: TextReference
 ) -> tuple[NetworkReference, dict[str, GraphInfo], list[Check]]:
-    """Record float32 torch, then turn the network to its precision in place and write it."""
-    reference = record_network(net, text, job.flavour.a_min, job.part("torch reference", 0.15, 0.4))
+    """Record float32 torch, then turn the network to its final form in place and write it."""
+    done = job.part("torch reference", 0.15, 0.4)
+    reference = record_network(net, text, job.flavour.a_min, job.told, done)
+    if job.padding is not None:
+        pad_heads(net, job.padding)
     net.to(network_dtype(job.precision))
     checks = []
     if not runs_in_onnxruntime(job.precision):
@@ -232,6 +242,7 @@ def _write_manifest(
             lora_sha256=None if origin.lora is None else origin.lora.sha256,
         ),
         checks=tuple(checks),
+        padded_head_dim=None if job.padding is None else job.padding.padded,
     )
     job.progress("hash files", 0.95)
     write_manifest(job.folder, manifest)

@@ -77,7 +77,7 @@ class Bundle:
         """
         data = _read_manifest(self.path)
         _compare(FILE_NAME, hashlib.sha256(data).hexdigest(), self.digest)
-        total, done = sum(info.bytes for info in self.manifest.files.values()), 0
+        total, done = self.manifest.num_bytes, 0
         for name, info in self.manifest.files.items():
             path = _check_size(self.path, name, info)
             _compare(name, _hash(path), info.sha256)
@@ -212,7 +212,10 @@ def _read_manifest(folder: Path) -> bytes:
             raise BundleError(f"{path}: {size} bytes is no manifest; re-run minit2i export")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(f"{folder}: no bundle there ({FILE_NAME} is missing)") from error
+        raise BundleError(
+            f"{folder}: no bundle there ({FILE_NAME} is missing); name a folder that minit2i "
+            "export made"
+        ) from error
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
 

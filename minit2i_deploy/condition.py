@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -17,6 +18,10 @@ from minit2i_deploy.prompts import Prompt, as_mix, common_shares
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.table import CONDITION_COLUMNS, Table
 from minit2i_deploy.tokenizer import Encoded
+
+# Above tokenise stand branch_tokens, Request.tokens, the loop's beginning and ``generate``; whoever
+# called that wrote the prompt.
+_PAINTERS_CALLER: Final = 6
 
 
 class PromptTruncatedWarning(UserWarning):
@@ -72,7 +77,8 @@ def branch_tokens(
     mixes = [as_mix(prompt) for prompt in prompts]
     texts = [mix.texts[part] for part in range(num_parts) for mix in mixes]
     with Stopwatch(timings, "tokenise"):
-        encoded = tokenise(bundle, texts if negative is None else [*texts, negative])
+        texts_and_negative = texts if negative is None else [*texts, negative]
+        encoded = tokenise(bundle, texts_and_negative, stacklevel=_PAINTERS_CALLER)
     with Stopwatch(timings, "encode"):
         # What stands at padding never reaches the network.
         encoder = RowEncoder(bundle, runtime)
@@ -133,8 +139,10 @@ def student_conditions(
         raise UsageError(
             "a few-step student runs one branch and takes no negative prompt; leave it out"
         )
-    if not 1.0 <= omega < np.inf:
-        raise UsageError(f"guidance is {omega!r}, but a student is told 1 (none) or more")
+    if not 1.0 <= omega <= float(np.finfo(np.float32).max):
+        raise UsageError(
+            f"guidance is {omega!r}, but a student is told 1 (none) or more, a float32 at most"
+        )
     told = table.conditions()
     told[:, CONDITION_COLUMNS.index("omega")] = omega
     if (told != told[0]).any():
@@ -145,10 +153,24 @@ def student_conditions(
     return told[0].astype(np.float32)
 
 
-def tokenise(bundle: Bundle, texts: Sequence[str]) -> list[Encoded]:
-    """Tokenise and warn, once for each text that is cut."""
+def tokenise(bundle: Bundle, texts: Sequence[str], *, stacklevel: int = 2) -> list[Encoded]:
+    """Tokenise and warn, once for each text that is cut.
+
+    Args:
+        bundle: gives the tokenizer.
+        texts: any number.
+        stacklevel: whose line the warnings name: 1 this function's, 2 its caller's and so on.
+
+    Raises:
+        UsageError: a text with a NUL character or broken Unicode.
+    """
     encoded = bundle.tokenizer().encode(list(texts))
+    warn_of_cuts(encoded, stacklevel=stacklevel + 1)
+    return encoded
+
+
+def warn_of_cuts(encoded: Sequence[Encoded], *, stacklevel: int = 2) -> None:
+    """Warn of each text that was cut; ``stacklevel`` as in ``tokenise``."""
     for item in encoded:
         if item.notice is not None:
-            warnings.warn(item.notice, PromptTruncatedWarning, stacklevel=3)
-    return encoded
+            warnings.warn(item.notice, PromptTruncatedWarning, stacklevel=stacklevel)

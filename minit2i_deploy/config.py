@@ -101,12 +101,18 @@ class ModelConfig:
         return -(-int(self.hidden_size * self.mlp_ratio) // 8) * 8
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Sizes of one picture's array: channels, height, width."""
+        return self.in_channels, self.image_size, self.image_size
+
+    @property
     def num_patches_side(self) -> int:
         """Image tokens along one side."""
         return self.image_size // self.patch_size
 
     @property
     def num_image_tokens(self) -> int:
+        """Image tokens of one picture."""
         return self.num_patches_side**2
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,11 +11,11 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.condition import PromptTruncatedWarning
+from minit2i_deploy.condition import warn_of_cuts
+from minit2i_deploy.embed_parts import pool
 from minit2i_deploy.encoding import BATCH_SIZE, RowEncoder
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.protocol import Runtime
-from minit2i_deploy.tokenizer import Encoded
 
 WINDOW: Final = 256
 
@@ -34,9 +33,13 @@ class Embeddings:
     mask: Int64[np.ndarray, "n tokens"]
 
     def pooled(self) -> Float32[np.ndarray, "n width"]:
-        """Mean over each text's real tokens, scaled to length 1: float32 [n, width]."""
-        mean = self.values.sum(axis=1) / self.mask.sum(axis=1, keepdims=True)
-        return (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)
+        """Mean over each text's real tokens, scaled to length 1: float32 [n, width].
+
+        Summed in float64, each text for itself, so that neither padding nor what else is in the
+        batch changes a bit.
+        """
+        pairs = zip(self.values, self.mask, strict=True)
+        return np.stack([pool(row[mask > 0]) for row, mask in pairs])
 
 
 def embed(
@@ -58,7 +61,7 @@ def embed(
         batch_size: most texts the encoder sees at once.
 
     Raises:
-        UsageError: no text, or a batch size below 1.
+        UsageError: no text, a batch size below 1, or a runtime of another bundle.
         RuntimeFailure: the engine failed.
     """
     items = [texts] if isinstance(texts, str) else list(texts)
@@ -105,13 +108,7 @@ def _windows(encoder: RowEncoder, texts: Iterator[str], window: int) -> Iterator
 
 def _embedded(encoder: RowEncoder, texts: Sequence[str]) -> Embeddings:
     encoded = encoder.tokenizer.encode(texts)
-    _warn_of_cuts(encoded)
+    warn_of_cuts(encoded, stacklevel=4)
     longest = max(len(item.ids) for item in encoded)
     values, mask = encoder.padded(encoded, longest)
     return Embeddings(values=values, mask=mask)
-
-
-def _warn_of_cuts(encoded: Sequence[Encoded]) -> None:
-    for item in encoded:
-        if item.notice is not None:
-            warnings.warn(item.notice, PromptTruncatedWarning, stacklevel=4)

@@ -107,8 +107,9 @@ def embed_lines(
         on_part: called after each window.
 
     Raises:
-        UsageError: the rows of another job stand there, or the folder may not be written.
-        Minit2iError: no line holds a text, or the disk failed or is full.
+        UsageError: all lines are blank, the rows of another job stand there, or the folder may
+            not be written.
+        Minit2iError: lines came and none holds a text, or the disk failed or is full.
         RuntimeFailure: the engine failed.
     """
     if window < 1:
@@ -123,6 +124,8 @@ def embed_lines(
             _add_part(encoder, folder, items, source, progress, contents)
             if on_part is not None:
                 on_part(progress)
+        # Blank lines after the last window count as well.
+        progress.num_lines = source.num_lines
         shapes = _finish(folder, target, progress, contents)
     except BaseException:
         if not resumable:
@@ -254,12 +257,7 @@ def _finish(
 ) -> dict[str, list[int]]:
     if not progress.num_parts:
         shutil.rmtree(folder, ignore_errors=True)
-        first = f"; line {progress.skipped[0][0]}: {progress.skipped[0][1]}" * bool(
-            progress.skipped
-        )
-        raise Minit2iError(
-            f"no text came in {progress.num_lines} lines{first}; nothing was written"
-        )
+        raise _nothing(progress)
 
     def parts() -> Iterator[Part]:
         for index in range(progress.num_parts):
@@ -267,6 +265,18 @@ def _finish(
 
     sizes = Sizes(num_texts=progress.num_texts, longest=progress.longest, width=progress.width)
     return write_parts(target, parts, sizes, contents)
+
+
+def _nothing(progress: Progress) -> Minit2iError:
+    if not progress.skipped:
+        return UsageError(
+            f"no text came in {progress.num_lines} lines; write one a line; nothing was written"
+        )
+    number, problem = progress.skipped[0]
+    return Minit2iError(
+        f"no text came in {progress.num_lines} lines; line {number}: {problem}; mend the lines; "
+        "nothing was written"
+    )
 
 
 def _part_name(index: int) -> str:

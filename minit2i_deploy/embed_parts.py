@@ -37,7 +37,7 @@ class Part:
         return len(self.lengths)
 
     def rows(self) -> Iterator[Float32[np.ndarray, "tokens width"]]:
-        """Each text's tokens."""
+        """Each text's tokens: float32 [tokens, width]."""
         end = 0
         for length in self.lengths:
             begin, end = end, end + int(length)
@@ -81,6 +81,6 @@ class Part:
 
 
 def pool(row: Float32[np.ndarray, "tokens width"]) -> Float32[np.ndarray, " width"]:
-    """Mean over a text's tokens, scaled to length 1: float32 [width]."""
-    mean = row.sum(axis=0).astype(np.float64) / len(row)
+    """Mean over a text's tokens, scaled to length 1: float32 [width], summed in float64."""
+    mean = row.mean(axis=0, dtype=np.float64)
     return (mean / np.linalg.norm(mean)).astype(np.float32)

@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.pairing import check_pair
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.tokenizer import Encoded
 
@@ -28,14 +29,19 @@ class RowCache:
         self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()
 
     def get(self, key: bytes) -> np.ndarray | None:
-        """The row, which now counts as used last; None where it is not kept."""
+        """The row, float32 [tokens, width], which is now the last used; None if it is not kept."""
         row = self._rows.get(key)
         if row is not None:
             self._rows.move_to_end(key)
         return row
 
     def put(self, key: bytes, row: np.ndarray) -> None:
-        """Keep a copy of a new row, and drop those used longest ago until all fit."""
+        """Keep a copy of a new row, and drop those used longest ago until all fit.
+
+        Args:
+            key: bytes of its token ids.
+            row: float32 [tokens, width].
+        """
         # A view would hold the whole batch that it was cut from.
         self._rows[key] = row.copy()
         self.num_bytes += row.nbytes
@@ -60,7 +66,8 @@ class RowEncoder:
             shares the runtime's own cache of CACHE_BYTES with every other caller.
 
     Raises:
-        UsageError: a batch size below 1.
+        UsageError: a batch size below 1, or a runtime of another bundle.
+        RuntimeFailure: the runtime is closed.
         BundleError: the tokenizer is damaged.
     """
 
@@ -74,6 +81,7 @@ class RowEncoder:
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size} came; at least 1 is needed")
+        check_pair(bundle, runtime)
         self.batch_size = batch_size
         self.tokenizer = bundle.tokenizer()
         self._runtime = runtime

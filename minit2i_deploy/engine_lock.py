@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from minit2i_deploy.errors import Minit2iError, UsageError
+from minit2i_deploy.new_folders import gone_if_empty
 
 _TRY_AGAIN_S: Final = 0.5
 
@@ -19,7 +20,8 @@ def locked(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock file at ``path``; it is removed at the end.
 
     Args:
-        path: of the lock file; missing folders are made.
+        path: of the lock file; missing folders are made, and go again if nothing else comes
+            into them.
         what: words for what is locked, for the error.
         wait_s: how long to wait for another process.
 
@@ -28,25 +30,25 @@ def locked(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None]:
         UsageError: the folder may not be written.
     """
     until = time.monotonic() + wait_s
-    while (stream := _try(path)) is None:
-        if time.monotonic() >= until:
-            raise Minit2iError(
-                f"{what}: process {_holder(path)} is building it; wait for it to end"
-            )
-        time.sleep(_TRY_AGAIN_S)
-    try:
-        yield
-    finally:
-        # Removed while it is held: whoever opened it before sees that the name is gone.
-        with contextlib.suppress(OSError):
-            path.unlink()
-        stream.close()
+    with gone_if_empty(path.parent):
+        while (stream := _try(path)) is None:
+            if time.monotonic() >= until:
+                raise Minit2iError(
+                    f"{what}: process {_holder(path)} is building it; wait for it to end"
+                )
+            time.sleep(_TRY_AGAIN_S)
+        try:
+            yield
+        finally:
+            # Removed while it is held: whoever opened it before sees that the name is gone.
+            with contextlib.suppress(OSError):
+                path.unlink()
+            stream.close()
 
 
 def _try(path: Path) -> BinaryIO | None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "a+b")
+        stream = _opened(path)
     except OSError as error:
         raise UsageError(
             f"{path.parent}: cannot be written ({error.strerror}); copy the bundle to a folder"
@@ -59,6 +61,16 @@ def _try(path: Path) -> BinaryIO | None:
     stream.write(f"{os.getpid()}\n".encode("ascii"))
     stream.flush()
     return stream
+
+
+def _opened(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return open(path, "a+b")
+    except FileNotFoundError:
+        # Another process has just left the folder empty and removed it.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a+b")
 
 
 def _take(stream: BinaryIO) -> bool:

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -83,7 +83,12 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_directory(
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    check: Callable[[Path], None] | None = None,
+) -> Iterator[Path]:
     """Yield a sibling folder to fill, and rename it into place when the block ends well.
 
     The sibling is ``.<name>.partial-<pid>``. An exception, Ctrl-C or SIGTERM inside the block
@@ -93,6 +98,8 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
     Args:
         path: the folder to make; missing parents are made.
         overwrite: replace an existing folder with everything in it.
+        check: raises where a folder that is not empty must not be replaced; asked before the work
+            and again before the rename.
 
     Raises:
         UsageError: the target exists and is not an empty folder (or, with overwrite, is not a
@@ -100,7 +107,7 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
         Minit2iError: the disk failed or is full.
     """
     target = Path(path).resolve()
-    _check_target(target, overwrite)
+    check_target(target, overwrite, check)
     partial = _partial(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +118,7 @@ def atomic_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -
     try:
         with _sigterm_raises():
             yield partial
+            check_target(target, overwrite, check)
             _move_into_place(partial, target)
     except _Terminated:
         shutil.rmtree(partial, ignore_errors=True)
@@ -147,15 +155,38 @@ def _partial(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial-{os.getpid()}")
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def only_with(name: str) -> Callable[[Path], None]:
+    """A check for ``atomic_directory``: replace no folder but one that holds a file of that name.
+
+    Raises:
+        UsageError: from the check, where the folder holds none.
+    """
+
+    def check(folder: Path) -> None:
+        if not (folder / name).is_file():
+            raise UsageError(
+                f"{folder}: holds no {name}, so it is something else and is not replaced; name a "
+                "new folder"
+            )
+
+    return check
+
+
+def check_target(
+    target: Path, overwrite: bool, check: Callable[[Path], None] | None = None
+) -> None:
+    """Refuse what ``atomic_directory`` would refuse to make; arguments and errors as there."""
     try:
         is_folder = target.is_dir()
         if target.exists() and not is_folder:
             raise UsageError(f"{target}: a file stands there; name a new folder")
-        if is_folder and not overwrite and any(target.iterdir()):
-            raise UsageError(f"{target}: the folder exists and is not empty; name a new folder")
+        occupied = is_folder and any(target.iterdir())
     except OSError as error:
         raise _write_error(target, error) from error
+    if occupied and not overwrite:
+        raise UsageError(f"{target}: the folder exists and is not empty; name a new folder")
+    if occupied and check is not None:
+        check(target)
 
 
 def _move_into_place(partial: Path, target: Path) -> None:

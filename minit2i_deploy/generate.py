@@ -1,14 +1,15 @@
 """From prompts to pictures. Read this file first: it is the whole main path, in order.
 
 tokenise -> encode (real tokens only) -> adapt (once) -> noise -> for each row: step -> image
+
+What the arguments leave open and the way to the first row are in request.py.
 """
 
 from __future__ import annotations
 
-import functools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,19 +17,14 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.condition import (
-    Stopwatch,
-    branch_tokens,
-    branch_weights,
-    student_conditions,
-)
+from minit2i_deploy.condition import Stopwatch
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.images import to_pil
 from minit2i_deploy.late import start_rows
-from minit2i_deploy.noise import batch_noise, standard_noise
-from minit2i_deploy.prompts import Mix, Prompt, common_shares
+from minit2i_deploy.prompts import Prompt
 from minit2i_deploy.protocol import RowsTrajectory, Runtime, Trajectory
-from minit2i_deploy.table import Table, guidance_weights, step_row
+from minit2i_deploy.request import Request
+from minit2i_deploy.table import Table, step_row
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -132,17 +128,15 @@ def generate(
         UsageError: arguments that do not fit together.
         RuntimeFailure: the engine failed.
     """
+    request = Request.of(
+        bundle, prompts, seed=seed, table=table, guidance=guidance, negative=negative, noise=noise
+    )
     timings: dict[str, float] = {}
-    run = _prepare(bundle, runtime, prompts, seed, table, guidance, negative, noise, timings)
-    total = len(run.table)
+    run = _begin(bundle, runtime, request, timings)
     if on_frame is None:
         _all_rows(run, timings, on_row)
     else:
-        for frame in _frames(run, previews):
-            timings["steps"] = timings.get("steps", 0.0) + frame.seconds
-            on_frame(frame)
-            if on_row is not None:
-                on_row(frame.index + 1, total)
+        _shown_rows(run, timings, on_row, on_frame, previews)
     with Stopwatch(timings, "image"):
         x = run.state.state()[0]
         images = to_pil(x)
@@ -150,9 +144,9 @@ def generate(
         images=images,
         x=x,
         timings=timings,
-        seeds=run.seeds,
-        guidance=run.guidance,
-        table=run.table.name,
+        seeds=request.seeds,
+        guidance=request.guidance,
+        table=request.table.name,
     )
 
 
@@ -173,65 +167,55 @@ def trajectory(
 
     Args and Raises: as ``generate``; ``timings`` is filled with the stages before the loop.
     """
+    request = Request.of(
+        bundle, prompts, seed=seed, table=table, guidance=guidance, negative=negative, noise=noise
+    )
     watch = timings if timings is not None else {}
-    run = _prepare(bundle, runtime, prompts, seed, table, guidance, negative, noise, watch)
-    yield from _frames(run, previews)
+    yield from _frames(_begin(bundle, runtime, request, watch), previews)
+
+
+def frames(bundle: Bundle, runtime: Runtime, request: Request) -> Iterator[Frame]:
+    """``trajectory`` of a request that is there already, for painting it on several runtimes.
+
+    Args:
+        bundle: what to run.
+        runtime: an open runtime of that bundle.
+        request: made for that bundle, or for one of the same shape.
+
+    Raises:
+        UsageError: its noise does not fit the bundle.
+        RuntimeFailure: the engine failed.
+    """
+    yield from _frames(_begin(bundle, runtime, request, {}), previews=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Run:
-    """A start state on the engine, and all that its rows will be given."""
+    """A start state on the engine, and the rows that it will be given."""
 
     state: Trajectory
     table: Table
-    guidance: float
-    seeds: tuple[int, ...]
     weights: Sequence[np.ndarray]
     noise: Mapping[int, Callable[[], np.ndarray]]
 
 
-def _prepare(
-    bundle: Bundle,
-    runtime: Runtime,
-    prompts: Prompt | Sequence[Prompt],
-    seed: int | Sequence[int],
-    table: Table | None,
-    guidance: float | None,
-    negative: str | None,
-    noise: np.ndarray | None,
-    timings: dict[str, float],
-) -> _Run:
+def _begin(bundle: Bundle, runtime: Runtime, request: Request, timings: dict[str, float]) -> _Run:
     """Everything before the first row."""
-    wanted = [prompts] if isinstance(prompts, str | Mix) else list(prompts)
-    if not wanted:
-        raise UsageError("no prompt came; give at least one (it may be empty)")
-    chosen, scale = _preset(bundle, table, guidance)
-    conditions = student_conditions(bundle, chosen, scale, negative)
-    shares = common_shares(wanted)
-    weights = [guidance_weights(chosen, index, scale) for index in range(len(chosen))]
-    guided = any(len(w) > 1 for w in weights)
-    if negative is not None and not guided:
+    if request.negative is not None and not request.guided:
         warnings.warn(
-            f"the negative prompt has no effect at guidance {scale:g} under table {chosen.name}",
+            f"the negative prompt has no effect at guidance {request.guidance:g} under table "
+            f"{request.table.name}",
             SettingIgnoredWarning,
             stacklevel=3,
         )
-    seeds = _seeds(seed, len(wanted))
-    tokens = branch_tokens(
-        bundle, runtime, wanted, negative if guided else None, guided, timings, conditions
-    )
+    tokens = request.tokens(bundle, runtime, timings)
     with Stopwatch(timings, "noise"):
-        x = _start(bundle, seeds, noise)
+        x = request.start(bundle)
     return _Run(
-        state=start_rows(runtime, x, tokens, chosen.column("t")),
-        table=chosen,
-        guidance=scale,
-        seeds=seeds,
-        weights=[branch_weights(shares, row) for row in weights],
-        noise={
-            int(index): functools.partial(_row_noise, seeds, int(index), x.shape[1:])
-            for index in np.flatnonzero(chosen.column("n"))
-        },
+        state=start_rows(runtime, x, tokens, request.table.column("t")),
+        table=request.table,
+        weights=request.weights,
+        noise=request.fresh_noise(bundle),
     )
 
 
@@ -255,6 +239,22 @@ def _all_rows(
     timings["steps"] = time.perf_counter() - began - sum(other.values())
 
 
+def _shown_rows(
+    run: _Run,
+    timings: dict[str, float],
+    on_row: Callable[[int, int], None] | None,
+    on_frame: Callable[[Frame], None],
+    previews: bool,
+) -> None:
+    """Run the table row by row and show each state."""
+    timings["steps"] = 0.0
+    for frame in _frames(run, previews):
+        timings["steps"] += frame.seconds
+        on_frame(frame)
+        if on_row is not None:
+            on_row(frame.index + 1, frame.total)
+
+
 def _frames(run: _Run, previews: bool) -> Iterator[Frame]:
     t, slopes = (run.table.column(name) for name in ("t", "s"))
     for index, weights in enumerate(run.weights):
@@ -271,42 +271,3 @@ def _frames(run: _Run, previews: bool) -> Iterator[Frame]:
             state=run.state,
             before=before,
         )
-
-
-def _preset(bundle: Bundle, table: Table | None, guidance: float | None) -> tuple[Table, float]:
-    if table is not None and guidance is not None:
-        return table, guidance
-    if table is not None and table.is_conditioned:
-        return table, float(table.column("omega")[0])
-    preset_table, preset_guidance = bundle.preset()
-    return table or preset_table, preset_guidance if guidance is None else guidance
-
-
-def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
-    seeds = tuple(seed) if isinstance(seed, Iterable) else (seed,) * count
-    if len(seeds) != count:
-        raise UsageError(f"{len(seeds)} seeds came for {count} prompts; give one, or one for each")
-    return seeds
-
-
-def _start(
-    bundle: Bundle, seeds: Sequence[int], noise: np.ndarray | None
-) -> Float32[np.ndarray, "batch 3 height width"]:
-    size = bundle.config.image_size
-    shape = (bundle.config.in_channels, size, size)
-    if noise is None:
-        noise = batch_noise(seeds, shape)
-    if noise.shape != (len(seeds), *shape) or noise.dtype != np.float32:
-        raise UsageError(
-            f"noise is {noise.dtype} {list(noise.shape)}, but float32 {[len(seeds), *shape]} is "
-            "needed: unit normal, one image for each prompt"
-        )
-    if not np.isfinite(noise).all():
-        raise UsageError("noise holds NaN or infinity; give finite unit normal values")
-    return noise * np.float32(bundle.manifest.noise.scale)
-
-
-def _row_noise(
-    seeds: Sequence[int], index: int, shape: tuple[int, ...]
-) -> Float32[np.ndarray, "batch 3 height width"]:
-    return np.stack([standard_noise(seed, shape, stream=index + 1) for seed in seeds])

@@ -17,7 +17,7 @@ _LAST_EVALUATION: Final = 0.96
 
 
 def uniform_grid(steps: int) -> Float64[np.ndarray, " points"]:
-    """linspace(0, 1, steps + 1).
+    """linspace(0, 1, steps + 1): float64 [steps + 1].
 
     Source: minit2i-jax, samplers "euler", "heun" and "sde".
     """
@@ -25,7 +25,7 @@ def uniform_grid(steps: int) -> Float64[np.ndarray, " points"]:
 
 
 def early_grid(steps: int) -> Float64[np.ndarray, " points"]:
-    """linspace(0, 0.96, steps) and then 1: the last step is long.
+    """linspace(0, 0.96, steps) and then 1, so that the last step is long: float64 [steps + 1].
 
     Source: minit2i-jax, sampler "euler-4e-2".
     """
@@ -38,6 +38,9 @@ def shifted_grid(steps: int, shift: float) -> Float64[np.ndarray, " points"]:
     Args:
         steps: intervals.
         shift: 1 leaves the grid uniform; 1 / MAX_SHIFT to MAX_SHIFT.
+
+    Returns:
+        float64 [steps + 1], from 0 to 1.
 
     Raises:
         UsageError: shift outside that range.
@@ -53,7 +56,7 @@ def shifted_grid(steps: int, shift: float) -> Float64[np.ndarray, " points"]:
 
 
 def free_grid(times: Sequence[float] | np.ndarray) -> Float64[np.ndarray, " points"]:
-    """A list of times as it is, after checking it.
+    """A list of times as it is, after checking it: float64 [times].
 
     Raises:
         UsageError: not 2 to 10001 numbers that rise strictly from 0 to 1.

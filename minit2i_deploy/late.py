@@ -18,7 +18,7 @@ from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.protocol import Runtime, Trajectory
 
 _STEP: Final = "transformer"
-_TIME_ROUNDING: Final = 1e-9
+TIME_ROUNDING: Final = 1e-9
 
 
 def late_view(bundle: Bundle) -> Bundle:
@@ -45,6 +45,13 @@ class SplitRuntime:
 
     def __init__(self, early: Runtime, late: Runtime, t: float) -> None:
         self.name, self._early, self._late, self._t = early.name, early, late, t
+        # Where the early one tells it; what stands for the whole bundle is the early one's.
+        self.bundle = getattr(early, "bundle", None)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether both can be asked; runtimes that do not tell count as open."""
+        return all(getattr(each, "is_open", True) for each in (self._early, self._late))
 
     @property
     def provider(self) -> str:
@@ -73,7 +80,10 @@ class SplitRuntime:
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
     ) -> Trajectory:
-        """Start on the early graph and stay there; ``start_rows`` knows when to switch."""
+        """Start on the early graph and stay there; ``start_rows`` knows when to switch.
+
+        Arguments as in ``protocol.Runtime``.
+        """
         return self._early.start(x, tokens)
 
     def start_rows(
@@ -82,8 +92,11 @@ class SplitRuntime:
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
         times: Float64[np.ndarray, " rows"],
     ) -> Trajectory:
-        """Start a trajectory whose rows have these times; it switches at the first late one."""
-        late = np.flatnonzero(times >= self._t - _TIME_ROUNDING)
+        """Start a trajectory whose rows have these times; it switches at the first late one.
+
+        Arguments as in this module's function of that name.
+        """
+        late = np.flatnonzero(times >= self._t - TIME_ROUNDING)
         if not len(late):
             return self._early.start(x, tokens)
         if late[0] == 0:
@@ -138,7 +151,7 @@ class SplitTrajectory:
     ) -> tuple[
         Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
     ]:
-        """Copies of x and h."""
+        """Copies of x and h, float32 [batch, 3, H, W]."""
         return self._now.state()
 
 

@@ -59,22 +59,25 @@ def standard_noise(
     return _box_muller(words).reshape(-1)[:count].reshape(sizes)
 
 
-def batch_noise(seeds: Sequence[int], shape: Sequence[int]) -> Float32[np.ndarray, "batch *shape"]:
+def batch_noise(
+    seeds: Sequence[int], shape: Sequence[int], *, stream: int = 0
+) -> Float32[np.ndarray, "batch *shape"]:
     """Stack each image's own noise, so an image does not depend on its neighbours.
 
     Args:
         seeds: one seed for each image of the batch.
         shape: sizes of one image's array.
+        stream: as in ``standard_noise``, the same for all.
 
     Returns:
         noise: float32 [len(seeds), *shape], unit normal.
 
     Raises:
-        UsageError: no seeds, or a seed or size outside its range.
+        UsageError: no seeds, or a seed, size or stream outside its range.
     """
     if not seeds:
         raise UsageError("noise: no seeds came; give one for each image")
-    return np.stack([standard_noise(seed, shape) for seed in seeds])
+    return np.stack([standard_noise(seed, shape, stream=stream) for seed in seeds])
 
 
 def philox(

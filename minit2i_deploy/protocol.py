@@ -83,7 +83,12 @@ class Runtime(Protocol):
         input_ids: Int64[np.ndarray, "n tokens"],
         attention_mask: Int64[np.ndarray, "n tokens"],
     ) -> Float32[np.ndarray, "n tokens width"]:
-        """Run the text encoder: float32 [n, tokens, width]."""
+        """Run the text encoder: float32 [n, tokens, width].
+
+        Args:
+            input_ids: int64 [n, tokens], the pad token's id at padding.
+            attention_mask: int64 [n, tokens], 1 at real tokens.
+        """
 
     def adapt(
         self,
@@ -107,7 +112,12 @@ class Runtime(Protocol):
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
     ) -> Trajectory:
-        """Put a start state and the branches' tokens on the device; h is zero."""
+        """Put a start state and the branches' tokens on the device; h is zero.
+
+        Args:
+            x: float32 [batch, 3, H, W], noise of the bundle's deviation.
+            tokens: float32 [branches, batch, adapted tokens, hidden], of ``adapt``.
+        """
 
     def close(self) -> None:
         """Free the engine's memory; further calls fail."""

@@ -18,9 +18,11 @@ import numpy as np
 
 from minit2i_deploy.bundle import Bundle, write_manifest
 from minit2i_deploy.errors import BundleError, UsageError
+from minit2i_deploy.head_padding import HeadPadding, padding_of
 from minit2i_deploy.manifest import Check, Provenance
 
 GRAPHS: Final = ("text_adapter", "transformer")
+_PLAIN: Final = ("fp32", "fp16", "bf16")
 CONSTANT_PREFIX: Final = "_constant."
 _MAX_HEADER_BYTES: Final = 2**26
 _ITEM_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
@@ -80,12 +82,37 @@ def network_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
         BundleError: a data file is damaged.
     """
     tensors = {}
+    padding = padding_of(bundle.manifest)
     for graph in GRAPHS:
         path = Path(f"{bundle.graph_path(graph)}.data")
         for name, stored in stored_tensors(path).items():
             values = _widened(read_tensor(path, stored), stored)
-            tensors[name] = np.array(values.T if stored.transposed else values, order="C")
+            whole = np.array(values.T if stored.transposed else values, order="C")
+            tensors[name] = _unpadded(padding, name, whole, path)
     return tensors
+
+
+def check_refittable(bundle: Bundle) -> None:
+    """Refuse a bundle whose weights are not one network's, each by its own name.
+
+    Raises:
+        UsageError: it is quantised, or has a late step graph.
+    """
+    if bundle.manifest.late is not None:
+        raise UsageError(
+            f"{bundle.path}: has two step graphs, and the weights of both cannot be written here; "
+            "make such a bundle of the new weights"
+        )
+    precisions = {graph: bundle.manifest.graphs[graph].precision for graph in GRAPHS}
+    odd = {name: word for name, word in precisions.items() if word not in _PLAIN}
+    made = bundle.manifest.quantization
+    if made is not None or odd:
+        graph, word = next(iter(odd.items()), ("", ""))
+        how = made.scheme if made is not None else f"{graph} is {word}"
+        raise UsageError(
+            f"{bundle.path}: is quantised ({how}), so its weights cannot be refitted; refit or "
+            "export the bundle that it was made from, and quantise that"
+        )
 
 
 def write_reweighed(
@@ -106,18 +133,7 @@ def write_reweighed(
         UsageError: weights that miss, are left over or have another shape; or a quantised bundle.
         BundleError: a data file is damaged.
     """
-    if bundle.manifest.late is not None:
-        raise UsageError(
-            f"{bundle.path}: has two step graphs, and the weights of both cannot be written here; "
-            "make such a bundle of the new weights"
-        )
-    for graph in GRAPHS:
-        precision = bundle.manifest.graphs[graph].precision
-        if precision not in ("fp32", "fp16", "bf16"):
-            raise UsageError(
-                f"{bundle.path}: {graph} is {precision}, whose scales belong to its weights; "
-                "export the new weights and quantise that bundle"
-            )
+    check_refittable(bundle)
     data = {graph: f"{bundle.manifest.graphs[graph].path}.data" for graph in GRAPHS}
     _check_complete(bundle, data, tensors)
     for name in bundle.manifest.files:
@@ -125,7 +141,7 @@ def write_reweighed(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path / name, target)
     for name in data.values():
-        _overwrite(folder / name, tensors)
+        _overwrite(folder / name, tensors, padding_of(bundle.manifest))
     return with_checks(bundle, folder, (), provenance)
 
 
@@ -146,6 +162,17 @@ def _stored(offset: int, entry: Mapping[str, Any], transposed: bool) -> StoredTe
     return StoredTensor(dtype=dtype, shape=shape, begin=begin, end=end, transposed=transposed)
 
 
+def _unpadded(padding: HeadPadding | None, name: str, weight: np.ndarray, path: Path) -> np.ndarray:
+    if padding is None:
+        return weight
+    try:
+        return padding.unpad(name, weight)
+    except ValueError as error:
+        raise BundleError(
+            f"{path}: {name} is {list(weight.shape)}, which is no heads of {padding.padded}"
+        ) from error
+
+
 def _check_complete(
     bundle: Bundle, data: Mapping[str, str], tensors: Mapping[str, np.ndarray]
 ) -> None:
@@ -154,6 +181,8 @@ def _check_complete(
         for path in data.values()
         for name, stored in stored_tensors(bundle.path / path).items()
     }
+    if (padding := padding_of(bundle.manifest)) is not None:
+        wanted = {name: padding.unpadded_shape(name, shape) for name, shape in wanted.items()}
     found = {name: array.shape for name, array in tensors.items()}
     wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
     if wrong:
@@ -164,10 +193,11 @@ def _check_complete(
         )
 
 
-def _overwrite(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def _overwrite(path: Path, tensors: Mapping[str, np.ndarray], padding: HeadPadding | None) -> None:
     with path.open("r+b") as stream:
         for name, stored in stored_tensors(path).items():
-            values = tensors[name].T if stored.transposed else tensors[name]
+            values = tensors[name] if padding is None else padding.pad(name, tensors[name])
+            values = values.T if stored.transposed else values
             stream.seek(stored.begin)
             stream.write(_narrowed(values, stored.dtype))
 

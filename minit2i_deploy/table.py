@@ -91,6 +91,14 @@ class Table:
         """Whether the table is for a few-step student: it has CONDITION_COLUMNS."""
         return len(self.columns) > len(COLUMNS)
 
+    @property
+    def told_guidance(self) -> float | None:
+        """Guidance scale that a few-step student is told in the first row; None for a base model.
+
+        It belongs to the table, and goes before a preset's.
+        """
+        return float(self.column("omega")[0]) if self.is_conditioned else None
+
     def conditions(self) -> Float64[np.ndarray, "n 4"]:
         """A student's conditions in each row: float64 [n, 4], CONDITION_COLUMNS in that order."""
         return np.column_stack([self.column(name) for name in CONDITION_COLUMNS])
@@ -196,11 +204,16 @@ def guidance_weights(table: Table, index: int, guidance: float) -> Float32[np.nd
             branch would be computed for nothing.
 
     Raises:
-        UsageError: guidance is not finite.
+        UsageError: guidance is not finite, in float64 or in the float32 that the graph takes.
     """
-    if not np.isfinite(guidance):
-        raise UsageError(f"guidance is {guidance!r}, but a finite number is needed")
     scale = 1.0 + (guidance - 1.0) * float(table.column("share")[index])
+    # The graph takes float32, where a larger value would become infinity; NaN fails too.
+    largest = float(np.finfo(np.float32).max)
+    if not all(abs(value) <= largest for value in (guidance, scale, 1.0 - scale)):
+        raise UsageError(
+            f"guidance is {guidance!r}, but a finite number is needed, in float32 too; 1 is none, "
+            "2 to 12 are usual"
+        )
     return np.array([1.0] if scale == 1.0 else [scale, 1.0 - scale], dtype=np.float32)
 
 
@@ -289,9 +302,7 @@ def solver_table(
     told = told_values(solver, len(points) - 1, interval, given)
     updates = solver_named(solver).rows(points, floor or 0.0)
     t = updates[:, 0]
-    # A grid's 0.3 may be the float beside 0.3; the bounds are meant in decimals.
-    inside = (first - _TIME_ROUNDING <= t) & (t <= last + _TIME_ROUNDING)
-    share = np.zeros_like(t) if told else inside.astype(np.float64)
+    share = np.zeros_like(t) if told else inside_interval(t, interval).astype(np.float64)
     extra = [share, np.full_like(t, clip), np.full_like(t, rescale)]
     extra += [np.full_like(t, value) for value in told.values()]
     suffix, kind = _grid_words(grid, shift)
@@ -303,6 +314,26 @@ def solver_table(
         rows=np.column_stack([updates, *extra]),
         meta=meta,
     )
+
+
+def inside_interval(
+    t: Float64[np.ndarray, " n"], interval: tuple[float, float]
+) -> Bool[np.ndarray, " n"]:
+    """Which rows a guidance interval holds.
+
+    Args:
+        t: float64 [n], times of the rows, 0 noise to 1 data.
+        interval: start and end, which belong to it.
+
+    Returns:
+        bool [n].
+
+    Raises:
+        UsageError: not 0 <= start <= end <= 1.
+    """
+    first, last = _checked_interval(interval)
+    # A grid's 0.3 may be the float beside 0.3; the bounds are meant in decimals.
+    return (first - _TIME_ROUNDING <= t) & (t <= last + _TIME_ROUNDING)
 
 
 def _checked_interval(interval: tuple[float, float]) -> tuple[float, float]:

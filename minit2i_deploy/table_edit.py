@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.table import Table
-
-_TIME_ROUNDING: Final = 1e-9
+from minit2i_deploy.table import Table, inside_interval
 
 
 def adjusted(
@@ -48,7 +46,17 @@ def adjusted(
 def with_columns(
     table: Table, columns: Mapping[str, np.ndarray], *, name: str, meta: Mapping[str, Any]
 ) -> Table:
-    """A copy of a table with some of its columns replaced."""
+    """A copy of a table with some of its columns replaced.
+
+    Args:
+        table: any table.
+        columns: name -> float64 [n], a value for each row.
+        name: of the copy.
+        meta: of the copy.
+
+    Raises:
+        UsageError: values outside the table's rules.
+    """
     rows = table.rows.copy()
     for column, values in columns.items():
         rows[:, table.columns.index(column)] = values
@@ -56,13 +64,10 @@ def with_columns(
 
 
 def _inside(table: Table, interval: tuple[float, float]) -> np.ndarray:
-    first, last = interval
-    if not 0.0 <= first <= last <= 1.0:
-        raise UsageError(f"interval is {interval!r}, but 0 <= start <= end <= 1 is needed")
+    inside = inside_interval(table.column("t"), interval)
     if table.is_conditioned:
         raise UsageError(
             f"table {table.name} is for a few-step student, which takes no interval; compile one "
             "with other t_min and t_max"
         )
-    t = table.column("t")
-    return (first - _TIME_ROUNDING <= t) & (t <= last + _TIME_ROUNDING)
+    return inside

@@ -6,7 +6,10 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, Final
+
+from minit2i_deploy.errors import UsageError
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 # Far over any prompt, and what keeps one endless line from filling the memory.
@@ -82,6 +85,25 @@ class TextSource:
             return Line(number=number, text=_text(data, self.field))
         except ValueError as error:
             return Line(number=number, problem=str(error))
+
+
+def prompt_lines(path: Path) -> list[str]:
+    """The prompts of a UTF-8 text file, one a line; blank lines are left out.
+
+    Raises:
+        UsageError: the file cannot be read, or a line of it is no text.
+    """
+    try:
+        with path.open("rb") as stream:
+            lines = list(TextSource(stream))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    prompts = []
+    for line in lines:
+        if line.text is None:
+            raise UsageError(f"{path}: line {line.number}: {line.problem}; write one prompt a line")
+        prompts.append(line.text)
+    return prompts
 
 
 def _text(data: bytes, field: str | None) -> str:

@@ -22,6 +22,22 @@ PAD_TOKEN: Final = "<pad>"
 _TAIL_CHARACTERS: Final = 20
 
 
+def find_tokenizer(text_encoder: Path) -> Path:
+    """The folder of a text encoder's tokenizer.json: ``tokenizer`` in it, itself, or beside it.
+
+    Raises:
+        UsageError: it is in none of them.
+    """
+    places = (text_encoder / "tokenizer", text_encoder, text_encoder.parent / "tokenizer")
+    for place in places:
+        if (place / FILE_NAME).is_file():
+            return place
+    raise UsageError(
+        f"{text_encoder}: no {FILE_NAME} in tokenizer/, in it or in ../tokenizer; save the T5 "
+        "tokenizer of transformers there with save_pretrained"
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Encoded:
     """One tokenised prompt.
@@ -83,7 +99,9 @@ class Tokenizer:
         try:
             rust = RustTokenizer.from_buffer(path.read_bytes())
         except OSError as error:
-            raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+            raise BundleError(
+                f"{path}: cannot be read ({error.strerror}); name the folder of a T5 tokenizer"
+            ) from error
         except Exception as error:  # the library raises bare Exception on bad JSON
             raise BundleError(
                 f"{path}: not a tokenizer ({error}); re-run minit2i export"

@@ -41,13 +41,8 @@ def open_runtime(bundle: Bundle, name: str = "onnxruntime", **options: Any) -> R
         MissingDependencyError: the engine is not installed; the text names the pip line.
         RuntimeFailure: the engine cannot open the bundle's graphs.
     """
-    if name not in RUNTIMES:
-        raise UsageError(f"runtime {name!r} is unknown; choose one of {', '.join(RUNTIMES)}")
-    if name in _IMPORTED_AT_TOP:
-        require(name, _IMPORTED_AT_TOP[name])
-    module, attribute = RUNTIMES[name].split(":")
-    opener = getattr(importlib.import_module(module), attribute)
-    known = [key for key in inspect.signature(opener).parameters if key != "bundle"]
+    opener = _opener(name)
+    known = runtime_options(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
         choices = ", ".join(known) or "none"
@@ -62,6 +57,26 @@ def open_runtime(bundle: Bundle, name: str = "onnxruntime", **options: Any) -> R
     if late is None:
         return runtime
     return SplitRuntime(runtime, opener(late_view(bundle), **options), late.t)
+
+
+def runtime_options(name: str) -> list[str]:
+    """Names of the options that a runtime takes beside the bundle.
+
+    Raises:
+        UsageError: an unknown runtime; the choices are listed.
+        MissingDependencyError: the engine is not installed; the text names the pip line.
+    """
+    return [key for key in inspect.signature(_opener(name)).parameters if key != "bundle"]
+
+
+def _opener(name: str) -> Callable[..., Runtime]:
+    if name not in RUNTIMES:
+        raise UsageError(f"runtime {name!r} is unknown; choose one of {', '.join(RUNTIMES)}")
+    if name in _IMPORTED_AT_TOP:
+        require(name, _IMPORTED_AT_TOP[name])
+    module, attribute = RUNTIMES[name].split(":")
+    opener: Callable[..., Runtime] = getattr(importlib.import_module(module), attribute)
+    return opener
 
 
 def prove_engines() -> dict[str, Callable[[], float]]:
@@ -103,4 +118,4 @@ def prove_engines() -> dict[str, Callable[[], float]]:
     return engines
 
 
-__all__ = ["RUNTIMES", "Runtime", "Trajectory", "open_runtime", "prove_engines"]
+__all__ = ["RUNTIMES", "Runtime", "Trajectory", "open_runtime", "prove_engines", "runtime_options"]

@@ -25,6 +25,11 @@ class ClosableRuntime:
     name: str
     _open = True
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not been closed."""
+        return self._open
+
     def close(self) -> None:
         """Free the engine's memory. Closing twice is allowed."""
         if self._open:

@@ -24,7 +24,7 @@ class FakeRuntime(ClosableRuntime):
     name = "fake"
 
     def __init__(self, bundle: Bundle) -> None:
-        self.config = bundle.config
+        self.bundle, self.config = bundle, bundle.config
 
     def encode(
         self,

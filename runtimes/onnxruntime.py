@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.errors import RuntimeFailure, UsageError, require
+from minit2i_deploy.errors import RuntimeFailure, require
 from minit2i_deploy.runtimes.base import GraphRuntime
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.onnxruntime_capture import (
@@ -32,6 +32,7 @@ from minit2i_deploy.runtimes.onnxruntime_session import (
     session_options,
 )
 from minit2i_deploy.runtimes.onnxruntime_state import OnnxTrajectory, first_line
+from minit2i_deploy.threads import check_threads
 
 
 class OnnxRuntime(GraphRuntime):
@@ -51,7 +52,7 @@ class OnnxRuntime(GraphRuntime):
             "auto" does so on provider cuda where it works, and warns where it does not; "off".
 
     Raises:
-        UsageError: an unknown provider or precision, or a negative number of threads.
+        UsageError: an unknown provider or precision, or more threads than ``MAX_THREADS``.
         MissingDependencyError: onnxruntime or the provider is not installed.
         RuntimeFailure: the provider finds no device of its kind.
     """
@@ -70,8 +71,7 @@ class OnnxRuntime(GraphRuntime):
         cache: str | os.PathLike[str] | None = None,
         cuda_graph: str = "auto",
     ) -> None:
-        if threads < 0:
-            raise UsageError(f"threads is {threads}, but 0 (all cores) or more is needed")
+        check_threads(threads)
         self.bundle = bundle
         self.threads = threads or _usable_cores()
         known = PROVIDERS.get(provider)

@@ -28,6 +28,7 @@ from minit2i_deploy.runtimes.toy_graph import (
     toy_arrays,
     toy_error,
 )
+from minit2i_deploy.threads import check_threads
 
 # Ours -> OpenVINO's, and what the processor must offer for it.
 _PRECISIONS: Final = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}
@@ -47,7 +48,8 @@ class OpenVinoRuntime(GraphRuntime):
         cache: folder for compiled graphs, which spares the compilation next time; None keeps none.
 
     Raises:
-        UsageError: an unknown precision, one that the processor lacks, or negative threads.
+        UsageError: an unknown precision, one that the processor lacks, or more threads than
+            ``MAX_THREADS``.
         MissingDependencyError: openvino is not installed.
     """
 
@@ -66,8 +68,7 @@ class OpenVinoRuntime(GraphRuntime):
             raise UsageError(
                 f"precision {precision!r} is unknown; choose one of {', '.join(_PRECISIONS)}"
             )
-        if threads < 0:
-            raise UsageError(f"threads is {threads}, but 0 (OpenVINO's choice) or more is needed")
+        check_threads(threads)
         self.bundle = bundle
         self._library = require("openvino", "openvino")
         self._core = self._library.Core()

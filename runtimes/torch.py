@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
+from minit2i_deploy.head_padding import padding_of
 from minit2i_deploy.model.build import network_from_config
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.model.t5 import T5Config, T5Encoder
@@ -132,13 +133,14 @@ class TorchRuntime(ClosableRuntime):
 
 
 def read_weights(bundle: Bundle, graph: str) -> dict[str, np.ndarray]:
-    """The float32 weights beside one graph, in the network's own layout.
+    """The float32 weights beside one graph, in the network's own layout, heads without pads.
 
     Raises:
         RuntimeFailure: the data file is no safetensors file.
     """
     safetensors = require("safetensors", "checkpoints")
     path = Path(f"{bundle.graph_path(graph)}.data")
+    padding = padding_of(bundle.manifest) if graph != "text_encoder" else None
     tensors = {}
     try:
         with safetensors.safe_open(path, framework="pt") as stored:
@@ -147,7 +149,8 @@ def read_weights(bundle: Bundle, graph: str) -> dict[str, np.ndarray]:
                 if name.startswith("_constant."):
                     continue
                 value = stored.get_tensor(name).to(torch.float32)
-                tensors[name] = (value.T.contiguous() if name in transposed else value).numpy()
+                weight = (value.T.contiguous() if name in transposed else value).numpy()
+                tensors[name] = weight if padding is None else padding.unpad(name, weight)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise RuntimeFailure(f"{path}: weights cannot be read ({error})") from error
     return tensors

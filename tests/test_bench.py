@@ -157,9 +157,9 @@ def test_the_command_prints_a_table_and_json(
     [
         (["--against", "tpu"], "--against 'tpu' is not [BUNDLE@]RUNTIME"),
         (["--against", "fake:a:b:c"], "is not [BUNDLE@]RUNTIME"),
-        (["--against", "fake:cuda"], "runtime fake has no option provider"),
-        (["--repeats", "0"], "repeats 0"),
-        (["--texts", "0"], "num_texts is 0"),
+        (["--against", "fake:cuda"], "runtime fake has no --provider"),
+        (["--repeats", "0"], "--repeats is 0"),
+        (["--texts", "0"], "--texts is 0"),
         (["-o", "none/b.json"], "none: cannot be written"),
         (["--preset", "none"], "preset 'none' is not in the bundle"),
     ],
@@ -178,3 +178,14 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     assert before is not None and after is not None and held.nbytes > 0
     # Over whatever the tests before it had reached.
     assert after >= max(before, held.nbytes)
+
+
+def test_a_share_above_the_whole_is_explained(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("bench", "b", "--runtime", "fake", "--repeats", 1, "--warm-up", 0, "--texts", 1)
+    for share, explained in ((1.3, True), (0.9, False)):
+        monkeypatch.setattr(measuring.Measured, "step_share", share)
+        done = run(capsys, *words)
+        assert done.code == 0
+        assert ("share above 100%: other work slowed" in done.out) == explained

@@ -27,6 +27,8 @@ def test_every_engine_has_choices_with_reasons() -> None:
             assert (choice.target, choice.precision) == (target, precision)
             assert precision in DTYPES and len(choice.reason) > 20
             assert choice.reason in choice.line() and "\n" not in choice.line()
+            # Only onnxruntime's CUDA kernels leave a width of heads to the graph.
+            assert choice.head_multiple == (8 if target == "cuda" else 1)
 
 
 @pytest.mark.parametrize("name", ["cpu", "openvino", "cuda", "tensorrt", "tensorrt-rtx"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -296,6 +297,27 @@ def test_embed_goes_on_and_leaves_out(tmp_path: Path, capsys: Capsys) -> None:
     assert done.code == 0 and "sample 1: no caption (no .txt); left out" in done.err
     assert done.out.startswith(f"{tmp_path}/out  1 samples, ")
     assert done.out.endswith(" in 2 shards, 1 shards stood there before\n")
+
+
+def test_embed_of_a_bad_shard_leaves_no_empty_folder(tmp_path: Path, capsys: Capsys) -> None:
+    (path,) = write_set(tmp_path / "in", [1])
+    path.write_bytes(b"no tar file" * 100)
+    assert run(capsys, "data", "embed", path, tmp_path / "new" / "out", *TEXT).code == 1
+    assert [found.name for found in tmp_path.iterdir()] == ["in"]
+
+
+def test_embed_finds_the_tokenizer_beside_the_encoder(tmp_path: Path, capsys: Capsys) -> None:
+    (path,) = write_set(tmp_path / "in", [1])
+    encoder, tokenizer = tmp_path / "t5" / "text_encoder", tmp_path / "t5" / "tokenizer"
+    shutil.copytree(RECIPE.text_encoder_folder, encoder)
+    words = ("data", "embed", path, tmp_path / "out", "--text-encoder", encoder)
+    done = run(capsys, *words, "--prompt-length", 20)
+    assert done.code == 2
+    assert "no tokenizer.json in tokenizer/, in it or in ../tokenizer; save the" in done.error
+    done = run(capsys, *words, "--prompt-length", 20, "--tokenizer", tmp_path)
+    assert done.code == 1 and done.error.endswith("name the folder of a T5 tokenizer")
+    shutil.copytree(RECIPE.tokenizer_folder, tokenizer)
+    assert run(capsys, *words, "--prompt-length", 20).code == 0
 
 
 def test_wrong_use_of_embed_and_check(tmp_path: Path, capsys: Capsys) -> None:

@@ -150,6 +150,8 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
         (["--table", "euler-5"], "it has euler-4"),
         (["--table", "b/manifest.json"], "not a solver table"),
         (["--preset", "fast"], "it has default"),
+        (["--preset", "default", "--table", "euler-4"], "--preset came with --table"),
+        (["--preset", "default", "--steps", "4"], "--preset came with --steps"),
         (["--seed", "-1"], "noise seed is -1"),
         (["--guidance", "nan"], "finite number is needed"),
         (["--noise", "none.npy"], "none.npy: cannot be read"),
@@ -178,7 +180,7 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
         (["--seed", "1,-1"], "noise seed is -1"),
         (
             ["--seed", "18446744073709551615", "--num-images", "2"],
-            "noise seed is 184467440737095516",
+            "goes past the last seed",
         ),
         (["--seed", "1,2", "--num-images", "2"], "--num-images came with 2 seeds"),
         (["--num-images", "0"], "--num-images is 0"),
@@ -197,8 +199,8 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
         (["--grid", "x.png", "-o", "x.png"], "came for -o and for --grid"),
         (["--from", "none.png"], "none.png: cannot be read as PNG"),
         (["--runtime", "magic"], "choose one of onnxruntime"),
-        (["--threads", "2"], "has no option threads"),
-        (["--device", "cuda:0"], "runtime fake has no option device"),
+        (["--threads", "2"], "has no --threads"),
+        (["--device", "cuda:0"], "runtime fake has no --device"),
         (["--runtime", "tensorrt", "--device", "cuda:0"], "TensorRT takes a card's index"),
         (["--repeat", "1"], "--repeat is 1, but at least 2 are needed"),
         (["--repeat", "3", "--animate", "x.gif"], "--repeat came with --preview or --animate"),
@@ -223,6 +225,18 @@ def test_wrong_use_exits_2_and_writes_nothing(
     assert done.code == 2
     assert said in done.error
     assert sorted(Path().rglob("*")) == before
+
+
+def test_an_interrupted_run_leaves_no_empty_folder(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*words: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minit2i_deploy.cli.paint.paint", interrupted)
+    words = ("a", "--num-images", 2, "-o", "new/pictures", "--preview", "new/previews")
+    assert paint(capsys, *words).code == 130
+    assert [path.name for path in Path().iterdir()] == ["b"]
 
 
 def test_the_place_is_checked_before_the_bundle_is_read(

@@ -24,8 +24,8 @@ ENGINE = ["--compile", "--device", "--precision", "--provider", "--runtime", "--
 FLAGS = {
     "demo": ["--json", "--output", "--per-kind"],
     "export": [
-        *SOURCE, "--flavour", "--for", "--json", "--overwrite", "--precision", "CHECKPOINT",
-        "BUNDLE",
+        *SOURCE, "--flavour", "--for", "--head-multiple", "--json", "--overwrite", "--precision",
+        "CHECKPOINT", "BUNDLE",
     ],
     "generate": [
         *PAINTING, *ENGINE, "--also", "--animate", "--batch", "--clip", "--every", "--from",
@@ -75,7 +75,7 @@ def test_help_imports_no_library_and_no_command() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == (
         "[] ['minit2i_deploy._version', 'minit2i_deploy.cli', 'minit2i_deploy.cli.commands', "
-        "'minit2i_deploy.cli.parser', 'minit2i_deploy.errors']\n"
+        "'minit2i_deploy.cli.interrupt', 'minit2i_deploy.cli.parser', 'minit2i_deploy.errors']\n"
     )
     assert all(f"\n    {command.name} " in done.stdout for command in COMMANDS)
 
@@ -119,6 +119,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["inspect", "bundle", "b"], "unrecognized arguments: b; see minit2i inspect"),
         (["inspect", "bundle", "--jso"], "unrecognized arguments: --jso"),
         (["generate", "bundle", "a", "--steps", "many"], "--steps: invalid int value: 'many'"),
+        (["generate", "bundle", "a", "--seed", "1,x"], "--seed: '1,x' is no whole number, and no"),
+        (["compare", "a", "b", "--seeds", "x"], "--seeds: 'x' is no whole number, and no list"),
+        (["table", "--times", "0,x,1"], "--times: '0,x,1' is no number, and no list of them"),
         (["eval"], "required: TEST"),
         (["train", "recipe.yaml"], "one of the arguments --output --print is required"),
     ],

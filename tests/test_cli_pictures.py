@@ -100,9 +100,9 @@ def test_prompts_from_a_file_meet_their_seeds(
 @pytest.mark.parametrize(
     ("data", "words", "said"),
     [
-        (b"red\nblue\nb\xe9\n", [], "p.txt: line 3 is not UTF-8 at byte 1"),
-        ("red".encode("utf-16"), [], "p.txt: line 1 is not UTF-8"),
-        (b"red\n\0\n", [], "p.txt: line 2 holds a NUL character"),
+        (b"red\nblue\nb\xe9\n", [], "p.txt: line 3: not UTF-8 at byte 2; write one prompt a line"),
+        ("red".encode("utf-16"), [], "p.txt: line 1: not UTF-8 at byte 1"),
+        (b"red\n\0\n", [], "p.txt: line 2: a NUL character at position 0"),
         (b"\n \n", [], "p.txt: holds no prompt"),
         (None, [], "p.txt: cannot be read"),
         (b"red\nblue\n", ["--seed", "1,2,3"], "3 seeds came for 2 prompts"),

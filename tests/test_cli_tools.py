@@ -84,6 +84,24 @@ def test_verify_has_one_line_a_check(bundle: Bundle, capsys: pytest.CaptureFixtu
     assert [line[2] for line in lines[4:]] == ["text_encoder", "text_adapter", "transformer"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["verify", "b", "--text-encoder", "x"], "--text-encoder came without --checkpoint"),
+        (["verify", "b", "--lora", "x"], "--lora came without --checkpoint"),
+        (["verify", "b", "--raw"], "--raw came without --checkpoint; add --checkpoint"),
+        (["verify", "b", "--ladder", "--image-size", "9"], "--image-size came without"),
+        (["inspect", "b", "--lora", "x"], "--lora came with a bundle, b, which is exported"),
+        (["inspect", "b", "--prompt-length", "9"], "--prompt-length came with a bundle"),
+    ],
+)
+def test_options_of_checkpoints_are_refused_without_one(
+    words: list[str], said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(capsys, *words)
+    assert (done.code, said in done.error) == (2, True), done.err
+
+
 def test_verify_finds_a_flipped_byte_and_goes_on(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +219,10 @@ def test_table_options_reach_the_compiler(capsys: pytest.CaptureFixture[str]) ->
         (["--solver", "euler", "--steps", "2", "-o", "t.txt"], "only .json"),
         (["--solver", "euler", "--times", "0,0.5,0.5,1"], "0.5"),
         (["--solver", "euler", "--times", "0,1", "--shift", "2"], "one or the other"),
+        (["--list", "--solver", "nope"], "--list came with --solver"),
+        (["--list", "--interval", "0", "1"], "--list came with --interval"),
+        (["--list", "--a-min", "0"], "--list came with --a-min"),
+        (["--list", "-o", "t.json"], "--list came with --output"),
     ],
 )
 def test_table_refuses(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,10 +248,11 @@ def test_eval_counts_the_same_in_any_batch(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--per-kind", "0"], "judge at least one"),
-        (["--per-kind", "-1"], "neither may be negative"),
+        (["--per-kind", "0"], "--per-kind is 0, but at least 1"),
+        (["--per-kind", "-1"], "--per-kind is -1, but at least 1"),
         (["--batch", "0"], "batch is 0"),
         (["-o", "none/score.json"], "none: cannot be written"),
+        (["--preset", "default", "--steps", "2"], "--preset came with --steps"),
     ],
 )
 def test_eval_refuses(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         return Bundle.open(write_bundle(bundle))
 
     monkeypatch.setattr(export, "export_bundle", stub)
+    monkeypatch.setattr("minit2i_deploy.cli.export._check_places", lambda options: None)
     return made
 
 
@@ -81,6 +84,17 @@ def test_export_for_an_engine_chooses_and_says_why(
     assert len(calls) == 2
 
 
+def test_export_pads_heads_where_asked_or_chosen(
+    calls: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(capsys, "export", "ckpt", tmp_path / "a", "--for", "cuda")
+    assert "attention as one Attention node, heads padded to a multiple of 8 (" in done.err
+    run(capsys, "export", "ckpt", tmp_path / "b", "--for", "cuda", "--head-multiple", "16")
+    run(capsys, "export", "ckpt", tmp_path / "c", "--for", "tensorrt")
+    run(capsys, "export", "ckpt", tmp_path / "d", "--head-multiple", "8")
+    assert [c[2]["head_multiple"] for c in calls] == [8, 16, 1, 8]
+
+
 def test_export_over_a_bound_exits_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,8 +104,37 @@ def test_export_over_a_bound_exits_1(
         raise VerificationError("step: 2e-5 relative but at most 1e-5 is allowed")
 
     monkeypatch.setattr(export, "export_bundle", over)
+    monkeypatch.setattr("minit2i_deploy.cli.export._check_places", lambda options: None)
     done = run(capsys, "export", "ckpt", tmp_path / "b")
     assert (done.code, "at most 1e-5" in done.error) == (1, True)
+
+
+def test_export_refuses_wrong_places_before_torch_is_loaded(
+    tmp_path: Path, repository: Path
+) -> None:
+    model = str(repository / "minit2i_deploy" / "demo" / "assets" / "model")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    cases = [
+        (["none", "new"], 1, "none: does not exist"),
+        ([model, "full"], 2, "full: the folder exists and is not empty"),
+        ([model, "full", "--overwrite"], 2, "full: is no bundle"),
+        ([model, "new", "--text-encoder", "full"], 2, "full: no config.json there"),
+        ([model, "new", "--flavour", "x"], 2, "flavour 'x' is unknown"),
+        ([model, "new", "--for", "x"], 2, "target 'x' is unknown"),
+    ]
+    code = (
+        "import json, sys\n"
+        "from minit2i_deploy.cli import main\n"
+        "codes = [main(['export', *words]) for words in json.loads(sys.argv[1])]\n"
+        "print(json.dumps([codes, 'torch' in sys.modules]))\n"
+    )
+    words = [sys.executable, "-c", code, json.dumps([case[0] for case in cases])]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [[case[1] for case in cases], False]
+    for line, case in zip(done.stderr.splitlines(), cases, strict=True):
+        assert line.startswith("minit2i: error: ") and case[2] in line
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
 @pytest.mark.parametrize("command", ["train", "distill"])

@@ -14,8 +14,8 @@ from minit2i_deploy.compare.chart import log_chart
 from minit2i_deploy.compare.interval import difference_interval
 from minit2i_deploy.compare.pictures import amplified_difference, png_bytes
 from minit2i_deploy.compare.ssim import ssim
-from minit2i_deploy.compare.walk import relative_errors
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.quality.metrics import relative_errors
 from minit2i_deploy.quality.paired import Paired
 
 

@@ -81,6 +81,16 @@ def test_pooled_is_the_scaled_mean_of_the_real_tokens() -> None:
     assert np.allclose(found.pooled(), [[0.6, 0.8], [0, 1]], atol=1e-7)
 
 
+def test_pooling_sums_in_float64() -> None:
+    # Summed in float32 the ones are lost beside 2**25, and the first channel is 0.
+    row = np.array([[2.0**25, 0, 0], *[[1, 1, 0]] * 30, [-(2.0**25), 0, 40]], np.float32)
+    values = np.concatenate([row, np.zeros((3, 3), np.float32)])[None]
+    found = Embeddings(values=values, mask=np.array([[1] * len(row) + [0] * 3])).pooled()
+    assert found.dtype == np.float32
+    # One rounding to float32 of values below 1.
+    assert np.abs(found - np.array([30, 30, 40]) / np.sqrt(3400)).max() <= 2**-24
+
+
 def test_a_long_text_is_cut_with_a_warning(bundle: Bundle, runtime: CountingRuntime) -> None:
     with pytest.warns(PromptTruncatedWarning, match="cut after"):
         found = embed(bundle, runtime, ["red " * 100, "red"])

@@ -172,6 +172,17 @@ def test_a_file_without_a_text_writes_nothing(
     assert sorted(path.name for path in Path().iterdir()) == ["b", "t.txt"]
 
 
+@pytest.mark.parametrize(("content", "count"), [(b"", 0), (b"\n \n", 2)])
+def test_an_empty_file_is_wrong_use(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], content: bytes, count: int
+) -> None:
+    Path("t.txt").write_bytes(content)
+    done = run(capsys, *embed_words("-i", "t.txt", "-o", "t.npz"))
+    assert done.code == 2
+    assert f"no text came in {count} lines; write one a line; nothing was written" in done.error
+    assert sorted(path.name for path in Path().iterdir()) == ["b", "t.txt"]
+
+
 @pytest.mark.filterwarnings("default")
 def test_long_texts_are_cut_and_named(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     Path("t.txt").write_text("red\n" + "green " * 60)
@@ -331,6 +342,7 @@ def test_what_a_kill_left_of_stdin_is_replaced(
         (["red", "-o", "none/t.npz"], "none: cannot be written"),
         (["-i", "t.txt", "-o", "t.npz", "--window", "0"], "window 0 came"),
         (["red", "-o", "t.npz", "--batch", "0"], "batch_size 0 came"),
+        (["red", "-o", "t.npz", "--window", "0"], "--window came without --input"),
     ],
 )
 def test_wrong_use(

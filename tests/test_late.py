@@ -22,7 +22,7 @@ from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
 from minit2i_deploy.export.quantize.late import FOLDER, add_late_graph
 from minit2i_deploy.generate import generate
 from minit2i_deploy.late import SplitRuntime, late_view, start_rows
-from minit2i_deploy.manifest import LateGraph, Manifest
+from minit2i_deploy.manifest import Check, LateGraph, Manifest
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.runtimes.fake import FakeRuntime
 from minit2i_deploy.table import Table, advance, guidance_weights, solver_table, step_row
@@ -260,16 +260,54 @@ def test_quantize_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert late_view(made).graph_path("transformer").read_bytes() == (
         source.graph_path("transformer").read_bytes()
     )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["q"]
 
 
-@pytest.mark.cpp
-def test_the_cpp_client_refuses_it_in_one_line(tmp_path: Path) -> None:
-    from cpp_client import program
+@pytest.mark.filterwarnings("default")
+def test_the_checks_are_of_both_graphs(tmp_path: Path) -> None:
+    from minit2i_deploy.export.quantize import quantize_bundle
 
-    source = Bundle.open(tiny_bundle())
-    shutil.copytree(source.path, tmp_path / "b")
-    add_late_graph(Bundle.open(tmp_path / "b"), source, 0.5)
-    words = ("minit2i-generate", tmp_path / "b", "red", "-o", tmp_path / "a.png")
-    line = program(*words, code=1)
-    assert "manifest.late names another step graph for late rows" in line
-    assert line.count("\n") == 1
+    def measured(name: str, late_from: float | None) -> dict[str, Check]:
+        made = quantize_bundle(tiny_bundle(), tmp_path / name, "int8-weights", late_from=late_from)
+        return {check.name: check for check in made.manifest.checks}
+
+    plain, early = measured("a", None), measured("b", 0.5)
+    # The step graph's own error where it runs, and nothing where the source's runs.
+    assert early["transformer@t=0.2"].measured == plain["transformer@t=0.2"].measured
+    assert "transformer@t=0.5" in plain and "transformer@t=0.5" not in early
+    assert "rows before t=0.5" in early["transformer"].where
+    assert "source's step graph from t=0.5 on" in early["trajectory"].where
+    # Measured: 0.0104 without and 0.0055 with it.
+    assert plain["trajectory"].measured > 1.1 * early["trajectory"].measured
+    painted = _rms_of_pictures(Bundle.open(tmp_path / "b"), Bundle.open(tiny_bundle()))
+    assert early["trajectory"].measured == pytest.approx(painted, rel=1e-3)
+
+
+def _rms_of_pictures(made: Bundle, source: Bundle) -> float:
+    """The same pictures from the files, in the arithmetic of the checks."""
+    from minit2i_deploy.export.quantize import GraphsRuntime, default_prompts
+
+    prompts = list(default_prompts(source).texts[1:3])
+    table = solver_table("euler", steps=20, a_min=source.manifest.flavour.a_min)
+    guidance, seeds = source.manifest.flavour.guidance, [1_000_003, 1_000_004]
+    split = SplitRuntime(GraphsRuntime(made), GraphsRuntime(late_view(made)), 0.5)
+    finals = [
+        generate(each, runtime, prompts, seed=seeds, table=table, guidance=guidance).x
+        for each, runtime in ((made, split), (source, GraphsRuntime(source)))
+    ]
+    return float(np.sqrt(np.square(finals[0] - finals[1], dtype=np.float64).mean())) / 2
+
+
+@pytest.mark.filterwarnings("default")
+def test_an_interrupted_run_leaves_no_bundle_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minit2i_deploy.export.quantize import quantize_bundle, write
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(write, "copy_late_graph", stop)
+    with pytest.raises(KeyboardInterrupt):
+        quantize_bundle(tiny_bundle(), tmp_path / "q", "int8-weights", late_from=0.5)
+    assert list(tmp_path.iterdir()) == []

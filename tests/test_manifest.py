@@ -55,6 +55,12 @@ def test_round_trip_is_exact() -> None:
     assert read(data).to_bytes() == data
 
 
+def test_bytes_of_all_files() -> None:
+    manifest = whole()
+    assert manifest.num_bytes == 5 * len(manifest.files) > 0
+    assert draft().num_bytes == 0
+
+
 def test_text_is_canonical() -> None:
     data = whole().to_bytes()
     assert data.decode("ascii") == json.dumps(json.loads(data), sort_keys=True, indent=2) + "\n"

@@ -84,6 +84,8 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     assert np.array_equal(batch[1], batch_noise([9], (3, 8, 8))[0])
     assert np.array_equal(batch[0], batch[2])
     assert not np.array_equal(batch[0], batch[1])
+    later = batch_noise([4, 9], (3, 8, 8), stream=2)
+    assert np.array_equal(later[1], standard_noise(9, (3, 8, 8), stream=2))
 
 
 def test_streams_and_seeds_share_no_values() -> None:

@@ -83,7 +83,7 @@ def test_the_metadata_names_the_extras_and_the_command(
     metadata = email.message_from_bytes(wheel.read(f"{folder}/METADATA"))
     assert set(metadata.get_all("Provides-Extra", [])) == set(project["optional-dependencies"])
     assert metadata["Requires-Python"] == "<3.14,>=3.11"
-    assert b"minit2i = minit2i_deploy.cli:main" in wheel.read(f"{folder}/entry_points.txt")
+    assert b"minit2i = minit2i_deploy.__main__:main" in wheel.read(f"{folder}/entry_points.txt")
 
 
 def test_every_library_named_in_the_project_is_pinned(repository: Path) -> None:

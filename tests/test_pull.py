@@ -19,7 +19,7 @@ from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.checkpoints.pull import RELEASES, pull
 from minit2i_deploy.cli.pull import _MODELS
 from minit2i_deploy.errors import CheckpointError, Minit2iError, MissingDependencyError, UsageError
-from minit2i_deploy.export.text_encoder import find_text_encoder
+from minit2i_deploy.export.text_encoder_folder import find_text_encoder
 
 COMMITS = {"main": "a" * 40, "v2": "b" * 40, "a" * 40: "a" * 40, "b" * 40: "b" * 40}
 T5_FILES = ("config.json", "model.safetensors", "tokenizer.json", "pytorch_model.bin", "README.md")

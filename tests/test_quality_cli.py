@@ -98,6 +98,12 @@ def test_what_does_not_fit_is_refused(
     assert (done.code, said in done.error) == (2, True), done.err
 
 
+def test_a_refused_run_leaves_no_folder_of_plots(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--tables", "euler:400", "--plots", "new/plots")
+    assert run(capsys, *WORDS, *words).code == 2
+    assert not Path("new").exists()
+
+
 def test_a_missing_matplotlib_is_known_before_the_work(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

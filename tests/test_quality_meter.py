@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from bundles import CONFIG, write_bundle
 
 from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.cli.text import json_text
 from minit2i_deploy.demo.shapes import ShapesScore, Spec, Verdict, held_out_captions
 from minit2i_deploy.demo.shapes.score import Rate
 from minit2i_deploy.errors import UsageError
@@ -30,6 +32,7 @@ from minit2i_deploy.quality import (
 from minit2i_deploy.quality.candidates import candidates_of
 from minit2i_deploy.quality.paired import Paired
 from minit2i_deploy.quality.reference import fine_table
+from minit2i_deploy.runtimes import fake
 from minit2i_deploy.runtimes.fake import FakeRuntime, FakeTrajectory
 from minit2i_deploy.table import solver_table
 
@@ -175,6 +178,44 @@ def test_planned_evaluations_are_those_spent(
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
 
 
+class WholeTrajectory(FakeTrajectory):
+    """Takes all rows at once, tells of every third, and is not to be asked for single ones."""
+
+    def run_rows(
+        self,
+        rows: np.ndarray,
+        weights: Sequence[np.ndarray],
+        noise: Mapping[int, Callable[[], np.ndarray]],
+        on_row: Callable[[int], None] | None = None,
+    ) -> Mapping[str, float]:
+        for index, (row, own) in enumerate(zip(rows, weights, strict=True)):
+            super().step(row, own, noise[index]() if index in noise else None)
+            if on_row is not None and (index % 3 == 0 or index == len(rows) - 1):
+                on_row(index + 1)
+        return {"capture": 1.0}
+
+    def step(self, row: np.ndarray, weights: np.ndarray, noise: np.ndarray | None = None) -> None:
+        raise AssertionError("a row came alone")
+
+
+def test_an_engine_that_takes_whole_trajectories_is_given_them(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = without_seconds(report_of(bundle))
+    monkeypatch.setattr(fake, "FakeTrajectory", WholeTrajectory)
+    shares: list[float] = []
+    with FakeRuntime(bundle) as runtime:
+        report = measure(
+            bundle,
+            runtime,
+            candidates_of(TABLES, [2.5]),
+            SETTINGS,
+            lambda share, name: shares.append(share),
+        )
+    assert without_seconds(report) == wanted
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0, abs=1e-12)
+
+
 def test_leaving_the_loop_paints_no_more(bundle: Bundle) -> None:
     names = []
     with FakeRuntime(bundle) as runtime:
@@ -259,7 +300,7 @@ def test_pareto_keeps_what_none_beats() -> None:
 
 def test_json_and_text_hold_every_figure(bundle: Bundle) -> None:
     report = report_of(bundle)
-    values = json.loads(report.to_json())
+    values = json.loads(json_text(report.to_dict()))
     assert values == report.to_dict()
     assert values["settings"] == SETTINGS.to_dict()
     names = ["dpmpp2m-8", "dpmpp2m-4", "euler-6"]
@@ -274,7 +315,7 @@ def test_json_and_text_hold_every_figure(bundle: Bundle) -> None:
 def test_equal_pictures_are_null_in_json() -> None:
     one = outcome("a", 5, 3, distance=meter.Distance(psnr_db=math.inf, gmsd=0.0, num_pictures=2))
     report = MeterReport(bundle="ab", runtime="fake", settings=SETTINGS, outcomes=(one,))
-    found = json.loads(report.to_json())["outcomes"][0]
+    found = json.loads(json_text(report.to_dict()))["outcomes"][0]
     assert found["distance"] == {"psnr_db": None, "gmsd": 0.0, "pictures": 2}
     assert found["seams"] == {"horizontal": 1.1, "vertical": None, "both": 1.2}
 

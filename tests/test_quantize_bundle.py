@@ -120,7 +120,7 @@ def test_ranges_survive_an_interruption(
     out = tmp_path / "out"
     monkeypatch.setitem(SCHEMES, "int8", dataclasses.replace(SCHEMES["int8"], bounds=(1.0, 1.0)))
 
-    def stop(*args: Any) -> None:
+    def stop(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -129,7 +129,7 @@ def test_ranges_survive_an_interruption(
             quantize_bundle(source().path, out, "int8", prompts=prompts, settings=SMALL)
     assert not out.exists() and calibration_path(out).exists()
 
-    def never(*args: Any) -> None:
+    def never(*args: Any, **options: Any) -> None:
         raise AssertionError("drawn again")
 
     with monkeypatch.context() as patch:
@@ -144,19 +144,21 @@ def test_ranges_survive_an_interruption(
     assert Bundle.open(out).digest == int8.digest
 
 
-def test_over_a_bound_there_is_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_a_bound_there_is_no_bundle(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tight = dataclasses.replace(SCHEMES["int4-weights"], bounds=(1e-6, 1e-6))
     monkeypatch.setitem(SCHEMES, "int4-weights", tight)
     with pytest.raises(VerificationError, match=r"transformer: .* no bundle was written"):
-        quantize_bundle(source().path, tmp_path / "out", "int4-weights")
+        quantize_bundle(source().path, tmp_path / "out", "int4-weights", prompts=prompts)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_excludes_keeps_and_reports(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, again = tmp_path / "out", tmp_path / "again"
-    words = [source().path, out, "--scheme", "int8-weights", "--json"]
+    words = [source().path, out, "--scheme", "int8-weights", "--prompts", prompts, "--json"]
     done = run(capsys, "quantize", *words, "--exclude", "*.w2", "--keep", "text_encoder")
     assert done.code == 0
     values = json.loads(done.out)
@@ -225,7 +227,7 @@ def test_schemes_know_what_they_stand_on() -> None:
         quantize_bundle(source().path, "never", "int8", graphs=["text_encoder"])
 
 
-def test_a_half_precision_source_is_measured_in_float32(tmp_path: Path) -> None:
+def test_a_half_precision_source_is_measured_in_float32(tmp_path: Path, prompts: Path) -> None:
     """As fp32, because its weights are; the manifest's word decides what it stands on."""
     folder = tmp_path / "fp16"
     shutil.copytree(source().path, folder)
@@ -234,7 +236,7 @@ def test_a_half_precision_source_is_measured_in_float32(tmp_path: Path) -> None:
         for name, graph in source().manifest.graphs.items()
     }
     write_manifest(folder, dataclasses.replace(source().manifest, graphs=graphs))
-    made = quantize_bundle(folder, tmp_path / "out", "int8-weights")
+    made = quantize_bundle(folder, tmp_path / "out", "int8-weights", prompts=prompts)
     assert made.manifest.quantization is not None
     assert made.manifest.quantization.base_precision == "fp16"
     assert made.manifest.graphs["transformer"].precision == "fp16"

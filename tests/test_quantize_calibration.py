@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from quantize_runs import PROMPTS, SETTINGS, ranges, source, step_graph
 
+from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize import (
     Calibration,
@@ -27,6 +28,7 @@ from minit2i_deploy.export.quantize.graphs_runtime import GraphsRuntime
 from minit2i_deploy.export.quantize.prompts import GENERAL, default_prompts, read_prompts
 from minit2i_deploy.export.quantize.sites import attention_sites, linear_sites
 from minit2i_deploy.table import solver_table
+from minit2i_deploy.tokenizer import Tokenizer
 
 
 def test_the_same_draw_gives_the_same_bytes_and_another_seed_others() -> None:
@@ -172,8 +174,17 @@ def test_prompts_are_read_once_each(tmp_path: Path) -> None:
 
 def test_shipped_prompts_are_many_and_different() -> None:
     assert len(GENERAL) == len(set(GENERAL)) == 64
-    assert default_prompts(source()).name == "shapes"
     assert all(text.isascii() for text in GENERAL)
+
+
+def test_default_prompts_are_shapes_where_the_tokenizer_was_made_for_them(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As small a vocabulary, of other words.
+    assert default_prompts(source()).name == "general"
+    folder = repository / "minit2i_deploy" / "demo" / "assets" / "tokenizer"
+    monkeypatch.setattr(Bundle, "tokenizer", lambda self: Tokenizer.open(folder, 20))
+    assert default_prompts(source()).name == "shapes"
 
 
 @pytest.mark.parametrize("field", ["samples", "strata", "rows", "seed"])

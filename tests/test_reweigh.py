@@ -135,7 +135,7 @@ def test_a_quantised_bundle_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     graphs["transformer"] = dataclasses.replace(graphs["transformer"], precision="int8")
     manifest = dataclasses.replace(bundle.manifest, graphs=graphs)
     other = dataclasses.replace(bundle, manifest=manifest)
-    with pytest.raises(UsageError, match="transformer is int8, whose scales belong"):
+    with pytest.raises(UsageError, match=r"is quantised \(transformer is int8\), so its weights"):
         reweighed(other, tmp_path / "out", network_tensors(bundle))
 
 

@@ -203,6 +203,8 @@ def test_other_files_give_no_exclusions(text: str, said: str) -> None:
         (("--budget", "size=3"), "is not psnr=DECIBELS"),
         (("--most", 0.3), "--most came without --budget"),
         (("--captions", 3), "--captions came without --budget score"),
+        (("--budget", "psnr=30", "--most", 2), "the largest share excluded is 2, but 0 to 1"),
+        (("--budget", "score=0.1", "--captions", 0), "captions are 0 a kind"),
         (("--budget", "psnr=30", "--captions", 3), "--captions came without --budget score"),
         (("--samples", 0), "samples is 0"),
         (("--strata", 0), "strata is 0"),
@@ -219,6 +221,14 @@ def test_wrong_use_is_refused(
     done = run(capsys, *words, *more)
     assert (done.code, said in done.error) == (2, True), done.err
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("more", [("psnr=30", "--most", 2), ("score=0.1", "--captions", 0)])
+def test_a_budget_is_checked_before_the_bundle_is_read(
+    words: Sequence[object], more: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, _, *rest = words
+    assert run(capsys, command, "nowhere", *rest, "--budget", *more).code == 2
 
 
 def test_a_calibration_of_another_checkpoint_is_refused(

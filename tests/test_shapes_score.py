@@ -218,7 +218,7 @@ def test_score_adds_up() -> None:
 
 
 def test_score_json_and_table() -> None:
-    read = json.loads(_score().to_json())
+    read = json.loads(json.dumps(_score().to_dict()))
     assert set(read) == {"overall", "kinds"} and set(read["kinds"]) == set(KINDS)
     assert read["overall"]["accuracy"] == 0.75
     assert read["overall"]["interval_95"] == list(wilson_interval(18, 24))

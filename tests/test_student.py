@@ -100,6 +100,23 @@ def test_conditions_of_the_wrong_kind_of_network_are_refused() -> None:
         network()(x, context, mask)
 
 
+def test_one_number_tells_every_image_the_same() -> None:
+    net = network()
+    golden, conditions = golden_inputs()
+    x = channels_first(golden["img"])
+    context, mask = (torch.from_numpy(golden[name]) for name in ("context", "mask"))
+    values = {name: float(value[0]) for name, value in conditions.items()}
+    each = {name: torch.full((len(x),), value) for name, value in values.items()}
+    with torch.inference_mode():
+        wanted = net(x, context, mask, **each)
+        for told in (values, {name: torch.tensor(value) for name, value in values.items()}):
+            assert torch.equal(net(x, context, mask, **told), wanted)
+        with pytest.raises(UsageError, match=r"h is \[3\] for 2 images; give one number, or \[2\]"):
+            net(x, context, mask, **{**each, "h": torch.zeros(3)})
+        with pytest.raises(UsageError, match=r"omega is \[2, 1\] for 2 images"):
+            net(x, context, mask, **{**each, "omega": torch.ones(2, 1)})
+
+
 def adapter() -> StudentAdapter:
     found = network().text_adapter
     assert isinstance(found, StudentAdapter)
@@ -189,6 +206,7 @@ def test_table_tells_the_student_and_runs_one_branch(tmp_path: Path) -> None:
     assert table.conditions().tolist() == [[1 / 3, 5.0, 0.2, 0.8]] * 3
     assert all(guidance_weights(table, i, 7.0).tolist() == [1.0] for i in range(3))
     assert table.is_conditioned and not solver_table("euler", steps=3).is_conditioned
+    assert (table.told_guidance, solver_table("euler", steps=3).told_guidance) == (5.0, None)
     table.save(tmp_path / "t.json")
     assert Table.load(tmp_path / "t.json") == table
 

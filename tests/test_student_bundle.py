@@ -15,7 +15,7 @@ from tiny_tokenizer import write_tokenizer
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.errors import CheckpointError, UsageError
-from minit2i_deploy.export import export_bundle
+from minit2i_deploy.export import export_bundle, verify_bundle
 from minit2i_deploy.flavours import flavour_for
 from minit2i_deploy.generate import generate
 from minit2i_deploy.images import to_uint8
@@ -150,6 +150,15 @@ def test_what_the_checkpoint_says_is_told(sources: Path, bundle: Bundle, tmp_pat
     ):
         assert table.conditions().tolist() == [wanted] * len(table)
     assert (made.preset()[1], bundle.preset()[1]) == (4.0, 12.0)
+    for found, checks in (("4", made.manifest.checks), ("12", bundle.manifest.checks)):
+        (where,) = {check.where for check in checks if check.name == "trajectory"}
+        assert where.endswith(f"mean-flow-4 at guidance {found}")
+    (again,) = (
+        check
+        for check in verify_bundle(made.path, own, text_encoder=sources / "text_encoder")
+        if check.name == "trajectory"
+    )
+    assert again.where.endswith("at guidance 4")
     # The official code that is imitated stays what it is.
     assert made.manifest.flavour == bundle.manifest.flavour
 

@@ -20,6 +20,7 @@ from minit2i_deploy.table import (
     Table,
     advance,
     guidance_weights,
+    inside_interval,
     solver_table,
     step_row,
 )
@@ -121,6 +122,15 @@ def test_guidance_weights_follow_the_interval() -> None:
     assert guidance_weights(table, 1, 0.0).tolist() == [0.0, 1.0]
     with pytest.raises(UsageError, match="guidance is nan"):
         guidance_weights(table, 1, float("nan"))
+
+
+def test_an_interval_holds_its_ends_as_decimals() -> None:
+    # 0.1 + 0.2 is the float above 0.3.
+    times = np.array([0.0, 0.1 + 0.2, 0.3, 0.7, 0.7000001])
+    assert inside_interval(times, (0.3, 0.7)).tolist() == [False, True, True, True, False]
+    for wrong in ((0.5, 0.2), (-0.1, 1.0), (0.0, 1.1), (float("nan"), 1.0)):
+        with pytest.raises(UsageError, match="but 0 <= start <= end <= 1 is needed"):
+            inside_interval(times, wrong)
 
 
 def test_advance_with_everything_on_is_the_written_formula() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from pathlib import Path
 
 import pytest
 
-from minit2i_deploy.texts import MAX_LINE_BYTES, Line, TextSource
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.texts import MAX_LINE_BYTES, Line, TextSource, prompt_lines
 
 
 def read(data: bytes, field: str | None = None) -> list[Line]:
@@ -75,3 +77,14 @@ def test_reading_goes_on_from_where_another_stopped() -> None:
     assert second.sha256 == first.sha256
     assert [line.number for line in second] == [4, 5]
     assert not TextSource(io.BytesIO(data)).skip(6)
+
+
+def test_prompts_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"\xef\xbb\xbfred\r\n\n blue \nred")
+    assert prompt_lines(path) == ["red", "blue", "red"]
+    path.write_bytes(b"red\nb\xe9\n")
+    with pytest.raises(UsageError, match="line 2: not UTF-8 at byte 2; write one prompt a line"):
+        prompt_lines(path)
+    with pytest.raises(UsageError, match="none: cannot be read"):
+        prompt_lines(tmp_path / "none")

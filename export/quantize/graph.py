@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from minit2i_deploy.errors import BundleError, RuntimeFailure, require
 from minit2i_deploy.export.quantize.data_file import DATA_FILE, read_transposed, unpack, write_data
+from minit2i_deploy.threads import check_threads
 
 GRAPH_FILE: Final = "model.onnx"
 _HALF_NAMES: Final = ("float16", "bfloat16")
@@ -223,6 +224,7 @@ def _open(model: onnx.ModelProto, folder: Path, threads: int) -> Any:
     ort = require("onnxruntime", "quantize")
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    check_threads(threads)
     options.intra_op_num_threads = threads
     # Threads that spin between calls slow down whatever else the machine does.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -26,8 +26,35 @@ def check_late_time(t: float) -> None:
         raise UsageError(f"late rows from t={t:g} on, but a time between 0 and 1 is needed")
 
 
+def copy_late_graph(source: Bundle, folder: Path, t: float) -> LateGraph:
+    """Copy a bundle's step graph into a folder that becomes a bundle, for the rows from a time on.
+
+    Args:
+        source: whose graph it is, in higher precision than the new bundle's own.
+        folder: receives FOLDER; the caller makes it atomic.
+        t: of the first late row, 0 noise to 1 data.
+
+    Returns:
+        what the new bundle's manifest says of it.
+
+    Raises:
+        UsageError: t is not between 0 and 1, or the source has a late graph itself.
+    """
+    check_late_time(t)
+    if source.manifest.late is not None:
+        raise UsageError(f"{source.path}: has a late step graph already; give one without")
+    for path in sorted(source.graph_path(_STEP).parent.iterdir()):
+        _copy(path, folder / FOLDER / path.name)
+    step = source.manifest.graphs[_STEP]
+    info = dataclasses.replace(step, path=f"{FOLDER}/{Path(step.path).name}")
+    return LateGraph(t=t, graph=info)
+
+
 def add_late_graph(bundle: Bundle, source: Bundle, t: float) -> Bundle:
-    """Put another bundle's step graph beside a bundle's own, for the rows from a time on.
+    """Put another bundle's step graph beside a whole bundle's own.
+
+    The checks in the manifest stay, and are of the bundle's own graphs; ``quantize_bundle`` with
+    ``late_from`` measures both together.
 
     Args:
         bundle: replaced in its place, whole or not at all.
@@ -51,19 +78,13 @@ def add_late_graph(bundle: Bundle, source: Bundle, t: float) -> Bundle:
             f"{source.path}: is of checkpoint {origins[1][0][:8]}.., but {bundle.path} of"
             f" {origins[0][0][:8]}..; give two bundles of one checkpoint"
         )
-    for item in (bundle, source):
-        if item.manifest.late is not None:
-            raise UsageError(f"{item.path}: has a late step graph already; give one without")
-    step = source.manifest.graphs[_STEP]
-    info = dataclasses.replace(step, path=f"{FOLDER}/{Path(step.path).name}")
+    if bundle.manifest.late is not None:
+        raise UsageError(f"{bundle.path}: has a late step graph already; give one without")
     with atomic_directory(bundle.path, overwrite=True) as folder:
+        late = copy_late_graph(source, folder, t)
         for name in bundle.manifest.files:
             _copy(bundle.path / name, folder / name)
-        for path in sorted(source.graph_path(_STEP).parent.iterdir()):
-            _copy(path, folder / FOLDER / path.name)
-        write_manifest(
-            folder, dataclasses.replace(bundle.manifest, late=LateGraph(t=t, graph=info))
-        )
+        write_manifest(folder, dataclasses.replace(bundle.manifest, late=late))
     return Bundle.open(bundle.path)
 
 

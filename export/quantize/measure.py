@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -15,6 +16,7 @@ from minit2i_deploy.export.quantize.graphs_runtime import GraphsRuntime
 from minit2i_deploy.export.quantize.schemes import Scheme
 from minit2i_deploy.export.quantize.states import Drawn, draw
 from minit2i_deploy.ladder import step_check
+from minit2i_deploy.late import TIME_ROUNDING, SplitRuntime
 from minit2i_deploy.manifest import Check
 from minit2i_deploy.mean_flow import MEAN_FLOW
 from minit2i_deploy.table import Table, solver_table
@@ -36,6 +38,8 @@ def measure(
     scheme: Scheme,
     prompts: Sequence[str],
     progress: Callable[[float], None] = lambda share: None,
+    *,
+    late_from: float | None = None,
 ) -> list[Check]:
     """Compare quantised graphs with their source in onnxruntime on the CPU, in float32.
 
@@ -45,6 +49,8 @@ def measure(
         scheme: gives the bounds.
         prompts: one a picture.
         progress: called with the share that is done.
+        late_from: rows from this time on run the source's step graph, so that no single step is
+            measured there, and the final states are those of both graphs.
 
     Returns:
         a check a graph; one a time, of the guided estimate from the source's own state; and one
@@ -53,31 +59,45 @@ def measure(
         -20 log10 of it.
     """
     table = _table(bundle)
-    guidance = bundle.manifest.flavour.guidance
-    nearest = [int(np.abs(table.column("t") - t).argmin()) for t in TIMES]
+    told = table.told_guidance
+    guidance = bundle.manifest.flavour.guidance if told is None else told
+    nearest = _measured_rows(table, late_from)
     seeds = [_FIRST_SEED + number for number in range(len(prompts))]
     wanted_rows = [frozenset(nearest)] * len(prompts)
     none = [frozenset[int]()] * len(prompts)
-    with GraphsRuntime(bundle) as source, GraphsRuntime(bundle, graphs) as found:
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(GraphsRuntime(bundle))
+        found = stack.enter_context(GraphsRuntime(bundle, graphs))
+        painting = found if late_from is None else SplitRuntime(found, source, late_from)
         start = draw(
             bundle, source, prompts, seeds, wanted_rows, table, guidance,
             lambda share: progress(0.4 * share),
         )  # fmt: skip
         checks = _text_checks(bundle, source, found, prompts, table, guidance)
-        checks += _step_checks(source, found, start, scheme.bounds[0])
+        checks += _step_checks(source, found, start, scheme.bounds[0], late_from)
         progress(0.5)
         end = draw(
-            bundle, found, prompts, seeds, none, table, guidance,
+            bundle, painting, prompts, seeds, none, table, guidance,
             lambda share: progress(0.5 + 0.5 * share),
         )  # fmt: skip
-    return [*checks, _final_check(start, end, scheme.bounds[1], table, guidance)]
+    return [*checks, _final_check(start, end, scheme.bounds[1], table, guidance, late_from)]
+
+
+def _measured_rows(table: Table, late_from: float | None) -> list[int]:
+    """The row nearest to each of TIMES, but of those only what the quantised step graph runs."""
+    times = table.column("t")
+    nearest = [int(np.abs(times - t).argmin()) for t in TIMES]
+    if late_from is None:
+        return nearest
+    return [index for index in nearest if times[index] < late_from - TIME_ROUNDING]
 
 
 def _table(bundle: Bundle) -> Table:
     a_min = bundle.manifest.flavour.a_min
     if bundle.config.student is None:
         return solver_table("euler", steps=STEPS, a_min=a_min)
-    return solver_table(MEAN_FLOW, steps=STUDENT_STEPS, a_min=a_min)
+    # Told what this student paints best with, as its presets are.
+    return bundle.compile_table(MEAN_FLOW, STUDENT_STEPS)
 
 
 def _text_checks(
@@ -104,7 +124,11 @@ def _text_checks(
 
 
 def _step_checks(
-    source: GraphsRuntime, found: GraphsRuntime, start: Sequence[Drawn], bound: float
+    source: GraphsRuntime,
+    found: GraphsRuntime,
+    start: Sequence[Drawn],
+    bound: float,
+    late_from: float | None,
 ) -> list[Check]:
     errors: dict[float, list[float]] = {}
     for state in (state for drawn in start for state in drawn.states):
@@ -113,24 +137,33 @@ def _step_checks(
         errors.setdefault(state.t, []).append(_relative(estimate, wanted))
     # max() would pass over a NaN.
     worst = {t: float(np.max(values)) for t, values in errors.items()}
-    checks = [_check("transformer", float(np.max(list(worst.values()))), bound)]
-    return checks + [_check(step_check("transformer", t), e, bound) for t, e in worst.items()]
+    rows = "" if late_from is None else f", rows before t={late_from:g}"
+    checks = [_check("transformer", float(np.max(list(worst.values()))), bound, rows)]
+    return checks + [_check(step_check("transformer", t), e, bound, rows) for t, e in worst.items()]
 
 
-def _check(name: str, measured: float, bound: float) -> Check:
-    where = "quantised to its source, the same inputs, fp32 arithmetic on onnxruntime CPU"
+def _check(name: str, measured: float, bound: float, rows: str = "") -> Check:
+    where = f"quantised to its source, the same inputs, fp32 arithmetic on onnxruntime CPU{rows}"
     return Check(name=name, measured=measured, bound=bound, unit="relative L2", where=where)
 
 
 def _final_check(
-    start: Sequence[Drawn], end: Sequence[Drawn], bound: float, table: Table, guidance: float
+    start: Sequence[Drawn],
+    end: Sequence[Drawn],
+    bound: float,
+    table: Table,
+    guidance: float,
+    late_from: float | None,
 ) -> Check:
     pairs = zip(start, end, strict=True)
     squares = [np.square(b.final - a.final, dtype=np.float64).mean() for a, b in pairs]
     rms = float(np.sqrt(np.mean(squares))) / 2
     psnr = -20 * np.log10(rms) if rms > 0 else np.inf
+    graphs = "all graphs quantised"
+    if late_from is not None:
+        graphs += f" but the source's step graph from t={late_from:g} on"
     where = (
-        f"final states of {len(start)} prompts, all graphs quantised, {table.name} at guidance"
+        f"final states of {len(start)} prompts, {graphs}, {table.name} at guidance"
         f" {guidance:g}; PSNR {psnr:.1f} dB"
     )
     return Check(

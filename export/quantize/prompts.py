@@ -9,13 +9,12 @@ from typing import Final
 import numpy as np
 
 from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.compare.tasks import is_shapes_tokenizer
 from minit2i_deploy.demo.shapes import KINDS, sample
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.texts import TextSource
+from minit2i_deploy.texts import prompt_lines
 
 LEAST_PROMPTS: Final = 4
-# A vocabulary this small has words for shapes and no others.
-_SHAPES_VOCABULARY: Final = 1000
 _SHAPES_PER_KIND: Final = 16
 _SHAPES_SEED: Final = 1
 
@@ -35,31 +34,22 @@ def read_prompts(path: Path, bundle: Bundle) -> PromptSet:
         UsageError: it cannot be read, a line is no text, there are fewer than LEAST_PROMPTS, or
             every one of them is longer than the model takes.
     """
-    try:
-        with path.open("rb") as stream:
-            lines = list(TextSource(stream))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    texts: dict[str, None] = {}
-    for line in lines:
-        if line.text is None:
-            raise UsageError(f"{path}: line {line.number}: {line.problem}; write one prompt a line")
-        texts[line.text] = None
-    found = PromptSet(name=path.name, texts=tuple(texts))
+    lines = dict.fromkeys(prompt_lines(path))
+    found = PromptSet(name=path.name, texts=tuple(lines))
     _check(found, bundle, str(path))
     return found
 
 
 def default_prompts(bundle: Bundle) -> PromptSet:
-    """Captions of shapes for a model whose vocabulary holds nothing else, or GENERAL.
+    """Captions of shapes for a model whose tokenizer was made for them, or GENERAL.
 
     Of these only what the model takes without a cut, where that leaves LEAST_PROMPTS.
     """
     tokenizer = bundle.tokenizer()
-    if tokenizer.rust.get_vocab_size() >= _SHAPES_VOCABULARY:
-        name, texts = "general", GENERAL
-    else:
+    if is_shapes_tokenizer(tokenizer):
         name, texts = "shapes", _captions()
+    else:
+        name, texts = "general", GENERAL
     whole = [item.text for item in tokenizer.encode(texts) if not item.truncated]
     return PromptSet(name=name, texts=tuple(whole) if len(whole) >= LEAST_PROMPTS else texts)
 

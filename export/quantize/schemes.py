@@ -135,7 +135,7 @@ SCHEMES: Final = {
             name="int4-weights",
             transformer=_INT4_WEIGHTS,
             bounds=(0.6, 0.4),
-            words="INT4 weights in blocks, arithmetic as in the source: an eighth of the bytes",
+            words="INT4 weights in blocks, arithmetic as in the source: a seventh of the bytes",
         ),
         Scheme(
             name="int8-cpu",

@@ -156,8 +156,7 @@ def allowed(order: Sequence[LayerError], most: float) -> int:
     Raises:
         UsageError: most is outside 0 to 1.
     """
-    if not 0.0 <= most <= 1.0:
-        raise UsageError(f"the largest share excluded is {most:g}, but 0 to 1 is needed")
+    check_most(most)
     total, count, held = sum(layer.num_weights for layer in order), 0, 0
     for layer in order:
         held += layer.num_weights
@@ -166,6 +165,26 @@ def allowed(order: Sequence[LayerError], most: float) -> int:
             break
         count += 1
     return count
+
+
+def check_most(most: float) -> None:
+    """Refuse a share of the layers' weights that is none.
+
+    Raises:
+        UsageError: it is outside 0 to 1.
+    """
+    if not 0.0 <= most <= 1.0:
+        raise UsageError(f"the largest share excluded is {most:g}, but 0 to 1 is needed")
+
+
+def check_per_kind(per_kind: int) -> None:
+    """Refuse a number of captions of each kind that measures nothing.
+
+    Raises:
+        UsageError: it is below 1.
+    """
+    if per_kind < 1:
+        raise UsageError(f"captions are {per_kind} a kind, but at least 1 is needed")
 
 
 def psnr_of(laboratory: Laboratory) -> Callable[[Collection[str]], float]:
@@ -191,8 +210,7 @@ def score_loss_of(
     Raises:
         UsageError: per_kind is below 1.
     """
-    if per_kind < 1:
-        raise UsageError(f"captions are {per_kind} a kind, but at least 1 is needed")
+    check_per_kind(per_kind)
     wanted = _accuracy(laboratory, laboratory.prepared.graph, per_kind, progress)
 
     def value(exclude: Collection[str]) -> float:

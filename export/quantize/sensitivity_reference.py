@@ -10,12 +10,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.condition import branch_tokens, student_conditions
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.graph import Session
 from minit2i_deploy.export.quantize.graphs_runtime import GraphsRuntime
-from minit2i_deploy.noise import batch_noise
 from minit2i_deploy.quality import metrics
+from minit2i_deploy.request import Request
 from minit2i_deploy.table import GRAPH_COLUMNS, Table, guidance_weights, step_row
 
 State = tuple[np.ndarray, np.ndarray]
@@ -109,13 +108,10 @@ def paint_reference(
     """
     if table.column("n").any():
         raise UsageError(f"table {table.name} is stochastic; measure sensitivity on another one")
-    told = student_conditions(bundle, table, guidance, None)
-    guided = any(len(guidance_weights(table, i, guidance)) > 1 for i in range(len(table)))
+    request = Request.of(bundle, prompts, seed=seeds, table=table, guidance=guidance)
     with GraphsRuntime(bundle) as runtime:
-        tokens = branch_tokens(bundle, runtime, prompts, None, guided, {}, told)
-    config = bundle.config
-    noise = batch_noise(seeds, (config.in_channels, config.image_size, config.image_size))
-    x = noise * np.float32(bundle.manifest.noise.scale)
+        tokens = request.tokens(bundle, runtime)
+    x = request.start(bundle)
     reference = Reference(
         step=step, table=table, guidance=guidance, tokens=tokens, states=((x, np.zeros_like(x)),)
     )
@@ -130,6 +126,4 @@ def relative_error(
     wanted: Float32[np.ndarray, "batch 3 height width"],
 ) -> float:
     """|found - wanted| / |wanted| by Euclidean norm, the mean over the pictures."""
-    first, second = (x.reshape(len(x), -1).astype(np.float64) for x in (found, wanted))
-    size = np.maximum(np.linalg.norm(second, axis=1), float(np.finfo(np.float32).tiny))
-    return float((np.linalg.norm(first - second, axis=1) / size).mean())
+    return float(metrics.relative_errors(found, wanted).mean())

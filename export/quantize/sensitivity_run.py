@@ -27,6 +27,8 @@ from minit2i_deploy.export.quantize.sensitivity_budget import (
     PSNR,
     Budget,
     Found,
+    check_most,
+    check_per_kind,
     psnr_of,
     ranked,
     score_loss_of,
@@ -55,6 +57,9 @@ class SensitivityJob:
         most: share of the layers' weights that may be excluded.
         per_kind: shapes captions of each kind, for a budget of score.
         threads: of onnxruntime; 0 takes one a core.
+
+    Raises:
+        UsageError: most is outside 0 to 1, or per_kind is below 1.
     """
 
     scheme: Scheme
@@ -65,6 +70,11 @@ class SensitivityJob:
     most: float = 0.5
     per_kind: int = 10
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        # Known before minutes of measuring, not after.
+        check_most(self.most)
+        check_per_kind(self.per_kind)
 
 
 def run_sensitivity(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.condition import branch_tokens, student_conditions
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.export.quantize.graphs_runtime import GraphsRuntime
-from minit2i_deploy.noise import batch_noise
-from minit2i_deploy.table import Table, guidance_weights, step_row
+from minit2i_deploy.export.quantize.graphs_runtime import GraphsRuntime, GraphTrajectory
+from minit2i_deploy.late import SplitRuntime, start_rows
+from minit2i_deploy.request import Request
+from minit2i_deploy.table import Table, step_row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ class Drawn:
 
 def draw(
     bundle: Bundle,
-    runtime: GraphsRuntime,
+    runtime: GraphsRuntime | SplitRuntime,
     prompts: Sequence[str],
     seeds: Sequence[int],
     rows: Sequence[Collection[int]],
@@ -66,7 +66,7 @@ def draw(
 
     Args:
         bundle: gives sizes and noise.
-        runtime: its graphs, or other versions of them.
+        runtime: its graphs, or other versions of them; states are kept of one step graph only.
         prompts: one a picture.
         seeds: of the start noise, one a prompt.
         rows: rows of the table whose states are kept, a collection a prompt.
@@ -79,25 +79,19 @@ def draw(
     """
     if table.column("n").any():
         raise UsageError(f"table {table.name} is stochastic; calibrate on another one")
-    told = student_conditions(bundle, table, guidance, None)
-    guided = any(len(guidance_weights(table, i, guidance)) > 1 for i in range(len(table)))
     drawn = []
     for number, (prompt, seed, wanted) in enumerate(zip(prompts, seeds, rows, strict=True)):
-        tokens = branch_tokens(bundle, runtime, [prompt], None, guided, {}, told)
-        state = runtime.start(_start(bundle, seed), tokens)
+        request = Request.of(bundle, prompt, seed=seed, table=table, guidance=guidance)
+        tokens = request.tokens(bundle, runtime)
+        state = start_rows(runtime, request.start(bundle), tokens, table.column("t"))
         kept = []
-        for index in range(len(table)):
-            weights, row = guidance_weights(table, index, guidance), step_row(table, index)
+        for index, weights in enumerate(request.weights):
+            row = step_row(table, index)
             if index in wanted:
+                assert isinstance(state, GraphTrajectory), "a split trajectory tells no inputs"
                 t, inputs = float(table.column("t")[index]), state.inputs(row, weights)
                 kept.append(State(t=t, index=index, prompt=number, inputs=inputs))
             state.step(row, weights)
             progress((number + (index + 1) / len(table)) / len(prompts))
         drawn.append(Drawn(states=tuple(kept), final=state.state()[0], tokens=tokens))
     return drawn
-
-
-def _start(bundle: Bundle, seed: int) -> np.ndarray:
-    config = bundle.config
-    shape = (config.in_channels, config.image_size, config.image_size)
-    return batch_noise([seed], shape) * np.float32(bundle.manifest.noise.scale)

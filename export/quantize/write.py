@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from minit2i_deploy.bundle import Bundle, write_manifest
+from minit2i_deploy.bundle_folder import bundle_folder
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.bounds import require_within_bounds
 from minit2i_deploy.export.quantize.calibration import Calibration
 from minit2i_deploy.export.quantize.collect import DrawSettings, calibrate, plan
 from minit2i_deploy.export.quantize.graph import Graph, read_graph, write_graph
+from minit2i_deploy.export.quantize.late import check_late_time, copy_late_graph
 from minit2i_deploy.export.quantize.linears import (
     default_exclusions,
     excluded_layers,
@@ -26,8 +28,14 @@ from minit2i_deploy.export.quantize.prompts import PromptSet, default_prompts, r
 from minit2i_deploy.export.quantize.rewrite import quantize_graph
 from minit2i_deploy.export.quantize.schemes import Scheme, check_fits, find_scheme
 from minit2i_deploy.export.quantize.search import prepare
-from minit2i_deploy.files import atomic_directory
-from minit2i_deploy.manifest import GRAPHS, Check, GraphInfo, GraphQuantization, Quantization
+from minit2i_deploy.manifest import (
+    GRAPHS,
+    Check,
+    GraphInfo,
+    GraphQuantization,
+    LateGraph,
+    Quantization,
+)
 
 Progress = Callable[[str, float], None]
 
@@ -57,6 +65,7 @@ def quantize_bundle(
     smoothing: bool = True,
     clip: bool = False,
     target: str | None = None,
+    late_from: float | None = None,
     save_calibration: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = lambda stage, share: None,
@@ -78,13 +87,15 @@ def quantize_bundle(
         smoothing: whether to smooth, where the scheme gains by it.
         clip: whether input scales may reach to less than the largest magnitude seen.
         target: what it is to run on, checked; None for no check.
+        late_from: rows from this time on, 0 noise to 1 data, run the source's step graph, which
+            the new bundle then holds as well; None for no such rows.
         save_calibration: file to write the ranges to as well.
-        overwrite: replace an existing folder.
+        overwrite: replace a bundle that stands there.
         progress: called with the name of the stage and the share that is done of all.
 
     Raises:
-        UsageError: an argument is wrong, the bundle is quantised already, or the scheme does not
-            fit it.
+        UsageError: an argument is wrong, the bundle is quantised already, the scheme does not
+            fit it, or the target cannot be written or replaced.
         VerificationError: a graph differs from its source by more than its bound.
     """
     chosen = _including(find_scheme(scheme), include)
@@ -97,8 +108,11 @@ def quantize_bundle(
         )
     check_fits(chosen, base, target)
     _check_graphs(graphs)
+    if late_from is not None:
+        check_late_time(late_from)
+    _check_file(save_calibration)
     prompt_set = _prompts(source, prompts)
-    with atomic_directory(out, overwrite=overwrite) as folder:
+    with bundle_folder(out, overwrite=overwrite, sources=(bundle,)) as folder:
         step = read_graph(source.graph_path(_STEP))
         layers = linear_layers(step)
         own = default_exclusions(layers, chosen.transformer.exclude)
@@ -119,6 +133,7 @@ def quantize_bundle(
             chosen,
             prompt_set.texts[1 : 1 + PICTURES],
             lambda share: progress("measure", 0.7 + 0.28 * share),
+            late_from=late_from,
         )
         require_within_bounds(checks, "no bundle was written; see docs/quantisation.md")
         record = Quantization(
@@ -129,7 +144,9 @@ def quantize_bundle(
             smoothing=alphas,
             graphs={name: item.record for name, item in done.items()},
         )
-        _write(folder, source, chosen, {n: item.graph for n, item in done.items()}, record, checks)
+        quantised = {name: item.graph for name, item in done.items()}
+        late = None if late_from is None else copy_late_graph(source, folder, late_from)
+        _write(folder, source, chosen, quantised, record, checks, late)
         progress("written", 1.0)
     calibration_path(out).unlink(missing_ok=True)
     return Bundle.open(out)
@@ -154,6 +171,16 @@ def _check_graphs(graphs: Sequence[str]) -> None:
         raise UsageError(
             f"graphs are {', '.join(graphs)}; choose among {', '.join(GRAPHS)}, and {_STEP} always"
         )
+
+
+def _check_file(path: str | Path | None) -> None:
+    """Before hours of calibration rather than after them."""
+    if path is None:
+        return
+    if Path(path).is_dir():
+        raise UsageError(f"{path}: is a folder; name a file for the ranges in it")
+    if not Path(path).parent.is_dir():
+        raise UsageError(f"{path}: its folder is not there; make it, or name another file")
 
 
 def _prompts(source: Bundle, prompts: str | Path | None) -> PromptSet:
@@ -252,6 +279,7 @@ def _write(
     graphs: dict[str, Graph],
     record: Quantization,
     checks: Sequence[Check],
+    late: LateGraph | None,
 ) -> None:
     manifest = source.manifest
     made = set()
@@ -273,6 +301,7 @@ def _write(
             graphs=infos,
             checks=tuple(checks),
             quantization=record,
+            late=late,
             provenance=dataclasses.replace(manifest.provenance, tools=dict(sorted(tools.items()))),
         ),
     )

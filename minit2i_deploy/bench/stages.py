@@ -14,13 +14,12 @@ from jaxtyping import Float32
 
 from minit2i_deploy.bench.flops import adapter_flops, denoiser_flops, text_encoder_flops
 from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.condition import student_conditions
 from minit2i_deploy.encoding import RowEncoder
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.images import to_pil
-from minit2i_deploy.noise import batch_noise
 from minit2i_deploy.protocol import Runtime
-from minit2i_deploy.table import Table, guidance_weights, step_row
+from minit2i_deploy.request import Request
+from minit2i_deploy.table import step_row
 
 STAGES: Final = ("tokenise", "encode", "adapt", "step", "image", "embed")
 # Words of common prompts; texts for the embed stage are made of them.
@@ -85,22 +84,18 @@ def prepare(
         RuntimeFailure: the engine failed.
     """
     if num_texts < 1:
-        raise UsageError(f"num_texts is {num_texts}, but at least 1 is needed")
+        raise UsageError(f"{num_texts} texts to embed came, but at least 1 is needed")
     table, guidance = bundle.preset(preset)
+    request = Request.of(bundle, prompt, table=table, guidance=guidance)
+    branches = max(map(len, request.weights))
     tokenizer = bundle.tokenizer()
     (encoded,) = tokenizer.encode([prompt])
     ids, mask = encoded.ids[None], np.ones((1, len(encoded.ids)), np.int64)
-    context, room = _context(bundle, runtime.encode(ids, mask))
-    told = student_conditions(bundle, table, guidance, None)
-    conditions = None if told is None else np.tile(told, (len(context), 1))
-    weights = [guidance_weights(table, index, guidance) for index in range(len(table))]
-    branches = max(map(len, weights))
-    adapted = runtime.adapt(context[:branches], room[:branches], _first(conditions, branches))
-    size = bundle.config.image_size
-    x = batch_noise([0], (bundle.config.in_channels, size, size))
-    x *= np.float32(bundle.manifest.noise.scale)
-    row, most = _costliest(table, weights)
-    state = runtime.start(x, adapted[:, None])
+    context, room = _context(bundle, runtime.encode(ids, mask), branches)
+    told = None if request.conditions is None else np.tile(request.conditions, (branches, 1))
+    adapted = runtime.adapt(context, room, told)
+    row, most = _costliest(request)
+    state = runtime.start(request.start(bundle), adapted[:, None])
     state.step(row, most)
     first = state.state()[0]
     encoder = RowEncoder(bundle, runtime, batch_size=batch_size, cache_bytes=0)
@@ -110,15 +105,13 @@ def prepare(
         stages={
             "tokenise": lambda: tokenizer.encode([prompt]),
             "encode": lambda: runtime.encode(ids, mask),
-            "adapt": lambda: runtime.adapt(
-                context[:branches], room[:branches], _first(conditions, branches)
-            ),
+            "adapt": lambda: runtime.adapt(context, room, told),
             "step": lambda: state.step(row, most),
             "image": lambda: to_pil(first),
             "embed": lambda: list(encoder.rows(texts)),
         },
         flops=_flops(bundle, ids.size, branches),
-        steps_per_image=sum(map(len, weights)) / branches,
+        steps_per_image=sum(map(len, request.weights)) / branches,
         num_texts=num_texts,
         state=first,
         matrix_rate=runtime.matrix_rate() if isinstance(runtime, Rated) else numpy_rate(),
@@ -147,22 +140,19 @@ def numpy_rate(size: int = 2048, repeats: int = 5) -> float:
     return 2.0 * size**3 / min(seconds)
 
 
-def _context(bundle: Bundle, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The prompt padded to the model's length, and the branch without a prompt."""
+def _context(bundle: Bundle, values: np.ndarray, branches: int) -> tuple[np.ndarray, np.ndarray]:
+    """The prompt padded to the model's length, and of two branches the one without a prompt."""
     length = bundle.config.prompt_length
-    context = np.zeros((2, length, values.shape[2]), np.float32)
-    mask = np.zeros((2, length), np.int64)
+    context = np.zeros((branches, length, values.shape[2]), np.float32)
+    mask = np.zeros((branches, length), np.int64)
     context[0, : values.shape[1]], mask[0, : values.shape[1]] = values[0], 1
     return context, mask
 
 
-def _first(conditions: np.ndarray | None, count: int) -> np.ndarray | None:
-    return None if conditions is None else conditions[:count]
-
-
-def _costliest(table: Table, weights: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _costliest(request: Request) -> tuple[np.ndarray, np.ndarray]:
+    weights = request.weights
     index = max(range(len(weights)), key=lambda k: len(weights[k]))
-    return step_row(table, index), weights[index]
+    return step_row(request.table, index), weights[index]
 
 
 def _flops(bundle: Bundle, num_tokens: int, branches: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+from minit2i_deploy.cli.interrupt import uninterrupted_imports
 from minit2i_deploy.cli.parser import parse
 from minit2i_deploy.errors import Minit2iError, UsageError
 
@@ -27,6 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit code: 0 done, 2 wrong use, 130 interrupted, 1 anything else.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with uninterrupted_imports():
+            return _main(words)
+    except KeyboardInterrupt:
+        sys.stderr.write("minit2i: interrupted\n")
+        return INTERRUPTED
+
+
+def _main(words: Sequence[str]) -> int:
     try:
         options = parse(words)
     except UsageError as error:
@@ -45,9 +55,6 @@ def _run(options: argparse.Namespace) -> int:
         with contextlib.suppress(AttributeError):
             sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         return _finish(lambda: options.run(options))
-    except KeyboardInterrupt:
-        sys.stderr.write("minit2i: interrupted\n")
-        return INTERRUPTED
     except UsageError as error:
         return _report(error, WRONG_USE, debug=options.debug)
     except Exception as error:

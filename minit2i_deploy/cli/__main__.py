@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from minit2i_deploy.cli import main
+from minit2i_deploy.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main())

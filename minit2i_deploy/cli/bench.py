@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from minit2i_deploy.cli.counts import MAX_TEXTS, check_count, check_repeats
+from minit2i_deploy.cli.engine_words import FORM, engine_options, engine_words
 from minit2i_deploy.cli.options import add_bundle, add_engine, add_json, opened_runtime
 from minit2i_deploy.errors import UsageError
 
@@ -39,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
     parser.add_argument(
         "--against",
-        metavar="[BUNDLE@]RUNTIME[:PROVIDER[:PRECISION]]",
+        metavar=f"[BUNDLE@]{FORM}",
         action="append",
         default=[],
         help="another engine or bundle to time in turns; may be given several times",
@@ -73,8 +75,8 @@ def run(options: argparse.Namespace) -> None:
     from minit2i_deploy.cli.progress import Progress
     from minit2i_deploy.cli.text import json_text
     from minit2i_deploy.demo.machine import describe_machine
-    from minit2i_deploy.files import atomic_write_text
 
+    _check(options)
     if options.output is not None:
         places.output_file(options.output, ".json")
     engines = [_own_engine(options), *(_engine(words, options) for words in options.against)]
@@ -98,15 +100,22 @@ def run(options: argparse.Namespace) -> None:
         )
     values = _values(found, describe_machine())
     if options.output is not None:
-        atomic_write_text(options.output, json_text(values) + "\n")
+        places.write_json(options.output, values)
     print(json_text(values) if options.json else _text(found, values))
+
+
+def _check(options: argparse.Namespace) -> None:
+    check_repeats("--repeats", options.repeats)
+    check_repeats("--warm-up", options.warm_up, least=0)
+    check_count("--texts", options.texts, MAX_TEXTS, "all of them are held at once")
+    if options.batch < 1:
+        raise UsageError(f"--batch is {options.batch}, but at least 1 is needed")
 
 
 def _own_engine(options: argparse.Namespace) -> tuple[str, Bundle, argparse.Namespace]:
     from minit2i_deploy.bundle import Bundle
 
-    words = [options.runtime, options.provider or "", options.precision or ""]
-    return ":".join(words).rstrip(":"), Bundle.open(options.bundle), options
+    return engine_words(options), Bundle.open(options.bundle), options
 
 
 def _engine(words: str, options: argparse.Namespace) -> tuple[str, Bundle, argparse.Namespace]:
@@ -115,19 +124,14 @@ def _engine(words: str, options: argparse.Namespace) -> tuple[str, Bundle, argpa
     from minit2i_deploy.runtimes import RUNTIMES
 
     folder, _, engine = words.rpartition("@")
-    runtime, *rest = engine.split(":")
-    if runtime not in RUNTIMES or len(rest) > 2:
+    try:
+        settings = engine_options(engine, threads=options.threads)
+        if settings.runtime not in RUNTIMES:
+            raise ValueError(settings.runtime)
+    except ValueError as error:
         raise UsageError(
-            f"--against {words!r} is not [BUNDLE@]RUNTIME[:PROVIDER[:PRECISION]] with one of "
-            f"{', '.join(RUNTIMES)}"
-        )
-    provider, precision = [*rest, "", ""][:2]
-    settings = argparse.Namespace(
-        runtime=runtime,
-        provider=provider or None,
-        precision=precision or None,
-        threads=options.threads if runtime in ("onnxruntime", "openvino") else None,
-    )
+            f"--against {words!r} is not [BUNDLE@]{FORM} with one of {', '.join(RUNTIMES)}"
+        ) from error
     return words, Bundle.open(folder or options.bundle), settings
 
 
@@ -182,13 +186,22 @@ def _text(found: Sequence[Measured], values: dict[str, Any]) -> str:
         for measured in found
     ]
     peak = values["peak_memory_bytes"]
+    # The rate is the best of some products, so nothing keeps up with it but on a busy machine.
+    odd = [measured.label for measured in found if measured.step_share > 1]
+    hint = (
+        f"\nshare above 100%: other work slowed the machine while the rate of {', '.join(odd)} was "
+        "measured; run it again on a quiet machine"
+        if odd
+        else ""
+    )
     parts = [
         machine_line(values["machine"]),
         columns(rows, head=("engine", "stage", "p50 ms", "p95 ms", "ratio")),
         columns(
             rates,
             head=("engine", "images/s", "texts/s", "GFLOP/s", "matrix", "share", "difference"),
-        ),
+        )
+        + hint,
         f"peak memory of this process: {'unknown' if peak is None else size(peak)}",
     ]
     return "\n\n".join(parts)

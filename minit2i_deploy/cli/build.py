@@ -169,6 +169,13 @@ def _settings(options: argparse.Namespace) -> BuildOptions:
     from minit2i_deploy.engine_key import BuildFlags
     from minit2i_deploy.export.tensorrt import BuildOptions
 
+    if not options.wait >= 0:
+        raise UsageError(f"--wait is {options.wait:g}, but 0 (do not wait) or more is needed")
+    if options.timing_cache is not None and options.engine != "tensorrt":
+        raise UsageError(
+            f"--timing-cache came with --engine {options.engine}, which measures no kernels in a "
+            "build; leave it out, or take --engine tensorrt"
+        )
     workspace = options.workspace
     try:
         flags = BuildFlags(

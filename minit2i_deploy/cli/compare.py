@@ -8,12 +8,15 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from minit2i_deploy.cli.counts import check_per_kind, check_repeats
+from minit2i_deploy.cli.engine_words import FORM, engine_options, engine_words
 from minit2i_deploy.cli.options import (
     add_engine,
     add_json,
     add_painting,
     chosen_painting,
     opened_runtime,
+    whole_numbers,
 )
 from minit2i_deploy.errors import UsageError
 
@@ -66,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds",
         metavar="S,S..",
-        type=_whole_numbers,
+        type=whole_numbers,
         help="paint every prompt from each of these; default: the n-th prompt from seed n",
     )
     parser.add_argument(
@@ -93,7 +96,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_engine(parser)
     parser.add_argument(
         "--runtime-b",
-        metavar="RUNTIME[:PROVIDER[:PRECISION]]",
+        metavar=FORM,
         help="engine of B; default: that of A",
     )
     add_json(parser)
@@ -102,6 +105,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Open both, compare, write and print."""
     from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.cli.progress import Progress
     from minit2i_deploy.cli.text import json_text
     from minit2i_deploy.compare import CompareSettings, check_comparable, compare
     from minit2i_deploy.compare.sides import Side
@@ -120,12 +124,12 @@ def run(options: argparse.Namespace) -> None:
             Side(
                 bundle=bundle,
                 runtime=stack.enter_context(opened_runtime(bundle, engine)),
-                engine=_engine_words(engine),
+                engine=engine_words(engine),
             )
             for bundle, engine in ((a, options), (b, _engine_of_b(options)))
         ]
-        with _progress("compare") as update:
-            found = compare(sides[0], sides[1], tasks, settings, update)
+        with Progress("compare") as line:
+            found = compare(sides[0], sides[1], tasks, settings, line.update)
         if options.repeats:
             speed = _speed(sides, options.repeats, tasks[0].prompt)
             found = dataclasses.replace(found, speed=speed)
@@ -137,8 +141,9 @@ def run(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     if options.prompts is not None and options.captions is not None:
         raise UsageError("--prompts came with --captions; give one or the other")
-    if options.repeats < 0:
-        raise UsageError(f"--repeats is {options.repeats}, but 0 (no times) or more is needed")
+    check_repeats("--repeats", options.repeats, least=0)
+    if options.captions is not None:
+        check_per_kind("--captions", options.captions)
 
 
 def _tasks(bundle: Bundle, options: argparse.Namespace) -> list[Task]:
@@ -160,21 +165,10 @@ def _engine_of_b(options: argparse.Namespace) -> argparse.Namespace:
     """Engine options of B: its own, or all of A's."""
     if options.runtime_b is None:
         return options
-    runtime, *rest = options.runtime_b.split(":")
-    if len(rest) > 2:
-        raise UsageError(
-            f"--runtime-b {options.runtime_b!r} is not RUNTIME[:PROVIDER[:PRECISION]]; give that"
-        )
-    provider, precision = [*rest, "", ""][:2]
-    threads = options.threads if runtime in ("onnxruntime", "openvino") else None
-    return argparse.Namespace(
-        runtime=runtime, provider=provider or None, precision=precision or None, threads=threads
-    )
-
-
-def _engine_words(engine: argparse.Namespace) -> str:
-    words = [engine.runtime, engine.provider or "", engine.precision or ""]
-    return ":".join(words).rstrip(":")
+    try:
+        return engine_options(options.runtime_b, threads=options.threads)
+    except ValueError as error:
+        raise UsageError(f"--runtime-b {error}; give that") from error
 
 
 def _folder(stack: contextlib.ExitStack, options: argparse.Namespace) -> Path | None:
@@ -183,26 +177,19 @@ def _folder(stack: contextlib.ExitStack, options: argparse.Namespace) -> Path | 
     return None if options.output is None else stack.enter_context(atomic_directory(options.output))
 
 
-@contextlib.contextmanager
-def _progress(title: str) -> Any:
-    from minit2i_deploy.cli.progress import Progress
-
-    with Progress(title) as line:
-        yield line.update
-
-
 def _speed(sides: Sequence[Side], repeats: int, prompt: str) -> dict[str, Any]:
     """Median times of both, taken in turns."""
     from minit2i_deploy.bench.measure import measure, ratios
     from minit2i_deploy.bench.stages import prepare
+    from minit2i_deploy.cli.progress import Progress
     from minit2i_deploy.demo.machine import describe_machine
 
     subjects = [
         prepare(name, side.bundle, side.runtime, prompt=prompt, num_texts=8, batch_size=8)
         for name, side in zip("AB", sides, strict=True)
     ]
-    with _progress("times") as update:
-        first, second = measure(subjects, repeats=repeats, on_progress=update)
+    with Progress("times") as line:
+        first, second = measure(subjects, repeats=repeats, on_progress=line.update)
     ratio = ratios(first, second)
     return {
         "machine": describe_machine(),
@@ -219,11 +206,11 @@ def _speed(sides: Sequence[Side], repeats: int, prompt: str) -> dict[str, Any]:
 
 
 def _write(folder: Path, found: Comparison) -> None:
-    from minit2i_deploy.cli.text import json_text
+    from minit2i_deploy.cli import places
     from minit2i_deploy.compare.page import to_html
     from minit2i_deploy.files import atomic_write_text
 
-    atomic_write_text(folder / REPORT, json_text(found.to_dict()) + "\n")
+    places.write_json(folder / REPORT, found.to_dict())
     atomic_write_text(folder / PAGE, to_html(found))
 
 
@@ -247,7 +234,3 @@ def _text(found: Comparison, options: argparse.Namespace) -> str:
     if options.output is not None:
         parts.append(str(options.output / PAGE))
     return "\n\n".join(parts)
-
-
-def _whole_numbers(words: str) -> tuple[int, ...]:
-    return tuple(int(word) for word in words.split(","))

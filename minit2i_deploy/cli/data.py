@@ -134,7 +134,10 @@ def _configure_embed(parser: argparse.ArgumentParser) -> None:
         help="T5 encoder in Hugging Face form",
     )
     parser.add_argument(
-        "--tokenizer", metavar="DIR", type=Path, help="its tokenizer (default: the same folder)"
+        "--tokenizer",
+        metavar="DIR",
+        type=Path,
+        help="its tokenizer (default: tokenizer/ in the encoder, it itself or ../tokenizer)",
     )
     _add_prompt_length(parser)
     parser.add_argument(
@@ -268,14 +271,18 @@ def _check(options: argparse.Namespace) -> None:
 
 def _embed(options: argparse.Namespace) -> None:
     from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.tokenizer import find_tokenizer
     from minit2i_deploy.training.data.embed import embed_shards, open_encoder
     from minit2i_deploy.training.data.storage import expand
 
     urls = expand(options.shards)
-    tokenizer = options.tokenizer or options.text_encoder
+    tokenizer = options.tokenizer
+    # Without an encoder there is more to say than that it has no tokenizer.
+    if tokenizer is None and (options.text_encoder / "config.json").is_file():
+        tokenizer = find_tokenizer(options.text_encoder)
     text, info = open_encoder(
         options.text_encoder,
-        tokenizer,
+        tokenizer or options.text_encoder,
         prompt_length=options.prompt_length,
         caption=options.caption,
         dtype=options.dtype,

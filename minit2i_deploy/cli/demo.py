@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from minit2i_deploy.cli.counts import check_per_kind
 from minit2i_deploy.cli.options import add_json
-from minit2i_deploy.errors import UsageError, VerificationError
+from minit2i_deploy.errors import VerificationError
 from minit2i_deploy.presets import FAST, REFERENCE
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ def run(options: argparse.Namespace) -> None:
     from minit2i_deploy.demo.shipped import shipped_model
     from minit2i_deploy.files import atomic_directory
 
-    if options.per_kind < 1:
-        raise UsageError(f"--per-kind is {options.per_kind}, but at least 1 is needed")
+    check_per_kind("--per-kind", options.per_kind)
     shipped = shipped_model()
     seconds: dict[str, float] = {}
     with atomic_directory(options.output, overwrite=_is_demo(options.output)) as folder:
@@ -163,7 +163,7 @@ def _paint(
 def _write(
     folder: Path, bundle: Bundle, runs: list[Run], seconds: dict[str, float], output: Path
 ) -> dict[str, Any]:
-    from minit2i_deploy.cli.text import json_text
+    from minit2i_deploy.cli import places
     from minit2i_deploy.demo.page import to_html
     from minit2i_deploy.demo.report import report_values
     from minit2i_deploy.files import atomic_write_text
@@ -178,7 +178,7 @@ def _write(
             save_png(item.image, path, fields)
             pictures[made.file_name(index)] = path.read_bytes()
     values = report_values(bundle, _RUNTIME, runs, seconds)
-    atomic_write_text(folder / REPORT, json_text(values) + "\n")
+    places.write_json(folder / REPORT, values)
     atomic_write_text(folder / PAGE, to_html(values, pictures, _commands(output)))
     return values
 

@@ -79,8 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--window",
         metavar="N",
         type=int,
-        default=256,
-        help="texts sorted by length and kept in memory at once (default: 256)",
+        help="texts of --input sorted by length and kept in memory at once (default: 256)",
     )
     add_engine(parser)
     add_json(parser)
@@ -127,6 +126,8 @@ def _input(options: argparse.Namespace) -> str | None:
         raise UsageError("no text came; give TEXT, --input FILE, or - to read stdin")
     if place is None and options.field is not None:
         raise UsageError("--field came without --input; it names a member of JSON lines")
+    if place is None and options.window is not None:
+        raise UsageError("--window came without --input; it cuts what is read into pieces")
     if place in (None, _STDIN):
         return place
     suffix = Path(place).suffix.lower()
@@ -165,6 +166,7 @@ def _embed_input(
     contents: Contents,
 ) -> Report:
     from minit2i_deploy.cli.progress import Progress as ProgressLine
+    from minit2i_deploy.embed import WINDOW
     from minit2i_deploy.embed_job import embed_lines, parts_folder
     from minit2i_deploy.texts import TextSource
 
@@ -182,7 +184,7 @@ def _embed_input(
                 contents,
                 job=_job(bundle, place, options),
                 resumable=place != _STDIN,
-                window=options.window,
+                window=WINDOW if options.window is None else options.window,
                 on_part=on_part,
             )
         except KeyboardInterrupt:

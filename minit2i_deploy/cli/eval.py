@@ -99,11 +99,14 @@ def run(options: argparse.Namespace) -> None:
     """Paint, judge, print."""
     from minit2i_deploy.bundle import Bundle
     from minit2i_deploy.cli import places
+    from minit2i_deploy.cli.counts import check_per_kind
     from minit2i_deploy.cli.text import json_text
     from minit2i_deploy.errors import UsageError
-    from minit2i_deploy.files import atomic_write_text
 
     check_options(options)
+    check_per_kind("--per-kind", options.per_kind)
+    if options.reference_per_kind is not None:
+        check_per_kind("--reference-per-kind", options.reference_per_kind)
     if options.tables is not None and options.kinds != "known":
         raise UsageError(
             f"--tables came with --kinds {options.kinds}, but tables are compared on the six known "
@@ -118,7 +121,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         values, text = _score(bundle, options)
     if options.output is not None:
-        atomic_write_text(options.output, json_text(values) + "\n")
+        places.write_json(options.output, values)
     print(json_text(values) if options.json else text)
 
 

@@ -44,8 +44,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--for",
         dest="target",
         metavar="ENGINE",
-        help="choose opset and precision for cpu, openvino, cuda, tensorrt or tensorrt-rtx, and "
-        "print why; default: fp32 at opset 23, which cpu and openvino run best",
+        help="choose opset, precision and width of heads for cpu, openvino, cuda, tensorrt or "
+        "tensorrt-rtx, and print why; default: fp32 at opset 23, which cpu and openvino run best",
+    )
+    parser.add_argument(
+        "--head-multiple",
+        metavar="N",
+        type=int,
+        help="pad attention heads with zeros to the next multiple of 8, 16, 32 or 64, for fused "
+        "kernels that need it; the pictures stay the same (default: 1, no pads, or what --for "
+        "chooses)",
     )
     parser.add_argument(
         "--flavour",
@@ -61,14 +69,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Export and print the checks."""
     from minit2i_deploy.cli.progress import Progress
-    from minit2i_deploy.export import export_bundle
-    from minit2i_deploy.export.choices import choose
+    from minit2i_deploy.export.choices import check_multiple, choose
 
+    if options.head_multiple is not None:
+        check_multiple(options.head_multiple)
+    _check_places(options)
     settings: dict[str, Any] = {"precision": options.precision or "fp32"}
     if options.target is not None:
         choice = choose(options.target, options.precision)
-        settings = {"precision": choice.precision, "opset": choice.opset}
+        settings = {
+            "precision": choice.precision,
+            "opset": choice.opset,
+            "head_multiple": choice.head_multiple,
+        }
         sys.stderr.write(f"minit2i: {choice.line()}\n")
+    if options.head_multiple is not None:
+        settings["head_multiple"] = options.head_multiple
+    # Takes seconds to import.
+    from minit2i_deploy.export import export_bundle
+
     with Progress("export") as progress:
         bundle = export_bundle(
             Path(options.checkpoint),
@@ -82,15 +101,37 @@ def run(options: argparse.Namespace) -> None:
     _print(options, bundle, settings["precision"])
 
 
+def _check_places(options: argparse.Namespace) -> None:
+    """Refuse at once what the export would refuse after torch is loaded.
+
+    Raises:
+        UsageError: an unknown flavour, a target that may not be written, or no text encoder.
+        CheckpointError: no checkpoint there.
+    """
+    from minit2i_deploy.bundle_folder import check_bundle_folder
+    from minit2i_deploy.checkpoints.detect import find_checkpoint
+    from minit2i_deploy.export.text_encoder_folder import find_text_encoder
+    from minit2i_deploy.flavours import find_flavour
+
+    if options.flavour is not None:
+        find_flavour(options.flavour)
+    sources = (options.checkpoint, options.text_encoder, options.lora)
+    check_bundle_folder(options.bundle, overwrite=options.overwrite, sources=sources)
+    found = find_checkpoint(Path(options.checkpoint))
+    given = None if options.text_encoder is None else Path(options.text_encoder)
+    find_text_encoder(found.path, given)
+
+
 def _print(options: argparse.Namespace, bundle: Bundle, precision: str) -> None:
     from minit2i_deploy.cli.text import check_lines, json_text, size
     from minit2i_deploy.decode import encode
 
     manifest = bundle.manifest
-    num_bytes = sum(info.bytes for info in manifest.files.values())
     if options.json:
-        values = {"bundle": str(bundle.path), "digest": bundle.digest, "bytes": num_bytes}
+        values = {"bundle": str(bundle.path), "digest": bundle.digest, "bytes": manifest.num_bytes}
         print(json_text(values | {"checks": encode(manifest.checks)}))
         return
     print(check_lines(manifest.checks))
-    print(f"{bundle.path}  {len(manifest.files)} files, {size(num_bytes)}, {precision}")
+    if manifest.padded_head_dim is not None:
+        print(f"heads of {manifest.model.head_dim} padded with zeros to {manifest.padded_head_dim}")
+    print(f"{bundle.path}  {len(manifest.files)} files, {size(manifest.num_bytes)}, {precision}")

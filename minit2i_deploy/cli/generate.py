@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from minit2i_deploy.cli.counts import check_repeats
 from minit2i_deploy.cli.options import (
     add_adjustments,
     add_bundle,
@@ -15,6 +16,7 @@ from minit2i_deploy.cli.options import (
     adjusted_table,
     chosen_painting,
     opened_runtime,
+    whole_numbers,
 )
 from minit2i_deploy.errors import UsageError
 
@@ -29,6 +31,13 @@ _EPILOG: Final = """\
 One prompt is painted once for each seed. Several prompts share one seed, or
 have as many seeds as there are prompts, or --num-images paints each of them
 with each seed.
+
+files it writes:
+  minit2i-SEED.png, or what -o names   each picture, with what made it
+  --grid FILE.png                      all pictures side by side
+  --animate FILE.webp or .gif          one picture as it comes about
+  --preview DIR                        one PNG a row of the table
+  --save-state FILE.npy                the pictures before rounding
 
 examples:
   minit2i generate my-bundle "a red circle" -o circle.png
@@ -51,7 +60,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
     # A list, because a single optional word would be taken for missing after an option.
     parser.add_argument(
-        "prompt", metavar="PROMPT", nargs="*", help="what to paint, in quotes; may be empty"
+        "prompt",
+        metavar="PROMPT",
+        nargs="*",
+        # Without a default of its own argparse calls it required.
+        default=[],
+        help="what to paint, in quotes; may be empty",
     )
     parser.set_defaults(gather="prompt")
     parser.add_argument(
@@ -109,7 +123,7 @@ def _add_seeds(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--seed",
         metavar="N[,N..]",
-        type=_whole_numbers,
+        type=whole_numbers,
         help="seeds of the noise, each from 0 (default) to 2**64 - 1",
     )
     group.add_argument(
@@ -182,19 +196,10 @@ def _weighted(words: str) -> tuple[str, float]:
     raise argparse.ArgumentTypeError(f"{words!r} is no TEXT:WEIGHT, for example 'a square:0.5'")
 
 
-def _whole_numbers(words: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in words.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{words!r} is no whole number, and no list of them between commas"
-        ) from None
-
-
 def run(options: argparse.Namespace) -> None:
     """Paint and write."""
     from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli.outputs import check_numbers, check_places, make_folders, picture_files
+    from minit2i_deploy.cli.outputs import check_numbers, check_places, made_folders, picture_files
     from minit2i_deploy.cli.paint import Job, paint
     from minit2i_deploy.cli.plan import planned_pictures, wanted_prompts
     from minit2i_deploy.cli.progress import Progress
@@ -216,8 +221,11 @@ def run(options: argparse.Namespace) -> None:
         pictures=pictures,
         files=files,
     )
-    with Progress("painting") as progress, opened_runtime(bundle, options, lean=True) as runtime:
-        make_folders(options, len(files))
+    with (
+        Progress("painting") as progress,
+        opened_runtime(bundle, options, lean=True) as runtime,
+        made_folders(options, len(files)),
+    ):
         spent = paint(job, runtime, progress.update)
     _print(job, spent)
 
@@ -230,6 +238,7 @@ def _check_repeat(options: argparse.Namespace) -> None:
             f"--repeat is {options.repeat}, but at least {_LEAST_REPEATS} are needed: the first is "
             "the warm-up"
         )
+    check_repeats("--repeat", options.repeat, least=_LEAST_REPEATS)
     if options.preview is not None or options.animate is not None:
         raise UsageError("--repeat came with --preview or --animate; give one or the other")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.cli.options import add_json
+from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle import Bundle
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
     from minit2i_deploy.manifest import FILE_NAME
 
     if (options.path / FILE_NAME).exists():
+        _refuse_checkpoint_options(options)
         bundle = Bundle.open(options.path)
         print(json_text(_bundle_values(bundle)) if options.json else _bundle_text(bundle))
         return
@@ -65,6 +67,16 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
+def _refuse_checkpoint_options(options: argparse.Namespace) -> None:
+    for name in ("lora", "image_size", "prompt_length"):
+        if getattr(options, name) is not None:
+            word = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"{word} came with a bundle, {options.path}, which is exported already; leave it "
+                "out, or name the checkpoint"
+            )
+
+
 def _bundle_values(bundle: Bundle) -> dict[str, Any]:
     from minit2i_deploy.decode import encode
 
@@ -76,18 +88,20 @@ def _bundle_text(bundle: Bundle) -> str:
     from minit2i_deploy.cli.text import check_lines, columns, size
 
     manifest = bundle.manifest
-    total = sum(info.bytes for info in manifest.files.values())
     flavour, provenance = manifest.flavour, manifest.provenance
     facts = [
         ("bundle", str(bundle.path)),
         ("digest", bundle.digest),
-        ("files", f"{len(manifest.files)}, {size(total)}"),
+        ("files", f"{len(manifest.files)}, {size(manifest.num_bytes)}"),
         ("variant", manifest.variant or "none of the published ones"),
         ("model", _config_line(manifest.model)),
         ("flavour", f"{flavour.name} (a_min {flavour.a_min:g})"),
         ("checkpoint", f"{provenance.checkpoint_form}, sha256 {provenance.checkpoint_sha256}"),
         ("tools", ", ".join(f"{name} {tool}" for name, tool in provenance.tools.items())),
     ]
+    if manifest.padded_head_dim is not None:
+        padded = f"padded with zeros to {manifest.padded_head_dim} in the graphs"
+        facts.insert(5, ("heads", f"{manifest.model.head_dim} wide, {padded}"))
     if provenance.lora_sha256 is not None:
         facts.insert(-1, ("lora", f"merged, sha256 {provenance.lora_sha256}"))
     if manifest.quantization is not None:

@@ -77,22 +77,34 @@ def compare(bundle: Bundle, options: argparse.Namespace) -> MeterReport:
         RuntimeFailure: the engine failed.
     """
     from minit2i_deploy.cli import places
-    from minit2i_deploy.cli.progress import Progress
     from minit2i_deploy.errors import require
-    from minit2i_deploy.quality import measure
+    from minit2i_deploy.new_folders import gone_if_empty
 
     settings, candidates = _settings(options), _candidates(bundle, options)
-    if options.plots is not None:
-        # Known before minutes of painting, not after.
-        require("matplotlib.figure", "eval")
+    if options.plots is None:
+        return _measured(bundle, options, candidates, settings)
+    # Known before minutes of painting, not after.
+    require("matplotlib.figure", "eval")
+    with gone_if_empty(options.plots):
         places.new_folder(options.plots)
-    with Progress("eval shapes") as progress, opened_runtime(bundle, options) as runtime:
-        report = measure(bundle, runtime, candidates, settings, progress.update)
-    if options.plots is not None:
+        report = _measured(bundle, options, candidates, settings)
         from minit2i_deploy.quality.plots import write_plots
 
         write_plots(report, options.plots)
     return report
+
+
+def _measured(
+    bundle: Bundle,
+    options: argparse.Namespace,
+    candidates: list[Candidate],
+    settings: MeterSettings,
+) -> MeterReport:
+    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.quality import measure
+
+    with Progress("eval shapes") as progress, opened_runtime(bundle, options) as runtime:
+        return measure(bundle, runtime, candidates, settings, progress.update)
 
 
 def _settings(options: argparse.Namespace) -> MeterSettings:
@@ -122,10 +134,9 @@ def _candidates(bundle: Bundle, options: argparse.Namespace) -> list[Candidate]:
         return candidates_of(tables, options.guidance)
     scale = bundle.preset()[1]
     return [
-        # What a student's table tells it belongs to that table, not to the preset.
         candidate
         for table in tables
         for candidate in candidates_of(
-            [table], [float(table.column("omega")[0]) if table.is_conditioned else scale]
+            [table], [scale if table.told_guidance is None else table.told_guidance]
         )
     ]

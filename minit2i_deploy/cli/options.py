@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from minit2i_deploy.table import Table
 
 _LEAN: Final = ("onnxruntime", "openvino")
+# Options of add_engine that stand for an option of the same name of some runtimes.
+_ENGINE: Final = ("provider", "precision", "threads", "device", "compile")
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
@@ -112,8 +114,31 @@ def add_adjustments(parser: argparse.ArgumentParser) -> None:
 
 
 def numbers(words: str) -> tuple[float, ...]:
-    """Numbers between commas."""
-    return tuple(float(word) for word in words.split(","))
+    """Numbers between commas.
+
+    Raises:
+        ArgumentTypeError: a word is none.
+    """
+    try:
+        return tuple(float(word) for word in words.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{words!r} is no number, and no list of them between commas"
+        ) from None
+
+
+def whole_numbers(words: str) -> tuple[int, ...]:
+    """Whole numbers between commas.
+
+    Raises:
+        ArgumentTypeError: a word is none.
+    """
+    try:
+        return tuple(int(word) for word in words.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{words!r} is no whole number, and no list of them between commas"
+        ) from None
 
 
 def chosen_painting(bundle: Bundle, options: argparse.Namespace) -> tuple[Table, float]:
@@ -124,6 +149,9 @@ def chosen_painting(bundle: Bundle, options: argparse.Namespace) -> tuple[Table,
         BundleError: the bundle's table is damaged.
     """
     table, guidance = bundle.preset(options.preset)
+    for name in ("table", "solver", "steps"):
+        if options.preset is not None and getattr(options, name) is not None:
+            raise UsageError(f"--preset came with --{name}; give one or the other")
     if options.table is not None:
         if options.solver is not None or options.steps is not None:
             raise UsageError("--table came with --solver or --steps; give one or the other")
@@ -134,8 +162,7 @@ def chosen_painting(bundle: Bundle, options: argparse.Namespace) -> tuple[Table,
         raise UsageError(f"--solver {options.solver} came without --steps; add --steps N")
     if options.guidance is not None:
         return table, options.guidance
-    # What a student's table tells it belongs to that table, not to the preset.
-    return table, float(table.column("omega")[0]) if table.is_conditioned else guidance
+    return table, guidance if table.told_guidance is None else table.told_guidance
 
 
 def adjusted_table(table: Table, options: argparse.Namespace) -> Table:
@@ -167,12 +194,15 @@ def opened_runtime(
         MissingDependencyError: its library is not installed.
         RuntimeFailure: it finds no device.
     """
-    from minit2i_deploy.runtimes import open_runtime
+    from minit2i_deploy.runtimes import open_runtime, runtime_options
 
-    names = ("provider", "precision", "threads", "device", "compile")
     # Some commands ask for engines in their own words and know only some of these.
-    given = {name: getattr(options, name, None) for name in names}
+    given = {name: getattr(options, name, None) for name in _ENGINE}
     settings = {name: value for name, value in given.items() if value is not None}
+    known = [name for name in _ENGINE if name in runtime_options(options.runtime)]
+    if unknown := [name for name in settings if name not in known]:
+        choices = ", ".join(f"--{name}" for name in known) or "none of the engine's options"
+        raise UsageError(f"runtime {options.runtime} has no --{unknown[0]}; it takes {choices}")
     if options.runtime.startswith("tensorrt") and "device" in settings:
         settings["device"] = _card(settings["device"])
     if lean and options.runtime in _LEAN:

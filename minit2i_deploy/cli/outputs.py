@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minit2i_deploy.cli import places
 from minit2i_deploy.cli.plan import Picture
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.images import check_animation
+from minit2i_deploy.new_folders import gone_if_empty
 
 
 def check_places(options: argparse.Namespace) -> None:
@@ -74,13 +76,17 @@ def picture_files(options: argparse.Namespace, pictures: Sequence[Picture]) -> l
     return files
 
 
-def make_folders(options: argparse.Namespace, count: int) -> None:
-    """Make the folders that so many pictures need.
+@contextlib.contextmanager
+def made_folders(options: argparse.Namespace, count: int) -> Iterator[None]:
+    """Make the folders that so many pictures need; those that stay empty go again.
 
     Raises:
         UsageError: one is not empty or cannot be made.
     """
-    if options.output is not None and count > 1:
-        places.new_folder(options.output)
-    if options.preview is not None:
-        places.new_folder(options.preview)
+    several = options.output is not None and count > 1
+    with contextlib.ExitStack() as stack:
+        for folder in (options.output if several else None, options.preview):
+            if folder is not None:
+                stack.enter_context(gone_if_empty(folder))
+                places.new_folder(folder)
+        yield

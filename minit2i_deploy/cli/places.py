@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
+from minit2i_deploy.cli.text import json_text
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.files import atomic_write_bytes
+from minit2i_deploy.files import atomic_write_bytes, atomic_write_text
 
 
 def output_file(path: Path, suffix: str) -> Path:
@@ -60,17 +61,15 @@ def free_name(stem: str, suffix: str, taken: Collection[Path] = ()) -> Path:
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
-    """Write one array, whole or not at all."""
+    """Write one array of any shape and type, whole or not at all."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     atomic_write_bytes(path, buffer.getvalue())
 
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    atomic_write_bytes(path, buffer.getvalue())
+def write_json(path: Path, values: object) -> None:
+    """Write plain values as JSON, as ``--json`` prints them, whole or not at all."""
+    atomic_write_text(path, json_text(values) + "\n")
 
 
 def check_writable(folder: Path) -> None:

@@ -15,8 +15,10 @@ from minit2i_deploy.noise import standard_noise
 from minit2i_deploy.prompts import Mix
 from minit2i_deploy.record import Record, noise_digest
 from minit2i_deploy.table import Table
+from minit2i_deploy.texts import prompt_lines
 
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+# Prompt, seed and file of each are laid out before the first is painted: some hundred MB.
+MAX_PICTURES: Final = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -41,9 +43,9 @@ def wanted_prompts(options: argparse.Namespace, record: Record | None) -> list[M
         )
     if options.prompt and options.prompts is not None:
         raise UsageError("PROMPT came with --prompts; give one or the other")
-    texts = options.prompt if options.prompts is None else read_prompts(options.prompts)
-    if texts:
-        return [Mix(parts=((text, 1.0), *options.also)) for text in texts]
+    given = options.prompt if options.prompts is None else read_prompts(options.prompts)
+    if given:
+        return [Mix(parts=((text, 1.0), *options.also)) for text in given]
     if record is None:
         raise UsageError("no prompt came; give PROMPT, --prompts FILE or --from FILE")
     if options.also:
@@ -61,6 +63,7 @@ def planned_pictures(
             be read.
     """
     noise = None if options.noise is None else _read_noise(options, table)
+    _check_count(options, len(prompts))
     seeds = _seeds(options, record)
     pictures = _paired(prompts, seeds, crossed=options.num_images is not None)
     if noise is not None:
@@ -71,32 +74,30 @@ def planned_pictures(
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a UTF-8 text file, one a line; blank lines are left out.
+    """The prompts of a .txt file, as ``texts.prompt_lines`` reads them.
 
     Raises:
         UsageError: another suffix, no file, no prompt, or a line that is no text.
     """
     if path.suffix.lower() != ".txt":
         raise UsageError(f"{path}: prompts are read from .txt files, one a line; name one")
-    try:
-        lines = path.read_bytes().removeprefix(_BYTE_ORDER_MARK).splitlines()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    prompts = []
-    for number, line in enumerate(lines, 1):
-        try:
-            text = line.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"{path}: line {number} is not UTF-8 at byte {error.start}; save it as UTF-8"
-            ) from error
-        if "\0" in text:
-            raise UsageError(f"{path}: line {number} holds a NUL character; take it out")
-        if text:
-            prompts.append(text)
+    prompts = prompt_lines(path)
     if not prompts:
         raise UsageError(f"{path}: holds no prompt; write one a line")
     return prompts
+
+
+def _check_count(options: argparse.Namespace, num_prompts: int) -> None:
+    if options.num_images is None:
+        return
+    if options.num_images < 1:
+        raise UsageError(f"--num-images is {options.num_images}, but at least 1 is needed")
+    if num_prompts * options.num_images > MAX_PICTURES:
+        raise UsageError(
+            f"--num-images {options.num_images} of {num_prompts} prompts are more than "
+            f"{MAX_PICTURES} pictures, which are all planned before the first; paint the rest in "
+            "another run, from a later --seed"
+        )
 
 
 def _seeds(options: argparse.Namespace, record: Record | None) -> list[int]:
@@ -106,8 +107,11 @@ def _seeds(options: argparse.Namespace, record: Record | None) -> list[int]:
             raise UsageError(
                 f"--num-images came with {len(seeds)} seeds; give the first seed, or the list"
             )
-        if options.num_images < 1:
-            raise UsageError(f"--num-images is {options.num_images}, but at least 1 is needed")
+        if seeds[0] + options.num_images > 2**64:
+            raise UsageError(
+                f"--seed {seeds[0]} with --num-images {options.num_images} goes past the last "
+                "seed, 2**64 - 1; give a smaller one of the two"
+            )
         seeds = [seeds[0] + offset for offset in range(options.num_images)]
     for seed in seeds:
         # Refuses a seed outside its range now, not after the pictures before it.

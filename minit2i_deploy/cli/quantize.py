@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         type=float,
         help="rows from this time on, 0 noise to 1 data, run the source's step graph, which the "
-        "new bundle holds as well (onnxruntime and openvino in Python)",
+        "new bundle holds as well (onnxruntime and openvino in Python, and the C++ client)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     _add_layers(parser)
@@ -140,16 +140,16 @@ def _check(options: argparse.Namespace) -> None:
     given = [f"--{name}" for name, value in drawn.items() if value is not None]
     if options.calibration is not None and given:
         raise UsageError(f"--calibration holds what {given[0]} would draw; give one of them")
+    if options.save_calibration is not None:
+        from minit2i_deploy.cli import places
+
+        places.output_file(options.save_calibration, ".npz")
 
 
 def _quantize(options: argparse.Namespace) -> None:
-    from minit2i_deploy.bundle import Bundle
     from minit2i_deploy.cli.progress import Progress
     from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
-    from minit2i_deploy.export.quantize.late import add_late_graph, check_late_time
 
-    if options.late_from is not None:
-        check_late_time(options.late_from)
     chosen = {name: getattr(options, name) for name in ("samples", "seed")}
     with Progress("quantize") as progress:
         bundle = quantize_bundle(
@@ -165,12 +165,11 @@ def _quantize(options: argparse.Namespace) -> None:
             smoothing=not options.no_smoothing,
             clip=options.clip,
             target=options.target,
+            late_from=options.late_from,
             save_calibration=options.save_calibration,
             overwrite=options.overwrite,
             progress=lambda stage, share: progress.update(share, stage),
         )
-    if options.late_from is not None:
-        bundle = add_late_graph(bundle, Bundle.open(options.bundle), options.late_from)
     _print_bundle(options, bundle)
 
 
@@ -190,10 +189,9 @@ def _print_bundle(options: argparse.Namespace, bundle: Bundle) -> None:
 
     manifest = bundle.manifest
     assert manifest.quantization is not None
-    num_bytes = sum(info.bytes for info in manifest.files.values())
     if options.json:
         values: dict[str, Any] = {"bundle": str(bundle.path), "digest": bundle.digest}
-        values |= {"bytes": num_bytes, "quantization": encode(manifest.quantization)}
+        values |= {"bytes": manifest.num_bytes, "quantization": encode(manifest.quantization)}
         print(json_text(values | {"checks": encode(manifest.checks)}))
         return
     print(check_lines(manifest.checks))
@@ -202,8 +200,9 @@ def _print_bundle(options: argparse.Namespace, bundle: Bundle) -> None:
         print(f"{name}: {graph.scheme}, {graph.layers} layers{left}")
     if manifest.late is not None:
         print(f"from t={manifest.late.t:g} on: {manifest.late.graph.precision}")
+    total = f"{len(manifest.files)} files, {size(manifest.num_bytes)}"
     words = f"{manifest.quantization.scheme} on {manifest.quantization.base_precision}"
-    print(f"{bundle.path}  {len(manifest.files)} files, {size(num_bytes)}, {words}")
+    print(f"{bundle.path}  {total}, {words}")
 
 
 def _print_schemes(options: argparse.Namespace) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 def add_recipe(parser: argparse.ArgumentParser, recipe: str, overrides: str) -> None:
     """RECIPE, KEY=VALUE, --output and --print, with the help of the first two."""
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help=recipe)
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=overrides)
+    # Without a default of its own argparse calls it required.
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help=overrides)
     parser.set_defaults(gather="overrides")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(

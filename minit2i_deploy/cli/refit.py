@@ -69,24 +69,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", metavar="N", type=int, default=0, help="index of the card (default 0)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Write, refit, compare, and only then let the bundle appear."""
     from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.bundle_folder import bundle_folder
     from minit2i_deploy.cli.progress import Progress
-    from minit2i_deploy.files import atomic_directory
-    from minit2i_deploy.reweigh import with_checks, write_reweighed
+    from minit2i_deploy.reweigh import check_refittable, with_checks, write_reweighed
     from minit2i_deploy.runtimes.tensorrt_refit import refit_bundle
 
     if options.checkpoint is None and options.lora is None:
         raise UsageError("no weights came; give --checkpoint or --lora")
     base = Bundle.open(options.bundle)
+    check_refittable(base)
+    sources = (options.bundle, options.checkpoint, options.lora)
     with (
         Progress("refit") as progress,
-        atomic_directory(options.output, overwrite=options.overwrite) as folder,
+        bundle_folder(options.output, overwrite=options.overwrite, sources=sources) as folder,
     ):
         progress.update(0.0, "read weights")
         source = _weights(base, options)

@@ -105,10 +105,10 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure, search, write and print."""
+    from minit2i_deploy.cli import places
     from minit2i_deploy.cli.progress import Progress
     from minit2i_deploy.cli.text import json_text
     from minit2i_deploy.export.quantize.sensitivity_file import partial_path
-    from minit2i_deploy.files import atomic_write_text
 
     job = _job(options)
     partial = partial_path(options.output)
@@ -124,7 +124,7 @@ def run(options: argparse.Namespace) -> None:
 
         plot_heat_map(found, options.plot)
     values = found.to_dict()
-    atomic_write_text(options.output, json_text(values) + "\n")
+    places.write_json(options.output, values)
     partial.unlink(missing_ok=True)
     print(json_text(values) if options.json else _text(found, options))
 

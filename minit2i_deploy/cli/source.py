@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from minit2i_deploy.errors import UsageError
+
 
 def add_source(parser: argparse.ArgumentParser, *, only_with: str = "") -> None:
     """--text-encoder, --lora, --raw, --image-size and --prompt-length.
@@ -35,6 +37,18 @@ def add_source(parser: argparse.ArgumentParser, *, only_with: str = "") -> None:
     group.add_argument(
         "--prompt-length", metavar="TOKENS", type=int, help="as --image-size, for the prompt"
     )
+
+
+def refuse_source(options: argparse.Namespace, missing: str) -> None:
+    """Refuse every one of these options, because the option they belong to did not come.
+
+    Raises:
+        UsageError: the first of them that came.
+    """
+    for name in ("text_encoder", "lora", "raw", "image_size", "prompt_length"):
+        if getattr(options, name) not in (None, False):
+            word = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{word} came without {missing}; add {missing}, or leave {word} out")
 
 
 def source_arguments(options: argparse.Namespace) -> dict[str, Any]:

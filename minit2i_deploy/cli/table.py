@@ -28,6 +28,11 @@ _STUDENT: Final = {
     "t-min": "least noise level that it guides (default 0.2)",
     "t-max": "greatest noise level that it guides (default 0.8)",
 }
+# What --list has no use for.
+_COMPILING: Final = (
+    "solver", "steps", "a_min", "interval", "clip", "rescale", "shift", "times",
+    "omega", "t_min", "t_max", "output",
+)  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +40,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Compile a solver to the table of numbers that every runtime follows."
     parser.epilog = _EPILOG
     parser.add_argument("--list", action="store_true", help="list the solvers and stop")
+    _add_solver(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help=".json file for generate --table, replaced if it is there",
+    )
+    add_json(parser)
+
+
+def _add_solver(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--solver", metavar="NAME", help="solver to compile")
     parser.add_argument("--steps", metavar="N", type=int, help="intervals of its time grid")
     parser.add_argument(
@@ -48,21 +65,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar=("START", "END"),
         nargs=2,
         type=float,
-        default=(0.0, 1.0),
         help="guide only rows with START <= t <= END (default 0 1)",
     )
     parser.add_argument(
         "--clip",
         metavar="C",
         type=float,
-        default=0.0,
         help="bound on each estimate before guidance, for example 1 (default 0: none)",
     )
     parser.add_argument(
         "--rescale",
         metavar="R",
         type=float,
-        default=0.0,
         help="share of guidance rescale, 0 to 1 (default 0)",
     )
     parser.add_argument(
@@ -79,19 +93,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     for name, what in _STUDENT.items():
         parser.add_argument(f"--{name}", metavar="X", type=float, help=f"mean-flow only: {what}")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        type=Path,
-        help=".json file for generate --table, replaced if it is there",
-    )
-    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """List, print or write."""
     if options.list:
+        for name in _COMPILING:
+            if getattr(options, name) is not None:
+                raise UsageError(f"--list came with --{name.replace('_', '-')}; give one of them")
         _list(options)
         return
     if options.solver is None or (options.steps is None and options.times is None):
@@ -109,9 +118,9 @@ def run(options: argparse.Namespace) -> None:
         options.solver,
         steps=options.steps,
         a_min=options.a_min,
-        interval=tuple(options.interval),
-        clip=options.clip,
-        rescale=options.rescale,
+        interval=(0.0, 1.0) if options.interval is None else tuple(options.interval),
+        clip=0.0 if options.clip is None else options.clip,
+        rescale=0.0 if options.rescale is None else options.rescale,
         grid=_grid(options),
         shift=options.shift,
         omega=options.omega,

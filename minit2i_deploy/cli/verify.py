@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from minit2i_deploy.cli.options import add_bundle, add_engine, add_json, opened_runtime
-from minit2i_deploy.cli.source import add_source, source_arguments
+from minit2i_deploy.cli.source import add_source, refuse_source, source_arguments
 from minit2i_deploy.errors import (
     Minit2iError,
     MissingDependencyError,
@@ -84,6 +84,8 @@ def run(options: argparse.Namespace) -> None:
     from minit2i_deploy.bundle import Bundle
     from minit2i_deploy.cli.text import columns, json_text
 
+    if options.checkpoint is None:
+        refuse_source(options, "--checkpoint")
     if options.ladder:
         _climb(options)
         return
@@ -114,12 +116,12 @@ def check_bundle(bundle: Bundle, open_engine: Callable[[], Runtime]) -> Iterator
     """
     from minit2i_deploy.cli.text import size
 
-    files = bundle.manifest.files
-    total = size(sum(info.bytes for info in files.values()))
-    yield Outcome(name="sizes", state=OK, found=f"{len(files)} files, {total}")
+    manifest = bundle.manifest
+    found = f"{len(manifest.files)} files, {size(manifest.num_bytes)}"
+    yield Outcome(name="sizes", state=OK, found=found)
     yield _attempt("sha256", lambda: _hashes(bundle))
     yield _attempt("tokenizer", lambda: f"{bundle.tokenizer().rust.get_vocab_size()} tokens")
-    for name in bundle.manifest.tables:
+    for name in manifest.tables:
         yield _attempt(f"table {name}", partial(_table, bundle, name))
     try:
         runtime = open_engine()
@@ -217,7 +219,7 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
     from minit2i_deploy.table import guidance_weights, step_row
 
     config = bundle.config
-    picture = (1, config.in_channels, config.image_size, config.image_size)
+    picture = (1, *config.image_shape)
     tokens = (2, 1, config.num_text_tokens, config.hidden_size)
     context = (1, config.prompt_length, config.txt_input_size)
 

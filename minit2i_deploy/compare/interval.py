@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Final
 
+from minit2i_deploy.demo.shapes.score import Z_95
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.quality.paired import Paired
-
-# The 97.5% point of the normal distribution.
-_Z_95: Final = 1.959963984540054
 
 
 def difference_interval(paired: Paired, total: int) -> tuple[float, float]:
@@ -36,5 +33,5 @@ def difference_interval(paired: Paired, total: int) -> tuple[float, float]:
         )
     size, won, lost = total + 2, paired.won + 0.5, paired.lost + 0.5
     centre = (won - lost) / size
-    spread = _Z_95 * math.sqrt(won + lost - (won - lost) ** 2 / size) / size
+    spread = Z_95 * math.sqrt(won + lost - (won - lost) ** 2 / size) / size
     return max(-1.0, centre - spread), min(1.0, centre + spread)

@@ -72,7 +72,7 @@ def compare(
     if not tasks:
         raise UsageError("nothing to paint came; give at least one prompt")
     # Once here, and not again for every side and batch.
-    tokenise(a.bundle, list(dict.fromkeys(task.prompt for task in tasks)))
+    tokenise(a.bundle, list(dict.fromkeys(task.prompt for task in tasks)), stacklevel=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptTruncatedWarning)
         return _Comparing(a, b, tasks, settings, progress).run()

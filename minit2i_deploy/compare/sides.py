@@ -75,7 +75,7 @@ def graph_bytes(bundle: Bundle) -> dict[str, int]:
     for name, graph in graphs.items():
         folder = graph.path.rpartition("/")[0] + "/"
         sizes[name] = sum(info.bytes for path, info in files.items() if path.startswith(folder))
-    total = sum(info.bytes for info in files.values())
+    total = bundle.manifest.num_bytes
     return sizes | {"other": total - sum(sizes.values()), "total": total}
 
 

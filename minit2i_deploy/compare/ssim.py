@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.quality.metrics import luma
 
 WINDOW: Final = 11
 SIGMA: Final = 1.5
-_LUMA: Final = (0.299, 0.587, 0.114)
 _PEAK: Final = 255.0
 _C1, _C2 = (0.01 * _PEAK) ** 2, (0.03 * _PEAK) ** 2
 
@@ -42,7 +42,7 @@ def ssim(
             f"pictures of shape {list(a.shape)} came with {list(b.shape)}; give equal ones of at "
             f"least {WINDOW}x{WINDOW} pixels"
         )
-    p, q = _luma(a), _luma(b)
+    p, q = luma(a), luma(b)
     mean_p, mean_q = _blur(p), _blur(q)
     variance_p = _blur(p * p) - mean_p**2
     variance_q = _blur(q * q) - mean_q**2
@@ -50,11 +50,6 @@ def ssim(
     likeness = (2 * mean_p * mean_q + _C1) * (2 * covariance + _C2)
     size = (mean_p**2 + mean_q**2 + _C1) * (variance_p + variance_q + _C2)
     return (likeness / size).mean(axis=(1, 2))
-
-
-def _luma(x: np.ndarray) -> Float64[np.ndarray, "batch height width"]:
-    scaled = (np.clip(x.astype(np.float64), -1.0, 1.0) + 1.0) * (_PEAK / 2)
-    return np.tensordot(_LUMA, scaled, axes=(0, 1))
 
 
 def _blur(values: np.ndarray) -> Float64[np.ndarray, "batch rows columns"]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64
 
 from minit2i_deploy.compare.sides import Side
 from minit2i_deploy.compare.tasks import Task
-from minit2i_deploy.condition import branch_tokens, student_conditions
 from minit2i_deploy.errors import RuntimeFailure
-from minit2i_deploy.generate import Frame, trajectory
+from minit2i_deploy.generate import Frame, frames
 from minit2i_deploy.late import start_rows
-from minit2i_deploy.noise import batch_noise, standard_noise
-from minit2i_deploy.table import Table, guidance_weights, step_row
+from minit2i_deploy.quality.metrics import relative_errors
+from minit2i_deploy.request import Request
+from minit2i_deploy.table import Table, step_row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -69,10 +69,12 @@ def walk(
     Raises:
         RuntimeFailure: an engine failed, or gave NaN or infinity.
     """
-    teacher = _Teacher(a, b, tasks, table, guidance) if details else None
-    frames = [_frames(side, tasks, table, guidance) for side in (a, b)]
+    prompts, seeds = [task.prompt for task in tasks], [task.seed for task in tasks]
+    request = Request.of(a.bundle, prompts, seed=seeds, table=table, guidance=guidance)
+    teacher = _Teacher(a, b, request) if details else None
+    ways = [frames(side.bundle, side.runtime, request) for side in (a, b)]
     states: list[np.ndarray] = []
-    for pair in zip(*frames, strict=True):
+    for pair in zip(*ways, strict=True):
         if teacher is not None:
             teacher.compare(*pair)
         if on_row is not None:
@@ -84,40 +86,16 @@ def walk(
     return Walk(x_a=states[0], x_b=states[1], details=found)
 
 
-def relative_errors(
-    found: Float[np.ndarray, "batch ..."], wanted: Float[np.ndarray, "batch ..."]
-) -> Float64[np.ndarray, " batch"]:
-    """|found - wanted| / |wanted| by Euclidean norm: float64, one for each entry of the first axis.
-
-    Args:
-        found: [batch, ...], any unit.
-        wanted: [batch, ...], what found should be.
-    """
-    size = len(wanted)
-    first, second = (values.reshape(size, -1).astype(np.float64) for values in (found, wanted))
-    scale = np.linalg.norm(second, axis=1)
-    errors: Float64[np.ndarray, " batch"] = np.linalg.norm(first - second, axis=1) / np.maximum(
-        scale, float(np.finfo(np.float32).tiny)
-    )
-    return errors
-
-
 class _Teacher:
     """Keeps A's state before each row, and lets B take that row from it."""
 
-    def __init__(
-        self, a: Side, b: Side, tasks: Sequence[Task], table: Table, guidance: float
-    ) -> None:
-        self.b, self.table, self.seeds = b, table, [task.seed for task in tasks]
-        self.weights = [guidance_weights(table, index, guidance) for index in range(len(table))]
-        guided = any(len(weights) > 1 for weights in self.weights)
-        first, self.tokens = (_tokens(side, tasks, table, guidance, guided) for side in (a, b))
+    def __init__(self, a: Side, b: Side, request: Request) -> None:
+        self.b, self.request, self.fresh = b, request, request.fresh_noise(a.bundle)
+        first, self.tokens = (request.tokens(side.bundle, side.runtime) for side in (a, b))
         self.tokens_error = relative_errors(
             np.swapaxes(self.tokens, 0, 1), np.swapaxes(first, 0, 1)
         )
-        size = a.bundle.config.image_size
-        self.shape = (a.bundle.config.in_channels, size, size)
-        self.x = batch_noise(self.seeds, self.shape) * np.float32(a.bundle.manifest.noise.scale)
+        self.x = request.start(a.bundle)
         self.h = np.zeros_like(self.x)
         self.errors: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
@@ -141,34 +119,12 @@ class _Teacher:
         return Details(tokens=self.tokens_error, estimate=estimate, step=step, drift=drift)
 
     def _step(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        times = self.table.column("t")[index:]
-        state = start_rows(self.b.runtime, self.x, self.tokens, times)
+        table = self.request.table
+        state = start_rows(self.b.runtime, self.x, self.tokens, table.column("t")[index:])
         # Noise takes the history slot's place, and so can a history.
-        slot = self.h
-        if self.table.column("n")[index]:
-            drawn = [standard_noise(seed, self.shape, stream=index + 1) for seed in self.seeds]
-            slot = np.stack(drawn)
-        state.step(step_row(self.table, index), self.weights[index], slot)
+        slot = self.fresh[index]() if index in self.fresh else self.h
+        state.step(step_row(table, index), self.request.weights[index], slot)
         return state.state()
-
-
-def _frames(side: Side, tasks: Sequence[Task], table: Table, guidance: float) -> Iterator[Frame]:
-    return trajectory(
-        side.bundle,
-        side.runtime,
-        [task.prompt for task in tasks],
-        seed=[task.seed for task in tasks],
-        table=table,
-        guidance=guidance,
-    )
-
-
-def _tokens(
-    side: Side, tasks: Sequence[Task], table: Table, guidance: float, guided: bool
-) -> Float32[np.ndarray, "branches batch adapted hidden"]:
-    told = student_conditions(side.bundle, table, guidance, None)
-    prompts = [task.prompt for task in tasks]
-    return branch_tokens(side.bundle, side.runtime, prompts, None, guided, {}, told)
 
 
 def _check_finite(x: np.ndarray, side: Side) -> None:

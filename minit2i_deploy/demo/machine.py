@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Final
+
+from minit2i_deploy.bench.machine import read_cpuinfo
 
 _LIBRARIES: Final = ("numpy", "onnxruntime", "torch")
 
@@ -41,11 +42,8 @@ def _num_cores() -> int:
 
 
 def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    except OSError:
-        pass
+    for line in read_cpuinfo().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
     return platform.processor() or platform.machine()

@@ -76,7 +76,7 @@ def report_values(
         "model": bundle.config.to_dict(),
         "bundle": {
             "digest": bundle.digest,
-            "bytes": sum(info.bytes for info in bundle.manifest.files.values()),
+            "bytes": bundle.manifest.num_bytes,
             "checkpoint_sha256": bundle.manifest.provenance.checkpoint_sha256,
             "precision": bundle.manifest.graphs["transformer"].precision,
         },

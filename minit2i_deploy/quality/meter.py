@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.demo.shapes import KINDS, ShapesScore, Spec, Verdict, held_out_captions, judge
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.generate import Frame, Result, generate
+from minit2i_deploy.generate import Result, generate
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.quality import metrics
 from minit2i_deploy.quality.candidates import Candidate
@@ -140,9 +140,13 @@ class _Painter:
         for start in range(0, len(indices), self.settings.batch):
             chosen = indices[start : start + self.settings.batch]
 
-            def on_frame(frame: Frame, count: int = len(chosen)) -> None:
+            before = self.done
+
+            def on_row(
+                done: int, rows: int, before: float = before, count: int = len(chosen)
+            ) -> None:
                 # Rows of one branch cost half, so this is only nearly even.
-                self.done += count * evaluations / frame.total
+                self.done = before + count * evaluations * done / rows
                 if self.progress is not None:
                     self.progress(min(self.done / self.total, 1.0), candidate.name)
 
@@ -155,7 +159,7 @@ class _Painter:
                     seed=[self.settings.seed + i for i in chosen],
                     table=candidate.table,
                     guidance=candidate.guidance,
-                    on_frame=on_frame,
+                    on_row=on_row,
                 ),
             )
 

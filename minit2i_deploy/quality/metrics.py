@@ -1,4 +1,4 @@
-"""Figures of pictures in numpy: two distances, saturation, and seams between patches.
+"""Figures of pictures in numpy: three distances, saturation, and seams between patches.
 
 Every function takes the sampler's final states, float32 [batch, 3, H, W], -1 black to 1 white and
 not yet clamped, and gives a figure for each picture.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float, Float32, Float64
 
 from minit2i_deploy.errors import UsageError
 
@@ -72,9 +72,27 @@ def gmsd(
             f"pictures are {a.shape[2]}x{a.shape[3]}, but at least {_SMALLEST}x{_SMALLEST} pixels "
             "are needed"
         )
-    p, q = (_gradient_magnitude(_blocks(_luma(x))) for x in (a, b))
+    p, q = (_gradient_magnitude(_blocks(luma(x))) for x in (a, b))
     similarity = (2.0 * p * q + GMSD_STABILITY) / (p * p + q * q + GMSD_STABILITY)
     return similarity.std(axis=(1, 2))
+
+
+def relative_errors(
+    found: Float[np.ndarray, "batch ..."], wanted: Float[np.ndarray, "batch ..."]
+) -> Float64[np.ndarray, " batch"]:
+    """|found - wanted| / |wanted| by Euclidean norm: float64, one for each entry of the first axis.
+
+    Args:
+        found: [batch, ...], any unit.
+        wanted: [batch, ...], what found should be.
+    """
+    size = len(wanted)
+    first, second = (values.reshape(size, -1).astype(np.float64) for values in (found, wanted))
+    scale = np.linalg.norm(second, axis=1)
+    errors: Float64[np.ndarray, " batch"] = np.linalg.norm(first - second, axis=1) / np.maximum(
+        scale, float(np.finfo(np.float32).tiny)
+    )
+    return errors
 
 
 def outside(x: Float32[np.ndarray, "batch 3 height width"]) -> Float64[np.ndarray, " batch"]:
@@ -165,20 +183,23 @@ def _clamped(x: np.ndarray) -> Float64[np.ndarray, "batch 3 height width"]:
     return np.clip(x.astype(np.float64), -1.0, 1.0)
 
 
-def _luma(x: np.ndarray) -> Float64[np.ndarray, "batch height width"]:
+def luma(
+    x: Float32[np.ndarray, "batch 3 height width"],
+) -> Float64[np.ndarray, "batch height width"]:
+    """Brightness of BT.601 of pictures clamped to [-1, 1]: float64 [batch, H, W], 0 to 255."""
     return np.tensordot(_LUMA, (_clamped(x) + 1.0) * 127.5, axes=(0, 1))
 
 
-def _blocks(luma: np.ndarray) -> Float64[np.ndarray, "batch rows columns"]:
-    rows, columns = (size // 2 for size in luma.shape[1:])
-    even = luma[:, : 2 * rows, : 2 * columns]
-    return even.reshape(len(luma), rows, 2, columns, 2).mean(axis=(2, 4))
+def _blocks(levels: np.ndarray) -> Float64[np.ndarray, "batch rows columns"]:
+    rows, columns = (size // 2 for size in levels.shape[1:])
+    even = levels[:, : 2 * rows, : 2 * columns]
+    return even.reshape(len(levels), rows, 2, columns, 2).mean(axis=(2, 4))
 
 
-def _gradient_magnitude(luma: np.ndarray) -> Float64[np.ndarray, "batch rows columns"]:
+def _gradient_magnitude(levels: np.ndarray) -> Float64[np.ndarray, "batch rows columns"]:
     """Prewitt: the mean of three neighbouring central differences, in either direction."""
-    across = luma[:, :, 2:] - luma[:, :, :-2]
-    down = luma[:, 2:] - luma[:, :-2]
+    across = levels[:, :, 2:] - levels[:, :, :-2]
+    down = levels[:, 2:] - levels[:, :-2]
     gx = (across[:, :-2] + across[:, 1:-1] + across[:, 2:]) / 3.0
     gy = (down[:, :, :-2] + down[:, :, 1:-1] + down[:, :, 2:]) / 3.0
     return np.hypot(gx, gy)

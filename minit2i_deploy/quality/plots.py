@@ -14,6 +14,8 @@ from minit2i_deploy.quality.report import MeterReport, Outcome
 
 _DPI: Final = 110
 _UPRIGHT_LABELS: Final = 8
+# Ratio of an axis's ends from which 1, 2 and 5 times the powers of ten are ticks enough.
+_WIDE: Final = 10.0
 _WHOLE: Final = [0.0, 1.0]
 _MARKERS: Final = "osD^vPX*<>"
 
@@ -151,7 +153,15 @@ def _figure(num_panels: int) -> tuple[Any, Sequence[Any]]:
 
 
 def _over_evaluations(axes: Any, quantity: str) -> None:
+    ticker = require("matplotlib.ticker", "eval")
     axes.set_xscale("log")
+    # Whole numbers such as 20, not 2 x 10^1, and only as many as keep apart.
+    low, high = axes.get_xlim()
+    wide = high >= _WIDE * low
+    places = ticker.LogLocator(subs=(1, 2, 5)) if wide else ticker.MaxNLocator(5, integer=True)
+    axes.xaxis.set_major_locator(places)
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axes.set_xlabel("evaluations of the denoiser a picture")
     axes.set_ylabel(quantity)
     axes.legend()

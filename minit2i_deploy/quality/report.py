@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -114,10 +113,6 @@ class MeterReport:
             "outcomes": [one.to_dict() for one in self.outcomes],
             "pareto": [one.candidate.name for one in self.pareto()],
         }
-
-    def to_json(self) -> str:
-        """The report as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     def to_table(self) -> str:
         """The report as lines of text, one a candidate; * marks the ones that none beats."""

@@ -70,7 +70,8 @@ def held_out_captions(
     """
     if n_per_kind < 0 or seed < 0:
         raise UsageError(
-            f"n_per_kind {n_per_kind} and seed {seed} came, but neither may be negative"
+            f"{n_per_kind} captions a kind from seed {seed} came, but neither may be negative; "
+            "give 0 or more"
         )
     rng = np.random.default_rng(seed)
     drawn: list[tuple[Spec, str]] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from minit2i_deploy.errors import UsageError
 _RELATION_PHRASES: Final = {name: words[0] for name, words in RELATION_WORDS.items()}
 
 # The 97.5% point of the normal distribution.
-_Z_95: Final = 1.959963984540054
+Z_95: Final = 1.959963984540054
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,10 +120,10 @@ def wilson_interval(num_correct: int, num_total: int) -> tuple[float, float]:
             "no more correct ones than were judged"
         )
     rate = num_correct / num_total
-    shrink = 1 + _Z_95**2 / num_total
-    centre = (rate + _Z_95**2 / (2 * num_total)) / shrink
-    spread = rate * (1 - rate) / num_total + _Z_95**2 / (4 * num_total**2)
-    half = _Z_95 * math.sqrt(spread) / shrink
+    shrink = 1 + Z_95**2 / num_total
+    centre = (rate + Z_95**2 / (2 * num_total)) / shrink
+    spread = rate * (1 - rate) / num_total + Z_95**2 / (4 * num_total**2)
+    half = Z_95 * math.sqrt(spread) / shrink
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -192,10 +191,6 @@ class ShapesScore:
             "overall": self.overall.to_dict(),
             "kinds": {kind: rate.to_dict() for kind, rate in self.kinds.items()},
         }
-
-    def to_json(self) -> str:
-        """The score as JSON text."""
-        return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def to_table(self) -> str:
         """The score as lines of text, one a kind and the overall one last."""

@@ -1,0 +1,50 @@
+"""Names of the files in a bundle: those the format fixes, and which others it allows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+FILE_NAME: Final = "manifest.json"
+ENGINES: Final = "engines"
+
+_PART: Final = re.compile(r"[A-Za-z0-9._+-]+")
+_MAX_PATH_CHARACTERS: Final = 240
+
+
+def check_relative(path: str) -> None:
+    """Refuse a path that could leave the folder or mean two files on some system.
+
+    Raises:
+        ValueError: the path is not parts of letters, digits, dot, dash, plus and underscore
+            joined by single slashes, or has a part that is ``.`` or ``..`` or ends in a dot.
+    """
+    parts = path.split("/")
+    plain = all(_PART.fullmatch(part) and not part.endswith(".") for part in parts)
+    if not plain or len(path) > _MAX_PATH_CHARACTERS:
+        raise ValueError(
+            f"file name {path[:80]!r} is refused; names are relative, of letters, digits and"
+            " . _ + - with single slashes between"
+        )
+
+
+def check_file_names(names: Iterable[str]) -> None:
+    """Refuse a list of files that some system could not hold as it is written.
+
+    Args:
+        names: paths in the bundle.
+
+    Raises:
+        ValueError: a name that ``check_relative`` refuses, two that differ in case only, the
+            manifest itself, or a file of the engine cache.
+    """
+    folded: dict[str, str] = {}
+    for path in names:
+        check_relative(path)
+        key = path.casefold()
+        if key in folded:
+            raise ValueError(f"files {folded[key]!r} and {path!r} differ in case only")
+        if key == FILE_NAME or key.split("/")[0] == ENGINES:
+            raise ValueError(f"file {path!r} must not be listed; it is not part of the promise")
+        folded[key] = path

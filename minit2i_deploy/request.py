@@ -1,0 +1,149 @@
+"""What is to be painted and how, decided before any engine runs.
+
+Whoever paints rows starts here: ``generate``, comparisons, calibration. Two runtimes that are given
+the same request start from the same noise and take the same rows.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+
+from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.condition import branch_tokens, branch_weights, student_conditions
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.noise import batch_noise
+from minit2i_deploy.prompts import Prompt, common_shares
+from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.request_types import check_settings, prompts_of, seeds_of
+from minit2i_deploy.table import Table, guidance_weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Request:
+    """Some pictures to paint at once; ``Request.of`` makes one.
+
+    Args:
+        prompts: one for each picture, all with the same shares.
+        seeds: one for each picture.
+        table: solver.
+        guidance: scale of classifier-free guidance, for a few-step student omega.
+        negative: prompt in the place of the unconditional branch, or None.
+        noise: float32 [batch, 3, H, W], unit normal start noise in place of the seeds', or None.
+        guided: whether any row runs another branch than the prompts'.
+        weights: of each row, float32 [branches], in the order of ``branch_tokens``.
+        conditions: float32 [4], what a few-step student is told; None for a base model.
+    """
+
+    prompts: tuple[Prompt, ...]
+    seeds: tuple[int, ...]
+    table: Table
+    guidance: float
+    negative: str | None
+    noise: Float32[np.ndarray, "batch 3 height width"] | None
+    guided: bool
+    weights: tuple[Float32[np.ndarray, " _"], ...]
+    conditions: Float32[np.ndarray, " 4"] | None
+
+    @classmethod
+    def of(
+        cls,
+        bundle: Bundle,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        seed: int | Sequence[int] = 0,
+        table: Table | None = None,
+        guidance: float | None = None,
+        negative: str | None = None,
+        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+    ) -> Request:
+        """Fill in what was left open; arguments as in ``generate``.
+
+        Raises:
+            UsageError: arguments that do not fit together, or not the bundle.
+        """
+        wanted = prompts_of(prompts)
+        check_settings(table, guidance, negative, noise)
+        chosen, scale = _preset(bundle, table, guidance)
+        conditions = student_conditions(bundle, chosen, scale, negative)
+        shares = common_shares(wanted)
+        sides = [guidance_weights(chosen, index, scale) for index in range(len(chosen))]
+        return cls(
+            prompts=tuple(wanted),
+            seeds=seeds_of(seed, len(wanted)),
+            table=chosen,
+            guidance=scale,
+            negative=negative,
+            noise=noise,
+            guided=any(len(row) > 1 for row in sides),
+            weights=tuple(branch_weights(shares, row) for row in sides),
+            conditions=conditions,
+        )
+
+    def tokens(
+        self, bundle: Bundle, runtime: Runtime, timings: dict[str, float] | None = None
+    ) -> Float32[np.ndarray, "branches batch adapted hidden"]:
+        """Read the texts: float32 [branches, batch, adapted tokens, hidden].
+
+        Args:
+            bundle: gives tokenizer and sizes.
+            runtime: an open runtime of that bundle.
+            timings: receives tokenise, encode and adapt in seconds.
+
+        Raises:
+            RuntimeFailure: the engine failed.
+        """
+        return branch_tokens(
+            bundle,
+            runtime,
+            self.prompts,
+            self.negative if self.guided else None,
+            self.guided,
+            {} if timings is None else timings,
+            self.conditions,
+        )
+
+    def start(self, bundle: Bundle) -> Float32[np.ndarray, "batch 3 height width"]:
+        """The start state: float32 [batch, 3, H, W], noise of the bundle's deviation.
+
+        Raises:
+            UsageError: the noise that came has another shape or type, or is not finite.
+        """
+        wanted = (len(self.seeds), *bundle.config.image_shape)
+        noise = self.noise
+        if noise is None:
+            noise = batch_noise(self.seeds, wanted[1:])
+        if noise.shape != wanted or noise.dtype != np.float32:
+            raise UsageError(
+                f"noise is {noise.dtype} {list(noise.shape)}, but float32 {list(wanted)} is "
+                "needed: unit normal, one image for each prompt"
+            )
+        if not np.isfinite(noise).all():
+            raise UsageError("noise holds NaN or infinity; give finite unit normal values")
+        return noise * np.float32(bundle.manifest.noise.scale)
+
+    def fresh_noise(
+        self, bundle: Bundle
+    ) -> Mapping[int, Callable[[], Float32[np.ndarray, "batch 3 height width"]]]:
+        """Index of each row that takes fresh noise -> what draws it.
+
+        That is unit normal, float32 [batch, 3, H, W], from every picture's own seed.
+        """
+        shape = bundle.config.image_shape
+        return {
+            int(index): functools.partial(batch_noise, self.seeds, shape, stream=int(index) + 1)
+            for index in np.flatnonzero(self.table.column("n"))
+        }
+
+
+def _preset(bundle: Bundle, table: Table | None, guidance: float | None) -> tuple[Table, float]:
+    if table is not None:
+        guidance = table.told_guidance if guidance is None else guidance
+        if guidance is not None:
+            return table, guidance
+    preset_table, preset_guidance = bundle.preset()
+    return table or preset_table, preset_guidance if guidance is None else guidance

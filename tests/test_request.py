@@ -1,0 +1,120 @@
+"""What a request decides, against the arithmetic written out, and where its warnings point."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import CONFIG, write_bundle
+from spies import SpyRuntime
+
+from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.condition import branch_tokens
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.generate import frames, trajectory
+from minit2i_deploy.noise import standard_noise
+from minit2i_deploy.prompts import Mix
+from minit2i_deploy.request import Request
+from minit2i_deploy.runtimes.fake import FakeRuntime
+from minit2i_deploy.table import solver_table
+
+SHAPE = (3, CONFIG.image_size, CONFIG.image_size)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle.open(write_bundle(tmp_path_factory.mktemp("request") / "bundle"))
+
+
+def test_what_is_left_open_is_the_presets(bundle: Bundle) -> None:
+    request = Request.of(bundle, "red")
+    table, guidance = bundle.preset()
+    assert (request.table, request.guidance) == (table, guidance)
+    assert (request.prompts, request.seeds, request.guided) == (("red",), (0,), True)
+    assert request.conditions is None
+    assert Request.of(bundle, "red", guidance=4.0).table == table
+    own = solver_table("heun", steps=3)
+    assert Request.of(bundle, "red", table=own).guidance == guidance
+
+
+def test_weights_are_the_shares_times_the_scale_of_each_row(bundle: Bundle) -> None:
+    mix = Mix(parts=(("red", 1.0), ("blue", 3.0)))
+    table = solver_table("euler", steps=4, interval=(0.5, 1.0))
+    request = Request.of(bundle, mix, table=table, guidance=3.0)
+    wanted = [[0.25, 0.75], [0.25, 0.75], [0.75, 2.25, -2.0], [0.75, 2.25, -2.0]]
+    assert [row.tolist() for row in request.weights] == wanted
+    assert request.guided
+    unguided = Request.of(bundle, mix, table=table, guidance=1.0)
+    assert not unguided.guided and {len(row) for row in unguided.weights} == {2}
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_tokens_are_those_of_its_branches(bundle: Bundle, guidance: float) -> None:
+    request = Request.of(bundle, ["red", "blue"], guidance=guidance, negative="green")
+    guided = guidance != 1.0
+    wanted = branch_tokens(
+        bundle, FakeRuntime(bundle), ["red", "blue"], "green" if guided else None, guided, {}
+    )
+    timings: dict[str, float] = {}
+    found = request.tokens(bundle, FakeRuntime(bundle), timings)
+    assert np.array_equal(found, wanted) and len(found) == 1 + guided
+    assert set(timings) == {"tokenise", "encode", "adapt"}
+
+
+def test_noise_is_of_each_seed_and_each_row(bundle: Bundle) -> None:
+    request = Request.of(bundle, ["a", "b"], seed=[3, 9], table=solver_table("sde", steps=3))
+    wanted = np.stack([standard_noise(seed, SHAPE) for seed in (3, 9)])
+    assert np.array_equal(request.start(bundle), 2.0 * wanted)
+    fresh = request.fresh_noise(bundle)
+    assert list(fresh) == [0, 1]
+    for row, draw in fresh.items():
+        drawn = np.stack([standard_noise(seed, SHAPE, stream=row + 1) for seed in (3, 9)])
+        assert np.array_equal(draw(), drawn)
+    assert not Request.of(bundle, "a").fresh_noise(bundle)
+    given = Request.of(bundle, ["a", "b"], noise=wanted)
+    assert np.array_equal(given.start(bundle), request.start(bundle))
+
+
+def test_noise_of_another_shape_is_refused(bundle: Bundle) -> None:
+    request = Request.of(bundle, ["a", "b"], noise=np.zeros((1, *SHAPE), np.float32))
+    with pytest.raises(UsageError, match=r"noise is float32 \[1, 3, 32, 32\], but"):
+        request.start(bundle)
+
+
+def test_one_request_paints_the_same_on_two_runtimes(bundle: Bundle) -> None:
+    request = Request.of(bundle, ["red", "a blue"], seed=[1, 2], table=solver_table("ab2", steps=3))
+    runtimes = SpyRuntime(bundle), SpyRuntime(bundle)
+    for first, second in zip(*(frames(bundle, each, request) for each in runtimes), strict=True):
+        assert np.array_equal(first.x(), second.x())
+    arguments = {"seed": [1, 2], "table": request.table, "guidance": request.guidance}
+    *_, last = trajectory(bundle, FakeRuntime(bundle), ["red", "a blue"], **arguments)  # type: ignore[arg-type]
+    assert np.array_equal(first.x(), last.x())
+
+
+def test_warnings_name_the_line_that_wrote_the_prompt(tmp_path: Path) -> None:
+    # In a process of its own: the shape checks that tests run under stand between the callers.
+    script = """
+import json, sys, warnings
+import minit2i_deploy as m
+from minit2i_deploy.runtimes.fake import FakeRuntime
+bundle = m.Bundle.open(sys.argv[1])
+runtime, long = FakeRuntime(bundle), "red " * 40
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    m.generate(bundle, runtime, long)
+    list(m.trajectory(bundle, runtime, long))
+    m.embed(bundle, runtime, long)
+    list(m.embed_stream(bundle, runtime, [long]))
+    m.generate(bundle, runtime, "red", guidance=1.0, negative="blue")
+print(json.dumps([(w.filename, w.lineno, w.category.__name__) for w in caught]))
+"""
+    folder = write_bundle(tmp_path / "bundle")
+    command = [sys.executable, "-c", script, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    cut = "PromptTruncatedWarning"
+    lines = [(9, cut), (10, cut), (11, cut), (12, cut), (13, "SettingIgnoredWarning")]
+    assert json.loads(done.stdout) == [["<string>", line, kind] for line, kind in lines]
