@@ -186,11 +186,11 @@ def _text(found: Sequence[Measured], values: dict[str, Any]) -> str:
         for measured in found
     ]
     peak = values["peak_memory_bytes"]
-    # The rate is the best of some products, so nothing keeps up with it but on a busy machine.
+    # The rate is the best of some products of floats.
     odd = [measured.label for measured in found if measured.step_share > 1]
     hint = (
-        f"\nshare above 100%: other work slowed the machine while the rate of {', '.join(odd)} was "
-        "measured; run it again on a quiet machine"
+        f"\nshare above 100%: either {', '.join(odd)} computes in integers, where the rate is of "
+        "floats, or other work slowed the machine while the rate was measured"
         if odd
         else ""
     )
