@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,7 @@ from typing import Final
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.manifest import Flavour, Preset
-from minit2i_deploy.mean_flow import MEAN_FLOW
+from minit2i_deploy.mean_flow import MEAN_FLOW, StudentSettings
 from minit2i_deploy.presets import presets_of
 from minit2i_deploy.solvers import solver_named
 from minit2i_deploy.table import solver_table
@@ -73,7 +72,7 @@ def copy_tokenizer(
 
 
 def write_tables(
-    folder: Path, flavour: Flavour, told: Mapping[str, float] | None = None
+    folder: Path, flavour: Flavour, told: StudentSettings | None = None
 ) -> tuple[dict[str, str], dict[str, Preset]]:
     """Write the solver tables and name the presets that use them.
 
@@ -95,15 +94,7 @@ def write_tables(
     for (solver, steps), name in names.items():
         a_min = flavour.a_min if solver_named(solver).divides else None
         paths[name] = f"tables/{name}.json"
-        table = solver_table(
-            solver,
-            steps=steps,
-            a_min=a_min,
-            omega=told.get("omega"),
-            t_min=told.get("t_min"),
-            t_max=told.get("t_max"),
-        )
-        table.save(folder / paths[name])
+        solver_table(solver, steps=steps, a_min=a_min, **told).save(folder / paths[name])
     presets = {
         preset: Preset(table=names[choice], guidance=told.get("omega", flavour.guidance))
         for preset, choice in wanted.items()

@@ -14,7 +14,7 @@ from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.export.modules import AdapterGraph
 from minit2i_deploy.flavours import NOISE_SCALE
 from minit2i_deploy.images import to_uint8
-from minit2i_deploy.mean_flow import MEAN_FLOW
+from minit2i_deploy.mean_flow import MEAN_FLOW, StudentSettings
 from minit2i_deploy.model import MMJiT, Step
 from minit2i_deploy.model.loop import run_table
 from minit2i_deploy.noise import batch_noise
@@ -102,7 +102,7 @@ def record_network(
     net: MMJiT,
     text: TextReference,
     a_min: float,
-    told: Mapping[str, float] | None,
+    told: StudentSettings | None,
     progress: Callable[[float], None],
 ) -> NetworkReference:
     """Adapt the prompts, run the reference trajectory and keep steps from along it.
@@ -139,17 +139,10 @@ def record_network(
     )
 
 
-def _reference_table(config: ModelConfig, a_min: float, told: Mapping[str, float]) -> Table:
+def _reference_table(config: ModelConfig, a_min: float, told: StudentSettings) -> Table:
     if config.student is None:
         return solver_table("euler", steps=STEPS, a_min=a_min)
-    return solver_table(
-        MEAN_FLOW,
-        steps=STUDENT_STEPS,
-        a_min=a_min,
-        omega=told.get("omega"),
-        t_min=told.get("t_min"),
-        t_max=told.get("t_max"),
-    )
+    return solver_table(MEAN_FLOW, steps=STUDENT_STEPS, a_min=a_min, **told)
 
 
 def sample(module: torch.nn.Module, inputs: Arrays, outputs: tuple[str, ...]) -> Sample:

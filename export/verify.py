@@ -52,16 +52,12 @@ class Bounds:
     share: float
 
 
-# Measured: fp32 1.1e-6, 0 of 1; fp16 3e-3, 0 of 2 (random networks of 64 and of 256 channels).
-# bf16 steps 2.5e-2. Its pictures, random networks: 0.005 of 8 levels at 256 channels, 0.053 in
-# B/16, 0.090 in L/16. The official pipeline in bf16, as its README advises, keeps the state and
-# the times in that type as well and is 0.069 of 8 levels off in B/16 where this is 0.053
-# (benchmarks/official_parity.py --precision bf16), so a tighter bound would refuse what its
-# users paint with.
+# Measured: fp32 1.1e-6, 0 of 1; fp16 3e-3, 0 of 2; bf16 2.5e-2, 0.005 of 8 (random networks of
+# 64 and of 256 channels, the latter with 64 pixels and 6 blocks).
 BOUNDS: Final[Mapping[str, Bounds]] = {
     "fp32": Bounds(graph=1e-5, levels=1, share=1e-3),
     "fp16": Bounds(graph=1e-2, levels=2, share=1e-2),
-    "bf16": Bounds(graph=8e-2, levels=8, share=1.2e-1),
+    "bf16": Bounds(graph=8e-2, levels=8, share=5e-2),
 }
 
 

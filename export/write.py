@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,7 @@ from minit2i_deploy.manifest import (
     Provenance,
     TokenizerInfo,
 )
+from minit2i_deploy.mean_flow import StudentSettings
 from minit2i_deploy.model import MMJiT, Step, build_network
 from minit2i_deploy.noise import GENERATOR
 from minit2i_deploy.presets import default_preset
@@ -73,7 +74,7 @@ class _Job:
     precision: str
     opset: int
     progress: Progress
-    told: Mapping[str, float] | None = None
+    told: StudentSettings | None = None
     padding: HeadPadding | None = None
 
     def part(self, stage: str, start: float, end: float) -> Callable[[float], None]:

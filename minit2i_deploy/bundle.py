@@ -20,7 +20,7 @@ from minit2i_deploy.manifest import (
     FileInfo,
     Manifest,
 )
-from minit2i_deploy.mean_flow import MEAN_FLOW, RELEASED
+from minit2i_deploy.mean_flow import MEAN_FLOW, StudentSettings
 from minit2i_deploy.solvers import solver_named
 from minit2i_deploy.table import Table, solver_table
 from minit2i_deploy.tokenizer import Tokenizer
@@ -129,20 +129,20 @@ class Bundle:
             BundleError: the table of the default preset is damaged.
         """
         own = self.manifest.flavour.a_min if solver_named(solver).divides else None
-        told: dict[str, float] = {}
-        if solver == MEAN_FLOW:
-            table, _ = self.preset()
-            names = RELEASED if table.is_conditioned else ()
-            told = {name: float(table.column(name)[0]) for name in names}
+        told: StudentSettings = {}
+        if solver == MEAN_FLOW and (table := self.preset()[0]).is_conditioned:
+            told = {
+                "omega": float(table.column("omega")[0]),
+                "t_min": float(table.column("t_min")[0]),
+                "t_max": float(table.column("t_max")[0]),
+            }
         return solver_table(
             solver,
             steps=steps,
             grid=grid,
             shift=shift,
             a_min=own if a_min is None else a_min,
-            omega=told.get("omega"),
-            t_min=told.get("t_min"),
-            t_max=told.get("t_max"),
+            **told,
         )
 
     def preset(self, name: str | None = None) -> tuple[Table, float]:

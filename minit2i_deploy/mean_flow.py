@@ -6,12 +6,20 @@ Source: minit2i-jax, branch mean_flow_distill, PixelMeanFlow; the values are the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypedDict
 
 from minit2i_deploy.errors import UsageError
 
 MEAN_FLOW: Final = "mean-flow"
 RELEASED: Final[Mapping[str, float]] = {"omega": 12.0, "t_min": 0.2, "t_max": 0.8}
+
+
+class StudentSettings(TypedDict, total=False):
+    """What a student paints best with, by the arguments of ``table.solver_table``."""
+
+    omega: float
+    t_min: float
+    t_max: float
 
 
 def told_values(

@@ -229,5 +229,5 @@ def test_sizes_and_memory_of_a_bundles_graph(tmp_path: Path) -> None:
     files = bundle.path / "transformer"
     on_disk = sum((files / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
     assert weights_bytes(bundle, "transformer") == on_disk
-    # Measured: B/16's 485 MB took 1.17 GB and L/16's 1742 MB 2.93 GB.
-    assert expected_memory_bytes(bundle, "transformer") >= 450_000_000 + int(1.4 * on_disk)
+    # Measured on a quiet machine: B/16's 485 MB took 1.33 GB and L/16's 1742 MB 3.43 GB.
+    assert expected_memory_bytes(bundle, "transformer") >= 450_000_000 + int(1.82 * on_disk)

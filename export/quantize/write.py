@@ -99,13 +99,8 @@ def quantize_bundle(
         VerificationError: a graph differs from its source by more than its bound.
     """
     chosen = _including(find_scheme(scheme), include)
-    source = Bundle.open(bundle)
+    source = _unquantised(bundle)
     base = source.manifest.graphs[_STEP].precision
-    if source.manifest.quantization is not None:
-        raise UsageError(
-            f"{source.path}: is quantised already ({source.manifest.quantization.scheme}); give the"
-            " bundle that minit2i export made"
-        )
     check_fits(chosen, base, target)
     _check_graphs(graphs)
     if late_from is not None:
@@ -127,9 +122,10 @@ def quantize_bundle(
         done, alphas = _quantise_all(
             source, chosen, ranges, left, graphs, smoothing, clip, progress
         )
+        quantised = {name: item.graph for name, item in done.items()}
         checks = measure(
             source,
-            {name: item.graph for name, item in done.items()},
+            quantised,
             chosen,
             prompt_set.texts[1 : 1 + PICTURES],
             lambda share: progress("measure", 0.7 + 0.28 * share),
@@ -144,12 +140,21 @@ def quantize_bundle(
             smoothing=alphas,
             graphs={name: item.record for name, item in done.items()},
         )
-        quantised = {name: item.graph for name, item in done.items()}
         late = None if late_from is None else copy_late_graph(source, folder, late_from)
         _write(folder, source, chosen, quantised, record, checks, late)
         progress("written", 1.0)
     calibration_path(out).unlink(missing_ok=True)
     return Bundle.open(out)
+
+
+def _unquantised(path: str | Path) -> Bundle:
+    source = Bundle.open(path)
+    if source.manifest.quantization is not None:
+        raise UsageError(
+            f"{source.path}: is quantised already ({source.manifest.quantization.scheme}); give the"
+            " bundle that minit2i export made"
+        )
+    return source
 
 
 def _including(scheme: Scheme, include: Sequence[str]) -> Scheme:

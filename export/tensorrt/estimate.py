@@ -8,8 +8,8 @@ from typing import Final
 from minit2i_deploy.bundle import Bundle
 
 # Measured with TensorRT-RTX 1.7: the library, the graph and its kernels, and then 1.4 times the
-# weights, because reclaim.py gives back what was read and freed. It does so on Linux alone, and
-# quick builds go further between two rounds of it.
+# weights in a slow build and 1.8 in a quick one, which goes further between two rounds of
+# reclaim.py. That gives back what was read and freed, on Linux alone.
 _BASE_BYTES: Final = 450_000_000
 _COPIES: Final = 2.0 if sys.platform == "linux" else 3.5
 

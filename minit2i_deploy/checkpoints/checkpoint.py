@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.mean_flow import StudentSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,4 +87,4 @@ class Checkpoint:
     config: ModelConfig
     tensors: dict[str, np.ndarray]
     report: CheckpointReport
-    told: Mapping[str, float] | None = None
+    told: StudentSettings | None = None

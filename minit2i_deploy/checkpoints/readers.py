@@ -30,7 +30,7 @@ from minit2i_deploy.checkpoints.safetensors_file import SafetensorsFiles
 from minit2i_deploy.checkpoints.torch_file import StateDict, count_tensors, load_torch_file
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import CheckpointError, UsageError
-from minit2i_deploy.mean_flow import RELEASED
+from minit2i_deploy.mean_flow import RELEASED, StudentSettings
 
 _TRAINING_VERSION: Final = 1
 _NOT_ASKED: Final = "not the weights asked for"
@@ -161,7 +161,7 @@ def read_ours(found: Found, request: Request) -> Checkpoint:
     return dataclasses.replace(checkpoint, told=_told(values.get("told"), description))
 
 
-def _told(values: Any, where: Path) -> dict[str, float] | None:
+def _told(values: Any, where: Path) -> StudentSettings | None:
     """What a student is to be told, where its checkpoint says."""
     if values is None:
         return None
@@ -175,7 +175,8 @@ def _told(values: Any, where: Path) -> dict[str, float] | None:
             f"{where}: told is {values!r}, but omega of 1 or more and 0 <= t_min <= t_max <= 1 "
             "are needed"
         )
-    return {name: float(value) for name, value in values.items()}
+    omega, t_min, t_max = (float(values[name]) for name in ("omega", "t_min", "t_max"))
+    return StudentSettings(omega=omega, t_min=t_min, t_max=t_max)
 
 
 def _ema_name(recipe: dict[str, Any]) -> str:

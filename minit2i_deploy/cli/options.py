@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from minit2i_deploy.errors import UsageError
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle import Bundle
     from minit2i_deploy.protocol import Runtime
     from minit2i_deploy.table import Table
+
+T = TypeVar("T", int, float)
 
 _LEAN: Final = ("onnxruntime", "openvino")
 # Options of add_engine that stand for an option of the same name of some runtimes.
@@ -119,12 +122,7 @@ def numbers(words: str) -> tuple[float, ...]:
     Raises:
         ArgumentTypeError: a word is none.
     """
-    try:
-        return tuple(float(word) for word in words.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{words!r} is no number, and no list of them between commas"
-        ) from None
+    return _between_commas(words, float, "number")
 
 
 def whole_numbers(words: str) -> tuple[int, ...]:
@@ -133,11 +131,15 @@ def whole_numbers(words: str) -> tuple[int, ...]:
     Raises:
         ArgumentTypeError: a word is none.
     """
+    return _between_commas(words, int, "whole number")
+
+
+def _between_commas(words: str, kind: Callable[[str], T], said: str) -> tuple[T, ...]:
     try:
-        return tuple(int(word) for word in words.split(","))
+        return tuple(kind(word) for word in words.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{words!r} is no whole number, and no list of them between commas"
+            f"{words!r} is no {said}, and no list of them between commas"
         ) from None
 
 
