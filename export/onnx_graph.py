@@ -130,8 +130,9 @@ def _optimise(model: onnx_ir.Model) -> None:
 
 def _unless_weight(node: onnx_ir.Node) -> bool | None:
     source = node.inputs[0] if node.inputs else None
-    is_weight = node.op_type == "Transpose" and source is not None and source.is_initializer()
-    return False if is_weight else None
+    # Besides transposes: a bfloat16 network's norms and positions, where they are read as float32.
+    is_weight = source is not None and source.is_initializer()
+    return False if is_weight and node.op_type in ("Transpose", "Cast") else None
 
 
 def _forget_sources(model: onnx_ir.Model) -> None:

@@ -9,10 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import onnx
 import torch
 from bundles import draft
-from onnx import TensorProto
 from tiny_tokenizer import write_tokenizer
 
 import minit2i_deploy.demo
@@ -68,19 +66,11 @@ def demo_bundle(precision: str, opset: int, depth: int) -> Bundle:
 
 @functools.cache
 def block_pair(variant: str, precision: str) -> tuple[Path, ModelConfig]:
-    """The step graph of two blocks of a published variant, at full width.
-
-    The one in bf16 is the one in fp16 with its types renamed: no second export for a graph that
-    is built and never run.
-    """
+    """The step graph of two blocks of a published variant, at full width."""
     config = dataclasses.replace(VARIANTS[variant], depth_double=2, image_size=_IMAGE_SIZE)
-    folder = root() / f"{variant}-{precision}" / "transformer"
-    if precision == "bf16":
-        shutil.copytree(block_pair(variant, "fp16")[0].parent, folder)
-        _rename_half(folder / GRAPH_FILE)
-    else:
-        _write_step(folder.parent, Denoiser(config).eval().requires_grad_(False), precision, 23)
-    return folder / GRAPH_FILE, config
+    folder = root() / f"{variant}-{precision}"
+    _write_step(folder, Denoiser(config).eval().requires_grad_(False), precision, 23)
+    return folder / "transformer" / GRAPH_FILE, config
 
 
 @functools.cache
@@ -100,23 +90,6 @@ def narrow_pair(multiple: int) -> tuple[Path, int]:
     folder = root() / f"narrow-{width}"
     _write_step(folder, denoiser, "fp16", 23)
     return folder / "transformer" / GRAPH_FILE, width
-
-
-def _rename_half(path: Path) -> None:
-    """Make every float16 of a graph a bfloat16 of the same bits."""
-    old, new = TensorProto.FLOAT16, TensorProto.BFLOAT16
-    model = onnx.load(path, load_external_data=False)
-    for tensor in model.graph.initializer:
-        if tensor.data_type == old:
-            tensor.data_type = new
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
-        if value.type.tensor_type.elem_type == old:
-            value.type.tensor_type.elem_type = new
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "to" and attribute.i == old:
-                attribute.i = new
-    onnx.save(model, path)
 
 
 def _write_step(folder: Path, denoiser: Denoiser, precision: str, opset: int) -> GraphInfo:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from minit2i_deploy.config import ModelConfig
-from minit2i_deploy.model.layers import RMSNorm, SwiGLU, attend, rotate, split_heads
+from minit2i_deploy.model.layers import RMSNorm, SwiGLU, add, attend, rotate, split_heads
 
 
 class TextBlock(nn.Module):
@@ -31,8 +31,8 @@ class TextBlock(nn.Module):
     def forward(self, txt_BLD: Tensor, rotary_2LK: Tensor) -> Tensor:
         q, k, v = split_heads(self.qkv(self.norm1(txt_BLD)), self.head_dim)
         q, k = rotate(self.q_norm(q), rotary_2LK), rotate(self.k_norm(k), rotary_2LK)
-        txt_BLD = txt_BLD + self.attn_proj(attend(q, k, v, self.softmax_scale))
-        return txt_BLD + self.mlp(self.norm2(txt_BLD))
+        txt_BLD = add(txt_BLD, self.attn_proj(attend(q, k, v, self.softmax_scale)))
+        return add(txt_BLD, self.mlp(self.norm2(txt_BLD)))
 
 
 class DoubleBlock(nn.Module):
@@ -68,8 +68,8 @@ class DoubleBlock(nn.Module):
         return rotate(self.q_norm(q), rotary), rotate(self.k_norm(k), rotary), v
 
     def _image_update(self, img_BND: Tensor, attended: Tensor) -> Tensor:
-        img_BND = img_BND + self.img_attn_proj(attended)
-        return img_BND + self.img_mlp(self.img_norm2(img_BND))
+        img_BND = add(img_BND, self.img_attn_proj(attended))
+        return add(img_BND, self.img_mlp(self.img_norm2(img_BND)))
 
     def forward(
         self, img_BND: Tensor, txt_BLD: Tensor, img_rotary: Tensor, txt_rotary: Tensor
@@ -83,8 +83,8 @@ class DoubleBlock(nn.Module):
             self.softmax_scale,
         )
         length = txt_BLD.shape[1]
-        txt_BLD = txt_BLD + self.txt_attn_proj(attended[:, :length])
-        txt_BLD = txt_BLD + self.txt_mlp(self.txt_norm2(txt_BLD))
+        txt_BLD = add(txt_BLD, self.txt_attn_proj(attended[:, :length]))
+        txt_BLD = add(txt_BLD, self.txt_mlp(self.txt_norm2(txt_BLD)))
         return self._image_update(img_BND, attended[:, length:]), txt_BLD
 
     def forward_last(

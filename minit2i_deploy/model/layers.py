@@ -14,8 +14,25 @@ from minit2i_deploy.model.cpu_attention import plain_attention, wants_plain_prod
 NORM_EPS = 1e-6
 
 
+def stream_dtype(weights: torch.dtype) -> torch.dtype:
+    """Type of the sums that run through all blocks, by the type of a network's weights.
+
+    bfloat16 keeps 8 bits, and rounding the sums after every block costs far more than rounding
+    what the layers read. float16 has three bits more and keeps its own sums.
+    """
+    return torch.float32 if weights == torch.bfloat16 else weights
+
+
+def as_stream(values: Tensor, weights: torch.dtype) -> Tensor:
+    """What such a sum begins with. Under autocast, where weights are float32, it stays as it is."""
+    return values.to(torch.float32) if weights == torch.bfloat16 else values
+
+
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis, with a weight. Statistics are taken in float32."""
+    """Root-mean-square norm over the last axis, with a weight. Statistics are taken in float32.
+
+    Of a float32 sum in a bfloat16 network the result is bfloat16, as the layers read it.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -23,7 +40,13 @@ class RMSNorm(nn.Module):
         self.eps = NORM_EPS
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        normed = F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        return normed.to(torch.bfloat16) if self.weight.dtype == torch.bfloat16 else normed
+
+
+def add(stream: Tensor, update: Tensor) -> Tensor:
+    """The sum in the stream's own type."""
+    return stream + update.to(stream.dtype)
 
 
 class SwiGLU(nn.Module):

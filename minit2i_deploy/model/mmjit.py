@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.model.blocks import DoubleBlock
-from minit2i_deploy.model.layers import RMSNorm
+from minit2i_deploy.model.layers import RMSNorm, as_stream
 from minit2i_deploy.model.positions import image_position_table, image_rotary, text_rotary
 from minit2i_deploy.model.student import StudentAdapter
 from minit2i_deploy.model.text_adapter import TextAdapter
@@ -75,8 +75,9 @@ class Denoiser(nn.Module):
         Returns:
             x0: [B, 3, image_size, image_size], not clipped.
         """
-        img = self.img_embedder(x)
-        img, txt = img + self.position_table.to(img.dtype), tokens
+        weights = self.final_layer.linear.weight.dtype
+        img, txt = as_stream(self.img_embedder(x), weights), as_stream(tokens, weights)
+        img = img + self.position_table.to(img.dtype)
         *blocks, last = self.double_blocks
         for block in blocks:
             img, txt = block(img, txt, self.img_rotary, self.txt_rotary)

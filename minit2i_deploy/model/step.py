@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from minit2i_deploy.model.layers import stream_dtype
 from minit2i_deploy.model.mmjit import Denoiser
 
 STD_FLOOR = 1e-8
@@ -67,7 +68,7 @@ class Step(nn.Module):
         network_input = x.to(dtype).unsqueeze(0).expand(branches, -1, -1, -1, -1)
         x0 = self.denoiser(
             network_input.reshape(branches * batch, *x.shape[1:]),
-            tokens.to(dtype).reshape(branches * batch, length, width),
+            tokens.to(stream_dtype(dtype)).reshape(branches * batch, length, width),
         )
         x0 = x0.to(torch.float32).reshape(branches, batch, *x.shape[1:])
         a, b, c, s, clip, rescale = row.unbind(0)

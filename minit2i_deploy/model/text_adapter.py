@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.model.blocks import TextBlock
+from minit2i_deploy.model.layers import as_stream
 from minit2i_deploy.model.positions import text_rotary
 
 
@@ -44,6 +45,7 @@ class TextAdapter(nn.Module):
         return torch.where(keep, context, self.mask_token.to(context.dtype))
 
     def _blocks(self, txt_BLD: Tensor) -> Tensor:
+        txt_BLD = as_stream(txt_BLD, self.txt_embedder.weight.dtype)
         for block in self.txt_preamble_blocks:
             txt_BLD = block(txt_BLD, self.rotary)
         return txt_BLD
