@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import signal
 from pathlib import Path
@@ -34,25 +35,30 @@ WAYS: dict[str, dict[str, Any]] = {
     "fsdp, AdamW": {"parallel": "fsdp", "optimizer": "adamw"},
 }
 
+# Objective of a student -> rows of its teacher for each step.
+STUDENTS = {"mean flow": 0, "trajectories": 2}
+
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One run of two processes for each way, and one of a student."""
+    """One run of two processes for each way, and one of a student by each objective."""
     base = tmp_path_factory.mktemp("pairs")
-    ways = WAYS | {"student": student_changes(base)}
+    ways = WAYS | {name: student_changes(base, rows) for name, rows in STUDENTS.items()}
     folders = {way: base / f"run-{i}" for i, way in enumerate(ways)}
     runs = [(folders[way], ways[way]) for way in ways]
     assert in_processes(2, trained, runs, NUM_STEPS) == [0, 0]
     return folders
 
 
-def student_changes(base: Path) -> dict[str, Any]:
+def student_changes(base: Path, teacher_rows: int) -> dict[str, Any]:
     if not (base / "teacher").exists():
         tiny_teacher(base / "teacher")
     recipe = tiny_student_recipe(base / "teacher" / "step-000001")
     names = ("model", "distill", "label_drop", "ema_halflife_kimg", "ema_rampup")
+    changes = {name: getattr(recipe, name) for name in names}
+    changes["distill"] = dataclasses.replace(recipe.distill, teacher_rows=teacher_rows)
     # Muon's iterations in bf16 would make more of the last bits.
-    return {name: getattr(recipe, name) for name in names} | {"optimizer": "adamw", "lr": 1e-3}
+    return changes | {"optimizer": "adamw", "lr": 1e-3, "sample_steps": 2}
 
 
 def losses_alone(folder: Path, changes: dict[str, Any]) -> list[float]:
@@ -75,9 +81,12 @@ def test_two_processes_have_the_losses_of_one(
     assert len(set(wanted)) == NUM_STEPS
 
 
-def test_two_processes_distil_as_one_does(pairs: dict[str, Path], tmp_path: Path) -> None:
-    wanted = losses_alone(tmp_path, student_changes(pairs["student"].parent))
-    assert losses_of(pairs["student"]) == pytest.approx(wanted, rel=1e-4)
+@pytest.mark.parametrize("student", STUDENTS)
+def test_two_processes_distil_as_one_does(
+    student: str, pairs: dict[str, Path], tmp_path: Path
+) -> None:
+    wanted = losses_alone(tmp_path, student_changes(pairs[student].parent, STUDENTS[student]))
+    assert losses_of(pairs[student]) == pytest.approx(wanted, rel=1e-4)
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])

@@ -100,6 +100,10 @@ REFUSED = {
     "distill={teacher: t, t_max: [0.5, 2]}": "distill.t_max is .* must be in 0..1",
     "distill={teacher: t, t_min: [0, 0.9]}": "distill.t_min is .* must be no higher than t_max",
     "distill={teacher: t, plain_share: 2}": "distill.plain_share is 2, but it must be in 0..1",
+    "distill={teacher: t, teacher_rows: -1}": "distill.teacher_rows is -1, but it must be a whole",
+    "distill={teacher: t, teacher_rows: 1.5}": "distill.teacher_rows is 1.5, but it must be a wh",
+    "distill={teacher: t, teacher_rows: 5, plain_share: 0.3}": "distill.plain_share and distill.te"
+    "acher_rows are set, .* drop one of the two",
     "distill={teacher: t, sample_t_min: 0.9}": "distill.sample_t_min .* no higher than sample_t",
     "ema_halflife_kimg=-1": "ema_halflife_kimg is -1, but it must be 0 or more",
     "ema_rampup=0": "ema_rampup is 0, but it must be above 0",
@@ -160,9 +164,10 @@ def test_a_students_recipe_comes_back_and_finds_its_teacher(path: Path) -> None:
     assert distill.teacher_folder == path.parent / "runs" / "base"
 
 
-def test_the_shipped_students_recipe_fits_the_shipped_models(repository: Path) -> None:
+@pytest.mark.parametrize("name", ["demo-student", "demo-student-finish"])
+def test_the_shipped_students_recipes_fit_the_shipped_models(repository: Path, name: str) -> None:
     recipes = repository / "training" / "recipes"
-    base, student = (load_recipe(recipes / f"{name}.yaml") for name in ("demo", "demo-student"))
+    base, student = (load_recipe(recipes / f"{recipe}.yaml") for recipe in ("demo", name))
     assert dataclasses.replace(student.model, student=None) == base.model
     assert student.distill is not None and (student.distill.teacher_folder / "..").is_dir()
     assert (student.sample_steps, student.label_drop, student.a_min) == (4, 0.0, 0.05)
@@ -245,7 +250,8 @@ def test_a_resolved_recipe_is_a_recipe_again(tmp_path: Path) -> None:
     assert set(yaml.safe_load(text)) == names
 
 
-def test_a_student_has_one_beginning(path: Path) -> None:
-    changes = ["model.student={}", "distill={teacher: t}", "start_from=x"]
-    with pytest.raises(UsageError, match=r"start_from is set, .* starts from distill\.teacher"):
+def test_a_teachers_trajectory_is_no_longer_than_a_table(path: Path) -> None:
+    changes = ["model.student={}", "distill={teacher: t, teacher_rows: 5}", "sample_steps=2001"]
+    with pytest.raises(UsageError, match=r"is 2001, .* at most 10000 / distill\.teach"):
         load_recipe(path, changes)
+    assert load_recipe(path, [*changes[:2], "sample_steps=2000"]).sample_steps == 2000

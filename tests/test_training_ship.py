@@ -25,7 +25,9 @@ def checkpoint(folder: Path, largest: float = 1.0) -> Path:
     ema = {name: value.detach() * 1.5 for name, value in model.items()}
     ema["final_layer.linear.bias"][0] = largest
     state = TrainingState(step=7, model=model, ema=ema, optimizer={"parts": []})
-    return save_checkpoint(folder, tiny_recipe(text_encoder="/somewhere/t5"), state)
+    return save_checkpoint(
+        folder, tiny_recipe(text_encoder="/somewhere/t5", start_from="/somewhere/base"), state
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -41,6 +43,7 @@ def test_the_average_is_shipped_in_the_given_type(tmp_path: Path, precision: str
     header = json.loads((target / "checkpoint.json").read_text("utf-8"))
     assert (header["score"], header["step"]) == (0.5, 7)
     assert "somewhere" not in json.dumps(header) and header["recipe"]["seed"] == 0
+    assert (header["recipe"]["text_encoder"], header["recipe"]["start_from"]) == ("t5", "base")
 
 
 def test_weights_beyond_the_type_are_refused(tmp_path: Path) -> None:

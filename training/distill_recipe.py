@@ -6,10 +6,13 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.training.folders import folder_named
+
+# What decides which noise levels Mean Flow draws.
+_LEVEL_KEYS: Final = ("level_mean", "level_std", "longest_step", "plain_share", "equal_share")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +29,10 @@ class DistillRecipe:
         plain_share: share of each batch with r = t, which learns the velocity itself.
         equal_share: of the other pictures, how many have a step of the solver with the recipe's
             sample_steps equal steps, in place of one drawn from the law of levels.
+        teacher_rows: 0 is Mean Flow. Otherwise the student is shown where the teacher's own
+            trajectories lead, and this many rows of the teacher make one of the recipe's
+            sample_steps equal steps. No noise level is drawn then: level_mean, level_std,
+            longest_step, plain_share and equal_share are left out.
         sample_t_min, sample_t_max: what the student is told in sample grids, and by the tables of
             a bundle that is exported from it.
 
@@ -42,6 +49,7 @@ class DistillRecipe:
     longest_step: float = 1.0
     plain_share: float = 0.5
     equal_share: float = 0.0
+    teacher_rows: int = 0
     sample_t_min: float = 0.2
     sample_t_max: float = 0.8
 
@@ -66,6 +74,19 @@ class DistillRecipe:
             self._check(name, _real(value) and 0 <= value <= 1, "in 0..1")
         good = self.sample_t_min <= self.sample_t_max
         self._check("sample_t_min", good, "no higher than sample_t_max")
+        good = type(self.teacher_rows) is int and self.teacher_rows >= 0
+        self._check("teacher_rows", good, "a whole number, 0 or more")
+        if self.teacher_rows:
+            self._check_no_levels()
+
+    def _check_no_levels(self) -> None:
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in _LEVEL_KEYS:
+            if getattr(self, name) != defaults[name]:
+                raise UsageError(
+                    f"recipe: distill.{name} and distill.teacher_rows are set, but on the teacher's"
+                    " trajectories no noise level is drawn; drop one of the two"
+                )
 
     def _check(self, name: str, good: bool, wanted: str) -> None:
         if not good:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from minit2i_deploy.bench.flops import adapter_flops, denoiser_flops
-from minit2i_deploy.checkpoints import load_checkpoint
-from minit2i_deploy.model.build import build_network
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.draws import draw_noise, draw_seed
-from minit2i_deploy.training.initialise import initialise
 from minit2i_deploy.training.loss import drop_captions
 from minit2i_deploy.training.mean_flow import (
     draw_told,
@@ -24,9 +20,9 @@ from minit2i_deploy.training.mean_flow import (
     velocity_rate,
 )
 from minit2i_deploy.training.objective import Batch
-from minit2i_deploy.training.parallel import bare, compile_blocks
+from minit2i_deploy.training.parallel import bare
 from minit2i_deploy.training.recipe import Recipe
-from minit2i_deploy.training.start import check_network
+from minit2i_deploy.training.teacher import Teacher
 
 
 class MeanFlow:
@@ -37,8 +33,7 @@ class MeanFlow:
         device: where the networks compute.
 
     Raises:
-        CheckpointError: the teacher cannot be read.
-        TrainingError: the teacher is another network than the recipe's without the student.
+        CheckpointError, TrainingError: as ``Teacher``.
     """
 
     base_sha256 = None
@@ -46,13 +41,8 @@ class MeanFlow:
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         assert recipe.distill is not None, "a recipe with distill is needed here"
         self.recipe, self.distill, self.device = recipe, recipe.distill, device
-        checkpoint = load_checkpoint(recipe.distill.teacher_folder)
-        wanted = dataclasses.replace(recipe.model, student=None)
-        check_network(recipe.distill.teacher_folder, checkpoint.config, wanted)
-        self.teacher_sha256 = checkpoint.report.sha256
-        self.teacher = build_network(checkpoint).to(device)
-        if recipe.compile:
-            compile_blocks(self.teacher)
+        self.teacher = Teacher(recipe, device)
+        self.teacher_sha256 = self.teacher.sha256
 
     @property
     def picture_flops(self) -> float:
@@ -62,12 +52,7 @@ class MeanFlow:
         return passes * (denoiser_flops(self.recipe.model) + adapter_flops(self.recipe.model))
 
     def fill(self, net: MMJiT) -> None:
-        """The teacher's weights, and fresh ones for what a student has on top of them."""
-        initialise(net, self.recipe.seed)
-        own = net.canonical_parameters()
-        with torch.no_grad():
-            for name, value in self.teacher.canonical_parameters().items():
-                own[name].copy_(value)
+        self.teacher.fill(net)
 
     def deployed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return weights
@@ -96,7 +81,7 @@ class MeanFlow:
         values = (batch.images, noise, batch.context, batch.mask * kept.to(batch.mask.dtype))
         images, noise, context, mask = (value.to(self.device) for value in values)
         z = noisy(images, noise, told.t)
-        target = teacher_velocity(self.teacher, z, context, mask, told, floor)
+        target = teacher_velocity(self.teacher.net, z, context, mask, told, floor)
         u = mean_velocity(net, z, context, mask, told, floor)
         # Where r = t the rate has no weight.
         rate = torch.zeros_like(u)

@@ -24,6 +24,7 @@ from minit2i_deploy.training.parallel import cut_like, kept_back, spread, whole
 from minit2i_deploy.training.processes import Processes
 from minit2i_deploy.training.recipe import Recipe
 from minit2i_deploy.training.trainable import freeze_unread, trained_parameters
+from minit2i_deploy.training.trajectory_matching import TrajectoryMatching
 
 
 class Learner:
@@ -154,5 +155,7 @@ class Learner:
 def _objective(recipe: Recipe, device: torch.device) -> Objective:
     if recipe.lora is not None:
         return LoraFlowMatching(recipe, device)
-    kind = MeanFlow if recipe.distill else FlowMatching
+    if recipe.distill is None:
+        return FlowMatching(recipe, device)
+    kind = TrajectoryMatching if recipe.distill.teacher_rows else MeanFlow
     return kind(recipe, device)

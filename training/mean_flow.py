@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -21,30 +22,62 @@ Range = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Told:
-    """What the student is told of each picture's step; float32 [B] each.
+class Guidance:
+    """What the student is told of guidance; float32 [B] each.
 
     Args:
-        t: noise level where the step begins, 0 picture to 1 noise.
-        r: noise level where it ends, at most t; equal to t asks for the velocity itself.
         omega: guidance scale, 1 or more.
         t_min: noise level where guidance ends.
         t_max: noise level where guidance begins, at least t_min.
     """
 
-    t: Tensor
-    r: Tensor
     omega: Tensor
     t_min: Tensor
     t_max: Tensor
 
-    def to(self, device: torch.device) -> Told:
+    def to(self, device: torch.device) -> Self:
         """The same on a device."""
-        return Told(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return self._each(lambda value: value.to(device))
 
-    def at(self, places: Tensor | slice) -> Told:
+    def at(self, places: Tensor | slice) -> Self:
         """Some of the pictures."""
-        return Told(**{f.name: getattr(self, f.name)[places] for f in fields(self)})
+        return self._each(lambda value: value[places])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return type(self)(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Told(Guidance):
+    """What the student is told of each picture's step; float32 [B] each.
+
+    Args:
+        t: noise level where the step begins, 0 picture to 1 noise.
+        r: noise level where it ends, at most t; equal to t asks for the velocity itself.
+    """
+
+    t: Tensor
+    r: Tensor
+
+
+def draw_guidance(
+    batch: int, generator: torch.Generator, *, omega: Range, t_min: Range, t_max: Range
+) -> Guidance:
+    """Draw guidance on the CPU.
+
+    Args:
+        batch: number of pictures B.
+        generator: source of the draws.
+        omega: lowest and highest scale, log-uniform between them.
+        t_min: lowest and highest noise level where guidance ends, uniform between them.
+        t_max: likewise where it begins.
+    """
+    low, high, share = torch.rand(3, batch, generator=generator).unbind(0)
+    return Guidance(
+        omega=omega[0] * (omega[1] / omega[0]) ** share,
+        t_min=t_min[0] + (t_min[1] - t_min[0]) * low,
+        t_max=t_max[0] + (t_max[1] - t_max[0]) * high,
+    )
 
 
 def draw_told(
@@ -70,15 +103,13 @@ def draw_told(
         longest_step: bound on t - r; r is moved up where it is further away.
         equal_steps: n of the steps k/n to (k - 1)/n that a solver of n equal steps takes.
         equal_share: chance that a picture with a step has one of these in place of a free one.
-        omega: lowest and highest scale, log-uniform between them.
-        t_min: lowest and highest noise level where guidance ends, uniform between them.
-        t_max: likewise where it begins.
+        omega, t_min, t_max: as for ``draw_guidance``.
     """
     mean, deviation = level
     levels = torch.randn(2, batch, generator=generator) * deviation + mean
     one, other = torch.sigmoid(levels).unbind(0)
     other = torch.where(plain, one, other)
-    low, high, share = torch.rand(3, batch, generator=generator).unbind(0)
+    guidance = draw_guidance(batch, generator, omega=omega, t_min=t_min, t_max=t_max)
     t = torch.maximum(one, other)
     r = torch.maximum(torch.minimum(one, other), t - longest_step)
     chance, place = torch.rand(2, batch, generator=generator).unbind(0)
@@ -87,9 +118,9 @@ def draw_told(
     return Told(
         t=torch.where(equal, (end + 1) / equal_steps, t),
         r=torch.where(equal, end / equal_steps, r),
-        omega=omega[0] * (omega[1] / omega[0]) ** share,
-        t_min=torch.where(plain, 0.0, t_min[0] + (t_min[1] - t_min[0]) * low),
-        t_max=torch.where(plain, 1.0, t_max[0] + (t_max[1] - t_max[0]) * high),
+        omega=guidance.omega,
+        t_min=torch.where(plain, 0.0, guidance.t_min),
+        t_max=torch.where(plain, 1.0, guidance.t_max),
     )
 
 

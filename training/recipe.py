@@ -12,6 +12,7 @@ from typing import Any, Final
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.demo.shapes import KINDS, NOVEL_KINDS
 from minit2i_deploy.errors import CheckpointError, UsageError, require
+from minit2i_deploy.grids import MAX_STEPS
 from minit2i_deploy.training.data_recipe import SHAPES, DataRecipe, data_beside, data_from
 from minit2i_deploy.training.distill_recipe import DistillRecipe
 from minit2i_deploy.training.folders import beside, folder_named, recipe_file
@@ -60,10 +61,11 @@ class Recipe:
         text_encoder: folder of the frozen T5 encoder in Hugging Face form; "package:..." is a
             folder of the installed package.
         tokenizer: folder of its tokenizer.json, likewise.
-        distill: makes the run a Mean Flow distillation; without it a base model is trained.
+        distill: makes the run a distillation; without it a base model is trained.
         lora: trains adapters on a base model that stands still, and nothing else.
         start_from: checkpoint whose averaged weights the network begins with, in any form;
-            "package:..." is one of the package, and nothing begins with fresh weights.
+            "package:..." is one of the package. Without one a base model begins with fresh
+            weights, and a student with its teacher's.
         data: sources of pictures and captions; without any, shapes are drawn as it goes.
         kind_weights: how often each kind of the shapes data is drawn; empty is equally often.
         steps: optimizer steps of the whole run.
@@ -172,8 +174,11 @@ class Recipe:
             raise UsageError(
                 f"recipe: {given} is set and {missing} is not; a few-step student needs both"
             )
-        if self.distill is not None and self.start_from:
-            raise UsageError("recipe: start_from is set, but a student starts from distill.teacher")
+        if self.distill is not None:
+            rows = self.sample_steps * self.distill.teacher_rows
+            self._check(
+                "sample_steps", rows <= MAX_STEPS, f"at most {MAX_STEPS} / distill.teacher_rows"
+            )
         if self.lora is not None:
             self._check_lora(self.lora)
 

@@ -52,8 +52,8 @@ def ship(
         if not torch.isfinite(value).all():
             raise TrainingError(f"{checkpoint}: {name} does not fit {precision}; use bf16 or fp32")
     # Folders of the machine that trained it mean nothing elsewhere.
-    for key in ("text_encoder", "tokenizer"):
-        header["recipe"][key] = Path(header["recipe"][key]).name
+    for key in ("text_encoder", "tokenizer", "start_from"):
+        header["recipe"][key] = Path(header["recipe"].get(key, "")).name
     if "distill" in header["recipe"]:
         distill = header["recipe"]["distill"]
         distill["teacher"] = Path(distill["teacher"]).name
