@@ -14,16 +14,21 @@ student is exported as any checkpoint is, and runs the tables of solver mean-flo
 examples:
   minit2i distill demo-student --output student
   minit2i distill demo-student --output s distill.teacher=run/step-011500
+  minit2i distill demo-student-finish --output f start_from=student/step-005000
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.description = "Distil a base model to a few-step student (Mean Flow) from a recipe."
+    parser.description = (
+        "Distil a base model to a few-step student from a recipe: by Mean Flow, or on the base "
+        "model's own trajectories."
+    )
     parser.epilog = _EPILOG
     add_recipe(
         parser,
-        "YAML file with distill, or the name of a shipped one: b16-distill, demo-student",
+        "YAML file with distill, or the name of a shipped one: b16-distill, demo-student, "
+        "demo-student-finish",
         "values in place of the recipe's; distill.KEY=VALUE for the distillation's",
     )
 
