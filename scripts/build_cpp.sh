@@ -27,7 +27,9 @@ fi
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 sdk=$(dirname "$folder")/onnxruntime-sdk
-[ -e "$sdk/include" ] || sh "$here/onnxruntime_sdk.sh" "$sdk" "$python"
+# An SDK without this header is older than plugins, so it is made anew.
+[ -e "$sdk/include/onnxruntime/onnxruntime_ep_c_api.h" ] \
+    || sh "$here/onnxruntime_sdk.sh" "$sdk" "$python"
 cmake -S "$here/../runtimes/cpp" -B "$folder" -G Ninja -DONNXRUNTIME_ROOT="$sdk" \
-    -DMINIT2I_STRICT=ON -DMINIT2I_EXAMPLES=ON -DMINIT2I_FUZZ=ON "$@"
+    -DMINIT2I_STRICT=ON -DMINIT2I_EXAMPLES=ON -DMINIT2I_FUZZ=ON -DMINIT2I_TEST_PLUGIN=ON "$@"
 cmake --build "$folder"

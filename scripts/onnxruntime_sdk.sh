@@ -7,7 +7,9 @@
 set -eu
 folder=${1:?usage: onnxruntime_sdk.sh FOLDER [PYTHON]}
 python=${2:-python3}
-suite=trixie
+# Plugins need headers of 1.22 or later. Of Debian's suites forky is the first to have such, 1.23;
+# trixie's are 1.21. It still moves, and headers newer than the library would not run with it.
+suite=forky
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 library=$("$python" -c 'import importlib.util as u, pathlib as p
@@ -44,6 +46,15 @@ apt update
 (cd "$partial" && apt download libonnxruntime-dev)
 dpkg-deb -x "$partial"/libonnxruntime-dev_*.deb "$partial/unpacked"
 mv "$partial/unpacked/usr/include" "$partial/include"
+headers=$(sed -n 's/^#define ORT_API_VERSION \([0-9]*\).*/\1/p' \
+    "$partial/include/onnxruntime/onnxruntime_c_api.h")
+: "${headers:?is not told by onnxruntime_c_api.h of Debian $suite; use an older suite}"
+minor=$(basename "$library" | cut -d . -f 4)
+if [ "$headers" -gt "$minor" ]; then
+    echo "the headers of Debian $suite are 1.$headers, but onnxruntime in $python is 1.$minor;" \
+        "run: $python -m pip install --upgrade onnxruntime" >&2
+    exit 1
+fi
 
 # The name that programs ask for at run time is in the library; the other is for the linker.
 name=$(basename "$library")

@@ -8,6 +8,7 @@ import functools
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bundles import draft, write_files
 import minit2i_deploy.demo
 from minit2i_deploy.bundle import Bundle, write_manifest
 from minit2i_deploy.demo.shipped import shipped_model
+from minit2i_deploy.manifest import seal
 
 DEMO_TOKENIZER = Path(str(minit2i_deploy.demo.__file__)).parent / "assets" / "tokenizer"
 
@@ -90,6 +92,15 @@ def tokenizer_bundle(folder: Path, tokenizer: dict[str, Any], prompt_length: int
         ),
     )
     return folder
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest and seal it again."""
+    path = bundle / "manifest.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    change(fields)
+    fields.pop("manifest_sha256")
+    path.write_bytes(seal(fields))
 
 
 def demo_tokenizer() -> dict[str, Any]:

@@ -71,6 +71,8 @@ class OpenParams(ctypes.Structure):
         ("on_warning", WARNING),
         ("warning_data", c_void_p),
         ("lean", c_int32),
+        ("plugin", c_char_p),
+        ("precision", c_char_p),
     )
 
 
@@ -103,6 +105,11 @@ def library() -> Any:
         getattr(loaded, name).restype = c_char_p
     loaded.minit2i_pictures_state.restype = POINTER(c_float)
     loaded.minit2i_pictures_state.argtypes = (c_void_p,)
+    loaded.minit2i_embeddings_values.restype = POINTER(c_float)
+    for name in ("values", "num_tokens", "width"):
+        getattr(loaded, f"minit2i_embeddings_{name}").argtypes = (c_void_p,)
+    for name in ("num_tokens", "width"):
+        getattr(loaded, f"minit2i_embeddings_{name}").restype = c_size_t
     loaded.minit2i_noise.argtypes = (c_uint64, c_uint32, POINTER(c_float), c_size_t)
     loaded.minit2i_tokenize.argtypes = (
         c_void_p, Text, POINTER(c_int64), c_size_t, POINTER(c_size_t), POINTER(c_int32),
@@ -123,16 +130,34 @@ def text(data: bytes) -> Text:
     return Text(data, len(data))
 
 
-class Client:
-    """A client, with the few calls that tests make; ``warnings`` collects what it warns of."""
+def open_params(**settings: Any) -> OpenParams:
+    """Defaults, and what is set beside them."""
+    params = OpenParams()
+    library().minit2i_open_params_defaults(byref(params), c_size_t(ctypes.sizeof(params)))
+    for name, value in settings.items():
+        setattr(params, name, value)
+    return params
 
-    def __init__(self, bundle: Path, lean: bool = False) -> None:
+
+def refused(bundle: Path, params: OpenParams) -> tuple[int, str]:
+    """Status and line of an opening that fails."""
+    handle = c_void_p()
+    status = library().minit2i_open(str(bundle).encode(), byref(params), byref(handle))
+    assert status != OK and handle.value is None
+    return status, last_error()
+
+
+class Client:
+    """A client, with the few calls that tests make; ``warnings`` collects what it warns of.
+
+    ``settings`` are further fields of OpenParams.
+    """
+
+    def __init__(self, bundle: Path, lean: bool = False, **settings: Any) -> None:
         self.warnings: list[str] = []
         # ctypes keeps no reference to a callback that C holds.
         self._warn = WARNING(lambda _, line: self.warnings.append(line.decode()))
-        params = OpenParams()
-        library().minit2i_open_params_defaults(byref(params), c_size_t(ctypes.sizeof(params)))
-        params.num_threads, params.on_warning, params.lean = 2, self._warn, lean
+        params = open_params(num_threads=2, on_warning=self._warn, lean=lean, **settings)
         self.handle = c_void_p()
         status = library().minit2i_open(str(bundle).encode(), byref(params), byref(self.handle))
         assert status == OK, last_error()
@@ -142,6 +167,16 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         library().minit2i_close(self.handle)
+
+    def embed(self, data: bytes) -> np.ndarray:
+        """Values float32 [tokens, width] of one text."""
+        made, calls = c_void_p(), library()
+        status = calls.minit2i_embed(self.handle, byref(text(data)), c_size_t(1), byref(made))
+        assert status == OK, last_error()
+        sizes = (calls.minit2i_embeddings_num_tokens(made), calls.minit2i_embeddings_width(made))
+        values = np.ctypeslib.as_array(calls.minit2i_embeddings_values(made), sizes).copy()
+        calls.minit2i_embeddings_free(made)
+        return values
 
     def tokenize(self, data: bytes, capacity: int = 65536) -> tuple[int, list[int], bool]:
         """Status, ids, and whether the text was cut."""

@@ -13,6 +13,7 @@ import cpp_client
 import pytest
 from cpp_bundles import DEMO_TOKENIZER, late_bundle, shipped_bundle, shipped_student
 from cpp_client import BUILD, ROOT, program
+from cpp_plugins import idle_plugin
 from tiny_bundle import tiny_bundle
 
 from minit2i_deploy._version import __version__
@@ -92,6 +93,20 @@ def test_pkg_config(installed: Path, tmp_path: Path) -> None:
         f"-Wl,-rpath-link,{libraries}")  # fmt: skip
 
 
+def test_headers_newer_than_the_library_are_refused(tmp_path: Path) -> None:
+    library, python = tmp_path / "libonnxruntime.so.1.20.0", tmp_path / "python"
+    library.touch()
+    python.write_text(f"#!/bin/sh\necho {library}\n")
+    python.chmod(0o755)
+    script = ROOT / "scripts" / "onnxruntime_sdk.sh"
+    made = subprocess.run(
+        ["sh", script, tmp_path / "sdk", python], capture_output=True, text=True, check=False
+    )
+    line = rf"the headers of Debian \w+ are 1\.\d+, but onnxruntime in {python} is 1\.20; run: .+\n"
+    assert made.returncode == 1 and re.fullmatch(line, made.stderr), made.stderr
+    assert sorted(tmp_path.iterdir()) == [library, python]
+
+
 def test_the_readers_survive_damage() -> None:
     files = [tiny_bundle() / "manifest.json", tiny_bundle() / "tables" / "euler-20.json"]
     files += [tiny_bundle() / "tokenizer" / "tokenizer.json", DEMO_TOKENIZER / "tokenizer.json"]
@@ -150,6 +165,7 @@ def test_sanitised(tmp_path: Path) -> None:
     program("embed_c", tiny_bundle(), folder=folder)
     output = ("-o", tmp_path / "a.png")
     program("soak", tiny_bundle(), 100, folder=folder)
+    program("soak", tiny_bundle(), 100, idle_plugin(folder), folder=folder)
     words = ("--negative", "green", "--table", "euler-20", "--seed", "1,2", *output)
     program("minit2i-generate", tiny_bundle(), "a red circle", *words, folder=folder)
     program("minit2i-generate", shipped_student(), "a red circle", *output, folder=folder)
@@ -157,5 +173,12 @@ def test_sanitised(tmp_path: Path) -> None:
     program("minit2i-generate", late_bundle(), "a red circle", *words, folder=folder)
     program("minit2i-embed", tiny_bundle(), b"\xff", "--tokens", folder=folder, code=2)
     program("minit2i-embed", tmp_path, "a", "--tokens", folder=folder, code=1)
+    for provider, plugin, code in (
+        ("openvino", DEMO_TOKENIZER / "tokenizer.json", 1),
+        ("openvino", tmp_path / "nowhere.so", 2),
+        ("tensorrt-rtx", idle_plugin(folder), 1),
+    ):
+        words = ("--provider", provider, "--plugin", plugin, "-o", tmp_path / "a.npz")
+        program("minit2i-embed", tiny_bundle(), "a", *words, folder=folder, code=code)
     texts = ("a", "", "a red circle " * 30, "</s>\u2460\u0301")
     program("minit2i-embed", tiny_bundle(), *texts, "-o", tmp_path / "a.npz", folder=folder)

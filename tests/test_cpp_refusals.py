@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 
 import cpp_client
 import pytest
-from cpp_bundles import shipped_student
+from cpp_bundles import edit, shipped_student
 from cpp_client import (
     BUNDLE,
     CANCELLED,
@@ -28,7 +27,6 @@ from tiny_bundle import tiny_bundle
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import BundleError
-from minit2i_deploy.manifest import seal
 from minit2i_deploy.table import solver_table
 
 pytestmark = pytest.mark.cpp
@@ -37,15 +35,6 @@ pytestmark = pytest.mark.cpp
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle(), tmp_path / "bundle"))
-
-
-def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest and seal it again."""
-    path = bundle / "manifest.json"
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    change(fields)
-    fields.pop("manifest_sha256")
-    path.write_bytes(seal(fields))
 
 
 def move(fields: dict[str, Any], old: str, new: str) -> None:

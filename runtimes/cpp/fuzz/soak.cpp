@@ -1,5 +1,6 @@
 // Embeds over and over with two clients in two threads and watches the memory of the process.
-// Usage: soak BUNDLE COUNT. Exits 1 where the second half takes more memory than the first one.
+// Usage: soak BUNDLE COUNT [PLUGIN]. PLUGIN is a library of the provider openvino, which both
+// threads load at once. Exits 1 where the second half takes more memory than the first one.
 
 #include "minit2i.hpp"
 
@@ -10,6 +11,7 @@
 #include <cstdlib>
 #include <exception>
 #include <fstream>
+#include <future>
 #include <string>
 #include <thread>
 #include <vector>
@@ -28,6 +30,21 @@ long resident_bytes() {
     long pages = 0;
     std::ifstream("/proc/self/statm") >> pages >> pages;
     return pages * ::sysconf(_SC_PAGESIZE);
+}
+
+std::vector<minit2i::Client> open_in_two_threads(const char *bundle, const char *plugin) {
+    const auto open = [&] {
+        minit2i_open_params params = minit2i::open_params();
+        params.provider = plugin == nullptr ? "cpu" : "openvino";
+        params.plugin = plugin;
+        return minit2i::Client(bundle, params);
+    };
+    auto first = std::async(std::launch::async, open);
+    auto second = std::async(std::launch::async, open);
+    std::vector<minit2i::Client> clients;
+    clients.push_back(first.get());
+    clients.push_back(second.get());
+    return clients;
 }
 
 void embed(minit2i::Client &client, int count, std::atomic<bool> &failed) {
@@ -57,14 +74,13 @@ bool embed_in_two_threads(std::vector<minit2i::Client> &clients, int count) {
 } // namespace
 
 int main(int argc, char **argv) {
-    if (argc != 3 || std::atoi(argv[2]) < 4) {
-        std::fprintf(stderr, "usage: soak BUNDLE COUNT\n");
+    if (argc < 3 || argc > 4 || std::atoi(argv[2]) < 4) {
+        std::fprintf(stderr, "usage: soak BUNDLE COUNT [PLUGIN]\n");
         return 2;
     }
     const int quarter = std::atoi(argv[2]) / 4;
-    std::vector<minit2i::Client> clients;
-    clients.emplace_back(argv[1]);
-    clients.emplace_back(argv[1]);
+    std::vector<minit2i::Client> clients =
+        open_in_two_threads(argv[1], argc == 4 ? argv[3] : nullptr);
     if (!embed_in_two_threads(clients, quarter)) {
         return 1;
     }

@@ -74,11 +74,15 @@ typedef void (*minit2i_warning)(void *user_data, const char *text);
 
 typedef struct minit2i_open_params {
     size_t struct_size;
-    const char *provider;       /* "cpu" (default), "cuda" or "tensorrt" */
+    const char *provider; /* "cpu" (default), "cuda", "tensorrt", "openvino" or "tensorrt-rtx" */
     int32_t num_threads;        /* of one operator; 0 (default): the cores this process may use */
     minit2i_warning on_warning; /* NULL (default): warnings are dropped */
     void *warning_data;
     int32_t lean; /* 1: the text encoder leaves memory before the denoiser comes; 0 (default) */
+    const char *plugin;    /* library of "openvino" or "tensorrt-rtx", which stays loaded to the end
+                              of the process; NULL (default): none */
+    const char *precision; /* "fp32" or "bf16", of "openvino"; NULL (default): fp32 there, as the
+                              graphs say elsewhere */
 } minit2i_open_params;
 
 typedef struct minit2i_info {

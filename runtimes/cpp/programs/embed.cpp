@@ -18,7 +18,9 @@ Embed texts with a bundle's text encoder.
   --texts FILE           UTF-8 file in place of TEXT, one a line
   --pooled               add the mean over each text's tokens, of length 1
   --tokens               print token ids, one text a line, in place of -o
-  --provider NAME        cpu (default), cuda or tensorrt
+  --provider NAME        cpu (default), cuda, tensorrt, openvino or tensorrt-rtx
+  --plugin PATH          library of the provider openvino or tensorrt-rtx
+  --precision NAME       fp32 (default) or bf16, of the provider openvino
   --threads N            CPU threads; 0 (default) is one for each core
   --version              print the version
 
@@ -79,7 +81,8 @@ void write_embeddings(const programs::Arguments &arguments, const minit2i::Embed
 
 int run(int argc, char **argv) {
     const programs::Arguments arguments(argc, argv,
-                                        {"--output", "--texts", "--provider", "--threads"},
+                                        {"--output", "--texts", "--provider", "--plugin",
+                                         "--precision", "--threads"},
                                         {"--pooled", "--tokens"});
     if (arguments.words().empty()) {
         throw programs::WrongUse("BUNDLE is missing; see --help");
@@ -93,6 +96,8 @@ int run(int argc, char **argv) {
     }
     minit2i_open_params params = minit2i::open_params();
     params.provider = arguments.pointer("--provider");
+    params.plugin = arguments.pointer("--plugin");
+    params.precision = arguments.pointer("--precision");
     params.num_threads = programs::thread_count(arguments);
     params.on_warning = warn;
     minit2i::Client client(arguments.words()[0], params);

@@ -28,7 +28,9 @@ it in text fields.
   --noise FILE.npy       float32 unit normal noise, [3, H, W] or
                          [pictures, 3, H, W], in place of the seeds'
   --save-state FILE.npy  float32 [pictures, 3, H, W] before rounding, -1 to 1
-  --provider NAME        cpu (default), cuda or tensorrt
+  --provider NAME        cpu (default), cuda, tensorrt, openvino or tensorrt-rtx
+  --plugin PATH          library of the provider openvino or tensorrt-rtx
+  --precision NAME       fp32 (default) or bf16, of the provider openvino
   --threads N            CPU threads; 0 (default) is one for each core
   --verify               hash every file of the bundle first
   --json                 print one JSON object a picture, in place of text
@@ -170,11 +172,13 @@ int run(int argc, char **argv) {
     const programs::Arguments arguments(
         argc, argv,
         {"--output", "--seed", "--negative", "--preset", "--table", "--guidance", "--interval",
-         "--noise", "--save-state", "--provider", "--threads"},
+         "--noise", "--save-state", "--provider", "--plugin", "--precision", "--threads"},
         {"--verify", "--json"});
     check_arguments(arguments);
     minit2i_open_params open = minit2i::open_params();
     open.provider = arguments.pointer("--provider");
+    open.plugin = arguments.pointer("--plugin");
+    open.precision = arguments.pointer("--precision");
     open.num_threads = programs::thread_count(arguments);
     open.on_warning = warn;
     // Prompts are encoded once a run.

@@ -22,16 +22,7 @@ thread_local std::string last_error;
 thread_local bool last_error_lost = false;
 
 minit2i_open_params default_params() {
-    return {sizeof(minit2i_open_params), "cpu", 0, nullptr, nullptr, 0};
-}
-
-std::string checked_provider(const char *name) {
-    const std::string provider = name == nullptr ? "cpu" : name;
-    if (provider != "cpu" && provider != "cuda" && provider != "tensorrt") {
-        fail_usage("provider " + minit2i::quote(provider) +
-                   " is unknown; choose one of cpu, cuda, tensorrt");
-    }
-    return provider;
+    return {sizeof(minit2i_open_params), "cpu", 0, nullptr, nullptr, 0, nullptr, nullptr};
 }
 
 // More than any one machine has cores; the engine starts as many as it is told.
@@ -49,8 +40,9 @@ int checked_threads(std::int32_t count) {
 
 minit2i_client::minit2i_client(const char *path, const minit2i_open_params &params)
     : bundle(path),
-      engine(bundle, checked_provider(params.provider), checked_threads(params.num_threads),
-             params.lean != 0),
+      engine(bundle,
+             minit2i::checked_choice(params.provider, params.plugin, params.precision),
+             checked_threads(params.num_threads), params.lean != 0),
       warn([call = params.on_warning, data = params.warning_data](const std::string &text) {
           if (call != nullptr) {
               call(data, text.c_str());

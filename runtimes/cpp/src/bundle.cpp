@@ -114,11 +114,11 @@ void Bundle::verify(const Progress &progress) const {
     }
 }
 
-fs::path Bundle::graph_path(const std::string &name) const {
+const GraphInfo &Bundle::graph(const std::string &name) const {
     if (manifest.late && name == kLateGraph) {
-        return path / manifest.late->graph.path;
+        return manifest.late->graph;
     }
-    return path / choose("graph", name, manifest.graphs).path;
+    return choose("graph", name, manifest.graphs);
 }
 
 fs::path Bundle::tokenizer_path() const {

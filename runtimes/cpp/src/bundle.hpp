@@ -22,7 +22,7 @@ public:
     void verify(const Progress &progress) const;
 
     // By its name among the manifest's graphs, or kLateGraph.
-    std::filesystem::path graph_path(const std::string &name) const;
+    const GraphInfo &graph(const std::string &name) const;
     std::filesystem::path tokenizer_path() const;
     // A table of the bundle by its name.
     Table table(const std::string &name) const;

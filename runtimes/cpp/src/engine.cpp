@@ -1,6 +1,8 @@
 #include "engine.hpp"
 
 #include "failure.hpp"
+#include "plugin.hpp"
+#include "signal_stack.hpp"
 
 #include <sched.h>
 
@@ -47,6 +49,16 @@ void append_tensorrt(Ort::SessionOptions &options) {
     options.AppendExecutionProvider_TensorRT_V2(*settings);
 }
 
+// What it has no kernels for would be left to the CPU in silence, or fail without naming the cause.
+void check_kernels(const Bundle &bundle, const std::string &graph, const std::string &precision,
+                   const Provider &provider) {
+    if (std::find(provider.runs.begin(), provider.runs.end(), precision) == provider.runs.end()) {
+        fail_runtime(bundle.path.string() + ": graph " + graph + " is " + precision +
+                     ", which provider " + provider.name + " has no kernels for; it runs " +
+                     listed(provider.runs));
+    }
+}
+
 } // namespace
 
 void fail_engine(const std::string &where, const Ort::Exception &error) {
@@ -61,20 +73,26 @@ void fail_engine(const std::string &where, const Ort::Exception &error) {
     fail_runtime(where + ": " + text.substr(0, text.find('\n')));
 }
 
-Engine::Engine(const Bundle &bundle, const std::string &provider, int num_threads, bool lean)
-    : bundle_(bundle), provider_(provider), lean_(lean),
+Engine::Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, bool lean)
+    : bundle_(bundle), choice_(std::move(choice)), lean_(lean),
       num_threads_(num_threads > 0 ? num_threads : usable_cores()),
       // Failures come back to the caller; nothing goes to stderr beside them.
-      env_(ORT_LOGGING_LEVEL_FATAL, "minit2i") {}
+      env_(ORT_LOGGING_LEVEL_FATAL, "minit2i") {
+    if (choice_.provider.is_plugin()) {
+        load_plugin(choice_.provider, choice_.plugin);
+    }
+}
 
 Ort::SessionOptions Engine::options() const {
     Ort::SessionOptions options;
     options.SetIntraOpNumThreads(num_threads_);
     // Spinning threads cost other work on the machine more than they gain this one.
     options.AddConfigEntry("session.intra_op.allow_spinning", "0");
-    if (provider_ == "cuda") {
+    if (choice_.provider.is_plugin()) {
+        append_plugin(options, choice_.provider, plugin_options(choice_, num_threads_));
+    } else if (choice_.provider.name == "cuda") {
         append_cuda(options);
-    } else if (provider_ == "tensorrt") {
+    } else if (choice_.provider.name == "tensorrt") {
         append_tensorrt(options);
     }
     return options;
@@ -88,11 +106,14 @@ Ort::Session &Engine::session(const std::string &graph) {
     if (lean_ && (graph == kStepGraph || graph == kLateGraph)) {
         sessions_.erase("text_encoder");
     }
-    const std::string path = bundle_.graph_path(graph).string();
+    const GraphInfo &info = bundle_.graph(graph);
+    check_kernels(bundle_, graph, info.precision, choice_.provider);
+    const std::string path = (bundle_.path / info.path).string();
+    const KeptSignalStack kept;
     try {
         return sessions_.emplace(graph, Ort::Session(env_, path.c_str(), options())).first->second;
     } catch (const Ort::Exception &error) {
-        fail_engine(path + ": onnxruntime cannot open it on " + provider_, error);
+        fail_engine(path + ": onnxruntime cannot open it on " + choice_.provider.name, error);
     }
 }
 

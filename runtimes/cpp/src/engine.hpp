@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bundle.hpp"
+#include "provider.hpp"
 
 #include <onnxruntime_cxx_api.h>
 
@@ -25,7 +26,7 @@ struct Tensor {
 class Engine {
 public:
     // lean: the text encoder's session is dropped before the denoiser's is opened.
-    Engine(const Bundle &bundle, const std::string &provider, int num_threads, bool lean);
+    Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, bool lean);
 
     // ids and mask int64 [n, tokens] -> float32 [n, tokens, width].
     Tensor encode(std::vector<std::int64_t> &ids, std::vector<std::int64_t> &mask, std::size_t n);
@@ -40,7 +41,7 @@ private:
     Ort::SessionOptions options() const;
 
     const Bundle &bundle_;
-    std::string provider_;
+    ProviderChoice choice_;
     bool lean_;
     int num_threads_;
     Ort::Env env_;

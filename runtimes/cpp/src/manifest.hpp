@@ -24,6 +24,7 @@ struct ModelInfo {
 
 struct GraphInfo {
     std::string path;
+    std::string precision;
 };
 
 // A second step graph, which takes the rows from time t on, 0 noise to 1 data.

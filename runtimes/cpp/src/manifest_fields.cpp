@@ -115,7 +115,7 @@ GraphInfo decode_graph(const Json &value, const std::string &where) {
     }
     check_tensors(value.at("inputs"), where + ".inputs");
     check_tensors(value.at("outputs"), where + ".outputs");
-    return {expect_text(value.at("path"), where + ".path")};
+    return {expect_text(value.at("path"), where + ".path"), value.at("precision")};
 }
 
 // What runs the graphs needs no more of it: their inputs and outputs are those without pads.
