@@ -17,6 +17,7 @@ from quantize_runs import estimates, ranges, relative, source, states, step_grap
 from minit2i_deploy.bundle import Bundle, write_manifest
 from minit2i_deploy.errors import RuntimeFailure, UsageError, VerificationError
 from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle, write
+from minit2i_deploy.export.quantize.calibration import Calibration
 from minit2i_deploy.export.quantize.schemes import SCHEMES, check_fits, find_scheme
 from minit2i_deploy.export.quantize.write import calibration_path
 from minit2i_deploy.runtimes import open_runtime
@@ -142,6 +143,23 @@ def test_ranges_survive_an_interruption(
                 source().path, out, "int8", prompts=prompts, settings=SMALL, overwrite=True
             )
     assert Bundle.open(out).digest == int8.digest
+
+
+@pytest.mark.parametrize("way", ["calibration", "save_calibration"])
+def test_ranges_that_the_caller_named_stay(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Also under the name that ranges have while a bundle is being made."""
+    loose = dataclasses.replace(SCHEMES["int8"], bounds=(1.0, 1.0))
+    monkeypatch.setitem(SCHEMES, "int8", loose)
+    out = tmp_path / "out"
+    ranges().save(calibration_path(out))
+    given: dict[str, Any] = {way: calibration_path(out)}
+    made = quantize_bundle(source().path, out, "int8", prompts=prompts, settings=SMALL, **given)
+    assert made.manifest.quantization is not None
+    kept = Calibration.load(calibration_path(out))
+    assert kept.digest == made.manifest.quantization.calibration_sha256
+    assert (kept.digest == ranges().digest) == (way == "calibration")
 
 
 def test_over_a_bound_there_is_no_bundle(

@@ -143,7 +143,10 @@ def quantize_bundle(
         late = None if late_from is None else copy_late_graph(source, folder, late_from)
         _write(folder, source, chosen, quantised, record, checks, late)
         progress("written", 1.0)
-    calibration_path(out).unlink(missing_ok=True)
+    # A file that the caller named is the caller's, under whatever name.
+    saved = None if save_calibration is None else Path(save_calibration).resolve()
+    if calibration is None and saved != calibration_path(out):
+        calibration_path(out).unlink(missing_ok=True)
     return Bundle.open(out)
 
 
