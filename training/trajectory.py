@@ -46,16 +46,18 @@ def teacher_states(
         float32 [rows + 1, B, 3, H, W], the noise and the state after each row.
     """
     texts = [teacher.text_adapter(context, m) for m in (mask, torch.zeros_like(mask))]
+    level = torch.from_numpy(1.0 - table.column("t")).to(noise)[:, None]
+    inside = (told.t_min <= level + _LEVEL_ROUNDING) & (level <= told.t_max + _LEVEL_ROUNDING)
+    omega = torch.where(inside, told.omega, 1.0)
+    # Asked once, because every answer waits for the device.
+    guided = (omega != 1).any(1).tolist()
     x, h = noise, torch.zeros_like(noise)
     states = [x]
-    for index, t in enumerate(table.column("t").tolist()):
-        level = 1.0 - t
-        inside = (told.t_min <= level + _LEVEL_ROUNDING) & (level <= told.t_max + _LEVEL_ROUNDING)
-        omega = torch.where(inside, told.omega, 1.0)
-        branches = 2 if bool((omega != 1).any()) else 1
+    for index in range(len(table)):
+        branches = 1 + guided[index]
         x0 = teacher.denoiser(torch.cat([x] * branches), torch.cat(texts[:branches]))
         given, *free = x0.to(torch.float32).chunk(branches)
-        g = omega.reshape(-1, 1, 1, 1)
+        g = omega[index].reshape(-1, 1, 1, 1)
         y = g * given + (1 - g) * free[0] if free else given
         a, b, c, s, *_ = step_row(table, index).tolist()
         x, h = a * x + b * y + c * h, y + s * x
@@ -73,7 +75,7 @@ def trajectory_loss(
 ) -> Tensor:
     """Mean squared distance of the student's mean velocity from the trajectories' own.
 
-    All steps are n equal ones, so the distance is also that of the states they lead to, n times.
+    All steps are n equal ones, so this is also n * n times that of the states they lead to.
 
     Args:
         student: as ``mean_velocity`` takes it.
