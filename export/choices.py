@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.only_for import check_only_for
 
 FUSED: Final = "one Attention node"
 DECOMPOSED: Final = "products and softmax"
+OWN: Final = "an operator of onnxruntime's own"
 _FORMS: Final = {23: FUSED, 18: DECOMPOSED}
 # Powers of two that kernels ask of the width of a head; 1 leaves it as it is.
 HEAD_MULTIPLES: Final = (1, 8, 16, 32, 64)
@@ -24,11 +26,12 @@ class Choice:
 
     Args:
         target: one of TARGETS.
-        opset: of the graphs; it decides the form of attention.
+        opset: of the graphs; it decides the form of attention, where that is of the standard.
         precision: of text adapter and denoiser.
         reason: why.
         head_multiple: of text adapter and denoiser: heads are padded with zeros to the next
             multiple of it.
+        only_for: the engine whose own operators the graphs hold, which no other runs; or None.
     """
 
     target: str
@@ -36,11 +39,12 @@ class Choice:
     precision: str
     reason: str
     head_multiple: int = 1
+    only_for: str | None = None
 
     @property
     def attention(self) -> str:
-        """FUSED or DECOMPOSED."""
-        return _FORMS[self.opset]
+        """OWN, FUSED or DECOMPOSED."""
+        return _FORMS[self.opset] if self.only_for is None else OWN
 
     def line(self) -> str:
         """The choice and its reason in one line."""
@@ -65,17 +69,22 @@ def _choices(target: str, *rows: tuple[str, int, str], head_multiple: int = 1) -
 
 # Target -> precision -> choice; the first precision is the one to take unasked.
 CHOICES: Final[Mapping[str, Mapping[str, Choice]]] = {
-    "cpu": _choices(
-        "cpu",
-        # 1.94 against 2.09 s and 0.95 against 1.08 GB over three B/16 blocks, onnxruntime 1.32.
-        (
-            "fp32",
-            23,
-            "onnxruntime's CPU kernels multiply in fp32, and fused attention takes less time and "
-            "memory than its parts",
+    "cpu": {
+        # A B/16 step takes 0.95 of its time with an Attention node; docs/performance.md.
+        "fp32": Choice(
+            target="cpu",
+            opset=23,
+            precision="fp32",
+            reason="onnxruntime's CPU kernels multiply in fp32, and its own operators for "
+            "attention and rotation take less time and memory than those of the standard",
+            only_for="cpu",
         ),
-        ("fp16", 23, "halves the file; onnxruntime's CPU kernels gain no time from it"),
-    ),
+        # Its own attention has no fp16 kernel. Attention as one node took 1.94 s and 0.95 GB, its
+        # parts 2.09 s and 1.08 GB, over three B/16 blocks, onnxruntime 1.32.
+        **_choices(
+            "cpu", ("fp16", 23, "halves the file; onnxruntime's CPU kernels gain no time from it")
+        ),
+    },
     "openvino": _choices(
         "openvino",
         (
@@ -159,6 +168,26 @@ def choose(target: str, precision: str | None = None) -> Choice:
             f"of {', '.join(rows)}"
         )
     return rows[precision]
+
+
+def check_form(only_for: str | None, precision: str, opset: int) -> None:
+    """Refuse an engine's own operators where it has none.
+
+    Raises:
+        UsageError: the engine is unknown, or its operators are not for that precision or opset.
+    """
+    try:
+        check_only_for(only_for)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if only_for is None:
+        return
+    choice = next(item for item in CHOICES[only_for].values() if item.only_for is not None)
+    if (precision, opset) != (choice.precision, choice.opset):
+        raise UsageError(
+            f"only_for {only_for} came with {precision} at opset {opset}, but its operators are for"
+            f" {choice.precision} at opset {choice.opset}; leave out one of them"
+        )
 
 
 def check_multiple(multiple: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -36,7 +37,7 @@ def pad_heads(net: nn.Module, padding: HeadPadding) -> None:
 
 
 def _pad_block(block: TextBlock | DoubleBlock, padding: HeadPadding) -> None:
-    block.head_dim, block.softmax_scale = padding.padded, padding.softmax_scale
+    block.heads = replace(block.heads, head_dim=padding.padded, scale=padding.softmax_scale)
     for norm in (block.q_norm, block.k_norm):
         norm.eps = padding.epsilon(norm.eps)
     for name, weight in block.named_parameters():

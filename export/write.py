@@ -20,7 +20,7 @@ from minit2i_deploy.export.assets import (
     write_config,
     write_tables,
 )
-from minit2i_deploy.export.choices import check_multiple
+from minit2i_deploy.export.choices import check_form, check_multiple
 from minit2i_deploy.export.head_padding import pad_heads, padding_for
 from minit2i_deploy.export.modules import (
     AdapterGraph,
@@ -30,6 +30,7 @@ from minit2i_deploy.export.modules import (
     text_adapter_signature,
 )
 from minit2i_deploy.export.onnx_graph import DEFAULT_OPSET, Signature, check_opset, to_onnx
+from minit2i_deploy.export.onnxruntime_heads import use_onnxruntime_heads
 from minit2i_deploy.export.reference import (
     NetworkReference,
     TextReference,
@@ -76,6 +77,7 @@ class _Job:
     progress: Progress
     told: StudentSettings | None = None
     padding: HeadPadding | None = None
+    only_for: str | None = None
 
     def part(self, stage: str, start: float, end: float) -> Callable[[float], None]:
         """Progress of one stage, given as its own share, as a share of all."""
@@ -95,6 +97,7 @@ def export_bundle(
     prompt_length: int | None = None,
     opset: int = DEFAULT_OPSET,
     head_multiple: int = 1,
+    only_for: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -113,6 +116,8 @@ def export_bundle(
         opset: of the graphs, 23 or 18.
         head_multiple: of adapter and step: heads are padded with zeros to the next multiple of
             it, one of ``choices.HEAD_MULTIPLES``.
+        only_for: "cpu" for operators of ONNX Runtime's own in adapter and step, which take its CPU
+            provider less time and which no other engine runs; None for standard ones.
         overwrite: replace a bundle that stands there.
         progress: called with the name of the stage and the share that is done of all.
 
@@ -124,6 +129,7 @@ def export_bundle(
     network_dtype(precision)
     check_opset(opset)
     check_multiple(head_multiple)
+    check_form(only_for, precision, opset)
     if flavour is not None:
         find_flavour(flavour)
     report = progress or _silent
@@ -143,6 +149,7 @@ def export_bundle(
             progress=report,
             told=source.told,
             padding=padding_for(source.config, head_multiple),
+            only_for=only_for,
         )
         given = None if text_encoder is None else Path(text_encoder)
         encoder_folder = find_text_encoder(Path(origin.path), given)
@@ -184,6 +191,8 @@ def _record_and_write(
     if job.padding is not None:
         pad_heads(net, job.padding)
     net.to(network_dtype(job.precision))
+    if job.only_for is not None:
+        use_onnxruntime_heads(net)
     checks = []
     if not runs_in_onnxruntime(job.precision):
         done = job.part("torch in the precision", 0.4, 0.5)
@@ -244,6 +253,7 @@ def _write_manifest(
         ),
         checks=tuple(checks),
         padded_head_dim=None if job.padding is None else job.padding.padded,
+        only_for=job.only_for,
     )
     job.progress("hash files", 0.95)
     write_manifest(job.folder, manifest)

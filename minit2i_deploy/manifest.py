@@ -35,6 +35,7 @@ from minit2i_deploy.manifest_parts import (
     TokenizerInfo,
 )
 from minit2i_deploy.manifest_seal import BLANK_SEAL, SEAL, check_seal, seal
+from minit2i_deploy.only_for import check_only_for
 
 __all__ = [
     "BLANK_SEAL",
@@ -88,6 +89,7 @@ class Manifest:
     quantization: Quantization | None = None
     late: LateGraph | None = None
     padded_head_dim: int | None = None
+    only_for: str | None = None
     format_version: int = FORMAT_VERSION
     kind: str = KIND
 
@@ -136,7 +138,12 @@ class Manifest:
 
 
 # Fields that stand in a manifest only where they say something.
-_OPTIONAL: Final = {"quantization": Quantization, "late": LateGraph, "padded_head_dim": int}
+_OPTIONAL: Final = {
+    "quantization": Quantization,
+    "late": LateGraph,
+    "padded_head_dim": int,
+    "only_for": str,
+}
 
 
 def check_links(manifest: Manifest) -> None:
@@ -147,6 +154,7 @@ def check_links(manifest: Manifest) -> None:
     """
     check_file_names(manifest.files)
     padding_of(manifest)
+    check_only_for(manifest.only_for)
     if sorted(manifest.graphs) != sorted(GRAPHS):
         raise ValueError(f"graphs are {sorted(manifest.graphs)}, but {sorted(GRAPHS)} are needed")
     tokenizer_file = f"{manifest.tokenizer.path}/tokenizer.json"

@@ -16,6 +16,7 @@ from jaxtyping import Float32
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, require
+from minit2i_deploy.only_for import require_engine_fits
 from minit2i_deploy.runtimes.base import GraphRuntime
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.onnxruntime_capture import (
@@ -24,7 +25,7 @@ from minit2i_deploy.runtimes.onnxruntime_capture import (
     StepGraphs,
     check_mode,
 )
-from minit2i_deploy.runtimes.onnxruntime_providers import PROVIDERS, provider_version
+from minit2i_deploy.runtimes.onnxruntime_providers import AUTO, PROVIDERS, provider_version
 from minit2i_deploy.runtimes.onnxruntime_session import (
     find_provider,
     matrix_rate,
@@ -54,7 +55,8 @@ class OnnxRuntime(GraphRuntime):
     Raises:
         UsageError: an unknown provider or precision, or more threads than ``MAX_THREADS``.
         MissingDependencyError: onnxruntime or the provider is not installed.
-        RuntimeFailure: the provider finds no device of its kind.
+        RuntimeFailure: the provider finds no device of its kind, or the bundle is for another
+            engine alone.
     """
 
     name = "onnxruntime"
@@ -74,10 +76,13 @@ class OnnxRuntime(GraphRuntime):
         check_threads(threads)
         self.bundle = bundle
         self.threads = threads or _usable_cores()
+        if provider == AUTO:
+            provider = bundle.manifest.only_for or AUTO
         known = PROVIDERS.get(provider)
         self._ort = require("onnxruntime", "cpu" if known is None else known.extra)
         precisions = [graph.precision for graph in bundle.manifest.graphs.values()]
         self._provider = find_provider(self._ort, provider, precisions, precision)
+        require_engine_fits(bundle, self.provider)
         check_mode(cuda_graph, self.provider, self._provider.records is not None)
         self._cuda_graph = cuda_graph
         self._step_graphs: StepGraphs | None = None

@@ -15,6 +15,7 @@ from jaxtyping import Float32
 
 from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
+from minit2i_deploy.only_for import require_engine_fits
 from minit2i_deploy.runtimes.base import GraphRuntime
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
@@ -51,6 +52,7 @@ class OpenVinoRuntime(GraphRuntime):
         UsageError: an unknown precision, one that the processor lacks, or more threads than
             ``MAX_THREADS``.
         MissingDependencyError: openvino is not installed.
+        RuntimeFailure: the bundle is for another engine alone.
     """
 
     name = "openvino"
@@ -69,6 +71,7 @@ class OpenVinoRuntime(GraphRuntime):
                 f"precision {precision!r} is unknown; choose one of {', '.join(_PRECISIONS)}"
             )
         check_threads(threads)
+        require_engine_fits(bundle, "runtime openvino")
         self.bundle = bundle
         self._library = require("openvino", "openvino")
         self._core = self._library.Core()

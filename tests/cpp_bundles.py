@@ -52,6 +52,15 @@ def _exported(part: str) -> Path:
 
 
 @functools.cache
+def cpu_bundle() -> Path:
+    """The base model in fp32 with operators of ONNX Runtime's own, for provider cpu alone."""
+    from minit2i_deploy.export import export_bundle
+
+    model, text = shipped_model().checkpoint, shipped_model().text_encoder
+    return export_bundle(model, _folder() / "cpu", text_encoder=text, only_for="cpu").path
+
+
+@functools.cache
 def late_bundle() -> Path:
     """The base model in INT8 whose rows from t = 0.5 on run the fp32 step graph."""
     from minit2i_deploy.export.quantize.late import add_late_graph

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from bundles import CONFIG  # noqa: E402
 
 from minit2i_deploy.errors import UsageError  # noqa: E402
-from minit2i_deploy.export.choices import CHOICES, DECOMPOSED, FUSED, TARGETS, choose  # noqa: E402
+from minit2i_deploy.export.choices import CHOICES, DECOMPOSED, FUSED, OWN, TARGETS, choose  # noqa: E402
 from minit2i_deploy.export.modules import DTYPES, step_signature  # noqa: E402
 from minit2i_deploy.export.onnx_graph import OPSETS, to_onnx  # noqa: E402
 from minit2i_deploy.model.mmjit import MMJiT  # noqa: E402
@@ -42,7 +42,9 @@ def test_unasked_the_fastest_exact_enough_one_is_taken() -> None:
         "cpu": (23, "fp32"), "openvino": (23, "fp32"), "cuda": (23, "fp16"),
         "tensorrt": (23, "fp16"), "tensorrt-rtx": (23, "fp16"),
     }  # fmt: skip
-    # What TensorRT-RTX refuses: float32 Attention.
+    # What no other engine runs, and what TensorRT-RTX refuses: float32 Attention.
+    assert {c.attention for c in EVERY if c.only_for is not None} == {OWN}
+    assert (choose("cpu").only_for, choose("cpu", "fp16").only_for) == ("cpu", None)
     assert choose("tensorrt-rtx", "fp32").attention == DECOMPOSED
 
 
@@ -63,7 +65,8 @@ def test_what_does_not_run_is_refused(target: str, precision: str | None, said: 
 def test_the_form_of_attention_is_what_the_opset_gives(opset: int) -> None:
     step = Step(MMJiT(CONFIG).eval().denoiser).eval()
     kinds = [node.op_type for node in to_onnx(step, step_signature(CONFIG), opset).graph]
-    form = next(choice.attention for choice in EVERY if choice.opset == opset)
+    choices = [choice for choice in EVERY if choice.opset == opset and choice.only_for is None]
+    (form,) = {choice.attention for choice in choices}
     fused = CONFIG.depth_double if form == FUSED else 0
     assert kinds.count("Attention") == fused
     assert kinds.count("Softmax") == CONFIG.depth_double - fused

@@ -82,6 +82,8 @@ def test_export_for_an_engine_chooses_and_says_why(
     refused = run(capsys, "export", "ckpt", tmp_path / "c", "--for", "cpu", "--precision", "bf16")
     assert (refused.code, "choose one of fp32, fp16" in refused.error) == (2, True)
     assert len(calls) == 2
+    run(capsys, "export", "ckpt", tmp_path / "d", "--for", "cpu")
+    assert [call[2]["only_for"] for call in calls] == [None, None, "cpu"]
 
 
 def test_export_pads_heads_where_asked_or_chosen(

@@ -8,7 +8,7 @@ from typing import Any
 import cpp_client
 import numpy as np
 import pytest
-from cpp_bundles import late_bundle, shipped_bundle, shipped_student
+from cpp_bundles import cpu_bundle, late_bundle, shipped_bundle, shipped_student
 from cpp_client import program
 from PIL import Image
 from tiny_bundle import tiny_bundle
@@ -112,6 +112,16 @@ def test_interval_runs_one_branch_outside(tmp_path: Path, base: Path) -> None:
 def test_student(tmp_path: Path, student: Path) -> None:
     check(tmp_path, student, ["--seed", "3"], seed=3)
     check(tmp_path, student, ["--guidance", "3"], guidance=3.0)
+
+
+def test_a_bundle_for_this_provider_alone(tmp_path: Path) -> None:
+    check(tmp_path, cpu_bundle(), ["--seed", "4"], seed=4)
+    for provider in ("cuda", "tensorrt"):
+        words = ("--provider", provider, "-o", tmp_path / "b.png")
+        line = program("minit2i-generate", cpu_bundle(), "a red circle", *words, code=1)
+        said = "is for provider cpu of onnxruntime alone (export --for cpu), so "
+        assert f"{cpu_bundle()}: {said}{provider} cannot run it" in line and line.count("\n") == 1
+        assert not (tmp_path / "b.png").exists()
 
 
 @pytest.mark.parametrize("solver", ["ab2", "heun", "dpmpp2m"])

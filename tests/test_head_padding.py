@@ -32,6 +32,7 @@ from minit2i_deploy.export.tensorrt import build_engine, open_library
 from minit2i_deploy.export.weights import write_graph
 from minit2i_deploy.head_padding import HeadPadding
 from minit2i_deploy.model import MMJiT, Step
+from minit2i_deploy.model.heads import Heads
 
 # L/16's heads, on two of them.
 CONFIG = ModelConfig(
@@ -133,7 +134,8 @@ def test_each_part_of_the_rewrite_is_needed() -> None:
         return error(other(**given), wanted)
 
     def no_scale(block: nn.Module) -> None:
-        block.softmax_scale = None  # type: ignore[assignment]
+        assert isinstance(block.heads, Heads)
+        block.heads = dataclasses.replace(block.heads, scale=None)  # type: ignore[assignment]
 
     def no_epsilon(block: nn.Module) -> None:
         block.q_norm.eps = block.k_norm.eps = 1e-6  # type: ignore[union-attr, assignment]

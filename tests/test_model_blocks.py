@@ -8,7 +8,8 @@ from torch import Tensor
 
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.model.blocks import DoubleBlock, TextBlock
-from minit2i_deploy.model.layers import RMSNorm, SwiGLU, attend, rotate, split_heads
+from minit2i_deploy.model.heads import Heads
+from minit2i_deploy.model.layers import RMSNorm, SwiGLU
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.model.positions import image_rotary, text_rotary
 
@@ -87,8 +88,8 @@ def test_both_streams_attend_to_text_then_image(config: ModelConfig) -> None:
         projection = getattr(block, f"{prefix}_qkv")
         qkv = (normed @ projection.weight.T + projection.bias).unflatten(-1, heads)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        q = rotate(norm_by_hand(q, block.q_norm.weight), table)
-        k = rotate(norm_by_hand(k, block.k_norm.weight), table)
+        q = block.heads.rotate(norm_by_hand(q, block.q_norm.weight), table)
+        k = block.heads.rotate(norm_by_hand(k, block.k_norm.weight), table)
         streams.append((q, k, v))
     attended = attention_by_hand(*(torch.cat(parts, 2) for parts in zip(*streams, strict=True)))
     split = attended.split([txt.shape[1], img.shape[1]], dim=1)
@@ -109,7 +110,7 @@ def test_both_streams_attend_to_text_then_image(config: ModelConfig) -> None:
 
 def test_fused_projections_are_query_key_value_then_heads() -> None:
     qkv = torch.arange(24.0).reshape(1, 1, 24)
-    q, k, v = split_heads(qkv, 4)
+    q, k, v = Heads(head_dim=4).split(qkv)
     assert q.shape == (1, 2, 1, 4)
     assert [part[0, head, 0, 0].item() for part in (q, k, v) for head in (0, 1)] == [
         0.0,
@@ -123,7 +124,7 @@ def test_fused_projections_are_query_key_value_then_heads() -> None:
 
 def test_attention_is_full_softmax() -> None:
     q, k, v = (normal(2, 3, 5, 8, seed=seed) for seed in range(3))
-    found = attend(q, k, v)
+    found = Heads(head_dim=8).attend(q, k, v)
     assert (found - attention_by_hand(q.double(), k.double(), v.double())).abs().max() <= 2e-6
 
 

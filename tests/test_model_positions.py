@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minit2i_deploy.model.layers import rotate
+from minit2i_deploy.model.heads import Heads
 from minit2i_deploy.model.positions import image_position_table, image_rotary, text_rotary
 
 # Angles reach 255 and the tables are rounded to float32 once; measured 3.0e-7.
@@ -21,7 +21,8 @@ def turned(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
 
 
 def rotated(x: np.ndarray, table: np.ndarray) -> np.ndarray:
-    return rotate(torch.from_numpy(x)[None, None], torch.from_numpy(table))[0, 0].numpy()
+    heads = Heads(head_dim=x.shape[-1])
+    return heads.rotate(torch.from_numpy(x)[None, None], torch.from_numpy(table))[0, 0].numpy()
 
 
 def normal(*shape: int) -> np.ndarray:

@@ -84,7 +84,8 @@ def add_late_graph(bundle: Bundle, source: Bundle, t: float) -> Bundle:
         late = copy_late_graph(source, folder, t)
         for name in bundle.manifest.files:
             _copy(bundle.path / name, folder / name)
-        write_manifest(folder, dataclasses.replace(bundle.manifest, late=late))
+        only_for = bundle.manifest.only_for or source.manifest.only_for
+        write_manifest(folder, dataclasses.replace(bundle.manifest, late=late, only_for=only_for))
     return Bundle.open(bundle.path)
 
 

@@ -61,9 +61,10 @@ def quantize_graph(
         output channel, or one a block and output channel), and ``<site>.input.scale`` for inputs.
 
     Raises:
-        UsageError: a scale is missing, or the graph's opset is below LEAST_OPSET.
+        UsageError: a scale is missing, the graph's opset is below LEAST_OPSET, or the scheme
+            quantises attention and the graph has no Attention node.
     """
-    check_opset(graph.model)
+    check_graph(graph, scheme)
     edit = _Edit(scheme=scheme, scales=scales, weights=dict(graph.weights))
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
@@ -85,17 +86,24 @@ def quantize_graph(
     return Graph(model=model, weights=edit.weights, transposed=graph.transposed)
 
 
-def check_opset(model: onnx.ModelProto) -> None:
-    """Refuse an opset whose Q/DQ operators lack what the schemes need.
+def check_graph(graph: Graph, scheme: GraphScheme) -> None:
+    """Refuse a graph that lacks what a scheme needs.
 
     Raises:
-        UsageError: it is below LEAST_OPSET.
+        UsageError: its opset is below LEAST_OPSET, whose Q/DQ operators are too old, or the scheme
+            quantises attention and no Attention node is there.
     """
-    opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    opsets = graph.model.opset_import
+    opset = next(item.version for item in opsets if item.domain in ("", "ai.onnx"))
     if opset < LEAST_OPSET:
         raise UsageError(
             f"the graph has opset {opset}, but Q/DQ of half precision and in blocks need"
             f" {LEAST_OPSET}; export at opset 23, the default"
+        )
+    if scheme.attention is not None and not attention_sites(graph):
+        raise UsageError(
+            "the scheme quantises attention, but the graph has no Attention node, as one that was"
+            " exported --for cpu; export the checkpoint again without --for"
         )
 
 

@@ -37,7 +37,10 @@ def linear_sites(graph: Graph) -> tuple[Site, ...]:
 
 
 def attention_sites(graph: Graph) -> tuple[Site, ...]:
-    """Queries, keys and values of every attention node, named after the block it stands in."""
+    """Queries, keys and values of every attention node, named after the block it stands in.
+
+    There are none where attention stands in parts, or is an operator of one engine's own.
+    """
     layers = linear_layers(graph)
     sites = []
     for index, node in enumerate(graph.model.graph.node):

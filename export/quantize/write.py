@@ -25,7 +25,7 @@ from minit2i_deploy.export.quantize.linears import (
 )
 from minit2i_deploy.export.quantize.measure import PICTURES, measure
 from minit2i_deploy.export.quantize.prompts import PromptSet, default_prompts, read_prompts
-from minit2i_deploy.export.quantize.rewrite import quantize_graph
+from minit2i_deploy.export.quantize.rewrite import check_graph, quantize_graph
 from minit2i_deploy.export.quantize.schemes import Scheme, check_fits, find_scheme
 from minit2i_deploy.export.quantize.search import prepare
 from minit2i_deploy.manifest import (
@@ -109,6 +109,7 @@ def quantize_bundle(
     prompt_set = _prompts(source, prompts)
     with bundle_folder(out, overwrite=overwrite, sources=(bundle,)) as folder:
         step = read_graph(source.graph_path(_STEP))
+        check_graph(step, chosen.transformer)
         layers = linear_layers(step)
         own = default_exclusions(layers, chosen.transformer.exclude)
         left = (own - excluded_layers(layers, include)) | excluded_layers(layers, exclude)

@@ -26,6 +26,7 @@ from minit2i_deploy.export.tensorrt.capabilities import check_targets
 from minit2i_deploy.export.tensorrt.device import use_device
 from minit2i_deploy.export.tensorrt.library import Library, open_library
 from minit2i_deploy.export.tensorrt.options import NATIVE, BuildOptions, sizes_for
+from minit2i_deploy.only_for import require_engine_fits
 
 Progress = Callable[[str, float], None]
 
@@ -53,7 +54,8 @@ def plan_bundle(bundle: Bundle, options: BuildOptions) -> tuple[Planned, ...]:
 
     Raises:
         MissingDependencyError: the engine library is not installed.
-        RuntimeFailure: it is too old or does not load, or there is no card to build on.
+        RuntimeFailure: it is too old or does not load, there is no card to build on, or the bundle
+            is for another engine alone.
         UsageError: a target that the library lacks, or that cannot compute in a graph's precision.
     """
     return plan_of(bundle, _keys(bundle, open_library(options.library), options))
@@ -79,7 +81,8 @@ def build_bundle(
         UsageError: an option that the library or a card does not support, or a folder that may
             not be written.
         BundleError: a graph that the library cannot parse.
-        RuntimeFailure: a build failed, or has less fused attention than is required.
+        RuntimeFailure: a build failed, has less fused attention than is required, or the bundle is
+            for another engine alone.
         Minit2iError: another process is building the same engine.
     """
     library = open_library(options.library)
@@ -99,6 +102,7 @@ def build_bundle(
 
 
 def _keys(bundle: Bundle, library: Library, options: BuildOptions) -> list[EngineKey]:
+    require_engine_fits(bundle, library.name.replace("_", "-"))
     targets = _targets(library, options)
     keys = []
     for graph in options.graphs:

@@ -45,7 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="target",
         metavar="ENGINE",
         help="choose opset, precision and width of heads for cpu, openvino, cuda, tensorrt or "
-        "tensorrt-rtx, and print why; default: fp32 at opset 23, which cpu and openvino run best",
+        "tensorrt-rtx, and print why; default: fp32 at opset 23, which cpu, openvino and cuda run "
+        "(a bundle for cpu is faster there, and runs nowhere else)",
     )
     parser.add_argument(
         "--head-multiple",
@@ -81,6 +82,7 @@ def run(options: argparse.Namespace) -> None:
             "precision": choice.precision,
             "opset": choice.opset,
             "head_multiple": choice.head_multiple,
+            "only_for": choice.only_for,
         }
         sys.stderr.write(f"minit2i: {choice.line()}\n")
     if options.head_multiple is not None:
@@ -134,4 +136,6 @@ def _print(options: argparse.Namespace, bundle: Bundle, precision: str) -> None:
     print(check_lines(manifest.checks))
     if manifest.padded_head_dim is not None:
         print(f"heads of {manifest.model.head_dim} padded with zeros to {manifest.padded_head_dim}")
+    if manifest.only_for is not None:
+        print(f"for provider {manifest.only_for} of onnxruntime alone")
     print(f"{bundle.path}  {len(manifest.files)} files, {size(manifest.num_bytes)}, {precision}")

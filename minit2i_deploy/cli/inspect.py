@@ -102,6 +102,8 @@ def _bundle_text(bundle: Bundle) -> str:
     if manifest.padded_head_dim is not None:
         padded = f"padded with zeros to {manifest.padded_head_dim} in the graphs"
         facts.insert(5, ("heads", f"{manifest.model.head_dim} wide, {padded}"))
+    if manifest.only_for is not None:
+        facts.insert(-1, ("runs on", f"provider {manifest.only_for} of onnxruntime alone"))
     if provenance.lora_sha256 is not None:
         facts.insert(-1, ("lora", f"merged, sha256 {provenance.lora_sha256}"))
     if manifest.quantization is not None:

@@ -1,4 +1,4 @@
-"""Layers of MM-JiT. Shapes: B batch, N tokens, D width, H heads, K head width.
+"""Layers of MM-JiT. Shapes: B batch, N tokens, D width.
 
 Source: minit2i-jax main, models/mmjit.py; parameter names are the Hub release's.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from minit2i_deploy.model.cpu_attention import plain_attention, wants_plain_products
 
 NORM_EPS = 1e-6
 
@@ -60,29 +58,3 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         return self.w2(F.silu(self.w1(x_BND)) * self.w3(x_BND))
-
-
-def rotate(x_BHNK: Tensor, rotary_2NK: Tensor) -> Tensor:
-    """Turn pairs (i, i + K/2) of every head by the position's angles (rotate-half form)."""
-    cos, sin = rotary_2NK.to(x_BHNK.dtype).unbind(0)
-    first, second = x_BHNK.chunk(2, dim=-1)
-    return x_BHNK * cos + torch.cat([-second, first], dim=-1) * sin
-
-
-def split_heads(qkv_BNX: Tensor, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Split a fused projection laid out [3, heads, head_dim] into q, k, v of [B, H, N, K]."""
-    batch, tokens, width = qkv_BNX.shape
-    qkv = qkv_BNX.reshape(batch, tokens, 3, width // (3 * head_dim), head_dim)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    return q, k, v
-
-
-def attend(q_BHNK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor, scale: float | None = None) -> Tensor:
-    """Full softmax attention with scale K**-0.5 unless another is given; returns [B, N, H * K]."""
-    if wants_plain_products(q_BHNK):
-        scale = q_BHNK.shape[-1] ** -0.5 if scale is None else scale
-        out = plain_attention(q_BHNK, k_BHMK, v_BHMK, scale)
-    else:
-        out = F.scaled_dot_product_attention(q_BHNK, k_BHMK, v_BHMK, scale=scale)
-    batch, heads, tokens, head_dim = out.shape
-    return out.transpose(1, 2).reshape(batch, tokens, heads * head_dim)

@@ -49,6 +49,16 @@ void append_tensorrt(Ort::SessionOptions &options) {
     options.AppendExecutionProvider_TensorRT_V2(*settings);
 }
 
+// Another provider would leave the operators that it lacks to the CPU in silence.
+void check_engine_fits(const Bundle &bundle, const Provider &provider) {
+    const std::string &only = bundle.manifest.only_for;
+    if (!only.empty() && only != provider.name) {
+        fail_runtime(bundle.path.string() + ": is for provider " + only +
+                     " of onnxruntime alone (export --for " + only + "), so " + provider.name +
+                     " cannot run it; export the checkpoint again without --for");
+    }
+}
+
 // What it has no kernels for would be left to the CPU in silence, or fail without naming the cause.
 void check_kernels(const Bundle &bundle, const std::string &graph, const std::string &precision,
                    const Provider &provider) {
@@ -78,6 +88,7 @@ Engine::Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, boo
       num_threads_(num_threads > 0 ? num_threads : usable_cores()),
       // Failures come back to the caller; nothing goes to stderr beside them.
       env_(ORT_LOGGING_LEVEL_FATAL, "minit2i") {
+    check_engine_fits(bundle_, choice_.provider);
     if (choice_.provider.is_plugin()) {
         load_plugin(choice_.provider, choice_.plugin);
     }

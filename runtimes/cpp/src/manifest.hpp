@@ -54,6 +54,8 @@ struct Manifest {
     std::string default_preset;
     double noise_scale = 0.0;
     std::string checkpoint_sha256;
+    // The provider whose own operators the graphs hold, which no other runs; empty for any.
+    std::string only_for;
 };
 
 // Reads manifest.json's bytes; where is its path, for the error.

@@ -295,11 +295,17 @@ Manifest decode_manifest(const Json &whole) {
         padded = value.at("padded_head_dim");
         value.erase("padded_head_dim");
     }
+    // And this, where the graphs hold operators of one provider's own.
+    Manifest manifest;
+    if (value.contains("only_for")) {
+        manifest.only_for = expect_text(value.at("only_for"), "manifest.only_for");
+        expect_one_of("manifest.only_for", manifest.only_for, {"cpu"});
+        value.erase("only_for");
+    }
     expect_fields(value, "manifest",
                   {"kind", "format_version", "manifest_sha256", "model", "variant", "graphs",
                    "tokenizer", "files", "tables", "presets", "default_preset", "flavour",
                    "noise", "provenance", "checks"});
-    Manifest manifest;
     manifest.model = decode_model(value.at("model"));
     if (padded) {
         check_padding(*padded, value.at("model"));

@@ -1,0 +1,68 @@
+"""Heads in operators of ONNX Runtime's own, for graphs that its CPU provider alone will run.
+
+Its RotaryEmbedding is one pass in place of six nodes. Its MultiHeadAttention takes and gives
+[batch, tokens, heads * head width] as the projections do, so no node transposes, and works on
+blocks of the scores where the standard Attention writes them all to memory first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from minit2i_deploy.model.blocks import DoubleBlock, TextBlock
+from minit2i_deploy.model.heads import Heads
+
+_DOMAIN: Final = "com.microsoft"
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxRuntimeHeads(Heads):
+    """Heads as [B, N, H, K], for export alone: run by torch it computes nothing."""
+
+    def split(self, qkv_BNX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A fused projection laid out [3, H, K] as q, k and v of [B, N, H, K]."""
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in qkv_BNX.chunk(3, dim=-1))
+        return q, k, v
+
+    def rotate(self, x_BNHK: Tensor, rotary_2NK: Tensor) -> Tensor:
+        """As ``Heads.rotate``; it takes the angles of a pair once."""
+        cos, sin = rotary_2NK[..., : self.head_dim // 2].unbind(0)
+        start = torch.zeros(1, dtype=torch.int64)
+        turned = _operator("RotaryEmbedding", (x_BNHK.flatten(2), start, cos, sin))
+        return turned.unflatten(-1, (-1, self.head_dim))
+
+    def join(self, first: Tensor, second: Tensor) -> Tensor:
+        """The tokens of both, one after the other."""
+        return torch.cat([first, second], dim=1)
+
+    def attend(self, q_BNHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor) -> Tensor:
+        """Full softmax attention; returns [B, N, H * K]."""
+        inputs = tuple(part.flatten(2) for part in (q_BNHK, k_BMHK, v_BMHK))
+        scale = {} if self.scale is None else {"scale": self.scale}
+        return _operator("MultiHeadAttention", inputs, num_heads=q_BNHK.shape[2], **scale)
+
+
+def use_onnxruntime_heads(net: nn.Module) -> None:
+    """Give every block of a network, or of a part of one, this form in place."""
+    for module in net.modules():
+        if isinstance(module, TextBlock | DoubleBlock):
+            heads = module.heads
+            module.heads = OnnxRuntimeHeads(head_dim=heads.head_dim, scale=heads.scale)
+
+
+def _operator(name: str, inputs: tuple[Tensor, ...], **attributes: Any) -> Tensor:
+    """A node whose output is of the first input's type and shape."""
+    result: Tensor = torch.onnx.ops.symbolic(
+        f"{_DOMAIN}::{name}",
+        inputs,
+        attributes,
+        dtype=inputs[0].dtype,
+        shape=inputs[0].shape,
+        version=_VERSION,
+    )
+    return result
