@@ -275,8 +275,13 @@ def _ours(options: argparse.Namespace) -> Callable[[], float]:
 
     def step() -> float:
         context, mask = encode()
-        images = to_network_range(pictures)
-        batch = Batch(images=images, context=context, mask=mask, rows=range(options.batch))
+        batch = Batch(
+            images=to_network_range(pictures),
+            context=context,
+            mask=mask,
+            captions=[""] * options.batch,
+            rows=range(options.batch),
+        )
         return learner.learn([batch])
 
     return step

@@ -68,6 +68,7 @@ def a_batch(recipe: Recipe) -> Batch:
         images=to_network_range(images),
         context=torch.randn(len(images), 20, 128, generator=generator),
         mask=torch.ones(len(images), 20),
+        captions=[""] * len(images),
         rows=range(len(images)),
     )
 
@@ -191,7 +192,9 @@ def test_a_student_learns_in_either_precision(
         data = step_data(wide, 1000)
         context, mask = trainer.text(data.captions)
         pixels = to_network_range(data.images)
-        batch = Batch(images=pixels, context=context, mask=mask, rows=range(64))
+        batch = Batch(
+            images=pixels, context=context, mask=mask, captions=data.captions, rows=range(64)
+        )
         return MeanFlow(wide, trainer.device).loss(trainer.net, batch, 0)[1].item()
 
     before = reported()

@@ -77,6 +77,8 @@ def test_a_target_that_is_none_is_refused_with_the_nearest(pattern: str, said: s
         ({"alpha": 0}, "lora.alpha is 0, but it must be above 0"),
         ({"alpha": float("nan")}, "lora.alpha is nan"),
         ({"dropout": 1.0}, r"lora.dropout is 1.0, but it must be in \[0, 1\)"),
+        ({"new_words": "cyan"}, "lora.new_words is 'cyan', but it must be a list of words"),
+        ({"new_words": ["cyan", " "]}, r"lora.new_words is \['cyan', ' '\], but it must be"),
         ({"targets": []}, "lora.targets is .., but it must be a list of names"),
         ({"targets": "img_qkv"}, "must be a list of names"),
         ({"targets": [3]}, "must be a list of names"),

@@ -147,9 +147,10 @@ def test_the_loss_is_the_mean_velocitys() -> None:
 
 
 def batch_of(recipe: Recipe) -> Batch:
-    images = to_network_range(step_data(recipe, 0).images)
+    data = step_data(recipe, 0)
+    images, rows = to_network_range(data.images), range(recipe.batch)
     _, context, mask = start(recipe.batch)
-    return Batch(images=images, context=context, mask=mask, rows=range(recipe.batch))
+    return Batch(images=images, context=context, mask=mask, captions=data.captions, rows=rows)
 
 
 def test_the_student_is_shown_the_state_after_so_many_rows(
@@ -201,7 +202,8 @@ def test_a_student_learns_its_teachers_steps(folder: Path, precision: str, tmp_p
     wide = dataclasses.replace(recipe, batch=32)
     data = step_data(wide, 1000)
     context, mask = trainer.text(data.captions)
-    batch = Batch(images=to_network_range(data.images), context=context, mask=mask, rows=range(32))
+    images = to_network_range(data.images)
+    batch = Batch(images=images, context=context, mask=mask, captions=data.captions, rows=range(32))
     objective = TrajectoryMatching(wide, trainer.device)
 
     def reported() -> float:

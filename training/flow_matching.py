@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from minit2i_deploy.training.loss import flow_matching_loss
 from minit2i_deploy.training.objective import Batch
 from minit2i_deploy.training.recipe import Recipe
 from minit2i_deploy.training.start import weights_of
+
+# (noisy pictures, context, mask) -> the x0 that the network is to give at each.
+Wanted = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class FlowMatching:
@@ -47,9 +50,16 @@ class FlowMatching:
     def loss(self, net: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         draws = draw_step(self.recipe, step, batch.mask, batch.rows)
         values = (batch.images, batch.context, draws.mask, draws.t, draws.noise)
+        images, *rest = (value.to(self.device) for value in values)
         loss = flow_matching_loss(
             net,
-            *(value.to(self.device) for value in values),
+            images,
+            *rest,
             a_min=self.recipe.a_min,
+            wanted=self._wanted(images, batch.captions),
         )
         return loss, loss.detach()
+
+    def _wanted(self, images: Tensor, captions: Sequence[str]) -> Wanted | None:
+        """What the network is to give at each picture: None for the picture itself."""
+        return None

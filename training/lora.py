@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,11 @@ from minit2i_deploy.checkpoints import Checkpoint, linear_modules, load_checkpoi
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.draws import draw_seed
-from minit2i_deploy.training.flow_matching import FlowMatching
+from minit2i_deploy.training.flow_matching import FlowMatching, Wanted
 from minit2i_deploy.training.lora_layers import add_adapters
 from minit2i_deploy.training.lora_targets import lora_targets
 from minit2i_deploy.training.objective import Batch
+from minit2i_deploy.training.prior import Prior
 from minit2i_deploy.training.recipe import Recipe
 from minit2i_deploy.training.start import check_network
 
@@ -40,13 +42,17 @@ class LoraFlowMatching(FlowMatching):
         super().__init__(recipe, device)
         self.lora = recipe.lora
         self.targets = lora_targets(recipe.model, self.lora.targets)
-        self.base_sha256 = self._read_base().report.sha256
+        base = self._read_base()
+        self.base_sha256 = base.report.sha256
+        self.prior = Prior(base, recipe, device) if self.lora.new_words else None
 
     @property
     def picture_flops(self) -> float:
-        # Backwards the base passes gradients on and takes none; a pair does both.
+        # Backwards the base passes gradients on and takes none; a pair does both. A prior is
+        # asked once more.
         model = self.recipe.model
-        return 2.0 * (denoiser_flops(model) + adapter_flops(model)) + 3.0 * _pair_flops(
+        passes = 2.0 if self.prior is None else 3.0
+        return passes * (denoiser_flops(model) + adapter_flops(model)) + 3.0 * _pair_flops(
             model, self.targets, self.lora.rank
         )
 
@@ -64,6 +70,12 @@ class LoraFlowMatching(FlowMatching):
             place = _DROPOUT_STREAM * (1 + batch.rows[0])
             torch.manual_seed((draw_seed(self.recipe.seed, step) ^ place) & 0xFFFFFFFF)
         return super().loss(net, batch, step)
+
+    def _wanted(self, images: Tensor, captions: Sequence[str]) -> Wanted | None:
+        if self.prior is None:
+            return None
+        new = self.prior.has_new(captions).to(self.device)
+        return partial(self.prior.wanted, images, new)
 
     def deployed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The base with adapters merged, W + alpha / rank * B @ A.

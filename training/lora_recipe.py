@@ -24,6 +24,9 @@ class LoraRecipe:
         dropout: share of a pair's inputs zeroed while it learns.
         targets: canonical names of linear layers, or parts and patterns of them, as
             ``lora_targets`` takes them.
+        new_words: words, or phrases, that mark captions with something the base does not know; at
+            all others the adapter is held to the base's own predictions. Empty: all pictures are
+            learned from.
 
     Raises:
         UsageError: a value is of the wrong type or outside its range.
@@ -34,6 +37,7 @@ class LoraRecipe:
     alpha: float = 32.0
     dropout: float = 0.0
     targets: tuple[str, ...] = BLOCKS
+    new_words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check("base", isinstance(self.base, str) and self.base != "", "a path")
@@ -44,6 +48,10 @@ class LoraRecipe:
         good = good and all(isinstance(item, str) and item for item in self.targets)
         self._check("targets", good, "a list of names")
         object.__setattr__(self, "targets", tuple(self.targets))
+        good = isinstance(self.new_words, list | tuple)
+        good = good and all(isinstance(item, str) and item.strip() for item in self.new_words)
+        self._check("new_words", good, "a list of words")
+        object.__setattr__(self, "new_words", tuple(self.new_words))
 
     def _check(self, name: str, good: bool, wanted: str) -> None:
         if not good:
@@ -56,7 +64,10 @@ class LoraRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON."""
-        return dataclasses.asdict(self) | {"targets": list(self.targets)}
+        return dataclasses.asdict(self) | {
+            "targets": list(self.targets),
+            "new_words": list(self.new_words),
+        }
 
 
 def _real(value: object) -> bool:

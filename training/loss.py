@@ -34,6 +34,7 @@ def flow_matching_loss(
     *,
     noise_scale: float = NOISE_SCALE,
     a_min: float = TRAIN_A_MIN,
+    wanted: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Mean squared difference of predicted and true velocity.
 
@@ -46,6 +47,7 @@ def flow_matching_loss(
         unit_noise: float32 [B, 3, H, W], standard normal.
         noise_scale: standard deviation of the noise.
         a_min: floor of 1 - t where it divides.
+        wanted: (x, context, mask) -> float32 x0 that the network is to give; the images if None.
 
     Returns:
         scalar float32.
@@ -56,4 +58,5 @@ def flow_matching_loss(
     t = t.reshape(-1, 1, 1, 1)
     x_t = t * images + (1 - t) * noise_scale * unit_noise
     x0 = net(x_t, context, mask).to(torch.float32)
-    return ((x0 - images) / (1 - t).clamp(min=a_min)).square().mean()
+    target = images if wanted is None else wanted(x_t, context, mask)
+    return ((x0 - target) / (1 - t).clamp(min=a_min)).square().mean()

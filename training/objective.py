@@ -19,12 +19,14 @@ class Batch:
         images: float32 [B, 3, H, W] in [-1, 1].
         context: float32 [B, L, width], the text encoder's output.
         mask: [B, L], 1 at real tokens.
+        captions: B texts.
         rows: B places in the step's global batch, ascending; what is random belongs to a place.
     """
 
     images: Tensor
     context: Tensor
     mask: Tensor
+    captions: Sequence[str]
     rows: Sequence[int]
 
 

@@ -131,6 +131,7 @@ class Trainer(Learner):
                 images=images[i::count],
                 context=context[i::count],
                 mask=mask[i::count],
+                captions=data.captions[i::count],
                 rows=self.rows[i::count],
             )
 
