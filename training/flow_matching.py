@@ -14,7 +14,7 @@ from minit2i_deploy.training.initialise import initialise
 from minit2i_deploy.training.loss import flow_matching_loss
 from minit2i_deploy.training.objective import Batch
 from minit2i_deploy.training.recipe import Recipe
-from minit2i_deploy.training.start import weights_of
+from minit2i_deploy.training.start import copy_weights, weights_of
 
 # (noisy pictures, context, mask) -> the x0 that the network is to give at each.
 Wanted = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -39,10 +39,7 @@ class FlowMatching:
         if not self.recipe.start_from:
             initialise(net, self.recipe.seed)
             return
-        weights = weights_of(self.recipe)
-        with torch.no_grad():
-            for name, value in net.canonical_parameters().items():
-                value.copy_(torch.from_numpy(weights[name]))
+        copy_weights(net, weights_of(self.recipe))
 
     def deployed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return weights

@@ -19,7 +19,7 @@ from minit2i_deploy.training.lora_targets import lora_targets
 from minit2i_deploy.training.objective import Batch
 from minit2i_deploy.training.prior import Prior
 from minit2i_deploy.training.recipe import Recipe
-from minit2i_deploy.training.start import check_network
+from minit2i_deploy.training.start import check_network, copy_weights
 
 # Keeps the stream of dropped inputs apart from that of times and noise.
 _DROPOUT_STREAM = 0x2545F491
@@ -58,10 +58,7 @@ class LoraFlowMatching(FlowMatching):
 
     def fill(self, net: MMJiT) -> None:
         """The base's deployed weights, and adapters that change nothing yet."""
-        base = self._read_base()
-        with torch.no_grad():
-            for name, value in net.canonical_parameters().items():
-                value.copy_(torch.from_numpy(base.tensors[name]))
+        copy_weights(net, self._read_base().tensors)
         add_adapters(net, self.lora, self.targets, self.recipe.seed)
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Tensor]:

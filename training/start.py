@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.recipe import Recipe
 
 
@@ -23,6 +25,14 @@ def weights_of(recipe: Recipe) -> Mapping[str, np.ndarray]:
     checkpoint = load_checkpoint(recipe.start_folder)
     check_network(recipe.start_folder, checkpoint.config, recipe.model)
     return {name: np.asarray(value, np.float32) for name, value in checkpoint.tensors.items()}
+
+
+@torch.no_grad()
+def copy_weights(net: MMJiT, weights: Mapping[str, np.ndarray]) -> None:
+    """Copy weights by canonical name into a network, in place; those without a name there stay."""
+    own = net.canonical_parameters()
+    for name, value in weights.items():
+        own[name].copy_(torch.from_numpy(value))
 
 
 def check_network(path: Path, found: ModelConfig, wanted: ModelConfig) -> None:

@@ -14,7 +14,7 @@ from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.initialise import initialise
 from minit2i_deploy.training.parallel import compile_blocks
 from minit2i_deploy.training.recipe import Recipe
-from minit2i_deploy.training.start import check_network, weights_of
+from minit2i_deploy.training.start import check_network, copy_weights, weights_of
 
 
 class Teacher:
@@ -48,10 +48,7 @@ class Teacher:
         """
         initialise(student, self.recipe.seed)
         weights = weights_of(self.recipe) if self.recipe.start_from else self._weights()
-        own = student.canonical_parameters()
-        with torch.no_grad():
-            for name, value in weights.items():
-                own[name].copy_(torch.from_numpy(value))
+        copy_weights(student, weights)
 
     def _weights(self) -> Mapping[str, np.ndarray]:
         parameters = self.net.canonical_parameters()
