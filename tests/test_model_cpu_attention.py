@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minit2i_deploy.model import cpu_attention
 from minit2i_deploy.model.cpu_attention import plain_attention, wants_plain_products
-from minit2i_deploy.model.layers import attend
+from minit2i_deploy.model.heads import Heads
 
 SCALE = 0.3
 
@@ -106,8 +106,9 @@ def test_attention_takes_it_as_one_node(
         asked.extend(node.args[-1] for node in nodes)
         return graph
 
+    attend = Heads(head_dim=8, scale=scale).attend
     form = torch.compile(attend, backend=backend, fullgraph=True) if compiled else attend
-    found = form(*values, scale).detach()
+    found = form(*values).detach()
     assert found.shape == (2, 7, 24)
     # Another rounding than the fused kernel's: measured 8e-3.
     assert found.float() == pytest.approx(wanted.float(), abs=2e-2)
