@@ -17,6 +17,7 @@ from minit2i_deploy.bundle import Bundle
 from minit2i_deploy.engines import Device, require_engine
 from minit2i_deploy.errors import Minit2iError, UsageError
 from minit2i_deploy.files import atomic_write_bytes
+from minit2i_deploy.only_for import require_engine_fits
 from minit2i_deploy.runtimes.base import GraphRuntime, check_conditions
 from minit2i_deploy.runtimes.tensorrt_engine import JIT_CACHE_FILE, Card, Engine, HostCall
 from minit2i_deploy.runtimes.tensorrt_library import TENSORRT, TENSORRT_RTX, Library
@@ -41,7 +42,8 @@ class TensorRtRuntime(GraphRuntime):
     Raises:
         UsageError: an unknown card or choice of graphs.
         MissingDependencyError: the library or cuda-python is not installed.
-        RuntimeFailure: there is no driver, or it is too old.
+        RuntimeFailure: there is no driver, it is too old, or the bundle is for another engine
+            alone.
     """
 
     name = "tensorrt"
@@ -58,6 +60,7 @@ class TensorRtRuntime(GraphRuntime):
     ) -> None:
         if graphs not in GRAPHS:
             raise UsageError(f"graphs is {graphs!r}; choose one of {', '.join(GRAPHS)}")
+        require_engine_fits(bundle, f"runtime {self.name}")
         self.bundle = bundle
         self._settings = (graphs, debug)
         self._card = Card(Library(self.library), device)

@@ -178,8 +178,9 @@ def test_pictures_are_those_of_standard_operators(runtime: str, options: dict[st
 def test_other_engines_refuse_it(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = Bundle.open(cpu_bundle())
     said = r"is for provider cpu of onnxruntime alone \(export --for cpu\), so {} cannot run it"
-    with pytest.raises(RuntimeFailure, match=said.format("runtime openvino")):
-        open_runtime(bundle, "openvino")
+    for runtime in ("openvino", "tensorrt", "tensorrt-rtx"):
+        with pytest.raises(RuntimeFailure, match=said.format(f"runtime {runtime}")):
+            open_runtime(bundle, runtime)
     for use in (plan_bundle, build_bundle):
         with pytest.raises(RuntimeFailure, match=said.format("tensorrt-rtx")):
             use(bundle, BuildOptions(library="tensorrt_rtx", targets=("sm89",)))
