@@ -25,8 +25,7 @@ test-cpp: $(VENV)/.test
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	sh scripts/stage_for_mypy.sh build/mypy
-	$(BIN)/mypy build/mypy/minit2i_deploy
+	$(BIN)/mypy minit2i_deploy
 	$(BIN)/pytest -q tests/test_import_rules.py
 
 clean:

@@ -90,10 +90,10 @@ def export(variant: str, precision: str, head_multiple: int, folder: Path) -> No
     import torch
 
     from minit2i_deploy.config import VARIANTS
-    from minit2i_deploy.export.head_padding import pad_heads, padding_for
-    from minit2i_deploy.export.modules import canonical_name, network_dtype, step_signature
-    from minit2i_deploy.export.onnx_graph import DEFAULT_OPSET, to_onnx
-    from minit2i_deploy.export.weights import write_graph
+    from minit2i_deploy.export.graphs.head_padding import pad_heads, padding_for
+    from minit2i_deploy.export.graphs.modules import canonical_name, network_dtype, step_signature
+    from minit2i_deploy.export.graphs.onnx_export import DEFAULT_OPSET, to_onnx
+    from minit2i_deploy.export.graphs.weights_file import write_graph
     from minit2i_deploy.model import Step
     from minit2i_deploy.model.mmjit import Denoiser
 
@@ -109,7 +109,7 @@ def export(variant: str, precision: str, head_multiple: int, folder: Path) -> No
 
 def build(graph: Path, precision: str, target: str) -> None:
     """Build beside the graph and print what it gave."""
-    from minit2i_deploy.engine_key import BuildFlags
+    from minit2i_deploy.engines.key import BuildFlags
     from minit2i_deploy.export.tensorrt import build_engine, open_library
 
     built = build_engine(

@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import ImageOps
 
 import minit2i_deploy as m
-from minit2i_deploy.demo.shapes import held_out_captions, judge
-from minit2i_deploy.images import grid, to_uint8
+from minit2i_deploy.evaluation.shapes import held_out_captions, judge
+from minit2i_deploy.io.images import grid, to_uint8
 
 SCALE, FRAME = 2, 4
 

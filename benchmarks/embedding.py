@@ -30,11 +30,11 @@ from optimum.onnxruntime import ORTModelForFeatureExtraction
 from transformers import T5Config, T5EncoderModel
 
 import minit2i_deploy as m
-from minit2i_deploy.bench.stages import short_texts
 from minit2i_deploy.demo.machine import describe_machine, machine_line
-from minit2i_deploy.embed import BATCH_SIZE
-from minit2i_deploy.encoding import RowEncoder
-from minit2i_deploy.runtimes.torch import read_weights
+from minit2i_deploy.evaluation.bench.stages import short_texts
+from minit2i_deploy.runtimes.torch.runtime import read_weights
+from minit2i_deploy.text.embed import BATCH_SIZE
+from minit2i_deploy.text.encoder import RowEncoder
 from minit2i_deploy.tokenizer import Encoded
 
 CHUNK: Final = 256

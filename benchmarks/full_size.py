@@ -199,7 +199,8 @@ def _child(options: argparse.Namespace) -> dict[str, Any]:
     if options.child == "make":
         write_release(options.work / "release", CONFIGS[options.variant], *_T5[options.variant])
         return {}
-    from minit2i_deploy.export import export_bundle, reference
+    from minit2i_deploy.export import export_bundle
+    from minit2i_deploy.export.verification import reference
 
     reference.STEPS = options.rows  # type: ignore[misc]
     precision = options.precision[0]

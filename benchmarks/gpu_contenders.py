@@ -16,13 +16,14 @@ import torch
 from random_release import TINY, TOKENIZER, _weight, _write_text_encoder
 from safetensors.numpy import save_file
 
-from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.checkpoints import canonical_shapes
 from minit2i_deploy.config import VARIANTS, ModelConfig, StudentConfig
 from minit2i_deploy.errors import Minit2iError
-from minit2i_deploy.export import export_bundle, reference
+from minit2i_deploy.export import export_bundle
+from minit2i_deploy.export.verification import reference
 from minit2i_deploy.runtimes import open_runtime
-from minit2i_deploy.runtimes.torch import read_weights
+from minit2i_deploy.runtimes.torch.runtime import read_weights
 
 CONFIGS: Final[Mapping[str, ModelConfig]] = {"tiny": TINY, **VARIANTS}
 _T5_LAYERS: Final = {"tiny": 1}

@@ -28,11 +28,11 @@ import numpy as np
 import onnxruntime
 
 import minit2i_deploy as m
-from minit2i_deploy.cli.progress import Progress
+from minit2i_deploy.cli.support.progress import Progress
 from minit2i_deploy.demo.machine import describe_machine, machine_line
-from minit2i_deploy.noise import batch_noise
 from minit2i_deploy.protocol import Runtime
-from minit2i_deploy.table import Table, guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.noise import batch_noise
+from minit2i_deploy.solvers.table import Table, guidance_weights, solver_table, step_row
 
 PROMPT: Final = "two blue squares to the left of a small green triangle"
 GUIDANCE: Final = 2.5
@@ -300,7 +300,7 @@ def _passed(report: Mapping[str, Any]) -> bool:
 
 
 def _text(report: Mapping[str, Any]) -> str:
-    from minit2i_deploy.cli.text import columns
+    from minit2i_deploy.cli.support.formatting import columns
 
     attention, host = report["attention"], report["host"]
     lines = [

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from minit2i_deploy.cli.text import columns
+from minit2i_deploy.cli.support.formatting import columns
 from minit2i_deploy.demo.machine import machine_line
 
 _QUERY: Final = (

@@ -31,18 +31,18 @@ import torch
 from gpu_contenders import CONFIGS, Contender, make_bundle, official_contender, open_contender
 from gpu_report import read_card, summary, text
 
-from minit2i_deploy.bench.flops import denoiser_flops
-from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.cli.progress import Progress
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.cli.support.progress import Progress
 from minit2i_deploy.demo.machine import describe_machine
 from minit2i_deploy.errors import Minit2iError
 from minit2i_deploy.export.tensorrt import BuildOptions, build_bundle
-from minit2i_deploy.files import atomic_write_text
+from minit2i_deploy.flops import denoiser_flops
 from minit2i_deploy.generate import generate
-from minit2i_deploy.noise import batch_noise
+from minit2i_deploy.io.files import atomic_write_text
 from minit2i_deploy.protocol import RowsTrajectory
-from minit2i_deploy.runtimes.refit_probe import answers, make_probe, relative_errors
-from minit2i_deploy.table import guidance_weights, solver_table, step_row
+from minit2i_deploy.runtimes.step_probe import answers, make_probe, relative_errors
+from minit2i_deploy.solvers.noise import batch_noise
+from minit2i_deploy.solvers.table import guidance_weights, solver_table, step_row
 
 GOLDEN: Final = Path(__file__).resolve().parent.parent / "tests" / "golden" / "public"
 PROMPT: Final = "two blue squares to the left of a small green triangle"
@@ -179,8 +179,8 @@ def verify(
 def golden_errors(options: argparse.Namespace) -> dict[str, float]:
     """Errors to states of the official code: its tiny network, exported and built here."""
     sys.path.append(str(GOLDEN.parent.parent))
-    from checkpoint_forms import arrays
-    from tiny_bundle import tiny_bundle
+    from tests.helpers.checkpoint_forms import arrays
+    from tests.helpers.tiny_bundle import tiny_bundle
 
     folder = Path(tempfile.mkdtemp(prefix="minit2i-golden-"))
     shutil.copytree(tiny_bundle(), folder / "bundle", ignore=shutil.ignore_patterns("engines"))

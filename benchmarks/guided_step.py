@@ -31,16 +31,16 @@ import onnxruntime
 import torch
 
 from minit2i_deploy.config import VARIANTS, ModelConfig
-from minit2i_deploy.export.modules import canonical_name, step_signature
-from minit2i_deploy.export.onnx_graph import DEFAULT_OPSET, to_onnx
-from minit2i_deploy.export.weights import GRAPH_FILE, write_graph
+from minit2i_deploy.export.graphs.modules import canonical_name, step_signature
+from minit2i_deploy.export.graphs.onnx_export import DEFAULT_OPSET, to_onnx
+from minit2i_deploy.export.graphs.weights_file import GRAPH_FILE, write_graph
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.protocol import Trajectory
-from minit2i_deploy.runtimes.onnxruntime import OnnxTrajectory, open_session
-from minit2i_deploy.runtimes.onnxruntime_providers import PROVIDERS
-from minit2i_deploy.runtimes.torch import TorchTrajectory
-from minit2i_deploy.table import guidance_weights, solver_table, step_row
+from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS
+from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxTrajectory, open_session
+from minit2i_deploy.runtimes.torch.runtime import TorchTrajectory
+from minit2i_deploy.solvers.table import guidance_weights, solver_table, step_row
 
 GUIDANCE: Final = 2.5
 MIN_ROUNDS: Final = 5
@@ -151,7 +151,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _config(variant: str) -> ModelConfig:
     if variant != "demo":
         return VARIANTS[variant]
-    from minit2i_deploy.training import recipe
+    from minit2i_deploy.training.recipe.recipe import recipe
 
     return recipe.load_recipe(Path(recipe.__file__).parent / "recipes" / "demo.yaml").model
 

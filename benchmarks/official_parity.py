@@ -37,7 +37,7 @@ from random_release import CONFIGS, write_release
 from minit2i_deploy.export import export_bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
-from minit2i_deploy.table import solver_table
+from minit2i_deploy.solvers.table import solver_table
 
 PROMPT: Final = "two blue squares to the left of a small green triangle"
 # The official pipeline's own constant.

@@ -22,14 +22,14 @@ import openvino
 import torch
 
 import minit2i_deploy as m
-from minit2i_deploy.encoding import RowEncoder
-from minit2i_deploy.noise import batch_noise
-from minit2i_deploy.runtimes.onnxruntime import open_session
-from minit2i_deploy.runtimes.onnxruntime_providers import PROVIDERS
+from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS
+from minit2i_deploy.runtimes.onnxruntime.runtime import open_session
 from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
-from minit2i_deploy.runtimes.torch import read_weights
+from minit2i_deploy.runtimes.torch.runtime import read_weights
 from minit2i_deploy.runtimes.toy_graph import RATE_SIZE, matmul_model, rate_arrays
-from minit2i_deploy.table import guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.noise import batch_noise
+from minit2i_deploy.solvers.table import guidance_weights, solver_table, step_row
+from minit2i_deploy.text.encoder import RowEncoder
 
 GUIDANCE: Final = 2.5
 PROMPT: Final = "two blue squares to the left of a small green triangle on a white ground"
@@ -251,7 +251,7 @@ def matrix_rates(threads: int) -> dict[str, float]:
 
 def text_flops(bundle: m.Bundle, num_tokens: int) -> int:
     """Arithmetic of the text encoder over so many tokens."""
-    from minit2i_deploy.bench.flops import text_encoder_flops
+    from minit2i_deploy.flops import text_encoder_flops
 
     config = bundle.graph_path("text_encoder").parent / "config.json"
     return text_encoder_flops(json.loads(config.read_text(encoding="utf-8")), num_tokens)

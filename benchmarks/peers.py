@@ -41,9 +41,9 @@ from peer_engines import (
 )
 
 import minit2i_deploy as m
-from minit2i_deploy.bench.flops import denoiser_flops
-from minit2i_deploy.cli.progress import Progress
+from minit2i_deploy.cli.support.progress import Progress
 from minit2i_deploy.demo.machine import describe_machine, machine_line
+from minit2i_deploy.flops import denoiser_flops
 
 PARTS: Final = ("step", "encoder")
 # The plugin finds devices of Intel only, so it is left out unless it is asked for.
@@ -199,7 +199,7 @@ def _summary(
 
 
 def _text(report: Mapping[str, Any]) -> str:
-    from minit2i_deploy.cli.text import columns
+    from minit2i_deploy.cli.support.formatting import columns
 
     rates = ", ".join(f"{k} {v / 1e9:.0f}" for k, v in report["matrix_rate_flops"].items())
     lines = [

@@ -23,14 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.cli.places import new_folder, write_json
-from minit2i_deploy.cli.progress import Progress
-from minit2i_deploy.demo.shapes import held_out_captions
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.cli.support.output_paths import new_folder, write_json
+from minit2i_deploy.cli.support.progress import Progress
 from minit2i_deploy.errors import Minit2iError, UsageError, require
-from minit2i_deploy.generate import generate
-from minit2i_deploy.protocol import Runtime
-from minit2i_deploy.quality import (
+from minit2i_deploy.evaluation.quality import (
     Candidate,
     MeterReport,
     MeterSettings,
@@ -38,11 +35,14 @@ from minit2i_deploy.quality import (
     parse_table,
     planned_evaluations,
 )
-from minit2i_deploy.quality.plots import plot_settings, write_plots
-from minit2i_deploy.quality.reference import end_floor
+from minit2i_deploy.evaluation.quality.fine_reference import end_floor
+from minit2i_deploy.evaluation.quality.plots import plot_settings, write_plots
+from minit2i_deploy.evaluation.shapes import held_out_captions
+from minit2i_deploy.generate import generate
+from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.runtimes import open_runtime
-from minit2i_deploy.table import Table, solver_table
-from minit2i_deploy.table_edit import adjusted
+from minit2i_deploy.solvers.guidance import adjusted
+from minit2i_deploy.solvers.table import Table, solver_table
 
 SOLVERS: Final = (
     "euler:100", "euler:10", "euler:20", "heun:10", "ab2:10", "ab2:20", "ab2:10:shift=0.5",

@@ -253,8 +253,8 @@ def _ours(options: argparse.Namespace) -> Callable[[], float]:
     """The learner of a run with the data that its loop hands it; it draws its noise too."""
     from minit2i_deploy.training.data import to_network_range
     from minit2i_deploy.training.learner import Learner
-    from minit2i_deploy.training.objective import Batch
-    from minit2i_deploy.training.recipe import Recipe
+    from minit2i_deploy.training.objectives.objective import Batch
+    from minit2i_deploy.training.recipe.recipe import Recipe
 
     recipe = Recipe(
         name="step",
@@ -291,8 +291,8 @@ def _our_text(options: argparse.Namespace) -> Callable[[], Any]:
     """What gives our step its context and mask, as a run's loop makes them."""
     import torch
 
+    from minit2i_deploy.training.captions import encode_tokens
     from minit2i_deploy.training.data import DataBatch
-    from minit2i_deploy.training.text import encode_tokens
 
     length, captions = _config(options).prompt_length, _captions(options)
     width, lengths = _config(options).txt_input_size, (options.tokens,) * options.batch

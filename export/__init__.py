@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from minit2i_deploy.errors import require
 
 if TYPE_CHECKING:
-    from minit2i_deploy.export.check_bundle import verify_bundle
+    from minit2i_deploy.export.verification.bundle_check import verify_bundle
     from minit2i_deploy.export.write import export_bundle
 
 __all__ = ["export_bundle", "verify_bundle"]
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
     # What is imported below has these at its top; the error of a missing one names the pip line.
     require("torch", "export")
     require("onnxscript", "export")
-    from minit2i_deploy.export.check_bundle import verify_bundle
+    from minit2i_deploy.export.verification.bundle_check import verify_bundle
     from minit2i_deploy.export.write import export_bundle
 
     globals().update(export_bundle=export_bundle, verify_bundle=verify_bundle)

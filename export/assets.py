@@ -8,13 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
+from minit2i_deploy.bundle.manifest import Flavour, Preset
+from minit2i_deploy.bundle.presets import presets_of
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.manifest import Flavour, Preset
-from minit2i_deploy.mean_flow import MEAN_FLOW, StudentSettings
-from minit2i_deploy.presets import presets_of
-from minit2i_deploy.solvers import solver_named
-from minit2i_deploy.table import solver_table
+from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
+from minit2i_deploy.solvers.methods import solver_named
+from minit2i_deploy.solvers.table import solver_table
 from minit2i_deploy.tokenizer import FILE_NAME, Tokenizer, find_tokenizer
 
 TOKENIZER_FILES: Final = (

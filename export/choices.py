@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from minit2i_deploy.bundle.engine_restriction import check_only_for
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.only_for import check_only_for
 
 FUSED: Final = "one Attention node"
 DECOMPOSED: Final = "products and softmax"

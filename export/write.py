@@ -9,8 +9,20 @@ from pathlib import Path
 
 from torch import nn
 
-from minit2i_deploy.bundle import Bundle, write_manifest
-from minit2i_deploy.bundle_folder import bundle_folder
+from minit2i_deploy.bundle.bundle import Bundle, write_manifest
+from minit2i_deploy.bundle.flavours import NOISE_SCALE, find_flavour, flavour_for, variant_of
+from minit2i_deploy.bundle.folder import bundle_folder
+from minit2i_deploy.bundle.head_padding import HeadPadding
+from minit2i_deploy.bundle.manifest import (
+    Check,
+    Flavour,
+    GraphInfo,
+    Manifest,
+    Noise,
+    Provenance,
+    TokenizerInfo,
+)
+from minit2i_deploy.bundle.presets import default_preset
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.checkpoints.checkpoint import CheckpointReport
 from minit2i_deploy.config import ModelConfig
@@ -21,46 +33,34 @@ from minit2i_deploy.export.assets import (
     write_tables,
 )
 from minit2i_deploy.export.choices import check_form, check_multiple
-from minit2i_deploy.export.head_padding import pad_heads, padding_for
-from minit2i_deploy.export.modules import (
+from minit2i_deploy.export.graphs.head_padding import pad_heads, padding_for
+from minit2i_deploy.export.graphs.modules import (
     AdapterGraph,
     canonical_name,
     network_dtype,
     step_signature,
     text_adapter_signature,
 )
-from minit2i_deploy.export.onnx_graph import DEFAULT_OPSET, Signature, check_opset, to_onnx
-from minit2i_deploy.export.onnxruntime_heads import use_onnxruntime_heads
-from minit2i_deploy.export.reference import (
+from minit2i_deploy.export.graphs.onnx_export import DEFAULT_OPSET, Signature, check_opset, to_onnx
+from minit2i_deploy.export.graphs.onnxruntime_heads import use_onnxruntime_heads
+from minit2i_deploy.export.graphs.text_encoder import open_text_encoder, write_text_encoder
+from minit2i_deploy.export.graphs.text_encoder_folder import find_text_encoder
+from minit2i_deploy.export.graphs.weights_file import GRAPH_FILE, write_graph
+from minit2i_deploy.export.verification.reference import (
     NetworkReference,
     TextReference,
     record_network,
     record_text,
 )
-from minit2i_deploy.export.text_encoder import open_text_encoder, write_text_encoder
-from minit2i_deploy.export.text_encoder_folder import find_text_encoder
-from minit2i_deploy.export.verify import (
+from minit2i_deploy.export.verification.verify import (
     compare,
     compare_torch,
     require_within_bounds,
     runs_in_onnxruntime,
 )
-from minit2i_deploy.export.weights import GRAPH_FILE, write_graph
-from minit2i_deploy.flavours import NOISE_SCALE, find_flavour, flavour_for, variant_of
-from minit2i_deploy.head_padding import HeadPadding
-from minit2i_deploy.manifest import (
-    Check,
-    Flavour,
-    GraphInfo,
-    Manifest,
-    Noise,
-    Provenance,
-    TokenizerInfo,
-)
-from minit2i_deploy.mean_flow import StudentSettings
 from minit2i_deploy.model import MMJiT, Step, build_network
-from minit2i_deploy.noise import GENERATOR
-from minit2i_deploy.presets import default_preset
+from minit2i_deploy.solvers.mean_flow import StudentSettings
+from minit2i_deploy.solvers.noise import GENERATOR
 
 Progress = Callable[[str, float], None]
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from minit2i_deploy._version import __version__
-    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.checkpoints import load_checkpoint
     from minit2i_deploy.config import ModelConfig
-    from minit2i_deploy.embed import embed, embed_stream
     from minit2i_deploy.errors import (
         BundleError,
         CheckpointError,
@@ -29,35 +28,36 @@ if TYPE_CHECKING:
     )
     from minit2i_deploy.generate import generate, trajectory
     from minit2i_deploy.model import build_network
-    from minit2i_deploy.noise import standard_noise
-    from minit2i_deploy.prompts import Mix
     from minit2i_deploy.runtimes import open_runtime
-    from minit2i_deploy.table import Table, advance, solver_table
+    from minit2i_deploy.solvers.noise import standard_noise
+    from minit2i_deploy.solvers.table import Table, advance, solver_table
+    from minit2i_deploy.text.embed import embed, embed_stream
+    from minit2i_deploy.text.prompts import Mix
 
 # Public name -> "module:attribute".
 _PUBLIC: Final[dict[str, str]] = {
-    "Bundle": "minit2i_deploy.bundle:Bundle",
+    "Bundle": "minit2i_deploy.bundle.bundle:Bundle",
     "BundleError": "minit2i_deploy.errors:BundleError",
     "CheckpointError": "minit2i_deploy.errors:CheckpointError",
     "Minit2iError": "minit2i_deploy.errors:Minit2iError",
     "MissingDependencyError": "minit2i_deploy.errors:MissingDependencyError",
-    "Mix": "minit2i_deploy.prompts:Mix",
+    "Mix": "minit2i_deploy.text.prompts:Mix",
     "ModelConfig": "minit2i_deploy.config:ModelConfig",
     "RuntimeFailure": "minit2i_deploy.errors:RuntimeFailure",
-    "Table": "minit2i_deploy.table:Table",
+    "Table": "minit2i_deploy.solvers.table:Table",
     "TrainingError": "minit2i_deploy.errors:TrainingError",
     "UsageError": "minit2i_deploy.errors:UsageError",
     "VerificationError": "minit2i_deploy.errors:VerificationError",
     "__version__": "minit2i_deploy._version:__version__",
-    "advance": "minit2i_deploy.table:advance",
+    "advance": "minit2i_deploy.solvers.table:advance",
     "build_network": "minit2i_deploy.model:build_network",
-    "embed": "minit2i_deploy.embed:embed",
-    "embed_stream": "minit2i_deploy.embed:embed_stream",
+    "embed": "minit2i_deploy.text.embed:embed",
+    "embed_stream": "minit2i_deploy.text.embed:embed_stream",
     "generate": "minit2i_deploy.generate:generate",
     "load_checkpoint": "minit2i_deploy.checkpoints:load_checkpoint",
     "open_runtime": "minit2i_deploy.runtimes:open_runtime",
-    "solver_table": "minit2i_deploy.table:solver_table",
-    "standard_noise": "minit2i_deploy.noise:standard_noise",
+    "solver_table": "minit2i_deploy.solvers.table:solver_table",
+    "standard_noise": "minit2i_deploy.solvers.noise:standard_noise",
     "trajectory": "minit2i_deploy.generate:trajectory",
 }
 

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
-from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.condition import Stopwatch
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.step_switch import start_rows
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.images import to_pil
-from minit2i_deploy.late import start_rows
-from minit2i_deploy.prompts import Prompt
+from minit2i_deploy.io.images import to_pil
 from minit2i_deploy.protocol import RowsTrajectory, Runtime, Trajectory
 from minit2i_deploy.request import Request
-from minit2i_deploy.table import Table, step_row
+from minit2i_deploy.solvers.table import Table, step_row
+from minit2i_deploy.text.conditioning import Stopwatch
+from minit2i_deploy.text.prompts import Prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.condition import branch_tokens, branch_weights, student_conditions
+from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.noise import batch_noise
-from minit2i_deploy.prompts import Prompt, common_shares
 from minit2i_deploy.protocol import Runtime
-from minit2i_deploy.request_types import check_settings, prompts_of, seeds_of
-from minit2i_deploy.table import Table, guidance_weights
+from minit2i_deploy.request_checks import check_settings, prompts_of, seeds_of
+from minit2i_deploy.solvers.noise import batch_noise
+from minit2i_deploy.solvers.table import Table, guidance_weights
+from minit2i_deploy.text.conditioning import branch_tokens, branch_weights, student_conditions
+from minit2i_deploy.text.prompts import Prompt, common_shares
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -8,18 +8,18 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.step_switch import SplitRuntime, late_view
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
-from minit2i_deploy.late import SplitRuntime, late_view
 from minit2i_deploy.protocol import Runtime, Trajectory
 
 # Name on the command line -> "module:class"; each module imports one engine library.
 RUNTIMES: Final[Mapping[str, str]] = {
-    "onnxruntime": "minit2i_deploy.runtimes.onnxruntime:OnnxRuntime",
+    "onnxruntime": "minit2i_deploy.runtimes.onnxruntime.runtime:OnnxRuntime",
     "openvino": "minit2i_deploy.runtimes.openvino:OpenVinoRuntime",
-    "torch": "minit2i_deploy.runtimes.torch:TorchRuntime",
-    "tensorrt": "minit2i_deploy.runtimes.tensorrt:TensorRtRuntime",
-    "tensorrt-rtx": "minit2i_deploy.runtimes.tensorrt:TensorRtRtxRuntime",
+    "torch": "minit2i_deploy.runtimes.torch.runtime:TorchRuntime",
+    "tensorrt": "minit2i_deploy.runtimes.tensorrt.runtime:TensorRtRuntime",
+    "tensorrt-rtx": "minit2i_deploy.runtimes.tensorrt.runtime:TensorRtRtxRuntime",
     "fake": "minit2i_deploy.runtimes.fake:FakeRuntime",
 }
 # Engines that their module imports at its top -> the extra that brings them.
@@ -86,12 +86,10 @@ def prove_engines() -> dict[str, Callable[[], float]]:
         runtime, or runtime:provider, or runtime::precision, to a call that gives the toy's
         relative error, or raises MissingDependencyError or RuntimeFailure.
     """
-    from minit2i_deploy.runtimes import (
-        onnxruntime_providers,
-        onnxruntime_session,
-        openvino,
-        tensorrt_probe,
-    )
+    from minit2i_deploy.runtimes import openvino
+    from minit2i_deploy.runtimes.onnxruntime import providers as onnxruntime_providers
+    from minit2i_deploy.runtimes.onnxruntime import session as onnxruntime_session
+    from minit2i_deploy.runtimes.tensorrt import probe as tensorrt_probe
 
     library = "onnxruntime"
 
@@ -101,7 +99,7 @@ def prove_engines() -> dict[str, Callable[[], float]]:
     def of_torch(device: str) -> float:
         for engine, extra in _IMPORTED_AT_TOP.items():
             require(engine, extra)
-        probe = importlib.import_module("minit2i_deploy.runtimes.torch_probe")
+        probe = importlib.import_module("minit2i_deploy.runtimes.torch.probe")
         error: float = probe.prove(device)
         return error
 

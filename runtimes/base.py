@@ -11,7 +11,7 @@ from typing import Final, Self
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import RuntimeFailure, UsageError
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions
-from minit2i_deploy.table import advance
+from minit2i_deploy.solvers.table import advance
 
 
 class FakeRuntime(ClosableRuntime):

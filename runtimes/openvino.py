@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32
 
-from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.engine_restriction import require_engine_fits
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
-from minit2i_deploy.only_for import require_engine_fits
 from minit2i_deploy.runtimes.base import GraphRuntime
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.signal_stack import kept_signal_stack

@@ -9,17 +9,17 @@ from typing import Any
 import jaxtyping
 import numpy as np
 import pytest
-from bundles import CONFIG, write_bundle
-from spies import SpyRuntime, tone
 
-from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.condition import PromptTruncatedWarning
+from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.generate import Frame, SettingIgnoredWarning, generate, trajectory
-from minit2i_deploy.noise import standard_noise
-from minit2i_deploy.prompts import Mix
 from minit2i_deploy.runtimes.fake import FakeRuntime
-from minit2i_deploy.table import COLUMNS, Table, solver_table
+from minit2i_deploy.solvers.noise import standard_noise
+from minit2i_deploy.solvers.table import COLUMNS, Table, solver_table
+from minit2i_deploy.text.conditioning import PromptTruncatedWarning
+from minit2i_deploy.text.prompts import Mix
+from tests.helpers.bundles import CONFIG, write_bundle
+from tests.helpers.spies import SpyRuntime, tone
 
 SHAPE = (3, CONFIG.image_size, CONFIG.image_size)
 PROMPTS = ["a red circle", "green", ""]

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
-from bundles import write_bundle
-from spies import SpyRuntime, SpyTrajectory
 
-from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.generate import Frame, generate
-from minit2i_deploy.table import solver_table
+from minit2i_deploy.solvers.table import solver_table
+from tests.helpers.bundles import write_bundle
+from tests.helpers.spies import SpyRuntime, SpyTrajectory
 
 
 @pytest.fixture(scope="module")

@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_forms import hub_folder
-from cli_runs import run
-from test_checkpoints_lora import write_adapter
-from tiny_bundle import tiny_bundle
 
-from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.engine_key import BuildFlags
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.engines.key import BuildFlags
 from minit2i_deploy.errors import Minit2iError
 from minit2i_deploy.export.tensorrt import BuildOptions, build_bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
-from minit2i_deploy.runtimes.onnxruntime import OnnxRuntime
-from minit2i_deploy.table import solver_table
+from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
+from minit2i_deploy.solvers.table import solver_table
+from tests.checkpoints.test_lora import write_adapter
+from tests.helpers.checkpoint_forms import hub_folder
+from tests.helpers.cli_runs import run
+from tests.helpers.tiny_bundle import tiny_bundle
 
 pytestmark = pytest.mark.gpu
 

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from import_rules import sources, violations
+
+from tests.helpers.import_rules import sources, violations
 
 ENGINE_FILES = ("runtimes/torch", "runtimes/tensorrt", "runtimes/openvino")
 BROKEN = {
@@ -20,12 +21,12 @@ BROKEN = {
     ),
     "cli reaches up at the top": ("cli/main.py", "from minit2i_deploy.training import train"),
     "siblings": ("training/eval.py", "def f():\n    from minit2i_deploy.runtimes import base"),
-    "siblings, relative": ("export/verify.py", "from ..runtimes.base import Runtime"),
+    "siblings, relative": ("export/write.py", "from ..runtimes.base import Runtime"),
     "top-level folder": ("cli/main.py", "def f():\n    import export"),
     "torch in the core": ("generate.py", "def f():\n    import torch"),
     "torch in the core, required": ("images.py", "def f():\n    require('torch', 'export')"),
     "torch in a reader's top": ("checkpoints/own.py", "from torch import load"),
-    "torch in another runtime": ("runtimes/onnxruntime.py", "import torch"),
+    "torch in another runtime": ("runtimes/onnxruntime/runtime.py", "import torch"),
     "transformers in the core": ("model/encoder.py", "import transformers"),
     "optimum in a runtime": ("runtimes/ort.py", "def f():\n    import optimum.onnxruntime"),
     "library out of place": ("bundle.py", "import PIL.Image"),
@@ -60,7 +61,7 @@ ALLOWED = {
     "own folder": ("training/train.py", "import torch\nfrom minit2i_deploy.training import data"),
     "core below": (
         "export/write.py",
-        "import transformers\nfrom minit2i_deploy.bundle import Bundle",
+        "import transformers\nfrom minit2i_deploy.bundle.bundle import Bundle",
     ),
     "reader": ("checkpoints/own.py", "def f():\n    import torch\n    import safetensors.numpy"),
     "typing": (
@@ -71,7 +72,7 @@ ALLOWED = {
         "bundle.py",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from PIL.Image import Image",
     ),
-    "one engine": ("runtimes/torch.py", "import numpy\nimport torch"),
+    "one engine": ("runtimes/torch/runtime.py", "import numpy\nimport torch"),
     "similar name": ("export_names.py", "from minit2i_deploy.errors import require"),
 }
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_bundle import tiny_bundle
 
-from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.embed import embed
+from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.generate import generate
-from minit2i_deploy.runtimes.onnxruntime import OnnxRuntime
-from minit2i_deploy.table import solver_table
+from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
+from minit2i_deploy.solvers.table import solver_table
+from minit2i_deploy.text.embed import embed
+from tests.helpers.tiny_bundle import tiny_bundle
 
 ABSENT = [
     "beartype", "diffusers", "ml_dtypes", "msgpack", "onnx", "onnx_ir", "onnxscript", "optimum",

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import CONFIG, write_bundle
-from spies import SpyRuntime
 
-from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.condition import branch_tokens
+from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.generate import frames, trajectory
-from minit2i_deploy.noise import standard_noise
-from minit2i_deploy.prompts import Mix
 from minit2i_deploy.request import Request
 from minit2i_deploy.runtimes.fake import FakeRuntime
-from minit2i_deploy.table import solver_table
+from minit2i_deploy.solvers.noise import standard_noise
+from minit2i_deploy.solvers.table import solver_table
+from minit2i_deploy.text.conditioning import branch_tokens
+from minit2i_deploy.text.prompts import Mix
+from tests.helpers.bundles import CONFIG, write_bundle
+from tests.helpers.spies import SpyRuntime
 
 SHAPE = (3, CONFIG.image_size, CONFIG.image_size)
 

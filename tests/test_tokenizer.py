@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_tokenizer import LETTERS, WORDS, write_tokenizer
 
 from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.tokenizer import Tokenizer
+from tests.helpers.tiny_tokenizer import LETTERS, WORDS, write_tokenizer
 
 A, RED, CIRCLE, SPACE, GR, EEN = range(3, 3 + len(WORDS))
 EOS = 1

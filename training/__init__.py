@@ -55,7 +55,7 @@ def distill(recipe_path: Path, folder: Path, overrides: Sequence[str] = ()) -> P
 
 def _run(recipe_path: Path, folder: Path, overrides: Sequence[str], *, distill: bool) -> Path:
     _require_libraries()
-    from minit2i_deploy.training.recipe import load_recipe
+    from minit2i_deploy.training.recipe.recipe import load_recipe
     from minit2i_deploy.training.trainer import Trainer
 
     recipe = load_recipe(Path(recipe_path), overrides)
@@ -74,7 +74,7 @@ def resolved_recipe(recipe_path: Path, overrides: Sequence[str] = ()) -> str:
         MissingDependencyError: the training extra is not installed.
     """
     yaml = require("yaml", "train")
-    from minit2i_deploy.training.recipe import load_recipe
+    from minit2i_deploy.training.recipe.recipe import load_recipe
 
     values = load_recipe(Path(recipe_path), overrides).to_dict()
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minit2i_deploy.errors import TrainingError
-from minit2i_deploy.files import atomic_directory
-from minit2i_deploy.training.lora_adapter import write_adapter
-from minit2i_deploy.training.recipe import Recipe
+from minit2i_deploy.io.files import atomic_directory
+from minit2i_deploy.training.lora.adapter import write_adapter
+from minit2i_deploy.training.recipe.recipe import Recipe
 
 FORMAT: Final = "minit2i-training"
 # Another name, because no reader can make a whole network of it.

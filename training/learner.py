@@ -11,20 +11,20 @@ from torch import Tensor
 
 from minit2i_deploy.errors import TrainingError
 from minit2i_deploy.model.mmjit import MMJiT
-from minit2i_deploy.training.batch_memory import check_batch
 from minit2i_deploy.training.checkpoint import TrainingState
-from minit2i_deploy.training.distillation import MeanFlow
-from minit2i_deploy.training.ema import EMA, ema_decay_at
-from minit2i_deploy.training.flow_matching import FlowMatching
-from minit2i_deploy.training.freed_memory import keep_freed_memory
-from minit2i_deploy.training.lora import LoraFlowMatching
-from minit2i_deploy.training.objective import Batch, Objective
-from minit2i_deploy.training.optimizers import Optimizers
-from minit2i_deploy.training.parallel import cut_like, kept_back, spread, whole
-from minit2i_deploy.training.processes import Processes
-from minit2i_deploy.training.recipe import Recipe
-from minit2i_deploy.training.trainable import freeze_unread, trained_parameters
-from minit2i_deploy.training.trajectory_matching import TrajectoryMatching
+from minit2i_deploy.training.distributed.batch_memory import check_batch
+from minit2i_deploy.training.distributed.freed_memory import keep_freed_memory
+from minit2i_deploy.training.distributed.parallel import cut_like, kept_back, spread, whole
+from minit2i_deploy.training.distributed.processes import Processes
+from minit2i_deploy.training.lora.objective import LoraFlowMatching
+from minit2i_deploy.training.objectives.flow_matching import FlowMatching
+from minit2i_deploy.training.objectives.mean_flow import MeanFlow
+from minit2i_deploy.training.objectives.objective import Batch, Objective
+from minit2i_deploy.training.objectives.trajectory_matching import TrajectoryMatching
+from minit2i_deploy.training.optim.ema import EMA, ema_decay_at
+from minit2i_deploy.training.optim.optimizers import Optimizers
+from minit2i_deploy.training.optim.trainable import freeze_unread, trained_parameters
+from minit2i_deploy.training.recipe.recipe import Recipe
 
 
 class Learner:

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minit2i_deploy.demo.shapes import vocabulary_corpus
 from minit2i_deploy.errors import require
-from minit2i_deploy.files import atomic_directory
+from minit2i_deploy.evaluation.shapes import vocabulary_corpus
+from minit2i_deploy.io.files import atomic_directory
 from minit2i_deploy.tokenizer import Tokenizer
-from minit2i_deploy.training.progress import Progress
+from minit2i_deploy.training.reporting.progress import Progress
 
 PAD, EOS, UNKNOWN = 0, 1, 2
 # Far beyond any caption of the shapes data, so none is cut.

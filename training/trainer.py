@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.training.captions import FrozenText
 from minit2i_deploy.training.checkpoint import (
     checkpoints,
     load_checkpoint_state,
@@ -19,11 +20,10 @@ from minit2i_deploy.training.checkpoint import (
 )
 from minit2i_deploy.training.data import Batches, DataBatch, to_network_range
 from minit2i_deploy.training.learner import Learner
-from minit2i_deploy.training.objective import Batch
-from minit2i_deploy.training.recipe import Recipe
-from minit2i_deploy.training.reporter import Reporter
-from minit2i_deploy.training.samples import Sampler
-from minit2i_deploy.training.text import FrozenText
+from minit2i_deploy.training.objectives.objective import Batch
+from minit2i_deploy.training.recipe.recipe import Recipe
+from minit2i_deploy.training.reporting.reporter import Reporter
+from minit2i_deploy.training.reporting.samples import Sampler
 
 
 class Trainer(Learner):

@@ -11,23 +11,23 @@ from minit2i_deploy.errors import require
 require("onnx", "quantize")
 require("ml_dtypes", "quantize")
 
-from minit2i_deploy.export.quantize.calibration import Calibration  # noqa: E402
-from minit2i_deploy.export.quantize.collect import DrawSettings, calibrate  # noqa: E402
-from minit2i_deploy.export.quantize.compare_ranges import compare_ranges  # noqa: E402
-from minit2i_deploy.export.quantize.graph import Graph, Session, read_graph, write_graph  # noqa: E402
-from minit2i_deploy.export.quantize.graphs_runtime import GraphsRuntime  # noqa: E402
-from minit2i_deploy.export.quantize.linears import (  # noqa: E402
+from minit2i_deploy.export.quantize.bundle_quantization import quantize_bundle  # noqa: E402
+from minit2i_deploy.export.quantize.calibration.collection import DrawSettings, calibrate  # noqa: E402
+from minit2i_deploy.export.quantize.calibration.prompts import default_prompts, read_prompts  # noqa: E402
+from minit2i_deploy.export.quantize.calibration.range_comparison import compare_ranges  # noqa: E402
+from minit2i_deploy.export.quantize.calibration.ranges import Calibration  # noqa: E402
+from minit2i_deploy.export.quantize.calibration.trajectory_states import State, draw  # noqa: E402
+from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime  # noqa: E402
+from minit2i_deploy.export.quantize.graph.linear_layers import (  # noqa: E402
     Linear,
     default_exclusions,
     excluded_layers,
     linear_layers,
 )
-from minit2i_deploy.export.quantize.prompts import default_prompts, read_prompts  # noqa: E402
-from minit2i_deploy.export.quantize.rewrite import quantize_graph  # noqa: E402
+from minit2i_deploy.export.quantize.graph.model_graph import Graph, Session, read_graph, write_graph  # noqa: E402
+from minit2i_deploy.export.quantize.graph.rewrite import quantize_graph  # noqa: E402
 from minit2i_deploy.export.quantize.schemes import SCHEMES, GraphScheme, Scheme, find_scheme  # noqa: E402
-from minit2i_deploy.export.quantize.search import Prepared, prepare  # noqa: E402
-from minit2i_deploy.export.quantize.states import State, draw  # noqa: E402
-from minit2i_deploy.export.quantize.write import quantize_bundle  # noqa: E402
+from minit2i_deploy.export.quantize.smoothing_search import Prepared, prepare  # noqa: E402
 
 __all__ = [
     "SCHEMES",

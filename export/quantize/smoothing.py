@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int
 
-from minit2i_deploy.export.quantize.graph import Graph
-from minit2i_deploy.export.quantize.linears import Linear, linear_layers
+from minit2i_deploy.export.quantize.graph.linear_layers import Linear, linear_layers
+from minit2i_deploy.export.quantize.graph.model_graph import Graph
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

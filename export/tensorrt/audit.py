@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from minit2i_deploy.engine_record import NO_AUDIT, Audit
+from minit2i_deploy.engines.sidecar import NO_AUDIT, Audit
 
 _FUSED_ATTENTION: Final = re.compile(r"_gemm_mha|fmha|flash_attention|fused_attention", re.I)
 # Generated kernels are named after their operations, ``MaxrSubExpSumDiv`` is a softmax.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from minit2i_deploy.engine_key import BuildFlags
-from minit2i_deploy.engine_record import NO_AUDIT, Audit
+from minit2i_deploy.engines.key import BuildFlags
+from minit2i_deploy.engines.sidecar import NO_AUDIT, Audit
 from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
 from minit2i_deploy.export.tensorrt.audit import audit_layers
 from minit2i_deploy.export.tensorrt.library import Library
@@ -18,7 +18,7 @@ from minit2i_deploy.export.tensorrt.log import Heard, make_logger
 from minit2i_deploy.export.tensorrt.memory import peak_bytes, reset_peak
 from minit2i_deploy.export.tensorrt.monitor import Phases, make_monitor, stoppable
 from minit2i_deploy.export.tensorrt.reclaim import reclaiming
-from minit2i_deploy.files import atomic_write_bytes
+from minit2i_deploy.io.files import atomic_write_bytes
 
 Report = Callable[[str, float], None]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from minit2i_deploy.engine_fit import FIRST_CAPABILITY
-from minit2i_deploy.engine_key import PORTABLE, TENSORRT_RTX
+from minit2i_deploy.engines.fit import FIRST_CAPABILITY
+from minit2i_deploy.engines.key import PORTABLE, TENSORRT_RTX
 from minit2i_deploy.errors import UsageError
 
 # Targets that TensorRT-RTX builds for without a card. It has no 8.7 (Orin) and no 9.0 or 10.0

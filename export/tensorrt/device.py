@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from minit2i_deploy.engine_fit import Device
+from minit2i_deploy.engines.fit import Device
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError, require
 
 _WITHOUT: Final = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from minit2i_deploy.bundle import Bundle
+from minit2i_deploy.bundle.bundle import Bundle
 
 # Measured with TensorRT-RTX 1.7: the library, the graph and its kernels, and then 1.4 times the
 # weights in a slow build and 1.8 in a quick one, which goes further between two rounds of

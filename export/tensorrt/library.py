@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, Final
 
-from minit2i_deploy.engine_key import PORTABLE, TENSORRT, TENSORRT_RTX, BuildFlags
+from minit2i_deploy.engines.key import PORTABLE, TENSORRT, TENSORRT_RTX, BuildFlags
 from minit2i_deploy.errors import (
     Minit2iError,
     MissingDependencyError,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.engine_key import LIBRARIES, BuildFlags, free_sizes
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.manifest import GRAPHS
+from minit2i_deploy.engines.key import LIBRARIES, BuildFlags, free_sizes
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.manifest import GRAPHS
 
 NATIVE: Final = "native"
 # Tokens of a usual prompt; the encoder is tuned for them and takes all up to the prompt length.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minit2i_deploy.config import ModelConfig
-from minit2i_deploy.mean_flow import StudentSettings
+from minit2i_deploy.solvers.mean_flow import StudentSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from minit2i_deploy.files import sha256_file
+from minit2i_deploy.io.files import sha256_file
 
 
 def sha256_of(files: Sequence[Path], root: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from minit2i_deploy.checkpoints.detect import find_checkpoint, read_json
 from minit2i_deploy.errors import CheckpointError, Minit2iError, UsageError, require
-from minit2i_deploy.files import atomic_write_text
+from minit2i_deploy.io.files import atomic_write_text
 
 RECORD_NAME: Final = "pull.json"
 TEXT_ENCODER_FOLDER: Final = "text_encoder"

@@ -30,7 +30,7 @@ from minit2i_deploy.checkpoints.safetensors_file import SafetensorsFiles
 from minit2i_deploy.checkpoints.torch_file import StateDict, count_tensors, load_torch_file
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import CheckpointError, UsageError
-from minit2i_deploy.mean_flow import RELEASED, StudentSettings
+from minit2i_deploy.solvers.mean_flow import RELEASED, StudentSettings
 
 _TRAINING_VERSION: Final = 1
 _NOT_ASKED: Final = "not the weights asked for"

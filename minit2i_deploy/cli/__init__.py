@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from minit2i_deploy.cli.interrupt import uninterrupted_imports
-from minit2i_deploy.cli.parser import parse
+from minit2i_deploy.cli.support.interrupt import uninterrupted_imports
+from minit2i_deploy.cli.support.parser import parse
 from minit2i_deploy.errors import Minit2iError, UsageError
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.counts import MAX_TEXTS, check_count, check_repeats
-from minit2i_deploy.cli.engine_words import FORM, engine_options, engine_words
-from minit2i_deploy.cli.options import add_bundle, add_engine, add_json, opened_runtime
+from minit2i_deploy.cli.support.counts import MAX_TEXTS, check_count, check_repeats
+from minit2i_deploy.cli.support.engine_spec import FORM, engine_options, engine_words
+from minit2i_deploy.cli.support.options import add_bundle, add_engine, add_json, opened_runtime
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from minit2i_deploy.bench.measure import Measured
-    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.evaluation.bench.timing import Measured
 
 _EPILOG: Final = """\
 Stages: tokenise, encode and adapt one prompt; one step of the table with all its
@@ -69,16 +69,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Open all, measure and print."""
-    from minit2i_deploy.bench.measure import measure
-    from minit2i_deploy.bench.stages import prepare
-    from minit2i_deploy.cli import places
-    from minit2i_deploy.cli.progress import Progress
-    from minit2i_deploy.cli.text import json_text
+    from minit2i_deploy.cli.support import output_paths
+    from minit2i_deploy.cli.support.formatting import json_text
+    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.demo.machine import describe_machine
+    from minit2i_deploy.evaluation.bench.stages import prepare
+    from minit2i_deploy.evaluation.bench.timing import measure
 
     _check(options)
     if options.output is not None:
-        places.output_file(options.output, ".json")
+        output_paths.output_file(options.output, ".json")
     engines = [_own_engine(options), *(_engine(words, options) for words in options.against)]
     with contextlib.ExitStack() as stack, Progress("bench") as line:
         subjects = []
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
         )
     values = _values(found, describe_machine())
     if options.output is not None:
-        places.write_json(options.output, values)
+        output_paths.write_json(options.output, values)
     print(json_text(values) if options.json else _text(found, values))
 
 
@@ -113,14 +113,14 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _own_engine(options: argparse.Namespace) -> tuple[str, Bundle, argparse.Namespace]:
-    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.bundle.bundle import Bundle
 
     return engine_words(options), Bundle.open(options.bundle), options
 
 
 def _engine(words: str, options: argparse.Namespace) -> tuple[str, Bundle, argparse.Namespace]:
     """What one --against asks for, with the threads of the first engine where it has such."""
-    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.runtimes import RUNTIMES
 
     folder, _, engine = words.rpartition("@")
@@ -136,7 +136,7 @@ def _engine(words: str, options: argparse.Namespace) -> tuple[str, Bundle, argpa
 
 
 def _values(found: Sequence[Measured], machine: dict[str, Any]) -> dict[str, Any]:
-    from minit2i_deploy.bench.measure import ratios
+    from minit2i_deploy.evaluation.bench.timing import ratios
 
     subjects = [measured.to_dict() for measured in found]
     for measured, values in zip(found, subjects, strict=True):
@@ -164,7 +164,7 @@ def peak_memory_bytes() -> int | None:
 
 
 def _text(found: Sequence[Measured], values: dict[str, Any]) -> str:
-    from minit2i_deploy.cli.text import columns, size
+    from minit2i_deploy.cli.support.formatting import columns, size
     from minit2i_deploy.demo.machine import machine_line
 
     rows = []

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.options import add_bundle, add_json
+from minit2i_deploy.cli.support.options import add_bundle, add_json
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.engines import Planned
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.engines.cache import Planned
     from minit2i_deploy.export.tensorrt import BuildOptions, Outcome
 
 _GRAPHS: Final = ("text_encoder", "text_adapter", "transformer")
@@ -145,9 +145,9 @@ def _add_switches(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Plan or build, and print."""
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli.progress import Progress
-    from minit2i_deploy.cli.quiet import quiet_libraries
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.cli.support.native_stderr import quiet_libraries
+    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.export.tensorrt import build_bundle, plan_bundle
 
     bundle, settings = Bundle.open(options.bundle), _settings(options)
@@ -166,7 +166,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> BuildOptions:
-    from minit2i_deploy.engine_key import BuildFlags
+    from minit2i_deploy.engines.key import BuildFlags
     from minit2i_deploy.export.tensorrt import BuildOptions
 
     if not options.wait >= 0:
@@ -207,7 +207,7 @@ def _settings(options: argparse.Namespace) -> BuildOptions:
 
 
 def _print_plan(bundle: Bundle, planned: tuple[Planned, ...], *, as_json: bool) -> None:
-    from minit2i_deploy.cli.text import columns, json_text, size
+    from minit2i_deploy.cli.support.formatting import columns, json_text, size
     from minit2i_deploy.export.tensorrt.estimate import expected_memory_bytes
     from minit2i_deploy.export.tensorrt.memory import available_bytes
 
@@ -243,9 +243,9 @@ def _print_plan(bundle: Bundle, planned: tuple[Planned, ...], *, as_json: bool) 
 
 
 def _print_outcomes(outcomes: tuple[Outcome, ...], *, as_json: bool) -> None:
-    from minit2i_deploy.cli.text import columns, json_text, size
-    from minit2i_deploy.decode import encode
+    from minit2i_deploy.cli.support.formatting import columns, json_text, size
     from minit2i_deploy.export.tensorrt.audit import words
+    from minit2i_deploy.io.strict_json import encode
 
     if as_json:
         values: list[dict[str, Any]] = [

@@ -8,9 +8,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.counts import check_per_kind, check_repeats
-from minit2i_deploy.cli.engine_words import FORM, engine_options, engine_words
-from minit2i_deploy.cli.options import (
+from minit2i_deploy.cli.support.counts import check_per_kind, check_repeats
+from minit2i_deploy.cli.support.engine_spec import FORM, engine_options, engine_words
+from minit2i_deploy.cli.support.options import (
     add_engine,
     add_json,
     add_painting,
@@ -23,8 +23,8 @@ from minit2i_deploy.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.compare import Comparison, Side, Task
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.evaluation.compare import Comparison, Side, Task
 
 REPORT: Final = "report.json"
 PAGE: Final = "report.html"
@@ -104,11 +104,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Open both, compare, write and print."""
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli.progress import Progress
-    from minit2i_deploy.cli.text import json_text
-    from minit2i_deploy.compare import CompareSettings, check_comparable, compare
-    from minit2i_deploy.compare.sides import Side
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.cli.support.formatting import json_text
+    from minit2i_deploy.cli.support.progress import Progress
+    from minit2i_deploy.evaluation.compare import CompareSettings, check_comparable, compare
+    from minit2i_deploy.evaluation.compare.subjects import Side
 
     _check(options)
     a, b = Bundle.open(options.a), Bundle.open(options.b)
@@ -147,8 +147,8 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _tasks(bundle: Bundle, options: argparse.Namespace) -> list[Task]:
-    from minit2i_deploy.cli.plan import read_prompts
-    from minit2i_deploy.compare import caption_tasks, is_shapes_model, prompt_tasks
+    from minit2i_deploy.cli.support.image_plan import read_prompts
+    from minit2i_deploy.evaluation.compare import caption_tasks, is_shapes_model, prompt_tasks
 
     if options.prompts is not None:
         return prompt_tasks(read_prompts(options.prompts), options.seeds)
@@ -172,17 +172,17 @@ def _engine_of_b(options: argparse.Namespace) -> argparse.Namespace:
 
 
 def _folder(stack: contextlib.ExitStack, options: argparse.Namespace) -> Path | None:
-    from minit2i_deploy.files import atomic_directory
+    from minit2i_deploy.io.files import atomic_directory
 
     return None if options.output is None else stack.enter_context(atomic_directory(options.output))
 
 
 def _speed(sides: Sequence[Side], repeats: int, prompt: str) -> dict[str, Any]:
     """Median times of both, taken in turns."""
-    from minit2i_deploy.bench.measure import measure, ratios
-    from minit2i_deploy.bench.stages import prepare
-    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.demo.machine import describe_machine
+    from minit2i_deploy.evaluation.bench.stages import prepare
+    from minit2i_deploy.evaluation.bench.timing import measure, ratios
 
     subjects = [
         prepare(name, side.bundle, side.runtime, prompt=prompt, num_texts=8, batch_size=8)
@@ -206,17 +206,17 @@ def _speed(sides: Sequence[Side], repeats: int, prompt: str) -> dict[str, Any]:
 
 
 def _write(folder: Path, found: Comparison) -> None:
-    from minit2i_deploy.cli import places
-    from minit2i_deploy.compare.page import to_html
-    from minit2i_deploy.files import atomic_write_text
+    from minit2i_deploy.cli.support import output_paths
+    from minit2i_deploy.evaluation.compare.html_report import to_html
+    from minit2i_deploy.io.files import atomic_write_text
 
-    places.write_json(folder / REPORT, found.to_dict())
+    output_paths.write_json(folder / REPORT, found.to_dict())
     atomic_write_text(folder / PAGE, to_html(found))
 
 
 def _text(found: Comparison, options: argparse.Namespace) -> str:
-    from minit2i_deploy.cli.text import columns
-    from minit2i_deploy.compare.summary import denoiser_words, figures, sizes, speeds
+    from minit2i_deploy.cli.support.formatting import columns
+    from minit2i_deploy.evaluation.compare.summary import denoiser_words, figures, sizes, speeds
 
     sides = [
         (name, denoiser_words(side), side["engine"], side["path"])

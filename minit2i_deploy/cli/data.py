@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.options import add_json
+from minit2i_deploy.cli.support.options import add_json
 from minit2i_deploy.errors import Minit2iError, UsageError
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _pack(options: argparse.Namespace) -> None:
-    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.cli.support.progress import Progress
 
     _check_pack(options)
     with Progress("pack") as line:
@@ -237,12 +237,12 @@ def _check_pack(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from minit2i_deploy.cli.progress import Progress
-    from minit2i_deploy.cli.shard_report import report_text, report_values
+    from minit2i_deploy.cli.support.progress import Progress
+    from minit2i_deploy.cli.support.shard_report import report_text, report_values
     from minit2i_deploy.tokenizer import Tokenizer
-    from minit2i_deploy.training.data.check import check_shards
+    from minit2i_deploy.training.data.shard_check import check_shards
     from minit2i_deploy.training.data.storage import expand
-    from minit2i_deploy.training.data_recipe import SourceRecipe
+    from minit2i_deploy.training.recipe.data import SourceRecipe
 
     urls = expand(options.shards)
     source = SourceRecipe(
@@ -270,9 +270,9 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _embed(options: argparse.Namespace) -> None:
-    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.tokenizer import find_tokenizer
-    from minit2i_deploy.training.data.embed import embed_shards, open_encoder
+    from minit2i_deploy.training.data.embed_shards import embed_shards, open_encoder
     from minit2i_deploy.training.data.storage import expand
 
     urls = expand(options.shards)
@@ -319,6 +319,6 @@ _TASKS: Final = {"pack": _pack, "check": _check, "embed": _embed}
 
 
 def _print(options: argparse.Namespace, values: dict[str, Any], text: str) -> None:
-    from minit2i_deploy.cli.text import json_text
+    from minit2i_deploy.cli.support.formatting import json_text
 
     print(json_text(values) if options.json else text)

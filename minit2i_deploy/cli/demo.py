@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.counts import check_per_kind
-from minit2i_deploy.cli.options import add_json
+from minit2i_deploy.bundle.presets import FAST, REFERENCE
+from minit2i_deploy.cli.support.counts import check_per_kind
+from minit2i_deploy.cli.support.options import add_json
 from minit2i_deploy.errors import VerificationError
-from minit2i_deploy.presets import FAST, REFERENCE
 
 if TYPE_CHECKING:
-    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.demo.report import Run
     from minit2i_deploy.demo.shipped import Shipped
 
@@ -64,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do all of it in a folder that is renamed into place at the end."""
     from minit2i_deploy.demo.shipped import shipped_model
-    from minit2i_deploy.files import atomic_directory
+    from minit2i_deploy.io.files import atomic_directory
 
     check_per_kind("--per-kind", options.per_kind)
     shipped = shipped_model()
@@ -93,7 +93,7 @@ def _is_demo(folder: Path) -> bool:
 def _export(
     words: str, checkpoint: Path, shipped: Shipped, folder: Path, seconds: dict[str, float]
 ) -> Bundle:
-    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.export import export_bundle
 
     began = time.perf_counter()
@@ -127,10 +127,10 @@ def _paint(
     seconds: dict[str, float],
     prefix: str = "",
 ) -> list[Run]:
-    from minit2i_deploy.cli.progress import Progress
-    from minit2i_deploy.demo.paint import paint_captions
+    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.demo.report import Run
-    from minit2i_deploy.demo.shapes import held_out_captions
+    from minit2i_deploy.evaluation.shapes import held_out_captions
+    from minit2i_deploy.evaluation.shapes.judged import paint_captions
     from minit2i_deploy.generate import generate
     from minit2i_deploy.runtimes import open_runtime
 
@@ -163,11 +163,11 @@ def _paint(
 def _write(
     folder: Path, bundle: Bundle, runs: list[Run], seconds: dict[str, float], output: Path
 ) -> dict[str, Any]:
-    from minit2i_deploy.cli import places
+    from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.demo.page import to_html
     from minit2i_deploy.demo.report import report_values
-    from minit2i_deploy.files import atomic_write_text
-    from minit2i_deploy.images import save_png
+    from minit2i_deploy.io.files import atomic_write_text
+    from minit2i_deploy.io.images import save_png
 
     (folder / "pictures").mkdir()
     pictures = {}
@@ -178,7 +178,7 @@ def _write(
             save_png(item.image, path, fields)
             pictures[made.file_name(index)] = path.read_bytes()
     values = report_values(bundle, _RUNTIME, runs, seconds)
-    places.write_json(folder / REPORT, values)
+    output_paths.write_json(folder / REPORT, values)
     atomic_write_text(folder / PAGE, to_html(values, pictures, _commands(output)))
     return values
 
@@ -196,7 +196,7 @@ def _commands(output: Path) -> list[str]:
 
 
 def _print(options: argparse.Namespace, values: dict[str, Any], runs: list[Run]) -> None:
-    from minit2i_deploy.cli.text import columns, json_text
+    from minit2i_deploy.cli.support.formatting import columns, json_text
 
     page = options.output / PAGE
     if options.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from minit2i_deploy.cli.recipe_options import add_recipe, follow
+from minit2i_deploy.cli.support.recipe_options import add_recipe, follow
 
 _EPILOG: Final = """\
 An interrupted run is continued by the same command, with the same teacher. The

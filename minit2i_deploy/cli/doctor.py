@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.options import add_json
+from minit2i_deploy.cli.support.options import add_json
 from minit2i_deploy.errors import Minit2iError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.bundle.bundle import Bundle
 
 _ROWS: Final = 10
 _EPILOG: Final = """\
@@ -36,16 +36,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Look, try and print."""
-    from minit2i_deploy.bench.machine import (
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.cli.support.formatting import json_text
+    from minit2i_deploy.demo.machine import describe_machine
+    from minit2i_deploy.evaluation.bench.machine import (
         cpu_features,
         installed_extras,
         memory_bytes,
         read_cpuinfo,
         variant_bytes,
     )
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli.text import json_text
-    from minit2i_deploy.demo.machine import describe_machine
 
     bundle = None if options.bundle is None else Bundle.open(options.bundle)
     values: dict[str, Any] = {
@@ -85,10 +85,10 @@ def _tried(prove: Callable[[], float]) -> dict[str, Any]:
 
 def _tried_on(bundle: Bundle, engine: str) -> dict[str, Any]:
     """Embed a text and run ten rows, or as many as a student's table has."""
-    from minit2i_deploy.embed import embed
     from minit2i_deploy.generate import trajectory
     from minit2i_deploy.runtimes import open_runtime
-    from minit2i_deploy.table import solver_table
+    from minit2i_deploy.solvers.table import solver_table
+    from minit2i_deploy.text.embed import embed
 
     table, guidance = bundle.preset()
     if bundle.config.student is None:
@@ -116,7 +116,7 @@ def _settings(engine: str) -> tuple[str, dict[str, str]]:
 
 
 def _text(values: dict[str, Any]) -> str:
-    from minit2i_deploy.cli.text import columns, size
+    from minit2i_deploy.cli.support.formatting import columns, size
     from minit2i_deploy.demo.machine import machine_line
 
     memory = values["memory_bytes"]

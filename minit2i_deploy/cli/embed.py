@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from minit2i_deploy.cli.options import add_bundle, add_engine, add_json, opened_runtime
+from minit2i_deploy.cli.support.options import add_bundle, add_engine, add_json, opened_runtime
 from minit2i_deploy.errors import Minit2iError, UsageError
 
 if TYPE_CHECKING:
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.embed_job import Progress, Report
-    from minit2i_deploy.embed_output import Contents
-    from minit2i_deploy.encoding import RowEncoder
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.text.embed_job import Progress, Report
+    from minit2i_deploy.text.embedding_files import Contents
+    from minit2i_deploy.text.encoder import RowEncoder
 
 _STDIN: Final = "-"
 _TEXT_SUFFIX, _JSON_SUFFIX = ".txt", ".jsonl"
@@ -87,14 +87,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Embed and write; the exit code is 1 if a line was left out."""
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli import places
-    from minit2i_deploy.embed_output import Contents, check_suffix
-    from minit2i_deploy.encoding import RowEncoder
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.cli.support import output_paths
+    from minit2i_deploy.text.embedding_files import Contents, check_suffix
+    from minit2i_deploy.text.encoder import RowEncoder
 
     place = _input(options)
     check_suffix(options.output)
-    places.output_file(options.output, options.output.suffix.lower())
+    output_paths.output_file(options.output, options.output.suffix.lower())
     contents = Contents(
         tokens=not options.pooled_only,
         pooled=options.pooled or options.pooled_only,
@@ -145,10 +145,10 @@ def _embed_arguments(
 ) -> dict[str, list[int]]:
     import warnings
 
-    from minit2i_deploy.condition import PromptTruncatedWarning
-    from minit2i_deploy.embed_job import make_part
-    from minit2i_deploy.embed_output import Sizes, write_parts
-    from minit2i_deploy.texts import Line
+    from minit2i_deploy.text.conditioning import PromptTruncatedWarning
+    from minit2i_deploy.text.embed_job import make_part
+    from minit2i_deploy.text.embedding_files import Sizes, write_parts
+    from minit2i_deploy.text.text_lines import Line
 
     items = [Line(number=number, text=text) for number, text in enumerate(options.texts, 1)]
     part, cut = make_part(encoder, items, contents)
@@ -165,10 +165,10 @@ def _embed_input(
     options: argparse.Namespace,
     contents: Contents,
 ) -> Report:
-    from minit2i_deploy.cli.progress import Progress as ProgressLine
-    from minit2i_deploy.embed import WINDOW
-    from minit2i_deploy.embed_job import embed_lines, parts_folder
-    from minit2i_deploy.texts import TextSource
+    from minit2i_deploy.cli.support.progress import Progress as ProgressLine
+    from minit2i_deploy.text.embed import WINDOW
+    from minit2i_deploy.text.embed_job import embed_lines, parts_folder
+    from minit2i_deploy.text.text_lines import TextSource
 
     with _opened(place) as (stream, num_bytes), ProgressLine("embed") as line:
 
@@ -221,7 +221,7 @@ def _opened(place: str) -> Iterator[tuple[BinaryIO, int]]:
 def _tell(
     options: argparse.Namespace, shapes: dict[str, list[int]], report: Report | None = None
 ) -> None:
-    from minit2i_deploy.cli.text import json_text
+    from minit2i_deploy.cli.support.formatting import json_text
 
     if report is not None:
         for number, problem in report.skipped:

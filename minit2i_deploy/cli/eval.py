@@ -6,12 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.meter import (
-    add_meter,
-    check_options,
-    compare,
-)
-from minit2i_deploy.cli.options import (
+from minit2i_deploy.cli.support.options import (
     add_adjustments,
     add_bundle,
     add_engine,
@@ -21,11 +16,16 @@ from minit2i_deploy.cli.options import (
     chosen_painting,
     opened_runtime,
 )
+from minit2i_deploy.cli.support.table_meter import (
+    add_meter,
+    check_options,
+    compare,
+)
 
 if TYPE_CHECKING:
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.demo.paint import Painted
-    from minit2i_deploy.table import Table
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.evaluation.shapes.judged import Painted
+    from minit2i_deploy.solvers.table import Table
 
 _KINDS: Final = ("known", "novel", "all")
 _EPILOG: Final = """\
@@ -97,10 +97,10 @@ def _configure_shapes(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Paint, judge, print."""
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli import places
-    from minit2i_deploy.cli.counts import check_per_kind
-    from minit2i_deploy.cli.text import json_text
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.cli.support import output_paths
+    from minit2i_deploy.cli.support.counts import check_per_kind
+    from minit2i_deploy.cli.support.formatting import json_text
     from minit2i_deploy.errors import UsageError
 
     check_options(options)
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
             "kinds; drop one of the two"
         )
     if options.output is not None:
-        places.output_file(options.output, ".json")
+        output_paths.output_file(options.output, ".json")
     bundle = Bundle.open(options.bundle)
     if options.tables is not None:
         report = compare(bundle, options)
@@ -121,13 +121,13 @@ def run(options: argparse.Namespace) -> None:
     else:
         values, text = _score(bundle, options)
     if options.output is not None:
-        places.write_json(options.output, values)
+        output_paths.write_json(options.output, values)
     print(json_text(values) if options.json else text)
 
 
 def _score(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """One table's score and every verdict: for programs, and for people."""
-    from minit2i_deploy.demo.shapes import ShapesScore
+    from minit2i_deploy.evaluation.shapes import ShapesScore
 
     options.guidance = None if options.guidance is None else options.guidance[0]
     table, guidance = chosen_painting(bundle, options)
@@ -149,9 +149,9 @@ def _score(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any],
 def _paint(
     bundle: Bundle, options: argparse.Namespace, table: Table, guidance: float
 ) -> list[Painted]:
-    from minit2i_deploy.cli.progress import Progress
-    from minit2i_deploy.demo.paint import paint_captions
-    from minit2i_deploy.demo.shapes import held_out_captions
+    from minit2i_deploy.cli.support.progress import Progress
+    from minit2i_deploy.evaluation.shapes import held_out_captions
+    from minit2i_deploy.evaluation.shapes.judged import paint_captions
 
     captions = held_out_captions(options.per_kind, options.seed, _kinds(options.kinds))
     with Progress("eval shapes") as progress, opened_runtime(bundle, options) as runtime:
@@ -169,6 +169,6 @@ def _paint(
 
 
 def _kinds(word: str) -> tuple[str, ...]:
-    from minit2i_deploy.demo.shapes import KINDS, NOVEL_KINDS
+    from minit2i_deploy.evaluation.shapes import KINDS, NOVEL_KINDS
 
     return {"known": KINDS, "novel": NOVEL_KINDS, "all": (*KINDS, *NOVEL_KINDS)}[word]

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.options import add_json
-from minit2i_deploy.cli.source import add_source, source_arguments
+from minit2i_deploy.cli.support.checkpoint_options import add_source, source_arguments
+from minit2i_deploy.cli.support.options import add_json
 
 if TYPE_CHECKING:
-    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.bundle.bundle import Bundle
 
 _EPILOG: Final = """\
 CHECKPOINT may be a Hugging Face folder, a .pt file of the PyTorch port, a Flax
@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Export and print the checks."""
-    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.export.choices import check_multiple, choose
 
     if options.head_multiple is not None:
@@ -110,10 +110,10 @@ def _check_places(options: argparse.Namespace) -> None:
         UsageError: an unknown flavour, a target that may not be written, or no text encoder.
         CheckpointError: no checkpoint there.
     """
-    from minit2i_deploy.bundle_folder import check_bundle_folder
+    from minit2i_deploy.bundle.flavours import find_flavour
+    from minit2i_deploy.bundle.folder import check_bundle_folder
     from minit2i_deploy.checkpoints.detect import find_checkpoint
-    from minit2i_deploy.export.text_encoder_folder import find_text_encoder
-    from minit2i_deploy.flavours import find_flavour
+    from minit2i_deploy.export.graphs.text_encoder_folder import find_text_encoder
 
     if options.flavour is not None:
         find_flavour(options.flavour)
@@ -125,8 +125,8 @@ def _check_places(options: argparse.Namespace) -> None:
 
 
 def _print(options: argparse.Namespace, bundle: Bundle, precision: str) -> None:
-    from minit2i_deploy.cli.text import check_lines, json_text, size
-    from minit2i_deploy.decode import encode
+    from minit2i_deploy.cli.support.formatting import check_lines, json_text, size
+    from minit2i_deploy.io.strict_json import encode
 
     manifest = bundle.manifest
     if options.json:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.counts import check_repeats
-from minit2i_deploy.cli.options import (
+from minit2i_deploy.cli.support.counts import check_repeats
+from minit2i_deploy.cli.support.options import (
     add_adjustments,
     add_bundle,
     add_engine,
@@ -21,10 +21,10 @@ from minit2i_deploy.cli.options import (
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli.paint import Job, Spent
-    from minit2i_deploy.record import Record
-    from minit2i_deploy.table import Table
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.cli.support.image_batches import Job, Spent
+    from minit2i_deploy.io.image_record import Record
+    from minit2i_deploy.solvers.table import Table
 
 _LEAST_REPEATS: Final = 2
 _EPILOG: Final = """\
@@ -198,11 +198,16 @@ def _weighted(words: str) -> tuple[str, float]:
 
 def run(options: argparse.Namespace) -> None:
     """Paint and write."""
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli.outputs import check_numbers, check_places, made_folders, picture_files
-    from minit2i_deploy.cli.paint import Job, paint
-    from minit2i_deploy.cli.plan import planned_pictures, wanted_prompts
-    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.cli.support.image_batches import Job, paint
+    from minit2i_deploy.cli.support.image_plan import planned_pictures, wanted_prompts
+    from minit2i_deploy.cli.support.outputs import (
+        check_numbers,
+        check_places,
+        made_folders,
+        picture_files,
+    )
+    from minit2i_deploy.cli.support.progress import Progress
 
     check_places(options)
     _check_repeat(options)
@@ -245,7 +250,7 @@ def _check_repeat(options: argparse.Namespace) -> None:
 
 def _record(options: argparse.Namespace) -> Record | None:
     """The record that --from names; it fills in the options that are not given."""
-    from minit2i_deploy.record import Record
+    from minit2i_deploy.io.image_record import Record
 
     record = None if options.made_from is None else Record.read(options.made_from)
     if record is not None:
@@ -273,7 +278,7 @@ def _painting(
 
 
 def _print(job: Job, spent: Spent) -> None:
-    from minit2i_deploy.cli.text import json_text
+    from minit2i_deploy.cli.support.formatting import json_text
 
     painting = f"{job.table.name}, guidance {job.guidance:g}"
     if not job.options.json:

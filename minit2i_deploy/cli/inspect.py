@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.options import add_json
+from minit2i_deploy.cli.support.options import add_json
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.bundle.manifest import Quantization
     from minit2i_deploy.checkpoints import Checkpoint
     from minit2i_deploy.config import ModelConfig
-    from minit2i_deploy.engines import Damaged, Found
-    from minit2i_deploy.manifest import Quantization
+    from minit2i_deploy.engines.cache import Damaged, Found
 
 _GRAPH_HEAD: Final = ("graph", "precision", "opset", "size", "inputs -> outputs")
 _ENGINE_HEAD: Final = ("engine", "graph", "for", "sizes", "size", "kernels", "state")
@@ -45,9 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Tell the two apart by the manifest and print."""
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli.text import json_text
-    from minit2i_deploy.manifest import FILE_NAME
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.bundle.manifest import FILE_NAME
+    from minit2i_deploy.cli.support.formatting import json_text
 
     if (options.path / FILE_NAME).exists():
         _refuse_checkpoint_options(options)
@@ -78,14 +78,14 @@ def _refuse_checkpoint_options(options: argparse.Namespace) -> None:
 
 
 def _bundle_values(bundle: Bundle) -> dict[str, Any]:
-    from minit2i_deploy.decode import encode
+    from minit2i_deploy.io.strict_json import encode
 
     values = {"path": str(bundle.path), "digest": bundle.digest, **encode(bundle.manifest)}
     return values | {"engines": [_engine_values(bundle, item) for item in _engines(bundle)]}
 
 
 def _bundle_text(bundle: Bundle) -> str:
-    from minit2i_deploy.cli.text import check_lines, columns, size
+    from minit2i_deploy.cli.support.formatting import check_lines, columns, size
 
     manifest = bundle.manifest
     flavour, provenance = manifest.flavour, manifest.provenance
@@ -125,7 +125,7 @@ def _quantised_line(record: Quantization) -> str:
 
 
 def _graph_rows(bundle: Bundle) -> list[tuple[str, ...]]:
-    from minit2i_deploy.cli.text import size
+    from minit2i_deploy.cli.support.formatting import size
 
     files = bundle.manifest.files
     rows: list[tuple[str, ...]] = []
@@ -149,15 +149,15 @@ def _preset_rows(bundle: Bundle) -> list[tuple[str, ...]]:
 
 
 def _engines(bundle: Bundle) -> list[Found | Damaged]:
-    from minit2i_deploy.engines import engines_of
+    from minit2i_deploy.engines.cache import engines_of
 
     return list(engines_of(bundle))
 
 
 def _engine_state(bundle: Bundle, engine: Found | Damaged) -> str:
     """``current``, or why not."""
-    from minit2i_deploy.engine_fit import graph_changes, library_misfit
-    from minit2i_deploy.engines import Damaged
+    from minit2i_deploy.engines.cache import Damaged
+    from minit2i_deploy.engines.fit import graph_changes, library_misfit
     from minit2i_deploy.export.tensorrt.library import installed_version
 
     if isinstance(engine, Damaged):
@@ -172,17 +172,17 @@ def _engine_state(bundle: Bundle, engine: Found | Damaged) -> str:
 
 
 def _engine_values(bundle: Bundle, engine: Found | Damaged) -> dict[str, Any]:
-    from minit2i_deploy.decode import encode
-    from minit2i_deploy.engines import Damaged
+    from minit2i_deploy.engines.cache import Damaged
+    from minit2i_deploy.io.strict_json import encode
 
     record = {} if isinstance(engine, Damaged) else encode(engine.record)
     return {"folder": str(engine.folder), "state": _engine_state(bundle, engine), **record}
 
 
 def _engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
-    from minit2i_deploy.cli.text import size
-    from minit2i_deploy.engine_key import size_words
-    from minit2i_deploy.engines import Damaged
+    from minit2i_deploy.cli.support.formatting import size
+    from minit2i_deploy.engines.cache import Damaged
+    from minit2i_deploy.engines.key import size_words
     from minit2i_deploy.export.tensorrt.audit import words
 
     rows: list[tuple[str, ...]] = []
@@ -206,7 +206,7 @@ def _checkpoint_values(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _checkpoint_text(checkpoint: Checkpoint) -> str:
-    from minit2i_deploy.cli.text import columns
+    from minit2i_deploy.cli.support.formatting import columns
 
     report = checkpoint.report
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in report.dtypes.items())

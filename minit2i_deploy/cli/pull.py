@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from minit2i_deploy.cli.options import add_json
+from minit2i_deploy.cli.support.options import add_json
 
 if TYPE_CHECKING:
     from minit2i_deploy.checkpoints.pull import Pulled
@@ -59,8 +59,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _print(options: argparse.Namespace, pulled: Pulled) -> None:
-    from minit2i_deploy.cli.text import columns, json_text
-    from minit2i_deploy.decode import encode
+    from minit2i_deploy.cli.support.formatting import columns, json_text
+    from minit2i_deploy.io.strict_json import encode
 
     if options.json:
         values = {"folder": str(pulled.folder), "checkpoint": str(pulled.checkpoint)}

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.options import add_json
+from minit2i_deploy.cli.support.options import add_json
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.bundle.bundle import Bundle
 
 _GRAPHS: Final = ("text_encoder", "text_adapter", "transformer")
 _DIFF_HEAD: Final = ("input", "largest A", "largest B", "B to A", "99.9% A", "99.9% B")
@@ -141,13 +141,13 @@ def _check(options: argparse.Namespace) -> None:
     if options.calibration is not None and given:
         raise UsageError(f"--calibration holds what {given[0]} would draw; give one of them")
     if options.save_calibration is not None:
-        from minit2i_deploy.cli import places
+        from minit2i_deploy.cli.support import output_paths
 
-        places.output_file(options.save_calibration, ".npz")
+        output_paths.output_file(options.save_calibration, ".npz")
 
 
 def _quantize(options: argparse.Namespace) -> None:
-    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
 
     chosen = {name: getattr(options, name) for name in ("samples", "seed")}
@@ -176,16 +176,16 @@ def _quantize(options: argparse.Namespace) -> None:
 def _found_layers(options: argparse.Namespace) -> Sequence[str]:
     if options.exclude_from is None:
         return ()
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.export.quantize.sensitivity_file import read_exclusions
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.export.quantize.sensitivity.results_file import read_exclusions
 
     origin = Bundle.open(options.bundle).manifest.provenance.checkpoint_sha256
     return read_exclusions(options.exclude_from, checkpoint_sha256=origin, scheme=options.scheme)
 
 
 def _print_bundle(options: argparse.Namespace, bundle: Bundle) -> None:
-    from minit2i_deploy.cli.text import check_lines, json_text, size
-    from minit2i_deploy.decode import encode
+    from minit2i_deploy.cli.support.formatting import check_lines, json_text, size
+    from minit2i_deploy.io.strict_json import encode
 
     manifest = bundle.manifest
     assert manifest.quantization is not None
@@ -206,7 +206,7 @@ def _print_bundle(options: argparse.Namespace, bundle: Bundle) -> None:
 
 
 def _print_schemes(options: argparse.Namespace) -> None:
-    from minit2i_deploy.cli.text import columns, json_text
+    from minit2i_deploy.cli.support.formatting import columns, json_text
     from minit2i_deploy.export.quantize import SCHEMES
 
     if options.json:
@@ -216,7 +216,7 @@ def _print_schemes(options: argparse.Namespace) -> None:
 
 
 def _print_diff(options: argparse.Namespace) -> None:
-    from minit2i_deploy.cli.text import columns, json_text
+    from minit2i_deploy.cli.support.formatting import columns, json_text
     from minit2i_deploy.export.quantize import Calibration, compare_ranges
 
     if options.calibration is None:

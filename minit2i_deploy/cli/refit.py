@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from minit2i_deploy.cli.options import add_bundle, add_json
+from minit2i_deploy.cli.support.options import add_bundle, add_json
 from minit2i_deploy.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.bundle.manifest import Check, Provenance
     from minit2i_deploy.checkpoints.checkpoint import Checkpoint
-    from minit2i_deploy.engines import Found
-    from minit2i_deploy.manifest import Check, Provenance
+    from minit2i_deploy.engines.cache import Found
 
 # Of adapter and step against torch in the bundle's precision. Not measured on a card yet: wide
 # enough for other kernels of the same number type, far below what a stale weight does.
@@ -75,11 +75,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write, refit, compare, and only then let the bundle appear."""
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.bundle_folder import bundle_folder
-    from minit2i_deploy.cli.progress import Progress
-    from minit2i_deploy.reweigh import check_refittable, with_checks, write_reweighed
-    from minit2i_deploy.runtimes.tensorrt_refit import refit_bundle
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.bundle.folder import bundle_folder
+    from minit2i_deploy.bundle.weight_replacement import (
+        check_refittable,
+        with_checks,
+        write_reweighed,
+    )
+    from minit2i_deploy.cli.support.progress import Progress
+    from minit2i_deploy.runtimes.tensorrt.refit import refit_bundle
 
     if options.checkpoint is None and options.lora is None:
         raise UsageError("no weights came; give --checkpoint or --lora")
@@ -129,8 +133,8 @@ def _weights(base: Bundle, options: argparse.Namespace) -> Checkpoint:
 
 
 def _own_weights(base: Bundle) -> Checkpoint:
+    from minit2i_deploy.bundle.weight_replacement import network_tensors
     from minit2i_deploy.checkpoints.checkpoint import Checkpoint, CheckpointReport
-    from minit2i_deploy.reweigh import network_tensors
 
     if base.manifest.provenance.lora_sha256 is not None:
         raise UsageError(
@@ -162,9 +166,9 @@ def _checked(
     base: Bundle, bundle: Bundle, options: argparse.Namespace, report: Callable[[str], None]
 ) -> tuple[Check, ...]:
     """Compare the refitted engines with torch, and see that they are not the old ones."""
-    from minit2i_deploy.manifest import Check
+    from minit2i_deploy.bundle.manifest import Check
     from minit2i_deploy.runtimes import open_runtime
-    from minit2i_deploy.runtimes.refit_probe import answers, make_probe, relative_errors
+    from minit2i_deploy.runtimes.step_probe import answers, make_probe, relative_errors
 
     report("torch")
     with open_runtime(bundle, "torch") as runtime:
@@ -198,7 +202,7 @@ def _checked(
 def _refuse_stale(
     base: Bundle, bundle: Bundle, old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
 ) -> None:
-    from minit2i_deploy.reweigh import changed_names
+    from minit2i_deploy.bundle.weight_replacement import changed_names
 
     for graph, values in new.items():
         changed = next(iter(changed_names(base, bundle, graph)), None)
@@ -210,9 +214,9 @@ def _refuse_stale(
 
 
 def _print(options: argparse.Namespace, engines: list[Found], checks: tuple[Check, ...]) -> None:
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli.text import check_lines, json_text
-    from minit2i_deploy.decode import encode
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.cli.support.formatting import check_lines, json_text
+    from minit2i_deploy.io.strict_json import encode
 
     bundle = Bundle.open(options.output)
     if options.json:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from minit2i_deploy.cli.options import add_bundle, add_json
+from minit2i_deploy.cli.support.options import add_bundle, add_json
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from minit2i_deploy.export.quantize.sensitivity_budget import Found
-    from minit2i_deploy.export.quantize.sensitivity_file import Sensitivity
-    from minit2i_deploy.export.quantize.sensitivity_run import SensitivityJob
+    from minit2i_deploy.export.quantize.sensitivity.budget import Found
+    from minit2i_deploy.export.quantize.sensitivity.results_file import Sensitivity
+    from minit2i_deploy.export.quantize.sensitivity.run import SensitivityJob
 
 _MOST: Final = 0.5
 _PER_KIND: Final = 10
@@ -105,10 +105,10 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure, search, write and print."""
-    from minit2i_deploy.cli import places
-    from minit2i_deploy.cli.progress import Progress
-    from minit2i_deploy.cli.text import json_text
-    from minit2i_deploy.export.quantize.sensitivity_file import partial_path
+    from minit2i_deploy.cli.support import output_paths
+    from minit2i_deploy.cli.support.formatting import json_text
+    from minit2i_deploy.cli.support.progress import Progress
+    from minit2i_deploy.export.quantize.sensitivity.results_file import partial_path
 
     job = _job(options)
     partial = partial_path(options.output)
@@ -120,30 +120,30 @@ def run(options: argparse.Namespace) -> None:
             sys.stderr.write(f"minit2i: kept in {partial}; the same command goes on from there\n")
         raise
     if options.plot is not None:
-        from minit2i_deploy.export.quantize.sensitivity_plot import plot_heat_map
+        from minit2i_deploy.export.quantize.sensitivity.heat_map import plot_heat_map
 
         plot_heat_map(found, options.plot)
     values = found.to_dict()
-    places.write_json(options.output, values)
+    output_paths.write_json(options.output, values)
     partial.unlink(missing_ok=True)
     print(json_text(values) if options.json else _text(found, options))
 
 
 def _job(options: argparse.Namespace) -> SensitivityJob:
     """The options as a job, after every check that needs no bundle."""
-    from minit2i_deploy.cli import places
+    from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.errors import require
     from minit2i_deploy.export.quantize import find_scheme
-    from minit2i_deploy.export.quantize.sensitivity import SensitivitySettings
-    from minit2i_deploy.export.quantize.sensitivity_budget import SCORE, Budget
-    from minit2i_deploy.export.quantize.sensitivity_run import SensitivityJob
+    from minit2i_deploy.export.quantize.sensitivity.budget import SCORE, Budget
+    from minit2i_deploy.export.quantize.sensitivity.layers import SensitivitySettings
+    from minit2i_deploy.export.quantize.sensitivity.run import SensitivityJob
 
     scheme = find_scheme(options.scheme)
-    places.output_file(options.output, ".json")
+    output_paths.output_file(options.output, ".json")
     if options.plot is not None:
         # Known before minutes of measuring, not after.
         require("matplotlib.figure", "eval")
-        places.output_file(options.plot, ".png")
+        output_paths.output_file(options.plot, ".png")
     if options.threads < 0:
         raise UsageError(f"--threads is {options.threads}, but 0 (all cores) or more is needed")
     budget = None if options.budget is None else Budget.parse(options.budget)
@@ -171,7 +171,7 @@ def _job(options: argparse.Namespace) -> SensitivityJob:
 def _measure(
     options: argparse.Namespace, job: SensitivityJob, progress: Callable[[str, float], None]
 ) -> Sensitivity:
-    from minit2i_deploy.bundle import Bundle
+    from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.export.quantize import (
         Calibration,
         DrawSettings,
@@ -179,7 +179,7 @@ def _measure(
         default_prompts,
         read_prompts,
     )
-    from minit2i_deploy.export.quantize.sensitivity_run import run_sensitivity
+    from minit2i_deploy.export.quantize.sensitivity.run import run_sensitivity
 
     bundle = Bundle.open(options.bundle)
     if options.prompts is None:
@@ -194,8 +194,8 @@ def _measure(
 
 
 def _text(found: Sensitivity, options: argparse.Namespace) -> str:
-    from minit2i_deploy.cli.text import columns
-    from minit2i_deploy.export.quantize.sensitivity_budget import ranked
+    from minit2i_deploy.cli.support.formatting import columns
+    from minit2i_deploy.export.quantize.sensitivity.budget import ranked
 
     order = ranked(found.layers)
     worst = [
@@ -220,7 +220,7 @@ def _text(found: Sensitivity, options: argparse.Namespace) -> str:
 
 
 def _splits_text(found: Sensitivity) -> str:
-    from minit2i_deploy.cli.text import columns
+    from minit2i_deploy.cli.support.formatting import columns
 
     rows = []
     for split in found.splits:

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from minit2i_deploy.cli.options import add_json, numbers
+from minit2i_deploy.cli.support.options import add_json, numbers
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from minit2i_deploy.table import Table
+    from minit2i_deploy.solvers.table import Table
 
 _EPILOG: Final = """\
 One row is one evaluation of the denoiser; y is its guided estimate of the
@@ -109,11 +109,11 @@ def run(options: argparse.Namespace) -> None:
         )
     if options.times is not None and options.shift is not None:
         raise UsageError("--times came with --shift; give one or the other")
-    from minit2i_deploy.cli import places
-    from minit2i_deploy.table import solver_table
+    from minit2i_deploy.cli.support import output_paths
+    from minit2i_deploy.solvers.table import solver_table
 
     if options.output is not None:
-        places.output_file(options.output, ".json")
+        output_paths.output_file(options.output, ".json")
     table = solver_table(
         options.solver,
         steps=options.steps,
@@ -142,8 +142,8 @@ def _grid(options: argparse.Namespace) -> str | tuple[float, ...]:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from minit2i_deploy.cli.text import columns, json_text
-    from minit2i_deploy.solvers import SOLVERS
+    from minit2i_deploy.cli.support.formatting import columns, json_text
+    from minit2i_deploy.solvers.methods import SOLVERS
 
     solvers = [
         {
@@ -171,7 +171,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _text(table: Table) -> str:
-    from minit2i_deploy.cli.text import columns
+    from minit2i_deploy.cli.support.formatting import columns
 
     rows = [
         (str(index), *(f"{value:.7g}" for value in row))

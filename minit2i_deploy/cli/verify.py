@@ -9,8 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from minit2i_deploy.cli.options import add_bundle, add_engine, add_json, opened_runtime
-from minit2i_deploy.cli.source import add_source, refuse_source, source_arguments
+from minit2i_deploy.cli.support.checkpoint_options import (
+    add_source,
+    refuse_source,
+    source_arguments,
+)
+from minit2i_deploy.cli.support.options import add_bundle, add_engine, add_json, opened_runtime
 from minit2i_deploy.errors import (
     Minit2iError,
     MissingDependencyError,
@@ -21,9 +25,9 @@ from minit2i_deploy.errors import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.ladder import Rung
-    from minit2i_deploy.manifest import Check
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.bundle.manifest import Check
+    from minit2i_deploy.bundle.parity import Rung
     from minit2i_deploy.protocol import Runtime
 
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
@@ -81,8 +85,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print every check; raise if one failed."""
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli.text import columns, json_text
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.cli.support.formatting import columns, json_text
 
     if options.checkpoint is None:
         refuse_source(options, "--checkpoint")
@@ -114,7 +118,7 @@ def check_bundle(bundle: Bundle, open_engine: Callable[[], Runtime]) -> Iterator
         bundle: opened, so its sizes are right.
         open_engine: opens the runtime that the graphs are run on.
     """
-    from minit2i_deploy.cli.text import size
+    from minit2i_deploy.cli.support.formatting import size
 
     manifest = bundle.manifest
     found = f"{len(manifest.files)} files, {size(manifest.num_bytes)}"
@@ -137,10 +141,10 @@ def check_bundle(bundle: Bundle, open_engine: Callable[[], Runtime]) -> Iterator
 
 
 def _climb(options: argparse.Namespace) -> None:
-    from minit2i_deploy.bundle import Bundle
-    from minit2i_deploy.cli.text import json_text
-    from minit2i_deploy.decode import encode
-    from minit2i_deploy.ladder import ladder, require_rungs
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.bundle.parity import ladder, require_rungs
+    from minit2i_deploy.cli.support.formatting import json_text
+    from minit2i_deploy.io.strict_json import encode
 
     bundles = [Bundle.open(path) for path in (options.bundle, *options.rung)]
     stored = [bundle.manifest.checks for bundle in bundles]
@@ -152,15 +156,15 @@ def _climb(options: argparse.Namespace) -> None:
     if options.json:
         values = {rung.precision: encode(rung.checks) for rung in rungs}
         paths = {rung.precision: str(rung.bundle.path) for rung in rungs}
-        print(json_text({"bundles": paths, "rungs": values}))
+        print(json_text({"tests.helpers.bundles": paths, "rungs": values}))
     else:
         print(_ladder_text(rungs))
     require_rungs(rungs)
 
 
 def _ladder_text(rungs: tuple[Rung, ...]) -> str:
-    from minit2i_deploy.cli.text import columns
-    from minit2i_deploy.ladder import ladder_rows
+    from minit2i_deploy.bundle.parity import ladder_rows
+    from minit2i_deploy.cli.support.formatting import columns
 
     head = ["to torch fp32", *(word for rung in rungs for word in (rung.precision, "bound"))]
     lines = [columns(ladder_rows(rungs), head=head), ""]
@@ -171,7 +175,7 @@ def _ladder_text(rungs: tuple[Rung, ...]) -> str:
 
 
 def _measure(bundle: Path, options: argparse.Namespace) -> tuple[Check, ...]:
-    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.export import verify_bundle
 
     with Progress("measure") as progress:
@@ -202,7 +206,7 @@ def _attempt(name: str, work: Callable[[], str]) -> Outcome:
 
 
 def _hashes(bundle: Bundle) -> str:
-    from minit2i_deploy.cli.progress import Progress
+    from minit2i_deploy.cli.support.progress import Progress
 
     with Progress("hashing") as progress:
         bundle.verify(lambda done, total: progress.update(done / total if total else 1.0))
@@ -213,10 +217,10 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
     """A small run of each graph, on inputs that need no other graph."""
     import numpy as np
 
-    from minit2i_deploy.condition import student_conditions, tokenise
-    from minit2i_deploy.late import start_rows
-    from minit2i_deploy.noise import standard_noise
-    from minit2i_deploy.table import guidance_weights, step_row
+    from minit2i_deploy.bundle.step_switch import start_rows
+    from minit2i_deploy.solvers.noise import standard_noise
+    from minit2i_deploy.solvers.table import guidance_weights, step_row
+    from minit2i_deploy.text.conditioning import student_conditions, tokenise
 
     config = bundle.config
     picture = (1, *config.image_shape)

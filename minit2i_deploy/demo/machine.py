@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from minit2i_deploy.bench.machine import read_cpuinfo
+from minit2i_deploy.evaluation.bench.machine import read_cpuinfo
 
 _LIBRARIES: Final = ("numpy", "onnxruntime", "torch")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from minit2i_deploy.demo.machine import machine_line
-from minit2i_deploy.html_page import document, escaped, image, shortened, table, verdict
+from minit2i_deploy.io.html import document, escaped, image, shortened, table, verdict
 
 _STYLE: Final = """\
 .pictures { display: flex; flex-wrap: wrap; gap: 1.2rem; }

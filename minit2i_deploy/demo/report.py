@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from minit2i_deploy._version import __version__
-from minit2i_deploy.bundle import Bundle
-from minit2i_deploy.decode import encode
+from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.demo.machine import describe_machine
-from minit2i_deploy.demo.paint import Painted
-from minit2i_deploy.demo.shapes import ShapesScore
-from minit2i_deploy.table import Table
+from minit2i_deploy.evaluation.shapes import ShapesScore
+from minit2i_deploy.evaluation.shapes.judged import Painted
+from minit2i_deploy.io.strict_json import encode
+from minit2i_deploy.solvers.table import Table
 
 KIND: Final = "minit2i-demo"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minit2i_deploy.model.step import Step
-from minit2i_deploy.table import Table, guidance_weights, step_row
+from minit2i_deploy.solvers.table import Table, guidance_weights, step_row
 
 
 @torch.no_grad()

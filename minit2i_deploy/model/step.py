@@ -1,6 +1,6 @@
 """One row of a solver table as a graph: guidance and update around the denoiser.
 
-``minit2i_deploy.table.advance`` is the same arithmetic in numpy and the test oracle.
+``minit2i_deploy.solvers.table.advance`` is the same arithmetic in numpy and the test oracle.
 """
 
 from __future__ import annotations

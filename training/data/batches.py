@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from minit2i_deploy.errors import Minit2iError, TrainingError, UsageError
 from minit2i_deploy.training.data.mixture import Mixture, open_mixture
 from minit2i_deploy.training.data.sample import BadSample, DataWarning, Sample
-from minit2i_deploy.training.progress import Progress
-from minit2i_deploy.training.recipe import Recipe
+from minit2i_deploy.training.recipe.recipe import Recipe
+from minit2i_deploy.training.reporting.progress import Progress
 
 _AHEAD: Final = 4
 _SHORTEST_S: Final = 2.0

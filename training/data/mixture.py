@@ -10,14 +10,14 @@ from typing import Final
 
 from minit2i_deploy.errors import TrainingError
 from minit2i_deploy.training.data import storage
-from minit2i_deploy.training.data.embedded import check_embedding
-from minit2i_deploy.training.data.index import indexes
+from minit2i_deploy.training.data.embedded_captions import check_embedding
 from minit2i_deploy.training.data.order import Mix
 from minit2i_deploy.training.data.sample import BadSample, Sample, Source
 from minit2i_deploy.training.data.shapes import ShapesSource
+from minit2i_deploy.training.data.shard_index import indexes
 from minit2i_deploy.training.data.shards import ShardSource
-from minit2i_deploy.training.data_recipe import SourceRecipe
-from minit2i_deploy.training.recipe import Recipe
+from minit2i_deploy.training.recipe.data import SourceRecipe
+from minit2i_deploy.training.recipe.recipe import Recipe
 
 # Samples that are tried for one slot before the data is taken for broken as a whole.
 ATTEMPTS: Final = 32

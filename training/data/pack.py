@@ -12,8 +12,8 @@ from typing import Final
 from PIL import Image
 
 from minit2i_deploy.errors import TrainingError, UsageError
-from minit2i_deploy.files import atomic_directory
-from minit2i_deploy.training.data.picture import read_picture
+from minit2i_deploy.io.files import atomic_directory
+from minit2i_deploy.training.data.image import read_picture
 from minit2i_deploy.training.data.sample import (
     PICTURE_SUFFIXES,
     BadSample,
@@ -21,8 +21,8 @@ from minit2i_deploy.training.data.sample import (
     caption_of,
 )
 from minit2i_deploy.training.data.shapes import ShapesSource
+from minit2i_deploy.training.data.shard_writer import write_shards
 from minit2i_deploy.training.data.tar import RawSample
-from minit2i_deploy.training.data.write import write_shards
 
 METADATA: Final = "metadata.jsonl"
 _NAME, _TEXTS = "file_name", ("text", "caption", "prompt")

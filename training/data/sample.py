@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from minit2i_deploy.training.data.tar import RawSample
-from minit2i_deploy.training.data_recipe import JSON_PREFIX
+from minit2i_deploy.training.recipe.data import JSON_PREFIX
 
 PICTURE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp")
 # What `minit2i data embed` adds: {"context": [tokens, width]}.

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from minit2i_deploy.demo.shapes import Scene, draw, sample
+from minit2i_deploy.evaluation.shapes import Scene, draw, sample
 from minit2i_deploy.training.data.sample import Sample
 
 DATA_STREAM: Final = 1

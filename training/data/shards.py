@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from minit2i_deploy.errors import TrainingError
-from minit2i_deploy.training.data.embedded import read_context
-from minit2i_deploy.training.data.index import ShardIndex
+from minit2i_deploy.training.data.embedded_captions import read_context
+from minit2i_deploy.training.data.image import read_picture, to_square
 from minit2i_deploy.training.data.order import EpochOrder
-from minit2i_deploy.training.data.picture import read_picture, to_square
 from minit2i_deploy.training.data.sample import (
     BadSample,
     BadSampleError,
@@ -21,8 +20,9 @@ from minit2i_deploy.training.data.sample import (
     check_members,
     picture_of,
 )
+from minit2i_deploy.training.data.shard_index import ShardIndex
 from minit2i_deploy.training.data.tar import RawSample
-from minit2i_deploy.training.data_recipe import SourceRecipe
+from minit2i_deploy.training.recipe.data import SourceRecipe
 
 SUBSTITUTE_STREAM = 14
 

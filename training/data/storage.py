@@ -21,7 +21,7 @@ from minit2i_deploy.errors import (
     UsageError,
     require,
 )
-from minit2i_deploy.files import atomic_file
+from minit2i_deploy.io.files import atomic_file
 
 # Waits before a second and a third try of a read over the network.
 RETRY_AFTER_S: tuple[float, ...] = (0.5, 2.0)

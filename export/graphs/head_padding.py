@@ -1,0 +1,45 @@
+"""A network with wider heads and the same answers, for engines whose fused kernels need them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import torch
+from torch import nn
+
+from minit2i_deploy.bundle.head_padding import HeadPadding
+from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.model.blocks import DoubleBlock, TextBlock
+
+_ROTARY: Final = "rotary"
+
+
+def padding_for(config: ModelConfig, multiple: int) -> HeadPadding | None:
+    """What takes a network's heads to the next multiple, or None where they are one already."""
+    padded = -(-config.head_dim // multiple) * multiple
+    if padded == config.head_dim:
+        return None
+    return HeadPadding(head_dim=config.head_dim, padded=padded)
+
+
+def pad_heads(net: nn.Module, padding: HeadPadding) -> None:
+    """Widen every head of a float32 network, or a part of one, in place.
+
+    Its outputs stay as they are, to rounding.
+    """
+    for module in net.modules():
+        if isinstance(module, TextBlock | DoubleBlock):
+            _pad_block(module, padding)
+        for name, table in module.named_buffers(recurse=False):
+            if name.endswith(_ROTARY):
+                setattr(module, name, torch.from_numpy(padding.pad_rotary(table.numpy())))
+
+
+def _pad_block(block: TextBlock | DoubleBlock, padding: HeadPadding) -> None:
+    block.heads = replace(block.heads, head_dim=padding.padded, scale=padding.softmax_scale)
+    for norm in (block.q_norm, block.k_norm):
+        norm.eps = padding.epsilon(norm.eps)
+    for name, weight in block.named_parameters():
+        if padding.is_padded(name):
+            weight.data = torch.from_numpy(padding.pad(name, weight.detach().numpy()))

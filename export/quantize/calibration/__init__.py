@@ -1,0 +1,1 @@
+"""Activation ranges recorded along the model's own trajectories."""

@@ -1,0 +1,97 @@
+"""States along real trajectories of the model: what calibration and measurements run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.step_switch import SplitRuntime, start_rows
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime, GraphTrajectory
+from minit2i_deploy.request import Request
+from minit2i_deploy.solvers.table import Table, step_row
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class State:
+    """One call of the step graph.
+
+    Args:
+        t: its time, 0 noise to 1 data.
+        index: its row in the table.
+        prompt: number of its prompt.
+        inputs: x, h, tokens, weights and row, as the graph takes them; one picture.
+    """
+
+    t: float
+    index: int
+    prompt: int
+    inputs: dict[str, np.ndarray]
+
+    def estimate_inputs(self) -> dict[str, np.ndarray]:
+        """The same state with the row that gives the guided estimate itself as x_next."""
+        row = np.array([0, 1, 0, 0, 0, 0], dtype=np.float32)
+        return {**self.inputs, "row": row}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Drawn:
+    """One trajectory: the states that were asked for, and where it ended.
+
+    Args:
+        states: in the order of their rows.
+        final: float32 [1, 3, H, W].
+        tokens: float32 [branches, 1, tokens, hidden].
+    """
+
+    states: tuple[State, ...]
+    final: np.ndarray
+    tokens: np.ndarray
+
+
+def draw(
+    bundle: Bundle,
+    runtime: GraphsRuntime | SplitRuntime,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    rows: Sequence[Collection[int]],
+    table: Table,
+    guidance: float,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[Drawn]:
+    """Run one trajectory a prompt, each on its own, and keep states of it.
+
+    Args:
+        bundle: gives sizes and noise.
+        runtime: its graphs, or other versions of them; states are kept of one step graph only.
+        prompts: one a picture.
+        seeds: of the start noise, one a prompt.
+        rows: rows of the table whose states are kept, a collection a prompt.
+        table: the solver; a row that takes fresh noise is refused.
+        guidance: its scale.
+        progress: called with the share that is done.
+
+    Raises:
+        UsageError: the table draws fresh noise.
+    """
+    if table.column("n").any():
+        raise UsageError(f"table {table.name} is stochastic; calibrate on another one")
+    drawn = []
+    for number, (prompt, seed, wanted) in enumerate(zip(prompts, seeds, rows, strict=True)):
+        request = Request.of(bundle, prompt, seed=seed, table=table, guidance=guidance)
+        tokens = request.tokens(bundle, runtime)
+        state = start_rows(runtime, request.start(bundle), tokens, table.column("t"))
+        kept = []
+        for index, weights in enumerate(request.weights):
+            row = step_row(table, index)
+            if index in wanted:
+                assert isinstance(state, GraphTrajectory), "a split trajectory tells no inputs"
+                t, inputs = float(table.column("t")[index]), state.inputs(row, weights)
+                kept.append(State(t=t, index=index, prompt=number, inputs=inputs))
+            state.step(row, weights)
+            progress((number + (index + 1) / len(table)) / len(prompts))
+        drawn.append(Drawn(states=tuple(kept), final=state.state()[0], tokens=tokens))
+    return drawn

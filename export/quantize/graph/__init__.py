@@ -1,0 +1,1 @@
+"""ONNX graphs in memory: their linear layers, and how these are quantized."""

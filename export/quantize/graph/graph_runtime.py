@@ -1,0 +1,121 @@
+"""A bundle's graphs on onnxruntime's CPU, any of them in another version held in memory.
+
+The least that ``generate`` and ``branch_tokens`` ask of a runtime, for calibration and for
+measuring graphs that are in no bundle yet. Programs that paint take ``minit2i_deploy.runtimes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.export.quantize.graph.model_graph import Graph, Session, read_graph, widen
+
+
+class GraphsRuntime:
+    """The three graphs in float32 arithmetic; sessions are opened on first use.
+
+    Args:
+        bundle: gives the graphs that are not given.
+        graphs: by the names of the manifest, in the place of the bundle's.
+        threads: of onnxruntime; 0 takes one a core.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self, bundle: Bundle, graphs: Mapping[str, Graph] | None = None, *, threads: int = 0
+    ) -> None:
+        self.bundle = bundle
+        self._graphs = dict(graphs or {})
+        self._threads = threads
+        self._sessions: dict[str, Session] = {}
+
+    @property
+    def replaced(self) -> frozenset[str]:
+        """Names of the graphs that are not the bundle's own."""
+        return frozenset(self._graphs)
+
+    def session(self, graph: str) -> Session:
+        """The session of a graph, by its name in the manifest."""
+        if graph not in self._sessions:
+            held = self._graphs.get(graph) or read_graph(self.bundle.graph_path(graph))
+            self._sessions[graph] = Session(widen(held), threads=self._threads)
+        return self._sessions[graph]
+
+    def encode(
+        self,
+        input_ids: Int64[np.ndarray, "n tokens"],
+        attention_mask: Int64[np.ndarray, "n tokens"],
+    ) -> Float32[np.ndarray, "n tokens width"]:
+        """As in ``protocol.Runtime``."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return self.session("text_encoder")(inputs)[0]
+
+    def adapt(
+        self,
+        context: Float32[np.ndarray, "n length width"],
+        mask: Int64[np.ndarray, "n length"],
+        conditions: Float32[np.ndarray, "n 4"] | None = None,
+    ) -> Float32[np.ndarray, "n adapted hidden"]:
+        """As in ``protocol.Runtime``."""
+        inputs = {"context": context, "mask": mask}
+        if conditions is not None:
+            inputs["conditions"] = conditions
+        return self.session("text_adapter")(inputs)[0]
+
+    def start(
+        self,
+        x: Float32[np.ndarray, "batch 3 height width"],
+        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+    ) -> GraphTrajectory:
+        """As in ``protocol.Runtime``."""
+        return GraphTrajectory(self.session("transformer"), x, tokens)
+
+    def close(self) -> None:
+        """Drop the sessions; they are opened again when they are asked for."""
+        self._sessions.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class GraphTrajectory:
+    """The state of one batch, as in ``protocol.Trajectory``."""
+
+    def __init__(self, session: Session, x: np.ndarray, tokens: np.ndarray) -> None:
+        self._session, self._tokens = session, tokens
+        self._x, self._h = x, np.zeros_like(x)
+
+    def inputs(
+        self, row: Float32[np.ndarray, " 6"], weights: Float32[np.ndarray, " branches"]
+    ) -> dict[str, np.ndarray]:
+        """What the step graph is given for a row from here."""
+        tokens = self._tokens[: len(weights)]
+        return {"x": self._x, "h": self._h, "tokens": tokens, "weights": weights, "row": row}
+
+    def step(
+        self,
+        row: Float32[np.ndarray, " 6"],
+        weights: Float32[np.ndarray, " branches"],
+        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+    ) -> None:
+        """As in ``protocol.Trajectory``."""
+        if noise is not None:
+            self._h = noise
+        self._x, self._h = self._session(self.inputs(row, weights))
+
+    def state(
+        self,
+    ) -> tuple[
+        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
+    ]:
+        """Copies of x and h."""
+        return self._x.copy(), self._h.copy()

@@ -1,0 +1,245 @@
+"""A graph and its weights in memory: read from a bundle, changed, written, run.
+
+The weights stay memory maps of the bundle's file until they are changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from minit2i_deploy.errors import BundleError, RuntimeFailure, require
+from minit2i_deploy.export.quantize.graph.data_file import (
+    DATA_FILE,
+    read_transposed,
+    unpack,
+    write_data,
+)
+from minit2i_deploy.threads import check_threads
+
+GRAPH_FILE: Final = "model.onnx"
+_HALF_NAMES: Final = ("float16", "bfloat16")
+
+Call = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Graph:
+    """A model without its large values, and those by name.
+
+    Args:
+        model: initializers named in ``weights`` hold type and shape but no data.
+        weights: in the graph's own layout; ml_dtypes' types where numpy has none.
+        transposed: names of weights whose axes are swapped with regard to the network's.
+        folder: where the weights lie as they are; None once any of them differs from a file.
+    """
+
+    model: onnx.ModelProto
+    weights: Mapping[str, np.ndarray]
+    transposed: frozenset[str]
+    folder: Path | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(stored_bytes(value) for value in self.weights.values())
+
+
+def stored_bytes(values: np.ndarray) -> int:
+    """Bytes in a file, where two 4-bit values share one."""
+    return (values.size + 1) // 2 if values.dtype.name == "int4" else values.nbytes
+
+
+def read_graph(path: str | Path) -> Graph:
+    """Read model.onnx and map its data file into memory; weights that no node reads are left out.
+
+    Raises:
+        BundleError: either cannot be read.
+    """
+    source = Path(path)
+    try:
+        model = onnx.load(str(source), load_external_data=False)
+        transposed = read_transposed(source.parent / DATA_FILE)
+        mapped = np.memmap(source.parent / DATA_FILE, mode="r")
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{source}: cannot be read ({error}); re-run minit2i export") from error
+    except Exception as error:  # protobuf's own error class is private
+        raise BundleError(f"{source}: is no ONNX graph; re-run minit2i export") from error
+    weights = {
+        tensor.name: _mapped(tensor, mapped)
+        for tensor in model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+    }
+    return Graph(
+        model=model,
+        weights=weights,
+        transposed=transposed & weights.keys(),
+        folder=source.parent.resolve(),
+    )
+
+
+def _mapped(tensor: TensorProto, data: np.ndarray) -> np.ndarray:
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    begin = int(place["offset"])
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    stored = data[begin : begin + int(place["length"])]
+    view: np.ndarray = unpack(stored, dtype) if dtype.name == "int4" else stored.view(dtype)
+    return view.reshape(tuple(tensor.dims))
+
+
+def write_graph(graph: Graph, folder: str | Path) -> Graph:
+    """Write model.onnx and model.onnx.data; equal graphs give equal bytes.
+
+    Args:
+        graph: what to write.
+        folder: made if it is not there.
+
+    Returns:
+        the graph as it lies there.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    places = write_data(target / DATA_FILE, graph.weights, graph.transposed)
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    for tensor in model.graph.initializer:
+        if tensor.name in places:
+            _point_at(tensor, *places[tensor.name])
+    (target / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    return dataclasses.replace(graph, model=model, folder=target.resolve())
+
+
+def _point_at(tensor: TensorProto, offset: int, length: int) -> None:
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in (("location", DATA_FILE), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+class Session(AbstractContextManager["Session"]):
+    """A graph in onnxruntime on the CPU: called with its inputs by name, gives its outputs.
+
+    Args:
+        graph: what to run; written to a folder for temporary files first.
+        outputs: names of values to give; none gives the graph's own. What they do not need is
+            not computed.
+        threads: 0 takes one a core.
+
+    Raises:
+        RuntimeFailure: onnxruntime cannot open it; its first line says why.
+    """
+
+    def __init__(self, graph: Graph, outputs: Sequence[str] = (), *, threads: int = 0) -> None:
+        chosen = with_outputs(graph, outputs) if outputs else graph
+        with tempfile.TemporaryDirectory(prefix="minit2i-graph-") as temporary:
+            folder = chosen.folder or Path(temporary)
+            if chosen.folder is None:
+                chosen = write_graph(chosen, folder)
+            self._session = _open(chosen.model, folder, threads)
+        self.inputs = tuple(value.name for value in chosen.model.graph.input)
+        self.outputs = tuple(value.name for value in chosen.model.graph.output)
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            results: list[np.ndarray] = self._session.run(None, dict(inputs))
+        except Exception as error:  # the library's errors share no base
+            reason = str(error).strip().partition("\n")[0]
+            raise RuntimeFailure(f"onnxruntime failed: {reason}") from error
+        return results
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._session = None
+
+
+def with_outputs(graph: Graph, outputs: Sequence[str]) -> Graph:
+    """The same graph with other values as its outputs, without what they do not need."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    del model.graph.output[:]
+    for name in outputs:
+        # Type and shape are inferred where they are not given.
+        model.graph.output.append(onnx.ValueInfoProto(name=name))
+    needed, kept = set(outputs), []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    initializers = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(initializers)
+    inputs = [value for value in model.graph.input if value.name in needed]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    weights = {name: value for name, value in graph.weights.items() if name in needed}
+    kept_transposed = graph.transposed & weights.keys()
+    return Graph(model=model, weights=weights, transposed=kept_transposed, folder=graph.folder)
+
+
+def widen(graph: Graph) -> Graph:
+    """The same graph in float32 arithmetic, with the values its half-precision weights have.
+
+    onnxruntime's CPU has no bfloat16, and float16 only by way of float32. Quantised values and
+    what rounds to them are left alone.
+    """
+    halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    if all(tensor.data_type not in halves for tensor in graph.model.graph.initializer):
+        return graph
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    del model.graph.value_info[:]
+    for tensor in model.graph.initializer:
+        if tensor.data_type in halves and tensor.name in graph.weights:
+            tensor.data_type = TensorProto.FLOAT
+        elif tensor.data_type in halves:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i in halves:
+                attribute.i = TensorProto.FLOAT
+    weights = {
+        name: values.astype(np.float32) if values.dtype.name in _HALF_NAMES else values
+        for name, values in graph.weights.items()
+    }
+    return dataclasses.replace(graph, model=model, weights=weights, folder=None)
+
+
+def _open(model: onnx.ModelProto, folder: Path, threads: int) -> Any:
+    ort = require("onnxruntime", "quantize")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    check_threads(threads)
+    options.intra_op_num_threads = threads
+    # Threads that spin between calls slow down whatever else the machine does.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # By default onnxruntime rounds the inputs of layers with 8- and 4-bit weights to 8 bits.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(folder)
+    )
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    except Exception as error:  # the library's errors share no base
+        reason = str(error).strip().partition("\n")[0]
+        raise RuntimeFailure(f"onnxruntime cannot open the graph: {reason}") from error

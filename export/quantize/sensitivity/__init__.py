@@ -1,0 +1,1 @@
+"""What quantizing one layer costs, and which layers to exclude."""

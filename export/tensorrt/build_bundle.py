@@ -1,0 +1,197 @@
+"""The engines of a bundle, top to bottom: what is needed, what is there, build the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.engine_restriction import require_engine_fits
+from minit2i_deploy.engines.cache import (
+    Found,
+    Planned,
+    engine_folder,
+    engine_lock,
+    new_engine,
+    plan_of,
+    read_engine,
+    seal_engine,
+)
+from minit2i_deploy.engines.key import PORTABLE, TENSORRT_RTX, EngineKey, native_target
+from minit2i_deploy.engines.sidecar import PLAN_FILE, Audit, EngineRecord
+from minit2i_deploy.errors import RuntimeFailure, UsageError
+from minit2i_deploy.export.tensorrt.audit import shortfall
+from minit2i_deploy.export.tensorrt.build import build_engine
+from minit2i_deploy.export.tensorrt.capabilities import check_targets
+from minit2i_deploy.export.tensorrt.device import use_device
+from minit2i_deploy.export.tensorrt.library import Library, open_library
+from minit2i_deploy.export.tensorrt.options import NATIVE, BuildOptions, sizes_for
+
+Progress = Callable[[str, float], None]
+
+# Only the network's own attention can be fused: T5 adds a bias to each score, in float32.
+_AUDITED: Final = "transformer"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """One engine after ``build_bundle``.
+
+    Args:
+        engine: its folder and record.
+        built: it was built now; else it was there and current.
+        reason: why it was built, or that it was current.
+    """
+
+    engine: Found
+    built: bool
+    reason: str
+
+
+def plan_bundle(bundle: Bundle, options: BuildOptions) -> tuple[Planned, ...]:
+    """What ``build_bundle`` would do, and why; nothing is written.
+
+    Raises:
+        MissingDependencyError: the engine library is not installed.
+        RuntimeFailure: it is too old or does not load, there is no card to build on, or the bundle
+            is for another engine alone.
+        UsageError: a target that the library lacks, or that cannot compute in a graph's precision.
+    """
+    return plan_of(bundle, _keys(bundle, open_library(options.library), options))
+
+
+def build_bundle(
+    bundle: Bundle,
+    options: BuildOptions,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Outcome, ...]:
+    """Build the engines that are not there yet, one after another.
+
+    Args:
+        bundle: whose graphs are built; the engines go into its cache.
+        options: for which cards and sizes.
+        force: build those that are current as well.
+        progress: called with a few words and the share that is done of all.
+
+    Raises:
+        MissingDependencyError: the engine library is not installed.
+        UsageError: an option that the library or a card does not support, or a folder that may
+            not be written.
+        BundleError: a graph that the library cannot parse.
+        RuntimeFailure: a build failed, has less fused attention than is required, or the bundle is
+            for another engine alone.
+        Minit2iError: another process is building the same engine.
+    """
+    library = open_library(options.library)
+    planned = plan_of(bundle, _keys(bundle, library, options))
+    outcomes = []
+    for index, item in enumerate(planned):
+        done = index / len(planned)
+
+        def report(
+            words: str, share: float, done: float = done, graph: str = item.key.graph
+        ) -> None:
+            if progress is not None:
+                progress(f"{graph}: {words}", done + share / len(planned))
+
+        outcomes.append(_one(bundle, library, options, item, force, report))
+    return tuple(outcomes)
+
+
+def _keys(bundle: Bundle, library: Library, options: BuildOptions) -> list[EngineKey]:
+    require_engine_fits(bundle, library.name.replace("_", "-"))
+    targets = _targets(library, options)
+    keys = []
+    for graph in options.graphs:
+        check_targets(library.name, targets, bundle.manifest.graphs[graph].precision)
+        keys.append(
+            EngineKey.of(
+                bundle,
+                graph,
+                sizes=sizes_for(bundle, graph, options),
+                flags=options.flags,
+                library=library.name,
+                library_version=library.version,
+                targets=targets,
+            )
+        )
+    return keys
+
+
+def _targets(library: Library, options: BuildOptions) -> tuple[str, ...]:
+    on_this_card = options.targets == (NATIVE,)
+    if library.name == TENSORRT_RTX and not on_this_card:
+        return options.targets or (PORTABLE,)
+    if options.targets and not on_this_card:
+        raise UsageError(
+            f"--target {' '.join(options.targets)}: TensorRT builds for the card it runs on only;"
+            " leave it out, or use --engine tensorrt-rtx"
+        )
+    device = use_device(options.device)
+    return (native_target(device.capability, device.name),)
+
+
+def _one(
+    bundle: Bundle,
+    library: Library,
+    options: BuildOptions,
+    item: Planned,
+    force: bool,
+    report: Progress,
+) -> Outcome:
+    if item.current and not force:
+        return _kept(bundle, item, options)
+    with engine_lock(bundle, item.key, wait_s=options.wait_s):
+        # Whoever held the lock before may have built this very engine.
+        (now,) = plan_of(bundle, [item.key])
+        if now.current and not force:
+            return _kept(bundle, now, options)
+        record = _build(bundle, library, options, item.key, report)
+    found = Found(folder=engine_folder(bundle, item.key), record=record)
+    return Outcome(engine=found, built=True, reason="forced" if item.current else item.reason)
+
+
+def _kept(bundle: Bundle, item: Planned, options: BuildOptions) -> Outcome:
+    found = read_engine(bundle, item.key)
+    _check_floor(bundle, found.record.key, found.record.audit, options)
+    return Outcome(engine=found, built=False, reason=item.reason)
+
+
+def _build(
+    bundle: Bundle, library: Library, options: BuildOptions, key: EngineKey, report: Progress
+) -> EngineRecord:
+    with new_engine(bundle, key) as partial:
+        built = build_engine(
+            library,
+            bundle.graph_path(key.graph),
+            partial / PLAN_FILE,
+            sizes=key.sizes,
+            targets=key.targets,
+            flags=key.flags,
+            precision=key.precision,
+            timing_cache=options.timing_cache,
+            report=report,
+        )
+        _check_floor(bundle, key, built.audit, options)
+        return seal_engine(
+            partial,
+            key,
+            audit=built.audit,
+            build_s=built.seconds,
+            host_memory_bytes=built.host_memory_bytes,
+            device_memory_bytes=built.device_memory_bytes,
+        )
+
+
+def _check_floor(bundle: Bundle, key: EngineKey, audit: Audit, options: BuildOptions) -> None:
+    if not options.require_fused or key.graph != _AUDITED:
+        return
+    short = shortfall(audit, options.require_fused)
+    if short is not None:
+        raise RuntimeFailure(
+            f"{bundle.path}: {key.graph}: {short}; no engine was written (lower --require-fused,"
+            " or export another --precision)"
+        )

@@ -1,0 +1,1 @@
+"""Exported graphs against PyTorch, and the bounds that they must keep."""

@@ -1,0 +1,218 @@
+"""What the graphs must reproduce: torch in float32 at real prompts and along a real trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minit2i_deploy.bundle.flavours import NOISE_SCALE
+from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.export.graphs.modules import AdapterGraph
+from minit2i_deploy.io.images import to_uint8
+from minit2i_deploy.model import MMJiT, Step
+from minit2i_deploy.model.loop import run_table
+from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
+from minit2i_deploy.solvers.noise import batch_noise
+from minit2i_deploy.solvers.table import Table, guidance_weights, solver_table, step_row
+from minit2i_deploy.tokenizer import Tokenizer
+
+Arrays = Mapping[str, np.ndarray]
+
+GUIDANCE: Final = 2.5
+STEPS: Final = 20
+STUDENT_STEPS: Final = 4
+
+_PROMPTS: Final = ("a red circle", "two blue squares to the left of a small green triangle", "")
+_SEED: Final = 7
+# Times at which the ladder measures single steps: the row nearest to each.
+_LADDER_TIMES: Final = (0.0, 0.2, 0.5, 0.8, 0.95)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """Inputs of one graph call and torch's outputs, by name.
+
+    Args:
+        t: time of a step that the reference trajectory took, 0 noise to 1 data; None for any
+            other call.
+    """
+
+    inputs: Arrays
+    outputs: Arrays
+    t: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextReference:
+    """The text encoder's samples; the first one's prompts are those of everything after.
+
+    Args:
+        samples: outputs are zero at padding, where no value is promised.
+        context: float32 [prompts + 1, L, width], padded; the last row is the unconditional one.
+        mask: int64 [prompts + 1, L].
+    """
+
+    samples: tuple[Sample, ...]
+    context: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkReference:
+    """Samples of adapter and step, and a whole trajectory.
+
+    Args:
+        adapter: samples of the text adapter.
+        steps: samples of the step graph.
+        table: rows of the trajectory.
+        start: float32 [1, 3, H, W], its start noise, scaled.
+        pixels: uint8 [1, H, W, 3], its picture.
+    """
+
+    adapter: tuple[Sample, ...]
+    steps: tuple[Sample, ...]
+    table: Table
+    start: np.ndarray
+    pixels: np.ndarray
+
+
+def record_text(encoder: Any, tokenizer: Tokenizer, config: ModelConfig) -> TextReference:
+    """Encode the prompts as a padded batch, and one of them alone."""
+    ids, mask = _pad([item.ids for item in tokenizer.encode(_PROMPTS)], tokenizer.pad_id)
+    length = int(mask[0].sum())
+    batch, single = (
+        _encode(encoder, ids, mask),
+        _encode(encoder, ids[:1, :length], mask[:1, :length]),
+    )
+    hidden = batch.outputs["last_hidden_state"]
+    room = ((0, 1), (0, config.prompt_length - ids.shape[1]))
+    return TextReference(
+        samples=(batch, single),
+        context=np.pad(hidden, (*room, (0, 0))),
+        mask=np.pad(mask, room),
+    )
+
+
+def record_network(
+    net: MMJiT,
+    text: TextReference,
+    a_min: float,
+    told: StudentSettings | None,
+    progress: Callable[[float], None],
+) -> NetworkReference:
+    """Adapt the prompts, run the reference trajectory and keep steps from along it.
+
+    Args:
+        net: in float32.
+        text: the prompts' contexts.
+        a_min: of the table.
+        told: omega, t_min and t_max of a few-step student, in place of the released recipe's.
+        progress: called with the share that is done.
+    """
+    adapter, step = AdapterGraph(net.text_adapter), Step(net.denoiser)
+    table = _reference_table(net.config, a_min, told or {})
+    inputs = {"context": text.context, "mask": text.mask}
+    if table.is_conditioned:
+        conditions = table.conditions()[:1].astype(np.float32)
+        inputs["conditions"] = np.repeat(conditions, len(text.context), axis=0)
+    batch = sample(adapter, inputs, ("tokens",))
+    single = sample(adapter, {name: value[:1] for name, value in inputs.items()}, ("tokens",))
+    tokens = batch.outputs["tokens"]
+    size = net.config.image_size
+    start = NOISE_SCALE * batch_noise([_SEED], (net.config.in_channels, size, size))
+    branches = tokens[[0, -1], None]
+    states = [(start, np.zeros_like(start))]
+    for x, h in run_table(step, _tensor(start), _tensor(branches), table, GUIDANCE):
+        states.append((x.numpy(), h.numpy()))
+        progress(len(states) / (len(table) + 3))
+    return NetworkReference(
+        adapter=(batch, single),
+        steps=(*_along(states, branches, table), *_variations(step, states, tokens, table)),
+        table=table,
+        start=start,
+        pixels=to_uint8(states[-1][0]),
+    )
+
+
+def _reference_table(config: ModelConfig, a_min: float, told: StudentSettings) -> Table:
+    if config.student is None:
+        return solver_table("euler", steps=STEPS, a_min=a_min)
+    return solver_table(MEAN_FLOW, steps=STUDENT_STEPS, a_min=a_min, **told)
+
+
+def sample(module: torch.nn.Module, inputs: Arrays, outputs: tuple[str, ...]) -> Sample:
+    """Run a module once."""
+    with torch.no_grad():
+        result = module(**{name: _tensor(value) for name, value in inputs.items()})
+    values = result if isinstance(result, tuple) else (result,)
+    return Sample(
+        inputs=inputs,
+        outputs={name: v.numpy() for name, v in zip(outputs, values, strict=True)},
+    )
+
+
+def _encode(encoder: Any, ids: np.ndarray, mask: np.ndarray) -> Sample:
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    with torch.no_grad():
+        hidden = encoder(**{k: _tensor(v) for k, v in inputs.items()}).last_hidden_state.numpy()
+    hidden = np.where(mask[..., None] > 0, hidden, np.float32(0))
+    return Sample(inputs=inputs, outputs={"last_hidden_state": hidden})
+
+
+def _pad(ids: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    shape = len(ids), max(map(len, ids))
+    padded, mask = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
+    for row, values in enumerate(ids):
+        padded[row, : len(values)], mask[row, : len(values)] = values, 1
+    return padded, mask
+
+
+def _along(
+    states: list[tuple[np.ndarray, np.ndarray]], branches: np.ndarray, table: Table
+) -> list[Sample]:
+    """Steps that the trajectory itself took, from its own states."""
+    times = table.column("t")
+    nearest = (int(np.abs(times - wanted).argmin()) for wanted in _LADDER_TIMES)
+    samples = []
+    for index in dict.fromkeys(nearest):
+        inputs = _inputs(*states[index], branches, table, index)
+        x_next, h_next = states[index + 1]
+        outputs = {"x_next": x_next, "h_next": h_next}
+        samples.append(Sample(inputs=inputs, outputs=outputs, t=float(times[index])))
+    return samples
+
+
+def _variations(
+    step: Step,
+    states: list[tuple[np.ndarray, np.ndarray]],
+    tokens: np.ndarray,
+    table: Table,
+) -> list[Sample]:
+    """One branch, conditional and not, and a batch of two states and prompts."""
+    middle, late = len(table) // 2, len(table) - 1
+    one = np.ones(1, np.float32)
+    pair = tuple(np.concatenate([states[middle][i], states[late][i]]) for i in (0, 1))
+    two_prompts = np.stack([tokens[[0, 1]], tokens[[-1, -1]]])
+    all_inputs = (
+        _inputs(*states[middle], tokens[None, :1], table, middle) | {"weights": one},
+        _inputs(*states[middle], tokens[None, -1:], table, middle) | {"weights": one},
+        _inputs(pair[0], pair[1], two_prompts, table, middle),
+    )
+    return [sample(step, inputs, ("x_next", "h_next")) for inputs in all_inputs]
+
+
+def _inputs(
+    x: np.ndarray, h: np.ndarray, tokens: np.ndarray, table: Table, index: int
+) -> dict[str, np.ndarray]:
+    weights = guidance_weights(table, index, GUIDANCE)
+    row, used = step_row(table, index), tokens[: len(weights)]
+    return {"x": x, "h": h, "tokens": used, "weights": weights, "row": row}
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,258 @@
+"""A bundle on disk: opened with its sizes checked, verified hash by hash, written last."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from minit2i_deploy.bundle.manifest import (
+    ENGINES,
+    FILE_NAME,
+    FileInfo,
+    Manifest,
+)
+from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.errors import BundleError, UsageError
+from minit2i_deploy.io.files import atomic_write_bytes, sha256_file
+from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
+from minit2i_deploy.solvers.methods import solver_named
+from minit2i_deploy.solvers.table import Table, solver_table
+from minit2i_deploy.tokenizer import Tokenizer
+
+_MAX_MANIFEST_BYTES: Final = 16 * 2**20
+
+Progress = Callable[[int, int], None]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """An opened bundle.
+
+    Args:
+        path: its folder, absolute, symbolic links resolved.
+        manifest: what it promises.
+        digest: sha256 of manifest.json's bytes; it stands for the whole bundle, because the
+            manifest holds the hash of every other file.
+    """
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Read the manifest and check that every file is there with its size.
+
+        Raises:
+            BundleError: no bundle, an unknown version, a manifest outside the format, or a file
+                that is missing, outside the folder or of another size.
+        """
+        folder = Path(path).resolve()
+        data = _read_manifest(folder)
+        manifest = Manifest.from_bytes(data, str(folder / FILE_NAME))
+        for name, info in manifest.files.items():
+            _check_size(folder, name, info)
+        return cls(path=folder, manifest=manifest, digest=hashlib.sha256(data).hexdigest())
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape of the network."""
+        return self.manifest.model
+
+    def verify(self, progress: Progress | None = None) -> None:
+        """Hash every file, the manifest first.
+
+        Args:
+            progress: called after each file with the bytes hashed so far and in all.
+
+        Raises:
+            BundleError: the first file that differs from what the manifest promised.
+        """
+        data = _read_manifest(self.path)
+        _compare(FILE_NAME, hashlib.sha256(data).hexdigest(), self.digest)
+        total, done = self.manifest.num_bytes, 0
+        for name, info in self.manifest.files.items():
+            path = _check_size(self.path, name, info)
+            _compare(name, _hash(path), info.sha256)
+            done += info.bytes
+            if progress is not None:
+                progress(done, total)
+
+    def graph_path(self, name: str) -> Path:
+        """Path of one ONNX graph.
+
+        Raises:
+            UsageError: the name is not one of text_encoder, text_adapter, transformer.
+        """
+        graph = _choose("graph", name, self.manifest.graphs)
+        return self.path / graph.path
+
+    def table(self, name: str) -> Table:
+        """Read a solver table.
+
+        Raises:
+            UsageError: the bundle has no table of that name; those it has are listed.
+            BundleError: the file is no table.
+        """
+        path = self.path / _choose("table", name, self.manifest.tables)
+        try:
+            return Table.load(path)
+        except UsageError as error:
+            raise BundleError(f"{error}; re-run minit2i export") from error
+
+    def compile_table(
+        self,
+        solver: str,
+        steps: int,
+        *,
+        grid: str = "uniform",
+        shift: float | None = None,
+        a_min: float | None = None,
+    ) -> Table:
+        """Compile a solver as this bundle's own tables were.
+
+        Args:
+            solver: a name in ``solvers.SOLVERS``.
+            steps: of the solver.
+            grid, shift: as for ``table.solver_table``.
+            a_min: in place of the flavour's.
+
+        Raises:
+            UsageError: an unknown solver, or settings that it does not have.
+            BundleError: the table of the default preset is damaged.
+        """
+        own = self.manifest.flavour.a_min if solver_named(solver).divides else None
+        told: StudentSettings = {}
+        if solver == MEAN_FLOW and (table := self.preset()[0]).is_conditioned:
+            told = {
+                "omega": float(table.column("omega")[0]),
+                "t_min": float(table.column("t_min")[0]),
+                "t_max": float(table.column("t_max")[0]),
+            }
+        return solver_table(
+            solver,
+            steps=steps,
+            grid=grid,
+            shift=shift,
+            a_min=own if a_min is None else a_min,
+            **told,
+        )
+
+    def preset(self, name: str | None = None) -> tuple[Table, float]:
+        """Read a preset's table and guidance scale; without a name, the default preset's.
+
+        Raises:
+            UsageError: the bundle has no preset of that name; those it has are listed.
+            BundleError: the table's file is no table.
+        """
+        wanted = self.manifest.default_preset if name is None else name
+        preset = _choose("preset", wanted, self.manifest.presets)
+        return self.table(preset.table), preset.guidance
+
+    def tokenizer(self) -> Tokenizer:
+        """Open the tokenizer at the model's prompt length.
+
+        Raises:
+            BundleError: the file is no T5 tokenizer.
+        """
+        info = self.manifest.tokenizer
+        return _open_tokenizer(self.path / info.path, info.prompt_length, self.digest)
+
+
+@functools.lru_cache(maxsize=4)
+def _open_tokenizer(folder: Path, prompt_length: int, digest: str) -> Tokenizer:
+    """Kept, because parsing a vocabulary takes long; the digest stands for the file's bytes."""
+    return Tokenizer.open(folder, prompt_length)
+
+
+def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
+    """Hash every file of a folder and write manifest.json, the last act of making a bundle.
+
+    Args:
+        folder: holds the finished files; ``engines/`` and an old manifest.json are left out.
+        manifest: everything but ``files``, which is replaced.
+
+    Returns:
+        the manifest as written.
+
+    Raises:
+        BundleError: a file name, link or field that the format does not allow.
+    """
+    root = Path(folder)
+    complete = dataclasses.replace(manifest, files=_scan(root))
+    atomic_write_bytes(root / FILE_NAME, complete.to_bytes())
+    return complete
+
+
+def _scan(root: Path) -> dict[str, FileInfo]:
+    files = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if name == FILE_NAME or name.split("/")[0] == ENGINES:
+            continue
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise BundleError(f"{path}: is a link or a device; put the file itself there")
+        if path.is_file():
+            files[name] = FileInfo(sha256=_hash(path), bytes=path.stat().st_size)
+    return files
+
+
+def _read_manifest(folder: Path) -> bytes:
+    path = folder / FILE_NAME
+    try:
+        size = path.stat().st_size
+        if size > _MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path}: {size} bytes is no manifest; re-run minit2i export")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(
+            f"{folder}: no bundle there ({FILE_NAME} is missing); name a folder that minit2i "
+            "export made"
+        ) from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _check_size(folder: Path, name: str, info: FileInfo) -> Path:
+    path = folder / name
+    try:
+        resolved = path.resolve(strict=True)
+        size = resolved.stat().st_size
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{path}: missing or unreadable; re-run minit2i export") from error
+    if not resolved.is_relative_to(folder):
+        raise BundleError(f"{path}: leads out of the bundle to {resolved}; copy the file itself")
+    if not resolved.is_file():
+        raise BundleError(f"{path}: is not a file; re-run minit2i export")
+    if size != info.bytes:
+        raise BundleError(
+            f"{path}: {size} bytes but manifest says {info.bytes}; re-run minit2i export"
+        )
+    return path
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _compare(name: str, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise BundleError(
+            f"{name}: sha256 {found[:8]}.. but manifest says {wanted[:8]}..; re-run minit2i export"
+        )
+
+
+def _choose(what: str, name: str, choices: Mapping[str, _T]) -> _T:
+    if name not in choices:
+        raise UsageError(f"{what} {name!r} is not in the bundle; it has {', '.join(choices)}")
+    return choices[name]

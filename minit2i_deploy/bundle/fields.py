@@ -1,0 +1,206 @@
+"""The parts of a manifest, as frozen dataclasses that refuse values outside their rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from minit2i_deploy.bundle.checksum import SHA256
+from minit2i_deploy.solvers.noise import GENERATOR
+
+GRAPHS: Final = ("text_encoder", "text_adapter", "transformer")
+PRECISIONS: Final = ("fp32", "bf16", "fp16", "int8", "fp8")
+DTYPES: Final = (
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int8",
+    "uint8",
+    "bool",
+)
+ROUNDINGS: Final = ("truncate",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorInfo:
+    """One input or output: numpy dtype name, and sizes or the names of free ones."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __post_init__(self) -> None:
+        _one_of("dtype", self.dtype, DTYPES)
+        if not all(size and (isinstance(size, str) or size > 0) for size in self.shape):
+            raise ValueError(f"shape {list(self.shape)} needs positive sizes or names")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphInfo:
+    """One ONNX graph: its file, the precision of its matrix products, its opset and its I/O."""
+
+    path: str
+    precision: str
+    opset: int
+    inputs: Mapping[str, TensorInfo]
+    outputs: Mapping[str, TensorInfo]
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precision, PRECISIONS)
+        if self.opset < 1:
+            raise ValueError(f"opset is {self.opset}, but at least 1 is needed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerInfo:
+    """The tokenizer's folder, and the most tokens a prompt has (end token included)."""
+
+    path: str
+    prompt_length: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileInfo:
+    """What a file must be: 64 hexadecimal digits and a size in bytes."""
+
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        _digest("sha256", self.sha256)
+        if self.bytes < 0:
+            raise ValueError(f"bytes is {self.bytes}, but a size is needed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """A table of the bundle and the guidance scale that goes with it."""
+
+    table: str
+    guidance: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flavour:
+    """The official code that this bundle imitates, where the official codes differ."""
+
+    name: str
+    a_min: float
+    guidance: float
+    steps: int
+    rounding: str
+
+    def __post_init__(self) -> None:
+        _one_of("rounding", self.rounding, ROUNDINGS)
+        if not 0.0 < self.a_min <= 1.0 or self.steps < 1:
+            raise ValueError(
+                f"a_min {self.a_min} and steps {self.steps}, but 0 < a_min <= 1 and at least one"
+                " step are needed"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Noise:
+    """The start noise: generator, and the standard deviation that its unit noise is scaled to."""
+
+    generator: str
+    scale: float
+
+    def __post_init__(self) -> None:
+        _one_of("generator", self.generator, (GENERATOR,))
+        if self.scale <= 0.0:
+            raise ValueError(f"scale is {self.scale}, but a positive number is needed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Where the weights come from and which tools, at which versions, made the bundle."""
+
+    checkpoint_sha256: str
+    checkpoint_form: str
+    tools: Mapping[str, str]
+    lora_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        _digest("checkpoint_sha256", self.checkpoint_sha256)
+        if self.lora_sha256 is not None:
+            _digest("lora_sha256", self.lora_sha256)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One measured difference, its bound, their unit, and what was compared with what."""
+
+    name: str
+    measured: float
+    bound: float
+    unit: str
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphQuantization:
+    """What became of one graph: formats in words, layers quantised, layers left as they were."""
+
+    scheme: str
+    layers: int
+    excluded: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise ValueError(f"layers is {self.layers}, but at least 1 is needed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantization:
+    """How a bundle was quantised.
+
+    Args:
+        scheme: name of the scheme.
+        base_precision: of what is not quantised: the source bundle's.
+        source_digest: of the source bundle.
+        calibration_sha256: of the calibration file; None where the scheme needs none.
+        smoothing: strength, 0 to 1, by the first layer of every group; empty without smoothing.
+        graphs: what was quantised, by the names of ``Manifest.graphs``.
+    """
+
+    scheme: str
+    base_precision: str
+    source_digest: str
+    calibration_sha256: str | None
+    smoothing: Mapping[str, float]
+    graphs: Mapping[str, GraphQuantization]
+
+    def __post_init__(self) -> None:
+        _one_of("base_precision", self.base_precision, ("fp32", "bf16", "fp16"))
+        _digest("source_digest", self.source_digest)
+        if self.calibration_sha256 is not None:
+            _digest("calibration_sha256", self.calibration_sha256)
+        if not all(0.0 <= strength <= 1.0 for strength in self.smoothing.values()):
+            raise ValueError("a smoothing strength is outside 0..1")
+        for name in self.graphs:
+            _one_of("graph", name, GRAPHS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LateGraph:
+    """A second step graph, which takes the rows from time t on, 0 noise to 1 data."""
+
+    t: float
+    graph: GraphInfo
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.t < 1.0:
+            raise ValueError(f"t is {self.t}, but a time between 0 and 1 is needed")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, but one of {', '.join(choices)} is needed")
+
+
+def _digest(name: str, value: str) -> None:
+    if not SHA256.fullmatch(value):
+        raise ValueError(f"{name} is {value[:70]!r}, but 64 hexadecimal digits are needed")

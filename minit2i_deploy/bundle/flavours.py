@@ -1,0 +1,71 @@
+"""The official codes differ in a few numbers; a flavour names one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from minit2i_deploy.bundle.manifest import Flavour
+from minit2i_deploy.config import VARIANTS, ModelConfig
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, RELEASED
+
+
+def _flavour(name: str, a_min: float, guidance: float, steps: int) -> Flavour:
+    return Flavour(name=name, a_min=a_min, guidance=guidance, steps=steps, rounding="truncate")
+
+
+# Source: minit2i-torch pipeline and trainer (a_min is a constant there); minit2i-jax main,
+# evaluation configs of B/16 and L/16; minit2i-jax mean_flow_distill, whose guidance is omega.
+FLAVOURS: Final[Mapping[str, Flavour]] = {
+    flavour.name: flavour
+    for flavour in (
+        _flavour("torch-hub", 0.05, 2.5, 100),
+        _flavour("jax-b16", 0.05, 2.5, 100),
+        _flavour("jax-l16", 0.01, 6.0, 100),
+        _flavour(MEAN_FLOW, 0.05, RELEASED["omega"], 4),
+    )
+}
+
+# Standard deviation of the start noise in every official code.
+NOISE_SCALE: Final = 2.0
+
+
+def find_flavour(name: str) -> Flavour:
+    """Look a flavour up.
+
+    Raises:
+        UsageError: the name is unknown; the known ones are listed.
+    """
+    if name not in FLAVOURS:
+        raise UsageError(f"flavour {name!r} is unknown; choose one of {', '.join(FLAVOURS)}")
+    return FLAVOURS[name]
+
+
+def flavour_for(config: ModelConfig, name: str | None) -> Flavour:
+    """The flavour of that name, or without one the default for the network.
+
+    Raises:
+        UsageError: the name is unknown, or a base model's for a student or the other way round.
+    """
+    if name is None:
+        return default_flavour(config)
+    if (name == MEAN_FLOW) != (config.student is not None):
+        kind = "base model" if config.student is None else "few-step student"
+        raise UsageError(
+            f"flavour {name!r} does not fit a {kind}; leave it out or take "
+            f"{default_flavour(config).name!r}"
+        )
+    return find_flavour(name)
+
+
+def default_flavour(config: ModelConfig) -> Flavour:
+    """The JAX code's numbers for L/16 and for students; those of B/16 for every other network."""
+    if config.student is not None:
+        return FLAVOURS[MEAN_FLOW]
+    return FLAVOURS["jax-l16" if config == VARIANTS["l-16"] else "jax-b16"]
+
+
+def variant_of(config: ModelConfig) -> str | None:
+    """The published variant of this shape, or None."""
+    return next((name for name, known in VARIANTS.items() if known == config), None)

@@ -1,0 +1,255 @@
+"""A bundle's graphs with other weights: the same files, but for numbers in two of them.
+
+The data file beside a graph is a safetensors file whose header holds names, types and places, so
+new weights of the same shapes are written over the old ones and every graph stays as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from minit2i_deploy.bundle.bundle import Bundle, write_manifest
+from minit2i_deploy.bundle.head_padding import HeadPadding, padding_of
+from minit2i_deploy.bundle.manifest import Check, Provenance
+from minit2i_deploy.errors import BundleError, UsageError
+
+GRAPHS: Final = ("text_adapter", "transformer")
+_PLAIN: Final = ("fp32", "fp16", "bf16")
+CONSTANT_PREFIX: Final = "_constant."
+_MAX_HEADER_BYTES: Final = 2**26
+_ITEM_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTensor:
+    """One weight as a data file has it.
+
+    Args:
+        dtype: F32, F16 or BF16.
+        shape: in the file.
+        begin: of its bytes in the file.
+        end: behind the last of them.
+        transposed: the file holds the transpose of the network's matrix.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+    transposed: bool
+
+
+def stored_tensors(data_file: Path) -> dict[str, StoredTensor]:
+    """The weights in a data file by their canonical names; constant tables are left out.
+
+    Raises:
+        BundleError: no such file, or not of this form.
+    """
+    try:
+        with data_file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > _MAX_HEADER_BYTES:
+                raise ValueError("its header is too large")
+            header: dict[str, Any] = json.loads(stream.read(length))
+        transposed = set(json.loads(header.pop("__metadata__", {}).get("transposed", "[]")))
+        return {
+            name: _stored(8 + length, entry, name in transposed)
+            for name, entry in header.items()
+            if not name.startswith(CONSTANT_PREFIX)
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{data_file}: is no weights' file ({error})") from error
+
+
+def read_tensor(data_file: Path, stored: StoredTensor) -> np.ndarray:
+    """The raw bytes of one weight: uint8 [bytes], a view of the file."""
+    raw: np.ndarray = np.memmap(data_file, np.uint8, "r")[stored.begin : stored.end]
+    return raw
+
+
+def network_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
+    """All weights of the network: float32, in the network's own layout, as a checkpoint has them.
+
+    Raises:
+        BundleError: a data file is damaged.
+    """
+    tensors = {}
+    padding = padding_of(bundle.manifest)
+    for graph in GRAPHS:
+        path = Path(f"{bundle.graph_path(graph)}.data")
+        for name, stored in stored_tensors(path).items():
+            values = _widened(read_tensor(path, stored), stored)
+            whole = np.array(values.T if stored.transposed else values, order="C")
+            tensors[name] = _unpadded(padding, name, whole, path)
+    return tensors
+
+
+def check_refittable(bundle: Bundle) -> None:
+    """Refuse a bundle whose weights are not one network's, each by its own name.
+
+    Raises:
+        UsageError: it is quantised, or has a late step graph.
+    """
+    if bundle.manifest.late is not None:
+        raise UsageError(
+            f"{bundle.path}: has two step graphs, and the weights of both cannot be written here; "
+            "make such a bundle of the new weights"
+        )
+    precisions = {graph: bundle.manifest.graphs[graph].precision for graph in GRAPHS}
+    odd = {name: word for name, word in precisions.items() if word not in _PLAIN}
+    made = bundle.manifest.quantization
+    if made is not None or odd:
+        graph, word = next(iter(odd.items()), ("", ""))
+        how = made.scheme if made is not None else f"{graph} is {word}"
+        raise UsageError(
+            f"{bundle.path}: is quantised ({how}), so its weights cannot be refitted; refit or "
+            "export the bundle that it was made from, and quantise that"
+        )
+
+
+def write_reweighed(
+    bundle: Bundle, folder: Path, tensors: Mapping[str, np.ndarray], provenance: Provenance
+) -> Bundle:
+    """Write a bundle with the same graphs and other weights into an empty folder.
+
+    Args:
+        bundle: that gives everything else.
+        folder: where to; the caller makes it atomic.
+        tensors: float32 under canonical names, each weight of the bundle once.
+        provenance: of the new weights.
+
+    Returns:
+        the new bundle, with no checks in its manifest: those of the old one were of its weights.
+
+    Raises:
+        UsageError: weights that miss, are left over or have another shape; or a quantised bundle.
+        BundleError: a data file is damaged.
+    """
+    check_refittable(bundle)
+    data = {graph: f"{bundle.manifest.graphs[graph].path}.data" for graph in GRAPHS}
+    _check_complete(bundle, data, tensors)
+    for name in bundle.manifest.files:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.path / name, target)
+    for name in data.values():
+        _overwrite(folder / name, tensors, padding_of(bundle.manifest))
+    return with_checks(bundle, folder, (), provenance)
+
+
+def with_checks(
+    bundle: Bundle, folder: Path, checks: tuple[Check, ...], provenance: Provenance
+) -> Bundle:
+    """Write the manifest of a reweighed bundle, with what was measured of it."""
+    manifest = dataclasses.replace(bundle.manifest, checks=checks, provenance=provenance)
+    write_manifest(folder, manifest)
+    return Bundle.open(folder)
+
+
+def _stored(offset: int, entry: Mapping[str, Any], transposed: bool) -> StoredTensor:
+    begin, end = (offset + place for place in entry["data_offsets"])
+    shape, dtype = tuple(entry["shape"]), entry["dtype"]
+    if dtype not in _ITEM_BYTES or end - begin != int(np.prod(shape)) * _ITEM_BYTES[dtype]:
+        raise ValueError(f"{dtype} {list(shape)} in {end - begin} bytes")
+    return StoredTensor(dtype=dtype, shape=shape, begin=begin, end=end, transposed=transposed)
+
+
+def _unpadded(padding: HeadPadding | None, name: str, weight: np.ndarray, path: Path) -> np.ndarray:
+    if padding is None:
+        return weight
+    try:
+        return padding.unpad(name, weight)
+    except ValueError as error:
+        raise BundleError(
+            f"{path}: {name} is {list(weight.shape)}, which is no heads of {padding.padded}"
+        ) from error
+
+
+def _check_complete(
+    bundle: Bundle, data: Mapping[str, str], tensors: Mapping[str, np.ndarray]
+) -> None:
+    wanted = {
+        name: stored.shape[::-1] if stored.transposed else stored.shape
+        for path in data.values()
+        for name, stored in stored_tensors(bundle.path / path).items()
+    }
+    if (padding := padding_of(bundle.manifest)) is not None:
+        wanted = {name: padding.unpadded_shape(name, shape) for name, shape in wanted.items()}
+    found = {name: array.shape for name, array in tensors.items()}
+    wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+    if wrong:
+        came, needed = (list(shapes.get(wrong[0], ())) or "none" for shapes in (found, wanted))
+        raise UsageError(
+            f"{bundle.path}: {len(wrong)} weights do not fit, first {wrong[0]}: {came} came for "
+            f"{needed}; give weights of the same architecture"
+        )
+
+
+def _overwrite(path: Path, tensors: Mapping[str, np.ndarray], padding: HeadPadding | None) -> None:
+    with path.open("r+b") as stream:
+        for name, stored in stored_tensors(path).items():
+            values = tensors[name] if padding is None else padding.pad(name, tensors[name])
+            values = values.T if stored.transposed else values
+            stream.seek(stored.begin)
+            stream.write(_narrowed(values, stored.dtype))
+
+
+def _narrowed(values: np.ndarray, dtype: str) -> bytes:
+    """Bytes in the file's type, rounded to nearest, ties to even."""
+    array = np.ascontiguousarray(values, np.float32)
+    if dtype == "F32":
+        return array.tobytes()
+    if dtype == "F16":
+        return array.astype(np.float16).tobytes()
+    bits = array.view(np.uint32)
+    # Half of the last kept place, and one more where that place is odd, carries as rounding does.
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()
+
+
+def _widened(raw: np.ndarray, stored: StoredTensor) -> np.ndarray:
+    if stored.dtype == "BF16":
+        bits = raw.view(np.uint16).astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(stored.shape)
+    dtype = {"F32": np.float32, "F16": np.float16}[stored.dtype]
+    return raw.view(dtype).astype(np.float32).reshape(stored.shape)
+
+
+def names_in_graph(graph_file: Path, names: Iterable[str]) -> set[str]:
+    """Those names that initializers of an ONNX graph have, found without the onnx package.
+
+    A data file also holds weights that reach no output and so are in no graph: those of the last
+    block's text stream.
+
+    Source: onnx.proto of the ONNX project: TensorProto.name is field 8, a string.
+    """
+    graph = graph_file.read_bytes()
+    return {name for name in names if _name_field(name) in graph}
+
+
+def _name_field(name: str) -> bytes:
+    text, length = name.encode("ascii"), bytearray()
+    rest = len(text)
+    while rest > 0x7F:
+        length.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return bytes([8 << 3 | 2, *length, rest]) + text
+
+
+def changed_names(before: Bundle, after: Bundle, graph: str) -> Iterator[str]:
+    """Names of the weights in one graph whose bytes differ between two bundles."""
+    old, new = (Path(f"{bundle.graph_path(graph)}.data") for bundle in (before, after))
+    places = stored_tensors(new)
+    used = names_in_graph(before.graph_path(graph), places)
+    for name, stored in stored_tensors(old).items():
+        if name in used and not np.array_equal(
+            read_tensor(old, stored), read_tensor(new, places[name])
+        ):
+            yield name

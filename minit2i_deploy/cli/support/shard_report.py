@@ -1,0 +1,95 @@
+"""What minit2i data check says of shards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from minit2i_deploy.cli.support.formatting import columns, size
+
+if TYPE_CHECKING:
+    from minit2i_deploy.training.data.shard_check import Report
+
+
+def report_values(report: Report) -> dict[str, Any]:
+    """The report for programs."""
+    seconds = max(report.seconds, 1e-9)
+    return {
+        "shards": len(report.shards),
+        "empty": report.empty,
+        "damaged": report.damaged,
+        "samples": report.num_samples,
+        "bytes": report.num_bytes,
+        "seconds": report.seconds,
+        "bytes_per_s": report.num_bytes / seconds,
+        "samples_per_s": report.num_samples / seconds,
+        "files": dict(sorted(report.suffixes.items())),
+        "bad": dict(report.bad),
+        "examples": report.examples,
+        "duplicate_keys": report.duplicates,
+        "duplicate_examples": report.duplicate_examples,
+        "truncated": report.truncated if len(report.tokens) else None,
+        "embedded": [dict(said) for said in report.embedded],
+        **{key: _spread(values) for key, _, values in _figures(report)},
+    }
+
+
+def report_text(report: Report) -> str:
+    """The report for people."""
+    seconds = max(report.seconds, 1e-9)
+    speed = (
+        f"{report.num_samples / seconds:.0f} samples and {size(int(report.num_bytes / seconds))}"
+    )
+    what = f"{report.num_samples} samples in {len(report.shards)} shards, {size(report.num_bytes)}"
+    lines = [f"{what}; read at {speed} a second"]
+    files = ", ".join(f"{count} .{suffix}" for suffix, count in sorted(report.suffixes.items()))
+    lines += [f"files: {files}"] if files else []
+    rows = [
+        (name, f"{found['lowest']:.4g}", f"{found['median']:.4g}", f"{found['highest']:.4g}")
+        for _, name, values in _figures(report)
+        if (found := _spread(values)) is not None
+    ]
+    if rows:
+        lines += ["", columns(rows, head=("of good samples", "lowest", "median", "highest")), ""]
+    lines += [*_notes(report), *_bad(report)]
+    return "\n".join(lines)
+
+
+def _figures(report: Report) -> Iterator[tuple[str, str, Sequence[float]]]:
+    yield "short_side", "short side, pixels", report.short_sides
+    yield "aspect", "width / height", report.aspects
+    yield "caption_characters", "caption, characters", report.characters
+    yield "caption_tokens", "caption, tokens", report.tokens
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    from minit2i_deploy.training.data.shard_check import Spread
+
+    found = Spread.of(values)
+    return None if found is None else dataclasses.asdict(found)
+
+
+def _notes(report: Report) -> Iterator[str]:
+    if len(report.tokens):
+        share = report.truncated / len(report.tokens)
+        yield f"{report.truncated} captions ({share:.1%}) are longer than the model takes"
+    for said in report.embedded:
+        digest = str(said.get("encoder_sha256"))[:12]
+        yield (
+            f"embedded as {said.get('dtype')} with {said.get('prompt_length')} tokens at most by "
+            f"the encoder {digest}"
+        )
+    for name in report.empty:
+        yield f"{name}: holds no sample"
+    for reason in report.damaged.values():
+        yield f"damaged: {reason}"
+    if report.duplicates:
+        yield f"{report.duplicates} keys came before: {', '.join(report.duplicate_examples)}"
+
+
+def _bad(report: Report) -> Iterator[str]:
+    yield f"{report.num_bad} bad samples" if report.num_bad else "no bad samples"
+    for reason, count in report.bad.most_common():
+        yield f"  {count}  {reason}, such as"
+        yield from (f"      {example}" for example in report.examples[reason])

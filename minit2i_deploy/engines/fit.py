@@ -1,0 +1,132 @@
+"""Whether an engine may be run here and now, or the reason why not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.engines.key import PORTABLE, EngineKey
+
+# Precision -> the first compute capability that has it. Source: CUDA C++ Programming Guide, table
+# of tensor core types; support matrices of TensorRT and TensorRT-RTX.
+FIRST_CAPABILITY: Final = {"fp32": 75, "fp16": 75, "int8": 75, "bf16": 80, "fp8": 89}
+# Compute capabilities that an engine without named targets runs on, by NVIDIA's support matrix.
+_PORTABLE_CAPABILITIES: Final = (80, 86, 89)
+_PORTABLE_FROM: Final = 120
+_AMPERE: Final = 80
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """A card: compute capability 8.9 as 89, and the name the driver gives it."""
+
+    capability: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"sm{self.capability} ({self.name})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What an engine is needed for.
+
+    Args:
+        library: one of ``engine_key.LIBRARIES``.
+        library_version: of the library that will load it.
+        device: that will run it; None leaves the card open.
+        sizes: values of free sizes that it must take; others stay open.
+        weights_sha256: of refitted weights; None are the bundle's own.
+    """
+
+    library: str
+    library_version: str
+    device: Device | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    weights_sha256: str | None = None
+
+
+def graph_changes(bundle: Bundle, key: EngineKey) -> str | None:
+    """Why an engine no longer belongs to the bundle's graph, or None."""
+    info = bundle.manifest.graphs[key.graph]
+    files = bundle.manifest.files
+    data = files.get(f"{info.path}.data")
+    if files[info.path].sha256 != key.graph_sha256:
+        return f"the graph {info.path} changed since"
+    if (None if data is None else data.sha256) != key.data_sha256:
+        return f"the weights {info.path}.data changed since"
+    return None
+
+
+def misfit(bundle: Bundle, key: EngineKey, wanted: Wanted) -> str | None:
+    """The first reason why an engine cannot serve, or None where it can."""
+    return (
+        graph_changes(bundle, key)
+        or _weights_misfit(key, wanted)
+        or library_misfit(key, wanted.library, wanted.library_version)
+        or (None if wanted.device is None else _device_misfit(key, wanted.device))
+        or _sizes_misfit(key, wanted.sizes)
+    )
+
+
+def library_misfit(key: EngineKey, library: str, version: str) -> str | None:
+    """Why a library cannot load an engine, or None."""
+    if key.library != library:
+        return f"built by {key.library}, but {library} is to load it"
+    if key.library_version == version:
+        return None
+    built, loading = _numbers(key.library_version), _numbers(version)
+    if key.flags.version_compatible and built[:1] == loading[:1] and built <= loading:
+        return None
+    return f"built by {library} {key.library_version}, but {version} is installed"
+
+
+def _weights_misfit(key: EngineKey, wanted: Wanted) -> str | None:
+    if key.weights_sha256 == wanted.weights_sha256:
+        return None
+    has, needs = (
+        "the bundle's own weights" if digest is None else f"refitted weights {digest[:8]}.."
+        for digest in (key.weights_sha256, wanted.weights_sha256)
+    )
+    return f"holds {has}, but {needs} are wanted"
+
+
+def _device_misfit(key: EngineKey, device: Device) -> str | None:
+    if any(_runs_on(target, key.flags.hardware_level, device) for target in key.targets):
+        return _precision_misfit(key, device)
+    return f"built for {' '.join(key.targets)}, but this card is {device}"
+
+
+def _precision_misfit(key: EngineKey, device: Device) -> str | None:
+    needed = FIRST_CAPABILITY[key.precision]
+    if device.capability >= needed:
+        return None
+    return f"computes in {key.precision}, which needs sm{needed}, but this card is {device}"
+
+
+def _runs_on(target: str, hardware_level: str, device: Device) -> bool:
+    if target == PORTABLE:
+        known = device.capability in _PORTABLE_CAPABILITIES
+        return known or device.capability >= _PORTABLE_FROM
+    if not target.startswith("native:"):
+        return target == f"sm{device.capability}"
+    _, capability, name = target.split(":", 2)
+    same = capability == f"sm{device.capability}"
+    if hardware_level == "ampere-plus":
+        return device.capability >= _AMPERE
+    return same and (hardware_level == "same-capability" or name == device.name)
+
+
+def _sizes_misfit(key: EngineKey, sizes: Mapping[str, int]) -> str | None:
+    for name, value in sizes.items():
+        limits = key.sizes.get(name)
+        if limits is not None and not limits[0] <= value <= limits[2]:
+            return f"takes {name} {limits[0]} to {limits[2]}, but {value} is asked for"
+    return None
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"[0-9]+", version)]

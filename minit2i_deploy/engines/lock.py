@@ -1,0 +1,112 @@
+"""One build of an engine at a time, on all systems, released by the system if a process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from minit2i_deploy.errors import Minit2iError, UsageError
+from minit2i_deploy.io.temporary_folders import gone_if_empty
+
+_TRY_AGAIN_S: Final = 0.5
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock file at ``path``; it is removed at the end.
+
+    Args:
+        path: of the lock file; missing folders are made, and go again if nothing else comes
+            into them.
+        what: words for what is locked, for the error.
+        wait_s: how long to wait for another process.
+
+    Raises:
+        Minit2iError: another process holds it, named by its pid.
+        UsageError: the folder may not be written.
+    """
+    until = time.monotonic() + wait_s
+    with gone_if_empty(path.parent):
+        while (stream := _try(path)) is None:
+            if time.monotonic() >= until:
+                raise Minit2iError(
+                    f"{what}: process {_holder(path)} is building it; wait for it to end"
+                )
+            time.sleep(_TRY_AGAIN_S)
+        try:
+            yield
+        finally:
+            # Removed while it is held: whoever opened it before sees that the name is gone.
+            with contextlib.suppress(OSError):
+                path.unlink()
+            stream.close()
+
+
+def _try(path: Path) -> BinaryIO | None:
+    try:
+        stream = _opened(path)
+    except OSError as error:
+        raise UsageError(
+            f"{path.parent}: cannot be written ({error.strerror}); copy the bundle to a folder"
+            " you can write"
+        ) from error
+    if not _take(stream) or not _still_there(path, stream):
+        stream.close()
+        return None
+    stream.truncate(0)
+    stream.write(f"{os.getpid()}\n".encode("ascii"))
+    stream.flush()
+    return stream
+
+
+def _opened(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return open(path, "a+b")
+    except FileNotFoundError:
+        # Another process has just left the folder empty and removed it.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a+b")
+
+
+def _take(stream: BinaryIO) -> bool:
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        return _take_on_windows(stream)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _take_on_windows(stream: BinaryIO) -> bool:
+    import importlib
+
+    msvcrt = importlib.import_module("msvcrt")
+    # A byte far behind the pid, so that others can read that.
+    stream.seek(2**20)
+    try:
+        msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError:
+        return False
+    return True
+
+
+def _still_there(path: Path, stream: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except OSError:
+        return False
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text("ascii").strip() or "of unknown number"
+    except (OSError, ValueError):
+        return "of unknown number"

@@ -1,0 +1,168 @@
+"""The stages of one picture as calls that can be timed again and again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.flops import adapter_flops, denoiser_flops, text_encoder_flops
+from minit2i_deploy.io.images import to_pil
+from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.request import Request
+from minit2i_deploy.solvers.table import step_row
+from minit2i_deploy.text.encoder import RowEncoder
+
+STAGES: Final = ("tokenise", "encode", "adapt", "step", "image", "embed")
+# Words of common prompts; texts for the embed stage are made of them.
+_WORDS: Final = "a red blue green circle square triangle left of two three above the small".split()
+
+
+@runtime_checkable
+class Rated(Protocol):
+    """A runtime that can tell what its matrix products reach."""
+
+    def matrix_rate(self) -> float:
+        """FLOP a second of large matrix products, measured now."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Subject:
+    """One bundle on one runtime, ready to be timed.
+
+    Args:
+        label: what tells it from the others.
+        stages: stage to a call that does it once.
+        flops: stage to the arithmetic of one call, where a formula tells it.
+        steps_per_image: step calls that one picture costs; a row with fewer branches counts for
+            its share.
+        num_texts: texts in one call of embed.
+        state: the picture after the first step from a fixed start, for comparing subjects.
+        matrix_rate: FLOP a second of large matrix products.
+    """
+
+    label: str
+    stages: Mapping[str, Callable[[], object]]
+    flops: Mapping[str, int]
+    steps_per_image: float
+    num_texts: int
+    state: Float32[np.ndarray, "batch 3 height width"]
+    matrix_rate: float
+
+
+def prepare(
+    label: str,
+    bundle: Bundle,
+    runtime: Runtime,
+    *,
+    prompt: str,
+    preset: str | None = None,
+    num_texts: int = 64,
+    batch_size: int = 32,
+) -> Subject:
+    """Run every stage once and keep what the next one needs.
+
+    Args:
+        label: what tells it from the others.
+        bundle: what to run.
+        runtime: an open runtime of that bundle.
+        prompt: what to paint.
+        preset: table and guidance; None takes the bundle's default.
+        num_texts: short texts, all different, that one call of embed encodes.
+        batch_size: of those.
+
+    Raises:
+        UsageError: an unknown preset, or no text.
+        RuntimeFailure: the engine failed.
+    """
+    if num_texts < 1:
+        raise UsageError(f"{num_texts} texts to embed came, but at least 1 is needed")
+    table, guidance = bundle.preset(preset)
+    request = Request.of(bundle, prompt, table=table, guidance=guidance)
+    branches = max(map(len, request.weights))
+    tokenizer = bundle.tokenizer()
+    (encoded,) = tokenizer.encode([prompt])
+    ids, mask = encoded.ids[None], np.ones((1, len(encoded.ids)), np.int64)
+    context, room = _context(bundle, runtime.encode(ids, mask), branches)
+    told = None if request.conditions is None else np.tile(request.conditions, (branches, 1))
+    adapted = runtime.adapt(context, room, told)
+    row, most = _costliest(request)
+    state = runtime.start(request.start(bundle), adapted[:, None])
+    state.step(row, most)
+    first = state.state()[0]
+    encoder = RowEncoder(bundle, runtime, batch_size=batch_size, cache_bytes=0)
+    texts = tokenizer.encode(short_texts(num_texts))
+    return Subject(
+        label=label,
+        stages={
+            "tokenise": lambda: tokenizer.encode([prompt]),
+            "encode": lambda: runtime.encode(ids, mask),
+            "adapt": lambda: runtime.adapt(context, room, told),
+            "step": lambda: state.step(row, most),
+            "image": lambda: to_pil(first),
+            "embed": lambda: list(encoder.rows(texts)),
+        },
+        flops=_flops(bundle, ids.size, branches),
+        steps_per_image=sum(map(len, request.weights)) / branches,
+        num_texts=num_texts,
+        state=first,
+        matrix_rate=runtime.matrix_rate() if isinstance(runtime, Rated) else numpy_rate(),
+    )
+
+
+def short_texts(count: int) -> list[str]:
+    """So many different texts of 2 to 9 words, always the same ones."""
+    rng = np.random.default_rng(0)
+    texts: dict[str, None] = {}
+    while len(texts) < count:
+        length = int(rng.integers(2, 10))
+        texts[" ".join(rng.choice(_WORDS, length))] = None
+    return list(texts)
+
+
+def numpy_rate(size: int = 2048, repeats: int = 5) -> float:
+    """FLOP a second of the best of several float32 matrix products in numpy."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((size, size), dtype=np.float32) for _ in range(2))
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - began)
+    return 2.0 * size**3 / min(seconds)
+
+
+def _context(bundle: Bundle, values: np.ndarray, branches: int) -> tuple[np.ndarray, np.ndarray]:
+    """The prompt padded to the model's length, and of two branches the one without a prompt."""
+    length = bundle.config.prompt_length
+    context = np.zeros((branches, length, values.shape[2]), np.float32)
+    mask = np.zeros((branches, length), np.int64)
+    context[0, : values.shape[1]], mask[0, : values.shape[1]] = values[0], 1
+    return context, mask
+
+
+def _costliest(request: Request) -> tuple[np.ndarray, np.ndarray]:
+    weights = request.weights
+    index = max(range(len(weights)), key=lambda k: len(weights[k]))
+    return step_row(request.table, index), weights[index]
+
+
+def _flops(bundle: Bundle, num_tokens: int, branches: int) -> dict[str, int]:
+    config = bundle.config
+    flops = {"adapt": branches * adapter_flops(config), "step": branches * denoiser_flops(config)}
+    path = Path(bundle.graph_path("text_encoder")).parent / "config.json"
+    try:
+        encoder = json.loads(path.read_text(encoding="utf-8"))
+        flops["encode"] = text_encoder_flops(encoder, num_tokens)
+    except (OSError, ValueError, KeyError):
+        # Another encoder than T5 has no formula here, and is timed all the same.
+        pass
+    return flops

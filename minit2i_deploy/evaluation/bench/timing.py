@@ -1,0 +1,147 @@
+"""Time several subjects in turns, so that whatever else the machine does slows all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.evaluation.bench.stages import STAGES, Subject
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """Seconds of one stage of one subject, in the order they ran."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def p50(self) -> float:
+        """Median."""
+        return statistics.median(self.seconds)
+
+    @property
+    def p95(self) -> float:
+        """Nineteen of twenty are as fast as this, by linear interpolation."""
+        return float(np.percentile(self.seconds, 95))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Measured:
+    """What was measured of one subject.
+
+    Args:
+        label: of the subject.
+        timings: stage to seconds.
+        images_per_s: from the medians of the stages and the rows of the table.
+        texts_per_s: from the median of embed.
+        step_flops: arithmetic of one step.
+        matrix_rate: FLOP a second of large matrix products on the same engine.
+        difference: of the state after one step to the first subject's, relative to its largest
+            value; 0 for the first.
+    """
+
+    label: str
+    timings: Mapping[str, Timing]
+    images_per_s: float
+    texts_per_s: float
+    step_flops: int
+    matrix_rate: float
+    difference: float
+
+    @property
+    def step_share(self) -> float:
+        """The step's FLOP a second over the matrix rate."""
+        return self.step_flops / self.timings["step"].p50 / self.matrix_rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; seconds are those of p50 and p95 and of each repeat."""
+        stages = {
+            stage: {"p50_s": timing.p50, "p95_s": timing.p95, "seconds": list(timing.seconds)}
+            for stage, timing in self.timings.items()
+        }
+        return {
+            "label": self.label,
+            "stages": stages,
+            "images_per_s": self.images_per_s,
+            "texts_per_s": self.texts_per_s,
+            "step_flops": self.step_flops,
+            "matrix_rate_flops": self.matrix_rate,
+            "step_share_of_matrix_rate": self.step_share,
+            "difference": self.difference,
+        }
+
+
+def measure(
+    subjects: Sequence[Subject],
+    *,
+    repeats: int = 10,
+    warm_up: int = 2,
+    on_progress: Callable[[float, str], None] | None = None,
+) -> list[Measured]:
+    """Time every stage of every subject: A B A B, stage by stage.
+
+    Args:
+        subjects: at least one; the first is what the others are compared with.
+        repeats: timed calls of each stage.
+        warm_up: calls before those, not timed.
+        on_progress: called with the share done and the stage.
+
+    Raises:
+        UsageError: repeats below 1 or a negative warm-up.
+        RuntimeFailure: an engine failed.
+    """
+    if repeats < 1 or warm_up < 0:
+        raise UsageError(
+            f"repeats {repeats} and warm-up {warm_up} came; at least 1 and 0 are needed"
+        )
+    seconds: dict[tuple[int, str], list[float]] = {}
+    rounds = len(STAGES) * (warm_up + repeats)
+    done = 0
+    for stage in STAGES:
+        for turn in range(warm_up + repeats):
+            for index, subject in enumerate(subjects):
+                began = time.perf_counter()
+                subject.stages[stage]()
+                spent = time.perf_counter() - began
+                if turn >= warm_up:
+                    seconds.setdefault((index, stage), []).append(spent)
+            done += 1
+            if on_progress is not None:
+                on_progress(done / rounds, stage)
+    return [
+        _measured(subject, subjects[0], {s: Timing(seconds=tuple(seconds[i, s])) for s in STAGES})
+        for i, subject in enumerate(subjects)
+    ]
+
+
+def ratios(first: Measured, other: Measured) -> dict[str, float]:
+    """Stage to the median of the paired ratios: above 1, ``other`` is that many times faster."""
+    return {
+        stage: statistics.median(
+            a / b for a, b in zip(timing.seconds, other.timings[stage].seconds, strict=True)
+        )
+        for stage, timing in first.timings.items()
+    }
+
+
+def _measured(subject: Subject, first: Subject, timings: Mapping[str, Timing]) -> Measured:
+    once = sum(timings[stage].p50 for stage in ("tokenise", "encode", "adapt", "image"))
+    whole = once + subject.steps_per_image * timings["step"].p50
+    off = float("nan")
+    if subject.state.shape == first.state.shape:
+        off = float(np.abs(subject.state - first.state).max() / np.abs(first.state).max())
+    return Measured(
+        label=subject.label,
+        timings=timings,
+        images_per_s=1.0 / whole,
+        texts_per_s=subject.num_texts / timings["embed"].p50,
+        step_flops=subject.flops["step"],
+        matrix_rate=subject.matrix_rate,
+        difference=off,
+    )

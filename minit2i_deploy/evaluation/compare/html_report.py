@@ -1,0 +1,107 @@
+"""The comparison as one page that needs no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from minit2i_deploy.demo.machine import describe_machine, machine_line
+from minit2i_deploy.evaluation.compare.chart import log_chart
+from minit2i_deploy.evaluation.compare.difference_images import (
+    GAIN,
+    amplified_difference,
+    png_bytes,
+)
+from minit2i_deploy.evaluation.compare.report import Comparison, Shown
+from minit2i_deploy.evaluation.compare.summary import denoiser_words, figures, sizes, speeds
+from minit2i_deploy.io.html import document, escaped, image, shortened, table, verdict
+
+_STYLE: Final = """\
+.trio { margin: 0 0 1.6rem; } .trio div { display: flex; gap: .6rem; }
+.trio img { width: 192px; height: 192px; image-rendering: pixelated; border: 1px solid #bbb; }
+figcaption { font-size: .9rem; line-height: 1.35; max-width: 40rem; }
+.small { color: #666; font-size: .85rem; }
+code { overflow-wrap: anywhere; } svg { max-width: 100%; height: auto; }
+"""
+_LONGEST_REASON: Final = 120
+_NUMBERS: Final = (1, 2, 3)
+_SIDE_HEAD: Final = ("", "bundle", "digest", "denoiser", "engine")
+_LINES: Final = {
+    "estimate": "estimate of the clean image, same state",
+    "step": "state after the row, same state before",
+    "drift": "state after the row, each its own way",
+}
+
+
+def to_html(comparison: Comparison) -> str:
+    """Write the page: figures, errors row by row, sizes, times and the pictures themselves."""
+    a, b = comparison.sides
+    parts = [
+        table(_SIDE_HEAD, [_side("A", a), _side("B", b)], numbers=()),
+        f"<p>{escaped(_what(comparison))}<br>{escaped(machine_line(describe_machine()))}</p>",
+        "<h2>Figures</h2>",
+        table(("figure", "A", "B", "B to A"), figures(comparison), numbers=_NUMBERS),
+        "<h2>Errors row by row</h2>",
+        "<p>Relative, by Euclidean norm, the mean over "
+        f"{len(comparison.details.tokens)} pictures; t goes from 0 noise to 1 data.</p>",
+        log_chart(_lines(comparison), along="t"),
+        "<h2>Sizes</h2>",
+        table(("part", "A", "B", "B over A"), sizes(comparison), numbers=_NUMBERS),
+        *_speed(comparison),
+        "<h2>Pictures</h2>",
+        f"<p>A, B, and {GAIN:g} times their difference around mid grey, brighter where B is.</p>",
+        *(_trio(comparison, one) for one in comparison.shown),
+    ]
+    return document("MiniT2I comparison", _STYLE, parts)
+
+
+def _side(name: str, side: Mapping[str, Any]) -> tuple[str, ...]:
+    return name, side["path"], side["digest"][:12], denoiser_words(side), side["engine"]
+
+
+def _what(comparison: Comparison) -> str:
+    return (
+        f"{len(comparison.pairs)} pictures from the same prompts and noise, table "
+        f"{comparison.table}, guidance {comparison.guidance:g}."
+    )
+
+
+def _lines(comparison: Comparison) -> dict[str, list[tuple[float, float]]]:
+    rows = comparison.rows()
+    return {
+        words: [(row["t"], row[kind]["mean"]) for row in rows] for kind, words in _LINES.items()
+    }
+
+
+def _speed(comparison: Comparison) -> list[str]:
+    if comparison.speed is None:
+        return []
+    head = ("stage", "A, median ms", "B, median ms", "B is faster, times")
+    rows = speeds(comparison.speed)
+    return ["<h2>Speed</h2>", table(head, rows, numbers=_NUMBERS)]
+
+
+def _trio(comparison: Comparison, shown: Shown) -> str:
+    pair = comparison.pairs[shown.index]
+    difference = amplified_difference(shown.x_a, shown.x_b)
+    images = "".join(
+        image(png_bytes(x), f"{pair.task.prompt}, {what}")
+        for x, what in ((shown.x_a, "A"), (shown.x_b, "B"), (difference, "difference"))
+    )
+    verdicts = ""
+    if pair.verdicts is not None:
+        verdicts = "<br>" + "; ".join(
+            _verdict(name, found.correct, found.reason)
+            for name, found in zip("AB", pair.verdicts, strict=True)
+        )
+    return (
+        f'<figure class="trio"><div>{images}</div><figcaption>{escaped(pair.task.prompt)}'
+        f'<br><span class="small">seed {pair.task.seed}; PSNR {pair.psnr_db:.1f} dB, SSIM '
+        f"{pair.ssim:.4f}, {pair.bytes_off:.1%} of bytes off, by {pair.levels_off} at most"
+        f"</span>{verdicts}</figcaption></figure>"
+    )
+
+
+def _verdict(name: str, correct: bool, reason: str) -> str:
+    short = escaped(shortened(reason, _LONGEST_REASON))
+    return f'{name} {verdict(correct)} <span class="small">{short}</span>'

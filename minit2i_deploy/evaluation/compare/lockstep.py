@@ -1,0 +1,135 @@
+"""Both sides down the same table, row by row, with B also stepping from A's own states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from minit2i_deploy.bundle.step_switch import start_rows
+from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.evaluation.compare.prompt_set import Task
+from minit2i_deploy.evaluation.compare.subjects import Side
+from minit2i_deploy.evaluation.quality.metrics import relative_errors
+from minit2i_deploy.generate import Frame, frames
+from minit2i_deploy.request import Request
+from minit2i_deploy.solvers.table import Table, step_row
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Details:
+    """Relative errors of B to A by Euclidean norm, a picture each.
+
+    Args:
+        tokens: float64 [batch], of what the text adapter gives the denoiser.
+        estimate: float64 [rows, batch], of the guided estimate of the clean image, both from A's
+            state before the row.
+        step: float64 [rows, batch], of the state after the row, both from A's state before it.
+        drift: float64 [rows, batch], of the state after the row, each on its own way.
+    """
+
+    tokens: Float64[np.ndarray, " batch"]
+    estimate: Float64[np.ndarray, "rows batch"]
+    step: Float64[np.ndarray, "rows batch"]
+    drift: Float64[np.ndarray, "rows batch"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Walk:
+    """What one batch gave: the final states, float32 [batch, 3, H, W], and the rows' details."""
+
+    x_a: Float32[np.ndarray, "batch 3 height width"]
+    x_b: Float32[np.ndarray, "batch 3 height width"]
+    details: Details | None
+
+
+def walk(
+    a: Side,
+    b: Side,
+    tasks: Sequence[Task],
+    table: Table,
+    guidance: float,
+    *,
+    details: bool,
+    on_row: Callable[[], None] | None = None,
+) -> Walk:
+    """Paint one batch on both sides.
+
+    Args:
+        a: the reference.
+        b: what is compared with it.
+        tasks: prompts and seeds of the batch.
+        table: solver, the same for both.
+        guidance: scale of classifier-free guidance.
+        details: whether to measure every row, which costs B's rows once more.
+        on_row: called after each row.
+
+    Raises:
+        RuntimeFailure: an engine failed, or gave NaN or infinity.
+    """
+    prompts, seeds = [task.prompt for task in tasks], [task.seed for task in tasks]
+    request = Request.of(a.bundle, prompts, seed=seeds, table=table, guidance=guidance)
+    teacher = _Teacher(a, b, request) if details else None
+    ways = [frames(side.bundle, side.runtime, request) for side in (a, b)]
+    states: list[np.ndarray] = []
+    for pair in zip(*ways, strict=True):
+        if teacher is not None:
+            teacher.compare(*pair)
+        if on_row is not None:
+            on_row()
+        states = [frame.x() for frame in pair] if pair[0].index + 1 == len(table) else []
+    for x, side in zip(states, (a, b), strict=True):
+        _check_finite(x, side)
+    found = None if teacher is None else teacher.details()
+    return Walk(x_a=states[0], x_b=states[1], details=found)
+
+
+class _Teacher:
+    """Keeps A's state before each row, and lets B take that row from it."""
+
+    def __init__(self, a: Side, b: Side, request: Request) -> None:
+        self.b, self.request, self.fresh = b, request, request.fresh_noise(a.bundle)
+        first, self.tokens = (request.tokens(side.bundle, side.runtime) for side in (a, b))
+        self.tokens_error = relative_errors(
+            np.swapaxes(self.tokens, 0, 1), np.swapaxes(first, 0, 1)
+        )
+        self.x = request.start(a.bundle)
+        self.h = np.zeros_like(self.x)
+        self.errors: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def compare(self, frame_a: Frame, frame_b: Frame) -> None:
+        """Measure one row."""
+        x_a, h_a = frame_a.state.state()
+        x_forced, h_forced = self._step(frame_a.index)
+        # h' = y + s x, and both sides had the same x.
+        estimate = h_a - np.float32(frame_a.slope) * self.x
+        errors = (
+            relative_errors(estimate + (h_forced - h_a), estimate),
+            relative_errors(x_forced, x_a),
+            relative_errors(frame_b.x(), x_a),
+        )
+        self.errors.append(errors)
+        self.x, self.h = x_a, h_a
+
+    def details(self) -> Details:
+        """All rows together."""
+        estimate, step, drift = (np.stack(rows) for rows in zip(*self.errors, strict=True))
+        return Details(tokens=self.tokens_error, estimate=estimate, step=step, drift=drift)
+
+    def _step(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        table = self.request.table
+        state = start_rows(self.b.runtime, self.x, self.tokens, table.column("t")[index:])
+        # Noise takes the history slot's place, and so can a history.
+        slot = self.fresh[index]() if index in self.fresh else self.h
+        state.step(step_row(table, index), self.request.weights[index], slot)
+        return state.state()
+
+
+def _check_finite(x: np.ndarray, side: Side) -> None:
+    if not np.isfinite(x).all():
+        raise RuntimeFailure(
+            f"{side.bundle.path}: a picture holds NaN or infinity on {side.engine}; use a higher"
+            " precision and run minit2i verify"
+        )

@@ -1,0 +1,88 @@
+"""What both sides paint: a prompt and a noise seed each, and what the prompt promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.evaluation.shapes import Spec, held_out_captions
+from minit2i_deploy.solvers.noise import standard_noise
+from minit2i_deploy.tokenizer import Tokenizer
+
+_UNKNOWN: Final = "<unk>"
+# The vocabulary made for shapes has some hundred pieces, those made for a language thousands.
+_LARGEST_SHAPES_VOCABULARY: Final = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One picture: its prompt, the seed of its noise, and what a shapes caption promises."""
+
+    prompt: str
+    seed: int
+    spec: Spec | None = None
+
+
+def is_shapes_model(bundle: Bundle) -> bool:
+    """Whether the model was made for shapes, by its tokenizer."""
+    return is_shapes_tokenizer(bundle.tokenizer())
+
+
+def is_shapes_tokenizer(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer was made for shapes captions: few pieces, and every caption fits."""
+    if tokenizer.rust.get_vocab_size() > _LARGEST_SHAPES_VOCABULARY:
+        return False
+    unknown = tokenizer.rust.token_to_id(_UNKNOWN)
+    captions = [caption for _, caption in held_out_captions(2, 0)]
+    encoded = tokenizer.encode(captions)
+    return all(unknown not in item.ids and not item.truncated for item in encoded)
+
+
+def caption_tasks(per_kind: int, seeds: Sequence[int] | None = None) -> list[Task]:
+    """Held-out shapes captions, those of ``minit2i eval shapes`` with the same noise.
+
+    Args:
+        per_kind: captions of each of the six kinds, at least 1.
+        seeds: every caption is painted from each; None gives the n-th caption seed n.
+
+    Raises:
+        UsageError: per_kind below 1, or a seed outside its range.
+    """
+    if per_kind < 1:
+        raise UsageError(f"captions are {per_kind} a kind, but at least 1 is needed")
+    return _tasks([(text, spec) for spec, text in held_out_captions(per_kind, 0)], seeds)
+
+
+def prompt_tasks(prompts: Sequence[str], seeds: Sequence[int] | None = None) -> list[Task]:
+    """Prompts that nobody judges.
+
+    Args:
+        prompts: at least one.
+        seeds: every prompt is painted from each; None gives the n-th prompt seed n.
+
+    Raises:
+        UsageError: no prompt, or a seed outside its range.
+    """
+    if not prompts:
+        raise UsageError("no prompt came; give at least one")
+    return _tasks([(text, None) for text in prompts], seeds)
+
+
+def spread(tasks: Sequence[Task], count: int) -> list[int]:
+    """Indices of so many tasks, as evenly over them as whole numbers allow."""
+    count = min(count, len(tasks))
+    return [index * len(tasks) // count for index in range(count)]
+
+
+def _tasks(texts: Sequence[tuple[str, Spec | None]], seeds: Sequence[int] | None) -> list[Task]:
+    for seed in seeds or ():
+        # Refuses a seed outside its range now, not after the pictures before it.
+        standard_noise(seed, (1,))
+    return [
+        Task(prompt=text, seed=seed, spec=spec)
+        for index, (text, spec) in enumerate(texts)
+        for seed in ((index,) if seeds is None else seeds)
+    ]

@@ -1,0 +1,223 @@
+"""The meter: every candidate paints the same captions from the same noise.
+
+paint -> judge -> saturation and seams -> distance to a fine grid on some of them -> compare
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.evaluation.quality import metrics
+from minit2i_deploy.evaluation.quality.candidates import Candidate
+from minit2i_deploy.evaluation.quality.fine_reference import fine_table
+from minit2i_deploy.evaluation.quality.paired import Paired
+from minit2i_deploy.evaluation.quality.report import Distance, MeterReport, Outcome
+from minit2i_deploy.evaluation.quality.settings import MeterSettings
+from minit2i_deploy.evaluation.shapes import (
+    KINDS,
+    ShapesScore,
+    Spec,
+    Verdict,
+    held_out_captions,
+    judge,
+)
+from minit2i_deploy.generate import Result, generate
+from minit2i_deploy.protocol import Runtime
+
+Progress = Callable[[float, str], None]
+
+
+def measure(
+    bundle: Bundle,
+    runtime: Runtime,
+    candidates: Sequence[Candidate],
+    settings: MeterSettings,
+    progress: Progress | None = None,
+) -> MeterReport:
+    """Paint the same held-out captions with every candidate and compare.
+
+    Args:
+        bundle: what to run.
+        runtime: an open runtime of that bundle.
+        candidates: the first is what the others are paired with; names differ.
+        settings: how many captions, which seed, which fine grid.
+        progress: called with the share of evaluations done, 0 to 1, and what is painted.
+
+    Raises:
+        UsageError: no candidates, two of one name, or one that does not fit the bundle.
+        RuntimeFailure: the engine failed.
+    """
+    return MeterReport(
+        bundle=bundle.digest,
+        runtime=runtime.name,
+        settings=settings,
+        outcomes=tuple(outcomes(bundle, runtime, candidates, settings, progress)),
+    )
+
+
+def outcomes(
+    bundle: Bundle,
+    runtime: Runtime,
+    candidates: Sequence[Candidate],
+    settings: MeterSettings,
+    progress: Progress | None = None,
+) -> Iterator[Outcome]:
+    """The same as an iterator, one outcome a candidate; leaving the loop cancels the rest.
+
+    Args and Raises: as ``measure``.
+    """
+    references = _references(candidates, settings)
+    total = planned_evaluations(candidates, settings)
+    painter = _Painter(bundle, runtime, settings, total, progress)
+    compared = painter.compared
+    painted: dict[Candidate, np.ndarray] = {}
+    baseline: list[bool] | None = None
+    for candidate, reference in zip(candidates, references, strict=True):
+        if reference is not None and reference not in painted:
+            painted[reference] = np.concatenate(
+                [result.x for _, result in painter.paint(reference, compared)]
+            )
+        tally = _Tally(bundle.config.patch_size)
+        for indices, result in painter.paint(candidate, range(len(painter.captions))):
+            tally.add([painter.captions[i][0] for i in indices], result)
+            tally.keep(indices, result, compared)
+        distance = None
+        if reference is not None:
+            distance = _distance(np.stack(tally.states), painted[reference])
+        yield tally.outcome(candidate, baseline, distance)
+        baseline = tally.correct if baseline is None else baseline
+
+
+def planned_evaluations(candidates: Sequence[Candidate], settings: MeterSettings) -> int:
+    """Evaluations of the denoiser, each of one picture, that ``measure`` would spend.
+
+    Raises:
+        UsageError: no candidates, two of one name, or too few reference steps for one.
+    """
+    fine = {one for one in _references(candidates, settings) if one is not None}
+    compared = min(settings.reference_per_kind, settings.per_kind)
+    scored = settings.per_kind * sum(one.num_evaluations for one in candidates)
+    return len(KINDS) * (scored + compared * sum(one.num_evaluations for one in fine))
+
+
+def _references(candidates: Sequence[Candidate], settings: MeterSettings) -> list[Candidate | None]:
+    names = [one.name for one in candidates]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice:
+        came = f"{', '.join(twice)} came twice" if twice else "no table came"
+        raise UsageError(f"{came}; give tables of different names, at least one")
+    return [_reference(one, settings.reference_steps) for one in candidates]
+
+
+def _reference(candidate: Candidate, steps: int) -> Candidate | None:
+    fine = fine_table(candidate.table, steps) if steps else None
+    if fine is None:
+        return None
+    return Candidate(name=fine.name, table=fine, guidance=candidate.guidance)
+
+
+class _Painter:
+    """Paints captions by index, each from the noise of its own seed, and counts evaluations."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        runtime: Runtime,
+        settings: MeterSettings,
+        total: int,
+        progress: Progress | None,
+    ) -> None:
+        self.bundle, self.runtime, self.settings = bundle, runtime, settings
+        self.total, self.progress, self.done = total, progress, 0.0
+        self.captions = held_out_captions(settings.per_kind, settings.seed)
+        first = range(min(settings.reference_per_kind, settings.per_kind))
+        starts = range(0, len(self.captions), settings.per_kind)
+        self.compared = [start + offset for start in starts for offset in first]
+
+    def paint(
+        self, candidate: Candidate, indices: Sequence[int]
+    ) -> Iterator[tuple[Sequence[int], Result]]:
+        """Batch after batch, with the indices in it."""
+        evaluations = candidate.num_evaluations
+        for start in range(0, len(indices), self.settings.batch):
+            chosen = indices[start : start + self.settings.batch]
+
+            before = self.done
+
+            def on_row(
+                done: int, rows: int, before: float = before, count: int = len(chosen)
+            ) -> None:
+                # Rows of one branch cost half, so this is only nearly even.
+                self.done = before + count * evaluations * done / rows
+                if self.progress is not None:
+                    self.progress(min(self.done / self.total, 1.0), candidate.name)
+
+            yield (
+                chosen,
+                generate(
+                    self.bundle,
+                    self.runtime,
+                    [self.captions[i][1] for i in chosen],
+                    seed=[self.settings.seed + i for i in chosen],
+                    table=candidate.table,
+                    guidance=candidate.guidance,
+                    on_row=on_row,
+                ),
+            )
+
+
+class _Tally:
+    """Adds up what is seen of one candidate's pictures."""
+
+    def __init__(self, patch_size: int) -> None:
+        self.patch_size = patch_size
+        self.results: list[tuple[Spec, Verdict]] = []
+        self.figures: list[np.ndarray] = []
+        self.gradients: list[np.ndarray] = []
+        self.states: list[np.ndarray] = []
+        self.seconds = 0.0
+
+    @property
+    def correct(self) -> list[bool]:
+        return [verdict.correct for _, verdict in self.results]
+
+    def add(self, specs: Sequence[Spec], result: Result) -> None:
+        for spec, image in zip(specs, result.images, strict=True):
+            self.results.append((spec, judge(np.asarray(image), spec)))
+        self.figures.append(np.stack([metrics.outside(result.x), metrics.clipped(result.x)]))
+        self.gradients.append(metrics.seam_gradients(result.x, self.patch_size))
+        self.seconds += result.timings["steps"]
+
+    def keep(self, indices: Sequence[int], result: Result, wanted: Sequence[int]) -> None:
+        self.states += [x for i, x in zip(indices, result.x, strict=True) if i in wanted]
+
+    def outcome(
+        self, candidate: Candidate, baseline: Sequence[bool] | None, distance: Distance | None
+    ) -> Outcome:
+        outside, clipped = np.concatenate(self.figures, axis=1).mean(axis=1).tolist()
+        return Outcome(
+            candidate=candidate,
+            score=ShapesScore.of(self.results),
+            paired=None if baseline is None else Paired.of(self.correct, baseline),
+            distance=distance,
+            outside=outside,
+            clipped=clipped,
+            seams=metrics.seam_ratios(np.concatenate(self.gradients)),
+            seconds=self.seconds / len(self.results),
+        )
+
+
+def _distance(
+    x: Float32[np.ndarray, "batch 3 height width"],
+    reference: Float32[np.ndarray, "batch 3 height width"],
+) -> Distance:
+    return Distance(
+        psnr_db=float(metrics.psnr(x, reference).mean()),
+        gmsd=float(metrics.gmsd(x, reference).mean()),
+        num_pictures=len(x),
+    )

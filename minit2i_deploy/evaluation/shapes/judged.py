@@ -1,0 +1,98 @@
+"""Captions to judged pictures: what the demo shows and ``minit2i eval shapes`` counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.evaluation.shapes import Spec, Verdict, judge
+from minit2i_deploy.generate import generate
+from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.solvers.table import Table
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Painted:
+    """One judged picture; ``timings`` are stage to seconds of the batch it was painted in."""
+
+    caption: str
+    spec: Spec
+    seed: int
+    image: Image
+    verdict: Verdict
+    timings: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the picture and the timings, ready for JSON."""
+        return {
+            "kind": self.spec.kind,
+            "caption": self.caption,
+            "seed": self.seed,
+            "correct": self.verdict.correct,
+            "reason": self.verdict.reason,
+        }
+
+
+def paint_captions(
+    bundle: Bundle,
+    runtime: Runtime,
+    captions: Sequence[tuple[Spec, str]],
+    *,
+    table: Table,
+    guidance: float,
+    seed: int = 0,
+    batch: int = 1,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[Painted]:
+    """Paint each caption and judge the picture.
+
+    Args:
+        bundle: what to run.
+        runtime: an open runtime of that bundle.
+        captions: what each promises, and its text.
+        table: solver.
+        guidance: scale of classifier-free guidance.
+        seed: of the first picture; the next has seed + 1. The pictures do not depend on batch.
+        batch: pictures painted at once, at least 1.
+        progress: called with the share that is done, 0 to 1.
+
+    Raises:
+        UsageError: batch is below 1.
+        RuntimeFailure: the engine failed.
+    """
+    if batch < 1:
+        raise UsageError(f"batch is {batch}, but at least 1 is needed")
+    for start in range(0, len(captions), batch):
+        chosen = captions[start : start + batch]
+        seeds = [seed + start + offset for offset in range(len(chosen))]
+
+        def on_row(done: int, total: int, start: int = start, count: int = len(chosen)) -> None:
+            if progress is not None:
+                progress((start + count * done / total) / len(captions))
+
+        result = generate(
+            bundle,
+            runtime,
+            [caption for _, caption in chosen],
+            seed=seeds,
+            table=table,
+            guidance=guidance,
+            on_row=on_row,
+        )
+        for (spec, caption), own, image in zip(chosen, seeds, result.images, strict=True):
+            yield Painted(
+                caption=caption,
+                spec=spec,
+                seed=own,
+                image=image,
+                verdict=judge(np.asarray(image), spec),
+                timings=result.timings,
+            )

@@ -1,0 +1,181 @@
+"""What made a picture, kept in the picture, so that it can be made again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from minit2i_deploy._version import __version__
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.io.images import read_metadata
+from minit2i_deploy.io.strict_json import decode, parse_json
+from minit2i_deploy.solvers.table import Table
+from minit2i_deploy.text.prompts import Mix
+
+FIELD: Final = "minit2i"
+FORMAT_VERSION: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One text of a prompt and its weight."""
+
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """What made one picture.
+
+    Args:
+        bundle: digest of the bundle.
+        checkpoint: sha256 of the checkpoint that the bundle was made from.
+        guidance: scale of classifier-free guidance.
+        negative: prompt in place of the unconditional branch, or None.
+        noise: sha256 of the start noise (float32, little endian, C order) where it did not come
+            from the seed, else None.
+        prompt: the texts with their weights.
+        runtime: name of the runtime.
+        seed: of the noise.
+        table: the solver table's JSON, or None where the bundle has it under its name.
+        table_name: its name.
+        table_sha256: hash of its canonical JSON.
+        version: of this package.
+        format_version: FORMAT_VERSION.
+    """
+
+    bundle: str
+    checkpoint: str
+    guidance: float
+    negative: str | None
+    noise: str | None
+    prompt: tuple[Part, ...]
+    runtime: str
+    seed: int
+    table: object
+    table_name: str
+    table_sha256: str
+    version: str = __version__
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def of(
+        cls,
+        bundle: Bundle,
+        table: Table,
+        *,
+        prompt: Mix,
+        seed: int,
+        guidance: float,
+        negative: str | None,
+        noise: np.ndarray | None,
+        runtime: str,
+    ) -> Record:
+        """The record of one picture; ``noise`` is its own start noise, [3, H, W]."""
+        text = table.to_json()
+        own = table.name in bundle.manifest.tables and bundle.table(table.name) == table
+        return cls(
+            bundle=bundle.digest,
+            checkpoint=bundle.manifest.provenance.checkpoint_sha256,
+            guidance=guidance,
+            negative=negative,
+            noise=None if noise is None else noise_digest(noise),
+            prompt=tuple(Part(text=part, weight=weight) for part, weight in prompt.parts),
+            runtime=runtime,
+            seed=seed,
+            table=None if own else json.loads(text),
+            table_name=table.name,
+            table_sha256=_sha256(text),
+        )
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Record:
+        """Read a picture's record.
+
+        Raises:
+            UsageError: no PNG, no record in it, an unknown version, or a damaged record.
+        """
+        text = read_metadata(path).get(FIELD)
+        if text is None:
+            raise UsageError(
+                f"{path}: has no field {FIELD!r}; name a PNG that minit2i generate wrote"
+            )
+        try:
+            values = parse_json(text.encode("utf-8"))
+            version = values.get("format_version") if isinstance(values, dict) else None
+            if version != FORMAT_VERSION:
+                raise ValueError(
+                    f"format_version is {version!r}, but this program reads {FORMAT_VERSION}"
+                )
+            record: Record = decode(cls, values, FIELD)
+        except ValueError as error:
+            raise UsageError(f"{path}: its record cannot be read: {error}") from error
+        return record
+
+    def mix(self) -> Mix:
+        """The prompt.
+
+        Raises:
+            UsageError: its weights are outside the rules of a mix.
+        """
+        return Mix(parts=tuple((part.text, part.weight) for part in self.prompt))
+
+    def solver(self, bundle: Bundle) -> Table:
+        """The table: the one in the record, or the bundle's own.
+
+        Raises:
+            UsageError: it is not there, is no table, or is not the one that made the picture.
+        """
+        if self.table is None:
+            table = bundle.table(self.table_name)
+        else:
+            table = Table.from_json(json.dumps(self.table))
+        found = _sha256(table.to_json())
+        if found != self.table_sha256:
+            raise UsageError(
+                f"table {table.name} has sha256 {found[:8]}.., but the picture was made with "
+                f"{self.table_sha256[:8]}..; name a table with --table"
+            )
+        return table
+
+    def fields(self) -> dict[str, str]:
+        """PNG text fields: the record under FIELD, in ASCII, and the same for people."""
+        readable: Mapping[str, str | None] = {
+            "prompt": _readable(self.prompt),
+            "negative": self.negative,
+            "seed": str(self.seed) if self.noise is None else None,
+            "noise": None if self.noise is None else f"sha256 {self.noise}",
+            "table": self.table_name,
+            "guidance": repr(self.guidance),
+            "bundle": self.bundle,
+            "runtime": self.runtime,
+            "version": f"minit2i-deploy {self.version}",
+        }
+        record = json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+        return {key: value for key, value in readable.items() if value is not None} | {
+            FIELD: record
+        }
+
+
+def noise_digest(noise: np.ndarray) -> str:
+    """sha256 of an array's float32 values, little endian, in C order."""
+    return hashlib.sha256(np.ascontiguousarray(noise, dtype="<f4").tobytes()).hexdigest()
+
+
+def _readable(prompt: tuple[Part, ...]) -> str:
+    if len(prompt) == 1:
+        return prompt[0].text
+    return " + ".join(f"{part.weight:g} x {part.text!r}" for part in prompt)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,0 +1,73 @@
+"""A table with other guidance columns, whatever solver made it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.solvers.table import Table, inside_interval
+
+
+def adjusted(
+    table: Table,
+    *,
+    interval: tuple[float, float] | None = None,
+    clip: float | None = None,
+    rescale: float | None = None,
+) -> Table:
+    """A table with other guidance columns, which its name then tells; None leaves a column.
+
+    Args:
+        table: any table; the interval narrows what it guides already.
+        interval: guidance stays in rows with interval[0] <= t <= interval[1].
+        clip: bound on every branch's estimate, 0 for none.
+        rescale: share of guidance rescale, 0 to 1.
+
+    Raises:
+        UsageError: a number outside its range, or an interval for a few-step student, which
+            guides between the t_min and t_max that it is told.
+    """
+    columns: dict[str, np.ndarray] = {}
+    suffix, meta = "", dict(table.meta)
+    if interval is not None:
+        columns["share"] = table.column("share") * _inside(table, interval)
+        suffix, meta["interval"] = f"-i{interval[0]:g}-{interval[1]:g}", list(interval)
+    for name, value in (("clip", clip), ("rescale", rescale)):
+        if value is not None:
+            columns[name] = np.full(len(table), value)
+            suffix, meta[name] = f"{suffix}-{name}{value:g}", value
+    return with_columns(table, columns, name=table.name + suffix, meta=meta)
+
+
+def with_columns(
+    table: Table, columns: Mapping[str, np.ndarray], *, name: str, meta: Mapping[str, Any]
+) -> Table:
+    """A copy of a table with some of its columns replaced.
+
+    Args:
+        table: any table.
+        columns: name -> float64 [n], a value for each row.
+        name: of the copy.
+        meta: of the copy.
+
+    Raises:
+        UsageError: values outside the table's rules.
+    """
+    rows = table.rows.copy()
+    for column, values in columns.items():
+        rows[:, table.columns.index(column)] = values
+    return dataclasses.replace(table, name=name, rows=rows, meta=meta)
+
+
+def _inside(table: Table, interval: tuple[float, float]) -> np.ndarray:
+    inside = inside_interval(table.column("t"), interval)
+    if table.is_conditioned:
+        raise UsageError(
+            f"table {table.name} is for a few-step student, which takes no interval; compile one "
+            "with other t_min and t_max"
+        )
+    return inside

@@ -1,0 +1,400 @@
+"""A solver is a table: rows of scalars, one denoiser evaluation each.
+
+With y the guided estimate of the clean image, a row does
+    x' = a x + b y + c h + n noise        h' = y + s x        (h starts at zero)
+so no runtime, in no language, knows a solver or divides by 1 - t.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64
+
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.io.files import atomic_write_text
+from minit2i_deploy.io.strict_json import decode, parse_json
+from minit2i_deploy.solvers.mean_flow import told_values
+from minit2i_deploy.solvers.methods import solver_floor, solver_named, solver_points
+from minit2i_deploy.solvers.time_grids import MAX_STEPS
+
+FORMAT_VERSION: Final = 1
+COLUMNS: Final = ("t", "a", "b", "c", "n", "s", "share", "clip", "rescale")
+CONDITION_COLUMNS: Final = ("h", "omega", "t_min", "t_max")
+GRAPH_COLUMNS: Final = ("a", "b", "c", "s", "clip", "rescale")
+MAX_ROWS: Final = 2 * MAX_STEPS
+STD_FLOOR: Final = 1e-8
+_TIME_ROUNDING: Final = 1e-9
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Table:
+    """A compiled solver.
+
+    Args:
+        name: letters, digits, dots, dashes and underscores; also its file name in a bundle.
+        columns: names of the columns, each of COLUMNS once, in any order; for a few-step student
+            also each of CONDITION_COLUMNS.
+            t        time of the evaluation, 0 noise to 1 data; for people, no arithmetic uses it
+            a b c s  coefficients of the update
+            n        coefficient of fresh unit noise, which then takes the place of h (c is 0)
+            share    share of guidance: the scale in effect is 1 + (guidance - 1) * share
+            clip     bound on every branch's estimate, 0 for none
+            rescale  share of guidance rescale, 0 to 1
+            h        length of the step, 0 to 1
+            omega    guidance scale that the student is told, 1 or more; share is 0
+            t_min    noise levels, 0 data to 1 noise, between which the student guides
+            t_max
+        rows: float64 [n, columns], finite, copied and made read-only.
+        meta: JSON values that say where the table comes from; no arithmetic uses them.
+
+    Raises:
+        UsageError: columns, sizes or values outside these rules.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: Float64[np.ndarray, "n columns"]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = np.array(self.rows, dtype=np.float64)
+        rows.flags.writeable = False
+        object.__setattr__(self, "rows", rows)
+        _check_layout(self)
+        _check_values(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Table) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> Float64[np.ndarray, " n"]:
+        """One column: float64 [n]."""
+        column: Float64[np.ndarray, " n"] = self.rows[:, self.columns.index(name)]
+        return column
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the table is for a few-step student: it has CONDITION_COLUMNS."""
+        return len(self.columns) > len(COLUMNS)
+
+    @property
+    def told_guidance(self) -> float | None:
+        """Guidance scale that a few-step student is told in the first row; None for a base model.
+
+        It belongs to the table, and goes before a preset's.
+        """
+        return float(self.column("omega")[0]) if self.is_conditioned else None
+
+    def conditions(self) -> Float64[np.ndarray, "n 4"]:
+        """A student's conditions in each row: float64 [n, 4], CONDITION_COLUMNS in that order."""
+        return np.column_stack([self.column(name) for name in CONDITION_COLUMNS])
+
+    def to_json(self) -> str:
+        """Canonical JSON, one row a line; every float64 comes back exactly."""
+        rows = ",\n    ".join(json.dumps(row) for row in self.rows.tolist())
+        meta = json.dumps(dict(self.meta), sort_keys=True, allow_nan=False)
+        return (
+            "{\n"
+            f'  "columns": {json.dumps(self.columns)},\n'
+            f'  "format_version": {FORMAT_VERSION},\n'
+            f'  "meta": {meta},\n'
+            f'  "name": {json.dumps(self.name)},\n'
+            f'  "rows": [\n    {rows}\n  ]\n'
+            "}\n"
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Table:
+        """Read ``to_json``'s form, strictly.
+
+        Raises:
+            UsageError: not such JSON, an unknown version or field, or a table outside the rules.
+        """
+        data = text.encode("utf-8") if isinstance(text, str) else text
+        try:
+            stored: _Stored = decode(_Stored, parse_json(data), "table")
+        except ValueError as error:
+            raise UsageError(f"not a solver table: {error}") from error
+        if stored.format_version != FORMAT_VERSION:
+            raise UsageError(
+                f"table format_version is {stored.format_version}, but this program reads "
+                f"{FORMAT_VERSION}; upgrade minit2i-deploy"
+            )
+        if len({len(row) for row in stored.rows}) != 1:
+            raise UsageError(f"table {stored.name!r}: rows must be there and of one length")
+        rows = np.array(stored.rows, dtype=np.float64)
+        return cls(name=stored.name, columns=stored.columns, rows=rows, meta=stored.meta)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Table:
+        """Read a table file.
+
+        Raises:
+            UsageError: the file is missing or is no table; the path stands in the text.
+        """
+        try:
+            return cls.from_json(Path(path).read_bytes())
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a table file, whole or not at all.
+
+        Raises:
+            UsageError: the place cannot be written.
+        """
+        atomic_write_text(path, self.to_json())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stored:
+    columns: tuple[str, ...]
+    format_version: int
+    meta: Mapping[str, object]
+    name: str
+    rows: tuple[tuple[float, ...], ...]
+
+
+def step_row(
+    table: Table, index: int, dtype: type[np.floating[Any]] = np.float32
+) -> Float[np.ndarray, " 6"]:
+    """What the step graph takes for one row.
+
+    Args:
+        table: the solver.
+        index: row, 0 <= index < len(table).
+        dtype: np.float64 for checking the arithmetic itself.
+
+    Returns:
+        row: [6], GRAPH_COLUMNS: a, b, c, s, clip, rescale. In a row with n != 0 the caller puts
+            fresh unit noise into the history slot and c is that n.
+    """
+    values = dict(zip(table.columns, table.rows[index].tolist(), strict=True))
+    if values["n"]:
+        values["c"] = values["n"]
+    return np.array([values[name] for name in GRAPH_COLUMNS], dtype=dtype)
+
+
+def guidance_weights(table: Table, index: int, guidance: float) -> Float32[np.ndarray, " branches"]:
+    """Weights of the branches in one row, the conditional one first.
+
+    Args:
+        table: the solver.
+        index: row, 0 <= index < len(table).
+        guidance: scale of classifier-free guidance; 1 is none.
+
+    Returns:
+        weights: float32 [2], (g, 1 - g), or [1] holding 1 where g is exactly 1 and the second
+            branch would be computed for nothing.
+
+    Raises:
+        UsageError: guidance is not finite, in float64 or in the float32 that the graph takes.
+    """
+    scale = 1.0 + (guidance - 1.0) * float(table.column("share")[index])
+    # The graph takes float32, where a larger value would become infinity; NaN fails too.
+    largest = float(np.finfo(np.float32).max)
+    if not all(abs(value) <= largest for value in (guidance, scale, 1.0 - scale)):
+        raise UsageError(
+            f"guidance is {guidance!r}, but a finite number is needed, in float32 too; 1 is none, "
+            "2 to 12 are usual"
+        )
+    return np.array([1.0] if scale == 1.0 else [scale, 1.0 - scale], dtype=np.float32)
+
+
+def advance(
+    x: Float[np.ndarray, "batch 3 height width"],
+    h: Float[np.ndarray, "batch 3 height width"],
+    x0: Float[np.ndarray, "branches batch 3 height width"],
+    weights: Float[np.ndarray, " branches"],
+    row: Float[np.ndarray, " 6"],
+) -> tuple[
+    Float[np.ndarray, "batch 3 height width"],
+    Float[np.ndarray, "batch 3 height width"],
+]:
+    """Do one row in numpy: the arithmetic inside the step graph, and its test oracle.
+
+    Args:
+        x: float32 [batch, 3, H, W], the noisy image.
+        h: float32 [batch, 3, H, W], the history slot, or unit noise where the row takes noise.
+        x0: float32 [branches, batch, 3, H, W], each branch's estimate of the clean image.
+        weights: float32 [branches], conditional branch first.
+        row: float32 [6], GRAPH_COLUMNS.
+
+    All five may be float64 together, to check a table rather than a graph.
+
+    Returns:
+        x', h': the next state and history, shaped and typed as x.
+
+    Raises:
+        UsageError: the arrays are not of one dtype, which would change the rounding silently.
+
+    Source: guidance, Ho and Salimans 2207.12598; rescale, Lin et al. 2305.08891 equations 15 and
+    16, here on x0 and over channels, height and width.
+    """
+    dtypes = {str(array.dtype) for array in (x, h, x0, weights, row)}
+    if len(dtypes) != 1:
+        raise UsageError(f"advance got {sorted(dtypes)}, but arrays of one dtype are needed")
+    a, b, c, s, clip, rescale = row
+    if clip > 0:
+        x0 = np.clip(x0, -clip, clip)
+    y = (weights[:, None, None, None, None] * x0).sum(axis=0)
+    if rescale > 0:
+        spread, wanted = (v.std(axis=(1, 2, 3), keepdims=True) for v in (y, x0[0]))
+        y = y * (1 + rescale * (wanted / np.maximum(spread, x.dtype.type(STD_FLOOR)) - 1))
+    return a * x + b * y + c * h, y + s * x
+
+
+def solver_table(
+    solver: str,
+    *,
+    steps: int | None = None,
+    grid: str | Sequence[float] | np.ndarray = "uniform",
+    shift: float | None = None,
+    a_min: float | None = None,
+    interval: tuple[float, float] = (0.0, 1.0),
+    clip: float = 0.0,
+    rescale: float = 0.0,
+    omega: float | None = None,
+    t_min: float | None = None,
+    t_max: float | None = None,
+) -> Table:
+    """Compile a solver of the flow v = (x0 - x) / max(1 - t, a_min) into a table.
+
+    Args:
+        solver: a name in ``solvers.SOLVERS``.
+        steps: intervals of the time grid, 1 to 10000; with a list of times it may be left out.
+        grid: "uniform", "shifted", or a list of times that rises strictly from 0 to 1.
+        shift: of the grid "shifted", t / (t + shift (1 - t)): above 1 moves points towards noise.
+        a_min: floor of the division, above 0 and at most 1; None takes 0.05, the reference. A
+            solver in x0 form ("dpmpp2m") has no such floor and refuses one.
+        interval: guidance applies to rows with interval[0] <= t <= interval[1].
+        clip: bound on every branch's estimate, 0 for none.
+        rescale: share of guidance rescale, 0 to 1.
+        omega: "mean-flow" only: guidance scale that the student is told, 1 or more; None takes
+            the released recipe's 12.
+        t_min: "mean-flow" only: least noise level that is guided; None takes 0.2.
+        t_max: "mean-flow" only: greatest noise level that is guided; None takes 0.8.
+
+    Raises:
+        UsageError: an unknown solver (its choices are listed), a number outside its range, or an
+            argument that this solver does not have.
+    """
+    points = solver_points(solver, steps, grid, shift)
+    floor = solver_floor(solver, a_min)
+    first, last = _checked_interval(interval)
+    given = {"omega": omega, "t_min": t_min, "t_max": t_max}
+    told = told_values(solver, len(points) - 1, interval, given)
+    updates = solver_named(solver).rows(points, floor or 0.0)
+    t = updates[:, 0]
+    share = np.zeros_like(t) if told else inside_interval(t, interval).astype(np.float64)
+    extra = [share, np.full_like(t, clip), np.full_like(t, rescale)]
+    extra += [np.full_like(t, value) for value in told.values()]
+    suffix, kind = _grid_words(grid, shift)
+    guided: dict[str, Any] = told or {"interval": [first, last]}
+    meta = {"solver": solver, "steps": len(points) - 1, "a_min": floor, **kind, **guided}
+    return Table(
+        name=f"{solver}-{len(points) - 1}{suffix}",
+        columns=(*COLUMNS, *told),
+        rows=np.column_stack([updates, *extra]),
+        meta=meta,
+    )
+
+
+def inside_interval(
+    t: Float64[np.ndarray, " n"], interval: tuple[float, float]
+) -> Bool[np.ndarray, " n"]:
+    """Which rows a guidance interval holds.
+
+    Args:
+        t: float64 [n], times of the rows, 0 noise to 1 data.
+        interval: start and end, which belong to it.
+
+    Returns:
+        bool [n].
+
+    Raises:
+        UsageError: not 0 <= start <= end <= 1.
+    """
+    first, last = _checked_interval(interval)
+    # A grid's 0.3 may be the float beside 0.3; the bounds are meant in decimals.
+    return (first - _TIME_ROUNDING <= t) & (t <= last + _TIME_ROUNDING)
+
+
+def _checked_interval(interval: tuple[float, float]) -> tuple[float, float]:
+    first, last = interval
+    if not 0.0 <= first <= last <= 1.0:
+        raise UsageError(f"interval is {interval!r}, but 0 <= start <= end <= 1 is needed")
+    return first, last
+
+
+def _grid_words(
+    grid: str | Sequence[float] | np.ndarray, shift: float | None
+) -> tuple[str, dict[str, Any]]:
+    """What the name and the meta say of a grid that is not uniform."""
+    if not isinstance(grid, str):
+        return "-free", {"grid": "free"}
+    return ("", {}) if shift is None else (f"-shift{shift:g}", {"grid": grid, "shift": shift})
+
+
+def _check_layout(table: Table) -> None:
+    if not _NAME.fullmatch(table.name):
+        raise UsageError(
+            f"table name {table.name!r} must be letters, digits, dots, dashes and underscores"
+        )
+    allowed = (COLUMNS, COLUMNS + CONDITION_COLUMNS)
+    if sorted(table.columns) not in [sorted(names) for names in allowed]:
+        raise UsageError(
+            f"table {table.name!r} has columns {table.columns}, but each of {COLUMNS} is needed "
+            f"once, and for a few-step student each of {CONDITION_COLUMNS}"
+        )
+    rows = table.rows
+    if rows.ndim != 2 or rows.shape[1] != len(table.columns) or not 1 <= len(rows) <= MAX_ROWS:
+        raise UsageError(
+            f"table {table.name!r} has rows of shape {rows.shape}, but 1 to {MAX_ROWS} rows of "
+            f"{len(table.columns)} are needed"
+        )
+
+
+def _check_values(table: Table) -> None:
+    # The graph takes float32, where a larger value would become infinity.
+    largest = float(np.finfo(np.float32).max)
+    _check(table, np.isfinite(table.rows).all(axis=1), "every value must be finite")
+    _check(table, (np.abs(table.rows) <= largest).all(axis=1), "every value must fit float32")
+    t, clip, rescale = (table.column(name) for name in ("t", "clip", "rescale"))
+    _check(table, (t >= 0) & (t <= 1), "t must be in 0..1")
+    _check(table, clip >= 0, "clip must be 0 (off) or positive")
+    _check(table, (rescale >= 0) & (rescale <= 1), "rescale must be in 0..1")
+    noisy = table.column("n") != 0
+    _check(table, ~noisy | (table.column("c") == 0), "noise takes the place of h, so c must be 0")
+    if table.is_conditioned:
+        _check_conditions(table)
+
+
+def _check_conditions(table: Table) -> None:
+    h, omega, t_min, t_max = table.conditions().T
+    _check(table, (h >= 0) & (h <= 1), "h must be in 0..1")
+    _check(table, omega >= 1, "omega must be 1 (no guidance) or more")
+    _check(table, (t_min >= 0) & (t_min <= t_max) & (t_max <= 1), "0 <= t_min <= t_max <= 1")
+    # The student is guided by what it is told; a second branch would guide twice.
+    _check(table, table.column("share") == 0, "share must be 0 where omega is given")
+
+
+def _check(table: Table, good: Bool[np.ndarray, " n"], rule: str) -> None:
+    if not good.all():
+        raise UsageError(f"table {table.name!r} row {int(np.argmin(good))}: {rule}")

@@ -1,0 +1,1 @@
+"""From text to the tokens of the denoiser, and to embeddings in files."""

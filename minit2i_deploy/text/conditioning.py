@@ -1,0 +1,176 @@
+"""Prompts to the tokens that the denoiser takes: tokenise, encode, adapt."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.solvers.table import CONDITION_COLUMNS, Table
+from minit2i_deploy.text.encoder import RowEncoder
+from minit2i_deploy.text.prompts import Prompt, as_mix, common_shares
+from minit2i_deploy.tokenizer import Encoded
+
+# Above tokenise stand branch_tokens, Request.tokens, the loop's beginning and ``generate``; whoever
+# called that wrote the prompt.
+_PAINTERS_CALLER: Final = 6
+
+
+class PromptTruncatedWarning(UserWarning):
+    """A prompt has more tokens than the model takes; the text says where it was cut."""
+
+
+class Stopwatch:
+    """Adds the seconds of a ``with`` block to one entry of a dictionary."""
+
+    def __init__(self, timings: dict[str, float], stage: str) -> None:
+        self.timings, self.stage, self.began = timings, stage, 0.0
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        spent = time.perf_counter() - self.began
+        self.timings[self.stage] = self.timings.get(self.stage, 0.0) + spent
+
+
+def branch_tokens(
+    bundle: Bundle,
+    runtime: Runtime,
+    prompts: Sequence[Prompt],
+    negative: str | None,
+    guided: bool,
+    timings: dict[str, float],
+    conditions: Float32[np.ndarray, " 4"] | None = None,
+) -> Float32[np.ndarray, "branches batch adapted hidden"]:
+    """Adapted tokens of every branch: those of the prompts' parts, then the other one.
+
+    Args:
+        bundle: gives tokenizer and sizes.
+        runtime: runs encoder and adapter.
+        prompts: one for each picture, all with the same shares.
+        negative: prompt of the other branch; None is the unconditional branch (mask all zero).
+        guided: whether there is another branch at all.
+        timings: receives tokenise, encode and adapt in seconds.
+        conditions: float32 [4], what a few-step student is told, the same for every picture.
+
+    Returns:
+        float32 [parts or parts + 1, len(prompts), adapted tokens, hidden].
+
+    Raises:
+        UsageError: the prompts' shares differ.
+    """
+    num_parts = len(common_shares(prompts))
+    mixes = [as_mix(prompt) for prompt in prompts]
+    texts = [mix.texts[part] for part in range(num_parts) for mix in mixes]
+    with Stopwatch(timings, "tokenise"):
+        texts_and_negative = texts if negative is None else [*texts, negative]
+        encoded = tokenise(bundle, texts_and_negative, stacklevel=_PAINTERS_CALLER)
+    with Stopwatch(timings, "encode"):
+        # What stands at padding never reaches the network.
+        encoder = RowEncoder(bundle, runtime)
+        context, mask = encoder.padded(encoded, bundle.config.prompt_length)
+    if guided and negative is None:
+        context = np.concatenate([context, np.zeros_like(context[:1])])
+        mask = np.concatenate([mask, np.zeros_like(mask[:1])])
+    with Stopwatch(timings, "adapt"):
+        told = None if conditions is None else np.tile(conditions, (len(context), 1))
+        adapted = runtime.adapt(context, mask, told)
+    parts = adapted[: len(texts)].reshape(num_parts, len(mixes), *adapted.shape[1:])
+    if not guided:
+        return parts
+    return np.concatenate([parts, np.broadcast_to(adapted[-1], parts[:1].shape)])
+
+
+def branch_weights(
+    shares: Float64[np.ndarray, " parts"], guidance: Float32[np.ndarray, " sides"]
+) -> Float32[np.ndarray, " branches"]:
+    """Weights of every branch in one row: the scale shared out over the parts, then the rest.
+
+    Args:
+        shares: float64 [parts], sum 1.
+        guidance: float32 [2] or [1], ``table.guidance_weights``.
+
+    Returns:
+        float32 [parts + 1] or [parts], in the order of ``branch_tokens``.
+    """
+    return np.concatenate([guidance[0] * shares, guidance[1:]]).astype(np.float32)
+
+
+def student_conditions(
+    bundle: Bundle, table: Table, omega: float, negative: str | None
+) -> Float32[np.ndarray, " 4"] | None:
+    """What a few-step student is told; the same in every row, so its adapter runs once.
+
+    Args:
+        bundle: says whether the model is a student.
+        table: gives h, t_min and t_max.
+        omega: guidance scale, in the place of the table's.
+        negative: the negative prompt, which a student has no branch for.
+
+    Returns:
+        float32 [4], ``table.CONDITION_COLUMNS``; None for a base model.
+
+    Raises:
+        UsageError: the table is for the other kind of model or its conditions change from row to
+            row, omega is below 1, or there is a negative prompt.
+    """
+    if (bundle.config.student is None) == table.is_conditioned:
+        kind, solver = ("base model", "euler") if table.is_conditioned else ("student", "mean-flow")
+        raise UsageError(
+            f"table {table.name} does not fit {bundle.path}, a {kind}; take one of solver {solver}"
+        )
+    if not table.is_conditioned:
+        return None
+    if negative is not None:
+        raise UsageError(
+            "a few-step student runs one branch and takes no negative prompt; leave it out"
+        )
+    if not 1.0 <= omega <= float(np.finfo(np.float32).max):
+        raise UsageError(
+            f"guidance is {omega!r}, but a student is told 1 (none) or more, a float32 at most"
+        )
+    told = table.conditions()
+    told[:, CONDITION_COLUMNS.index("omega")] = omega
+    if (told != told[0]).any():
+        raise UsageError(
+            f"table {table.name}: h, t_min and t_max change from row to row, but the text adapter "
+            "runs once a picture; take equal steps"
+        )
+    return told[0].astype(np.float32)
+
+
+def tokenise(bundle: Bundle, texts: Sequence[str], *, stacklevel: int = 2) -> list[Encoded]:
+    """Tokenise and warn, once for each text that is cut.
+
+    Args:
+        bundle: gives the tokenizer.
+        texts: any number.
+        stacklevel: whose line the warnings name: 1 this function's, 2 its caller's and so on.
+
+    Raises:
+        UsageError: a text with a NUL character or broken Unicode.
+    """
+    encoded = bundle.tokenizer().encode(list(texts))
+    warn_of_cuts(encoded, stacklevel=stacklevel + 1)
+    return encoded
+
+
+def warn_of_cuts(encoded: Sequence[Encoded], *, stacklevel: int = 2) -> None:
+    """Warn of each text that was cut; ``stacklevel`` as in ``tokenise``."""
+    for item in encoded:
+        if item.notice is not None:
+            warnings.warn(item.notice, PromptTruncatedWarning, stacklevel=stacklevel)

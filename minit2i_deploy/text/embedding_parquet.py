@@ -1,0 +1,57 @@
+"""Parts to a Parquet file, one row a text and one row group a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minit2i_deploy.errors import require
+from minit2i_deploy.text.embedding_parts import Part
+
+
+def write_parquet(
+    path: Path, parts: Iterator[Part], width: int, with_tokens: bool, with_pooled: bool
+) -> None:
+    """Write columns line, text, and as wanted values and mask, and pooled.
+
+    Nothing is padded: values has a text's own number of tokens, and mask is 1 throughout.
+
+    Raises:
+        MissingDependencyError: pyarrow is not installed.
+        OSError: the disk failed or is full.
+    """
+    arrow = require("pyarrow", "parquet")
+    parquet = require("pyarrow.parquet", "parquet")
+    vector = arrow.list_(arrow.float32(), width)
+    columns = [("line", arrow.int64()), ("text", arrow.string())]
+    if with_tokens:
+        columns += [("values", arrow.list_(vector)), ("mask", arrow.list_(arrow.int8()))]
+    if with_pooled:
+        columns += [("pooled", vector)]
+    schema = arrow.schema(columns)
+    with parquet.ParquetWriter(path, schema) as writer:
+        for part in parts:
+            values = _columns(arrow, part, width, with_tokens, with_pooled)
+            writer.write_table(arrow.table(values, schema=schema))
+
+
+def _columns(
+    arrow: Any, part: Part, width: int, with_tokens: bool, with_pooled: bool
+) -> dict[str, Any]:
+    columns = {"line": arrow.array(part.lines), "text": arrow.array(part.texts, arrow.string())}
+    if with_tokens:
+        ends = np.concatenate([[0], np.cumsum(part.lengths)]).astype(np.int32)
+        ones = arrow.array(np.ones(ends[-1], np.int8))
+        columns["values"] = arrow.ListArray.from_arrays(ends, _vectors(arrow, part.tokens, width))
+        columns["mask"] = arrow.ListArray.from_arrays(ends, ones)
+    if with_pooled:
+        assert part.pooled is not None
+        columns["pooled"] = _vectors(arrow, part.pooled, width)
+    return columns
+
+
+def _vectors(arrow: Any, values: np.ndarray, width: int) -> Any:
+    return arrow.FixedSizeListArray.from_arrays(arrow.array(values.reshape(-1)), width)

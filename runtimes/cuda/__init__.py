@@ -1,0 +1,1 @@
+"""The CUDA driver and device memory through cuda-python."""

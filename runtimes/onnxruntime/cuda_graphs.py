@@ -1,0 +1,231 @@
+"""Steps as CUDA graphs: a step's kernels are launched once by the host, not one by one.
+
+A graph replays what it recorded on the very memory it recorded, so all that a step reads or writes
+lies in fixed places: two pairs of states that swap, the row, and for each number of branches the
+tokens and the weights. One session serves them all; each place has a graph of its own, told apart
+by the number under which ONNX Runtime keeps it. Places outlive a trajectory and serve the next one
+of the same shape, because a graph is never given back.
+
+No graph is trusted unchecked. Its first replays are computed by plain runs as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+import weakref
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from minit2i_deploy.errors import RuntimeFailure, UsageError
+from minit2i_deploy.runtimes.onnxruntime.trajectory import first_line
+from minit2i_deploy.solvers.table import GRAPH_COLUMNS
+
+CUDA_GRAPHS: Final = ("off", "on", "auto")
+# The first replay follows a recording with another row, the second one another state: what a graph
+# holds on to instead of reading it shows in one of them.
+CHECKED_REPLAYS: Final = 2
+# Kernels that add up in no fixed order differ by far less, even in half precision; a stale state
+# by far more.
+MAX_DIFFERENCE: Final = 2e-3
+# ONNX Runtime's name for the number of a graph, and the number that means a plain run.
+_ID_ENTRY: Final = "gpu_graph_id"
+_PLAIN: Final = -1
+
+
+class CudaGraphWarning(UserWarning):
+    """CUDA graphs were to be used if they work, and do not; the text says why."""
+
+
+def check_mode(mode: str, provider: str, capturing: bool) -> None:
+    """Refuse an unknown mode, and graphs from a provider that records none.
+
+    Raises:
+        UsageError: one of the two.
+    """
+    if mode not in CUDA_GRAPHS:
+        choices = ", ".join(CUDA_GRAPHS)
+        raise UsageError(f"cuda_graph is {mode!r}; choose one of {choices}")
+    if mode == "on" and not capturing:
+        raise UsageError(f"provider {provider} records no CUDA graph; cuda_graph=on is for cuda")
+
+
+class Place:
+    """Memory on the device for trajectories of one shape, and the graphs recorded on it."""
+
+    def __init__(self, graphs: StepGraphs, x: np.ndarray) -> None:
+        self._graphs = graphs
+        # Read one pair, write the other.
+        self.pairs = tuple(tuple(graphs.put(np.zeros_like(x)) for _ in range(2)) for _ in range(2))
+        self.row = graphs.put(np.zeros(len(GRAPH_COLUMNS), np.float32))
+        self._tokens: dict[int, Any] = {}
+        self._weights: dict[int, Any] = {}
+        self._steps: dict[tuple[int, int], tuple[int, Any]] = {}
+
+    def write_tokens(self, tokens: np.ndarray) -> None:
+        """Put the tokens of so many branches in their place."""
+        count = len(tokens)
+        if count in self._tokens:
+            self._tokens[count].update_inplace(tokens)
+        else:
+            self._tokens[count] = self._graphs.put(tokens)
+            self._weights[count] = self._graphs.put(np.zeros(count, np.float32))
+
+    def step(self, reading: int, row: np.ndarray, weights: np.ndarray) -> None:
+        """From one pair to the other."""
+        count = len(weights)
+        self._weights[count].update_inplace(weights)
+        if (reading, count) not in self._steps:
+            self._steps[reading, count] = (self._graphs.new_number(), self._bind(reading, count))
+        number, binding = self._steps[reading, count]
+        self._graphs.run(number, binding, self.row, row, self.pairs[1 - reading])
+
+    def _bind(self, reading: int, count: int) -> Any:
+        binding = self._graphs.session.io_binding()
+        values = [*self.pairs[reading], self._tokens[count], self._weights[count], self.row]
+        for name, value in zip(("x", "h", "tokens", "weights", "row"), values, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        for name, value in zip(("x_next", "h_next"), self.pairs[1 - reading], strict=True):
+            binding.bind_ortvalue_output(name, value)
+        return binding
+
+
+class StepGraphs:
+    """The recorded steps of one session.
+
+    Args:
+        session: of the step graph, opened for recording.
+        ort: the onnxruntime module.
+        must: True makes a graph that differs from a plain run an error; False a warning, after
+            which all runs are plain.
+    """
+
+    def __init__(self, session: Any, ort: Any, must: bool) -> None:
+        self.session, self._ort, self._must = session, ort, must
+        self.used = True
+        self._numbers = itertools.count(1)
+        self._checks: dict[int, int] = {}
+        self._free: dict[tuple[tuple[int, ...], ...], list[Place]] = {}
+
+    def start(self, x: np.ndarray, tokens: np.ndarray) -> CapturedTrajectory:
+        """A trajectory in a place that no living one uses."""
+        shapes = (x.shape, tokens.shape[1:])
+        free = self._free.setdefault(shapes, [])
+        place = free.pop() if free else Place(self, x)
+        state = CapturedTrajectory(place, x, tokens)
+        weakref.finalize(state, free.append, place)
+        return state
+
+    def put(self, array: np.ndarray) -> Any:
+        """A copy on the device."""
+        return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
+
+    def new_number(self) -> int:
+        """A number that no graph has."""
+        return next(self._numbers)
+
+    def run(
+        self, number: int, binding: Any, place: Any, row: np.ndarray, written: tuple[Any, ...]
+    ) -> None:
+        """Replay a graph, recording it first where it is new, and check its first replays."""
+        if not self.used:
+            place.update_inplace(row)
+            self._run(_PLAIN, binding)
+            return
+        checks = self._checks.get(number, 0)
+        if checks == 0 and not self._record(number, binding, place, row):
+            return
+        place.update_inplace(row)
+        self._run(number, binding)
+        if checks < CHECKED_REPLAYS:
+            self._check(number, binding, written)
+            self._checks[number] = checks + 1
+
+    def _record(self, number: int, binding: Any, place: Any, row: np.ndarray) -> bool:
+        """Record a step; False where it failed and a plain run took its place."""
+        # Another row: one that the graph keeps would show in the replay.
+        place.update_inplace(row * np.float32(0.5) + np.float32(0.125))
+        try:
+            self._run(number, binding)
+        except RuntimeFailure as error:
+            if self._must:
+                raise
+            self._give_up(str(error))
+            place.update_inplace(row)
+            self._run(_PLAIN, binding)
+            return False
+        return True
+
+    def _check(self, number: int, binding: Any, written: tuple[Any, ...]) -> None:
+        found = [value.numpy().copy() for value in written]
+        # The plain run writes the same memory, so what stands there afterwards is right anyway.
+        self._run(_PLAIN, binding)
+        wanted = [value.numpy().copy() for value in written]
+        worst = max(map(_difference, found, wanted))
+        if worst <= MAX_DIFFERENCE:
+            return
+        said = f"a CUDA graph of the step is off by {worst:.2g} from a plain run"
+        if self._must:
+            raise RuntimeFailure(f"onnxruntime: {said}; choose cuda_graph=off")
+        self._give_up(said)
+
+    def _give_up(self, reason: str) -> None:
+        warnings.warn(f"{reason}; running without CUDA graphs", CudaGraphWarning, stacklevel=2)
+        self.used = False
+
+    def _run(self, number: int, binding: Any) -> None:
+        options = self._ort.RunOptions()
+        options.add_run_config_entry(_ID_ENTRY, str(number))
+        try:
+            self.session.run_with_iobinding(binding, options)
+        except Exception as error:  # the library's errors share no base
+            remedy = "" if number == _PLAIN else "; cuda_graph=off runs without CUDA graphs"
+            raise RuntimeFailure(
+                f"onnxruntime failed in transformer: {first_line(error)}{remedy}"
+            ) from error
+
+
+class CapturedTrajectory:
+    """State of one batch on recorded steps; arguments as in ``OnnxTrajectory``."""
+
+    def __init__(self, place: Place, x: np.ndarray, tokens: np.ndarray) -> None:
+        self._place, self._tokens = place, tokens
+        self._reading = 0
+        self._written: set[int] = set()
+        start, history = place.pairs[0]
+        start.update_inplace(np.ascontiguousarray(x))
+        history.update_inplace(np.zeros_like(x))
+
+    def step(
+        self,
+        row: Float32[np.ndarray, " 6"],
+        weights: Float32[np.ndarray, " branches"],
+        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+    ) -> None:
+        """Advance by one row; arguments as in ``protocol.Trajectory``."""
+        if noise is not None:
+            self._place.pairs[self._reading][1].update_inplace(np.ascontiguousarray(noise))
+        count = len(weights)
+        if count not in self._written:
+            self._place.write_tokens(np.ascontiguousarray(self._tokens[:count]))
+            self._written.add(count)
+        self._place.step(self._reading, np.ascontiguousarray(row), np.ascontiguousarray(weights))
+        self._reading = 1 - self._reading
+
+    def state(
+        self,
+    ) -> tuple[
+        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
+    ]:
+        """Copies of x and h."""
+        x, h = (value.numpy().copy() for value in self._place.pairs[self._reading])
+        return x, h
+
+
+def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
+    scale = float(np.abs(wanted).max())
+    worst = float(np.abs(found - wanted).max())
+    # NaN is no match, and two states of zeros are one.
+    return 0.0 if worst == 0 else worst / scale if scale > 0 else float("inf")

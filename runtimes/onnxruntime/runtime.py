@@ -1,0 +1,189 @@
+"""ONNX Runtime: the bundle's graphs as they are.
+
+Sessions are opened on first use, so embedding never loads the denoiser. One session serves any
+number of branches: its weights are held once.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.engine_restriction import require_engine_fits
+from minit2i_deploy.errors import RuntimeFailure, require
+from minit2i_deploy.runtimes.base import GraphRuntime
+from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
+from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import (
+    CapturedTrajectory,
+    CudaGraphWarning,
+    StepGraphs,
+    check_mode,
+)
+from minit2i_deploy.runtimes.onnxruntime.providers import AUTO, PROVIDERS, provider_version
+from minit2i_deploy.runtimes.onnxruntime.session import (
+    find_provider,
+    matrix_rate,
+    open_session,
+    session_options,
+)
+from minit2i_deploy.runtimes.onnxruntime.trajectory import OnnxTrajectory, first_line
+from minit2i_deploy.threads import check_threads
+
+
+class OnnxRuntime(GraphRuntime):
+    """The three graphs on ONNX Runtime.
+
+    Args:
+        bundle: an open bundle.
+        provider: "cpu", "openvino", "cuda", "tensorrt" or "tensorrt-rtx"; "auto" takes the
+            fastest that is there and keeps the bundle's precision (``.provider`` says which).
+        precision: what the provider is to compute in, where it offers that (openvino: "fp32",
+            "bf16"); None: as the graphs say.
+        threads: threads of one operator; 0 takes one for each core this process may use.
+        arena: keep freed memory for the next run, which is faster and takes more.
+        lean: free the text encoder when the denoiser is opened; new texts open it again.
+        cache: folder that openvino, tensorrt and tensorrt-rtx keep compiled models in, or None.
+        cuda_graph: "on" records each step as a CUDA graph, checked against plain runs, or fails;
+            "auto" does so on provider cuda where it works, and warns where it does not; "off".
+
+    Raises:
+        UsageError: an unknown provider or precision, or more threads than ``MAX_THREADS``.
+        MissingDependencyError: onnxruntime or the provider is not installed.
+        RuntimeFailure: the provider finds no device of its kind, or the bundle is for another
+            engine alone.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        provider: str = "cpu",
+        precision: str | None = None,
+        threads: int = 0,
+        arena: bool = True,
+        lean: bool = False,
+        cache: str | os.PathLike[str] | None = None,
+        cuda_graph: str = "auto",
+    ) -> None:
+        check_threads(threads)
+        self.bundle = bundle
+        self.threads = threads or _usable_cores()
+        if provider == AUTO:
+            provider = bundle.manifest.only_for or AUTO
+        known = PROVIDERS.get(provider)
+        self._ort = require("onnxruntime", "cpu" if known is None else known.extra)
+        precisions = [graph.precision for graph in bundle.manifest.graphs.values()]
+        self._provider = find_provider(self._ort, provider, precisions, precision)
+        require_engine_fits(bundle, self.provider)
+        check_mode(cuda_graph, self.provider, self._provider.records is not None)
+        self._cuda_graph = cuda_graph
+        self._step_graphs: StepGraphs | None = None
+        self._settings: dict[str, Any] = {
+            "precision": precision,
+            "threads": self.threads,
+            "arena": arena,
+        }
+        self._cache = cache
+        # Asked here, so that a wrong precision is known before the first graph is read.
+        session_options(self._ort, self._provider, **self._settings)
+        self._sessions: dict[str, Any] = {}
+        self._lean = lean
+
+    @property
+    def provider(self) -> str:
+        """Name of the provider in use, one of ``onnxruntime_providers.PROVIDERS``."""
+        return self._provider.name
+
+    def start(
+        self,
+        x: Float32[np.ndarray, "batch 3 height width"],
+        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+    ) -> OnnxTrajectory | CapturedTrajectory:
+        """Put a start state and the branches' tokens into buffers; h is zero."""
+        if self._lean:
+            self._sessions.pop("text_encoder", None)
+        session = self._session("transformer")
+        if self._step_graphs is not None:
+            return self._step_graphs.start(x, tokens)
+        return OnnxTrajectory(session, self._ort, x, tokens, self._provider.device)
+
+    def matrix_rate(self) -> float:
+        """FLOP a second of large matrix products on this provider, measured now."""
+        self._check_open()
+        return matrix_rate(self._ort, self._provider, **self._settings)
+
+    def _session(self, graph: str) -> Any:
+        self._check_open()
+        if graph not in self._sessions:
+            self._check_precision(graph)
+            self._sessions[graph] = self._opened(graph)
+        return self._sessions[graph]
+
+    def _opened(self, graph: str) -> Any:
+        place = self.bundle.graph_path(graph)
+        settings = self._settings | {"cache": self._cache_folder(graph)}
+        records = self._provider.records is not None and self._cuda_graph != "off"
+        if graph == "transformer" and records:
+            must = self._cuda_graph == "on"
+            try:
+                session = open_session(self._ort, place, self._provider, **settings, capture=True)
+            except RuntimeFailure as error:
+                if must:
+                    raise
+                said = f"{error}; running without CUDA graphs"
+                warnings.warn(said, CudaGraphWarning, stacklevel=2)
+            else:
+                self._step_graphs = StepGraphs(session, self._ort, must)
+                return session
+        return open_session(self._ort, place, self._provider, **settings)
+
+    def _cache_folder(self, graph: str) -> Path | None:
+        if self._cache is None:
+            return None
+        key = cache_key(
+            self.bundle,
+            graph,
+            library=f"onnxruntime:{self.provider}",
+            version=provider_version(self._ort, self._provider),
+            device=device_name(self._provider.device),
+            precision=self._settings["precision"] or "as the graph",
+        )
+        return cache_folder(self._cache, key)
+
+    def _check_precision(self, graph: str) -> None:
+        precision = self.bundle.manifest.graphs[graph].precision
+        if precision not in self._provider.runs:
+            raise RuntimeFailure(
+                f"{self.bundle.path}: graph {graph} is {precision}, which provider "
+                f"{self.provider} has no kernels for; it runs {', '.join(self._provider.runs)}"
+            )
+
+    def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
+        session = self._session(graph)
+        try:
+            result: np.ndarray = session.run(None, inputs)[0]
+        except Exception as error:  # the library's errors share no base
+            raise RuntimeFailure(f"onnxruntime failed in {graph}: {first_line(error)}") from error
+        return result
+
+    def _free(self) -> None:
+        self._sessions.clear()
+        self._step_graphs = None
+
+
+def _usable_cores() -> int:
+    # Containers and taskset narrow what the process may use; only Linux tells.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+__all__ = ["OnnxRuntime", "OnnxTrajectory", "open_session"]

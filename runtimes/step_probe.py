@@ -1,0 +1,77 @@
+"""One step from a fixed state, to compare engines with: runtimes of one bundle, or of two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.solvers.noise import batch_noise
+from minit2i_deploy.solvers.table import guidance_weights
+from minit2i_deploy.text.conditioning import student_conditions
+
+PROMPT: Final = "a red circle"
+# The next state is then the network's own estimate of the picture.
+_ROW: Final = np.array([0, 1, 0, 0, 0, 0], np.float32)
+_SEED: Final = 7
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Probe:
+    """Inputs of adapter and step: what the text encoder gave, a noisy state, and tokens."""
+
+    context: np.ndarray
+    mask: np.ndarray
+    conditions: np.ndarray | None
+    x: np.ndarray
+    tokens: np.ndarray
+    weights: np.ndarray
+
+
+def make_probe(bundle: Bundle, runtime: Runtime) -> Probe:
+    """Inputs of a bundle's default preset, made by a runtime that is trusted."""
+    table, guidance = bundle.preset()
+    (encoded,) = bundle.tokenizer().encode([PROMPT[: bundle.config.prompt_length]])
+    ids = np.asarray(encoded.ids, np.int64)[None]
+    values = runtime.encode(ids, np.ones_like(ids))
+    # The last row is no prompt at all.
+    shape = (2, bundle.config.prompt_length)
+    context = np.zeros((*shape, values.shape[2]), np.float32)
+    mask = np.zeros(shape, np.int64)
+    context[0, : ids.shape[1]], mask[0, : ids.shape[1]] = values[0], 1
+    told = student_conditions(bundle, table, guidance, None)
+    weights = guidance_weights(table, 0, guidance)
+    conditions = None if told is None else np.tile(told, (2, 1))
+    size = bundle.config.image_size
+    return Probe(
+        context=context,
+        mask=mask,
+        conditions=conditions,
+        x=batch_noise([_SEED], (bundle.config.in_channels, size, size)),
+        tokens=runtime.adapt(context, mask, conditions)[: len(weights), None],
+        weights=weights,
+    )
+
+
+def answers(runtime: Runtime, probe: Probe) -> dict[str, np.ndarray]:
+    """What adapter and step of a runtime make of the probe, by graph."""
+    state = runtime.start(probe.x, probe.tokens)
+    state.step(_ROW, probe.weights)
+    return {
+        "text_adapter": runtime.adapt(probe.context, probe.mask, probe.conditions),
+        "transformer": state.state()[0],
+    }
+
+
+def relative_errors(
+    found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Graph -> largest difference over the largest value; NaN where something is not finite."""
+    return {
+        graph: float(np.abs(found[graph] - value).max() / np.abs(value).max())
+        for graph, value in wanted.items()
+    }

@@ -1,0 +1,249 @@
+"""One engine on the card and its contexts: shapes, addresses, one call."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.manifest import TensorInfo
+from minit2i_deploy.engines.cache import Found
+from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.runtimes.cuda.driver import CudaDriver
+from minit2i_deploy.runtimes.cuda.memory import DeviceMemory, GrowingBuffer
+from minit2i_deploy.runtimes.tensorrt.library import Library
+
+# TensorRT's name of a type -> numpy's.
+_DTYPES: Final = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT64": "int64",
+    "INT32": "int32",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+JIT_CACHE_FILE: Final = "kernels.cache"
+
+
+class Card:
+    """What all engines of a runtime share: library, card, stream and memory."""
+
+    def __init__(self, library: Library, device: int) -> None:
+        self.library = library
+        self.driver = CudaDriver(device, library.extra)
+        self.stream = self.driver.new_stream()
+        self.memory = DeviceMemory(self.driver)
+        self.scratch = GrowingBuffer(self.memory, "the engines' scratch memory")
+        self.loader = library.module.Runtime(library.logger)
+        self._open = True
+
+    def use(self) -> None:
+        """Choose the card; every public call of a runtime and its trajectories begins so.
+
+        Raises:
+            RuntimeFailure: the runtime was closed, the thread is not the one that opened it, or
+                the card has failed.
+        """
+        if not self._open:
+            raise RuntimeFailure("the runtime is closed; open it again")
+        self.driver.use()
+
+    def settle(self) -> None:
+        """Let what is queued end, however it ends, before its memory goes."""
+        self.driver.check_thread()
+        self.driver.release("cudaSetDevice", self.driver.device)
+        self.driver.release("cudaStreamSynchronize", self.stream)
+
+    def close(self) -> None:
+        """Give the memory and the stream back."""
+        self._open = False
+        self.memory.close()
+        self.driver.release("cudaStreamDestroy", self.stream)
+
+
+class Engine:
+    """An engine of one graph.
+
+    Args:
+        card: that runs it.
+        bundle: that the graph is of.
+        found: where the engine is.
+
+    Raises:
+        RuntimeFailure: the library refuses the plan, or it is not of this graph.
+    """
+
+    def __init__(self, card: Card, bundle: Bundle, found: Found) -> None:
+        self.card, self.found = card, found
+        self.graph = found.record.key.graph
+        self.info = bundle.manifest.graphs[self.graph]
+        self.native = load_plan(card, found)
+        self._check_tensors()
+        stored = found.folder / JIT_CACHE_FILE
+        self.jit_cache = card.library.new_jit_cache(
+            self.native, stored.read_bytes() if stored.is_file() else None
+        )
+
+    def takes(self, sizes: Mapping[str, int]) -> bool:
+        """Whether free sizes lie within those it was built for."""
+        limits = self.found.record.key.sizes
+        return all(limits[name][0] <= size <= limits[name][2] for name, size in sizes.items())
+
+    def profile(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """The first profile that takes these input shapes.
+
+        Raises:
+            RuntimeFailure: none does.
+        """
+        for index in range(self.native.num_optimization_profiles):
+            if all(self._within(name, shape, index) for name, shape in shapes.items()):
+                return index
+        asked = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise RuntimeFailure(
+            f"{self.found.plan}: no profile takes {asked}; build an engine for these sizes with "
+            "minit2i build"
+        )
+
+    def _within(self, name: str, shape: tuple[int, ...], profile: int) -> bool:
+        least, _, most = self.native.get_tensor_profile_shape(name, profile)
+        bounds = zip(tuple(least), shape, tuple(most), strict=True)
+        return all(low <= size <= high for low, size, high in bounds)
+
+    def _check_tensors(self) -> None:
+        native, modes = self.native, self.card.library.module.TensorIOMode
+        names = [native.get_tensor_name(i) for i in range(native.num_io_tensors)]
+        found = {
+            mode: {n: _DTYPES.get(native.get_tensor_dtype(n).name, "?") for n in names
+                   if native.get_tensor_mode(n) == mode}
+            for mode in (modes.INPUT, modes.OUTPUT)
+        }  # fmt: skip
+        wanted = {modes.INPUT: _types(self.info.inputs), modes.OUTPUT: _types(self.info.outputs)}
+        if found != wanted:
+            raise RuntimeFailure(
+                f"{self.found.plan}: takes and gives {list(found.values())}, but the graph "
+                f"{list(wanted.values())}; run minit2i build again"
+            )
+
+
+def load_plan(card: Card, found: Found) -> Any:
+    """Deserialise a plan.
+
+    Raises:
+        RuntimeFailure: the library refuses it; the reason stands in the text.
+    """
+    library = card.library
+    library.forget_lines()
+    with found.plan.open("rb") as file:
+        # Mapped, because a plan holds all weights and the library copies them to the card.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+            native = card.loader.deserialize_cuda_engine(plan)
+            reason = None if native is not None else library.why_invalid(card.loader, plan)
+    if native is not None:
+        return native
+    what = f"{found.plan}: {library.name} {library.version} refuses this engine"
+    if reason is not None:
+        raise RuntimeFailure(f"{what}: {reason}; run minit2i build again on this machine")
+    raise library.failure(what)
+
+
+class Context:
+    """An engine at given shapes, its addresses bound by name.
+
+    Args:
+        engine: that it runs.
+        specialise: TensorRT-RTX only: compile for the very shapes; worth it where they stay.
+    """
+
+    def __init__(self, engine: Engine, *, specialise: bool) -> None:
+        self.engine = engine
+        card = engine.card
+        self.native = card.library.new_context(
+            engine.native, specialise=specialise, jit_cache=engine.jit_cache
+        )
+        self._scratch_version = -1
+        self._scratch_bytes = 0
+
+    def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Choose the profile, fix the shapes of all inputs and reserve scratch memory for them.
+
+        Raises:
+            RuntimeFailure: no profile takes them, or the card has too little memory.
+        """
+        card, native = self.engine.card, self.native
+        profile = self.engine.profile(shapes)
+        if native.active_optimization_profile != profile:
+            if not native.set_optimization_profile_async(profile, int(card.stream)):
+                raise card.library.failure(f"{self.engine.found.plan}: profile {profile}")
+        for name, shape in shapes.items():
+            if not native.set_input_shape(name, shape):
+                raise card.library.failure(f"{self.engine.found.plan}: {name} {list(shape)}")
+        # What is queued may use the scratch, or the host's part of the profile's change.
+        card.driver.wait(card.stream)
+        self._scratch_bytes = max(int(native.update_device_memory_size_for_shapes()), 1)
+        card.scratch.reserve(self._scratch_bytes)
+        self._scratch_version = -1
+
+    def bind(self, name: str, address: int) -> None:
+        """Where a tensor is; the address is a multiple of 256."""
+        if not self.native.set_tensor_address(name, address):
+            raise self.engine.card.library.failure(f"{self.engine.found.plan}: address of {name}")
+
+    def run(self) -> None:
+        """Queue one run on the card's stream.
+
+        Raises:
+            RuntimeFailure: the library refuses.
+        """
+        card = self.engine.card
+        if self._scratch_version != card.scratch.version:
+            self.native.set_device_memory(card.scratch.address, self._scratch_bytes)
+            self._scratch_version = card.scratch.version
+        if not self.native.execute_async_v3(int(card.stream)):
+            raise card.library.failure(f"{card.library.name} failed in {self.engine.graph}")
+
+
+class HostCall:
+    """A graph that takes arrays of the host and gives its first output back."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        # Its shapes change from call to call, so kernels are not compiled for each.
+        self._context = Context(engine, specialise=False)
+        memory = engine.card.memory
+        names = (*engine.info.inputs, *engine.info.outputs)
+        self._buffers = {n: GrowingBuffer(memory, f"{engine.graph}'s {n}") for n in names}
+
+    def __call__(self, **inputs: np.ndarray) -> np.ndarray:
+        """Run it once.
+
+        Raises:
+            RuntimeFailure: the engine failed or does not take these shapes.
+        """
+        card, context = self._engine.card, self._context
+        card.library.forget_lines()
+        context.set_shapes({name: array.shape for name, array in inputs.items()})
+        for name, array in inputs.items():
+            values = np.ascontiguousarray(array, self._engine.info.inputs[name].dtype)
+            self._bind(name, values.nbytes)
+            card.driver.to_device(self._buffers[name].address, values, card.stream)
+        output, info = next(iter(self._engine.info.outputs.items()))
+        result = np.empty(tuple(context.native.get_tensor_shape(output)), info.dtype)
+        self._bind(output, result.nbytes)
+        context.run()
+        card.driver.to_host(result, self._buffers[output].address, card.stream)
+        card.driver.wait(card.stream)
+        return result
+
+    def _bind(self, name: str, num_bytes: int) -> None:
+        buffer = self._buffers[name]
+        buffer.reserve(num_bytes)
+        self._context.bind(name, buffer.address)
+
+
+def _types(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    return {name: info.dtype for name, info in tensors.items()}

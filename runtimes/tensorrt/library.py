@@ -1,0 +1,159 @@
+"""TensorRT or TensorRT-RTX: one Python interface under two import names.
+
+What differs between the two, and between their versions, is in this file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import mmap
+from dataclasses import dataclass
+from typing import Any, Final
+
+from minit2i_deploy.engines.cache import Device, Wanted
+from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, require
+
+TENSORRT: Final = "tensorrt"
+TENSORRT_RTX: Final = "tensorrt_rtx"
+_MAX_LINES: Final = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Source:
+    modules: tuple[str, ...]
+    extra: str
+    runtime: str
+
+
+# The wheel's import name first, then the one that NVIDIA's archive installs.
+_SOURCES: Final = {
+    TENSORRT: _Source(modules=("tensorrt",), extra="tensorrt", runtime="tensorrt"),
+    TENSORRT_RTX: _Source(
+        modules=("tensorrt_rtx_bindings", "tensorrt_rtx"), extra="rtx", runtime="tensorrt-rtx"
+    ),
+}
+
+
+class Library:
+    """One of the two libraries with a logger of its own.
+
+    Args:
+        name: TENSORRT or TENSORRT_RTX.
+
+    Raises:
+        MissingDependencyError: it is not installed; the other one is named where that is.
+    """
+
+    def __init__(self, name: str) -> None:
+        source = _SOURCES[name]
+        present = next(filter(_is_installed, source.modules), source.modules[0])
+        try:
+            self.module: Any = require(present, source.extra)
+        except MissingDependencyError as error:
+            other = _SOURCES[TENSORRT_RTX if name == TENSORRT else TENSORRT]
+            found = next(filter(_is_installed, other.modules), None)
+            if found is None:
+                raise
+            raise MissingDependencyError(
+                f"{error}; {found} is there: --runtime {other.runtime} uses it"
+            ) from error
+        self.name = name
+        self.extra = source.extra
+        self.version = str(self.module.__version__)
+        self._lines: list[str] = []
+        self.logger = _new_logger(self.module, self._lines)
+
+    def wanted(self, device: Device, sizes: dict[str, int]) -> Wanted:
+        """What an engine must be made for, to be run by this library."""
+        return Wanted(library=self.name, library_version=self.version, device=device, sizes=sizes)
+
+    def failure(self, what: str) -> RuntimeFailure:
+        """An error with the first thing that the library logged; those after it are its echo."""
+        reason = " ".join(self._lines[0].split()) if self._lines else "it gives no reason"
+        self._lines.clear()
+        return RuntimeFailure(f"{what}: {reason}")
+
+    def forget_lines(self) -> None:
+        """Begin a new piece of work: older lines are not its reasons."""
+        self._lines.clear()
+
+    def why_invalid(self, runtime: Any, plan: bytes | mmap.mmap) -> str | None:
+        """What keeps a plan from this machine, where the library can tell."""
+        if not hasattr(runtime, "get_engine_validity"):
+            return None
+        trt = self.module
+        _, found = runtime.get_engine_validity(plan)
+        kinds = trt.EngineInvalidityDiagnostics
+        words = {
+            "VERSION_MISMATCH": "it was built by another version of the library",
+            "UNSUPPORTED_CC": "it was not built for this card",
+            "OLD_CUDA_DRIVER": "the NVIDIA driver is too old; install a newer one",
+            "OLD_CUDA_RUNTIME": "the CUDA runtime is too old; install a newer one",
+            "INSUFFICIENT_GPU_MEMORY": "the card's memory is too small for it",
+            "MALFORMED_ENGINE": "it is no engine of this library",
+        }
+        reasons = [text for name, text in words.items() if int(getattr(kinds, name)) & int(found)]
+        return "; ".join(reasons) or None
+
+    def new_context(self, engine: Any, *, specialise: bool, jit_cache: Any = None) -> Any:
+        """An execution context without scratch memory of its own.
+
+        Args:
+            engine: deserialised.
+            specialise: TensorRT-RTX only: compile kernels for the very shapes, and do it before
+                they run, so that a graph that is captured holds what later runs would use too.
+            jit_cache: of ``new_jit_cache``, or None.
+
+        Raises:
+            RuntimeFailure: the library makes none.
+        """
+        self.forget_lines()
+        trt = self.module
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not hasattr(engine, "create_runtime_config"):
+            context = engine.create_execution_context(strategy)
+        else:
+            config = engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
+                kinds = trt.DynamicShapesKernelSpecializationStrategy
+                config.dynamic_shapes_kernel_specialization_strategy = (
+                    kinds.EAGER if specialise else kinds.NONE
+                )
+            if jit_cache is not None:
+                config.set_runtime_cache(jit_cache)
+            context = engine.create_execution_context(config)
+        if context is None:
+            raise self.failure(f"{self.name} makes no execution context")
+        return context
+
+    def new_jit_cache(self, engine: Any, stored: bytes | None) -> Any:
+        """TensorRT-RTX's cache of compiled kernels, filled if ``stored`` suits; else None."""
+        if not hasattr(engine, "create_runtime_config"):
+            return None
+        config = engine.create_runtime_config()
+        if not hasattr(config, "create_runtime_cache"):
+            return None
+        cache = config.create_runtime_cache()
+        if stored:
+            # Refused when card or driver changed; it is then compiled anew.
+            cache.deserialize(stored)
+        return cache
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _new_logger(trt: Any, lines: list[str]) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        """Keeps errors for the one line that is raised; says nothing itself."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(trt.ILogger.ERROR) and len(lines) < _MAX_LINES:
+                lines.append(message)
+
+    return Logger()

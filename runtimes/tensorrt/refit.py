@@ -1,0 +1,228 @@
+"""Other weights into an engine, by their names, without building it again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.weight_replacement import (
+    StoredTensor,
+    changed_names,
+    read_tensor,
+    stored_tensors,
+)
+from minit2i_deploy.engines.cache import EngineKey, Found, engine_lock, engines_of, write_engine
+from minit2i_deploy.engines.fit import graph_changes, library_misfit
+from minit2i_deploy.engines.sidecar import PLAN_FILE, RECORD_FILE
+from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.io.files import atomic_directory
+from minit2i_deploy.runtimes.tensorrt.engine import Card, load_plan
+from minit2i_deploy.runtimes.tensorrt.library import Library
+
+# safetensors' name of a type -> TensorRT's.
+_DTYPES: Final = {"F32": "FLOAT", "F16": "HALF", "BF16": "BF16"}
+_MOST_NAMED: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refitted:
+    """A plan with other weights, and what the library let be replaced.
+
+    Args:
+        plan: its bytes.
+        num_weights: those that were given.
+        kept: names that the engine lists and the graph's file does not hold: constants.
+    """
+
+    plan: bytes
+    num_weights: int
+    kept: tuple[str, ...]
+
+
+def refittable_engines(bundle: Bundle, library: str, version: str) -> dict[str, list[Found]]:
+    """Graph -> engines of the bundle as it is whose weights can be replaced by this library.
+
+    Raises:
+        RuntimeFailure: adapter or denoiser has none.
+    """
+    found: dict[str, list[Found]] = {"text_adapter": [], "transformer": []}
+    for item in engines_of(bundle):
+        if not isinstance(item, Found) or item.record.key.graph not in found:
+            continue
+        key = item.record.key
+        fits = graph_changes(bundle, key) is None and library_misfit(key, library, version) is None
+        if key.flags.refit and fits:
+            found[key.graph].append(item)
+    for graph, engines in found.items():
+        if not engines:
+            raise RuntimeFailure(
+                f"{bundle.path}: {graph} has no engine of {library} {version} that can be refitted;"
+                f" run: minit2i build {bundle.path} --engine {library.replace('_', '-')} --refit"
+            )
+    return found
+
+
+def refit_plan(card: Card, found: Found, bundle: Bundle, changed: Collection[str]) -> Refitted:
+    """A plan of the same engine that holds another bundle's weights.
+
+    Args:
+        card: that loads it; the library refits on the card only.
+        found: an engine that was built to be refitted.
+        bundle: whose weights are put in; its graphs are those of the engine.
+        changed: names of the weights that differ from the engine's.
+
+    Raises:
+        RuntimeFailure: the engine cannot be refitted, or not in a weight that changed.
+    """
+    library = card.library
+    graph = found.record.key.graph
+    path = Path(f"{bundle.graph_path(graph)}.data")
+    stored = stored_tensors(path)
+    engine = load_plan(card, found)
+    refitter = _refitter(card, engine, found)
+    listed = set(refitter.get_all_weights())
+    unlisted = sorted(set(changed) - listed)
+    if unlisted:
+        raise RuntimeFailure(
+            f"{found.plan}: {_some(unlisted)} cannot be replaced in this engine, so it would keep "
+            "old weights; run minit2i build on the new bundle"
+        )
+    given = sorted(listed & set(stored))
+    # Held until the refit is done: the library reads them where they are.
+    held = {name: np.array(read_tensor(path, stored[name])) for name in given}
+    for name in given:
+        weights = _weights(library.module, held[name], stored[name])
+        if not refitter.set_named_weights(name, weights):
+            raise library.failure(f"{found.plan}: {name} is refused")
+    missing = list(refitter.get_missing_weights())
+    if missing:
+        raise RuntimeFailure(
+            f"{found.plan}: the engine also asks for {_some(missing)}, which are not among the "
+            "bundle's weights; run minit2i build on the new bundle"
+        )
+    if not refitter.refit_cuda_engine():
+        raise library.failure(f"{found.plan}: the refit failed")
+    return Refitted(
+        plan=_serialised(card, engine, found),
+        num_weights=len(given),
+        kept=tuple(sorted(listed - set(stored))),
+    )
+
+
+def refit_bundle(
+    name: str,
+    device: int,
+    base: Bundle,
+    bundle: Bundle,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[Found]:
+    """Refit every engine of one bundle that can be into engines of another.
+
+    Engines of graphs whose weights are the same in both are taken over as they are.
+
+    Args:
+        name: of the library, ``tensorrt`` or ``tensorrt_rtx``.
+        device: index of the card.
+        base: has engines that were built with ``--refit``.
+        bundle: same graphs, other weights.
+        progress: called with the share that is done.
+
+    Returns:
+        the new engines.
+
+    Raises:
+        MissingDependencyError: the library or cuda-python is not installed.
+        RuntimeFailure: there is no such engine, or it cannot be refitted.
+    """
+    library = Library(name)
+    engines = refittable_engines(base, library.name, library.version)
+    card = Card(library, device)
+    made, total = [], sum(map(len, engines.values()))
+    try:
+        for graph, group in engines.items():
+            changed = sorted(changed_names(base, bundle, graph))
+            for found in group:
+                made.append(_refit_into(card, found, bundle, changed))
+                progress(len(made) / total)
+    finally:
+        card.settle()
+        card.close()
+    _take_over(base, bundle)
+    return made
+
+
+def _refit_into(card: Card, found: Found, bundle: Bundle, changed: Collection[str]) -> Found:
+    began = time.perf_counter()
+    old = found.record
+    plan = refit_plan(card, found, bundle, changed).plan
+    key = EngineKey.of(
+        bundle,
+        old.key.graph,
+        sizes=old.key.sizes,
+        flags=old.key.flags,
+        library=old.key.library,
+        library_version=old.key.library_version,
+        targets=old.key.targets,
+    )
+    with engine_lock(bundle, key):
+        return write_engine(
+            bundle,
+            key,
+            plan,
+            audit=old.audit,
+            build_s=time.perf_counter() - began,
+            refitted_from=old.fingerprint,
+        )
+
+
+def _take_over(base: Bundle, bundle: Bundle) -> None:
+    """Copy the engines of the text encoder, which no refit changes."""
+    for item in engines_of(base):
+        if isinstance(item, Found) and item.record.key.graph == "text_encoder":
+            target = bundle.path / item.folder.relative_to(base.path)
+            if graph_changes(bundle, item.record.key) is None and not target.exists():
+                with atomic_directory(target) as partial:
+                    for file in (PLAN_FILE, RECORD_FILE):
+                        shutil.copyfile(item.folder / file, partial / file)
+
+
+def _refitter(card: Card, engine: Any, found: Found) -> Any:
+    library = card.library
+    try:
+        refitter = library.module.Refitter(engine, library.logger)
+    except (RuntimeError, TypeError) as error:
+        raise library.failure(f"{found.plan}: cannot be refitted") from error
+    return refitter
+
+
+def _weights(trt: Any, raw: np.ndarray, stored: StoredTensor) -> Any:
+    kind = getattr(trt.DataType, _DTYPES[stored.dtype])
+    return trt.Weights(kind, raw.ctypes.data, int(np.prod(stored.shape)))
+
+
+def _serialised(card: Card, engine: Any, found: Found) -> bytes:
+    library = card.library
+    config = engine.create_serialization_config()
+    flags = library.module.SerializationFlag
+    # Without it the new plan could not be refitted back; older versions always keep that.
+    if hasattr(flags, "INCLUDE_REFIT"):
+        config.set_flag(flags.INCLUDE_REFIT)
+    plan = engine.serialize_with_config(config)
+    if plan is None:
+        raise library.failure(f"{found.plan}: the refitted engine cannot be stored")
+    return bytes(plan)
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+__all__ = ["Refitted", "refit_bundle", "refit_plan", "refittable_engines"]

@@ -1,0 +1,239 @@
+"""TensorRT and TensorRT-RTX: the engines of a bundle's cache, without torch.
+
+The state stays on the card from the first row to the last, and all rows are one CUDA graph where
+nobody looks in between. An engine that does not fit is refused with the reason, never rebuilt.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.engine_restriction import require_engine_fits
+from minit2i_deploy.engines.cache import Device, require_engine
+from minit2i_deploy.errors import Minit2iError, UsageError
+from minit2i_deploy.io.files import atomic_write_bytes
+from minit2i_deploy.runtimes.base import GraphRuntime, check_conditions
+from minit2i_deploy.runtimes.tensorrt.engine import JIT_CACHE_FILE, Card, Engine, HostCall
+from minit2i_deploy.runtimes.tensorrt.library import TENSORRT, TENSORRT_RTX, Library
+from minit2i_deploy.runtimes.tensorrt.rows import GRAPHS, RowQueue
+from minit2i_deploy.runtimes.tensorrt.trajectory import TensorRtTrajectory, Workspaces
+
+# Adapted tokens of prompts that are kept for the next picture; embeddings are kept by the core.
+_CACHE_BYTES: Final = 64 * 2**20
+
+
+class TensorRtRuntime(GraphRuntime):
+    """The three graphs as TensorRT engines. Bound to the thread that opens it.
+
+    Args:
+        bundle: an open bundle whose engines ``minit2i build`` made on this machine.
+        device: index of the card.
+        graphs: what is captured in CUDA graphs at most: "trajectory" (all rows of a picture),
+            "step" (one row) or "none"; ``.graphs`` says what was in use last.
+        debug: wait after each row, so that an error is met where it happens; slower.
+        keep_prompts: adapt each prompt only once; without it, each time.
+
+    Raises:
+        UsageError: an unknown card or choice of graphs.
+        MissingDependencyError: the library or cuda-python is not installed.
+        RuntimeFailure: there is no driver, it is too old, or the bundle is for another engine
+            alone.
+    """
+
+    name = "tensorrt"
+    library = TENSORRT
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: int = 0,
+        graphs: str = "trajectory",
+        debug: bool = False,
+        keep_prompts: bool = True,
+    ) -> None:
+        if graphs not in GRAPHS:
+            raise UsageError(f"graphs is {graphs!r}; choose one of {', '.join(GRAPHS)}")
+        require_engine_fits(bundle, f"runtime {self.name}")
+        self.bundle = bundle
+        self._settings = (graphs, debug)
+        self._card = Card(Library(self.library), device)
+        self._device = Device(capability=self._card.driver.capability, name=self._card.driver.name)
+        self._engines: dict[str, list[Engine]] = {}
+        self._calls: dict[Engine, HostCall] = {}
+        self._queues: dict[Engine, tuple[RowQueue, Workspaces]] = {}
+        self._last: RowQueue | None = None
+        self._tokens = _Cache(_CACHE_BYTES if keep_prompts else 0)
+
+    @property
+    def graphs(self) -> str:
+        """What the last rows ran from: "trajectory", "step" or "none"."""
+        return "none" if self._last is None else self._last.last_used
+
+    @property
+    def graph_refusals(self) -> dict[str, str]:
+        """Kind of graph -> why it is not used."""
+        return {} if self._last is None else dict(self._last.reasons)
+
+    @property
+    def replay_error(self) -> float | None:
+        """Difference of the last graph that was checked, relative to the largest value."""
+        return None if self._last is None else self._last.replay_error
+
+    @property
+    def device_name(self) -> str:
+        """The card, as the driver calls it, with its compute capability."""
+        return str(self._device)
+
+    @property
+    def host_copies(self) -> dict[str, int]:
+        """Copies asked for so far, ``to_device`` and ``to_host``.
+
+        Those that a graph replays, the four bytes a row that count what is done, are not among
+        them.
+        """
+        return dict(self._card.driver.copies)
+
+    def device_memory(self) -> tuple[int, int]:
+        """Free and total bytes of the card's memory, whoever uses it."""
+        self._enter()
+        return self._card.driver.memory()
+
+    def adapt(
+        self,
+        context: Float32[np.ndarray, "n length width"],
+        mask: Int64[np.ndarray, "n length"],
+        conditions: Float32[np.ndarray, "n 4"] | None = None,
+    ) -> Float32[np.ndarray, "n adapted hidden"]:
+        """Run the text adapter; arguments and result as in ``protocol.Runtime``.
+
+        One prompt at a time, and each only once: a prompt that was met before, and no prompt at
+        all, cost nothing, and a kept result is bit for bit what a fresh run gives.
+        """
+        self._enter()
+        check_conditions(self.bundle.config, conditions)
+        rows = []
+        for index in range(len(context)):
+            one = slice(index, index + 1)
+            told = {} if conditions is None else {"conditions": conditions[one]}
+            rows.append(self._adapted({"context": context[one], "mask": mask[one], **told}))
+        return np.concatenate(rows)
+
+    def start(
+        self,
+        x: Float32[np.ndarray, "batch 3 height width"],
+        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+    ) -> TensorRtTrajectory:
+        """Put a start state and the branches' tokens on the card; h is zero.
+
+        Raises:
+            RuntimeFailure: no engine fits, or the card has too little memory.
+        """
+        self._enter()
+        engine = self._engine("transformer", {"batch": len(x), "branches": len(tokens)})
+        if engine not in self._queues:
+            queue = RowQueue(self._card, engine, *self._settings, str(self.bundle.path))
+            self._queues[engine] = (queue, Workspaces(queue))
+        queue, spaces = self._queues[engine]
+        self._last = queue
+        return TensorRtTrajectory(queue, spaces.lend(x.shape, tokens.shape), x, tokens)
+
+    def _adapted(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        # A few values of the context find the entry, all of them decide.
+        few = inputs["context"].reshape(-1)[:: max(1, inputs["context"].size // 64)]
+        key = few.tobytes() + inputs["mask"].tobytes()
+        kept = self._tokens.get(key, inputs)
+        if kept is None:
+            kept = self._run("text_adapter", **inputs)
+            self._tokens.put(key, inputs, kept)
+        return kept
+
+    def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
+        self._enter()
+        first = next(iter(inputs.values()))
+        sizes = {"n": len(first)}
+        if graph == "text_encoder":
+            sizes["tokens"] = first.shape[1]
+        engine = self._engine(graph, sizes)
+        if engine not in self._calls:
+            self._calls[engine] = HostCall(engine)
+        return self._calls[engine](**inputs)
+
+    def _engine(self, graph: str, sizes: dict[str, int]) -> Engine:
+        opened = self._engines.setdefault(graph, [])
+        for engine in opened:
+            if engine.takes(sizes):
+                return engine
+        wanted = self._card.library.wanted(self._device, sizes)
+        opened.append(Engine(self._card, self.bundle, require_engine(self.bundle, graph, wanted)))
+        return opened[-1]
+
+    def _enter(self) -> None:
+        self._check_open()
+        self._card.use()
+
+    def _free(self) -> None:
+        self._card.settle()
+        for _, spaces in self._queues.values():
+            spaces.close()
+        for engine in (engine for opened in self._engines.values() for engine in opened):
+            _keep_kernels(engine)
+        # Contexts go before their engines, and both before the memory that they use.
+        self._last = None
+        self._queues.clear()
+        self._calls.clear()
+        self._engines.clear()
+        self._card.close()
+
+
+class TensorRtRtxRuntime(TensorRtRuntime):
+    """The three graphs as TensorRT-RTX engines; arguments and errors as of ``TensorRtRuntime``."""
+
+    name = "tensorrt-rtx"
+    library = TENSORRT_RTX
+
+
+class _Cache:
+    """Results by their inputs, those used longest ago dropped first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[bytes, tuple[dict[str, np.ndarray], np.ndarray]] = OrderedDict()
+
+    def get(self, key: bytes, inputs: dict[str, np.ndarray]) -> np.ndarray | None:
+        entry = self._entries.get(key)
+        if entry is None or not all(np.array_equal(entry[0][k], v) for k, v in inputs.items()):
+            return None
+        self._entries.move_to_end(key)
+        return entry[1]
+
+    def put(self, key: bytes, inputs: dict[str, np.ndarray], result: np.ndarray) -> None:
+        self._entries[key] = ({name: array.copy() for name, array in inputs.items()}, result)
+        while self._num_bytes() > self._max_bytes and self._entries:
+            self._entries.popitem(last=False)
+
+    def _num_bytes(self) -> int:
+        return sum(
+            result.nbytes + sum(array.nbytes for array in inputs.values())
+            for inputs, result in self._entries.values()
+        )
+
+
+def _keep_kernels(engine: Engine) -> None:
+    """Store what TensorRT-RTX compiled for this card beside the engine, for the next start."""
+    if engine.jit_cache is None:
+        return
+    path = engine.found.folder / JIT_CACHE_FILE
+    compiled = bytes(engine.jit_cache.serialize())
+    if path.is_file() and path.read_bytes() == compiled:
+        return
+    try:
+        atomic_write_bytes(path, compiled)
+    except Minit2iError as error:
+        warnings.warn(f"compiled kernels are not kept: {error}", stacklevel=3)

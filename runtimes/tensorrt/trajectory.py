@@ -1,0 +1,153 @@
+"""The state of one batch on the card, and the workspaces that batches take turns in."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from minit2i_deploy.runtimes.cuda.driver import CudaFailure
+from minit2i_deploy.runtimes.tensorrt.rows import OnRow, RowQueue
+from minit2i_deploy.runtimes.tensorrt.workspace import Workspace
+
+# Sizes of batches whose buffers and graphs are kept for the next picture.
+_MOST_KEPT: Final = 4
+
+
+class Workspaces:
+    """Buffers by size, lent to one trajectory at a time."""
+
+    def __init__(self, queue: RowQueue) -> None:
+        self._queue = queue
+        self._kept: list[Workspace] = []
+
+    def lend(self, image: tuple[int, ...], tokens: tuple[int, ...]) -> Workspace:
+        """A free workspace of that size, with the graphs that it has, or a fresh one.
+
+        Raises:
+            CudaFailure: the card has too little memory.
+        """
+        # What a trajectory that was left behind has queued may still run.
+        self._queue.card.driver.wait(self._queue.card.stream)
+        for space in self._kept:
+            if space.is_free and (space.image, space.tokens_shape) == (image, tokens):
+                self._kept.remove(space)
+                self._kept.append(space)
+                return space
+        self._shrink(_MOST_KEPT - 1)
+        try:
+            space = Workspace(self._queue.card.driver, image, tokens)
+        except CudaFailure:
+            self._shrink(0)
+            space = Workspace(self._queue.card.driver, image, tokens)
+        self._kept.append(space)
+        return space
+
+    def close(self) -> None:
+        """Give all memory back, lent or not."""
+        for space in self._kept:
+            space.close()
+        self._kept.clear()
+
+    def _shrink(self, num_free: int) -> None:
+        """Close the free ones that were used longest ago, down to so many."""
+        free = [space for space in self._kept if space.is_free]
+        for space in free[: max(0, len(free) - num_free)]:
+            self._kept.remove(space)
+            space.close()
+
+
+class TensorRtTrajectory:
+    """State of one batch; it waits for each ``step``, and once for all rows of ``run_rows``.
+
+    Args:
+        queue: of the step engine.
+        space: lent to this trajectory.
+        x: float32 [batch, 3, H, W].
+        tokens: float32 [branches, batch, adapted tokens, hidden].
+    """
+
+    def __init__(
+        self,
+        queue: RowQueue,
+        space: Workspace,
+        x: Float32[np.ndarray, "batch 3 height width"],
+        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+    ) -> None:
+        self._queue, self._space = queue, space
+        self._stream = queue.card.stream
+        self._parity = self._done = 0
+        space.owner = weakref.ref(self)
+        space.put_tokens(tokens, self._stream)
+        space.put_state(x, None, 0, self._stream)
+
+    def step(
+        self,
+        row: Float32[np.ndarray, " 6"],
+        weights: Float32[np.ndarray, " branches"],
+        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+    ) -> None:
+        """Advance by one row; arguments as in ``protocol.Trajectory``."""
+        driver, space = self._queue.card.driver, self._space
+        self._queue.card.use()
+        slots = space.slots.pack(row[None], [weights])
+        driver.to_device(space.current, slots, self._stream)
+        if noise is not None:
+            space.put_noise(noise, self._parity, self._stream)
+        self._run([len(weights)], space.current, "step", None)
+
+    def run_rows(
+        self,
+        rows: Float32[np.ndarray, "n 6"],
+        weights: Sequence[Float32[np.ndarray, " branches"]],
+        noise: Mapping[int, Callable[[], Float32[np.ndarray, "batch 3 height width"]]],
+        on_row: OnRow | None = None,
+    ) -> Mapping[str, float]:
+        """Advance by all rows; arguments as in ``protocol.RowsTrajectory``."""
+        self._queue.card.use()
+        slots = self._space.slots.pack(rows, weights)
+        first = self._space.put_rows(slots, self._stream)
+        spent = 0.0
+        for begin, end in _stretches(len(rows), noise):
+            if begin in noise:
+                self._space.put_noise(noise[begin](), self._parity, self._stream)
+            counts = [len(values) for values in weights[begin:end]]
+            # Stretches of a table with noise are short; a graph for each would not pay.
+            level = None if end - begin == len(rows) else "step"
+            slot = first + begin * self._space.slots.num_bytes
+            spent += self._run(counts, slot, level, on_row)
+        return {"capture": spent} if spent else {}
+
+    def state(
+        self,
+    ) -> tuple[
+        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
+    ]:
+        """Copies of x and h."""
+        self._queue.card.use()
+        return self._space.state(self._parity, self._stream)
+
+    def _run(
+        self, branches: Sequence[int], slot: int, level: str | None, on_row: OnRow | None
+    ) -> float:
+        spent = self._queue.run(
+            self._space,
+            self._parity,
+            branches,
+            slot,
+            done=self._done,
+            graphs=level,
+            on_row=on_row,
+        )
+        self._parity = (self._parity + len(branches)) % 2
+        self._done += len(branches)
+        return spent
+
+
+def _stretches(num_rows: int, noisy: Container[int]) -> list[tuple[int, int]]:
+    """Begin and end of runs of rows that need nothing from the host but before the first."""
+    begins = [index for index in range(num_rows) if index == 0 or index in noisy]
+    return list(zip(begins, [*begins[1:], num_rows], strict=True))

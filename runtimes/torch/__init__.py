@@ -1,0 +1,1 @@
+"""PyTorch: the bundle's weights in the reference network."""

@@ -1,0 +1,194 @@
+"""The benchmark scripts on engines run at tiny size, and their figures are what they say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers.tiny_bundle import tiny_bundle
+
+pytest.importorskip("torch")
+pytest.importorskip("optimum.onnxruntime")
+pytest.importorskip("openvino")
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.runtimes import open_runtime
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+# The official port's module in outline, around our network: names and calls are the port's.
+PORT = """
+import collections
+import dataclasses
+import torch
+from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.model.build import network_from_config
+
+names = [field.name for field in dataclasses.fields(ModelConfig) if field.name != "student"]
+MMJiTConfig = dataclasses.make_dataclass("C", [*names, "txt_hidden_size", "cond_vec_size"])
+Keys = collections.namedtuple("Keys", ["missing_keys", "unexpected_keys"])
+
+class Net(torch.nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.config = ModelConfig(**{name: getattr(cfg, name) for name in names})
+
+    def load_state_dict(self, tensors, strict):
+        arrays = {name: value.numpy() for name, value in tensors.items()}
+        self.inner = network_from_config(self.config, arrays)
+        return Keys(["t_embedder.mlp.0.weight", "pooled_embedder.weight"], [])
+
+class DiffusionModel(torch.nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.net = Net(cfg)
+
+    def cfg_velocity(self, x, t, text, mask, scale):
+        cond, uncond = (self.net.inner(x, text, m) for m in (mask, torch.zeros_like(mask)))
+        return (uncond + scale * (cond - uncond) - x) / (1 - t)
+"""
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def report_of(module: Any, capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    assert module.main([*map(str, words), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_peers(
+    script: Any,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "diffusers").mkdir()
+    (tmp_path / "diffusers" / "mmdit.py").write_text(PORT)
+    program = "python -c 'import time; time.sleep(0.02 * {steps})'"
+    peers = script("peers")
+    monkeypatch.setattr(script("peer_engines"), "_RATE_REPEATS", 1)
+    report = report_of(
+        peers, capsys, tiny_bundle(), "--official", tmp_path, "--rounds", 2, "--threads", 1,
+        "--ours", "onnxruntime fp32", "--ours", "torch fp32", "--sd-cpp", program,
+    )  # fmt: skip
+    step = {row["label"]: row for row in report["parts"]["step"]}
+    assert list(step) == [
+        "onnxruntime fp32", "torch fp32", "official fp32", "official bf16", "python",
+    ]  # fmt: skip
+    for label in ("onnxruntime fp32", "torch fp32", "official fp32"):
+        # Measured 6.3e-7.
+        assert step[label]["difference"] <= 1e-5
+    assert 1e-4 < step["official bf16"]["difference"] < 0.2
+    assert step["python"]["difference"] is None
+    encoder = {row["label"]: row for row in report["parts"]["encoder"]}
+    assert {"optimum", "transformers"} < set(encoder)
+    # Measured 2.3e-7; padding changes no real token.
+    assert max(row["difference"] for row in encoder.values()) <= 1e-5
+    for rows in report["parts"].values():
+        assert all(len(row["wall_s"]) == len(row["cpu_s"]) == 2 for row in rows)
+        assert rows[0]["times_first"] == 1.0
+    assert peers._text(report).count("\n") > 10
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--official", "nowhere"], "no diffusers/mmdit.py"),
+        (["--sd-cpp", "sd --steps 4"], "no {steps}"),
+        (["--rounds", "0"], "at least 1"),
+    ],
+)
+def test_peers_refuses(
+    script: Any, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        script("peers").main(["bundle", *words])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_gpu_onnxruntime_on_the_cpu(
+    script: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = script("gpu_onnxruntime")
+    monkeypatch.setattr(gpu, "PROMPT", "a red circle")
+    report = report_of(
+        gpu, capsys, tiny_bundle(), "--provider", "cpu", "--rounds", 2, "--burst", 3,
+        "--pictures", 1, "--steps", 3,
+    )  # fmt: skip
+    assert set(report["step"]) == {"onnxruntime", "torch"}
+    # Measured 5.7e-8 after three steps.
+    assert report["step"]["onnxruntime"]["difference_to_torch"] <= 1e-5
+    assert report["host"] == {
+        "bytes_a_step": gpu.MAX_STEP_BYTES,
+        "copies_a_step": 2,
+        "bytes_at_the_end": 2 * 3 * 32 * 32 * 4,
+    }
+    assert "euler-3" in report["pictures"] and len(report["pictures"]) == 2
+    assert report["attention"]["flash"] == 0 and report["attention"]["log_lines"] > 10
+    assert report["passed"] and "passed" in gpu._text(report)
+
+
+def test_embedding_times_the_short_prompt_alone(
+    script: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedding = script("embedding")
+    report = report_of(embedding, capsys, tiny_bundle(), "--short-only", "--rounds", 1)
+    # Measured 0.
+    assert report["short_prompt"]["difference"] <= 2e-6
+    assert "texts_per_s" not in report and "20 tokens" in embedding._text(report)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, True),
+        ({"attention": {"flash": 3, "blocks": 4}}, False),
+        ({"attention": {"flash": 0, "blocks": 4}, "precision": "fp32"}, True),
+        ({"host": {"bytes_a_step": 33}}, False),
+    ],
+)
+def test_what_the_gpu_script_asserts(script: Any, changes: dict[str, Any], wanted: bool) -> None:
+    report: dict[str, Any] = {
+        "provider": "cuda",
+        "precision": "fp16",
+        "attention": {"flash": 4, "blocks": 4},
+        "host": {"bytes_a_step": 32},
+    }
+    assert script("gpu_onnxruntime")._passed(report | changes) is wanted
+
+
+def test_generate_memory(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    memory = script("generate_memory")
+    report = report_of(
+        memory, capsys, tiny_bundle(), "--rows", 1, "--engine", "onnxruntime:lean=true,threads=1"
+    )
+    (row,) = report["engines"]
+    assert row["peak_bytes"] > row["idle_bytes"] > 0
+    files = [*tiny_bundle().glob("*/model.onnx*")]
+    assert report["weight_bytes"] >= sum(path.stat().st_size for path in files) > 0
+    assert memory.engine_options("a:b=1,c=true,d=bf16") == ("a", {"b": 1, "c": True, "d": "bf16"})
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_lean_runtime_frees_its_text_encoder(name: str) -> None:
+    bundle = Bundle.open(tiny_bundle())
+    ids, mask = np.array([[5, 6, 1]], np.int64), np.ones((1, 3), np.int64)
+    size, tokens = bundle.config.image_size, bundle.config.num_text_tokens
+    x = np.zeros((1, 3, size, size), np.float32)
+    adapted = np.zeros((1, 1, tokens, bundle.config.hidden_size), np.float32)
+    for lean, kept in ((True, {"transformer"}), (False, {"text_encoder", "transformer"})):
+        with open_runtime(bundle, name, threads=1, lean=lean) as runtime:
+            first = runtime.encode(ids, mask)
+            runtime.start(x, adapted)
+            held = runtime._sessions if name == "onnxruntime" else runtime._graphs
+            assert set(held) == kept
+            assert np.array_equal(runtime.encode(ids, mask), first)

@@ -1,0 +1,140 @@
+"""What making a bundle may replace: a bundle, and never what it is made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from minit2i_deploy.bundle.folder import bundle_folder, require_bundle
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.io.files import atomic_directory, only_with
+from tests.helpers.bundles import write_bundle
+from tests.helpers.cli_runs import run
+from tests.helpers.tiny_bundle import text_folder, tiny_bundle
+
+
+def pictures(folder: Path) -> Path:
+    """A folder that took somebody years."""
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"picture")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "manifest", [None, b"{", b"[]", b'{"kind": "another"}', b'"minit2i-bundle"', b"\xff"]
+)
+def test_what_is_no_bundle_stays(tmp_path: Path, manifest: bytes | None) -> None:
+    there = pictures(tmp_path / "pics")
+    if manifest is not None:
+        (there / "manifest.json").write_bytes(manifest)
+    before = names(there)
+    with (
+        pytest.raises(UsageError, match=r"pics: is no bundle, and only a bundle is replaced"),
+        bundle_folder(there, overwrite=True),
+    ):
+        pytest.fail("the work began")
+    assert names(there) == before and names(tmp_path) == ["pics"]
+
+
+def test_a_bundle_and_an_empty_folder_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    damaged = pictures(tmp_path / "damaged")
+    (damaged / "manifest.json").write_bytes(b'{"kind": "minit2i-bundle", "format_version": 99}')
+    for place in (write_bundle(tmp_path / "b"), tmp_path / "empty", damaged):
+        with bundle_folder(place, overwrite=True) as folder:
+            (folder / "new").write_bytes(b"")
+        assert names(place) == ["new"]
+    with pytest.raises(UsageError, match="is not empty"), bundle_folder(tmp_path / "b"):
+        pass
+
+
+def test_what_came_during_the_work_stays(tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    with (
+        pytest.raises(UsageError, match="is no bundle"),
+        bundle_folder(place, overwrite=True) as folder,
+    ):
+        (folder / "new").write_bytes(b"")
+        pictures(place)
+    assert names(place) == ["a.png"] and names(tmp_path) == ["out"]
+
+
+def test_sources_are_kept_apart(tmp_path: Path) -> None:
+    source = write_bundle(tmp_path / "all" / "b")
+    (tmp_path / "link").symlink_to(source)
+    wrong = {
+        source: "is what the bundle is made from",
+        tmp_path / "link": "is what the bundle is made from",
+        source / "tables" / "..": "is what the bundle is made from",
+        tmp_path / "all": "holds .*b, which the bundle is made from",
+        source / "new": "lies in .*b, which the bundle is made from",
+    }
+    for place, said in wrong.items():
+        with (
+            pytest.raises(UsageError, match=said),
+            bundle_folder(place, overwrite=True, sources=(None, source)),
+        ):
+            pytest.fail("the work began")
+    require_bundle(source)
+    # A checkpoint is no bundle, so a bundle may lie in its folder.
+    run_folder = pictures(tmp_path / "run")
+    with bundle_folder(run_folder / "bundle", sources=(run_folder, tmp_path / "none")):
+        pass
+
+
+def test_a_folder_is_replaced_only_with_its_mark(tmp_path: Path) -> None:
+    there = pictures(tmp_path / "pics")
+    check = only_with("adapter.json")
+    with (
+        pytest.raises(UsageError, match=r"pics: holds no adapter\.json, so it is something else"),
+        atomic_directory(there, overwrite=True, check=check),
+    ):
+        pass
+    (there / "adapter.json").write_bytes(b"{}")
+    with atomic_directory(there, overwrite=True, check=check):
+        pass
+    assert names(there) == []
+
+
+def test_quantize_refuses_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there, words = pictures(tmp_path / "pics"), ("--scheme", "int8-weights", "--overwrite")
+    done = run(capsys, "quantize", tiny_bundle(), there, *words)
+    assert (done.code, "pics: is no bundle" in done.error) == (2, True)
+    assert names(there) == ["a.png"]
+    before = (tiny_bundle() / "manifest.json").read_bytes()
+    for late in ((), ("--late-from", "0.5")):
+        done = run(capsys, "quantize", tiny_bundle(), tiny_bundle(), *words, *late)
+        assert (done.code, "is what the bundle is made from" in done.error) == (2, True)
+    assert (tiny_bundle() / "manifest.json").read_bytes() == before
+
+
+def test_export_and_refit_refuse_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = pictures(tmp_path / "pics")
+    words = ("--text-encoder", text_folder(), "--overwrite")
+    done = run(capsys, "export", there, there, *words)
+    assert (done.code, "is what the bundle is made from" in done.error) == (2, True)
+    done = run(capsys, "export", tmp_path / "none", there, *words)
+    assert (done.code, "pics: is no bundle" in done.error) == (2, True)
+    (tmp_path / "weights").mkdir()
+    refit = ("refit", tiny_bundle(), "--lora", tmp_path / "weights", "--engine", "tensorrt-rtx")
+    for place, said in ((there, "is no bundle"), (tiny_bundle(), "is what the bundle is made")):
+        done = run(capsys, *refit, "-o", place, "--overwrite")
+        assert (done.code, said in done.error) == (2, True)
+    assert names(there) == ["a.png"]
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_quantised_bundle_is_not_refitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run(capsys, "quantize", tiny_bundle(), tmp_path / "q", "--scheme", "int8-weights")
+    assert made.code == 0, made.err
+    words = ("--lora", tmp_path / "none", "-o", tmp_path / "o", "--engine", "tensorrt-rtx")
+    done = run(capsys, "refit", tmp_path / "q", *words)
+    assert done.code == 2
+    assert "is quantised (int8-weights), so its weights cannot be refitted" in done.error

@@ -1,0 +1,134 @@
+"""The parity ladder: rungs of one checkpoint, printed side by side and measured again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle, write_manifest
+from minit2i_deploy.bundle.manifest import Check
+from minit2i_deploy.bundle.parity import ladder, ladder_rows, require_rungs, step_check
+from minit2i_deploy.errors import UsageError, VerificationError
+from tests.helpers.bundles import draft, write_bundle
+from tests.helpers.checkpoint_forms import hub_folder
+from tests.helpers.cli_runs import run
+from tests.helpers.tiny_bundle import text_folder, tiny_bundle
+
+NAMES = ["text_encoder", "transformer", "transformer@t=0.5", "trajectory"]
+
+
+def bundle_of(
+    folder: Path, precision: str = "fp32", measured: float = 1e-6, **provenance: str
+) -> Bundle:
+    write_bundle(folder)
+    start = draft()
+    graphs = dict(start.graphs)
+    graphs["transformer"] = dataclasses.replace(graphs["transformer"], precision=precision)
+    checks = tuple(
+        Check(name=name, measured=measured, bound=1e-5, unit="relative", where="a to b")
+        for name in NAMES
+    )
+    origin = dataclasses.replace(start.provenance, **provenance)
+    write_manifest(
+        folder, dataclasses.replace(start, graphs=graphs, checks=checks, provenance=origin)
+    )
+    return Bundle.open(folder)
+
+
+def test_rungs_stand_from_fine_to_coarse_with_gaps_shown(tmp_path: Path) -> None:
+    coarse = bundle_of(tmp_path / "coarse", "bf16")
+    fine = bundle_of(tmp_path / "fine")
+    checks = (coarse.manifest.checks[:1], fine.manifest.checks)
+    rungs = ladder((coarse, fine), checks)
+    assert [rung.precision for rung in rungs] == ["fp32", "bf16"]
+    rows = ladder_rows(rungs)
+    assert [row[0] for row in rows] == NAMES
+    assert rows[0] == ("text_encoder", "1.00e-06", "1e-05", "1.00e-06", "1e-05")
+    assert rows[2] == ("transformer@t=0.5", "1.00e-06", "1e-05", "-", "-")
+
+
+def test_a_step_is_named_by_its_time() -> None:
+    # 0.2 of euler-20 is 4 / 20, which is not the float 0.2 in every grid.
+    assert step_check("transformer", 0.1 + 0.1) == "transformer@t=0.2"
+    assert step_check("transformer", 0.0) == "transformer@t=0"
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"precision": "fp16", "checkpoint_sha256": "cd" * 32}, r"cdcdcdcd\.\. but .* abababab"),
+        ({"precision": "fp16", "lora_sha256": "cd" * 32}, "a ladder stands on one"),
+        ({}, "are both fp32; give one bundle of each precision"),
+    ],
+)
+def test_bundles_that_make_no_ladder(other: dict[str, str], said: str, tmp_path: Path) -> None:
+    bundles = (bundle_of(tmp_path / "a"), bundle_of(tmp_path / "b", **other))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=said):
+        ladder(bundles, [bundle.manifest.checks for bundle in bundles])
+
+
+@pytest.mark.parametrize("measured", [2e-5, float("nan")])
+def test_a_rung_over_its_bound_is_refused(measured: float, tmp_path: Path) -> None:
+    bundle = bundle_of(tmp_path / "a")
+    bad = dataclasses.replace(bundle.manifest.checks[2], measured=measured)
+    with pytest.raises(VerificationError, match=r"fp32 transformer@t=0\.5 is .* at most 1e-05"):
+        require_rungs(ladder((bundle,), ((*bundle.manifest.checks[:2], bad),)))
+    with pytest.raises(VerificationError, match="no measured checks; give --checkpoint"):
+        require_rungs(ladder((bundle,), ((),)))
+
+
+def test_the_command_shows_what_export_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = bundle_of(tmp_path / "a"), bundle_of(tmp_path / "b", "fp16", 2e-5)
+    done = run(capsys, "verify", first.path, "--ladder")
+    assert (done.code, done.err) == (0, "")
+    lines = [line.split() for line in done.out.splitlines()]
+    assert lines[0] == ["to", "torch", "fp32", "fp32", "bound"]
+    assert [line[0] for line in lines[1:5]] == NAMES
+    over = run(capsys, "verify", first.path, "--ladder", "--rung", second.path, "--json")
+    assert (over.code, "fp16 text_encoder is 2e-05" in over.error) == (1, True)
+    values = json.loads(over.out)
+    assert values["tests.helpers.bundles"] == {"fp32": str(first.path), "fp16": str(second.path)}
+    assert [check["measured"] for check in values["rungs"]["fp16"]] == [2e-5] * 4
+
+
+def test_the_command_hashes_every_rung(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = bundle_of(tmp_path / "a"), bundle_of(tmp_path / "b", "fp16")
+    path = second.path / "transformer" / "model.onnx.data"
+    path.write_bytes(bytes(1024))
+    done = run(capsys, "verify", first.path, "--ladder", "--rung", second.path)
+    assert (done.code, "transformer/model.onnx.data: sha256" in done.error) == (1, True)
+
+
+def test_rungs_without_a_ladder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, "verify", tmp_path, "--rung", "b")
+    assert (done.code, done.error) == (2, "--rung came without --ladder; add it")
+
+
+def test_a_real_ladder_is_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = pytest.importorskip("minit2i_deploy.export")
+    half = export.export_bundle(
+        hub_folder(), tmp_path / "half", text_encoder=text_folder(), precision="bf16"
+    )
+    shutil.copytree(tiny_bundle(), tmp_path / "whole")
+    done = run(
+        capsys, "verify", tmp_path / "whole", "--ladder", "--rung", half.path, "--json",
+        "--checkpoint", hub_folder(), "--text-encoder", text_folder(),
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    rungs = {
+        precision: {check["name"]: check["measured"] for check in checks}
+        for precision, checks in json.loads(done.out)["rungs"].items()
+    }
+    assert list(rungs) == ["fp32", "bf16"]
+    steps = [name for name in rungs["fp32"] if "@t=" in name]
+    assert steps == [f"transformer@t={t}" for t in (0, 0.2, 0.5, 0.8, 0.95)]
+    # bf16 keeps 8 bits of 24: no step may come out as fine as in fp32. Measured 1e-6 and 1.1e-2.
+    assert all(rungs["bf16"][name] > 100 * rungs["fp32"][name] > 0 for name in steps)

@@ -1,0 +1,317 @@
+"""Late rows on another step graph: the switch itself, the format, and who refuses it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle, write_manifest
+from minit2i_deploy.bundle.manifest import Check, LateGraph, Manifest
+from minit2i_deploy.bundle.step_switch import SplitRuntime, late_view, start_rows
+from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
+from minit2i_deploy.evaluation.compare.lockstep import walk
+from minit2i_deploy.evaluation.compare.prompt_set import Task
+from minit2i_deploy.evaluation.compare.subjects import Side, graph_bytes
+from minit2i_deploy.evaluation.compare.summary import denoiser_words
+from minit2i_deploy.export.quantize.switch_bundle import FOLDER, add_late_graph
+from minit2i_deploy.generate import generate
+from minit2i_deploy.runtimes import open_runtime
+from minit2i_deploy.runtimes.fake import FakeRuntime
+from minit2i_deploy.solvers.table import Table, advance, guidance_weights, solver_table, step_row
+from tests.helpers.bundles import draft, write_bundle, write_files
+from tests.helpers.cli_runs import run
+from tests.helpers.tiny_bundle import tiny_bundle
+
+GUIDANCE = 2.5
+PROMPTS = ["red", "a blue"]
+
+
+class Shifted(FakeRuntime):
+    """The fake with other tokens in its steps: another graph of the same sizes."""
+
+    def start(self, x, tokens):  # type: ignore[no-untyped-def]
+        """As the fake, its tone moved."""
+        return super().start(x, tokens + np.float32(0.25))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """A whole small bundle."""
+    return Bundle.open(write_bundle(tmp_path / "b"))
+
+
+def split_by_hand(bundle: Bundle, table: Table, t: float) -> np.ndarray:
+    """The rows one after another in numpy, the tone moved from t on."""
+    from minit2i_deploy.solvers.noise import batch_noise, standard_noise
+    from minit2i_deploy.text.conditioning import branch_tokens
+
+    tokens = branch_tokens(bundle, FakeRuntime(bundle), PROMPTS, None, True, {})
+    x = batch_noise([5, 6], (3, 32, 32)) * np.float32(bundle.manifest.noise.scale)
+    h = np.zeros_like(x)
+    for index, time in enumerate(table.column("t")):
+        weights = guidance_weights(table, index, GUIDANCE)
+        shift = 0.25 if time >= t - 1e-9 else 0.0
+        tone = (tokens + np.float32(shift)).mean(axis=(2, 3))[: len(weights), :, None, None, None]
+        if table.column("n")[index]:
+            h = np.stack([standard_noise(s, (3, 32, 32), stream=index + 1) for s in (5, 6)])
+        x, h = advance(x, h, np.tanh(x[None] + tone), weights, step_row(table, index))
+    return x
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "dpmpp2m", "sde"])
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.8])
+def test_a_split_keeps_state_and_history(bundle: Bundle, solver: str, t: float) -> None:
+    table = solver_table(solver, steps=5)
+    runtime = SplitRuntime(FakeRuntime(bundle), Shifted(bundle), t)
+    found = generate(bundle, runtime, PROMPTS, seed=[5, 6], table=table, guidance=GUIDANCE)
+    np.testing.assert_array_equal(found.x, split_by_hand(bundle, table, t))
+
+
+def test_no_row_or_every_row_may_be_late(bundle: Bundle) -> None:
+    table = solver_table("ab2", steps=4)
+    for t, kind in ((0.99, FakeRuntime), (1e-12, Shifted)):
+        runtime = SplitRuntime(FakeRuntime(bundle), Shifted(bundle), t)
+        found, wanted = (
+            generate(bundle, each, PROMPTS, seed=1, table=table, guidance=GUIDANCE).x
+            for each in (runtime, kind(bundle))
+        )
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_plain_runtime_starts_as_ever(bundle: Bundle) -> None:
+    runtime = FakeRuntime(bundle)
+    x = np.ones((1, 3, 32, 32), np.float32)
+    state = start_rows(runtime, x, np.zeros((1, 1, 2, 4), np.float32), np.zeros(3))
+    assert type(state) is type(runtime.start(x, np.zeros((1, 1, 2, 4), np.float32)))
+
+
+def test_compare_follows_the_switch(bundle: Bundle) -> None:
+    table = solver_table("ab2", steps=4)
+    a = Side(bundle=bundle, runtime=FakeRuntime(bundle), engine="fake")
+    split = SplitRuntime(FakeRuntime(bundle), Shifted(bundle), 0.5)
+    b = Side(bundle=bundle, runtime=split, engine="fake")
+    tasks = [Task(prompt=prompt, seed=seed) for prompt, seed in zip(PROMPTS, (5, 6), strict=True)]
+    found = walk(a, b, tasks, table, GUIDANCE, details=True).details
+    assert found is not None
+    # Equal graphs before, another one from t = 0.5 on, seen from the same states.
+    assert (found.step > 0).all(axis=1).tolist() == [False, False, True, True]
+    np.testing.assert_array_equal(found.step[2], found.drift[2])
+
+
+def test_closing_closes_both(bundle: Bundle) -> None:
+    first, second = FakeRuntime(bundle), Shifted(bundle)
+    with SplitRuntime(first, second, 0.5) as runtime:
+        assert runtime.name == "fake"
+    for one in (first, second):
+        with pytest.raises(RuntimeFailure, match="is closed"):
+            one.start(np.zeros((1, 3, 32, 32), np.float32), np.zeros((1, 1, 2, 4), np.float32))
+
+
+def with_late(folder: Path, **changes: object) -> Path:
+    """A bundle with a late graph, or something like it."""
+    plain = draft()
+    info = dataclasses.replace(plain.graphs["transformer"], path=f"{FOLDER}/model.onnx")
+    write_files(folder)
+    (folder / FOLDER).mkdir()
+    (folder / FOLDER / "model.onnx").write_bytes(b"late")
+    late = LateGraph(t=0.8, graph=dataclasses.replace(info, **changes))  # type: ignore[arg-type]
+    write_manifest(folder, dataclasses.replace(plain, late=late))
+    return folder
+
+
+def test_the_manifest_keeps_the_late_graph(tmp_path: Path) -> None:
+    made = Bundle.open(with_late(tmp_path / "b"))
+    made.verify()
+    assert made.manifest.late is not None
+    assert made.manifest.late.t == 0.8
+    assert Manifest.from_bytes(made.manifest.to_bytes(), "m") == made.manifest
+    view = late_view(made)
+    assert view.graph_path("transformer") == made.path / FOLDER / "model.onnx"
+    assert view.graph_path("text_encoder") == made.graph_path("text_encoder")
+    assert view.digest != made.digest
+    assert graph_bytes(made)["late step graph"] == 4
+    told = Side(bundle=made, runtime=FakeRuntime(made), engine="fake").to_dict()
+    assert denoiser_words(told) == "fp32, fp32 from t=0.8"
+
+
+def test_a_manifest_without_one_does_not_mention_it(bundle: Bundle) -> None:
+    assert "late" not in json.loads((bundle.path / "manifest.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"path": "none/model.onnx"}, "late.graph.path names 'none/model.onnx'"),
+        ({"path": "transformer/model.onnx"}, "late.graph needs graphs.transformer's inputs"),
+        ({"inputs": {}}, "late.graph needs graphs.transformer's inputs"),
+    ],
+)
+def test_a_late_graph_that_does_not_fit_is_refused(
+    changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match=said):
+        with_late(tmp_path / "b", **changes)
+
+
+@pytest.mark.parametrize("t", [0.0, 1.0, -0.5, float("nan")])
+def test_a_time_outside_is_refused(t: float, bundle: Bundle) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        LateGraph(t=t, graph=draft().graphs["transformer"])
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        add_late_graph(bundle, bundle, t)
+
+
+@pytest.mark.parametrize("name", ["torch", "tensorrt", "tensorrt-rtx"])
+def test_runtimes_that_do_not_switch_say_so(name: str, tmp_path: Path) -> None:
+    made = Bundle.open(with_late(tmp_path / "b"))
+    with pytest.raises(RuntimeFailure, match=rf"from t=0\.8 on, which runtime {name} does not"):
+        open_runtime(made, name)
+
+
+def test_the_fake_switches_too(tmp_path: Path) -> None:
+    made = Bundle.open(with_late(tmp_path / "b"))
+    with open_runtime(made, "fake") as runtime:
+        assert isinstance(runtime, SplitRuntime)
+        generate(made, runtime, PROMPTS, table=solver_table("euler", steps=4), guidance=1.0)
+
+
+def test_another_checkpoint_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    write_files(tmp_path / "o")
+    origin = dataclasses.replace(draft().provenance, checkpoint_sha256="cd" * 32)
+    write_manifest(tmp_path / "o", dataclasses.replace(draft(), provenance=origin))
+    with pytest.raises(UsageError, match="is of checkpoint cdcdcdcd"):
+        add_late_graph(bundle, Bundle.open(tmp_path / "o"), 0.5)
+
+
+def test_a_second_late_graph_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    late = Bundle.open(with_late(tmp_path / "o"))
+    with pytest.raises(UsageError, match="has a late step graph already"):
+        add_late_graph(bundle, late, 0.5)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_run_each_graph_in_its_time(engine: str, tmp_path: Path) -> None:
+    from minit2i_deploy.export.quantize import (
+        find_scheme,
+        linear_layers,
+        quantize_graph,
+        read_graph,
+        write_graph,
+    )
+
+    source = Bundle.open(tiny_bundle())
+    shutil.copytree(source.path, tmp_path / "b")
+    step = read_graph(source.graph_path("transformer"))
+    coarse = quantize_graph(
+        step,
+        find_scheme("int8-weights").transformer,
+        {},
+        exclude={layer.name for layer in linear_layers(step)[2:]},
+    )
+    write_graph(coarse, tmp_path / "b" / "transformer")
+    write_manifest(tmp_path / "b", source.manifest)
+    early = Bundle.open(tmp_path / "b")
+    shutil.copytree(early.path, tmp_path / "s")
+    both = add_late_graph(Bundle.open(tmp_path / "s"), source, 0.5)
+    table = solver_table("ab2", steps=4)
+    finals = {}
+    for name, each in (("early", early), ("late", source), ("split", both)):
+        with open_runtime(each, engine) as runtime:
+            made = generate(each, runtime, "red", seed=3, table=table, guidance=GUIDANCE)
+        finals[name] = made.x
+    with open_runtime(early, engine) as first, open_runtime(source, engine) as second:
+        runtime = SplitRuntime(first, second, 0.5)
+        wanted = generate(early, runtime, "red", seed=3, table=table, guidance=GUIDANCE).x
+    np.testing.assert_array_equal(finals["split"], wanted)
+    gaps = [float(np.abs(finals["split"] - finals[name]).max()) for name in ("early", "late")]
+    assert min(gaps) > 1e-5
+    whole = float(np.abs(finals["early"] - finals["late"]).max())
+    assert max(gaps) < 3 * whole
+
+
+def test_verify_and_inspect_name_both_graphs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = with_late(tmp_path / "b")
+    lines = run(capsys, "verify", made, "--runtime", "fake").out.splitlines()
+    (line,) = [line for line in lines if "transformer, late rows" in line]
+    assert "ok" in line
+    assert "transformer from t=0.8  fp32" in run(capsys, "inspect", made).out
+
+
+# The tiny model takes none of the general prompts whole.
+@pytest.mark.filterwarnings("ignore:prompt cut")
+def test_quantize_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("quantize", tiny_bundle(), tmp_path / "q", "--scheme", "int8-weights")
+    done = run(capsys, *words, "--late-from", 1.5)
+    assert (done.code, "between 0 and 1" in done.error) == (2, True)
+    assert not (tmp_path / "q").exists()
+    done = run(capsys, *words, "--late-from", 0.75)
+    assert done.code == 0, done.err
+    assert "from t=0.75 on: fp32" in done.out
+    made = Bundle.open(tmp_path / "q")
+    made.verify()
+    assert made.manifest.late is not None
+    source = Bundle.open(tiny_bundle())
+    assert late_view(made).graph_path("transformer").read_bytes() == (
+        source.graph_path("transformer").read_bytes()
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["q"]
+
+
+# The tiny model takes none of the general prompts whole.
+@pytest.mark.filterwarnings("ignore:prompt cut")
+def test_the_checks_are_of_both_graphs(tmp_path: Path) -> None:
+    from minit2i_deploy.export.quantize import quantize_bundle
+
+    def measured(name: str, late_from: float | None) -> dict[str, Check]:
+        made = quantize_bundle(tiny_bundle(), tmp_path / name, "int8-weights", late_from=late_from)
+        return {check.name: check for check in made.manifest.checks}
+
+    plain, early = measured("a", None), measured("b", 0.5)
+    # The step graph's own error where it runs, and nothing where the source's runs.
+    assert early["transformer@t=0.2"].measured == plain["transformer@t=0.2"].measured
+    assert "transformer@t=0.5" in plain and "transformer@t=0.5" not in early
+    assert "rows before t=0.5" in early["transformer"].where
+    assert "source's step graph from t=0.5 on" in early["trajectory"].where
+    # Measured: 0.0104 without and 0.0055 with it.
+    assert plain["trajectory"].measured > 1.1 * early["trajectory"].measured
+    painted = _rms_of_pictures(Bundle.open(tmp_path / "b"), Bundle.open(tiny_bundle()))
+    assert early["trajectory"].measured == pytest.approx(painted, rel=1e-3)
+
+
+def _rms_of_pictures(made: Bundle, source: Bundle) -> float:
+    """The same pictures from the files, in the arithmetic of the checks."""
+    from minit2i_deploy.export.quantize import GraphsRuntime, default_prompts
+
+    prompts = list(default_prompts(source).texts[1:3])
+    table = solver_table("euler", steps=20, a_min=source.manifest.flavour.a_min)
+    guidance, seeds = source.manifest.flavour.guidance, [1_000_003, 1_000_004]
+    split = SplitRuntime(GraphsRuntime(made), GraphsRuntime(late_view(made)), 0.5)
+    finals = [
+        generate(each, runtime, prompts, seed=seeds, table=table, guidance=guidance).x
+        for each, runtime in ((made, split), (source, GraphsRuntime(source)))
+    ]
+    return float(np.sqrt(np.square(finals[0] - finals[1], dtype=np.float64).mean())) / 2
+
+
+# The tiny model takes none of the general prompts whole.
+@pytest.mark.filterwarnings("ignore:prompt cut")
+def test_an_interrupted_run_leaves_no_bundle_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from minit2i_deploy.export.quantize import bundle_quantization as quantize_module
+    from minit2i_deploy.export.quantize import quantize_bundle
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quantize_module, "copy_late_graph", stop)
+    with pytest.raises(KeyboardInterrupt):
+        quantize_bundle(tiny_bundle(), tmp_path / "q", "int8-weights", late_from=0.5)
+    assert list(tmp_path.iterdir()) == []

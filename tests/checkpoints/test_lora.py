@@ -1,0 +1,188 @@
+"""Adapters merge as W + scale * B @ A, and only onto the base they were trained on."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from minit2i_deploy.checkpoints import linear_modules, load_checkpoint
+from minit2i_deploy.checkpoints.lora import BASE_SHA256
+from minit2i_deploy.errors import CheckpointError
+from tests.helpers.checkpoint_forms import CONFIG, hub_folder
+
+RANK, ALPHA = 4, 6
+PREFIX = "base_model.model.model.net."
+# The official trainer's default targets, as its resolved module names.
+TARGETS = [
+    name
+    for name in linear_modules(CONFIG)
+    if any(part in name for part in ("qkv", "attn_proj", "w1", "w2", "w3", "txt_embedder"))
+]
+
+
+def write_adapter(
+    folder: Path,
+    targets: list[str] | None = None,
+    prefix: str = PREFIX,
+    extra: dict[str, np.ndarray] | None = None,
+    **settings: Any,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """A PEFT adapter folder; returns its (A, B) by module."""
+    folder.mkdir()
+    rng = np.random.default_rng(7)
+    targets = TARGETS if targets is None else targets
+    pairs = {}
+    for name in targets:
+        out_size, in_size = linear_modules(CONFIG)[name]
+        pairs[name] = (
+            rng.standard_normal((RANK, in_size), np.float32),
+            rng.standard_normal((out_size, RANK), np.float32),
+        )
+    tensors = {f"{prefix}{n}.lora_{'AB'[i]}.weight": p[i] for n, p in pairs.items() for i in (0, 1)}
+    save_file(tensors | (extra or {}), folder / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "r": RANK,
+        "lora_alpha": ALPHA,
+        "target_modules": [f"model.net.{name}" for name in targets],
+        "bias": "none",
+        "use_dora": False,
+        "modules_to_save": None,
+        "rank_pattern": {},
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config | settings))
+    return pairs
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(hub_folder(), lora=folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("prefix", [PREFIX, "model.net.", "base_model.model."])
+def test_merge_is_the_low_rank_sum(prefix: str, rslora: bool, tmp_path: Path) -> None:
+    pairs = write_adapter(tmp_path / "lora", prefix=prefix, use_rslora=rslora)
+    base = load_checkpoint(hub_folder())
+    merged = load_checkpoint(hub_folder(), lora=tmp_path / "lora")
+    scale = ALPHA / (math.sqrt(RANK) if rslora else RANK)
+    for name, value in merged.tensors.items():
+        module = name.removesuffix(".weight")
+        if module not in pairs:
+            assert np.array_equal(value, base.tensors[name])
+            continue
+        a, b = (side.astype(np.float64) for side in pairs[module])
+        delta = scale * np.einsum("or,ri->oi", b, a)
+        # measured 2.2e-6 on sums up to 21
+        assert np.abs(value - (base.tensors[name] + delta)).max() <= 1e-5
+        assert value.dtype == np.float32
+    assert merged.report.lora is not None
+    assert merged.report.lora.num_modules == len(TARGETS)
+    assert merged.report.lora.scale == scale
+    assert base.report.lora is None
+
+
+def test_pairs_on_unused_embedders_are_dropped_by_name(tmp_path: Path) -> None:
+    extra = {
+        f"{PREFIX}pooled_embedder.lora_A.weight": np.ones((RANK, 32), np.float32),
+        f"{PREFIX}pooled_embedder.lora_B.weight": np.ones((64, RANK), np.float32),
+    }
+    write_adapter(tmp_path / "lora", extra=extra)
+    report = load_checkpoint(hub_folder(), lora=tmp_path / "lora").report
+    left = {item.what: item.num_tensors for item in report.dropped}
+    assert left["adapter on unused embedders"] == 2
+
+
+def test_single_file_with_its_config_beside(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "lora", targets=["txt_embedder"])
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    lora = load_checkpoint(hub_folder(), lora=file).report.lora
+    assert lora is not None and lora.num_modules == 1
+    (tmp_path / "lora" / "adapter_config.json").unlink()
+    assert "adapter_config.json: missing" in refused(file)
+
+
+def test_adapter_in_place_of_a_base(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "lora")
+    for path in (tmp_path / "lora", tmp_path / "lora" / "adapter_model.safetensors"):
+        with pytest.raises(CheckpointError, match="a LoRA adapter; give the base"):
+            load_checkpoint(path)
+
+
+def test_adapters_of_another_base(tmp_path: Path) -> None:
+    wider = {
+        f"{PREFIX}final_layer.linear.lora_A.weight": np.ones((RANK, 96), np.float32),
+        f"{PREFIX}final_layer.linear.lora_B.weight": np.ones((192, RANK), np.float32),
+    }
+    write_adapter(tmp_path / "wider", extra=wider)
+    text = refused(tmp_path / "wider")
+    assert "another base" in text and "final_layer.linear [192, 96] (base: [192, 64])" in text
+    deeper = {
+        f"{PREFIX}double_blocks.3.img_qkv.lora_A.weight": np.ones((RANK, 64), np.float32),
+        f"{PREFIX}double_blocks.3.img_qkv.lora_B.weight": np.ones((192, RANK), np.float32),
+    }
+    write_adapter(tmp_path / "deeper", extra=deeper)
+    assert "double_blocks.3.img_qkv" in refused(tmp_path / "deeper")
+    shallower = [name for name in TARGETS if not name.startswith("double_blocks.2.")]
+    write_adapter(tmp_path / "shallower", targets=shallower, target_modules=["img_qkv"])
+    assert "double_blocks.2.img_qkv (not in the adapter)" in refused(tmp_path / "shallower")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_dora": True},
+        {"bias": "all"},
+        {"modules_to_save": ["final_layer"]},
+        {"rank_pattern": {"img_qkv": 8}},
+        {"alpha_pattern": {"img_qkv": 8}},
+        {"fan_in_fan_out": True},
+        {"peft_type": "LOHA"},
+        {"r": 0},
+        {"r": 8},
+        {"lora_alpha": None},
+    ],
+)
+def test_settings_that_a_plain_merge_does_not_cover(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    write_adapter(tmp_path / "lora", **settings)
+    text = refused(tmp_path / "lora")
+    assert str(tmp_path / "lora") in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("img_embedder.proj1.lora_magnitude_vector", np.ones(4, np.float32), "no LoRA matrix"),
+        ("final_layer.linear.lora_A.weight", np.ones((RANK, 64), np.float32), "only one of"),
+        ("final_layer.linear.lora_A.weight", np.full((RANK, 64), np.nan, np.float32), "finite"),
+        ("final_layer.linear.lora_A.weight", np.ones(64, np.float32), "finite matrix of rank 4"),
+    ],
+)
+def test_matrices_that_are_none(name: str, value: np.ndarray, said: str, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "lora", extra={f"{PREFIX}{name}": value})
+    assert said in refused(tmp_path / "lora")
+
+
+def test_path_without_an_adapter(tmp_path: Path) -> None:
+    assert "no such file" in refused(tmp_path)
+
+
+def test_a_base_named_by_the_adapter_is_held_to(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "lora", targets=["txt_embedder"])
+    file = tmp_path / "lora" / "adapter_model.safetensors"
+    own, tensors = load_checkpoint(hub_folder()).report.sha256, load_file(file)
+    save_file(tensors, file, {"format": "pt", BASE_SHA256: own})
+    assert load_checkpoint(hub_folder(), lora=tmp_path / "lora").report.lora is not None
+    save_file(tensors, file, {"format": "pt", BASE_SHA256: "3f" * 32})
+    text = refused(tmp_path / "lora")
+    assert "another base" in text and "sha256 3f3f3f3f3f3f.., these are " + own[:12] in text

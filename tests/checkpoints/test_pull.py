@@ -1,0 +1,228 @@
+"""Fetching releases, with a stand-in for the hub's library: what is asked for, kept and refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from minit2i_deploy.checkpoints import load_checkpoint
+from minit2i_deploy.checkpoints.pull import RELEASES, pull
+from minit2i_deploy.cli.pull import _MODELS
+from minit2i_deploy.errors import CheckpointError, Minit2iError, MissingDependencyError, UsageError
+from minit2i_deploy.export.graphs.text_encoder_folder import find_text_encoder
+from tests.helpers.checkpoint_forms import PUBLIC, hub_folder
+from tests.helpers.cli_runs import run
+
+COMMITS = {"main": "a" * 40, "v2": "b" * 40, "a" * 40: "a" * 40, "b" * 40: "b" * 40}
+T5_FILES = ("config.json", "model.safetensors", "tokenizer.json", "pytorch_model.bin", "README.md")
+
+
+class RevisionNotFoundError(OSError):
+    """Named as the hub's own."""
+
+
+class GatedRepoError(OSError):
+    """Named as the hub's own."""
+
+
+@dataclass
+class FakeHub:
+    """Repositories as folders on disk; ``fails`` is raised once that many files came."""
+
+    repositories: dict[str, Path]
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    fails: Exception | None = None
+    gives_up_quietly: bool = False
+
+    def HfApi(self) -> FakeHub:
+        return self
+
+    def model_info(self, repository: str, revision: str | None) -> Any:
+        self.calls.append(("info", repository, revision))
+        if self.fails is not None and not self.gives_up_quietly:
+            raise self.fails
+        if (revision or "main") not in COMMITS:
+            raise RevisionNotFoundError("404")
+        root = self.repositories[repository]
+        names = [p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()]
+        return SimpleNamespace(
+            sha=COMMITS[revision or "main"],
+            siblings=[SimpleNamespace(rfilename=name) for name in names],
+        )
+
+    def snapshot_download(
+        self, repository: str, *, revision: str, local_dir: Path, allow_patterns: Sequence[str]
+    ) -> str:
+        self.calls.append(("download", repository, revision, tuple(allow_patterns)))
+        if self.gives_up_quietly:
+            return str(local_dir)
+        for name in allow_patterns:
+            (local_dir / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.repositories[repository] / name, local_dir / name)
+        return str(local_dir)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    root = tmp_path / "hub"
+    for name in ("minit2i-b-16", "minit2i-l-16"):
+        shutil.copytree(hub_folder(), root / "release" / name / "transformer")
+    (root / "release" / "README.md").write_text("x")
+    shutil.copytree(PUBLIC / "mf_jax_orbax", root / "student")
+    (root / "student" / "README.md").write_text("x")
+    (root / "t5").mkdir()
+    for name in T5_FILES:
+        (root / "t5" / name).write_text("{}")
+    made = FakeHub(
+        {
+            "MiniT2I/MiniT2I": root / "release",
+            "MiniT2I/MiniT2I-B-16-MF-jax": root / "student",
+            "google/flan-t5-large": root / "t5",
+        }
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", made)  # type: ignore[arg-type]
+    utils: Any = SimpleNamespace(disable_progress_bars=lambda: None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.utils", utils)
+    return made
+
+
+def test_only_the_files_needed_come_and_the_export_finds_them(hub: FakeHub, tmp_path: Path) -> None:
+    pulled = pull("b16", tmp_path / "out")
+    found = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
+    assert found == {
+        "pull.json",
+        "minit2i-b-16/transformer/config.json",
+        "minit2i-b-16/transformer/diffusion_pytorch_model.safetensors",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "text_encoder/tokenizer.json",
+    }
+    assert pulled.checkpoint == tmp_path / "out" / "minit2i-b-16" / "transformer"
+    assert load_checkpoint(pulled.checkpoint).report.form == "huggingface"
+    assert find_text_encoder(pulled.checkpoint, None) == tmp_path / "out" / "text_encoder"
+
+
+def test_the_commit_is_resolved_first_and_recorded(hub: FakeHub, tmp_path: Path) -> None:
+    pull("l16", tmp_path / "out", revision="v2")
+    record = json.loads((tmp_path / "out" / "pull.json").read_text())
+    assert (record["model"], record["complete"]) == ("l16", True)
+    assert [(p["repository"], p["commit"]) for p in record["parts"]] == [
+        ("MiniT2I/MiniT2I", "b" * 40),
+        ("google/flan-t5-large", "a" * 40),
+    ]
+    downloads = [call for call in hub.calls if call[0] == "download"]
+    assert [call[2] for call in downloads] == ["b" * 40, "a" * 40]
+    assert all("l-16/transformer" in name for name in downloads[0][3])
+
+
+def test_the_student_comes_whole_without_the_text_encoder(hub: FakeHub, tmp_path: Path) -> None:
+    pulled = pull("b16-mf", tmp_path / "out", text_encoder=False)
+    assert not (tmp_path / "out" / "text_encoder").exists()
+    assert pulled.checkpoint == tmp_path / "out" / "minit2i-b-16-mf" / "checkpoint"
+    wanted = load_checkpoint(
+        PUBLIC / "mf_jax_orbax" / "checkpoint", image_size=32, prompt_length=12
+    )
+    found = load_checkpoint(pulled.checkpoint, image_size=32, prompt_length=12)
+    # The hash covers every file of the folder: nothing else may have come into it.
+    assert found.report.sha256 == wanted.report.sha256
+    assert not (pulled.checkpoint.parent / "README.md").exists()
+
+
+def test_an_interrupted_fetch_goes_on_at_its_commits(hub: FakeHub, tmp_path: Path) -> None:
+    hub.gives_up_quietly = True
+    pull_again = tmp_path / "out"
+    with pytest.raises(CheckpointError, match=r"2 of 2 files did not come, .* run the same"):
+        pull("b16", pull_again, revision="v2", text_encoder=False)
+    assert json.loads((pull_again / "pull.json").read_text())["complete"] is False
+    hub.gives_up_quietly = False
+    assert pull("b16", pull_again, text_encoder=False).parts[0].commit == "b" * 40
+    assert pull("b16", pull_again, revision="main", text_encoder=False).parts[0].commit == "a" * 40
+
+
+def test_offline_is_one_line_and_exit_1(
+    hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.fails = ConnectionError("Max retries exceeded\nwith url: x")
+    done = run(capsys, "pull", "b16", "--output", tmp_path / "out")
+    assert (done.code, done.out) == (1, "")
+    assert "the hub cannot be reached (Max retries exceeded); connect and run this" in done.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_offline_with_the_real_library(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("huggingface_hub")
+    # The tests run with HF_HUB_OFFLINE, and no connection leaves this machine.
+    done = run(capsys, "pull", "b16", "--output", tmp_path / "out")
+    assert (done.code, done.out) == (1, "")
+    assert "MiniT2I/MiniT2I: the hub cannot be reached (" in done.error
+
+
+def test_the_command_prints_what_to_do_next(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    done = run(capsys, "pull", "b16", "--no-text-encoder")
+    assert done.code == 0
+    assert done.out.splitlines()[-1].endswith(
+        "next: minit2i export minit2i-b16/minit2i-b-16/transformer BUNDLE"
+    )
+    values = json.loads(run(capsys, "pull", "b16", "--no-text-encoder", "--json").out)
+    assert values["checkpoint"] == "minit2i-b16/minit2i-b-16/transformer"
+    assert values["parts"][0]["commit"] == "a" * 40
+
+
+def test_names_of_models_are_those_of_the_command() -> None:
+    assert tuple(RELEASES) == _MODELS
+
+
+@pytest.mark.parametrize(
+    ("fails", "error", "said"),
+    [
+        (GatedRepoError("401 Client Error"), CheckpointError, r"not open to this account \(401"),
+        (OSError(28, "No space left on device", "x"), Minit2iError, "x: cannot be written: No sp"),
+        (RuntimeError(""), CheckpointError, r"cannot be reached \(RuntimeError\)"),
+    ],
+)
+def test_failures_say_what_to_do(
+    fails: Exception, error: type[Exception], said: str, hub: FakeHub, tmp_path: Path
+) -> None:
+    hub.fails = fails
+    with pytest.raises(error, match=said):
+        pull("b16", tmp_path / "out")
+
+
+def test_wrong_use(hub: FakeHub, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'m16' is unknown; choose one of b16, l16, b16-mf"):
+        pull("m16", tmp_path / "out")
+    with pytest.raises(UsageError, match="MiniT2I/MiniT2I: no revision 'v9'"):
+        pull("b16", tmp_path / "out", revision="v9")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("keep")
+    with pytest.raises(UsageError, match="holds something else"):
+        pull("b16", tmp_path / "full")
+    pull("b16", tmp_path / "out", text_encoder=False)
+    with pytest.raises(UsageError, match="made for model 'b16', not 'l16'"):
+        pull("l16", tmp_path / "out")
+
+
+def test_a_repository_without_the_files(hub: FakeHub, tmp_path: Path) -> None:
+    shutil.rmtree(hub.repositories["MiniT2I/MiniT2I"] / "minit2i-b-16")
+    with pytest.raises(CheckpointError, match=r"commit aaaaaaaa has no minit2i-b-16/transformer"):
+        pull("b16", tmp_path / "out")
+
+
+def test_a_missing_library_names_its_pip_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'minit2i-deploy\[hub\]'"):
+        pull("b16", tmp_path / "out")

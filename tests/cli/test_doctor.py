@@ -1,0 +1,140 @@
+"""What doctor says: extras, processor, engines that prove themselves, and weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minit2i_deploy import runtimes
+from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure
+from minit2i_deploy.evaluation.bench.machine import (
+    cpu_features,
+    group_extras,
+    installed_extras,
+    memory_bytes,
+    variant_bytes,
+)
+from minit2i_deploy.runtimes import prove_engines
+from minit2i_deploy.runtimes.toy_graph import TOY_ROWS, toy_arrays, toy_error
+from tests.helpers.bundles import write_bundle
+from tests.helpers.cli_runs import run
+
+LINES = [
+    "numpy>=1.26",
+    'onnxruntime>=1.24; extra == "cpu"',
+    "no-such-package>=1; extra == 'other'",
+    'minit2i-deploy[cpu,other]; extra == "export"',
+    'torch<3,>=2.9; python_version > "3" and extra == "export"',
+    'pytest; extra == "dev"',
+]
+
+
+def test_extras_are_read_from_requirements() -> None:
+    found = {extra.name: extra for extra in group_extras(LINES)}
+    assert list(found) == ["", "cpu", "other", "export"]
+    assert found[""].packages == {"numpy": np.__version__}
+    assert found[""].pip_line is None
+    assert found["other"].packages == {"no-such-package": None}
+    assert found["other"].pip_line == "pip install 'minit2i-deploy[other]'"
+    assert sorted(found["export"].packages) == ["no-such-package", "onnxruntime", "torch"]
+
+
+def test_the_real_extras_are_all_named() -> None:
+    names = {extra.name for extra in installed_extras()}
+    assert {"", "cpu", "cuda", "export", "openvino", "train"} <= names
+    assert "dev" not in names
+
+
+def test_processor_features() -> None:
+    x86 = "processor\t: 0\nflags\t\t: fpu avx2 avx512f amx_bf16\nflags: none\n"
+    assert list(cpu_features(x86)) == ["amx_bf16", "avx512f", "avx2"]
+    assert list(cpu_features("Features\t: fp asimd bf16\n")) == ["bf16", "asimd"]
+    assert cpu_features("") == {}
+
+
+def test_memory_and_weights() -> None:
+    assert (memory_bytes() or 0) > 2**28
+    found = variant_bytes()
+    # 235.7 M and 15.0 M parameters of four bytes; published with norms and biases.
+    assert found["b-16"]["fp32"] / 1e6 == pytest.approx(943 + 60, rel=5e-3)
+    assert found["b-16"]["with encoder"] / 1e6 == pytest.approx(943 + 60 + 1365, rel=5e-3)
+    assert found["l-16"]["16 bit"] / 1e6 == pytest.approx(1708 + 78, rel=5e-3)
+
+
+def test_the_toy_tells_right_from_wrong() -> None:
+    start, turn = toy_arrays()
+    state = start
+    for _ in range(TOY_ROWS):
+        state = state @ turn
+    # Measured 2e-7.
+    assert toy_error("numpy", state) < 2e-6
+    with pytest.raises(RuntimeFailure, match="numpy is off by"):
+        toy_error("numpy", state @ turn)
+
+
+def test_engines_of_this_machine_prove_themselves() -> None:
+    engines = prove_engines()
+    assert next(iter(engines)) == "onnxruntime:cpu"
+    for name, extra in (("onnxruntime:cpu", "onnxruntime"), ("torch (cpu)", "torch")):
+        pytest.importorskip(extra)
+        assert engines[name]() < 2e-6
+    for name in ("openvino::fp32", "onnxruntime:cuda", "onnxruntime:openvino"):
+        try:
+            assert engines[name]() < 0.05
+        except (MissingDependencyError, RuntimeFailure) as error:
+            assert "\n" not in str(error)
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> float:
+        raise MissingDependencyError("openvino is not installed; run: pip install x")
+
+    def broken() -> float:
+        raise RuntimeFailure("no device")
+
+    made = {"fake": lambda: 1e-7, "openvino::bf16": missing, "torch (cuda)": broken}
+    monkeypatch.setattr(runtimes, "prove_engines", lambda: made)
+
+
+def test_the_command_tells_what_works(engines: None, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, "doctor")
+    assert (done.code, done.err) == (0, "")
+    lines = [" ".join(line.split()) for line in done.out.splitlines()]
+    assert "fake works error 1.0e-07" in lines
+    pip_line = "openvino::bf16 not installed openvino is not installed; run: pip install x"
+    assert pip_line in lines
+    assert "torch (cuda) does not work no device" in lines
+    assert any(line.startswith("b-16 1.0 GB ") for line in lines)
+    values = json.loads(run(capsys, "doctor", "--json").out)
+    assert [item["state"] for item in values["engines"]] == [
+        "works", "not installed", "does not work",
+    ]  # fmt: skip
+
+
+def test_engines_are_tried_on_a_bundle(
+    engines: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_bundle(tmp_path / "b")
+    values = json.loads(run(capsys, "doctor", bundle, "--json").out)
+    assert values["engines"][0]["row_s"] > 0
+    assert "ms a row" in run(capsys, "doctor", bundle).out
+
+
+def test_an_engine_that_does_not_run_the_bundle_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(runtimes, "prove_engines", lambda: {"onnxruntime:cpu": lambda: 0.0})
+    # The stand-in graphs of this bundle are no ONNX files.
+    done = run(capsys, "doctor", write_bundle(tmp_path / "b"), "--json")
+    (item,) = json.loads(done.out)["engines"]
+    assert item["state"] == "does not run this bundle"
+    assert "onnxruntime cannot open it" in item["why"]
+
+
+def test_a_missing_bundle_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "doctor", tmp_path / "none").code == 1

@@ -1,0 +1,231 @@
+"""Exit codes, one-line errors, and a help that imports nothing."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+
+import pytest
+
+from minit2i_deploy._version import __version__
+from minit2i_deploy.cli import main
+from minit2i_deploy.cli.commands import COMMANDS
+from minit2i_deploy.cli.support import parser
+from minit2i_deploy.errors import BundleError, UsageError
+from minit2i_deploy.text.conditioning import PromptTruncatedWarning
+from tests.helpers.cli_runs import run
+
+SOURCE = ["--image-size", "--lora", "--prompt-length", "--raw", "--text-encoder"]
+PAINTING = ["--guidance", "--preset", "--solver", "--steps", "--table"]
+ENGINE = ["--compile", "--device", "--precision", "--provider", "--runtime", "--threads"]
+# Changing a flag changes what other programs may rely on: change the CHANGELOG with it.
+FLAGS = {
+    "demo": ["--json", "--output", "--per-kind"],
+    "export": [
+        *SOURCE, "--flavour", "--for", "--head-multiple", "--json", "--overwrite", "--precision",
+        "CHECKPOINT", "BUNDLE",
+    ],
+    "generate": [
+        *PAINTING, *ENGINE, "--also", "--animate", "--batch", "--clip", "--every", "--from",
+        "--grid", "--interval", "--json", "--negative", "--noise", "--num-images", "--output",
+        "--preview", "--prompts", "--repeat", "--rescale", "--save-state", "--seed", "-o", "BUNDLE",
+        "PROMPT",
+    ],
+    "refit": [
+        "--checkpoint", "--device", "--engine", "--json", "--lora", "--output", "--overwrite", "-o",
+        "BUNDLE",
+    ],
+    "embed": [
+        *ENGINE, "--batch", "--field", "--input", "--json", "--output", "--pooled", "--pooled-only",
+        "--window", "-i", "-o", "BUNDLE", "TEXT",
+    ],
+    "bench": [
+        *ENGINE, "--against", "--batch", "--json", "--output", "--preset", "--prompt", "--repeats",
+        "--texts", "--warm-up", "-o", "BUNDLE",
+    ],
+    "doctor": ["--json", "BUNDLE"],
+    "inspect": ["--image-size", "--json", "--lora", "--prompt-length", "PATH"],
+    "pull": ["--json", "--no-text-encoder", "--output", "--revision", "MODEL"],
+    "verify": [*SOURCE, *ENGINE, "--checkpoint", "--json", "--ladder", "--rung", "BUNDLE"],
+    "table": [
+        "--a-min", "--clip", "--interval", "--json", "--list", "--omega", "--output", "--rescale",
+        "--shift", "--solver", "--steps", "--t-max", "--t-min", "--times", "-o",
+    ],
+    "eval shapes": [
+        *PAINTING, *ENGINE, "--batch", "--clip", "--interval", "--json", "--kinds", "--output",
+        "--per-kind", "--plots", "--reference-per-kind", "--reference-steps", "--rescale", "--seed",
+        "--tables", "-o", "BUNDLE",
+    ],
+    "train": ["--output", "--print", "RECIPE", "KEY=VALUE"],
+    "distill": ["--output", "--print", "RECIPE", "KEY=VALUE"],
+}  # fmt: skip
+
+
+def test_help_imports_no_library_and_no_command() -> None:
+    code = (
+        "import sys\n"
+        "from minit2i_deploy.cli import main\n"
+        "assert main(['--help']) == 0\n"
+        "heavy = {'numpy', 'jaxtyping', 'PIL', 'tokenizers', 'onnxruntime', 'torch'}\n"
+        "ours = {m for m in sys.modules if m.startswith('minit2i_deploy.')}\n"
+        "print(sorted(heavy & set(sys.modules)), sorted(ours), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == (
+        "[] ['minit2i_deploy._version', 'minit2i_deploy.cli', 'minit2i_deploy.cli.commands', "
+        "'minit2i_deploy.cli.support', 'minit2i_deploy.cli.support.interrupt', "
+        "'minit2i_deploy.cli.support.parser', 'minit2i_deploy.errors']\n"
+    )
+    assert all(f"\n    {command.name} " in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_flags_are_frozen(command: str) -> None:
+    words = command.split()
+    found = _child(parser.build(words[0]), words)
+    shown = [action for action in found._actions if action.help is not argparse.SUPPRESS]
+    names = {name for action in shown for name in action.option_strings or [str(action.metavar)]}
+    assert sorted(names - {"-h", "--help"}) == sorted(FLAGS[command])
+
+
+def _child(parent: argparse.ArgumentParser, words: list[str]) -> argparse.ArgumentParser:
+    if not words:
+        return parent
+    (choices,) = (a for a in parent._actions if isinstance(a, argparse._SubParsersAction))
+    return _child(choices.choices[words[0]], words[1:])
+
+
+@pytest.mark.parametrize("command", [*FLAGS, "eval"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, *command.split(), "--help")
+    assert done.code == 0 and done.err == ""
+    assert done.out.startswith(f"usage: minit2i {command} ")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version").out == f"minit2i {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "required: COMMAND; see minit2i --help"),
+        (["paint"], "invalid choice: 'paint'"),
+        (["generate"], "required: BUNDLE"),
+        (["generate", "bundle"], "no prompt came; give PROMPT"),
+        (["generate", "bundle", "a", "b"], "2 prompts came; put one in quotes"),
+        (["embed", "bundle", "a", "-o"], "expected one argument"),
+        (["inspect", "bundle", "b"], "unrecognized arguments: b; see minit2i inspect"),
+        (["inspect", "bundle", "--jso"], "unrecognized arguments: --jso"),
+        (["generate", "bundle", "a", "--steps", "many"], "--steps: invalid int value: 'many'"),
+        (["generate", "bundle", "a", "--seed", "1,x"], "--seed: '1,x' is no whole number, and no"),
+        (["compare", "a", "b", "--seeds", "x"], "--seeds: 'x' is no whole number, and no list"),
+        (["table", "--times", "0,x,1"], "--times: '0,x,1' is no number, and no list of them"),
+        (["eval"], "required: TEST"),
+        (["train", "recipe.yaml"], "one of the arguments --output --print is required"),
+    ],
+)
+def test_wrong_words_exit_2_with_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(capsys, *words)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.error
+
+
+def _raises(error: BaseException) -> Callable[[argparse.Namespace], None]:
+    def raising(options: argparse.Namespace) -> None:
+        raise error
+
+    return raising
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("steps is 0"), 2, "error: steps is 0"),
+        (BundleError("two\n  lines"), 1, "error: two lines"),
+        (PermissionError(13, "Permission denied", "x"), 1, "error: [Errno 13] Permission denied"),
+        (ZeroDivisionError("oh"), 1, "error: ZeroDivisionError: oh (not foreseen; --debug"),
+        (ModuleNotFoundError("no", name="onnx.x"), 1, "error: onnx is not installed; run: pip"),
+        (MemoryError(), 1, "error: out of memory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_every_failure_is_one_line_and_a_code(
+    error: BaseException,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("minit2i_deploy.cli.table.run", _raises(error))
+    done = run(capsys, "table")
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith(f"minit2i: {line}") and done.err.count("\n") == 1
+
+
+def test_a_missing_library_names_the_extra_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = ModuleNotFoundError("No module named 'yaml'", name="yaml")
+    monkeypatch.setattr("minit2i_deploy.cli.train.run", _raises(missing))
+    done = run(capsys, "train", "r.yaml", "--output", "d")
+    assert done.error == "yaml is not installed; run: pip install 'minit2i-deploy[train]'"
+
+
+@pytest.mark.parametrize("words", [["--debug", "table"], ["table", "--debug"]])
+def test_debug_shows_where(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, *words)
+    assert done.code == 2
+    assert done.err.startswith("Traceback") and "cli/table.py" in done.err
+    assert done.err.splitlines()[-1].startswith("minit2i: error: --solver NAME and --steps N")
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("debug", [False, True])
+def test_own_warnings_are_one_line_and_others_are_for_debugging(
+    debug: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warning(options: argparse.Namespace) -> None:
+        warnings.warn("cut\nhere", PromptTruncatedWarning, stacklevel=1)
+        warnings.warn("a library's", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr("minit2i_deploy.cli.table.run", warning)
+    lines = run(capsys, "table", *(["--debug"] if debug else [])).err.splitlines()
+    assert lines[0] == "minit2i: warning: cut here"
+    assert len(lines) == 1 + debug
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = [sys.executable, "-m", "minit2i_deploy.cli", "table", "--solver", "euler"]
+    with subprocess.Popen(
+        [*command, "--steps", "5000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().split()[:2] == ["row", "t"]
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+def test_letters_that_the_terminal_lacks_are_escaped() -> None:
+    code = "import sys\nfrom minit2i_deploy.cli import main\nsys.exit(main())\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "inspect", "caf\u00e9"],
+        capture_output=True,
+        env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(rb"minit2i: error: caf\xe9: does not exist")
+
+
+def test_main_takes_this_process_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["minit2i", "--version"])
+    assert main() == 0
+    assert capsys.readouterr().out.startswith("minit2i ")

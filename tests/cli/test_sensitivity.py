@@ -1,0 +1,246 @@
+"""minit2i sensitivity: from the command line to a file that quantize takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.export.quantize import DrawSettings, calibrate
+from minit2i_deploy.export.quantize.calibration.prompts import PromptSet
+from minit2i_deploy.export.quantize.sensitivity.layers import Laboratory, LayerError
+from minit2i_deploy.export.quantize.sensitivity.results_file import (
+    load_known,
+    partial_path,
+    read_exclusions,
+    save_partial,
+)
+from tests.helpers.bundles import write_bundle
+from tests.helpers.cli_runs import run
+from tests.helpers.tiny_bundle import tiny_bundle
+
+# The test tokenizer has few words, so captions are longer than the model's 12 tokens.
+pytestmark = pytest.mark.filterwarnings("default")
+PROMPTS = PromptSet(name="test", texts=("red", "a blue", "a", "green"))
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Sequence[object]:
+    """A command on the golden network, with a calibration made once and as little as can be."""
+    bundle = Bundle.open(tiny_bundle())
+    path = tmp_path_factory.mktemp("calibration") / "c.npz"
+    calibrate(bundle, PROMPTS, DrawSettings(samples=1, strata=1, rows=16)).save(path)
+    small = ("--samples", 1, "--strata", 2, "--no-smoothing", "--estimates-only")
+    return ("sensitivity", bundle.path, "-o", "s.json", "--calibration", path, *small)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_writes_figures_and_a_map(
+    words: Sequence[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    done = run(capsys, *words, "--plot", "map.png")
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in Path().iterdir()) == ["map.png", "s.json"]
+    values = json.loads(Path("s.json").read_text())
+    bundle = Bundle.open(tiny_bundle())
+    assert values["bundle"] == bundle.digest
+    assert (values["kind"], values["scheme"]) == ("minit2i-sensitivity", "int8")
+    assert values["times"][0] == 0.0
+    assert all(len(layer["estimate"]) == 2 for layer in values["layers"])
+    assert all(0 < max(layer["estimate"]) < 1 for layer in values["layers"])
+    assert (values["budget"], values["excluded"], values["splits"]) == (None, None, [])
+    with Image.open("map.png") as image:
+        assert min(image.size) > 200
+    assert done.out.endswith("\n\ns.json\n")
+    assert f"{len(values['layers'])} layers" in done.out
+
+
+def test_a_budget_names_layers_that_quantize_takes(
+    words: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_layers(monkeypatch)
+    # The pictures come close enough when the two worst of them are left out.
+    from minit2i_deploy.export.quantize.sensitivity import run as sensitivity_run
+
+    monkeypatch.setattr(
+        sensitivity_run, "psnr_of", lambda laboratory: lambda exclude: 20.0 + 6.0 * len(exclude)
+    )
+    done = run(capsys, *words, "--budget", "psnr=31", "--json")
+    assert done.code == 0, done.err
+    values = json.loads(done.out)
+    assert values == json.loads(Path("s.json").read_text())
+    assert values["budget"]["reached"] == 32.0
+    worst = sorted(values["layers"], key=lambda one: -(one["whole"] ** 2) / one["num_weights"])
+    assert values["excluded"] == [one["name"] for one in worst[:2]]
+    checkpoint = Bundle.open(tiny_bundle()).manifest.provenance.checkpoint_sha256
+    names = read_exclusions("s.json", checkpoint_sha256=checkpoint, scheme="int8")
+    assert list(names) == values["excluded"]
+    with pytest.raises(UsageError, match="measured at scheme int8, but fp8 is quantised"):
+        read_exclusions("s.json", checkpoint_sha256=checkpoint, scheme="fp8")
+    with pytest.raises(UsageError, match="measured at checkpoint_sha256"):
+        read_exclusions("s.json", checkpoint_sha256="0" * 64, scheme="int8")
+
+
+def test_an_unmet_budget_writes_nothing_and_keeps_the_layers(
+    words: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = fake_layers(monkeypatch)
+    done = run(capsys, *words, "--budget", "psnr=190", "--most", 0.2)
+    assert done.code == 1
+    assert "budget psnr=190 is not met with at most 20% of the weights" in done.error
+    assert "best reached" in done.error
+    assert [path.name for path in Path().iterdir()] == ["s.json.partial"]
+    count = len(asked)
+    # Another budget needs no layer again, be it after a failure or after a whole run.
+    for decibels in (1, 2):
+        assert run(capsys, *words, "--budget", f"psnr={decibels}").code == 0
+        assert [path.name for path in Path().iterdir()] == ["s.json"]
+    assert len(asked) == count
+    # Other settings do.
+    assert run(capsys, *words, "--seed", 1).code == 0
+    assert len(asked) == 2 * count
+
+
+def test_an_interrupted_run_goes_on(
+    words: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = fake_layers(monkeypatch, stop_after=2)
+    done = run(capsys, *words)
+    assert done.code == 130
+    assert "the same command goes on from there" in done.err
+    assert not Path("s.json").exists()
+    first = fake_layers(monkeypatch)
+    assert run(capsys, *words).code == 0
+    assert asked[:2] == [name for name in asked if name not in first]
+    values = json.loads(Path("s.json").read_text())
+    assert [one["name"] for one in values["layers"]] == asked[:2] + first
+
+
+def test_a_partial_file_of_other_settings_is_refused(
+    words: Sequence[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_partial(partial_path(Path("s.json")), "0" * 64, [])
+    done = run(capsys, *words)
+    assert (done.code, "belongs to a run with other settings" in done.error) == (2, True)
+
+
+def fake_layers(monkeypatch: pytest.MonkeyPatch, stop_after: int = 10**6) -> list[str]:
+    """Layers that cost nothing; the names that were asked for are added to the list."""
+    asked: list[str] = []
+
+    def layer(self: Laboratory, name: str) -> LayerError:
+        if len(asked) == stop_after:
+            raise KeyboardInterrupt
+        asked.append(name)
+        (found,) = (one for one in self.layers if one.name == name)
+        error = 0.01 * (1 + len(name) % 7)
+        return LayerError(
+            name=name,
+            num_weights=found.num_inputs * found.num_outputs,
+            estimate=(error, error),
+            final=(error, error),
+            whole=error,
+        )
+
+    monkeypatch.setattr(Laboratory, "layer", layer)
+    return asked
+
+
+def test_a_partial_file_keeps_every_digit() -> None:
+    layers = [
+        LayerError(name="a", num_weights=3, estimate=(0.1, 1 / 3), final=(1e-9, 0.2), whole=0.7),
+        LayerError(name="b", num_weights=4, estimate=(0.25,)),
+    ]
+    save_partial(partial_path(Path("x")), "ab", layers)
+    assert list(load_known(Path("x"), "ab").values()) == layers
+    assert load_known(Path("none"), "ab") == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"kind": "minit2i-sensitivity-partial", "run": "ab", "layers": [{"name": 1}]}'],
+)
+def test_a_damaged_partial_file_is_refused(text: str) -> None:
+    Path("x.partial").write_text(text)
+    with pytest.raises(UsageError, match=r"x\.partial: "):
+        load_known(Path("x"), "ab")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "is no file of minit2i sensitivity"),
+        ("nonsense", "is no JSON"),
+        ('{"kind": "minit2i-sensitivity", "format_version": 1, "excluded": null}', "a budget"),
+        ('{"kind": "minit2i-sensitivity", "format_version": 2}', "is no file of"),
+    ],
+)
+def test_other_files_give_no_exclusions(text: str, said: str) -> None:
+    Path("x.json").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_exclusions("x.json", checkpoint_sha256="ab", scheme="int8")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_exclusions("none.json", checkpoint_sha256="ab", scheme="int8")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--scheme", "int3"), "scheme 'int3' is unknown"),
+        (("-o", "s.txt"), "only .json files"),
+        (("--plot", "map.svg"), "only .png files"),
+        (("--budget", "size=3"), "is not psnr=DECIBELS"),
+        (("--most", 0.3), "--most came without --budget"),
+        (("--captions", 3), "--captions came without --budget score"),
+        (("--budget", "psnr=30", "--most", 2), "the largest share excluded is 2, but 0 to 1"),
+        (("--budget", "score=0.1", "--captions", 0), "captions are 0 a kind"),
+        (("--budget", "psnr=30", "--captions", 3), "--captions came without --budget score"),
+        (("--samples", 0), "samples is 0"),
+        (("--strata", 0), "strata is 0"),
+        (("--threads", -1), "--threads is -1"),
+        (("--preset", "none"), "preset 'none' is not in the bundle"),
+    ],
+)
+def test_wrong_use_is_refused(
+    words: Sequence[object],
+    more: tuple[object, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done = run(capsys, *words, *more)
+    assert (done.code, said in done.error) == (2, True), done.err
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("more", [("psnr=30", "--most", 2), ("score=0.1", "--captions", 0)])
+def test_a_budget_is_checked_before_the_bundle_is_read(
+    words: Sequence[object], more: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, _, *rest = words
+    assert run(capsys, command, "nowhere", *rest, "--budget", *more).code == 2
+
+
+def test_a_calibration_of_another_checkpoint_is_refused(
+    words: Sequence[object], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = write_bundle(tmp_path / "b")
+    done = run(capsys, words[0], other, *words[2:])
+    assert (done.code, "the calibration is of checkpoint" in done.error) == (2, True)
+
+
+def test_a_missing_bundle_is_a_failure(
+    words: Sequence[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(capsys, words[0], "nowhere", *words[2:])
+    assert (done.code, "no bundle there" in done.error) == (1, True)

@@ -1,0 +1,262 @@
+"""embed, inspect, verify, table and eval, on a bundle whose graphs are not opened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import MissingDependencyError
+from minit2i_deploy.runtimes.fake import FakeRuntime
+from minit2i_deploy.solvers.methods import SOLVERS
+from minit2i_deploy.solvers.table import Table, solver_table
+from minit2i_deploy.text.embed import embed
+from tests.helpers.bundles import write_bundle
+from tests.helpers.checkpoint_forms import hub_folder
+from tests.helpers.cli_runs import run
+from tests.helpers.tiny_bundle import text_folder, tiny_bundle
+
+FAKE = ("--runtime", "fake")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A bundle named b in an empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return Bundle.open(write_bundle(tmp_path / "b"))
+
+
+def test_embed_writes_what_the_library_gives(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["a red circle", "green"]
+    # One text on each side of an option.
+    done = run(capsys, "embed", "b", texts[0], "-o", "t.npz", "--pooled", *FAKE, texts[1])
+    assert (done.code, done.err) == (0, "")
+    with FakeRuntime(bundle) as runtime:
+        wanted = embed(bundle, runtime, texts)
+    with np.load("t.npz") as found:
+        assert set(found) == {"values", "mask", "pooled"}
+        assert np.array_equal(found["values"], wanted.values)
+        assert np.array_equal(found["mask"], wanted.mask)
+        assert np.array_equal(found["pooled"], wanted.pooled())
+
+
+def test_embed_without_pooled_and_as_json(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = json.loads(run(capsys, "embed", "b", "", "-o", "t.npz", "--json", *FAKE).out)
+    assert values == {"file": "t.npz", "shapes": {"values": [1, 1, 32], "mask": [1, 1]}}
+    assert "only .npz" in run(capsys, "embed", "b", "a", "-o", "t.txt", *FAKE).error
+
+
+def test_inspect_tells_what_a_bundle_holds(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = run(capsys, "inspect", "b").out
+    for word in (bundle.digest, "32 px, patch 8", "transformer", "default", "euler-4", "3e-07"):
+        assert word in text
+    values = json.loads(run(capsys, "inspect", "b", "--json").out)
+    assert values["digest"] == bundle.digest
+    assert values["files"]["transformer/model.onnx.data"]["bytes"] == 1024
+    assert values["checks"][0] == {
+        "name": "step", "measured": 3e-7, "bound": 1e-5, "unit": "relative",
+        "where": "onnx to torch",
+    }  # fmt: skip
+
+
+def test_inspect_of_nothing_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, "inspect", tmp_path / "none")
+    assert (done.code, "does not exist" in done.error) == (1, True)
+
+
+def test_verify_has_one_line_a_check(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, "verify", "b", *FAKE)
+    assert (done.code, done.err) == (0, "")
+    lines = [line.split() for line in done.out.splitlines()]
+    assert [line[0] for line in lines] == ["ok"] * 7
+    assert [line[-1] if line[1] == "graph" else line[1] for line in lines][:4] == [
+        "sizes", "sha256", "tokenizer", "table",
+    ]  # fmt: skip
+    assert [line[2] for line in lines[4:]] == ["text_encoder", "text_adapter", "transformer"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["verify", "b", "--text-encoder", "x"], "--text-encoder came without --checkpoint"),
+        (["verify", "b", "--lora", "x"], "--lora came without --checkpoint"),
+        (["verify", "b", "--raw"], "--raw came without --checkpoint; add --checkpoint"),
+        (["verify", "b", "--ladder", "--image-size", "9"], "--image-size came without"),
+        (["inspect", "b", "--lora", "x"], "--lora came with a bundle, b, which is exported"),
+        (["inspect", "b", "--prompt-length", "9"], "--prompt-length came with a bundle"),
+    ],
+)
+def test_options_of_checkpoints_are_refused_without_one(
+    words: list[str], said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(capsys, *words)
+    assert (done.code, said in done.error) == (2, True), done.err
+
+
+def test_verify_finds_a_flipped_byte_and_goes_on(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path("b/transformer/model.onnx.data")
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    done = run(capsys, "verify", "b", "--json", *FAKE)
+    assert done.code == 1
+    assert "1 of 7 checks failed (sha256)" in done.error
+    states = {item["name"]: item["state"] for item in json.loads(done.out)}
+    assert states.pop("sha256") == "FAILED"
+    assert set(states.values()) == {"ok"}
+
+
+def test_verify_reports_graphs_that_do_not_open(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    done = run(capsys, "verify", "b", "--threads", "1")
+    assert done.code == 1
+    assert "3 of 7 checks failed" in done.error
+    assert done.out.count("onnxruntime cannot open it") == 3
+
+
+def test_verify_reports_values_that_are_not_finite(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def overflow(self: FakeRuntime, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return np.full((*ids.shape, 32), np.nan, dtype=np.float32)
+
+    monkeypatch.setattr(FakeRuntime, "encode", overflow)
+    done = run(capsys, "verify", "b", *FAKE)
+    assert done.code == 1
+    assert "(graph text_encoder)" in done.error
+
+
+def test_verify_says_that_graphs_were_not_run(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*args: object, **options: object) -> None:
+        raise MissingDependencyError("onnxruntime is not installed; run: pip ...")
+
+    monkeypatch.setattr("minit2i_deploy.runtimes.open_runtime", missing)
+    done = run(capsys, "verify", "b")
+    assert done.code == 0
+    assert done.out.splitlines()[-1].split()[:2] == ["skipped", "graphs"]
+
+
+def test_verify_refuses_a_cut_file_at_once(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("b/tables/euler-4.json").write_bytes(b"{")
+    done = run(capsys, "verify", "b", *FAKE)
+    assert (done.code, done.out) == (1, "")
+    assert "1 bytes but manifest says" in done.error
+
+
+def test_a_checkpoint_is_inspected_and_a_real_bundle_measured_against_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("onnxscript")
+    words = ("verify", tiny_bundle(), "--checkpoint", hub_folder())
+    done = run(capsys, *words, "--text-encoder", text_folder(), "--threads", 1)
+    assert (done.code, done.err) == (0, "")
+    assert [line.split()[0] for line in done.out.splitlines()] == ["ok"] * 20
+    assert "parity trajectory" in done.out
+    values = json.loads(run(capsys, "inspect", hub_folder(), "--json").out)
+    assert values["form"] == "huggingface"
+    assert values["sha256"] == Bundle.open(tiny_bundle()).manifest.provenance.checkpoint_sha256
+    text = run(capsys, "inspect", hub_folder()).out
+    for what in (f"{values['num_parameters']:,}", values["sha256"], values["dropped"][0]["what"]):
+        assert what in text
+
+
+def test_table_prints_writes_and_lists(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    own = run(capsys, "table", "--solver", "euler", "--times", "0,0.25,1", "--json")
+    free = solver_table("euler", grid=[0.0, 0.25, 1.0])
+    assert own.out == free.to_json()
+    words = ("table", "--solver", "euler", "--steps", "2", "--a-min", "0.1")
+    wanted = solver_table("euler", steps=2, a_min=0.1)
+    lines = [line.split() for line in run(capsys, *words).out.splitlines()]
+    assert lines[0] == ["row", *wanted.columns]
+    assert [[float(word) for word in line[1:]] for line in lines[1:]] == wanted.rows.tolist()
+    assert Table.from_json(run(capsys, *words, "--json").out) == wanted
+    assert run(capsys, *words, "-o", "t.json").out == "t.json  euler-2, 2 rows\n"
+    assert Table.load("t.json") == wanted
+    listed = run(capsys, "table", "--list").out.splitlines()
+    assert [line.split()[0] for line in listed] == list(SOLVERS)
+    names = [item["solver"] for item in json.loads(run(capsys, "table", "--list", "--json").out)]
+    assert names == list(SOLVERS)
+
+
+def test_table_options_reach_the_compiler(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(
+        capsys, "table", "--solver", "heun", "--steps", 3, "--interval", 0.2, 0.9, "--clip", 1,
+        "--rescale", 0.5, "--shift", 2, "--json",
+    ).out  # fmt: skip
+    wanted = solver_table(
+        "heun", steps=3, interval=(0.2, 0.9), clip=1.0, rescale=0.5, grid="shifted", shift=2.0
+    )
+    assert Table.from_json(found) == wanted
+    words = ("--omega", 8, "--t-min", 0.1, "--t-max", 0.9, "--json")
+    found = run(capsys, "table", "--solver", "mean-flow", "--steps", 2, *words).out
+    assert Table.from_json(found) == solver_table(
+        "mean-flow", steps=2, omega=8.0, t_min=0.1, t_max=0.9
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--solver NAME and --steps N are needed"),
+        (["--solver", "euler", "--steps", "0"], "steps is 0"),
+        (["--solver", "euler", "--steps", "2", "-o", "t.txt"], "only .json"),
+        (["--solver", "euler", "--times", "0,0.5,0.5,1"], "0.5"),
+        (["--solver", "euler", "--times", "0,1", "--shift", "2"], "one or the other"),
+        (["--list", "--solver", "nope"], "--list came with --solver"),
+        (["--list", "--interval", "0", "1"], "--list came with --interval"),
+        (["--list", "--a-min", "0"], "--list came with --a-min"),
+        (["--list", "-o", "t.json"], "--list came with --output"),
+    ],
+)
+def test_table_refuses(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, "table", *words)
+    assert (done.code, said in done.error) == (2, True)
+
+
+@pytest.mark.filterwarnings("default")
+def test_eval_counts_the_same_in_any_batch(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("eval", "shapes", "b", "--per-kind", 2, "--steps", 2, "--seed", 5, *FAKE)
+    done = run(capsys, *words, "-o", "score.json")
+    assert done.code == 0
+    assert done.out.splitlines()[-1].split()[:2] == ["overall", "0/12"]
+    values = json.loads(Path("score.json").read_text())
+    assert (values["table"], values["guidance"], values["seed"]) == ("euler-2", 2.5, 5)
+    assert values["overall"]["total"] == 12
+    assert [item["seed"] for item in values["pictures"]] == list(range(5, 17))
+    assert values == json.loads(run(capsys, *words, "--batch", 5, "--json").out)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--per-kind", "0"], "--per-kind is 0, but at least 1"),
+        (["--per-kind", "-1"], "--per-kind is -1, but at least 1"),
+        (["--batch", "0"], "batch is 0"),
+        (["-o", "none/score.json"], "none: cannot be written"),
+        (["--preset", "default", "--steps", "2"], "--preset came with --steps"),
+    ],
+)
+def test_eval_refuses(
+    words: list[str], said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(capsys, "eval", "shapes", "b", *words, *FAKE)
+    assert (done.code, said in done.error) == (2, True)

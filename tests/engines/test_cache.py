@@ -1,0 +1,326 @@
+"""The cache of engines: keys, records, what fits, what is refused. No engine library is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle, write_manifest
+from minit2i_deploy.engines.cache import (
+    PORTABLE,
+    BuildFlags,
+    Damaged,
+    Device,
+    EngineKey,
+    Found,
+    Wanted,
+    engine_lock,
+    engines_of,
+    find_engine,
+    fingerprint,
+    native_target,
+    plan_of,
+    read_engine,
+    require_engine,
+    write_engine,
+)
+from minit2i_deploy.engines.fit import library_misfit, misfit
+from minit2i_deploy.engines.key import differences
+from minit2i_deploy.engines.sidecar import NO_AUDIT, PLAN_FILE, RECORD_FILE
+from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
+from tests.helpers.bundles import write_bundle
+
+ADA = Device(capability=89, name="NVIDIA GeForce RTX 4090")
+AMPERE = Device(capability=86, name="NVIDIA GeForce RTX 3090")
+HOPPER = Device(capability=90, name="NVIDIA H200")
+RTX = {"library": "tensorrt_rtx", "library_version": "1.7.1.116"}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return Bundle.open(write_bundle(tmp_path / "bundle"))
+
+
+def key_of(bundle: Bundle, **changes: Any) -> EngineKey:
+    values: dict[str, Any] = {
+        "sizes": {"batch": (1, 1, 4)},
+        "flags": BuildFlags(),
+        "targets": ("sm89",),
+        **RTX,
+    }
+    return EngineKey.of(bundle, changes.pop("graph", "transformer"), **values | changes)
+
+
+def put(bundle: Bundle, key: EngineKey, plan: bytes = b"plan" * 100) -> Found:
+    with engine_lock(bundle, key):
+        return write_engine(bundle, key, plan, audit=NO_AUDIT, build_s=1.5)
+
+
+def wanted(device: Device | None = ADA, **changes: Any) -> Wanted:
+    return Wanted(**{"device": device, **RTX, **changes})
+
+
+def test_the_fingerprint_stands_for_every_field(bundle: Bundle) -> None:
+    key = key_of(bundle)
+    others = [
+        key_of(bundle, graph="text_adapter"),
+        key_of(bundle, sizes={"batch": (1, 2, 4)}),
+        key_of(bundle, flags=BuildFlags(refit=True)),
+        key_of(bundle, targets=("sm86", "sm89")),
+        key_of(bundle, library="tensorrt"),
+        key_of(bundle, library_version="1.7.2"),
+        key_of(bundle, weights_sha256="ab" * 32),
+        dataclasses.replace(key, graph_sha256="cd" * 32),
+        dataclasses.replace(key, data_sha256=None),
+        dataclasses.replace(key, precision="fp16"),
+        dataclasses.replace(key, recipe=key.recipe + 1),
+    ]
+    assert len({fingerprint(item) for item in [key, *others]}) == len(others) + 1
+    assert fingerprint(key) == fingerprint(key_of(bundle))
+    for other in others:
+        assert len(differences(key, other)) >= 1
+    assert differences(key, key_of(bundle)) == []
+
+
+def test_the_fingerprint_of_a_fixed_key_never_changes(bundle: Bundle) -> None:
+    # Another value throws away every engine that users have built: raise RECIPE, say it in the
+    # changelog, then change it here.
+    fixed = dataclasses.replace(key_of(bundle), graph_sha256="ab" * 32, data_sha256="cd" * 32)
+    assert fingerprint(fixed) == "23d0cce7f473525538fa"
+
+
+def test_targets_are_put_in_order(bundle: Bundle) -> None:
+    assert key_of(bundle, targets=("sm89", "sm120")) == key_of(bundle, targets=("sm120", "sm89"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"graph": "vae"},
+        {"sizes": {"batch": (2, 1, 4)}},
+        {"sizes": {"batch": (0, 1, 4)}},
+        {"sizes": {"batch": (1, 4)}},
+        {"sizes": {}},
+        {"sizes": {"batch": (1, 1, 1), "branches": (1, 1, 1)}},
+        {"library": "cudnn"},
+        {"targets": ()},
+        {"targets": ("89",)},
+        {"targets": ("native:sm90:\n",)},
+    ],
+)
+def test_a_key_outside_its_rules_is_refused(bundle: Bundle, changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        key_of(bundle, **changes)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"hardware_level": "all"}, {"workspace_bytes": 0}, {"optimization_level": 6}],
+)
+def test_flags_outside_their_rules_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        BuildFlags(**values)
+
+
+def test_what_was_written_is_found_again(bundle: Bundle) -> None:
+    written = put(bundle, key_of(bundle))
+    assert list(engines_of(bundle)) == [written]
+    found = require_engine(bundle, "transformer", wanted(sizes={"batch": 4, "branches": 2}))
+    assert found.record == written.record
+    assert found.plan.read_bytes() == b"plan" * 100
+    assert found.record.plan_bytes == 400
+    assert "for sm89 by tensorrt_rtx 1.7.1.116" in found.record.words
+    # The cache is no part of the bundle's promise.
+    Bundle.open(bundle.path).verify()
+    assert sorted(os.listdir(bundle.path / "engines")) == [written.record.fingerprint]
+
+
+def test_what_does_not_fit_is_refused_with_its_reason(bundle: Bundle) -> None:
+    put(bundle, key_of(bundle))
+    cases = {
+        "built for sm89, but this card is sm86 (NVIDIA GeForce RTX 3090)": wanted(AMPERE),
+        "takes batch 1 to 4, but 8 is asked for": wanted(sizes={"batch": 8}),
+        "built by tensorrt_rtx, but tensorrt is to load it": wanted(library="tensorrt"),
+        "built by tensorrt_rtx 1.7.1.116, but 1.8.0.1 is installed": wanted(
+            library_version="1.8.0.1"
+        ),
+        "holds the bundle's own weights, but refitted weights abababab.. are wanted": wanted(
+            weights_sha256="ab" * 32
+        ),
+    }
+    for reason, needs in cases.items():
+        search = find_engine(bundle, "transformer", needs)
+        assert search.found is None
+        assert search.reasons == (f"engines/{fingerprint(key_of(bundle))}: {reason}",)
+        with pytest.raises(RuntimeFailure, match="minit2i build") as caught:
+            require_engine(bundle, "transformer", needs)
+        assert reason in str(caught.value)
+    assert find_engine(bundle, "text_adapter", wanted()).reasons == ()
+    with pytest.raises(RuntimeFailure, match="none was built"):
+        require_engine(bundle, "text_adapter", wanted())
+    with pytest.raises(UsageError, match="vae"):
+        find_engine(bundle, "vae", wanted())
+
+
+def test_an_engine_of_a_graph_that_changed_is_stale(bundle: Bundle) -> None:
+    put(bundle, key_of(bundle))
+    for name, words in (("model.onnx", "the graph"), ("model.onnx.data", "the weights")):
+        path = bundle.path / "transformer" / name
+        before = path.read_bytes()
+        path.write_bytes(b"other" + before[5:])
+        write_manifest(bundle.path, bundle.manifest)
+        changed = Bundle.open(bundle.path)
+        (reason,) = find_engine(changed, "transformer", wanted()).reasons
+        assert words in reason and "changed since" in reason
+        (planned,) = plan_of(changed, [key_of(changed)])
+        assert not planned.current and "changed" in planned.reason
+        path.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    "targets, level, device, fits",
+    [
+        (("sm86", "sm89"), "none", AMPERE, True),
+        (("sm86", "sm89"), "none", HOPPER, False),
+        ((PORTABLE,), "none", ADA, True),
+        ((PORTABLE,), "none", HOPPER, False),
+        ((PORTABLE,), "none", Device(capability=75, name="T4"), False),
+        ((PORTABLE,), "none", Device(capability=87, name="Orin"), False),
+        ((PORTABLE,), "none", Device(capability=121, name="GB10"), True),
+        ((native_target(90, "NVIDIA H200"),), "none", HOPPER, True),
+        ((native_target(90, "NVIDIA H100"),), "none", HOPPER, False),
+        ((native_target(90, "NVIDIA H100"),), "same-capability", HOPPER, True),
+        ((native_target(80, "NVIDIA A100"),), "same-capability", HOPPER, False),
+        ((native_target(80, "NVIDIA A100"),), "ampere-plus", HOPPER, True),
+    ],
+)
+def test_which_card_runs_which_engine(
+    bundle: Bundle, targets: tuple[str, ...], level: str, device: Device, fits: bool
+) -> None:
+    key = key_of(bundle, targets=targets, flags=BuildFlags(hardware_level=level))
+    assert (misfit(bundle, key, wanted(device)) is None) == fits
+
+
+def test_a_portable_engine_of_fp8_needs_a_card_with_fp8(bundle: Bundle) -> None:
+    key = dataclasses.replace(key_of(bundle, targets=(PORTABLE,)), precision="fp8")
+    assert misfit(bundle, key, wanted(ADA)) is None
+    assert "needs sm89" in (misfit(bundle, key, wanted(AMPERE)) or "")
+
+
+@pytest.mark.parametrize(
+    "compatible, version, fits",
+    [
+        (False, "1.7.1.116", True),
+        (False, "1.7.1.117", False),
+        (True, "1.8.0.2", True),
+        (True, "1.6.9.9", False),
+        (True, "2.0.0.0", False),
+    ],
+)
+def test_which_version_runs_which_engine(
+    bundle: Bundle, compatible: bool, version: str, fits: bool
+) -> None:
+    key = key_of(bundle, flags=BuildFlags(version_compatible=compatible))
+    assert (library_misfit(key, "tensorrt_rtx", version) is None) == fits
+
+
+def test_the_engine_that_fits_best_is_taken(bundle: Bundle) -> None:
+    for targets in ((PORTABLE,), ("sm89",)):
+        for greatest in (2, 4):
+            put(bundle, key_of(bundle, targets=targets, sizes={"batch": (1, 1, greatest)}))
+    best = require_engine(bundle, "transformer", wanted(sizes={"batch": 2})).record.key
+    assert (best.targets, best.sizes["batch"][2]) == (("sm89",), 2)
+    wide = require_engine(bundle, "transformer", wanted(sizes={"batch": 3})).record.key
+    assert (wide.targets, wide.sizes["batch"][2]) == (("sm89",), 4)
+    other = require_engine(bundle, "transformer", wanted(AMPERE)).record.key
+    assert other.targets == (PORTABLE,)
+
+
+def _truncate(folder: Path) -> None:
+    plan = folder / PLAN_FILE
+    plan.write_bytes(plan.read_bytes()[:-1])
+
+
+def _alter(folder: Path) -> None:
+    plan = folder / PLAN_FILE
+    plan.write_bytes(b"X" + plan.read_bytes()[1:])
+
+
+def _remove_plan(folder: Path) -> None:
+    (folder / PLAN_FILE).unlink()
+
+
+def _remove_record(folder: Path) -> None:
+    (folder / RECORD_FILE).unlink()
+
+
+def _edit(**changes: object) -> Any:
+    def edit(folder: Path) -> None:
+        values = json.loads((folder / RECORD_FILE).read_text())
+        values.update(changes)
+        (folder / RECORD_FILE).write_text(json.dumps(values))
+
+    return edit
+
+
+def _claim_another_card(folder: Path) -> None:
+    values = json.loads((folder / RECORD_FILE).read_text())
+    values["key"]["targets"] = ["sm86"]
+    (folder / RECORD_FILE).write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "harm, words",
+    [
+        (_truncate, "399 bytes, but 400 were built"),
+        (_alter, "its bytes differ"),
+        (_remove_plan, "cannot be read"),
+        (_remove_record, "missing"),
+        (_edit(format_version=2), "format_version 2"),
+        (_edit(surprise=1), "unknown fields"),
+        (_edit(plan_bytes="many"), "a whole number"),
+        (_edit(key={}), "missing fields"),
+        (_claim_another_card, "moved or edited"),
+    ],
+)
+def test_a_damaged_engine_is_never_loaded(bundle: Bundle, harm: Any, words: str) -> None:
+    key = key_of(bundle)
+    harm(put(bundle, key).folder)
+    search = find_engine(bundle, "transformer", wanted())
+    assert search.found is None and words in search.reasons[0]
+    (planned,) = plan_of(bundle, [key])
+    assert not planned.current and words in planned.reason
+    with pytest.raises(BundleError, match="minit2i build"):
+        read_engine(bundle, key)
+    # A build mends it.
+    assert put(bundle, key).record == read_engine(bundle, key).record
+
+
+def test_a_folder_under_another_name_is_refused(bundle: Bundle) -> None:
+    folder = put(bundle, key_of(bundle)).folder
+    folder.rename(folder.with_name("0" * 20))
+    (item,) = engines_of(bundle)
+    assert isinstance(item, Damaged) and "moved or edited" in item.reason
+
+
+def test_the_plan_says_what_differs(bundle: Bundle) -> None:
+    (nothing,) = plan_of(bundle, [key_of(bundle)])
+    assert (nothing.current, nothing.reason) == (False, "none was built")
+    put(bundle, key_of(bundle))
+    new = [
+        key_of(bundle),
+        key_of(bundle, targets=("sm120",)),
+        key_of(bundle, flags=BuildFlags(refit=True)),
+        key_of(bundle, sizes={"batch": (1, 2, 2)}, library_version="1.8"),
+    ]
+    same, target, flags, several = plan_of(bundle, new)
+    assert same.current
+    assert target.reason == "targets sm89, now sm120"
+    assert flags.reason == "flags were no flags, now refit"
+    assert "batch 1 to 4, best at 1, now batch 1 to 2, best at 2" in several.reason
+    assert "library version 1.7.1.116, now 1.8" in several.reason

@@ -1,0 +1,273 @@
+"""minit2i quantize from end to end: the bundle, its record, its bytes, and refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle, write_manifest
+from minit2i_deploy.errors import RuntimeFailure, UsageError, VerificationError
+from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
+from minit2i_deploy.export.quantize.bundle_quantization import calibration_path
+from minit2i_deploy.export.quantize.calibration.ranges import Calibration
+from minit2i_deploy.export.quantize.schemes import SCHEMES, check_fits, find_scheme
+from minit2i_deploy.runtimes import open_runtime
+from tests.helpers.cli_runs import run
+from tests.helpers.quantize_runs import estimates, ranges, relative, source, states, step_graph
+
+SMALL = DrawSettings(samples=2, strata=2, rows=32)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("a red circle\na star\nblue\ntwo dots\nred\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Bundle:
+    out = tmp_path_factory.mktemp("int8") / "bundle"
+    loose = dataclasses.replace(SCHEMES["int8"], bounds=(1.0, 1.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCHEMES, "int8", loose)
+        return quantize_bundle(source().path, out, "int8", prompts=prompts, settings=SMALL)
+
+
+def test_two_runs_with_one_seed_are_equal_to_the_byte(
+    int8: Bundle, tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCHEMES, "int8", dataclasses.replace(SCHEMES["int8"], bounds=(1.0, 1.0)))
+    again = quantize_bundle(
+        source().path, tmp_path / "again", "int8", prompts=prompts, settings=SMALL
+    )
+    assert files(again.path) == files(int8.path)
+
+
+def test_the_bundle_is_whole_and_says_how_it_was_made(int8: Bundle) -> None:
+    int8.verify()
+    record = int8.manifest.quantization
+    assert record is not None
+    assert (record.scheme, record.base_precision) == ("int8", "fp32")
+    assert record.source_digest == source().digest
+    assert record.graphs["transformer"].excluded == ("final_layer.linear",)
+    assert record.graphs["transformer"].scheme == "int8 weights, int8 inputs but of *.img_mlp.w2"
+    assert set(record.graphs) == {"transformer", "text_adapter", "text_encoder"}
+    precisions = {name: graph.precision for name, graph in int8.manifest.graphs.items()}
+    assert precisions == {"transformer": "int8", "text_adapter": "fp32", "text_encoder": "fp32"}
+    assert not calibration_path(int8.path).exists()
+    names = [check.name for check in int8.manifest.checks]
+    assert names[:3] == ["text_encoder", "text_adapter", "transformer"]
+    assert names[3:] == [f"transformer@t={t:g}" for t in (0, 0.2, 0.5, 0.8, 0.95)] + ["trajectory"]
+    assert all(0 < check.measured <= check.bound for check in int8.manifest.checks)
+
+
+def test_all_that_is_no_graph_is_the_source_s(int8: Bundle) -> None:
+    kept = {name for name in source().manifest.files if "model.onnx" not in name}
+    for name in kept:
+        assert (int8.path / name).read_bytes() == (source().path / name).read_bytes()
+    assert int8.manifest.files.keys() == source().manifest.files.keys()
+    sizes = [
+        bundle.manifest.files["transformer/model.onnx.data"].bytes for bundle in (int8, source())
+    ]
+    # Measured 0.42: of so small a network much is no matrix.
+    assert sizes[0] < 0.5 * sizes[1]
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_runtime_takes_the_step(int8: Bundle, name: str) -> None:
+    inputs = states()[0].estimate_inputs()
+    wanted = estimates(step_graph())[0]
+    with open_runtime(int8, name, threads=1) as runtime:
+        trajectory = runtime.start(inputs["x"], inputs["tokens"])
+        trajectory.step(inputs["row"], inputs["weights"])
+        # Measured: 0.06 for both.
+        assert 1e-4 < relative(trajectory.state()[0], wanted) < 0.2
+
+
+def test_the_torch_runtime_refuses_it(int8: Bundle) -> None:
+    with pytest.raises(RuntimeFailure, match="quantised weights are not for runtime torch"):
+        open_runtime(int8, "torch")
+
+
+def test_a_checkpoint_cannot_verify_it(int8: Bundle) -> None:
+    from minit2i_deploy.export import verify_bundle
+    from tests.helpers.checkpoint_forms import hub_folder
+
+    assert verify_bundle(int8.path) == int8.manifest.checks
+    with pytest.raises(UsageError, match="measured against its source bundle"):
+        verify_bundle(int8.path, hub_folder())
+
+
+def test_ranges_survive_an_interruption(
+    tmp_path: Path, prompts: Path, int8: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setitem(SCHEMES, "int8", dataclasses.replace(SCHEMES["int8"], bounds=(1.0, 1.0)))
+
+    def stop(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quantize_module, "measure", stop)
+        with pytest.raises(KeyboardInterrupt):
+            quantize_bundle(source().path, out, "int8", prompts=prompts, settings=SMALL)
+    assert not out.exists() and calibration_path(out).exists()
+
+    def never(*args: Any, **options: Any) -> None:
+        raise AssertionError("drawn again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quantize_module, "calibrate", never)
+        resumed = quantize_bundle(source().path, out, "int8", prompts=prompts, settings=SMALL)
+        assert resumed.digest == int8.digest
+        calibration_path(out).write_bytes(ranges().to_bytes())
+        with pytest.raises(AssertionError, match="drawn again"):
+            quantize_bundle(
+                source().path, out, "int8", prompts=prompts, settings=SMALL, overwrite=True
+            )
+    assert Bundle.open(out).digest == int8.digest
+
+
+@pytest.mark.parametrize("way", ["calibration", "save_calibration"])
+def test_ranges_that_the_caller_named_stay(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Also under the name that ranges have while a bundle is being made."""
+    loose = dataclasses.replace(SCHEMES["int8"], bounds=(1.0, 1.0))
+    monkeypatch.setitem(SCHEMES, "int8", loose)
+    out = tmp_path / "out"
+    ranges().save(calibration_path(out))
+    given: dict[str, Any] = {way: calibration_path(out)}
+    made = quantize_bundle(source().path, out, "int8", prompts=prompts, settings=SMALL, **given)
+    assert made.manifest.quantization is not None
+    kept = Calibration.load(calibration_path(out))
+    assert kept.digest == made.manifest.quantization.calibration_sha256
+    assert (kept.digest == ranges().digest) == (way == "calibration")
+
+
+def test_over_a_bound_there_is_no_bundle(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tight = dataclasses.replace(SCHEMES["int4-weights"], bounds=(1e-6, 1e-6))
+    monkeypatch.setitem(SCHEMES, "int4-weights", tight)
+    with pytest.raises(VerificationError, match=r"transformer: .* no bundle was written"):
+        quantize_bundle(source().path, tmp_path / "out", "int4-weights", prompts=prompts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_excludes_keeps_and_reports(
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, again = tmp_path / "out", tmp_path / "again"
+    words = [source().path, out, "--scheme", "int8-weights", "--prompts", prompts, "--json"]
+    done = run(capsys, "quantize", *words, "--exclude", "*.w2", "--keep", "text_encoder")
+    assert done.code == 0
+    values = json.loads(done.out)
+    record = values["quantization"]
+    assert set(record["graphs"]) == {"text_adapter", "transformer"}
+    assert "double_blocks.0.img_mlp.w2" in record["graphs"]["transformer"]["excluded"]
+    assert record["calibration_sha256"] is None and record["smoothing"] == {}
+    assert values["digest"] == Bundle.open(out).digest
+    refused = run(capsys, "quantize", out, again, "--scheme", "int8")
+    assert refused.code == 2 and "is quantised already (int8-weights)" in refused.error
+    assert not again.exists()
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "no scheme": ([], "--scheme are needed"),
+    "unknown scheme": (["--scheme", "int3"], "'int3' is unknown; choose one of int8, fp8"),
+    "target": (["--scheme", "fp8", "--target", "sm86"], "does not run on sm86 at a gain"),
+    "unknown target": (["--scheme", "int8", "--target", "sm1"], "'sm1' is unknown"),
+    "pattern": (["--scheme", "int8-weights", "--exclude", "w9"], "'w9' fits no linear layer"),
+    "all": (["--scheme", "int8-weights", "--exclude", "*"], "every linear layer is excluded"),
+    "calibration": (["--scheme", "int8", "--calibration", "none.npz"], "cannot be read"),
+    "both": (["--scheme", "int8", "--calibration", "a", "--seed", "1"], "give one of them"),
+    "samples": (["--scheme", "int8", "--samples", "0"], "samples is 0"),
+    "diff": (["--diff", "a.npz"], "give both"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "text"), BAD.values(), ids=BAD.keys())
+def test_wrong_use_exits_2_and_writes_nothing(
+    arguments: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(capsys, "quantize", source().path, tmp_path / "out", *arguments)
+    assert done.code == 2 and text in done.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
+    other = dataclasses.replace(ranges(), meta={**ranges().meta, "checkpoint_sha256": "ef" * 32})
+    other.save(tmp_path / "other.npz")
+    with pytest.raises(UsageError, match=r"calibrated on checkpoint efefefef\.\. but"):
+        quantize_bundle(source().path, tmp_path / "out", "int8", calibration=tmp_path / "other.npz")
+
+
+def test_the_command_compares_calibrations_and_lists_schemes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.npz"
+    ranges().save(path)
+    same = run(capsys, "quantize", "--calibration", path, "--diff", path)
+    assert same.code == 0 and "the same file" in same.out
+    assert "double_blocks.0.img_qkv" in same.out
+    values = run(capsys, "quantize", "--calibration", path, "--diff", path, "--json")
+    assert len(json.loads(values.out)["inputs"]) == len(ranges().sites)
+    listed = run(capsys, "quantize", "--list")
+    assert listed.code == 0 and all(name in listed.out for name in SCHEMES)
+
+
+def test_schemes_know_what_they_stand_on() -> None:
+    assert list(SCHEMES) == [
+        "int8", "fp8", "fp8-attention", "int8-weights", "int4-weights", "int8-cpu",
+    ]  # fmt: skip
+    check_fits(find_scheme("fp8"), "bf16", "sm89")
+    with pytest.raises(UsageError, match="int8-cpu stands on fp32 bundles and this one is fp16"):
+        check_fits(find_scheme("int8-cpu"), "fp16", None)
+    with pytest.raises(UsageError, match="graphs are text_encoder; choose among"):
+        quantize_bundle(source().path, "never", "int8", graphs=["text_encoder"])
+
+
+def test_a_half_precision_source_is_measured_in_float32(tmp_path: Path, prompts: Path) -> None:
+    """As fp32, because its weights are; the manifest's word decides what it stands on."""
+    folder = tmp_path / "fp16"
+    shutil.copytree(source().path, folder)
+    graphs = {
+        name: dataclasses.replace(graph, precision="fp16")
+        for name, graph in source().manifest.graphs.items()
+    }
+    write_manifest(folder, dataclasses.replace(source().manifest, graphs=graphs))
+    made = quantize_bundle(folder, tmp_path / "out", "int8-weights", prompts=prompts)
+    assert made.manifest.quantization is not None
+    assert made.manifest.quantization.base_precision == "fp16"
+    assert made.manifest.graphs["transformer"].precision == "fp16"
+
+
+def test_no_torch_is_needed_and_a_missing_package_names_its_extra() -> None:
+    lines = "import sys\nsys.modules['torch'] = None\n"
+    fine = _python(lines + "import minit2i_deploy.export.quantize")
+    assert fine.returncode == 0, fine.stderr
+    lacking = _python(
+        "import sys\nsys.modules['onnx'] = None\nimport minit2i_deploy.export.quantize"
+    )
+    assert "pip install 'minit2i-deploy[quantize]'" in lacking.stderr
+
+
+def _python(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -1,0 +1,142 @@
+"""Bundles for the C++ client: the shipped models, and tokenizers without graphs."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import functools
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import minit2i_deploy.demo
+from minit2i_deploy.bundle.bundle import Bundle, write_manifest
+from minit2i_deploy.bundle.manifest import seal
+from minit2i_deploy.demo.shipped import shipped_model
+from tests.helpers.bundles import draft, write_files
+
+DEMO_TOKENIZER = Path(str(minit2i_deploy.demo.__file__)).parent / "assets" / "tokenizer"
+
+
+@functools.cache
+def shipped_bundle(scheme: str | None = None) -> Path:
+    """The shipped base model in fp32, or quantised by a scheme. Do not write into it; copy it."""
+    return _exported("checkpoint") if scheme is None else _quantised("checkpoint", scheme)
+
+
+@functools.cache
+def shipped_student(scheme: str | None = None) -> Path:
+    """The shipped few-step student, as ``shipped_bundle``."""
+    return _exported("student") if scheme is None else _quantised("student", scheme)
+
+
+@functools.cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="minit2i-shipped-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def _exported(part: str) -> Path:
+    """Once a test process: seconds of the exporter."""
+    from minit2i_deploy.export import export_bundle
+
+    shipped = shipped_model()
+    source: Path = getattr(shipped, part)
+    return export_bundle(source, _folder() / part, text_encoder=shipped.text_encoder).path
+
+
+@functools.cache
+def cpu_bundle() -> Path:
+    """The base model in fp32 with operators of ONNX Runtime's own, for provider cpu alone."""
+    from minit2i_deploy.export import export_bundle
+
+    model, text = shipped_model().checkpoint, shipped_model().text_encoder
+    return export_bundle(model, _folder() / "cpu", text_encoder=text, only_for="cpu").path
+
+
+@functools.cache
+def late_bundle() -> Path:
+    """The base model in INT8 whose rows from t = 0.5 on run the fp32 step graph."""
+    from minit2i_deploy.export.quantize.switch_bundle import add_late_graph
+
+    copy = shutil.copytree(shipped_bundle("int8-cpu"), _folder() / "late")
+    return add_late_graph(Bundle.open(copy), Bundle.open(shipped_bundle()), 0.5).path
+
+
+def _quantised(part: str, scheme: str) -> Path:
+    """Calibrated on little: the graphs' form is what matters here, not how near they come."""
+    from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
+
+    ranges = _folder() / f"{part}.npz"
+    made = quantize_bundle(
+        _exported(part),
+        _folder() / f"{part}-{scheme}",
+        scheme,
+        settings=DrawSettings(samples=2, strata=2, rows=96),
+        calibration=ranges if ranges.is_file() else None,
+        save_calibration=ranges if scheme == "int8" else None,
+    )
+    return made.path
+
+
+def tokenizer_bundle(folder: Path, tokenizer: dict[str, Any], prompt_length: int) -> Path:
+    """A bundle of a tokenizer; what stands in the place of graphs is none."""
+    write_files(folder)
+    shutil.rmtree(folder / "tokenizer")
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    manifest = draft()
+    write_manifest(
+        folder,
+        dataclasses.replace(
+            manifest,
+            model=dataclasses.replace(manifest.model, prompt_length=prompt_length),
+            tokenizer=dataclasses.replace(manifest.tokenizer, prompt_length=prompt_length),
+        ),
+    )
+    return folder
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest and seal it again."""
+    path = bundle / "manifest.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    change(fields)
+    fields.pop("manifest_sha256")
+    path.write_bytes(seal(fields))
+
+
+def demo_tokenizer() -> dict[str, Any]:
+    """The shipped model's tokenizer.json."""
+    values: dict[str, Any] = json.loads((DEMO_TOKENIZER / "tokenizer.json").read_text("utf-8"))
+    return values
+
+
+def released_form() -> dict[str, Any]:
+    """The same vocabulary under the rules of the released T5 tokenizers, with ties and extra ids.
+
+    They cut at white space first, and their extra ids swallow the white space around them.
+    """
+    values = demo_tokenizer()
+    values["normalizer"] = values["normalizer"]["normalizers"][0]
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always"}
+    values["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "WhitespaceSplit"}, {**metaspace, "split": True}],
+    }
+    vocabulary = values["model"]["vocab"]
+    known = {piece for piece, _ in vocabulary}
+    # Scores that tie in several ways of cutting a run of one character.
+    ties = [("!!", -6.0), ("!!!", -9.0), ("\u2581!", -5.0), ("\u2581!!", -8.0), ("aa", -4.0)]
+    vocabulary += [[piece, score] for piece, score in ties if piece not in known]
+    sides = {"lstrip": True, "rstrip": True, "single_word": False, "normalized": False}
+    values["added_tokens"] += [
+        {"id": len(vocabulary) + index, "content": f"<extra_id_{index}>", "special": True, **sides}
+        for index in range(12)
+    ]
+    return values

@@ -1,0 +1,56 @@
+"""Plugins of ONNX Runtime for the C++ client: the tests' own, and OpenVINO's."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.helpers.cpp_client import ROOT, build
+
+OPENVINO_PACKAGE: Final = "onnxruntime_ep_openvino"
+OPENVINO_VERSION: Final = "1.8.1"
+
+
+def idle_plugin(folder: Path | None = None) -> Path:
+    """The plugin that calls itself OpenVINO's and takes no node."""
+    return (folder or build()) / "libidle_plugin.so"
+
+
+@functools.cache
+def openvino_plugin() -> Path:
+    """OpenVINO's: the environment's, or brought into the build folder.
+
+    No extra that the tests install has it, because Python's tests are to see it missing.
+    """
+    spec = importlib.util.find_spec(OPENVINO_PACKAGE)
+    if spec is None:
+        place = ROOT / "build" / f"{OPENVINO_PACKAGE}-{OPENVINO_VERSION}"
+        if not place.is_dir():
+            _install(f"{OPENVINO_PACKAGE}=={OPENVINO_VERSION}", place)
+        init = place / OPENVINO_PACKAGE / "__init__.py"
+        spec = importlib.util.spec_from_file_location(OPENVINO_PACKAGE, init)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Path(module.get_library_path())
+
+
+def is_intel() -> bool:
+    """Whether OpenVINO's plugin lists this machine's processor."""
+    return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+
+
+def _install(requirement: str, place: Path) -> None:
+    partial = place.with_name(f"{place.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    made = subprocess.run(
+        [*pip, "--target", partial, requirement], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr[-2000:]
+    partial.rename(place)

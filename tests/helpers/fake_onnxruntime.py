@@ -1,0 +1,233 @@
+"""A stand-in for the onnxruntime module with devices of its own; it counts copies to the host."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from minit2i_deploy.solvers.table import advance
+
+
+@dataclass
+class Node:
+    op_type: str
+
+
+@dataclass
+class Group:
+    """Nodes of a graph on one provider."""
+
+    ep_name: str
+    nodes: list[Node]
+
+    def get_nodes(self) -> list[Node]:
+        return self.nodes
+
+
+@dataclass
+class Device:
+    """What a plugin finds."""
+
+    ep_name: str
+
+
+class FakeOrt(types.ModuleType):
+    """The parts of onnxruntime that the runtime uses.
+
+    Args:
+        providers: those that the library was built with.
+        devices: names of what plugins find once they are registered.
+        working: providers whose sessions can be made; None: all.
+        strays: operators that every session leaves to the CPU.
+        recording: what CUDA graphs do: "right"; "refused" when the session is opened; "failing"
+            when one is recorded; or they keep the "row" or the "state" of when they were recorded,
+            or give "nothing" new.
+    """
+
+    def __init__(
+        self,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        devices: Sequence[str] = (),
+        working: Sequence[str] | None = None,
+        strays: Sequence[str] = (),
+        recording: str = "right",
+    ) -> None:
+        super().__init__("onnxruntime")
+        self.__version__ = "1.32.0"
+        self.__spec__ = importlib.machinery.ModuleSpec("onnxruntime", None)
+        self.providers, self.found = list(providers), list(devices)
+        self.working, self.strays = working, list(strays)
+        self.recording = recording
+        self.registered: list[str] = []
+        self.sessions: list[Session] = []
+        self.copies: list[str] = []
+        ort = self
+
+        class Value(OrtValue):
+            module = ort
+
+        class Made(Session):
+            module = ort
+
+        self.OrtValue, self.InferenceSession, self.SessionOptions = Value, Made, SessionOptions
+        self.RunOptions = RunOptions
+
+    def get_available_providers(self) -> list[str]:
+        return self.providers
+
+    def get_ep_devices(self) -> list[Device]:
+        plugins = [Device(name) for name in self.found if self.registered]
+        return [Device("CPUExecutionProvider"), *plugins]
+
+    def register_execution_provider_library(self, name: str, path: str) -> None:
+        if name in self.registered:
+            raise RuntimeError("EP library is already registered")
+        self.registered.append(name)
+
+
+@dataclass
+class SessionOptions:
+    """Settings, and what plugins were added."""
+
+    intra_op_num_threads: int = 0
+    enable_cpu_mem_arena: bool = True
+    entries: dict[str, str] = field(default_factory=dict)
+    added: list[tuple[list[Device], dict[str, str]]] = field(default_factory=list)
+
+    def add_session_config_entry(self, name: str, value: str) -> None:
+        self.entries[name] = value
+
+    def add_provider_for_devices(self, devices: list[Device], options: dict[str, str]) -> None:
+        self.added.append((devices, options))
+
+
+@dataclass
+class RunOptions:
+    """Settings of one run."""
+
+    entries: dict[str, str] = field(default_factory=dict)
+
+    def add_run_config_entry(self, name: str, value: str) -> None:
+        self.entries[name] = value
+
+
+class OrtValue:
+    """An array that is on some device; each way to or from the host is noted."""
+
+    module: FakeOrt
+
+    def __init__(self, array: np.ndarray, device: str) -> None:
+        self.array, self.device = array, device
+
+    @classmethod
+    def ortvalue_from_numpy(cls, array: np.ndarray, device: str = "cpu", index: int = 0) -> Any:
+        cls.module.copies.append(f"to {device}")
+        return cls(array if device == "cpu" else array.copy(), device)
+
+    @classmethod
+    def ortvalue_from_shape_and_type(
+        cls, shape: list[int], kind: Any, device: str = "cpu", index: int = 0
+    ) -> Any:
+        return cls(np.empty(shape, kind), device)
+
+    def update_inplace(self, array: np.ndarray) -> None:
+        self.module.copies.append(f"to {self.device}")
+        self.array[...] = array
+
+    def numpy(self) -> np.ndarray:
+        self.module.copies.append(f"from {self.device}")
+        return self.array
+
+
+class Binding:
+    """Inputs and outputs by name, and the values on the host among them."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, np.ndarray] = {}
+        self.outputs: dict[str, np.ndarray] = {}
+        self.devices: dict[str, str] = {}
+        self.host_bytes = 0
+
+    def bind_ortvalue_input(self, name: str, value: OrtValue) -> None:
+        self.inputs[name], self.devices[name] = value.array, value.device
+
+    def bind_ortvalue_output(self, name: str, value: OrtValue) -> None:
+        self.outputs[name], self.devices[name] = value.array, value.device
+
+    def bind_cpu_input(self, name: str, array: np.ndarray) -> None:
+        self.inputs[name] = array
+        self.host_bytes += array.nbytes
+
+
+class Session:
+    """Computes the toy product, or the step as ``FakeRuntime`` does."""
+
+    module: FakeOrt
+
+    def __init__(
+        self, graph: Any, options: SessionOptions, providers: Any = None, enable_fallback: int = 1
+    ) -> None:
+        assert enable_fallback == 0
+        named = [name for name, _ in providers or []]
+        named += [device.ep_name for devices, _ in options.added for device in devices]
+        working = self.module.working
+        # As the library does: one that cannot start is left out with a line in the log.
+        self.names = [name for name in named if working is None or name in working]
+        self.options, self.provider_options = options, dict(providers or [])
+        self.bindings: list[Binding] = []
+        # Number of a CUDA graph to the memory it was recorded on, and the numbers of all runs.
+        self.recorded: dict[int, Binding] = {}
+        self.runs: list[int] = []
+        cuda = self.provider_options.get("CUDAExecutionProvider", {})
+        self.records = cuda.get("enable_cuda_graph") == "1"
+        if self.records and self.module.recording == "refused":
+            raise RuntimeError("cannot use the graph capture feature\nmore")
+        self.module.sessions.append(self)
+
+    def get_providers(self) -> list[str]:
+        return [*self.names, "CPUExecutionProvider"]
+
+    def get_provider_graph_assignment_info(self) -> list[Group]:
+        strays = Group("CPUExecutionProvider", [Node(name) for name in self.module.strays])
+        return [Group(self.get_providers()[0], [Node("MatMul")]), strays]
+
+    def io_binding(self) -> Binding:
+        return Binding()
+
+    def run_with_iobinding(self, binding: Binding, options: RunOptions | None = None) -> None:
+        self.bindings.append(binding)
+        number = int(options.entries["gpu_graph_id"]) if options is not None else -1
+        self.runs.append(number)
+        given, out = binding.inputs, binding.outputs
+        if self.records and number >= 0:
+            given, out = self._replay(number, binding)
+        if "y" in out:
+            out["y"][...] = given["a"] @ given["b"]
+            return
+        tone = given["tokens"].mean(axis=(2, 3))[:, :, None, None, None]
+        x0 = np.tanh(given["x"][None] + tone)
+        x, h = advance(given["x"], given["h"], x0, given["weights"], given["row"])
+        out["x_next"][...], out["h_next"][...] = x, h
+
+    def _replay(
+        self, number: int, binding: Binding
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """What a CUDA graph reads and writes: the memory of when it was recorded."""
+        assert not binding.host_bytes, "a graph cannot read what is bound on the host"
+        first = self.recorded.get(number)
+        fault = self.module.recording
+        if first is None:
+            if fault == "failing":
+                raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            self.recorded[number] = first = Binding()
+            first.inputs, first.outputs = dict(binding.inputs), dict(binding.outputs)
+            for name in {"row": ("row",), "state": ("x",)}.get(fault, ()):
+                first.inputs[name] = first.inputs[name].copy()
+        elif fault == "nothing":
+            return first.inputs, {name: array.copy() for name, array in first.outputs.items()}
+        return first.inputs, first.outputs

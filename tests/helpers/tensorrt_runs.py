@@ -1,0 +1,132 @@
+"""A bundle with fake engines on a fake card, and the settings that a picture is painted with."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.manifest import GRAPHS
+from minit2i_deploy.engines.cache import BuildFlags, EngineKey, Found, native_target, write_engine
+from minit2i_deploy.engines.sidecar import NO_AUDIT
+from minit2i_deploy.runtimes.tensorrt.runtime import TensorRtRtxRuntime, TensorRtRuntime
+from minit2i_deploy.solvers.table import Table, guidance_weights, solver_table, step_row
+from tests.helpers.fake_cuda import FakeCuda
+from tests.helpers.fake_plan import write_plan
+from tests.helpers.fake_tensorrt import FakeTensorRt
+from tests.helpers.tiny_bundle import tiny_bundle
+
+TABLE = solver_table("euler", steps=5)
+GUIDANCE = 2.5
+SCRATCH_BYTES = 4096
+SIZES: Mapping[str, tuple[int, int, int]] = {
+    "n": (1, 1, 8),
+    "tokens": (1, 8, 12),
+    "batch": (1, 1, 4),
+    "branches": (1, 2, 3),
+}
+
+
+@dataclass
+class Bench:
+    """A fake machine, and a bundle whose engines are for it."""
+
+    cuda: FakeCuda
+    library: FakeTensorRt
+    bundle: Bundle
+
+    def open(self, **options: Any) -> TensorRtRuntime:
+        """A runtime on this machine."""
+        opener = TensorRtRtxRuntime if self.library.rtx else TensorRtRuntime
+        return opener(self.bundle, **options)
+
+
+def install(patch: pytest.MonkeyPatch, cuda: FakeCuda, library: FakeTensorRt) -> None:
+    """Let the package find the fake modules in place of the real ones."""
+    patch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+    patch.setitem(sys.modules, library.__name__, library)
+
+
+def make_bench(
+    patch: pytest.MonkeyPatch,
+    folder: Path,
+    *,
+    rtx: bool = True,
+    cuda: FakeCuda | None = None,
+    **engine: Any,
+) -> Bench:
+    """Copy the tiny bundle and write an engine of each graph."""
+    card = cuda or FakeCuda()
+    library = FakeTensorRt(card, rtx=rtx)
+    install(patch, card, library)
+    shutil.copytree(tiny_bundle(), folder, ignore=shutil.ignore_patterns("engines"))
+    bundle = Bundle.open(folder)
+    for graph in GRAPHS:
+        write_fake_engine(bundle, graph, library, **engine)
+    return Bench(cuda=card, library=library, bundle=bundle)
+
+
+def start_arrays(
+    bundle: Bundle, *, batch: int = 1, branches: int = 2
+) -> tuple[np.ndarray, np.ndarray]:
+    """A start state and tokens: float32 [batch, 3, H, W] and [branches, batch, L, D]."""
+    config = bundle.config
+    rng = np.random.default_rng(3)
+    image = (batch, config.in_channels, config.image_size, config.image_size)
+    tokens = (branches, batch, config.num_text_tokens, config.hidden_size)
+    return (
+        rng.standard_normal(image, dtype=np.float32) * 2,
+        rng.standard_normal(tokens, dtype=np.float32),
+    )
+
+
+def rows_of(table: Table, guidance: float = GUIDANCE) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Rows and weights as ``run_rows`` takes them."""
+    indices = range(len(table))
+    rows = np.stack([step_row(table, index) for index in indices])
+    return rows, [guidance_weights(table, index, guidance) for index in indices]
+
+
+def write_fake_engine(
+    bundle: Bundle,
+    graph: str,
+    library: FakeTensorRt,
+    *,
+    sizes: Mapping[str, tuple[int, int, int]] = SIZES,
+    refit: bool = False,
+    scratch: int = SCRATCH_BYTES,
+    plan_version: str | None = None,
+    extra_profiles: Sequence[Mapping[str, tuple[int, int, int]]] = (),
+) -> Found:
+    """Put an engine of one graph into a bundle's cache, as a build on this card would."""
+    inputs = bundle.manifest.graphs[graph].inputs
+    free = {size for info in inputs.values() for size in info.shape if isinstance(size, str)}
+    used = {name: values for name, values in sizes.items() if name in free}
+    name, capability = library.cuda.cards[0]
+    key = EngineKey.of(
+        bundle,
+        graph,
+        sizes=used,
+        flags=BuildFlags(refit=refit),
+        library="tensorrt_rtx" if library.rtx else "tensorrt",
+        library_version=library.__version__,
+        targets=(native_target(capability, name),),
+    )
+    plan = write_plan(
+        {
+            "version": plan_version or library.__version__,
+            "onnx": str(bundle.graph_path(graph)),
+            "profiles": [*extra_profiles, used],
+            "scratch": scratch,
+            "refit": refit,
+            "weights": {},
+        }
+    )
+    return write_engine(bundle, key, plan, audit=NO_AUDIT, build_s=0.1)

@@ -1,0 +1,343 @@
+"""What the C++ client refuses: bundles as Python does, wrong calls, and a cancelled run."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import BundleError
+from minit2i_deploy.solvers.table import solver_table
+from tests.helpers import cpp_client
+from tests.helpers.cpp_bundles import edit, shipped_student
+from tests.helpers.cpp_client import (
+    BUNDLE,
+    CANCELLED,
+    OK,
+    USAGE,
+    Client,
+    build,
+    last_error,
+    library,
+    program,
+)
+from tests.helpers.tiny_bundle import tiny_bundle
+
+pytestmark = pytest.mark.cpp
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle(), tmp_path / "bundle"))
+
+
+def move(fields: dict[str, Any], old: str, new: str) -> None:
+    fields["files"][new] = fields["files"].pop(old)
+
+
+def also_listed(fields: dict[str, Any], name: str) -> None:
+    fields["files"][name] = fields["files"]["transformer/model.onnx"]
+
+
+def set_to(*keys: str, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(fields: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            fields = fields[key]
+        fields[keys[-1]] = value
+
+    return change
+
+
+def late(**changes: object) -> Callable[[dict[str, Any]], None]:
+    """A second step graph, which is the bundle's text adapter's file."""
+
+    def change(fields: dict[str, Any]) -> None:
+        graph = fields["graphs"]["transformer"] | {"path": "text_adapter/model.onnx"}
+        given = {"t": 0.5} | changes
+        fields["late"] = given | {"graph": graph | given.get("graph", {})}
+
+    return change
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "version": set_to("format_version", value=2),
+    "version as text": set_to("format_version", value="1"),
+    "version as float": set_to("format_version", value=1.0),
+    "kind": set_to("kind", value="zip"),
+    "unknown field": set_to("colour", value="red"),
+    "missing field": lambda fields: fields.pop("checks"),
+    "missing graph": lambda fields: fields["graphs"].pop("text_adapter"),
+    "unknown graph field": set_to("graphs", "transformer", "gpu", value=1),
+    "precision": set_to("graphs", "transformer", "precision", value="fp4"),
+    "opset": set_to("graphs", "transformer", "opset", value=0),
+    "dtype": set_to("graphs", "transformer", "inputs", "x", "dtype", value="float128"),
+    "shape": set_to("graphs", "transformer", "inputs", "x", "shape", value=[1, -3]),
+    "graph not listed": set_to("graphs", "transformer", "path", value="transformer/other.onnx"),
+    "parent folder": lambda f: move(f, "transformer/model.onnx", "../model.onnx"),
+    "absolute": lambda f: move(f, "transformer/model.onnx", "/model.onnx"),
+    "backslash": lambda f: move(f, "transformer/model.onnx", "transformer\\model.onnx"),
+    "double slash": lambda f: move(f, "transformer/model.onnx", "transformer//model.onnx"),
+    "ends in a dot": lambda f: move(f, "transformer/model.onnx", "transformer/model.onnx."),
+    "long path": lambda f: move(f, "transformer/model.onnx", "a/" * 120 + "b"),
+    "not ASCII": lambda f: move(f, "transformer/model.onnx", "transformer/m\u00f6del.onnx"),
+    "case": lambda f: also_listed(f, "Transformer/model.onnx"),
+    "manifest listed": lambda f: also_listed(f, "Manifest.json"),
+    "engines listed": lambda f: also_listed(f, "engines/a"),
+    "size": set_to("files", "transformer/model.onnx", "bytes", value=1),
+    "negative size": set_to("files", "transformer/model.onnx", "bytes", value=-1),
+    "size as truth": set_to("files", "transformer/model.onnx", "bytes", value=True),
+    "hash": set_to("files", "transformer/model.onnx", "sha256", value="AB" * 32),
+    "preset's table": set_to("presets", "reference", "table", value="heun-3"),
+    "default preset": set_to("default_preset", value="best"),
+    "prompt length": set_to("tokenizer", "prompt_length", value=13),
+    "tokenizer path": set_to("tokenizer", "path", value="tokeniser"),
+    "noise": set_to("noise", "generator", value="mt19937"),
+    "noise scale": set_to("noise", "scale", value=0),
+    "rounding": set_to("flavour", "rounding", value="nearest"),
+    "a_min": set_to("flavour", "a_min", value=0.0),
+    "hidden size": set_to("model", "hidden_size", value=65),
+    "patch size": set_to("model", "patch_size", value=7),
+    "unknown size": set_to("model", "t_embedder", value=7),
+    "provenance": set_to("provenance", "checkpoint_sha256", value="abc"),
+    "late time": late(t=1.0),
+    "late time as text": late(t="0.5"),
+    "late field": late(colour="red"),
+    "late graph not listed": late(graph={"path": "transformer/other.onnx"}),
+    "late graph is the same": late(graph={"path": "transformer/model.onnx"}),
+    "late graph's inputs": late(graph={"inputs": {}}),
+    "late is null": set_to("late", value=None),
+    "padding that is none": set_to("padded_head_dim", value=16),
+    "odd padding": set_to("padded_head_dim", value=57),
+    "padding as text": set_to("padded_head_dim", value="64"),
+    "padding is null": set_to("padded_head_dim", value=None),
+    "unknown engine": set_to("only_for", value="cuda"),
+    "engine is null": set_to("only_for", value=None),
+    "check": set_to("checks", value=[{"name": "a"}]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_both_sides_refuse_a_manifest(copy: Path, name: str) -> None:
+    edit(copy, CHANGES[name])
+    with pytest.raises(BundleError):
+        Bundle.open(copy)
+    handle = ctypes.c_void_p()
+    status = library().minit2i_open(str(copy).encode(), None, ctypes.byref(handle))
+    assert status == BUNDLE and handle.value is None
+    line = last_error()
+    assert line.startswith(str(copy)) and len(line.splitlines()) == 1
+    assert "minit2i export" in line
+
+
+RAW: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "not JSON": lambda data: data[:-20],
+    "a list": lambda data: b"[]",
+    "doubled key": lambda data: data.replace(b'"variant"', b'"kind": "minit2i-bundle", "variant"'),
+    "NaN": lambda data: data.replace(b'"scale": 2.0', b'"scale": NaN'),
+    "infinity": lambda data: data.replace(b'"scale": 2.0', b'"scale": 1e999'),
+    "deep": lambda data: b"[" * 100000,
+    "byte order mark": lambda data: b"\xef\xbb\xbf" + data,
+    "not UTF-8": lambda data: data.replace(b'"kind"', b'"k\xffind"'),
+    "edited": lambda data: data.replace(b'"scale": 2.0', b'"scale": 2.5'),
+    "unsealed": lambda data: data.replace(b'"manifest_sha256": "', b'"manifest_sha256": "g'),
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_both_sides_refuse_damaged_bytes(copy: Path, name: str) -> None:
+    path = copy / "manifest.json"
+    data = path.read_bytes()
+    path.write_bytes(RAW[name](data))
+    assert path.read_bytes() != data
+    with pytest.raises(BundleError):
+        Bundle.open(copy)
+    line = program("minit2i-embed", copy, "a", "--tokens", code=1)
+    assert line.startswith(f"minit2i-embed: error: {copy}") and line.count("\n") == 1
+
+
+def test_links_folders_and_missing_files(copy: Path, tmp_path: Path) -> None:
+    target = copy / "transformer" / "config.json"
+    outside = tmp_path / "config.json"
+    target.rename(outside)
+    for make, words in (
+        (lambda: None, "missing or unreadable"),
+        (lambda: target.symlink_to(outside), "leads out of the bundle"),
+        (lambda: target.mkdir(), "is not a file"),
+    ):
+        make()
+        with pytest.raises(BundleError, match=words):
+            Bundle.open(copy)
+        assert words in program("minit2i-embed", copy, "a", "--tokens", code=1)
+        if target.is_symlink():
+            target.unlink()
+    nowhere = tmp_path / "nowhere"
+    assert "no bundle there" in program("minit2i-embed", nowhere, "a", "--tokens", code=1)
+
+
+def test_verify_finds_a_changed_byte(copy: Path, tmp_path: Path) -> None:
+    path = copy / "transformer" / "config.json"
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    path.write_bytes(data)
+    words = ("minit2i-generate", copy, "a", "-o", tmp_path / "a.png", "--verify")
+    line = program(*words, code=1)
+    with pytest.raises(BundleError) as error:
+        Bundle.open(copy).verify()
+    assert line == f"minit2i-generate: error: {error.value}\n"
+    assert not (tmp_path / "a.png").exists()
+
+
+WRONG_TABLES = {
+    "no row": '"rows": []',
+    "uneven": '"rows": [[0.0], [0.0, 1.0]]',
+    "text": '"rows": [["a"]]',
+    "huge": '"rows": [[0, 1e300, 0, 0, 0, 0, 1, 0, 0]]',
+    "t": '"rows": [[2, 1, 0, 0, 0, 0, 1, 0, 0]]',
+    "clip": '"rows": [[0, 1, 0, 0, 0, 0, 1, -1, 0]]',
+    "rescale": '"rows": [[0, 1, 0, 0, 0, 0, 1, 0, 2]]',
+    "noise and history": '"rows": [[0, 1, 0, 1, 1, 0, 1, 0, 0]]',
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TABLES)
+def test_wrong_tables(tmp_path: Path, name: str) -> None:
+    columns = '["t", "a", "b", "c", "n", "s", "share", "clip", "rescale"]'
+    path = tmp_path / "table.json"
+    head = f'{{"columns": {columns}, "format_version": 1, "meta": {{}}, "name": "own", '
+    path.write_text(f"{head}{WRONG_TABLES[name]}}}")
+    words = ("minit2i-generate", tiny_bundle(), "a", "-o", tmp_path / "a.png", "--table", path)
+    line = program(*words, code=2)
+    assert str(path) in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "-o FILE.png is missing"),
+        (["-o", "a.jpg"], "only .png files are written here"),
+        (["-o", "nowhere/a.png"], "cannot be written: No such file or directory"),
+        (["-o", "a.png", "--seed", "-1"], "but a whole number from 0 is needed"),
+        (["-o", "a.png", "--seed", "18446744073709551616"], "but a whole number from 0 is needed"),
+        (["-o", "a.png", "--guidance", "nan"], "but a finite number is needed"),
+        (["-o", "a.png", "--table", "heun-3"], "table 'heun-3' is not in the bundle; it has"),
+        (["-o", "a.png", "--preset", "best"], "preset 'best' is not in the bundle; it has"),
+        (["-o", "a.png", "--interval", "0.7,0.3"], "but 0 <= start <= end <= 1 is needed"),
+        (["-o", "a.png", "--interval", "0.7"], "but START,END is needed"),
+        (["-o", "a.png", "--noise", "none.npy"], "none.npy: cannot be read"),
+        (["-o", "a.png", "--provider", "tpu"], "provider 'tpu' is unknown"),
+        (["-o", "a.png", "--colour"], "option --colour is unknown"),
+        (["-o"], "came without its value"),
+    ],
+)
+def test_wrong_use_exits_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = program("minit2i-generate", tiny_bundle(), "a red circle", *words, code=2)
+    assert line in said and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_provider_is_a_failure(tmp_path: Path) -> None:
+    words = ("-o", tmp_path / "a.png", "--provider", "cuda")
+    line = program("minit2i-generate", tiny_bundle(), "a", *words, code=1)
+    assert "onnxruntime cannot open it on cuda" in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize("kilobytes", [50_000, 60_000, 80_000, 120_000])
+def test_out_of_memory_is_one_line(tmp_path: Path, kilobytes: int) -> None:
+    seeds = ",".join(map(str, range(3000)))
+    command = (build() / "minit2i-generate", tiny_bundle(), "a", "--seed", seeds, "--threads", "1",
+               "-o", tmp_path / "a.png")  # fmt: skip
+    quoted = " ".join(f"'{word}'" for word in command)
+    # The limit takes hold at the allocation that passes it: the loader's, the graph's, the batch's.
+    shell = f"ulimit -v {kilobytes}; exec {quoted}"
+    made = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
+    assert made.returncode == 1, made.stderr
+    assert "out of memory" in made.stderr and made.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_must_fit_the_model(tmp_path: Path) -> None:
+    words = ("-o", tmp_path / "a.png", "--negative", "b")
+    line = program("minit2i-generate", shipped_student(), "a", *words, code=2)
+    assert "takes no negative prompt" in line
+    solver_table("euler", steps=2).save(tmp_path / "base.json")
+    words = ("-o", tmp_path / "a.png", "--table", tmp_path / "base.json")
+    line = program("minit2i-generate", shipped_student(), "a", *words, code=2)
+    assert "take a table that holds its conditions" in line
+    line = program("minit2i-generate", shipped_student(), "a", "-o", tmp_path / "a.png",
+                   "--guidance", "0.5", code=2)  # fmt: skip
+    assert "a student is told 1 (none) or more" in line
+
+
+def test_null_and_unfilled_arguments() -> None:
+    calls, null = library(), None
+    handle = ctypes.c_void_p()
+    assert calls.minit2i_open(null, null, ctypes.byref(handle)) == USAGE
+    assert last_error() == "bundle is NULL, but a pointer is needed"
+    assert calls.minit2i_open(b"x", null, null) == USAGE
+    params = cpp_client.OpenParams()
+    wrong = calls.minit2i_open(b"x", ctypes.byref(params), ctypes.byref(handle))
+    assert wrong == USAGE and last_error().startswith("struct_size is 0")
+    calls.minit2i_close(null)
+    calls.minit2i_embeddings_free(null)
+    calls.minit2i_pictures_free(null)
+    with Client(tiny_bundle()) as client:
+        result = ctypes.c_void_p()
+        embed, one = calls.minit2i_embed, ctypes.c_size_t(1)
+        assert embed(client.handle, null, one, ctypes.byref(result)) == USAGE
+        assert embed(client.handle, null, ctypes.c_size_t(0), ctypes.byref(result)) == USAGE
+        assert embed(null, null, one, ctypes.byref(result)) == USAGE
+        empty = cpp_client.Text(None, 0)
+        assert embed(client.handle, ctypes.byref(empty), one, ctypes.byref(result)) == USAGE
+        assert calls.minit2i_generate(client.handle, null, ctypes.byref(result)) == USAGE
+        assert calls.minit2i_pictures_save_png(null, ctypes.c_size_t(0), b"a.png") == USAGE
+        assert result.value is None
+        taken = ctypes.c_void_p(1)
+        text = cpp_client.text(b"a")
+        assert embed(client.handle, ctypes.byref(text), one, ctypes.byref(taken)) == USAGE
+        assert last_error().startswith("*embeddings is not NULL")
+
+
+def test_a_newer_callers_setting_is_not_ignored() -> None:
+    class Newer(ctypes.Structure):
+        _fields_ = (("known", cpp_client.OpenParams), ("more", ctypes.c_uint64))
+
+    params, handle = Newer(), ctypes.c_void_p()
+    size = ctypes.c_size_t(ctypes.sizeof(params))
+    assert library().minit2i_open_params_defaults(ctypes.byref(params), size) == OK
+    path = str(tiny_bundle()).encode()
+    assert library().minit2i_open(path, ctypes.byref(params), ctypes.byref(handle)) == OK
+    library().minit2i_close(handle)
+    params.more, handle = 1, ctypes.c_void_p()
+    assert library().minit2i_open(path, ctypes.byref(params), ctypes.byref(handle)) == USAGE
+    assert "a setting of a newer minit2i.h" in last_error()
+
+
+def test_progress_can_cancel_and_the_client_goes_on() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def stop_at_three(_: object, done: int, total: int) -> int:
+        seen.append((done, total))
+        return int(done == 3)
+
+    with Client(tiny_bundle()) as client:
+        params = cpp_client.generate_params(b"a red circle")
+        params.table, params.on_progress = b"euler-20", cpp_client.PROGRESS(stop_at_three)
+        pictures = ctypes.c_void_p()
+        call = library().minit2i_generate
+        status = call(client.handle, ctypes.byref(params), ctypes.byref(pictures))
+        assert (status, pictures.value) == (CANCELLED, None)
+        assert last_error() == "cancelled by the caller after row 3 of 20"
+        assert seen == [(1, 20), (2, 20), (3, 20)]
+        params.on_progress = cpp_client.PROGRESS(lambda *_: 0)
+        assert call(client.handle, ctypes.byref(params), ctypes.byref(pictures)) == OK
+        library().minit2i_pictures_free(pictures)

@@ -1,0 +1,187 @@
+"""The C++ client's tokens and embeddings against the Python side's, which reads the same files."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.runtimes import open_runtime
+from minit2i_deploy.text.embed import embed
+from minit2i_deploy.tokenizer import Tokenizer
+from tests.helpers import cpp_client
+from tests.helpers.cpp_bundles import (
+    demo_tokenizer,
+    released_form,
+    shipped_bundle,
+    tokenizer_bundle,
+)
+from tests.helpers.cpp_client import OK, USAGE, Client, last_error, program
+from tests.helpers.tiny_bundle import tiny_bundle
+
+pytestmark = pytest.mark.cpp
+
+# Measured 0 for values and 3e-8 for pooled: the same library runs the same graph.
+MAX_EMBEDDING_ERROR = 1e-5
+
+PLAIN = [
+    "", " ", "  ", "a red circle", " a red circle ", "a  red\tcircle\n", "!!!!!!",
+    "a!!!!!!!!!", "\r\n",
+    "\u2581a", "</s>", "</s> a", "a </s>red</s></s> circle", "<pad>", "x<unk>y", "<extra_id_0>",
+    "a <extra_id_1> b", "  <extra_id_11>  b ", "<extra_id_1 >", "aaaaaaa", "a" * 10000, "!" * 10000,
+    "a red circle " * 800, "e\u0301" * 3000, "\ufeffa", "a\u00a0red\u3000circle", "\uff41\uff42",
+    "A\u030a\u0301", "\u2460\u0301", "\u0600e\u0301", "\r\u0301", "\u00ad\u0301", "\t\u0327",
+    "\u200b", "\u200ba\u200b", "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\U0001f1eb\U0001f1f7",
+    "\U0001f44d\U0001f3fd", "3\U0001f3fd", "\u4f60\u597d\u4e16\u754c", "\u1112\u1161\u11ab",
+    "\ud55c",
+    "\u0e01\u0e33", "\u0928\u093f", "\u338f", "\ufb01ne", "\u01c4", "\u00bd\u0338", "\x01\x7f\x1f",
+    "\u2028a\u2029", "\u1680a", "\u0085a", "\ufffe", "\U0010ffff", "\u0300", "a\u0300\u0301\u0302",
+]  # fmt: skip
+ALPHABET = (
+    "abcdefghij redcircle  !!??..,''\"\t\n\r\x01\x7f ABC0123456789<>/s_\u2581\u00e9e"
+    "\u0301\u030a\u0327"
+    "\u0323\u00f1\u4f60\u597d\u4e16\u754c\uff46\uff55\uff4c\u2460\u338f\ufb01\U0001f600\U0001f44d"
+    "\U0001f3fd\U0001f468\u200d\u200b\u200c\u00a0\u3000\ufeff\u00ad\ud55c\u1112\u1161\u0e01"
+    "\u0e33\u00e0"
+    "\u0928\u093f\u1e9b\u2028\u0600\u06dd\u00b2\u00bd\u0344\u0385\ufdfa\u01c4"
+    "\U000e0100\u0890\U000110bd\U000e0001\u20dd\U0001d165\u00a9\u2122"
+)
+
+
+def odd_prompts() -> list[str]:
+    """PLAIN and as many random ones as make 2000."""
+    source = random.Random(1)
+    parts = [*ALPHABET, "</s>", "<extra_id_3>", "  ", "e\u0301", "a red ", "\r\n"]
+    prompts = list(PLAIN)
+    while len(prompts) < 2000:
+        prompts.append("".join(source.choice(parts) for _ in range(source.randint(1, 40))))
+    return prompts
+
+
+@pytest.fixture(scope="module", params=["demo", "released", "tiny"])
+def tokenizers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Client, Tokenizer]]:
+    folder = tmp_path_factory.mktemp(request.param) / "bundle"
+    if request.param == "tiny":
+        path = tiny_bundle()
+    else:
+        values = demo_tokenizer() if request.param == "demo" else released_form()
+        path = tokenizer_bundle(folder, values, 20000)
+    with Client(path) as client:
+        yield client, Bundle.open(path).tokenizer()
+
+
+def test_tokens_are_those_of_python(tokenizers: tuple[Client, Tokenizer]) -> None:
+    client, tokenizer = tokenizers
+    prompts = odd_prompts()
+    for prompt, wanted in zip(prompts, tokenizer.encode(prompts), strict=True):
+        status, ids, was_cut = client.tokenize(prompt.encode())
+        assert (status, ids, was_cut) == (OK, wanted.ids.tolist(), wanted.truncated), ascii(prompt)
+
+
+@pytest.mark.parametrize("length", [1, 2, 12])
+def test_a_long_prompt_is_cut_before_the_end_token(tmp_path: Path, length: int) -> None:
+    path = tokenizer_bundle(tmp_path / "bundle", demo_tokenizer(), length)
+    tokenizer = Bundle.open(path).tokenizer()
+    prompts = ["", "a", "a red circle", "a red circle " * 20]
+    with Client(path) as client:
+        for prompt, wanted in zip(prompts, tokenizer.encode(prompts), strict=True):
+            assert client.tokenize(prompt.encode()) == (OK, wanted.ids.tolist(), wanted.truncated)
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (b"a\0b", "prompt 0 holds a NUL character at position 1; take it out"),
+        (b"\xc3\xa9\xff", "prompt 0 is not valid Unicode at position 1; pass UTF-8 text"),
+        (b"a\xed\xa0\x80", "prompt 0 is not valid Unicode at position 1; pass UTF-8 text"),
+        (b"\xc0\xaf", "prompt 0 is not valid Unicode at position 0; pass UTF-8 text"),
+        (b"ab\xf4\x90\x80\x80", "prompt 0 is not valid Unicode at position 2; pass UTF-8 text"),
+        (b"\xe2\x82", "prompt 0 is not valid Unicode at position 0; pass UTF-8 text"),
+    ],
+)
+def test_broken_text_is_refused_in_pythons_words(data: bytes, line: str) -> None:
+    with Client(tiny_bundle()) as client:
+        assert client.tokenize(data)[0] == USAGE
+        assert last_error() == line
+    if b"\0" not in data:
+        words = ("minit2i-embed", tiny_bundle(), data, "--tokens")
+        assert program(*words, code=2) == f"minit2i-embed: error: {line}\n"
+
+
+def test_a_small_buffer_says_how_much_is_needed() -> None:
+    with Client(tiny_bundle()) as client:
+        assert client.tokenize(b"a red circle", capacity=2)[0] == USAGE
+        assert last_error() == "capacity is 2, but 4 ids are there; give more room"
+        assert client.tokenize(b"a red circle", capacity=4)[0] == OK
+
+
+@pytest.mark.parametrize("scheme", [None, "int8"])
+def test_embeddings_are_those_of_python(tmp_path: Path, scheme: str | None) -> None:
+    # Every scheme makes the same of the text encoder.
+    path = shipped_bundle(scheme)
+    texts = ["a red circle", "", "green", "a " * 40, "a gr\u00fcn circle"] * 9
+    file = tmp_path / "lines.txt"
+    file.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    words = ("--texts", file, "--pooled", "--threads", 2, "-o", tmp_path / "made.npz")
+    program("minit2i-embed", path, *words)
+    made = np.load(tmp_path / "made.npz")
+    bundle = Bundle.open(path)
+    with open_runtime(bundle, "onnxruntime") as runtime, pytest.warns(UserWarning):
+        wanted = embed(bundle, runtime, texts)
+    assert made["values"].shape == wanted.values.shape
+    assert np.array_equal(made["mask"], wanted.mask)
+    assert np.abs(made["values"] - wanted.values).max() <= MAX_EMBEDDING_ERROR
+    assert np.abs(made["pooled"] - wanted.pooled()).max() <= MAX_EMBEDDING_ERROR
+
+
+def test_a_cut_prompt_says_where() -> None:
+    with Client(tiny_bundle()) as client:
+        texts = cpp_client.text(b"a green circle " * 30)
+        result = ctypes.c_void_p()
+        call = cpp_client.library().minit2i_embed
+        assert call(client.handle, ctypes.byref(texts), ctypes.c_size_t(1),
+                    ctypes.byref(result)) == OK  # fmt: skip
+        cpp_client.library().minit2i_embeddings_free(result)
+    (line,) = client.warnings
+    cut = re.fullmatch(r"prompt 0 was cut to 12 tokens: '\.\.\.(.+)'", line)
+    assert cut is not None and cut[1] in "a green circle " * 30
+    assert len(cut[1]) == 20
+
+
+def test_memory_does_not_grow() -> None:
+    assert program("soak", tiny_bundle(), 1000).startswith("1000 calls, ")
+
+
+def test_two_clients_in_two_threads_and_a_thousand_embeddings() -> None:
+    wanted = program("minit2i-embed", tiny_bundle(), "a red circle", "--tokens").split()
+    failures: list[str] = []
+
+    def work() -> None:
+        with Client(tiny_bundle()) as client:
+            texts = cpp_client.text(b"a red circle")
+            for _ in range(500):
+                result = ctypes.c_void_p()
+                call = cpp_client.library().minit2i_embed
+                if call(client.handle, ctypes.byref(texts), ctypes.c_size_t(1),
+                        ctypes.byref(result)) != OK:  # fmt: skip
+                    failures.append(last_error())
+                cpp_client.library().minit2i_embeddings_free(result)
+            if client.tokenize(b"a red circle")[1] != [int(word) for word in wanted]:
+                failures.append("other tokens")
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []

@@ -1,0 +1,210 @@
+"""CUDA graphs of the step, against a stand-in: trusted only where plain runs agree."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import RuntimeFailure, UsageError
+from minit2i_deploy.generate import generate
+from minit2i_deploy.runtimes.fake import FakeTrajectory
+from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import (
+    CHECKED_REPLAYS,
+    CapturedTrajectory,
+    CudaGraphWarning,
+)
+from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
+from minit2i_deploy.solvers.table import solver_table
+from tests.helpers.bundles import CONFIG, write_bundle
+from tests.helpers.fake_onnxruntime import FakeOrt
+from tests.helpers.tiny_bundle import tiny_bundle
+
+WITH_CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
+ROW = np.array([0.5, 0.25, -0.5, -1.0, 0.0, 0.0], np.float32)
+# Two branches, one, and two again.
+WEIGHTS = [np.array(w, np.float32) for w in ([3, -2], [1], [3, -2], [1], [2, -1], [2, -1])]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle.open(write_bundle(tmp_path_factory.mktemp("capture") / "bundle"))
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeOrt:
+    ort = FakeOrt(WITH_CUDA)
+    monkeypatch.setitem(sys.modules, "onnxruntime", ort)
+    return ort
+
+
+def arrays(seed: int, batch: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch, 3, 32, 32)).astype(np.float32)
+    shape = (2, batch, CONFIG.num_text_tokens, CONFIG.hidden_size)
+    return x, rng.standard_normal(shape).astype(np.float32)
+
+
+def expected(seed: int, times: int = 1, batch: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    x, tokens = arrays(seed, batch)
+    state = FakeTrajectory(x, tokens)
+    for weights in WEIGHTS * times:
+        state.step(ROW, weights)
+    return state.state()
+
+
+def painted(
+    runtime: OnnxRuntime, seed: int, times: int = 1, batch: int = 2
+) -> tuple[np.ndarray, np.ndarray]:
+    state = runtime.start(*arrays(seed, batch))
+    for weights in WEIGHTS * times:
+        state.step(ROW, weights)
+    return state.state()
+
+
+@pytest.mark.parametrize("mode", ["on", "auto"])
+def test_graphs_are_recorded_checked_and_then_replayed_alone(
+    bundle: Bundle, fake: FakeOrt, mode: str
+) -> None:
+    with OnnxRuntime(bundle, provider="cuda", cuda_graph=mode) as runtime:
+        found = painted(runtime, 1, times=4)
+        assert all(map(np.array_equal, found, expected(1, times=4)))
+        (session,) = fake.sessions
+        # Two branches from either pair, and one from the second.
+        assert sorted(session.recorded) == [1, 2, 3]
+        assert session.runs.count(-1) == CHECKED_REPLAYS * 3
+        session.runs.clear()
+        fake.copies.clear()
+        assert all(map(np.array_equal, painted(runtime, 2), expected(2)))
+        # One replay a row, and no check any more.
+        assert len(session.runs) == len(WEIGHTS) and -1 not in session.runs
+        assert sorted(session.recorded) == [1, 2, 3]
+        assert fake.copies.count("from cuda") == 2
+        # x, h, each branch count's tokens; a row and its weights each time.
+        assert fake.copies.count("to cuda") == 2 + 2 + 2 * len(WEIGHTS)
+
+
+def test_one_session_serves_one_branch_and_two(bundle: Bundle, fake: FakeOrt) -> None:
+    for mode in ("off", "on"):
+        fake.sessions.clear()
+        with OnnxRuntime(bundle, provider="cuda", cuda_graph=mode) as runtime:
+            assert all(map(np.array_equal, painted(runtime, 3), expected(3)))
+            assert all(map(np.array_equal, painted(runtime, 3, batch=1), expected(3, batch=1)))
+        assert len(fake.sessions) == 1
+        counts = {len(binding.inputs["weights"]) for binding in fake.sessions[0].bindings}
+        assert counts == {1, 2}
+
+
+def test_living_trajectories_have_places_of_their_own(bundle: Bundle, fake: FakeOrt) -> None:
+    with OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime:
+        first, second = runtime.start(*arrays(4)), runtime.start(*arrays(5))
+        for weights in WEIGHTS:
+            first.step(ROW, weights)
+            second.step(ROW, weights)
+        assert all(map(np.array_equal, first.state(), expected(4)))
+        assert all(map(np.array_equal, second.state(), expected(5)))
+        numbers = set(fake.sessions[0].recorded)
+        del first, second
+        gc.collect()
+        painted(runtime, 6)
+        assert set(fake.sessions[0].recorded) == numbers
+        # Another shape has other memory, so other graphs.
+        painted(runtime, 6, batch=1)
+        assert set(fake.sessions[0].recorded) > numbers
+
+
+def test_noise_reaches_the_graph(bundle: Bundle, fake: FakeOrt) -> None:
+    x, tokens = arrays(7)
+    noises = [np.asfortranarray(np.full_like(x, value)) for value in (0.5, -0.25, 0.125)] * 3
+    wanted = FakeTrajectory(x.copy(), tokens)
+    with OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime:
+        state = runtime.start(x, tokens)
+        for noise in noises:
+            state.step(ROW, WEIGHTS[0], noise)
+            wanted.step(ROW, WEIGHTS[0], noise)
+        assert all(map(np.array_equal, state.state(), wanted.state()))
+
+
+@pytest.mark.parametrize("fault", ["row", "state", "nothing"])
+def test_a_stale_graph_is_found_out(bundle: Bundle, fake: FakeOrt, fault: str) -> None:
+    fake.recording = fault
+    with (
+        OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime,
+        pytest.raises(RuntimeFailure, match=r"CUDA graph .* is off by .*; choose cuda_graph=off"),
+    ):
+        painted(runtime, 8, times=2)
+    with OnnxRuntime(bundle, provider="cuda") as runtime:
+        with pytest.warns(CudaGraphWarning, match="off by .* running without CUDA graphs") as told:
+            found = painted(runtime, 8, times=2)
+        assert len(told) == 1
+        # The rows before were right, because checked ones keep what the plain run wrote.
+        assert all(map(np.array_equal, found, expected(8, times=2)))
+        runs = fake.sessions[-1].runs
+        runs.clear()
+        assert all(map(np.array_equal, painted(runtime, 9), expected(9)))
+        assert set(runs) == {-1}
+
+
+def test_a_recording_that_fails_is_told(bundle: Bundle, fake: FakeOrt) -> None:
+    fake.recording = "failing"
+    with (
+        OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime,
+        pytest.raises(RuntimeFailure, match=r"stream is capturing; cuda_graph=off runs without"),
+    ):
+        painted(runtime, 1)
+    with OnnxRuntime(bundle, provider="cuda") as runtime:
+        with pytest.warns(CudaGraphWarning, match="stream is capturing"):
+            found = painted(runtime, 1)
+        assert all(map(np.array_equal, found, expected(1)))
+
+
+def test_a_session_that_cannot_record_is_told(bundle: Bundle, fake: FakeOrt) -> None:
+    fake.recording = "refused"
+    with (
+        OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime,
+        pytest.raises(RuntimeFailure, match=r"cannot use the graph capture feature$"),
+    ):
+        painted(runtime, 1)
+    with OnnxRuntime(bundle, provider="cuda") as runtime:
+        with pytest.warns(CudaGraphWarning, match="graph capture feature; running without"):
+            state = runtime.start(*arrays(1))
+        assert not isinstance(state, CapturedTrajectory)
+        assert all(map(np.array_equal, painted(runtime, 1), expected(1)))
+
+
+def test_off_records_nothing(bundle: Bundle, fake: FakeOrt) -> None:
+    with OnnxRuntime(bundle, provider="cuda", cuda_graph="off") as runtime:
+        assert all(map(np.array_equal, painted(runtime, 1), expected(1)))
+    assert not fake.sessions[0].recorded
+    options = fake.sessions[0].provider_options["CUDAExecutionProvider"]
+    assert "enable_cuda_graph" not in options
+
+
+def test_wrong_modes_are_refused(bundle: Bundle, fake: FakeOrt) -> None:
+    with pytest.raises(UsageError, match="cuda_graph is 'yes'; choose one of off, on, auto"):
+        OnnxRuntime(bundle, provider="cuda", cuda_graph="yes")
+    with pytest.raises(UsageError, match="provider cpu records no CUDA graph"):
+        OnnxRuntime(bundle, cuda_graph="on")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        OnnxRuntime(bundle, cuda_graph="auto").close()
+
+
+@pytest.mark.gpu
+def test_graphs_on_a_gpu_give_what_plain_runs_give() -> None:
+    pytest.importorskip("onnxruntime")
+    bundle = Bundle.open(tiny_bundle())
+    table = solver_table("euler", steps=6, interval=(0.3, 0.7))
+    pictures = []
+    for mode in ("off", "on"):
+        with OnnxRuntime(bundle, provider="cuda", cuda_graph=mode) as runtime:
+            options: dict[str, Any] = {"table": table, "guidance": 2.5}
+            pictures += [generate(bundle, runtime, "red", seed=s, **options).x for s in (1, 2, 1)]
+    for plain, captured in zip(pictures[:3], pictures[3:], strict=True):
+        assert np.abs(plain - captured).max() <= 1e-4 * np.abs(plain).max()
+    assert not np.array_equal(pictures[0], pictures[1])

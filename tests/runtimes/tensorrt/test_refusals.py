@@ -1,0 +1,187 @@
+"""What the TensorRT runtime refuses, and what it says when the card or the library fails."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError
+from minit2i_deploy.runtimes import open_runtime, prove_engines
+from minit2i_deploy.solvers.table import solver_table
+from tests.helpers.fake_cuda import FakeCuda, cudaError_t
+from tests.helpers.fake_tensorrt import FakeTensorRt
+from tests.helpers.tensorrt_runs import TABLE, Bench, install, make_bench, rows_of, start_arrays
+from tests.helpers.tiny_bundle import tiny_bundle
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return make_bench(monkeypatch, tmp_path / "bundle")
+
+
+def test_bad_graphs_option_is_refused(bench: Bench) -> None:
+    with pytest.raises(UsageError, match="graphs is 'all'; choose one of trajectory, step, none"):
+        bench.open(graphs="all")
+
+
+@pytest.mark.parametrize(("rtx", "extra"), [(True, "rtx"), (False, "tensorrt")])
+def test_a_missing_library_names_its_pip_line(
+    monkeypatch: pytest.MonkeyPatch, rtx: bool, extra: str
+) -> None:
+    library = FakeTensorRt(FakeCuda(), rtx=rtx)
+    for name in ("tensorrt", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    name = "tensorrt-rtx" if rtx else "tensorrt"
+    line = rf"{library.__name__} is not installed; run: pip install 'minit2i-deploy\[{extra}\]'$"
+    with pytest.raises(MissingDependencyError, match=line):
+        open_runtime(Bundle.open(tiny_bundle()), name)
+
+
+def test_the_other_library_is_named_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    install(monkeypatch, cuda, FakeTensorRt(cuda, rtx=True))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    line = r"tensorrt_rtx_bindings is there: --runtime tensorrt-rtx uses it"
+    with pytest.raises(MissingDependencyError, match=line):
+        open_runtime(Bundle.open(tiny_bundle()), "tensorrt")
+
+
+def test_missing_cuda_python_names_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    install(monkeypatch, cuda, FakeTensorRt(cuda, rtx=True))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'minit2i-deploy\[rtx\]'"):
+        open_runtime(Bundle.open(tiny_bundle()), "tensorrt-rtx")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "words"),
+    [
+        (FakeCuda(driver=0), "there is no NVIDIA driver on this machine; install it"),
+        (FakeCuda(driver=12040), r"knows CUDA 12\.4, but 13\.5 is needed; install a newer"),
+        (FakeCuda(cards=()), "device is 0, but this machine has no NVIDIA card"),
+    ],
+)
+def test_a_machine_that_cannot_run_it_says_why(
+    monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, words: str
+) -> None:
+    install(monkeypatch, cuda, FakeTensorRt(cuda, rtx=True))
+    with pytest.raises((RuntimeFailure, UsageError), match=words) as caught:
+        open_runtime(Bundle.open(tiny_bundle()), "tensorrt-rtx")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_engine_names_the_build_line(bench: Bench) -> None:
+    for folder in (bench.bundle.path / "engines").iterdir():
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    with bench.open() as runtime:
+        with pytest.raises(RuntimeFailure, match=r"run: minit2i build \S+ --engine tensorrt-rtx"):
+            runtime.start(*start_arrays(bench.bundle))
+
+
+def test_a_batch_beyond_the_profile_is_refused(bench: Bench) -> None:
+    with bench.open() as runtime:
+        runtime.start(*start_arrays(bench.bundle))
+        with pytest.raises(RuntimeFailure, match=r"takes batch 1 to 4.* but 5 is asked"):
+            runtime.start(*start_arrays(bench.bundle, batch=5))
+
+
+def test_a_plan_that_the_library_refuses_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rtx, words in (
+        (True, "it was built by another version of the library; run minit2i build"),
+        (False, r"tensorrt 1\.7\.1 refuses this engine: version mismatch"),
+    ):
+        bench = make_bench(monkeypatch, tmp_path / str(rtx), rtx=rtx, plan_version="1.0")
+        with bench.open() as runtime, pytest.raises(RuntimeFailure, match=words):
+            runtime.start(*start_arrays(bench.bundle))
+
+
+def test_too_little_memory_says_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(memory=1 << 20)
+    bench = make_bench(monkeypatch, tmp_path / "bundle", cuda=cuda, scratch=8 << 20)
+    with bench.open() as runtime:
+        state = runtime.start(*start_arrays(bench.bundle))
+        rows, weights = rows_of(TABLE)
+        words = r"scratch memory needs 8\.0 MiB of memory on Fake RTX 4090, but 0\.\d of 1\.0 MiB"
+        with pytest.raises(RuntimeFailure, match=words) as caught:
+            state.run_rows(rows, weights, {})
+        assert "lower the batch" in str(caught.value)
+    assert bench.cuda.live()["blocks"] == 0
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_fault_on_the_card_names_the_row(bench: Bench, debug: bool) -> None:
+    x, tokens = start_arrays(bench.bundle)
+    rows, weights = rows_of(solver_table("euler", steps=9))
+    runtime = bench.open(debug=debug)
+    state = runtime.start(x, tokens)
+    state.run_rows(rows, weights, {})
+    assert runtime.graphs == ("none" if debug else "trajectory")
+    bench.cuda.fault_at_kernel = bench.cuda.kernels + 6
+    again = runtime.start(x, tokens)
+    with pytest.raises(
+        RuntimeFailure, match=r"bundle: tensorrt_rtx failed in transformer at row 6"
+    ):
+        again.run_rows(rows, weights, {})
+    assert bench.cuda.dead is cudaError_t.cudaErrorIllegalAddress
+    # A card that failed stays so, and closing says nothing further.
+    with pytest.raises(RuntimeFailure, match="illegaladdress"):
+        runtime.start(x, tokens)
+    runtime.close()
+
+
+def test_a_fault_between_steps_names_the_row(bench: Bench) -> None:
+    x, tokens = start_arrays(bench.bundle)
+    rows, weights = rows_of(TABLE)
+    runtime = bench.open(graphs="none")
+    state = runtime.start(x, tokens)
+    bench.cuda.fault_at_kernel = bench.cuda.kernels + 3
+    with pytest.raises(RuntimeFailure, match="failed in transformer at row 3: "):
+        for row, weight in zip(rows, weights, strict=True):
+            state.step(row, weight)
+    runtime.close()
+
+
+def test_a_run_that_the_library_refuses_gives_its_reason(bench: Bench) -> None:
+    rows, weights = rows_of(TABLE)
+    with bench.open() as runtime:
+        state = runtime.start(*start_arrays(bench.bundle))
+        bench.library.accept_runs = False
+        with pytest.raises(RuntimeFailure, match=r"failed in transformer.*a test wants it refused"):
+            state.run_rows(rows, weights, {})
+
+
+@pytest.mark.parametrize("rtx", [True, False])
+def test_a_toy_proves_a_library(monkeypatch: pytest.MonkeyPatch, rtx: bool) -> None:
+    cuda = FakeCuda()
+    library = FakeTensorRt(cuda, rtx=rtx)
+    install(monkeypatch, cuda, library)
+    prove = prove_engines()["tensorrt-rtx" if rtx else "tensorrt"]
+    # Measured 2e-7.
+    assert prove() <= 1e-5
+    assert cuda.live() == {"blocks": 0, "pinned": 0, "streams": 0, "graphs": 0}
+    library.accept_builds = False
+    with pytest.raises(RuntimeFailure, match="cannot build a toy engine: a test wants no toy"):
+        prove()
+    cuda.cards = ()
+    with pytest.raises(UsageError, match="no NVIDIA card"):
+        prove()
+
+
+def test_a_trajectory_of_a_closed_runtime_refuses(bench: Bench) -> None:
+    rows, weights = rows_of(TABLE)
+    with bench.open() as runtime:
+        state = runtime.start(*start_arrays(bench.bundle))
+    for call in (state.state, lambda: state.step(rows[0], weights[0])):
+        with pytest.raises(RuntimeFailure, match="the runtime is closed; open it again"):
+            call()
+    with pytest.raises(RuntimeFailure, match="runtime tensorrt-rtx is closed"):
+        runtime.start(*start_arrays(bench.bundle))

@@ -1,0 +1,147 @@
+"""Embeddings in shards: what they say of their encoder, and how they are stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from minit2i_deploy.checkpoints.digest import sha256_of
+from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.tokenizer import FILE_NAME
+from minit2i_deploy.training.data.sample import EMBEDDING_SUFFIX, BadSampleError
+from minit2i_deploy.training.data.shard_index import ShardIndex
+from minit2i_deploy.training.data.tar import RawSample
+
+if TYPE_CHECKING:
+    from minit2i_deploy.training.recipe.recipe import Recipe
+
+DTYPES: Final[Mapping[str, torch.dtype]] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_TENSOR: Final = "context"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddingInfo:
+    """What a shard says of its embeddings; a run refuses those of another encoder.
+
+    Args:
+        encoder_sha256: of the encoder's configuration and weights.
+        tokenizer_sha256: of tokenizer.json.
+        prompt_length: tokens that captions were cut to.
+        width: of the values.
+        caption: member of a sample that was embedded, as ``SourceRecipe.caption``.
+        dtype: "fp32", or "bf16" for values rounded once.
+    """
+
+    encoder_sha256: str
+    tokenizer_sha256: str
+    prompt_length: int
+    width: int
+    caption: str
+    dtype: str
+
+    @classmethod
+    def of(
+        cls,
+        encoder: Path,
+        tokenizer: Path,
+        *,
+        prompt_length: int,
+        width: int,
+        caption: str,
+        dtype: str,
+    ) -> EmbeddingInfo:
+        """Hash the two folders.
+
+        Raises:
+            TrainingError: a file is missing.
+        """
+        weights = sorted(encoder.glob("*.safetensors")) or sorted(encoder.glob("*.bin"))
+        try:
+            return cls(
+                encoder_sha256=sha256_of([encoder / "config.json", *weights], encoder),
+                tokenizer_sha256=sha256_of([tokenizer / FILE_NAME], tokenizer),
+                prompt_length=prompt_length,
+                width=width,
+                caption=caption,
+                dtype=dtype,
+            )
+        except OSError as error:
+            raise TrainingError(
+                f"{error.filename}: cannot be read ({error.strerror}); name the folders of a T5 "
+                "encoder and of its tokenizer"
+            ) from error
+
+    def to_json(self) -> str:
+        """The text of the member that a shard starts with."""
+        return json.dumps(dataclasses.asdict(self))
+
+
+def write_context(values: Tensor, dtype: str) -> bytes:
+    """The member of one sample.
+
+    Args:
+        values: float32 [tokens, width].
+        dtype: a name of DTYPES.
+    """
+    return save({_TENSOR: values.to(DTYPES[dtype]).contiguous()})
+
+
+def read_context(raw: RawSample) -> Tensor:
+    """The embedding of a sample.
+
+    Returns:
+        [tokens, width], float32 or bfloat16 as it is stored.
+
+    Raises:
+        BadSampleError: there is none, or it is damaged.
+    """
+    data = raw.members.get(EMBEDDING_SUFFIX)
+    if data is None:
+        raise BadSampleError("no embedding", f"no .{EMBEDDING_SUFFIX}")
+    try:
+        values = load(data)[_TENSOR]
+    except (KeyError, SafetensorError, ValueError) as error:
+        raise BadSampleError("embedding cannot be read", " ".join(str(error).split())) from error
+    if values.ndim != 2 or not len(values):
+        raise BadSampleError("embedding cannot be read", f"shape {list(values.shape)}")
+    return values
+
+
+def check_embedding(shards: Sequence[ShardIndex], recipe: Recipe, caption: str) -> None:
+    """Compare what the shards say with the recipe.
+
+    Args:
+        shards: which all say the same.
+        recipe: its text encoder, tokenizer and network.
+        caption: of the source.
+
+    Raises:
+        TrainingError: another encoder, tokenizer, length, width or caption.
+    """
+    shard = next(shard for shard in shards if len(shard))
+    said: Mapping[str, Any] = shard.text or {}
+    wanted = EmbeddingInfo.of(
+        recipe.text_encoder_folder,
+        recipe.tokenizer_folder,
+        prompt_length=recipe.model.prompt_length,
+        width=recipe.model.txt_input_size,
+        caption=caption,
+        dtype=str(said.get("dtype")),
+    )
+    for key, value in dataclasses.asdict(wanted).items():
+        if said.get(key) != value:
+            raise TrainingError(
+                f"{shard.url}: was embedded with {key} {said.get(key)!r}, but the recipe has "
+                f"{value!r}; run minit2i data embed with the recipe's encoder, or use its shards"
+            )
+    if said["dtype"] not in DTYPES:
+        raise TrainingError(f"{shard.url}: embeddings of type {said['dtype']!r} are unknown")

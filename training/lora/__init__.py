@@ -1,0 +1,1 @@
+"""LoRA: adapter layers, their targets, their folder and their objective."""

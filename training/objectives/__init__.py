@@ -1,0 +1,1 @@
+"""What a training step minimizes: flow matching and two kinds of distillation."""

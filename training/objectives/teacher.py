@@ -1,0 +1,55 @@
+"""The base model that a few-step student learns from, and the student's first weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from minit2i_deploy.checkpoints import load_checkpoint
+from minit2i_deploy.model.build import build_network
+from minit2i_deploy.model.mmjit import MMJiT
+from minit2i_deploy.training.distributed.parallel import compile_blocks
+from minit2i_deploy.training.initialize import initialise
+from minit2i_deploy.training.recipe.recipe import Recipe
+from minit2i_deploy.training.starting_weights import check_network, copy_weights, weights_of
+
+
+class Teacher:
+    """A base model that stands still.
+
+    Args:
+        recipe: with ``distill`` set.
+        device: where the network computes.
+
+    Raises:
+        CheckpointError: the teacher cannot be read.
+        TrainingError: the teacher is another network than the recipe's without the student.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        assert recipe.distill is not None, "a recipe with distill is needed here"
+        folder = recipe.distill.teacher_folder
+        checkpoint = load_checkpoint(folder)
+        check_network(folder, checkpoint.config, dataclasses.replace(recipe.model, student=None))
+        self.recipe = recipe
+        self.sha256 = checkpoint.report.sha256
+        self.net = build_network(checkpoint).to(device)
+        if recipe.compile:
+            compile_blocks(self.net)
+
+    def fill(self, student: MMJiT) -> None:
+        """Give a student its first weights, in place.
+
+        They are those of the recipe's ``start_from``, or else the teacher's, with fresh ones for
+        what a student has on top of them.
+        """
+        initialise(student, self.recipe.seed)
+        weights = weights_of(self.recipe) if self.recipe.start_from else self._weights()
+        copy_weights(student, weights)
+
+    def _weights(self) -> Mapping[str, np.ndarray]:
+        parameters = self.net.canonical_parameters()
+        return {name: value.detach().cpu().numpy() for name, value in parameters.items()}

@@ -1,0 +1,76 @@
+"""Distillation on the teacher's trajectories as an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from minit2i_deploy.flops import adapter_flops, denoiser_flops
+from minit2i_deploy.model.mmjit import MMJiT
+from minit2i_deploy.solvers.table import solver_table
+from minit2i_deploy.training.objectives.draws import draw_noise, draw_seed
+from minit2i_deploy.training.objectives.flow_matching_loss import NOISE_SCALE, drop_captions
+from minit2i_deploy.training.objectives.mean_flow_loss import draw_guidance
+from minit2i_deploy.training.objectives.objective import Batch
+from minit2i_deploy.training.objectives.teacher import Teacher
+from minit2i_deploy.training.objectives.trajectory_loss import teacher_states, trajectory_loss
+from minit2i_deploy.training.recipe.recipe import Recipe
+
+
+class TrajectoryMatching:
+    """The loss is reported as it is. A batch's captions are read, and its pictures are not.
+
+    Args:
+        recipe: with ``distill.teacher_rows`` set.
+        device: where the networks compute.
+
+    Raises:
+        CheckpointError, TrainingError: as ``Teacher``.
+    """
+
+    base_sha256 = None
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        assert recipe.distill is not None, "a recipe with distill is needed here"
+        self.recipe, self.distill, self.device = recipe, recipe.distill, device
+        self.teacher = Teacher(recipe, device)
+        self.teacher_sha256 = self.teacher.sha256
+        rows = recipe.sample_steps * recipe.distill.teacher_rows
+        # With this floor the last step lands on the network's estimate.
+        self.table = solver_table("ab2", steps=rows, a_min=1 / rows)
+
+    @property
+    def picture_flops(self) -> float:
+        # Forward and backward of the student on every step (3), and the teacher's two branches.
+        steps = self.recipe.sample_steps
+        adapter, denoiser = adapter_flops(self.recipe.model), denoiser_flops(self.recipe.model)
+        return 3.0 * steps * (denoiser + adapter) + 2.0 * (len(self.table) * denoiser + adapter)
+
+    def fill(self, net: MMJiT) -> None:
+        self.teacher.fill(net)
+
+    def deployed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return weights
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        recipe, distill = self.recipe, self.distill
+        generator = torch.Generator().manual_seed(draw_seed(recipe.seed, step))
+        places = torch.tensor(batch.rows)
+        kept = drop_captions(torch.ones(recipe.batch, 1), recipe.label_drop, generator)[places]
+        told = draw_guidance(
+            recipe.batch,
+            generator,
+            omega=distill.omega,
+            t_min=distill.t_min,
+            t_max=distill.t_max,
+        )
+        told = told.at(places).to(self.device)
+        noise = NOISE_SCALE * draw_noise(recipe, step, batch.rows)
+        values = (noise, batch.context, batch.mask * kept.to(batch.mask.dtype))
+        noise, context, mask = (value.to(self.device) for value in values)
+        states = teacher_states(self.teacher.net, noise, context, mask, told, self.table)
+        long = states[:: distill.teacher_rows]
+        loss = trajectory_loss(net, long, context, mask, told, recipe.a_min)
+        return loss, loss.detach()

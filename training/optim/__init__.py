@@ -1,0 +1,1 @@
+"""Optimizers, the moving average, and which parameters they update."""

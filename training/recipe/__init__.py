@@ -1,0 +1,1 @@
+"""A training run as typed values, read from YAML."""

@@ -1,0 +1,111 @@
+"""The part of a recipe that only distillation has."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.training.recipe.folders import folder_named
+
+# What decides which noise levels Mean Flow draws.
+_LEVEL_KEYS: Final = ("level_mean", "level_std", "longest_step", "plain_share", "equal_share")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillRecipe:
+    """Teacher, and what the student is told while it learns. The defaults are the official ones.
+
+    Args:
+        teacher: checkpoint of the base model in any form; "package:..." is one of the package.
+        omega: lowest and highest guidance scale, drawn log-uniformly.
+        t_min: lowest and highest noise level where guidance ends (0 picture, 1 noise).
+        t_max: likewise where it begins.
+        level_mean, level_std: of the normal law whose sigmoid the two noise levels t and r are.
+        longest_step: bound on t - r; a student that is run in n equal steps needs 1/n.
+        plain_share: share of each batch with r = t, which learns the velocity itself.
+        equal_share: of the other pictures, how many have a step of the solver with the recipe's
+            sample_steps equal steps, in place of one drawn from the law of levels.
+        teacher_rows: 0 is Mean Flow. Otherwise the student is shown where the teacher's own
+            trajectories lead, and this many rows of the teacher make one of the recipe's
+            sample_steps equal steps. No noise level is drawn then: level_mean, level_std,
+            longest_step, plain_share and equal_share are left out.
+        sample_t_min, sample_t_max: what the student is told in sample grids, and by the tables of
+            a bundle that is exported from it.
+
+    Raises:
+        UsageError: a value is of the wrong type or outside its range.
+    """
+
+    teacher: str
+    omega: tuple[float, float] = (1.0, 13.0)
+    t_min: tuple[float, float] = (0.0, 0.5)
+    t_max: tuple[float, float] = (0.5, 1.0)
+    level_mean: float = 0.8
+    level_std: float = 0.8
+    longest_step: float = 1.0
+    plain_share: float = 0.5
+    equal_share: float = 0.0
+    teacher_rows: int = 0
+    sample_t_min: float = 0.2
+    sample_t_max: float = 0.8
+
+    def __post_init__(self) -> None:
+        self._check("teacher", isinstance(self.teacher, str) and self.teacher != "", "a path")
+        for name in ("omega", "t_min", "t_max"):
+            value = getattr(self, name)
+            good = isinstance(value, list | tuple) and len(value) == 2 and all(map(_real, value))
+            self._check(name, good and value[0] <= value[1], "[lowest, highest]")
+            object.__setattr__(self, name, tuple(map(float, value)))
+        self._check("omega", self.omega[0] >= 1, "1 or more")
+        for name in ("t_min", "t_max"):
+            low, high = getattr(self, name)
+            self._check(name, low >= 0 and high <= 1, "in 0..1")
+        self._check("t_min", self.t_min[1] <= self.t_max[0], "no higher than t_max")
+        self._check("level_mean", _real(self.level_mean), "a finite number")
+        self._check("level_std", _real(self.level_std) and self.level_std > 0, "above 0")
+        good = _real(self.longest_step) and 0 < self.longest_step <= 1
+        self._check("longest_step", good, "above 0 and at most 1")
+        for name in ("plain_share", "equal_share", "sample_t_min", "sample_t_max"):
+            value = getattr(self, name)
+            self._check(name, _real(value) and 0 <= value <= 1, "in 0..1")
+        good = self.sample_t_min <= self.sample_t_max
+        self._check("sample_t_min", good, "no higher than sample_t_max")
+        good = type(self.teacher_rows) is int and self.teacher_rows >= 0
+        self._check("teacher_rows", good, "a whole number, 0 or more")
+        if self.teacher_rows:
+            self._check_no_levels()
+
+    def _check_no_levels(self) -> None:
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in _LEVEL_KEYS:
+            if getattr(self, name) != defaults[name]:
+                raise UsageError(
+                    f"recipe: distill.{name} and distill.teacher_rows are set, but on the teacher's"
+                    " trajectories no noise level is drawn; drop one of the two"
+                )
+
+    def _check(self, name: str, good: bool, wanted: str) -> None:
+        if not good:
+            value = getattr(self, name)
+            raise UsageError(f"recipe: distill.{name} is {value!r}, but it must be {wanted}")
+
+    @property
+    def teacher_folder(self) -> Path:
+        return folder_named(self.teacher)
+
+    def told(self, omega: float) -> dict[str, float]:
+        """What the student is told in sample grids, and by default in an exported bundle."""
+        return {"omega": omega, "t_min": self.sample_t_min, "t_max": self.sample_t_max}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for YAML and JSON."""
+        values = dataclasses.asdict(self)
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
+def _real(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""What a run reports: log, progress, trackers and sample grids."""

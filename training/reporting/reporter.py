@@ -1,0 +1,128 @@
+"""What a run tells while it goes: log, progress line, trackers and sample grids."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final, TypeVar
+
+from torch import Tensor
+
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.io.files import atomic_write_text
+from minit2i_deploy.training.checkpoint import remove_leftovers
+from minit2i_deploy.training.distributed.processes import Processes
+from minit2i_deploy.training.recipe.recipe import Recipe
+from minit2i_deploy.training.reporting.log import Log
+from minit2i_deploy.training.reporting.progress import Progress
+from minit2i_deploy.training.reporting.samples import Sampler
+from minit2i_deploy.training.reporting.throughput import Throughput, matrix_rate
+from minit2i_deploy.training.reporting.tracking import Trackers
+
+LOG_EVERY_STEPS: Final = 50
+
+_Item = TypeVar("_Item")
+
+
+class Reporter:
+    """Prepares the run's folder and reports to it; only the first process's does anything.
+
+    log.jsonl holds what is a function of the recipe alone. Speed goes to the progress line and to
+    the trackers.
+
+    Args:
+        recipe: of the run.
+        folder: receives recipe.json, log.jsonl, samples/ and what trackers write.
+        step: optimizer steps that were made.
+        processes: of the run.
+        sampler: paints and judges.
+        picture_flops: floating-point operations of one picture in one step.
+
+    Raises:
+        UsageError: the folder cannot be made.
+        MissingDependencyError: a tracker of the recipe is not installed.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        step: int,
+        processes: Processes,
+        sampler: Sampler,
+        picture_flops: float,
+    ) -> None:
+        self.recipe, self.sampler, self.is_first = recipe, sampler, processes.is_first
+        if not self.is_first:
+            return
+        _prepare(folder, recipe)
+        self.log = Log(folder / "log.jsonl", step)
+        self.trackers = Trackers.open(recipe, folder, step)
+        rate = matrix_rate(processes.device, recipe.precision) * processes.count
+        self.throughput = Throughput(recipe.batch, picture_flops, rate)
+        self.progress = Progress(recipe.name, recipe.steps, start=step, log_every_s=30.0)
+        self.shown: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.is_first:
+            self.progress.__exit__(kind, error, trace)
+            self.trackers.close()
+
+    def timed(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """The same items; the clock of a step starts when its item is asked for."""
+        iterator = iter(items)
+        while True:
+            self._began = time.monotonic()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            yield item
+
+    def step(self, step: int, loss: float) -> None:
+        """Tell that step number ``step``, from 1, was made."""
+        if not self.is_first:
+            return
+        self.throughput.add(time.monotonic() - self._began)
+        self.shown |= {"loss": loss} | self.throughput.figures()
+        if step % LOG_EVERY_STEPS == 0 or step == self.recipe.steps:
+            lr = self.recipe.lr_at(step - 1)
+            self.log.write(step=step, loss=loss, lr=lr)
+            self.trackers.figures(step, loss=loss, lr=lr, **self.throughput.figures())
+        self.progress.update(step, **self.shown)
+
+    def sample(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Paint and judge with the averaged weights."""
+        if not self.is_first:
+            return
+        sampled = self.sampler(weights, step)
+        self.trackers.picture(step, sampled.picture)
+        if sampled.score is not None:
+            score = sampled.score.overall.accuracy
+            self.shown["score"] = score
+            self.log.write(step=step, score=score)
+            self.trackers.figures(step, score=score)
+
+
+def _prepare(folder: Path, recipe: Recipe) -> None:
+    resolved = json.dumps(recipe.to_dict(), indent=2, sort_keys=True) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be made ({error.strerror}); choose a folder you can write"
+        ) from error
+    remove_leftovers(folder)
+    atomic_write_text(folder / "recipe.json", resolved)
