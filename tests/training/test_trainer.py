@@ -114,7 +114,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_continues(
     tmp_path: Path, straight: Path, repository: Path
 ) -> None:
     folder = tmp_path / "run"
-    arguments = [sys.executable, "-c", KILLED, str(repository / "tests"), str(folder)]
+    arguments = [sys.executable, "-c", KILLED, str(repository), str(folder)]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     names = sorted(path.name.partition(".partial")[0] for path in folder.glob("*step-*"))

@@ -14,7 +14,11 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.errors import RuntimeFailure, UsageError, VerificationError
-from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
+from minit2i_deploy.export.quantize import (
+    DrawSettings,
+    quantize_bundle,
+)
+from minit2i_deploy.export.quantize import bundle_quantization as quantize_module
 from minit2i_deploy.export.quantize.bundle_quantization import calibration_path
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
 from minit2i_deploy.export.quantize.schemes import SCHEMES, check_fits, find_scheme

@@ -185,7 +185,7 @@ for _ in range(2):
 
 def test_a_plugin_without_a_device_is_let_go() -> None:
     """So that it, or another one, can come later."""
-    words = [sys.executable, "-c", FRESH, str(ROOT / "tests"), str(tiny_bundle())]
+    words = [sys.executable, "-c", FRESH, str(ROOT), str(tiny_bundle())]
     done = subprocess.run([*words, idle_plugin()], capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and len(lines) == 4, done.stderr

@@ -139,11 +139,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from minit2i_deploy.training import lora_adapter
+from minit2i_deploy.training.lora import adapter
 from tests.training.lora.test_lora import lora_recipe
 from minit2i_deploy.training.trainer import Trainer
 
-save, calls = lora_adapter.save_file, []
+save, calls = adapter.save_file, []
 
 def save_or_die(*arguments):
     calls.append(arguments)
@@ -151,7 +151,7 @@ def save_or_die(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     save(*arguments)
 
-lora_adapter.save_file = save_or_die
+adapter.save_file = save_or_die
 Trainer(lora_recipe(Path(sys.argv[2])), Path(sys.argv[3])).run()
 """
 
@@ -160,7 +160,7 @@ def test_a_run_killed_while_it_writes_an_adapter_continues(
     base: Path, straight: Path, tmp_path: Path, repository: Path
 ) -> None:
     folder = tmp_path / "run"
-    words = [sys.executable, "-c", KILLED, str(repository / "tests"), str(base), str(folder)]
+    words = [sys.executable, "-c", KILLED, str(repository), str(base), str(folder)]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [path.name for path in checkpoints(folder)] == ["step-000003"]
