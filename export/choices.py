@@ -70,7 +70,8 @@ def _choices(target: str, *rows: tuple[str, int, str], head_multiple: int = 1) -
 # Target -> precision -> choice; the first precision is the one to take unasked.
 CHOICES: Final[Mapping[str, Mapping[str, Choice]]] = {
     "cpu": {
-        # A B/16 step takes 0.95 of its time with an Attention node; docs/performance.md.
+        # A B/16 step takes 0.95 of its time with an Attention node
+        # (docs/measurements/performance.md).
         "fp32": Choice(
             target="cpu",
             opset=23,

@@ -136,7 +136,7 @@ def quantize_bundle(
             lambda share: progress("measure", 0.7 + 0.28 * share),
             late_from=late_from,
         )
-        require_within_bounds(checks, "no bundle was written; see docs/quantisation.md")
+        require_within_bounds(checks, "no bundle was written; see docs/guides/quantize.md")
         record = Quantization(
             scheme=chosen.name,
             base_precision=base,

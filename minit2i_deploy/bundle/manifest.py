@@ -1,7 +1,7 @@
 """The manifest: everything a runtime must know about a bundle, read strictly and written sealed.
 
-docs/bundle.md specifies every field. This file holds the whole and the rules between its parts;
-manifest_parts.py holds the parts, bundle.py what concerns the folder on disk.
+docs/reference/bundle.md specifies every field. This file holds the whole and the rules between
+its parts; manifest_parts.py holds the parts, bundle.py what concerns the folder on disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Presets: which solver a bundle offers under which name. docs/sampling.md has the figures."""
+"""Presets: which solver a bundle offers under which name (docs/reference/sampling.md)."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Pulled:
     parts: tuple[PulledPart, ...]
 
 
-# Source: the repositories' own listing of their layouts (docs/checkpoints.md).
+# Source: the repositories' own listing of their layouts (docs/reference/checkpoints.md).
 RELEASES: Final[Mapping[str, Part]] = {
     "b16": Part(repository="MiniT2I/MiniT2I", folder="", wanted=("minit2i-b-16/transformer/*",)),
     "l16": Part(repository="MiniT2I/MiniT2I", folder="", wanted=("minit2i-l-16/transformer/*",)),

@@ -1,7 +1,7 @@
 """PyTorch: the bundle's weights in the network of ``minit2i_deploy.model``, eager or compiled.
 
 The weights are read from the graphs' data files, which are safetensors files under the canonical
-names (docs/bundle.md), so neither the source checkpoint nor the onnx package is needed.
+names (docs/reference/bundle.md), so neither the source checkpoint nor the onnx package is needed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The examples in docs/bundle.md are of the format: the readers take them as they stand."""
+"""The readers take the examples in docs/reference/bundle.md as they stand."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from tests.helpers.checkpoint_forms import CONFIG
 
 
 def test_the_example_manifest_is_whole_and_sealed(repository: Path) -> None:
-    path = repository / "docs" / "bundle-example.json"
+    path = repository / "docs" / "reference" / "bundle-example.json"
     manifest = Manifest.from_bytes(path.read_bytes(), str(path))
     assert manifest.to_bytes() == path.read_bytes()
     assert manifest.model == CONFIG
-    assert "(bundle-example.json)" in (repository / "docs" / "bundle.md").read_text("utf-8")
+    page = path.with_name("bundle.md").read_text("utf-8")
+    assert "(bundle-example.json)" in page
 
 
 def test_the_example_manifest_has_the_shape_that_export_writes(repository: Path) -> None:
     from tests.helpers.tiny_bundle import tiny_bundle
 
-    path = repository / "docs" / "bundle-example.json"
+    path = repository / "docs" / "reference" / "bundle-example.json"
     shown = Manifest.from_bytes(path.read_bytes(), str(path))
     made = Bundle.open(tiny_bundle()).manifest
     assert shown.graphs == made.graphs
@@ -32,7 +33,7 @@ def test_the_example_manifest_has_the_shape_that_export_writes(repository: Path)
 
 
 def test_the_example_table_is_what_the_solver_compiles_to(repository: Path) -> None:
-    text = (repository / "docs" / "bundle.md").read_text("utf-8")
+    text = (repository / "docs" / "reference" / "bundle.md").read_text("utf-8")
     (example,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
     assert Table.from_json(example) == solver_table("euler", steps=2, a_min=0.05)
     assert solver_table("euler", steps=2, a_min=0.05).to_json() == example

@@ -110,7 +110,7 @@ def test_order_of_dpmpp2m(flow: MixtureFlow) -> None:
     assert found[-1] < 1e-5
 
 
-# Printed in docs/sampling.md; column by column 10, 20 and 40 evaluations, heun one less.
+# Printed in docs/reference/sampling.md; column by column 10, 20 and 40 evaluations, heun one less.
 @pytest.mark.parametrize(
     ("solver", "counts", "wanted"),
     [
@@ -128,7 +128,8 @@ def test_documented_errors_by_evaluations(
 
 @pytest.mark.parametrize(("noise_scale", "wanted"), [(2.0, 0.263), (1.0, 0.5)])
 def test_sde_belongs_to_noise_of_deviation_1(noise_scale: float, wanted: float) -> None:
-    # Printed in docs/sampling.md. Every row is affine in x, so the variance has a recursion.
+    # Printed in docs/reference/sampling.md. Every row is affine in x, so the variance has a
+    # recursion.
     spread = 0.5
     variance = noise_scale**2
     table = solver_table("sde", steps=1000, a_min=0.001)

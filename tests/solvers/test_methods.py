@@ -179,7 +179,7 @@ def residual(table: Table) -> tuple[float, float]:
     return float(x.max()), float(x.max() / late.max())
 
 
-# The published floor leaves noise: docs/sampling.md prints these figures.
+# The published floor leaves noise: docs/reference/sampling.md prints these figures.
 @pytest.mark.parametrize(
     ("steps", "of_start", "of_late"),
     [

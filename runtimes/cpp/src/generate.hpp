@@ -13,7 +13,7 @@
 
 namespace minit2i {
 
-// What the caller asks for; docs/cpp.md says what each stands for.
+// What the caller asks for; docs/guides/cpp.md says what each stands for.
 struct Request {
     std::vector<std::string_view> prompts;
     std::vector<std::uint64_t> seeds;

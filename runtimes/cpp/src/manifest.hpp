@@ -1,4 +1,4 @@
-// The manifest: what a runtime must know about a bundle. docs/bundle.md specifies every field.
+// The manifest: what a runtime must know about a bundle. docs/reference/bundle.md specifies every field.
 #pragma once
 
 #include <cstdint>

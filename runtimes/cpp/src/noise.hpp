@@ -1,4 +1,4 @@
-// The noise every runtime and language starts from; docs/bundle.md specifies it.
+// The noise every runtime and language starts from; docs/reference/bundle.md specifies it.
 #pragma once
 
 #include <cstddef>

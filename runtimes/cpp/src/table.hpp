@@ -1,4 +1,4 @@
-// A compiled solver: rows of scalars, one evaluation of the denoiser each. docs/bundle.md.
+// A compiled solver: rows of scalars, one evaluation of the denoiser each. docs/reference/bundle.md.
 #pragma once
 
 #include "json.hpp"

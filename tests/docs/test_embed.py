@@ -1,4 +1,4 @@
-"""The code in docs/embedding.md is run as it stands there."""
+"""The code in docs/guides/embed.md is run as it stands there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXTS = ["a red circle", "green", ""]
 
 @pytest.fixture(scope="module")
 def blocks(repository: Path) -> list[str]:
-    text = (repository / "docs" / "embedding.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "guides" / "embed.md").read_text(encoding="utf-8")
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
