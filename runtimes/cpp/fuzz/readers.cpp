@@ -2,12 +2,12 @@
 // reads or raises; a crash or a sanitizer's report is the failure.
 // Usage: fuzz_readers SECONDS FILE... with whole files to damage.
 
-#include "failure.hpp"
-#include "manifest.hpp"
-#include "table.hpp"
-#include "unicode.hpp"
-#include "normalizer.hpp"
-#include "unigram.hpp"
+#include "common/failure.hpp"
+#include "bundle/manifest.hpp"
+#include "bundle/table.hpp"
+#include "common/unicode.hpp"
+#include "text/normalizer.hpp"
+#include "text/unigram.hpp"
 
 #include <chrono>
 #include <cstdio>

@@ -123,7 +123,7 @@ def test_start_up_and_memory_beside_python(tmp_path: Path) -> None:
     peer = f"{painter} {tiny_bundle()} {{prompt}} --table {rows} -o {{output}}"
     words = ("--client", cpp_client.build(), "--rounds", 1, "--rows", 6, "--json")
     words += ("--also", shipped_bundle("int8-cpu"), "--peer", peer)
-    script = ROOT / "benchmarks" / "tests.helpers.cpp_client.py"
+    script = ROOT / "benchmarks" / "cpp_client.py"
     report = json.loads(run(sys.executable, script, shipped_bundle(), *words))
     names = ["C++ client", "Python runtime", "C++ client, checkpoint-int8-cpu", "peer"]
     assert [item["name"] for item in report["programs"]] == names
@@ -148,7 +148,7 @@ def test_start_up_and_memory_beside_python(tmp_path: Path) -> None:
     ],
 )
 def test_the_benchmark_refuses(words: tuple[str, ...], line: str) -> None:
-    script = ROOT / "benchmarks" / "tests.helpers.cpp_client.py"
+    script = ROOT / "benchmarks" / "cpp_client.py"
     command = [sys.executable, script, tiny_bundle(), "--client", cpp_client.build(), *words]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 2 and line in made.stderr

@@ -1,0 +1,144 @@
+#include "bundle/manifest.hpp"
+
+#include "common/failure.hpp"
+#include "common/json.hpp"
+#include "bundle/manifest_fields.hpp"
+#include "common/sha256.hpp"
+
+#include <algorithm>
+#include <cctype>
+
+namespace minit2i {
+namespace {
+
+constexpr std::int64_t kFormatVersion = 1;
+constexpr char kKind[] = "minit2i-bundle";
+constexpr char kSeal[] = "manifest_sha256";
+constexpr std::size_t kMaxPathCharacters = 240;
+
+// Before all else, because another version may have other fields.
+void check_version(const Json &value) {
+    if (!value.is_object()) {
+        throw JsonError("not an object, so not a manifest");
+    }
+    const Json &kind = member(value, "kind");
+    if (kind != kKind) {
+        throw JsonError("kind is " + brief(kind) + ", but '" + kKind + "' is needed");
+    }
+    const Json &version = member(value, "format_version");
+    if (!version.is_number_integer() || version != kFormatVersion) {
+        throw JsonError("format_version is " + brief(version) + ", but this program reads 1 " +
+                        "(another version of minit2i-deploy may read it)");
+    }
+}
+
+void check_relative(const std::string &path) {
+    bool plain = !path.empty() && path.size() <= kMaxPathCharacters && path.back() != '/';
+    char last = '/';
+    for (const char c : path) {
+        const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                            (c >= '0' && c <= '9') || c == '_' || c == '+' || c == '-';
+        // A part may not be empty or end in a dot, which covers . and .. as well.
+        plain = plain && (letter || c == '.' || (c == '/' && last != '/' && last != '.'));
+        last = c;
+    }
+    if (!plain || last == '.') {
+        throw JsonError("file name " + quote(path) +
+                        " is refused; names are relative, of letters, digits and . _ + - with "
+                        "single slashes between");
+    }
+}
+
+void check_file_names(const Manifest &manifest) {
+    std::map<std::string, std::string> folded;
+    for (const auto &[path, info] : manifest.files) {
+        check_relative(path);
+        std::string key = path;
+        std::transform(key.begin(), key.end(), key.begin(), [](unsigned char c) {
+            return static_cast<char>(std::tolower(c));
+        });
+        const auto [place, is_new] = folded.emplace(key, path);
+        if (!is_new) {
+            throw JsonError("files " + quote(place->second) + " and " + quote(path) +
+                            " differ in case only");
+        }
+        if (key == kManifestName || key.substr(0, key.find('/')) == "engines") {
+            throw JsonError("file " + quote(path) +
+                            " must not be listed; it is not part of the promise");
+        }
+    }
+}
+
+void check_listed(const Manifest &manifest, const std::string &where, const std::string &path) {
+    if (manifest.files.count(path) == 0) {
+        throw JsonError(where + " names " + quote(path) + ", which is not among the files");
+    }
+}
+
+// The rules between fields: names are safe, and all that is named is there.
+void check_links(const Manifest &manifest) {
+    check_file_names(manifest);
+    for (const char *name : {"text_encoder", "text_adapter", "transformer"}) {
+        if (manifest.graphs.count(name) == 0 || manifest.graphs.size() != 3) {
+            throw JsonError("graphs must be text_adapter, text_encoder and transformer");
+        }
+    }
+    for (const auto &[name, graph] : manifest.graphs) {
+        check_listed(manifest, "graphs." + name + ".path", graph.path);
+    }
+    if (manifest.late) {
+        check_listed(manifest, "late.graph.path", manifest.late->graph.path);
+    }
+    for (const auto &[name, path] : manifest.tables) {
+        check_listed(manifest, "tables." + name, path);
+    }
+    check_listed(manifest, "tokenizer.path", manifest.tokenizer_path + "/tokenizer.json");
+    for (const auto &[name, preset] : manifest.presets) {
+        if (manifest.tables.count(preset.table) == 0) {
+            throw JsonError("presets." + name + " names table " + quote(preset.table) +
+                            ", which is not there");
+        }
+    }
+    if (manifest.presets.count(manifest.default_preset) == 0) {
+        throw JsonError("default_preset " + quote(manifest.default_preset) +
+                        " is not among the presets");
+    }
+}
+
+// The seal is the hash of the manifest's own bytes with the seal's digits zeroed.
+void check_seal(std::string_view data, const Json &value) {
+    const Json &sealed = member(value, kSeal);
+    if (!sealed.is_string() || !is_sha256(sealed.get_ref<const std::string &>())) {
+        throw JsonError(std::string(kSeal) + " is missing or not 64 hexadecimal digits");
+    }
+    const auto promised = sealed.get<std::string>();
+    const std::string prefix = std::string("\"") + kSeal + "\": \"";
+    const std::string line = prefix + promised + "\"";
+    std::string blank(data);
+    for (std::size_t at = blank.find(line); at != std::string::npos;
+         at = blank.find(line, at + line.size())) {
+        blank.replace(at + prefix.size(), promised.size(), std::string(promised.size(), '0'));
+    }
+    const std::string found = sha256_hex(blank);
+    if (found != promised) {
+        throw JsonError("sha256 " + found.substr(0, 8) + ".. but sealed as " +
+                        promised.substr(0, 8) + ".., so it was edited");
+    }
+}
+
+} // namespace
+
+Manifest read_manifest(std::string_view data, const std::string &where) {
+    try {
+        const Json value = parse_json(data);
+        check_version(value);
+        Manifest manifest = decode_manifest(value);
+        check_links(manifest);
+        check_seal(data, value);
+        return manifest;
+    } catch (const JsonError &error) {
+        fail_bundle(where + ": " + error.what() + "; re-run minit2i export");
+    }
+}
+
+} // namespace minit2i

@@ -1,0 +1,66 @@
+// The manifest: what a runtime must know about a bundle. docs/reference/bundle.md specifies every field.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace minit2i {
+
+constexpr char kManifestName[] = "manifest.json";
+// sampling/noise.hpp draws it.
+constexpr char kNoiseGenerator[] = "philox4x32-10/box-muller";
+constexpr char kStepGraph[] = "transformer";
+// The name here of the second step graph that some bundles have.
+constexpr char kLateGraph[] = "transformer_late";
+
+struct ModelInfo {
+    std::int64_t image_size = 0;
+    std::int64_t in_channels = 0;
+    std::int64_t txt_input_size = 0;
+    std::int64_t prompt_length = 0;
+    bool is_student = false;
+};
+
+struct GraphInfo {
+    std::string path;
+    std::string precision;
+};
+
+// A second step graph, which takes the rows from time t on, 0 noise to 1 data.
+struct LateGraph {
+    double t = 0.0;
+    GraphInfo graph;
+};
+
+struct FileInfo {
+    std::string sha256;
+    std::int64_t bytes = 0;
+};
+
+struct Preset {
+    std::string table;
+    double guidance = 0.0;
+};
+
+struct Manifest {
+    ModelInfo model;
+    std::map<std::string, GraphInfo> graphs;
+    std::optional<LateGraph> late;
+    std::string tokenizer_path;
+    std::map<std::string, FileInfo> files;
+    std::map<std::string, std::string> tables;
+    std::map<std::string, Preset> presets;
+    std::string default_preset;
+    double noise_scale = 0.0;
+    std::string checkpoint_sha256;
+    // The provider whose own operators the graphs hold, which no other runs; empty for any.
+    std::string only_for;
+};
+
+// Reads manifest.json's bytes; where is its path, for the error.
+Manifest read_manifest(std::string_view data, const std::string &where);
+
+} // namespace minit2i

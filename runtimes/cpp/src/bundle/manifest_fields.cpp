@@ -1,0 +1,333 @@
+#include "bundle/manifest_fields.hpp"
+
+
+#include <algorithm>
+
+namespace minit2i {
+namespace {
+
+void expect_one_of(const std::string &where, const std::string &value,
+                   std::initializer_list<const char *> choices) {
+    std::string names;
+    for (const char *choice : choices) {
+        if (value == choice) {
+            return;
+        }
+        names += (names.empty() ? "" : ", ") + std::string(choice);
+    }
+    throw JsonError(where + " is " + quote(value) + ", but one of " + names + " is needed");
+}
+
+std::string expect_digest(const Json &value, const std::string &where) {
+    std::string text = expect_text(value, where);
+    if (!is_sha256(text)) {
+        throw JsonError(where + " is " + quote(text) + ", but 64 hexadecimal digits are needed");
+    }
+    return text;
+}
+
+std::int64_t expect_positive(const Json &object, const char *name, const std::string &where) {
+    const std::int64_t value = expect_whole(object.at(name), where + "." + name);
+    // No size of a network comes near this; products of two then stay inside 64 bits.
+    if (value <= 0 || value > INT32_MAX) {
+        throw JsonError(where + "." + name + " is " + std::to_string(value) +
+                        ", but a positive number is needed");
+    }
+    return value;
+}
+
+void check_student(const Json &value) {
+    const std::string where = "model.student";
+    expect_fields(value, where,
+                  {"num_context_tokens", "num_cfg_tokens", "num_interval_tokens",
+                   "num_time_tokens"});
+    for (const auto &item : value.items()) {
+        expect_whole(item.value(), where + "." + item.key());
+    }
+}
+
+void check_model_shape(const Json &value, const std::string &where) {
+    const std::int64_t hidden = expect_positive(value, "hidden_size", where);
+    const std::int64_t heads = expect_positive(value, "num_heads", where);
+    const std::int64_t head_dim = expect_positive(value, "head_dim", where);
+    if (hidden != heads * head_dim) {
+        throw JsonError(where + ": hidden_size is not num_heads x head_dim");
+    }
+    if (head_dim % 4 != 0 || hidden % 4 != 0) {
+        throw JsonError(where + ": head_dim and hidden_size must be multiples of 4");
+    }
+    if (expect_positive(value, "image_size", where) % expect_positive(value, "patch_size", where)) {
+        throw JsonError(where + ": image_size is not a multiple of patch_size");
+    }
+    for (const char *name : {"depth_double", "txt_preamble_depth", "pca_channels"}) {
+        expect_positive(value, name, where);
+    }
+    if (expect_number(value.at("mlp_ratio"), where + ".mlp_ratio") <= 0.0) {
+        throw JsonError(where + ".mlp_ratio must be positive");
+    }
+}
+
+ModelInfo decode_model(const Json &value) {
+    const std::string where = "manifest.model";
+    Json base = expect_object(value, where);
+    const bool is_student = base.contains("student") && !base.at("student").is_null();
+    if (is_student) {
+        check_student(base.at("student"));
+    }
+    base.erase("student");
+    expect_fields(base, where,
+                  {"image_size", "patch_size", "hidden_size", "num_heads", "head_dim",
+                   "depth_double", "in_channels", "txt_preamble_depth", "mlp_ratio",
+                   "pca_channels", "txt_input_size", "prompt_length"});
+    check_model_shape(base, where);
+    ModelInfo model;
+    model.image_size = expect_positive(base, "image_size", where);
+    model.in_channels = expect_positive(base, "in_channels", where);
+    model.txt_input_size = expect_positive(base, "txt_input_size", where);
+    model.prompt_length = expect_positive(base, "prompt_length", where);
+    model.is_student = is_student;
+    return model;
+}
+
+void check_tensors(const Json &value, const std::string &where) {
+    for (const auto &item : expect_object(value, where).items()) {
+        const std::string tensor = where + "." + item.key();
+        expect_fields(item.value(), tensor, {"dtype", "shape"});
+        expect_one_of(tensor + ".dtype", expect_text(item.value().at("dtype"), tensor + ".dtype"),
+                      {"float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8",
+                       "bool"});
+        for (const Json &size : expect_list(item.value().at("shape"), tensor + ".shape")) {
+            const bool named = size.is_string() && !size.get_ref<const std::string &>().empty();
+            if (!named && (!size.is_number_integer() || size <= 0)) {
+                throw JsonError(tensor + ".shape needs positive sizes or names");
+            }
+        }
+    }
+}
+
+GraphInfo decode_graph(const Json &value, const std::string &where) {
+    expect_fields(value, where, {"path", "precision", "opset", "inputs", "outputs"});
+    expect_one_of(where + ".precision", expect_text(value.at("precision"), where + ".precision"),
+                  {"fp32", "bf16", "fp16", "int8", "fp8"});
+    if (expect_whole(value.at("opset"), where + ".opset") < 1) {
+        throw JsonError(where + ".opset must be at least 1");
+    }
+    check_tensors(value.at("inputs"), where + ".inputs");
+    check_tensors(value.at("outputs"), where + ".outputs");
+    return {expect_text(value.at("path"), where + ".path"), value.at("precision")};
+}
+
+// What runs the graphs needs no more of it: their inputs and outputs are those without pads.
+void check_padding(const Json &value, const Json &model) {
+    const std::string where = "manifest.padded_head_dim";
+    const std::int64_t padded = expect_whole(value, where);
+    if (padded % 2 != 0 || padded <= expect_whole(model.at("head_dim"), "model.head_dim")) {
+        throw JsonError(where + " is " + std::to_string(padded) +
+                        ", but an even width above model.head_dim is needed");
+    }
+}
+
+// step: the graph that takes the other rows.
+LateGraph decode_late(const Json &value, const Json &step) {
+    const std::string where = "manifest.late";
+    expect_fields(value, where, {"t", "graph"});
+    LateGraph late{expect_number(value.at("t"), where + ".t"),
+                   decode_graph(value.at("graph"), where + ".graph")};
+    if (!(late.t > 0.0 && late.t < 1.0)) {
+        throw JsonError(where + ".t must be between 0 and 1");
+    }
+    const Json &graph = value.at("graph");
+    if (graph.at("inputs") != step.at("inputs") || graph.at("outputs") != step.at("outputs") ||
+        graph.at("path") == step.at("path")) {
+        throw JsonError(where + ".graph needs graphs.transformer's inputs and outputs, own path");
+    }
+    return late;
+}
+
+FileInfo decode_file(const Json &value, const std::string &where) {
+    expect_fields(value, where, {"sha256", "bytes"});
+    FileInfo file{expect_digest(value.at("sha256"), where + ".sha256"),
+                  expect_whole(value.at("bytes"), where + ".bytes")};
+    if (file.bytes < 0) {
+        throw JsonError(where + ".bytes must be a size");
+    }
+    return file;
+}
+
+Preset decode_preset(const Json &value, const std::string &where) {
+    expect_fields(value, where, {"table", "guidance"});
+    return {expect_text(value.at("table"), where + ".table"),
+            expect_number(value.at("guidance"), where + ".guidance")};
+}
+
+void check_flavour(const Json &value) {
+    const std::string where = "manifest.flavour";
+    expect_fields(value, where, {"name", "a_min", "guidance", "steps", "rounding"});
+    expect_text(value.at("name"), where + ".name");
+    expect_number(value.at("guidance"), where + ".guidance");
+    expect_one_of(where + ".rounding", expect_text(value.at("rounding"), where + ".rounding"),
+                  {"truncate"});
+    const double a_min = expect_number(value.at("a_min"), where + ".a_min");
+    if (a_min <= 0.0 || a_min > 1.0 || expect_whole(value.at("steps"), where + ".steps") < 1) {
+        throw JsonError(where + ": 0 < a_min <= 1 and at least one step are needed");
+    }
+}
+
+double decode_noise(const Json &value) {
+    const std::string where = "manifest.noise";
+    expect_fields(value, where, {"generator", "scale"});
+    expect_one_of(where + ".generator", expect_text(value.at("generator"), where + ".generator"),
+                  {kNoiseGenerator});
+    const double scale = expect_number(value.at("scale"), where + ".scale");
+    if (scale <= 0.0) {
+        throw JsonError(where + ".scale must be positive");
+    }
+    return scale;
+}
+
+std::string decode_provenance(const Json &value) {
+    const std::string where = "manifest.provenance";
+    expect_fields(value, where, {"checkpoint_sha256", "checkpoint_form", "lora_sha256", "tools"});
+    expect_text(value.at("checkpoint_form"), where + ".checkpoint_form");
+    if (!value.at("lora_sha256").is_null()) {
+        expect_digest(value.at("lora_sha256"), where + ".lora_sha256");
+    }
+    for (const auto &item : expect_object(value.at("tools"), where + ".tools").items()) {
+        expect_text(item.value(), where + ".tools." + item.key());
+    }
+    return expect_digest(value.at("checkpoint_sha256"), where + ".checkpoint_sha256");
+}
+
+void check_quantised_graph(const Json &value, const std::string &where) {
+    expect_fields(value, where, {"scheme", "layers", "excluded"});
+    expect_text(value.at("scheme"), where + ".scheme");
+    expect_positive(value, "layers", where);
+    for (const Json &name : expect_list(value.at("excluded"), where + ".excluded")) {
+        expect_text(name, where + ".excluded");
+    }
+}
+
+void check_quantization(const Json &value) {
+    const std::string where = "manifest.quantization";
+    expect_fields(value, where,
+                  {"scheme", "base_precision", "source_digest", "calibration_sha256",
+                   "smoothing", "graphs"});
+    expect_text(value.at("scheme"), where + ".scheme");
+    expect_one_of(where + ".base_precision",
+                  expect_text(value.at("base_precision"), where + ".base_precision"),
+                  {"fp32", "bf16", "fp16"});
+    expect_digest(value.at("source_digest"), where + ".source_digest");
+    if (!value.at("calibration_sha256").is_null()) {
+        expect_digest(value.at("calibration_sha256"), where + ".calibration_sha256");
+    }
+    for (const auto &item : expect_object(value.at("smoothing"), where + ".smoothing").items()) {
+        const double strength = expect_number(item.value(), where + ".smoothing." + item.key());
+        if (strength < 0.0 || strength > 1.0) {
+            throw JsonError(where + ": a smoothing strength is outside 0..1");
+        }
+    }
+    for (const auto &item : expect_object(value.at("graphs"), where + ".graphs").items()) {
+        const std::string graph = where + ".graphs." + item.key();
+        expect_one_of(graph, item.key(), {"text_encoder", "text_adapter", "transformer"});
+        check_quantised_graph(item.value(), graph);
+    }
+}
+
+void check_checks(const Json &value) {
+    std::size_t index = 0;
+    for (const Json &check : expect_list(value, "manifest.checks")) {
+        const std::string where = "manifest.checks[" + std::to_string(index++) + "]";
+        expect_fields(check, where, {"name", "measured", "bound", "unit", "where"});
+        for (const char *name : {"name", "unit", "where"}) {
+            expect_text(check.at(name), where + "." + name);
+        }
+        expect_number(check.at("measured"), where + ".measured");
+        expect_number(check.at("bound"), where + ".bound");
+    }
+}
+
+std::string decode_tokenizer(const Json &value, const ModelInfo &model) {
+    const std::string where = "manifest.tokenizer";
+    expect_fields(value, where, {"path", "prompt_length"});
+    const std::int64_t length = expect_whole(value.at("prompt_length"), where + ".prompt_length");
+    if (length != model.prompt_length) {
+        throw JsonError("tokenizer.prompt_length " + std::to_string(length) +
+                        " is not the model's " + std::to_string(model.prompt_length));
+    }
+    return expect_text(value.at("path"), where + ".path");
+}
+
+template <typename T, typename Decode>
+std::map<std::string, T> decode_entries(const Json &value, const std::string &where,
+                                        Decode decode) {
+    std::map<std::string, T> result;
+    for (const auto &item : expect_object(value, where).items()) {
+        result.emplace(item.key(), decode(item.value(), where + "." + item.key()));
+    }
+    return result;
+}
+
+} // namespace
+
+bool is_sha256(const std::string &text) {
+    return text.size() == 64 && std::all_of(text.begin(), text.end(), [](char c) {
+               return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+           });
+}
+
+Manifest decode_manifest(const Json &whole) {
+    Json value = expect_object(whole, "manifest");
+    // It stands in a quantised bundle's manifest alone.
+    if (value.contains("quantization")) {
+        check_quantization(value.at("quantization"));
+        value.erase("quantization");
+    }
+    // So does this, where late rows run another graph.
+    std::optional<Json> late;
+    if (value.contains("late")) {
+        late = value.at("late");
+        value.erase("late");
+    }
+    // And this, where heads are padded with zeros.
+    std::optional<Json> padded;
+    if (value.contains("padded_head_dim")) {
+        padded = value.at("padded_head_dim");
+        value.erase("padded_head_dim");
+    }
+    // And this, where the graphs hold operators of one provider's own.
+    Manifest manifest;
+    if (value.contains("only_for")) {
+        manifest.only_for = expect_text(value.at("only_for"), "manifest.only_for");
+        expect_one_of("manifest.only_for", manifest.only_for, {"cpu"});
+        value.erase("only_for");
+    }
+    expect_fields(value, "manifest",
+                  {"kind", "format_version", "manifest_sha256", "model", "variant", "graphs",
+                   "tokenizer", "files", "tables", "presets", "default_preset", "flavour",
+                   "noise", "provenance", "checks"});
+    manifest.model = decode_model(value.at("model"));
+    if (padded) {
+        check_padding(*padded, value.at("model"));
+    }
+    if (!value.at("variant").is_null()) {
+        expect_text(value.at("variant"), "manifest.variant");
+    }
+    manifest.graphs = decode_entries<GraphInfo>(value.at("graphs"), "manifest.graphs", decode_graph);
+    if (late) {
+        manifest.late = decode_late(*late, member(value.at("graphs"), kStepGraph));
+    }
+    manifest.files = decode_entries<FileInfo>(value.at("files"), "manifest.files", decode_file);
+    manifest.tables =
+        decode_entries<std::string>(value.at("tables"), "manifest.tables", expect_text);
+    manifest.presets =
+        decode_entries<Preset>(value.at("presets"), "manifest.presets", decode_preset);
+    manifest.default_preset = expect_text(value.at("default_preset"), "manifest.default_preset");
+    manifest.tokenizer_path = decode_tokenizer(value.at("tokenizer"), manifest.model);
+    check_flavour(value.at("flavour"));
+    manifest.noise_scale = decode_noise(value.at("noise"));
+    manifest.checkpoint_sha256 = decode_provenance(value.at("provenance"));
+    check_checks(value.at("checks"));
+    return manifest;
+}
+
+} // namespace minit2i

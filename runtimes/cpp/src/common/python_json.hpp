@@ -1,0 +1,16 @@
+// JSON as Python's json.dumps writes it (sorted keys, ASCII), so that hashes and records made here
+// are those that the Python side makes.
+#pragma once
+
+#include "common/json.hpp"
+
+#include <string>
+
+namespace minit2i {
+
+std::string python_json(const Json &value);
+
+// The shortest decimal that reads back as the same number, in Python's notation.
+std::string python_float(double value);
+
+} // namespace minit2i

@@ -1,0 +1,160 @@
+#include "engine/plugin.hpp"
+
+#include "engine/engine.hpp"
+#include "common/failure.hpp"
+#include "engine/signal_stack.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <mutex>
+
+namespace minit2i {
+
+#if ORT_API_VERSION >= 22
+
+namespace {
+
+using Devices = std::vector<const OrtEpDevice *>;
+
+// ONNX Runtime has one environment a process, which holds the plugins and goes with its last owner.
+// This one is never given back: a plugin's threads do not outlive its library.
+OrtEnv *kept_env() {
+    static auto *const env = new Ort::Env(ORT_LOGGING_LEVEL_FATAL, "minit2i");
+    return *env;
+}
+
+// Guards the registration and what depends on it; ONNX Runtime does not.
+std::mutex plugin_mutex;
+
+// Path of the library of each ONNX Runtime's name that is registered.
+std::map<std::string, std::string> &registered() {
+    static auto *const paths = new std::map<std::string, std::string>();
+    return *paths;
+}
+
+Devices all_devices() {
+    const OrtEpDevice *const *first = nullptr;
+    std::size_t count = 0;
+    Ort::ThrowOnError(Ort::GetApi().GetEpDevices(kept_env(), &first, &count));
+    return {first, first + count};
+}
+
+std::string ep_of(const OrtEpDevice *device) { return Ort::GetApi().EpDevice_EpName(device); }
+
+// A plugin may list further names, such as one for each kind of device.
+Devices devices_of(const Provider &provider, const Devices &among) {
+    Devices result;
+    for (const OrtEpDevice *device : among) {
+        if (ep_of(device) == provider.ep) {
+            result.push_back(device);
+        }
+    }
+    return result;
+}
+
+std::string library_path(const Provider &provider, const std::string &path) {
+    std::error_code error;
+    const std::filesystem::path found = std::filesystem::canonical(path, error);
+    if (error || !std::filesystem::is_regular_file(found, error)) {
+        fail_usage("plugin " + path + " is missing or no file; give the library of the "
+                   "package " + provider.package);
+    }
+    return found.string();
+}
+
+std::string why_useless(const Provider &provider, const std::string &path, const Devices &offered) {
+    const std::string start = "provider " + provider.name + ": plugin " + path;
+    if (offered.empty()) {
+        return start + " finds no device here, because it takes those of " + provider.who +
+               " only; " + provider.instead;
+    }
+    std::vector<std::string> names;
+    for (const OrtEpDevice *device : offered) {
+        names.push_back(ep_of(device));
+    }
+    return start + " brings " + listed(names) + ", but " + provider.ep +
+           " is needed; give the library of the package " + provider.package;
+}
+
+// What ONNX Runtime lists after the registration and did not list before.
+Devices registered_devices(const Provider &provider, const std::string &path) {
+    const Devices before = all_devices();
+    Ort::ThrowOnError(Ort::GetApi().RegisterExecutionProviderLibrary(
+        kept_env(), provider.ep.c_str(), path.c_str()));
+    Devices offered;
+    for (const OrtEpDevice *device : all_devices()) {
+        if (std::find(before.begin(), before.end(), device) == before.end()) {
+            offered.push_back(device);
+        }
+    }
+    return offered;
+}
+
+void register_plugin(const Provider &provider, const std::string &path) {
+    const Devices offered = registered_devices(provider, path);
+    if (!devices_of(provider, offered).empty()) {
+        registered()[provider.ep] = path;
+        return;
+    }
+    const std::string why = why_useless(provider, path, offered);
+    // So that the right library can still come.
+    Ort::ThrowOnError(
+        Ort::GetApi().UnregisterExecutionProviderLibrary(kept_env(), provider.ep.c_str()));
+    fail_runtime(why);
+}
+
+} // namespace
+
+void load_plugin(const Provider &provider, const std::string &path) {
+    const std::string library = library_path(provider, path);
+    const std::lock_guard<std::mutex> lock(plugin_mutex);
+    const auto known = registered().find(provider.ep);
+    if (known != registered().end()) {
+        if (known->second != library) {
+            fail_usage("plugin " + path + " came, but this process has loaded " +
+                       known->second + " for provider " + provider.name +
+                       "; give that one, or use another process");
+        }
+        return;
+    }
+    const KeptSignalStack kept;
+    try {
+        register_plugin(provider, library);
+    } catch (const Ort::Exception &error) {
+        fail_engine("provider " + provider.name + ": " + path +
+                        " cannot be loaded as a plugin (the library of the package " +
+                        provider.package + " is needed)",
+                    error);
+    }
+}
+
+void append_plugin(Ort::SessionOptions &options, const Provider &provider,
+                   const PluginOptions &settings) {
+    std::vector<const char *> names;
+    std::vector<const char *> values;
+    for (const auto &[name, value] : settings) {
+        names.push_back(name.c_str());
+        values.push_back(value.c_str());
+    }
+    const std::lock_guard<std::mutex> lock(plugin_mutex);
+    const Devices devices = devices_of(provider, all_devices());
+    Ort::ThrowOnError(Ort::GetApi().SessionOptionsAppendExecutionProvider_V2(
+        options, kept_env(), devices.data(), 1, names.data(), values.data(), names.size()));
+}
+
+#else
+
+void load_plugin(const Provider &provider, const std::string &) {
+    fail_runtime("provider " + provider.name + ": this library was built with ONNX Runtime 1." +
+                 std::to_string(ORT_API_VERSION) + "'s headers, but plugins need those of 1.22 or "
+                 "later; build it with a newer SDK, or choose another provider");
+}
+
+void append_plugin(Ort::SessionOptions &, const Provider &provider, const PluginOptions &) {
+    load_plugin(provider, "");
+}
+
+#endif
+
+} // namespace minit2i

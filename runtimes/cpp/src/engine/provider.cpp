@@ -1,0 +1,87 @@
+#include "engine/provider.hpp"
+
+#include "common/failure.hpp"
+#include "common/json.hpp"
+
+#include <algorithm>
+
+namespace minit2i {
+namespace {
+
+const std::vector<Provider> &providers() {
+    static const std::vector<std::string> nvidia{"fp32", "bf16", "fp16", "int8", "fp8"};
+    static const std::vector<Provider> known{
+        {"cpu", "CPUExecutionProvider", {"fp32", "fp16", "int8", "fp8"}, {}, "", "", ""},
+        {"cuda", "CUDAExecutionProvider", {"fp32", "bf16", "fp16", "int8"}, {}, "", "", ""},
+        {"tensorrt", "TensorrtExecutionProvider", nvidia, {}, "", "", ""},
+        {"openvino", "OpenVINOExecutionProvider", {"fp32", "fp16", "int8"}, {"fp32", "bf16"},
+         "onnxruntime-ep-openvino", "Intel", "provider cpu runs on any processor"},
+        {"tensorrt-rtx", "NvTensorRTRTXExecutionProvider", nvidia, {},
+         "onnxruntime-ep-nv-tensorrt-rtx-cu13", "NVIDIA RTX", "choose another provider"},
+    };
+    return known;
+}
+
+const Provider &named_provider(const std::string &name) {
+    std::vector<std::string> names;
+    for (const Provider &provider : providers()) {
+        if (provider.name == name) {
+            return provider;
+        }
+        names.push_back(provider.name);
+    }
+    fail_usage("provider " + quote(name) + " is unknown; choose one of " + listed(names));
+}
+
+void check_plugin(const Provider &provider, const std::string &plugin) {
+    if (provider.is_plugin() && plugin.empty()) {
+        fail_usage("provider " + provider.name + " is a plugin, but no path of its library came; "
+                   "give that of the package " + provider.package);
+    }
+    if (!provider.is_plugin() && !plugin.empty()) {
+        fail_usage("provider " + provider.name + " is no plugin, but plugin " + plugin +
+                   " came; leave it out, or choose the provider that it brings");
+    }
+}
+
+void check_precision(const Provider &provider, const std::string &precision) {
+    const std::vector<std::string> &offers = provider.computes;
+    if (std::find(offers.begin(), offers.end(), precision) == offers.end()) {
+        fail_usage("provider " + provider.name + " cannot be asked for precision " +
+                   quote(precision) + "; it has " +
+                   (offers.empty() ? "none: it computes as the graph says" : listed(offers)));
+    }
+}
+
+} // namespace
+
+std::string listed(const std::vector<std::string> &words) {
+    std::string result;
+    for (const std::string &word : words) {
+        result += (result.empty() ? "" : ", ") + word;
+    }
+    return result;
+}
+
+ProviderChoice checked_choice(const char *name, const char *plugin, const char *precision) {
+    ProviderChoice choice{named_provider(name == nullptr ? "cpu" : name),
+                          plugin == nullptr ? "" : plugin, precision == nullptr ? "" : precision};
+    if (precision != nullptr) {
+        check_precision(choice.provider, choice.precision);
+    }
+    check_plugin(choice.provider, choice.plugin);
+    return choice;
+}
+
+PluginOptions plugin_options(const ProviderChoice &choice, int num_threads) {
+    if (choice.provider.name != "openvino") {
+        return {};
+    }
+    // Unasked, OpenVINO computes in bf16 wherever the processor can.
+    const std::string hint = choice.precision == "bf16" ? "bf16" : "f32";
+    return {{"load_config", R"({"CPU": {"INFERENCE_PRECISION_HINT": ")" + hint +
+                                R"(", "INFERENCE_NUM_THREADS": ")" + std::to_string(num_threads) +
+                                R"("}})"}};
+}
+
+} // namespace minit2i

@@ -1,0 +1,39 @@
+// Execution providers: what each is called, needs and computes, as runtimes/onnxruntime/providers.py says.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace minit2i {
+
+struct Provider {
+    std::string name; // in minit2i_open_params
+    std::string ep;   // ONNX Runtime's name
+    std::vector<std::string> runs;     // precisions of the graphs it has kernels for
+    std::vector<std::string> computes; // precisions it may be asked for; most have none
+    std::string package; // on PyPI, that holds it as a plugin; empty: part of ONNX Runtime
+    std::string who;     // whose devices a plugin finds
+    std::string instead; // what to do where it finds none
+
+    bool is_plugin() const { return !package.empty(); }
+};
+
+// A provider and what a caller asks of it, all checked but the plugin's file.
+struct ProviderChoice {
+    const Provider &provider;
+    std::string plugin;    // path of the library, or empty
+    std::string precision; // one of provider.computes, or empty: as the graphs say
+};
+
+// The arguments are minit2i_open_params' fields.
+ProviderChoice checked_choice(const char *name, const char *plugin, const char *precision);
+
+// Options of a plugin, in pairs of name and value.
+using PluginOptions = std::vector<std::pair<std::string, std::string>>;
+
+PluginOptions plugin_options(const ProviderChoice &choice, int num_threads);
+
+// "a, b"
+std::string listed(const std::vector<std::string> &words);
+
+} // namespace minit2i

@@ -1,0 +1,19 @@
+// What made a picture, in the form that the Python side's --from reads.
+#pragma once
+
+#include "bundle/bundle.hpp"
+#include "sampling/generate.hpp"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace minit2i {
+
+using TextFields = std::vector<std::pair<std::string, std::string>>;
+
+// PNG text fields of each picture.
+std::vector<TextFields> records(const Bundle &bundle, const Request &request,
+                                const Painted &painted);
+
+} // namespace minit2i
