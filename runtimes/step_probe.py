@@ -22,7 +22,7 @@ _SEED: Final = 7
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Probe:
-    """Inputs of adapter and step: what the text encoder gave, a noisy state, and tokens."""
+    """Inputs of adapter and step: the text encoder's output, a noisy state, tokens and a row."""
 
     context: np.ndarray
     mask: np.ndarray
@@ -30,6 +30,7 @@ class Probe:
     x: np.ndarray
     tokens: np.ndarray
     weights: np.ndarray
+    row: np.ndarray
 
 
 def make_probe(bundle: Bundle, runtime: Runtime) -> Probe:
@@ -54,13 +55,14 @@ def make_probe(bundle: Bundle, runtime: Runtime) -> Probe:
         x=batch_noise([_SEED], (bundle.config.in_channels, size, size)),
         tokens=runtime.adapt(context, mask, conditions)[: len(weights), None],
         weights=weights,
+        row=_ROW,
     )
 
 
 def answers(runtime: Runtime, probe: Probe) -> dict[str, np.ndarray]:
     """What adapter and step of a runtime make of the probe, by graph."""
     state = runtime.start(probe.x, probe.tokens)
-    state.step(_ROW, probe.weights)
+    state.step(probe.row, probe.weights)
     return {
         "text_adapter": runtime.adapt(probe.context, probe.mask, probe.conditions),
         "transformer": state.state()[0],

@@ -69,7 +69,7 @@ def test_refit_and_back(
     engines: tuple[str, Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, bundle = engines
-    write_adapter(tmp_path / "lora")
+    write_adapter(tmp_path / "lora", lora_alpha=0.05)
     table = solver_table("euler", steps=3)
 
     def picture(path: Path) -> np.ndarray:

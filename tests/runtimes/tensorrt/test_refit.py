@@ -131,14 +131,16 @@ def test_the_probe_tells_one_network_from_another(bench: Bench, tmp_path: Path) 
 def test_the_command_refits_an_adapter(
     bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_adapter(tmp_path / "lora")
+    # Of a size that keeps float32 exact, as test_float64.py measures; 6 drives activations to 8e4,
+    # and then two float32 engines are 3e-5 apart, both as far from float64.
+    write_adapter(tmp_path / "lora", lora_alpha=0.05)
     out = tmp_path / "out"
     done = run(capsys, "refit", bench.bundle.path, "--lora", tmp_path / "lora", "-o", out,
                *ENGINE, "--json")  # fmt: skip
     assert done.code == 0, done.err
     told = json.loads(done.out)
     assert [check["name"] for check in told["checks"]] == ["text_adapter", "transformer"]
-    # Measured 6e-7 and 9e-7.
+    # Measured 3e-7 and 1e-6 (AVX-512 with AMX).
     assert all(check["measured"] <= 1e-5 for check in told["checks"])
     bundle = Bundle.open(out)
     bundle.verify()
