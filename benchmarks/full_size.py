@@ -251,7 +251,7 @@ class _Stages:
     def __init__(self, began: float) -> None:
         self.began, self.stage = began, ""
 
-    def __call__(self, stage: str, share: float) -> None:
+    def __call__(self, share: float, stage: str = "", /) -> None:
         if stage == self.stage:
             return
         self.stage = stage

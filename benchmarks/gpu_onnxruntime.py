@@ -28,8 +28,8 @@ import numpy as np
 import onnxruntime
 
 import minit2i_deploy as m
-from minit2i_deploy.cli.support.progress import Progress
 from minit2i_deploy.demo.machine import describe_machine, machine_line
+from minit2i_deploy.progress import Progress, ProgressLine, stage_of
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.solvers.noise import batch_noise
 from minit2i_deploy.solvers.table import Table, guidance_weights, solver_table, step_row
@@ -56,14 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "precision": bundle.manifest.graphs["transformer"].precision,
         "attention": _attention(options, bundle),
     }
-    with contextlib.ExitStack() as stack, Progress("gpu") as progress:
+    with contextlib.ExitStack() as stack, ProgressLine("gpu") as progress:
         engines = _engines(bundle, options, stack)
         report["step"] = _steps(bundle, engines, options, progress)
         report["host"] = _host(bundle, engines["onnxruntime"], options)
         report["pictures"] = _pictures(bundle, engines, options, progress)
     if options.student:
         student = m.Bundle.open(options.student)
-        with contextlib.ExitStack() as stack, Progress("student") as progress:
+        with contextlib.ExitStack() as stack, ProgressLine("student") as progress:
             engines = _engines(student, options, stack)
             report["student"] = _pictures(student, engines, options, progress)
     report["passed"] = _passed(report)
@@ -146,7 +146,7 @@ def _steps(
     calls = {
         label: (lambda state=state: _burst(state, options.burst)) for label, state in states.items()
     }
-    seconds = _in_turns(calls, options.rounds, lambda share: progress.update(share, "step"))
+    seconds = _in_turns(calls, options.rounds, stage_of(progress, 0.0, 1.0, "step"))
     rows = _rows({label: [s / options.burst for s in spent] for label, spent in seconds.items()})
     wanted = results["torch"]
     for label, found in results.items():
@@ -176,10 +176,8 @@ def _pictures(
         for call in calls.values():
             call()
 
-        def on_share(share: float, name: str = name) -> None:
-            progress.update(share, name)
-
-        found[name] = _rows(_in_turns(calls, options.pictures, on_share))
+        part = stage_of(progress, 0.0, 1.0, name)
+        found[name] = _rows(_in_turns(calls, options.pictures, part))
     return found
 
 
@@ -188,7 +186,7 @@ def _paint(bundle: m.Bundle, runtime: Runtime, table: Table, guidance: float) ->
 
 
 def _in_turns(
-    calls: Mapping[str, Callable[[], None]], rounds: int, on_share: Callable[[float], None]
+    calls: Mapping[str, Callable[[], None]], rounds: int, progress: Progress
 ) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {label: [] for label in calls}
     for turn in range(rounds):
@@ -196,7 +194,7 @@ def _in_turns(
             began = time.perf_counter()
             call()
             seconds[label].append(time.perf_counter() - began)
-        on_share((turn + 1) / rounds)
+        progress((turn + 1) / rounds)
     return seconds
 
 

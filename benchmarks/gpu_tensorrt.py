@@ -32,13 +32,13 @@ from gpu_contenders import CONFIGS, Contender, make_bundle, official_contender, 
 from gpu_report import read_card, summary, text
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.cli.support.progress import Progress
 from minit2i_deploy.demo.machine import describe_machine
 from minit2i_deploy.errors import Minit2iError
 from minit2i_deploy.export.tensorrt import BuildOptions, build_bundle
 from minit2i_deploy.flops import denoiser_flops
 from minit2i_deploy.generate import generate
 from minit2i_deploy.io.files import atomic_write_text
+from minit2i_deploy.progress import Progress, ProgressLine
 from minit2i_deploy.protocol import RowsTrajectory
 from minit2i_deploy.runtimes.step_probe import answers, make_probe, relative_errors
 from minit2i_deploy.solvers.noise import batch_noise
@@ -54,17 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     options = _parse(arguments)
     torch.set_num_threads(options.threads)
-    with _work_folder(options.work) as folder, Progress("gpu") as progress:
-        report = measure(options, folder, progress.update)
+    with _work_folder(options.work) as folder, ProgressLine("gpu") as progress:
+        report = measure(options, folder, progress)
     if options.output is not None:
         atomic_write_text(options.output, json.dumps(report, indent=2) + "\n")
     print(text(report))
     return 0
 
 
-def measure(
-    options: argparse.Namespace, folder: Path, progress: Callable[[float, str], None]
-) -> dict[str, Any]:
+def measure(options: argparse.Namespace, folder: Path, progress: Progress) -> dict[str, Any]:
     """Everything, in the order of the module's first line."""
     progress(0.0, "export")
     bundle = make_bundle(options.variant, options.precision, folder, opset=options.opset)

@@ -41,9 +41,9 @@ from peer_engines import (
 )
 
 import minit2i_deploy as m
-from minit2i_deploy.cli.support.progress import Progress
 from minit2i_deploy.demo.machine import describe_machine, machine_line
 from minit2i_deploy.flops import denoiser_flops
+from minit2i_deploy.progress import Progress, ProgressLine
 
 PARTS: Final = ("step", "encoder")
 # The plugin finds devices of Intel only, so it is left out unless it is asked for.
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     torch.set_num_threads(options.threads)
     bundle = m.Bundle.open(options.bundle)
-    with Progress("peers") as progress:
-        progress.update(0.0, "prepare")
+    with ProgressLine("peers") as progress:
+        progress(0.0, "prepare")
         work = prepare(bundle, options.threads)
         rates = matrix_rates(options.threads)
         parts = {}
@@ -146,13 +146,13 @@ def _measured(
     for contender in contenders:
         result = None if contender.call is None else contender.call()
         rows.append({"contender": contender, "result": result, "wall_s": [], "cpu_s": []})
-        progress.update(0.0, f"{part}: {contender.label}")
+        progress(0.0, f"{part}: {contender.label}")
     for turn in range(rounds):
         for row in rows:
             wall, cpu = _timed(row["contender"])
             row["wall_s"].append(wall)
             row["cpu_s"].append(cpu)
-        progress.update((turn + 1) / rounds, part)
+        progress((turn + 1) / rounds, part)
     return rows
 
 

@@ -25,7 +25,6 @@ from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.cli.support.output_paths import new_folder, write_json
-from minit2i_deploy.cli.support.progress import Progress
 from minit2i_deploy.errors import Minit2iError, UsageError, require
 from minit2i_deploy.evaluation.quality import (
     Candidate,
@@ -39,6 +38,7 @@ from minit2i_deploy.evaluation.quality.fine_reference import end_floor
 from minit2i_deploy.evaluation.quality.plots import plot_settings, write_plots
 from minit2i_deploy.evaluation.shapes import held_out_captions
 from minit2i_deploy.generate import generate
+from minit2i_deploy.progress import ProgressLine
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.solvers.guidance import adjusted
@@ -102,8 +102,8 @@ def run(options: argparse.Namespace) -> None:
             return
         for part in parts:
             began = time.perf_counter()
-            with Progress(part.name) as progress:
-                report = measure(bundle, runtime, part.candidates, part.settings, progress.update)
+            with ProgressLine(part.name) as progress:
+                report = measure(bundle, runtime, part.candidates, part.settings, progress)
             print(f"\n{part.name}  ({time.perf_counter() - began:.0f} s)\n{report.to_table()}")
             write(part, report, folder)
 

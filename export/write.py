@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +58,9 @@ from minit2i_deploy.export.verification.verify import (
     runs_in_onnxruntime,
 )
 from minit2i_deploy.model import MMJiT, Step, build_network
+from minit2i_deploy.progress import Progress, no_progress, stage_of
 from minit2i_deploy.solvers.mean_flow import StudentSettings
 from minit2i_deploy.solvers.noise import GENERATOR
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,10 +76,6 @@ class _Job:
     told: StudentSettings | None = None
     padding: HeadPadding | None = None
     only_for: str | None = None
-
-    def part(self, stage: str, start: float, end: float) -> Callable[[float], None]:
-        """Progress of one stage, given as its own share, as a share of all."""
-        return lambda share: self.progress(stage, start + share * (end - start))
 
 
 def export_bundle(
@@ -99,7 +93,7 @@ def export_bundle(
     head_multiple: int = 1,
     only_for: str | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Bundle:
     """Export a checkpoint to a bundle, verified against torch.
 
@@ -119,7 +113,7 @@ def export_bundle(
         only_for: "cpu" for operators of ONNX Runtime's own in adapter and step, which take its CPU
             provider less time and which no other engine runs; None for standard ones.
         overwrite: replace a bundle that stands there.
-        progress: called with the name of the stage and the share that is done of all.
+        progress: called with the share that is done and the name of the stage.
 
     Raises:
         UsageError: an argument is wrong, or the target cannot be written or replaced.
@@ -132,10 +126,9 @@ def export_bundle(
     check_form(only_for, precision, opset)
     if flavour is not None:
         find_flavour(flavour)
-    report = progress or _silent
     sources = (checkpoint, text_encoder, lora)
     with bundle_folder(bundle, overwrite=overwrite, sources=sources) as folder:
-        report("read checkpoint", 0.0)
+        progress(0.0, "read checkpoint")
         source = load_checkpoint(
             checkpoint, ema, lora=lora, image_size=image_size, prompt_length=prompt_length
         )
@@ -146,7 +139,7 @@ def export_bundle(
             flavour=flavour_for(source.config, flavour),
             precision=precision,
             opset=opset,
-            progress=report,
+            progress=progress,
             told=source.told,
             padding=padding_for(source.config, head_multiple),
             only_for=only_for,
@@ -163,16 +156,12 @@ def export_bundle(
         checks = [*_compare(job, text, reference), *checks]
         require_within_bounds(checks, "no bundle was written")
         _write_manifest(job, {"text_encoder": encoder_graph, **graphs}, checks, origin)
-        report("verified", 1.0)
+        progress(1.0, "verified")
     return Bundle.open(bundle)
 
 
-def _silent(stage: str, share: float) -> None:
-    pass
-
-
 def _write_text_encoder(job: _Job, source: Path) -> tuple[GraphInfo, TextReference]:
-    job.progress("text encoder", 0.05)
+    job.progress(0.05, "text encoder")
     encoder = open_text_encoder(source, job.config.txt_input_size)
     vocabulary = encoder.config.vocab_size
     tokenizer_folder = job.folder / "tokenizer"
@@ -186,7 +175,7 @@ def _record_and_write(
     job: _Job, net: MMJiT, text: TextReference
 ) -> tuple[NetworkReference, dict[str, GraphInfo], list[Check]]:
     """Record float32 torch, then turn the network to its final form in place and write it."""
-    done = job.part("torch reference", 0.15, 0.4)
+    done = stage_of(job.progress, 0.15, 0.4, "torch reference")
     reference = record_network(net, text, job.flavour.a_min, job.told, done)
     if job.padding is not None:
         pad_heads(net, job.padding)
@@ -195,14 +184,14 @@ def _record_and_write(
         use_onnxruntime_heads(net)
     checks = []
     if not runs_in_onnxruntime(job.precision):
-        done = job.part("torch in the precision", 0.4, 0.5)
+        done = stage_of(job.progress, 0.4, 0.5, "torch in the precision")
         checks = compare_torch(net, reference, job.precision, done)
     return reference, _write_graphs(job, net), checks
 
 
 def _compare(job: _Job, text: TextReference, reference: NetworkReference) -> list[Check]:
     network = reference if runs_in_onnxruntime(job.precision) else None
-    done = job.part("onnxruntime against torch", 0.6, 0.95)
+    done = stage_of(job.progress, 0.6, 0.95, "onnxruntime against torch")
     return compare(job.folder, text, network, job.precision, done)
 
 
@@ -213,7 +202,7 @@ def _write_graphs(job: _Job, net: MMJiT) -> dict[str, GraphInfo]:
     }
     graphs = {}
     for name, (module, signature) in modules.items():
-        job.progress(f"write {name}", 0.5)
+        job.progress(0.5, f"write {name}")
         model = to_onnx(module.eval(), signature, job.opset)
         write_graph(model, module, job.folder / name, canonical_name)
         graphs[name] = _graph_info(name, signature, job.precision, job.opset)
@@ -255,5 +244,5 @@ def _write_manifest(
         padded_head_dim=None if job.padding is None else job.padding.padded,
         only_for=job.only_for,
     )
-    job.progress("hash files", 0.95)
+    job.progress(0.95, "hash files")
     write_manifest(job.folder, manifest)

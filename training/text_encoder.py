@@ -21,8 +21,8 @@ from torch import Tensor
 from minit2i_deploy.errors import require
 from minit2i_deploy.evaluation.shapes import vocabulary_corpus
 from minit2i_deploy.io.files import atomic_directory
+from minit2i_deploy.progress import ProgressLine
 from minit2i_deploy.tokenizer import Tokenizer
-from minit2i_deploy.training.reporting.progress import Progress
 
 PAD, EOS, UNKNOWN = 0, 1, 2
 # Far beyond any caption of the shapes data, so none is cut.
@@ -158,7 +158,7 @@ def _fit(encoder: Any, recipe: TextEncoderRecipe, token_ids: Sequence[Sequence[i
     optimizer = torch.optim.AdamW(encoder.parameters(), recipe.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, recipe.steps)
     right = total = 0
-    with Progress("text encoder", recipe.steps) as progress:
+    with ProgressLine("text encoder") as progress:
         for step in range(recipe.steps):
             picks = torch.randint(len(token_ids), (recipe.batch,), generator=generator)
             ids, attention = pad_ids([token_ids[i] for i in picks.tolist()])
@@ -173,7 +173,7 @@ def _fit(encoder: Any, recipe: TextEncoderRecipe, token_ids: Sequence[Sequence[i
             if step >= recipe.steps * 0.9:
                 right += int((logits.argmax(-1) == ids)[masked].sum())
                 total += int(masked.sum())
-            progress.update(step + 1, loss=float(loss.detach()))
+            progress((step + 1) / recipe.steps, f"loss={float(loss.detach()):.4g}")
     return right / max(total, 1)
 
 

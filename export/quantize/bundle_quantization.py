@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -40,8 +40,7 @@ from minit2i_deploy.export.quantize.schemes import Scheme, check_fits, find_sche
 from minit2i_deploy.export.quantize.smoothing_search import prepare
 from minit2i_deploy.export.quantize.switch_bundle import check_late_time, copy_late_graph
 from minit2i_deploy.export.verification.bounds import require_within_bounds
-
-Progress = Callable[[str, float], None]
+from minit2i_deploy.progress import Progress, no_progress, stage_of
 
 _STEP: Final = "transformer"
 _TOOLS: Final = ("ml_dtypes", "numpy", "onnx", "onnxruntime")
@@ -72,7 +71,7 @@ def quantize_bundle(
     late_from: float | None = None,
     save_calibration: str | Path | None = None,
     overwrite: bool = False,
-    progress: Progress = lambda stage, share: None,
+    progress: Progress = no_progress,
 ) -> Bundle:
     """Quantise a bundle, measured against itself.
 
@@ -95,7 +94,7 @@ def quantize_bundle(
             the new bundle then holds as well; None for no such rows.
         save_calibration: file to write the ranges to as well.
         overwrite: replace a bundle that stands there.
-        progress: called with the name of the stage and the share that is done of all.
+        progress: called with the share that is done and the name of the stage.
 
     Raises:
         UsageError: an argument is wrong, the bundle is quantised already, the scheme does not
@@ -133,7 +132,7 @@ def quantize_bundle(
             quantised,
             chosen,
             prompt_set.texts[1 : 1 + PICTURES],
-            lambda share: progress("measure", 0.7 + 0.28 * share),
+            stage_of(progress, 0.7, 0.98, "measure"),
             late_from=late_from,
         )
         require_within_bounds(checks, "no bundle was written; see docs/guides/quantize.md")
@@ -147,7 +146,7 @@ def quantize_bundle(
         )
         late = None if late_from is None else copy_late_graph(source, folder, late_from)
         _write(folder, source, chosen, quantised, record, checks, late)
-        progress("written", 1.0)
+        progress(1.0, "written")
     # A file that the caller named is the caller's, under whatever name.
     saved = None if save_calibration is None else Path(save_calibration).resolve()
     if calibration is None and saved != calibration_path(out):
@@ -221,13 +220,7 @@ def _ranges(
         earlier = Calibration.load(kept)
         if earlier.meta == dict(plan(source, prompts, settings).meta):
             return earlier
-    parts = {"trajectories": (0.0, 0.25), "ranges": (0.25, 0.5)}
-
-    def report(stage: str, share: float) -> None:
-        start, end = parts[stage]
-        progress(f"calibrate: {stage}", start + (end - start) * share)
-
-    ranges = calibrate(source, prompts, settings, report)
+    ranges = calibrate(source, prompts, settings, stage_of(progress, 0.0, 0.5, "calibrate"))
     ranges.save(kept)
     return ranges
 
@@ -269,10 +262,10 @@ def _quantise_all(
                 smoothing=smoothing and part.gains_by_smoothing,
                 clip=clip,
                 exclude=exclude,
-                progress=lambda share: progress("smooth and scale", 0.5 + 0.15 * share),
+                progress=stage_of(progress, 0.5, 0.65, "smooth and scale"),
             )
             graph, scales, alphas = prepared.graph, dict(prepared.scales), dict(prepared.alphas)
-        progress(f"quantise {name}", 0.65)
+        progress(0.65, f"quantize {name}")
         number = len(linear_layers(graph)) - len(exclude)
         if number < 1:
             raise UsageError("every linear layer is excluded; leave some to quantise")

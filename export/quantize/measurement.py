@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from minit2i_deploy.export.quantize.calibration.trajectory_states import Drawn, 
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
 from minit2i_deploy.export.quantize.graph.model_graph import Graph
 from minit2i_deploy.export.quantize.schemes import Scheme
+from minit2i_deploy.progress import Progress, no_progress, stage_of
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.text.conditioning import student_conditions
@@ -37,7 +38,7 @@ def measure(
     graphs: Mapping[str, Graph],
     scheme: Scheme,
     prompts: Sequence[str],
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = no_progress,
     *,
     late_from: float | None = None,
 ) -> list[Check]:
@@ -71,14 +72,14 @@ def measure(
         painting = found if late_from is None else SplitRuntime(found, source, late_from)
         start = draw(
             bundle, source, prompts, seeds, wanted_rows, table, guidance,
-            lambda share: progress(0.4 * share),
+            stage_of(progress, 0.0, 0.4),
         )  # fmt: skip
         checks = _text_checks(bundle, source, found, prompts, table, guidance)
         checks += _step_checks(source, found, start, scheme.bounds[0], late_from)
         progress(0.5)
         end = draw(
             bundle, painting, prompts, seeds, none, table, guidance,
-            lambda share: progress(0.5 + 0.5 * share),
+            stage_of(progress, 0.5, 1.0),
         )  # fmt: skip
     return [*checks, _final_check(start, end, scheme.bounds[1], table, guidance, late_from)]
 

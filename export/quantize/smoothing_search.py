@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +27,7 @@ from minit2i_deploy.export.quantize.smoothing import (
     smoothing_exponents,
 )
 from minit2i_deploy.export.quantize.weights import block_for, round_trip_weight
+from minit2i_deploy.progress import Progress, no_progress
 
 ALPHAS: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # Shares of the largest magnitude that a scale may reach to, where clipping is asked for.
@@ -61,7 +62,7 @@ def prepare(
     smoothing: bool = True,
     clip: bool = False,
     exclude: Collection[str] = (),
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = no_progress,
 ) -> Prepared:
     """Search smoothing strengths and scales, each by the error it leaves in its layers' outputs.
 

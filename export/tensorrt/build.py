@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +19,7 @@ from minit2i_deploy.export.tensorrt.memory import peak_bytes, reset_peak
 from minit2i_deploy.export.tensorrt.monitor import Phases, make_monitor, stoppable
 from minit2i_deploy.export.tensorrt.reclaim import reclaiming
 from minit2i_deploy.io.files import atomic_write_bytes
-
-Report = Callable[[str, float], None]
+from minit2i_deploy.progress import Progress, no_progress
 
 _NO_KERNEL: Final = "not supported by a dedicated kernel"
 # What TensorRT-RTX 1.7 says where it is to build a refittable engine without a card, for another
@@ -58,7 +57,7 @@ def build_engine(
     flags: BuildFlags,
     precision: str,
     timing_cache: Path | None = None,
-    report: Report | None = None,
+    progress: Progress = no_progress,
 ) -> Built:
     """Build one engine and write its plan.
 
@@ -71,7 +70,7 @@ def build_engine(
         flags: switches.
         precision: of the graph; in fp32, attention without a kernel of its own is taken apart.
         timing_cache: file that keeps measured kernel times between builds.
-        report: called with a few words and the share that is done.
+        progress: called with the share that is done and the phase.
 
     Raises:
         BundleError: the graph cannot be parsed.
@@ -79,7 +78,7 @@ def build_engine(
         RuntimeFailure: the build failed; the library's reason and, where known, the remedy.
         KeyboardInterrupt: it was stopped.
     """
-    heard, phases = Heard(), Phases(report or _silent)
+    heard, phases = Heard(), Phases(progress)
     reset_peak()
     began = time.perf_counter()
     # The builder keeps no reference to the logger, nor the config to the monitor.
@@ -113,10 +112,6 @@ def build_engine(
         device_memory_bytes=heard.scratch_bytes,
         warnings=tuple(heard.warnings),
     )
-
-
-def _silent(words: str, share: float) -> None:
-    pass
 
 
 def _audit(library: Library, plan: Path, logger: Any, heard: Heard, attention: int) -> Audit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,8 +26,7 @@ from minit2i_deploy.export.tensorrt.capabilities import check_targets
 from minit2i_deploy.export.tensorrt.device import use_device
 from minit2i_deploy.export.tensorrt.library import Library, open_library
 from minit2i_deploy.export.tensorrt.options import NATIVE, BuildOptions, sizes_for
-
-Progress = Callable[[str, float], None]
+from minit2i_deploy.progress import Progress, no_progress, stage_of
 
 # Only the network's own attention can be fused: T5 adds a bias to each score, in float32.
 _AUDITED: Final = "transformer"
@@ -66,7 +64,7 @@ def build_bundle(
     options: BuildOptions,
     *,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[Outcome, ...]:
     """Build the engines that are not there yet, one after another.
 
@@ -74,7 +72,7 @@ def build_bundle(
         bundle: whose graphs are built; the engines go into its cache.
         options: for which cards and sizes.
         force: build those that are current as well.
-        progress: called with a few words and the share that is done of all.
+        progress: called with the share that is done and the graph and phase.
 
     Raises:
         MissingDependencyError: the engine library is not installed.
@@ -89,15 +87,9 @@ def build_bundle(
     planned = plan_of(bundle, _keys(bundle, library, options))
     outcomes = []
     for index, item in enumerate(planned):
-        done = index / len(planned)
-
-        def report(
-            words: str, share: float, done: float = done, graph: str = item.key.graph
-        ) -> None:
-            if progress is not None:
-                progress(f"{graph}: {words}", done + share / len(planned))
-
-        outcomes.append(_one(bundle, library, options, item, force, report))
+        start, stop = index / len(planned), (index + 1) / len(planned)
+        part = stage_of(progress, start, stop, item.key.graph)
+        outcomes.append(_one(bundle, library, options, item, force, part))
     return tuple(outcomes)
 
 
@@ -140,7 +132,7 @@ def _one(
     options: BuildOptions,
     item: Planned,
     force: bool,
-    report: Progress,
+    progress: Progress,
 ) -> Outcome:
     if item.current and not force:
         return _kept(bundle, item, options)
@@ -149,7 +141,7 @@ def _one(
         (now,) = plan_of(bundle, [item.key])
         if now.current and not force:
             return _kept(bundle, now, options)
-        record = _build(bundle, library, options, item.key, report)
+        record = _build(bundle, library, options, item.key, progress)
     found = Found(folder=engine_folder(bundle, item.key), record=record)
     return Outcome(engine=found, built=True, reason="forced" if item.current else item.reason)
 
@@ -161,7 +153,7 @@ def _kept(bundle: Bundle, item: Planned, options: BuildOptions) -> Outcome:
 
 
 def _build(
-    bundle: Bundle, library: Library, options: BuildOptions, key: EngineKey, report: Progress
+    bundle: Bundle, library: Library, options: BuildOptions, key: EngineKey, progress: Progress
 ) -> EngineRecord:
     with new_engine(bundle, key) as partial:
         built = build_engine(
@@ -173,7 +165,7 @@ def _build(
             flags=key.flags,
             precision=key.precision,
             timing_cache=options.timing_cache,
-            report=report,
+            progress=progress,
         )
         _check_floor(bundle, key, built.audit, options)
         return seal_engine(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+from minit2i_deploy.progress import Progress
 
 
 class Phases:
     """Nested phases with known numbers of steps, as one share that never goes back."""
 
-    def __init__(self, report: Callable[[str, float], None]) -> None:
-        self._report = report
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._open: dict[str, tuple[int, int]] = {}
         self._share = 0.0
         self._lock = threading.Lock()
@@ -36,12 +38,12 @@ class Phases:
                 share += min(done, steps) * width
             self._share = max(self._share, min(share, 1.0))
         if not self.stopped:
-            self._report(name, self._share)
+            self._progress(self._share, name)
         return not self.stopped
 
     def finish(self) -> None:
         """All is done; libraries leave the last steps untold."""
-        self._report("done", 1.0)
+        self._progress(1.0, "done")
 
     def end(self, name: str) -> None:
         """A phase is over."""

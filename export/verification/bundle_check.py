@@ -22,6 +22,7 @@ from minit2i_deploy.export.verification.verify import (
     runs_in_onnxruntime,
 )
 from minit2i_deploy.model import build_network
+from minit2i_deploy.progress import Progress, no_progress, stage_of
 
 
 def verify_bundle(
@@ -33,7 +34,7 @@ def verify_bundle(
     lora: str | Path | None = None,
     image_size: int | None = None,
     prompt_length: int | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[Check, ...]:
     """Hash every file and, given the checkpoint, measure every graph against torch again.
 
@@ -45,7 +46,7 @@ def verify_bundle(
         lora: the adapter that was merged.
         image_size: of a Flax checkpoint of no published shape.
         prompt_length: as image_size.
-        progress: called with the name of the stage and the share that is done of all.
+        progress: called with the share that is done and the name of the stage.
 
     Returns:
         what was measured now; without a checkpoint, what was measured at the export.
@@ -56,8 +57,7 @@ def verify_bundle(
         VerificationError: a graph differs from torch by more than its bound.
     """
     opened = Bundle.open(bundle)
-    report = progress or _silent
-    opened.verify(lambda done, total: report("hash files", 0.1 * done / max(total, 1)))
+    opened.verify(stage_of(progress, 0.0, 0.1, "hash files"))
     if checkpoint is None:
         return opened.manifest.checks
     if opened.manifest.quantization is not None:
@@ -71,13 +71,9 @@ def verify_bundle(
             checkpoint, ema, lora=lora, image_size=image_size, prompt_length=prompt_length
         )
 
-    checks = _measure(opened, load, text_encoder, report)
+    checks = _measure(opened, load, text_encoder, progress)
     require_within_bounds(checks, "re-run minit2i export")
     return tuple(checks)
-
-
-def _silent(stage: str, share: float) -> None:
-    pass
 
 
 def _check_source(bundle: Bundle, found: CheckpointReport) -> None:
@@ -103,7 +99,7 @@ def _measure(
     bundle: Bundle,
     load: Callable[[], Checkpoint],
     text_encoder: str | Path | None,
-    report: Callable[[str, float], None],
+    progress: Progress,
 ) -> list[Check]:
     source = load()
     _check_source(bundle, source.report)
@@ -114,17 +110,17 @@ def _measure(
     net, told = build_network(source), source.told
     del encoder, source
     a_min = bundle.manifest.flavour.a_min
-    reference = record_network(
-        net, text, a_min, told, lambda s: report("torch reference", 0.1 + 0.4 * s)
-    )
+    done = stage_of(progress, 0.1, 0.5, "torch reference")
+    reference = record_network(net, text, a_min, told, done)
     precision = bundle.manifest.graphs["transformer"].precision
     checks = []
     if not runs_in_onnxruntime(precision):
         if (padding := padding_of(bundle.manifest)) is not None:
             pad_heads(net, padding)
         net.to(network_dtype(precision))
-        checks = compare_torch(net, reference, precision, lambda s: report("torch", 0.5 + 0.1 * s))
+        done = stage_of(progress, 0.5, 0.6, "torch")
+        checks = compare_torch(net, reference, precision, done)
     del net  # onnxruntime is about to load the weights a second time
     network = reference if runs_in_onnxruntime(precision) else None
-    done: Callable[[float], None] = lambda s: report("onnxruntime", 0.6 + 0.4 * s)  # noqa: E731
+    done = stage_of(progress, 0.6, 1.0, "onnxruntime")
     return [*compare(bundle.path, text, network, precision, done), *checks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from minit2i_deploy.export.graphs.modules import AdapterGraph
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.model import MMJiT, Step
 from minit2i_deploy.model.loop import run_table
+from minit2i_deploy.progress import Progress
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
 from minit2i_deploy.solvers.noise import batch_noise
 from minit2i_deploy.solvers.table import Table, guidance_weights, solver_table, step_row
@@ -103,7 +104,7 @@ def record_network(
     text: TextReference,
     a_min: float,
     told: StudentSettings | None,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> NetworkReference:
     """Adapt the prompts, run the reference trajectory and keep steps from along it.
 

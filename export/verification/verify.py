@@ -26,6 +26,7 @@ from minit2i_deploy.export.verification.reference import (
 )
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.model import MMJiT, Step
+from minit2i_deploy.progress import Progress
 from minit2i_deploy.solvers.table import Table, guidance_weights, step_row
 
 __all__ = [
@@ -71,7 +72,7 @@ def compare(
     text: TextReference,
     network: NetworkReference | None,
     precision: str,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> list[Check]:
     """Run the graphs of a bundle in onnxruntime on the CPU.
 
@@ -108,7 +109,7 @@ def compare(
 
 
 def compare_torch(
-    net: MMJiT, network: NetworkReference, precision: str, progress: Callable[[float], None]
+    net: MMJiT, network: NetworkReference, precision: str, progress: Progress
 ) -> list[Check]:
     """Run the network in its own precision in torch, where onnxruntime's CPU has no kernels.
 
@@ -212,7 +213,7 @@ def _checks(
 
 
 def _run(
-    step: Call, network: NetworkReference, tokens: np.ndarray, progress: Callable[[float], None]
+    step: Call, network: NetworkReference, tokens: np.ndarray, progress: Progress
 ) -> np.ndarray:
     x, h = network.start, np.zeros_like(network.start)
     table = network.table

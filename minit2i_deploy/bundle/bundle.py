@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -20,6 +20,7 @@ from minit2i_deploy.bundle.manifest import (
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.io.files import atomic_write_bytes, sha256_file
+from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
 from minit2i_deploy.solvers.methods import solver_named
 from minit2i_deploy.solvers.table import Table, solver_table
@@ -27,7 +28,6 @@ from minit2i_deploy.tokenizer import Tokenizer
 
 _MAX_MANIFEST_BYTES: Final = 16 * 2**20
 
-Progress = Callable[[int, int], None]
 _T = TypeVar("_T")
 
 
@@ -66,11 +66,11 @@ class Bundle:
         """Shape of the network."""
         return self.manifest.model
 
-    def verify(self, progress: Progress | None = None) -> None:
+    def verify(self, progress: Progress = no_progress) -> None:
         """Hash every file, the manifest first.
 
         Args:
-            progress: called after each file with the bytes hashed so far and in all.
+            progress: called after each file with the share of bytes that are hashed.
 
         Raises:
             BundleError: the first file that differs from what the manifest promised.
@@ -82,8 +82,7 @@ class Bundle:
             path = _check_size(self.path, name, info)
             _compare(name, _hash(path), info.sha256)
             done += info.bytes
-            if progress is not None:
-                progress(done, total)
+            progress(done / total if total else 1.0)
 
     def graph_path(self, name: str) -> Path:
         """Path of one ONNX graph.

@@ -71,16 +71,16 @@ def run(options: argparse.Namespace) -> None:
     """Open all, measure and print."""
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.cli.support.formatting import json_text
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.demo.machine import describe_machine
     from minit2i_deploy.evaluation.bench.stages import prepare
     from minit2i_deploy.evaluation.bench.timing import measure
+    from minit2i_deploy.progress import ProgressLine
 
     _check(options)
     if options.output is not None:
         output_paths.output_file(options.output, ".json")
     engines = [_own_engine(options), *(_engine(words, options) for words in options.against)]
-    with contextlib.ExitStack() as stack, Progress("bench") as line:
+    with contextlib.ExitStack() as stack, ProgressLine("bench") as line:
         subjects = []
         for label, bundle, settings in engines:
             runtime = stack.enter_context(opened_runtime(bundle, settings, keep_prompts=False))
@@ -95,9 +95,7 @@ def run(options: argparse.Namespace) -> None:
                     batch_size=options.batch,
                 )
             )
-        found = measure(
-            subjects, repeats=options.repeats, warm_up=options.warm_up, on_progress=line.update
-        )
+        found = measure(subjects, repeats=options.repeats, warm_up=options.warm_up, progress=line)
     values = _values(found, describe_machine())
     if options.output is not None:
         output_paths.write_json(options.output, values)

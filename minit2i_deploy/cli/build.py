@@ -147,20 +147,23 @@ def run(options: argparse.Namespace) -> None:
     """Plan or build, and print."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support.native_stderr import quiet_libraries
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.export.tensorrt import build_bundle, plan_bundle
+    from minit2i_deploy.progress import ProgressLine
 
     bundle, settings = Bundle.open(options.bundle), _settings(options)
     if options.plan:
         _print_plan(bundle, plan_bundle(bundle, settings), as_json=options.json)
         return
     # The libraries print their errors themselves, besides telling them.
-    with quiet_libraries(enabled=not options.debug) as stderr, Progress("build", stderr) as line:
+    with (
+        quiet_libraries(enabled=not options.debug) as stderr,
+        ProgressLine("build", stderr) as line,
+    ):
         outcomes = build_bundle(
             bundle,
             settings,
             force=options.force,
-            progress=lambda words, share: line.update(share, words),
+            progress=line,
         )
     _print_outcomes(outcomes, as_json=options.json)
 

@@ -106,9 +106,9 @@ def run(options: argparse.Namespace) -> None:
     """Open both, compare, write and print."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support.formatting import json_text
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.evaluation.compare import CompareSettings, check_comparable, compare
     from minit2i_deploy.evaluation.compare.subjects import Side
+    from minit2i_deploy.progress import ProgressLine
 
     _check(options)
     a, b = Bundle.open(options.a), Bundle.open(options.b)
@@ -128,8 +128,8 @@ def run(options: argparse.Namespace) -> None:
             )
             for bundle, engine in ((a, options), (b, _engine_of_b(options)))
         ]
-        with Progress("compare") as line:
-            found = compare(sides[0], sides[1], tasks, settings, line.update)
+        with ProgressLine("compare") as line:
+            found = compare(sides[0], sides[1], tasks, settings, line)
         if options.repeats:
             speed = _speed(sides, options.repeats, tasks[0].prompt)
             found = dataclasses.replace(found, speed=speed)
@@ -179,17 +179,17 @@ def _folder(stack: contextlib.ExitStack, options: argparse.Namespace) -> Path | 
 
 def _speed(sides: Sequence[Side], repeats: int, prompt: str) -> dict[str, Any]:
     """Median times of both, taken in turns."""
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.demo.machine import describe_machine
     from minit2i_deploy.evaluation.bench.stages import prepare
     from minit2i_deploy.evaluation.bench.timing import measure, ratios
+    from minit2i_deploy.progress import ProgressLine
 
     subjects = [
         prepare(name, side.bundle, side.runtime, prompt=prompt, num_texts=8, batch_size=8)
         for name, side in zip("AB", sides, strict=True)
     ]
-    with Progress("times") as line:
-        first, second = measure(subjects, repeats=repeats, on_progress=line.update)
+    with ProgressLine("times") as line:
+        first, second = measure(subjects, repeats=repeats, progress=line)
     ratio = ratios(first, second)
     return {
         "machine": describe_machine(),

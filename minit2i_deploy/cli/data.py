@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +11,7 @@ from minit2i_deploy.cli.support.options import add_json
 from minit2i_deploy.errors import Minit2iError, UsageError
 
 if TYPE_CHECKING:
+    from minit2i_deploy.progress import Progress
     from minit2i_deploy.training.data.pack import Packed
 
 _PACK_EPILOG: Final = """\
@@ -188,15 +188,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _pack(options: argparse.Namespace) -> None:
-    from minit2i_deploy.cli.support.progress import Progress
+    from minit2i_deploy.progress import ProgressLine
 
     _check_pack(options)
-    with Progress("pack") as line:
-
-        def on_sample(done: int, total: int) -> None:
-            line.update(done / total, f"{done} of {total} pictures")
-
-        packed = _packed(options, on_sample)
+    with ProgressLine("pack") as line:
+        packed = _packed(options, line)
     out = options.folders[-1]
     for item in packed.bad:
         sys.stderr.write(f"minit2i: warning: {item}; left out\n")
@@ -209,10 +205,10 @@ def _pack(options: argparse.Namespace) -> None:
     _print(options, values, f"{out}  {packed.num_samples} samples in {packed.num_shards} shards")
 
 
-def _packed(options: argparse.Namespace, on_sample: Callable[[int, int], None]) -> Packed:
+def _packed(options: argparse.Namespace, progress: Progress) -> Packed:
     from minit2i_deploy.training.data.pack import pack_folder, pack_shapes
 
-    common: dict[str, Any] = {"per_shard": options.per_shard, "on_sample": on_sample}
+    common: dict[str, Any] = {"per_shard": options.per_shard, "progress": progress}
     if options.shapes is None:
         return pack_folder(*options.folders, bad_limit=options.bad_limit, **common)
     return pack_shapes(
@@ -237,8 +233,8 @@ def _check_pack(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.cli.support.shard_report import report_text, report_values
+    from minit2i_deploy.progress import ProgressLine
     from minit2i_deploy.tokenizer import Tokenizer
     from minit2i_deploy.training.data.shard_check import check_shards
     from minit2i_deploy.training.data.storage import expand
@@ -251,13 +247,13 @@ def _check(options: argparse.Namespace) -> None:
     tokenizer = None
     if options.tokenizer is not None:
         tokenizer = Tokenizer.open(options.tokenizer, options.prompt_length)
-    with Progress("check") as line:
+    with ProgressLine("check") as line:
         report = check_shards(
             urls,
             source,
             tokenizer=tokenizer,
             keep_index=options.index,
-            on_progress=lambda share, done: line.update(share, f"{done} samples"),
+            progress=line,
         )
     _print(options, report_values(report), report_text(report))
     if report.damaged:
@@ -270,7 +266,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _embed(options: argparse.Namespace) -> None:
-    from minit2i_deploy.cli.support.progress import Progress
+    from minit2i_deploy.progress import ProgressLine
     from minit2i_deploy.tokenizer import find_tokenizer
     from minit2i_deploy.training.data.embed_shards import embed_shards, open_encoder
     from minit2i_deploy.training.data.storage import expand
@@ -287,14 +283,14 @@ def _embed(options: argparse.Namespace) -> None:
         caption=options.caption,
         dtype=options.dtype,
     )
-    with Progress("embed") as line:
+    with ProgressLine("embed") as line:
         done = embed_shards(
             urls,
             options.output,
             text,
             info,
             bad_limit=options.bad_limit,
-            on_progress=lambda share, count: line.update(share, f"{count} captions"),
+            progress=line,
         )
     for item in done.bad:
         sys.stderr.write(f"minit2i: warning: {item}; left out\n")

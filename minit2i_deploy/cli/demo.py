@@ -93,16 +93,16 @@ def _is_demo(folder: Path) -> bool:
 def _export(
     words: str, checkpoint: Path, shipped: Shipped, folder: Path, seconds: dict[str, float]
 ) -> Bundle:
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.export import export_bundle
+    from minit2i_deploy.progress import ProgressLine
 
     began = time.perf_counter()
-    with Progress(words) as progress:
+    with ProgressLine(words) as progress:
         bundle = export_bundle(
             checkpoint,
             folder,
             text_encoder=shipped.text_encoder,
-            progress=lambda stage, fraction: progress.update(fraction, stage),
+            progress=progress,
         )
     seconds[words] = time.perf_counter() - began
     return bundle
@@ -127,11 +127,11 @@ def _paint(
     seconds: dict[str, float],
     prefix: str = "",
 ) -> list[Run]:
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.demo.report import Run
     from minit2i_deploy.evaluation.shapes import held_out_captions
     from minit2i_deploy.evaluation.shapes.judged import paint_captions
     from minit2i_deploy.generate import generate
+    from minit2i_deploy.progress import ProgressLine
     from minit2i_deploy.runtimes import open_runtime
 
     captions = held_out_captions(per_kind, _SEED)
@@ -144,7 +144,7 @@ def _paint(
         seconds[f"open and warm up {prefix}".strip(" -")] = time.perf_counter() - began
         for name in presets:
             table, guidance = bundle.preset(name)
-            with Progress(f"paint {table.name}") as progress:
+            with ProgressLine(f"paint {table.name}") as progress:
                 painted = paint_captions(
                     bundle,
                     runtime,
@@ -152,7 +152,7 @@ def _paint(
                     table=table,
                     guidance=guidance,
                     seed=_SEED,
-                    progress=progress.update,
+                    progress=progress,
                 )
                 run_name = prefix + name
                 made = Run(name=run_name, table=table, guidance=guidance, painted=list(painted))

@@ -14,7 +14,7 @@ from minit2i_deploy.errors import Minit2iError, UsageError
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
-    from minit2i_deploy.text.embed_job import Progress, Report
+    from minit2i_deploy.text.embed_job import JobState, Report
     from minit2i_deploy.text.embedding_files import Contents
     from minit2i_deploy.text.encoder import RowEncoder
 
@@ -165,16 +165,16 @@ def _embed_input(
     options: argparse.Namespace,
     contents: Contents,
 ) -> Report:
-    from minit2i_deploy.cli.support.progress import Progress as ProgressLine
+    from minit2i_deploy.progress import ProgressLine
     from minit2i_deploy.text.embed import WINDOW
     from minit2i_deploy.text.embed_job import embed_lines, parts_folder
     from minit2i_deploy.text.text_lines import TextSource
 
     with _opened(place) as (stream, num_bytes), ProgressLine("embed") as line:
 
-        def on_part(progress: Progress) -> None:
-            share = progress.num_bytes / num_bytes if num_bytes else 0.0
-            line.update(share, f"{progress.num_texts} texts")
+        def on_part(state: JobState) -> None:
+            share = state.num_bytes / num_bytes if num_bytes else 0.0
+            line(share, f"{state.num_texts} texts")
 
         try:
             return embed_lines(

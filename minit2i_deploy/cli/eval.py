@@ -149,12 +149,12 @@ def _score(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any],
 def _paint(
     bundle: Bundle, options: argparse.Namespace, table: Table, guidance: float
 ) -> list[Painted]:
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.evaluation.shapes import held_out_captions
     from minit2i_deploy.evaluation.shapes.judged import paint_captions
+    from minit2i_deploy.progress import ProgressLine
 
     captions = held_out_captions(options.per_kind, options.seed, _kinds(options.kinds))
-    with Progress("eval shapes") as progress, opened_runtime(bundle, options) as runtime:
+    with ProgressLine("eval shapes") as progress, opened_runtime(bundle, options) as runtime:
         painted = paint_captions(
             bundle,
             runtime,
@@ -163,7 +163,7 @@ def _paint(
             guidance=guidance,
             seed=options.seed,
             batch=options.batch,
-            progress=progress.update,
+            progress=progress,
         )
         return list(painted)
 

@@ -69,8 +69,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Export and print the checks."""
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.export.choices import check_multiple, choose
+    from minit2i_deploy.progress import ProgressLine
 
     if options.head_multiple is not None:
         check_multiple(options.head_multiple)
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
     # Takes seconds to import.
     from minit2i_deploy.export import export_bundle
 
-    with Progress("export") as progress:
+    with ProgressLine("export") as progress:
         bundle = export_bundle(
             Path(options.checkpoint),
             Path(options.bundle),
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
             flavour=options.flavour,
             **source_arguments(options),
             overwrite=options.overwrite,
-            progress=lambda stage, fraction: progress.update(fraction, stage),
+            progress=progress,
         )
     _print(options, bundle, settings["precision"])
 

@@ -207,7 +207,7 @@ def run(options: argparse.Namespace) -> None:
         made_folders,
         picture_files,
     )
-    from minit2i_deploy.cli.support.progress import Progress
+    from minit2i_deploy.progress import ProgressLine
 
     check_places(options)
     _check_repeat(options)
@@ -227,11 +227,11 @@ def run(options: argparse.Namespace) -> None:
         files=files,
     )
     with (
-        Progress("painting") as progress,
+        ProgressLine("painting") as progress,
         opened_runtime(bundle, options, lean=True) as runtime,
         made_folders(options, len(files)),
     ):
-        spent = paint(job, runtime, progress.update)
+        spent = paint(job, runtime, progress)
     _print(job, spent)
 
 

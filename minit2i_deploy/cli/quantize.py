@@ -147,11 +147,11 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _quantize(options: argparse.Namespace) -> None:
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
+    from minit2i_deploy.progress import ProgressLine
 
     chosen = {name: getattr(options, name) for name in ("samples", "seed")}
-    with Progress("quantize") as progress:
+    with ProgressLine("quantize") as progress:
         bundle = quantize_bundle(
             options.bundle,
             options.out,
@@ -168,7 +168,7 @@ def _quantize(options: argparse.Namespace) -> None:
             late_from=options.late_from,
             save_calibration=options.save_calibration,
             overwrite=options.overwrite,
-            progress=lambda stage, share: progress.update(share, stage),
+            progress=progress,
         )
     _print_bundle(options, bundle)
 

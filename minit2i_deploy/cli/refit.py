@@ -11,7 +11,7 @@ from minit2i_deploy.cli.support.options import add_bundle, add_json
 from minit2i_deploy.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle.manifest import Check, Provenance
     from minit2i_deploy.checkpoints.checkpoint import Checkpoint
     from minit2i_deploy.engines.cache import Found
+    from minit2i_deploy.progress import Progress
 
 # Of adapter and step against torch in the bundle's precision. Not measured on a card yet: wide
 # enough for other kernels of the same number type, far below what a stale weight does.
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
         with_checks,
         write_reweighed,
     )
-    from minit2i_deploy.cli.support.progress import Progress
+    from minit2i_deploy.progress import ProgressLine, stage_of
     from minit2i_deploy.runtimes.tensorrt.refit import refit_bundle
 
     if options.checkpoint is None and options.lora is None:
@@ -91,10 +92,10 @@ def run(options: argparse.Namespace) -> None:
     check_refittable(base)
     sources = (options.bundle, options.checkpoint, options.lora)
     with (
-        Progress("refit") as progress,
+        ProgressLine("refit") as progress,
         bundle_folder(options.output, overwrite=options.overwrite, sources=sources) as folder,
     ):
-        progress.update(0.0, "read weights")
+        progress(0.0, "read weights")
         source = _weights(base, options)
         provenance = _provenance(base, source)
         bundle = write_reweighed(base, folder, source.tensors, provenance)
@@ -104,9 +105,9 @@ def run(options: argparse.Namespace) -> None:
             options.device,
             base,
             bundle,
-            lambda share: progress.update(0.2 + 0.4 * share, "refit engines"),
+            stage_of(progress, 0.2, 0.6, "refit engines"),
         )
-        checks = _checked(base, bundle, options, lambda words: progress.update(0.7, words))
+        checks = _checked(base, bundle, options, progress)
         with_checks(bundle, folder, checks, provenance)
     _print(options, engines, checks)
 
@@ -163,20 +164,20 @@ def _provenance(base: Bundle, source: Checkpoint) -> Provenance:
 
 
 def _checked(
-    base: Bundle, bundle: Bundle, options: argparse.Namespace, report: Callable[[str], None]
+    base: Bundle, bundle: Bundle, options: argparse.Namespace, progress: Progress
 ) -> tuple[Check, ...]:
     """Compare the refitted engines with torch, and see that they are not the old ones."""
     from minit2i_deploy.bundle.manifest import Check
     from minit2i_deploy.runtimes import open_runtime
     from minit2i_deploy.runtimes.step_probe import answers, make_probe, relative_errors
 
-    report("torch")
+    progress(0.6, "torch")
     with open_runtime(bundle, "torch") as runtime:
         probe = make_probe(bundle, runtime)
         wanted = answers(runtime, probe)
     found = []
     for each in (base, bundle):
-        report("compare")
+        progress(0.7, "compare")
         with open_runtime(each, options.engine, device=options.device) as runtime:
             found.append(answers(runtime, probe))
     _refuse_stale(base, bundle, *found)

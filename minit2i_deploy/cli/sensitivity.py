@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.export.quantize.sensitivity.budget import Found
     from minit2i_deploy.export.quantize.sensitivity.results_file import Sensitivity
     from minit2i_deploy.export.quantize.sensitivity.run import SensitivityJob
+    from minit2i_deploy.progress import Progress
 
 _MOST: Final = 0.5
 _PER_KIND: Final = 10
@@ -107,14 +107,14 @@ def run(options: argparse.Namespace) -> None:
     """Measure, search, write and print."""
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.cli.support.formatting import json_text
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.export.quantize.sensitivity.results_file import partial_path
+    from minit2i_deploy.progress import ProgressLine
 
     job = _job(options)
     partial = partial_path(options.output)
     try:
-        with Progress("sensitivity") as line:
-            found = _measure(options, job, lambda stage, share: line.update(share, stage))
+        with ProgressLine("sensitivity") as line:
+            found = _measure(options, job, line)
     except KeyboardInterrupt:
         if partial.exists():
             sys.stderr.write(f"minit2i: kept in {partial}; the same command goes on from there\n")
@@ -168,9 +168,7 @@ def _job(options: argparse.Namespace) -> SensitivityJob:
     )
 
 
-def _measure(
-    options: argparse.Namespace, job: SensitivityJob, progress: Callable[[str, float], None]
-) -> Sensitivity:
+def _measure(options: argparse.Namespace, job: SensitivityJob, progress: Progress) -> Sensitivity:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.export.quantize import (
         Calibration,

@@ -175,15 +175,15 @@ def _ladder_text(rungs: tuple[Rung, ...]) -> str:
 
 
 def _measure(bundle: Path, options: argparse.Namespace) -> tuple[Check, ...]:
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.export import verify_bundle
+    from minit2i_deploy.progress import ProgressLine
 
-    with Progress("measure") as progress:
+    with ProgressLine("measure") as progress:
         return verify_bundle(
             bundle,
             options.checkpoint,
             **source_arguments(options),
-            progress=lambda stage, share: progress.update(share, stage),
+            progress=progress,
         )
 
 
@@ -206,10 +206,10 @@ def _attempt(name: str, work: Callable[[], str]) -> Outcome:
 
 
 def _hashes(bundle: Bundle) -> str:
-    from minit2i_deploy.cli.support.progress import Progress
+    from minit2i_deploy.progress import ProgressLine
 
-    with Progress("hashing") as progress:
-        bundle.verify(lambda done, total: progress.update(done / total if total else 1.0))
+    with ProgressLine("hashing") as progress:
+        bundle.verify(progress)
     return "every file as the manifest says"
 
 

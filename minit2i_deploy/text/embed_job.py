@@ -29,7 +29,7 @@ _VERSION: Final = 1
 
 
 @dataclass(kw_only=True, slots=True)
-class Progress:
+class JobState:
     """How far a job is; what the progress file holds.
 
     Args:
@@ -91,7 +91,7 @@ def embed_lines(
     job: dict[str, Any],
     resumable: bool,
     window: int = WINDOW,
-    on_part: Callable[[Progress], None] | None = None,
+    on_part: Callable[[JobState], None] | None = None,
 ) -> Report:
     """Embed every text of a source and write one file; lines without a text are left out.
 
@@ -168,7 +168,7 @@ def make_part(
     return part, [(item.number, e.notice) for item, e in pairs if e.notice is not None]
 
 
-def _open(folder: Path, job: dict[str, Any], resumable: bool) -> Progress:
+def _open(folder: Path, job: dict[str, Any], resumable: bool) -> JobState:
     """The progress of the same job that was interrupted, or of a new one."""
     path = folder / PROGRESS_FILE
     if folder.exists():
@@ -183,7 +183,7 @@ def _open(folder: Path, job: dict[str, Any], resumable: bool) -> Progress:
             return found
         # What a kill left of a run that could not be gone on with.
         shutil.rmtree(folder)
-    progress = Progress(job=job)
+    progress = JobState(job=job)
     try:
         folder.mkdir()
     except OSError as error:
@@ -194,11 +194,11 @@ def _open(folder: Path, job: dict[str, Any], resumable: bool) -> Progress:
     return progress
 
 
-def _read_progress(path: Path) -> Progress:
+def _read_progress(path: Path) -> JobState:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         skipped = [(int(line), str(problem)) for line, problem in values.pop("skipped")]
-        return Progress(**values, skipped=skipped)
+        return JobState(**values, skipped=skipped)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path}: cannot be read, so what stands there cannot be gone on with; delete "
@@ -206,11 +206,11 @@ def _read_progress(path: Path) -> Progress:
         ) from error
 
 
-def _write_progress(folder: Path, progress: Progress) -> None:
+def _write_progress(folder: Path, progress: JobState) -> None:
     atomic_write_text(folder / PROGRESS_FILE, json.dumps(asdict(progress), indent=2) + "\n")
 
 
-def _take_up(folder: Path, source: TextSource, progress: Progress) -> None:
+def _take_up(folder: Path, source: TextSource, progress: JobState) -> None:
     if not progress.num_lines:
         return
     if not source.skip(progress.num_lines) or source.sha256 != progress.sha256:
@@ -225,7 +225,7 @@ def _add_part(
     folder: Path,
     items: Sequence[Line],
     source: TextSource,
-    progress: Progress,
+    progress: JobState,
     contents: Contents,
 ) -> None:
     good = [item for item in items if item.text is not None]
@@ -253,7 +253,7 @@ def _warn_of_cuts(cut: Sequence[tuple[int, str]], num_before: int) -> None:
 
 
 def _finish(
-    folder: Path, target: Path, progress: Progress, contents: Contents
+    folder: Path, target: Path, progress: JobState, contents: Contents
 ) -> dict[str, list[int]]:
     if not progress.num_parts:
         shutil.rmtree(folder, ignore_errors=True)
@@ -267,7 +267,7 @@ def _finish(
     return write_parts(target, parts, sizes, contents)
 
 
-def _nothing(progress: Progress) -> Minit2iError:
+def _nothing(progress: JobState) -> Minit2iError:
     if not progress.skipped:
         return UsageError(
             f"no text came in {progress.num_lines} lines; write one a line; nothing was written"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from minit2i_deploy.engines.fit import graph_changes, library_misfit
 from minit2i_deploy.engines.sidecar import PLAN_FILE, RECORD_FILE
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.io.files import atomic_directory
+from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.runtimes.tensorrt.engine import Card, load_plan
 from minit2i_deploy.runtimes.tensorrt.library import Library
 
@@ -121,7 +122,7 @@ def refit_bundle(
     device: int,
     base: Bundle,
     bundle: Bundle,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = no_progress,
 ) -> list[Found]:
     """Refit every engine of one bundle that can be into engines of another.
 

@@ -61,7 +61,7 @@ def test_an_engine_that_fails_is_named_and_the_rest_measured(
     words = ["--dry-run", "--no-build", "--no-golden", "--presets", "fast"]
     options = benchmark._parse(words)
     options.rounds, options.batches = 1, [1]
-    report = benchmark.measure(options, tmp_path, lambda share, text: None)
+    report = benchmark.measure(options, tmp_path, lambda share, label="": None)
     assert "this machine has no NVIDIA card" in report["not_run"]["tensorrt-rtx"]
     assert set(report["errors"]) == {"torch eager", "onnxruntime cpu"}
 

@@ -36,10 +36,11 @@ def refuses_to_open(folder: Path, text: str) -> None:
 
 def test_a_whole_bundle_opens_and_verifies(folder: Path) -> None:
     bundle = Bundle.open(str(folder))
-    seen: list[tuple[int, int]] = []
-    bundle.verify(progress=lambda done, total: seen.append((done, total)))
-    total = sum(path.stat().st_size for path in parts(folder) if path.name != "manifest.json")
-    assert seen[-1] == (total, total) and len(seen) == len(parts(folder)) - 1
+    seen: list[float] = []
+    bundle.verify(progress=lambda share, label="": seen.append(share))
+    sizes = [path.stat().st_size for path in parts(folder) if path.name != "manifest.json"]
+    assert seen[-1] == 1.0 and len(seen) == len(parts(folder)) - 1
+    assert all(share * sum(sizes) == pytest.approx(round(share * sum(sizes))) for share in seen)
     assert bundle.config == CONFIG
     data = (folder / "manifest.json").read_bytes()
     assert bundle.digest == hashlib.sha256(data).hexdigest()

@@ -1,8 +1,7 @@
-"""export and train: what reaches the folders that do the work. The progress line and text."""
+"""export and train: what reaches the folders that do the work. Columns of text."""
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.cli.support import formatting, progress
+from minit2i_deploy.cli.support import formatting
 from minit2i_deploy.errors import VerificationError
 from tests.helpers.bundles import write_bundle
 from tests.helpers.cli_runs import run
@@ -26,7 +25,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     made: list[tuple[Any, ...]] = []
 
     def stub(checkpoint: Path, bundle: Path, **options: Any) -> Bundle:
-        options.pop("progress")("stage", 0.5)
+        options.pop("progress")(0.5, "stage")
         made.append((checkpoint, bundle, options))
         return Bundle.open(write_bundle(bundle))
 
@@ -153,53 +152,6 @@ def test_training_passes_overrides_from_both_sides_of_an_option(
     done = run(capsys, command, "r.yaml", "lr=1", "--output", "run", "steps=2", "model.x=3")
     assert (done.code, done.out) == (0, "run/step-000002\n")
     assert made == [(Path("r.yaml"), Path("run"), ["lr=1", "steps=2", "model.x=3"])]
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-class Clock:
-    """Seconds that pass only when told."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(progress, "time", made)
-    return made
-
-
-@pytest.mark.parametrize(("elapsed_s", "shown"), [(0.5, False), (1.5, True)])
-def test_progress_shows_for_work_over_two_seconds(
-    elapsed_s: float, shown: bool, clock: Clock
-) -> None:
-    stream = Terminal()
-    with progress.Progress("paint", stream) as line:
-        clock.now += elapsed_s
-        line.update(0.5, "row 1/2")
-        clock.now += 0.01
-        line.update(0.6)
-    drawn = stream.getvalue().split("\r\x1b[K")[1:]
-    bar = "#" * 12 + "." * 12
-    assert drawn == ([f"paint [{bar}]  50%    2 s left row 1/2", ""] if shown else [])
-
-
-def test_progress_is_silent_where_there_is_no_terminal(clock: Clock) -> None:
-    stream = io.StringIO()
-    with progress.Progress("paint", stream) as line:
-        clock.now += 60
-        line.update(0.1)
-    assert stream.getvalue() == ""
 
 
 def test_columns_of_numbers_are_set_to_the_right() -> None:

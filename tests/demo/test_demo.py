@@ -212,7 +212,7 @@ def test_pictures_are_judged_by_their_own_captions(
         painted = list(
             paint_captions(
                 bundle, runtime, captions, table=solver_table("euler", steps=1), guidance=1.0,
-                batch=4, seed=3, progress=shares.append,
+                batch=4, seed=3, progress=lambda share, label="": shares.append(share),
             )
         )  # fmt: skip
     assert [item.caption for item in painted] == [caption for _, caption in captions]
@@ -231,7 +231,7 @@ def test_progress_reaches_the_end_in_even_shares(tmp_path: Path) -> None:
         list(
             paint_captions(
                 bundle, runtime, held_out_captions(1, 0), table=solver_table("euler", steps=2),
-                guidance=2.0, batch=3, progress=shares.append,
+                guidance=2.0, batch=3, progress=lambda share, label="": shares.append(share),
             )
         )  # fmt: skip
     assert shares == [0.25, 0.5, 0.75, 1.0]

@@ -240,7 +240,7 @@ def test_progress_ends_at_one(bundle: Bundle) -> None:
         side(bundle),
         TASKS,
         settings(table, batch=1, details=1),
-        lambda share, _: seen.append(share),
+        lambda share, label="": seen.append(share),
     )
     assert seen == sorted(seen)
     assert seen[-1] == pytest.approx(1.0)

@@ -170,7 +170,7 @@ def test_planned_evaluations_are_those_spent(
     shares: list[float] = []
     candidates = candidates_of(TABLES, [2.5, 1.0])
     with FakeRuntime(bundle) as runtime:
-        measure(bundle, runtime, candidates, SETTINGS, lambda share, _: shares.append(share))
+        measure(bundle, runtime, candidates, SETTINGS, lambda share, label="": shares.append(share))
     assert sum(spent) == planned_evaluations(candidates, SETTINGS)
     # dpmpp2m's two tables share a grid; euler's interval has one of its own; two scales.
     rows = 16 + 8 + 9 + 8 + 4 + 6
@@ -212,7 +212,7 @@ def test_an_engine_that_takes_whole_trajectories_is_given_them(
             runtime,
             candidates_of(TABLES, [2.5]),
             SETTINGS,
-            lambda share, name: shares.append(share),
+            lambda share, label="": shares.append(share),
         )
     assert without_seconds(report) == wanted
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0, abs=1e-12)

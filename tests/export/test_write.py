@@ -77,7 +77,7 @@ def test_the_text_encoder_is_found_beside_the_checkpoint(tmp_path: Path) -> None
     bundle = export_bundle(
         tmp_path / "release" / "transformer",
         tmp_path / "bundle",
-        progress=lambda stage, share: stages.append((stage, share)),
+        progress=lambda share, stage="": stages.append((stage, share)),
     )
     shares = [share for _, share in stages]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1
@@ -181,7 +181,7 @@ def test_a_killed_export_leaves_nothing(tmp_path: Path) -> None:
         "import sys\n"
         "from minit2i_deploy.export import export_bundle\n"
         "export_bundle(*sys.argv[1:3], text_encoder=sys.argv[3],\n"
-        "              progress=lambda stage, share: print(stage, flush=True))\n"
+        "              progress=lambda share, stage='': print(stage, flush=True))\n"
     )
     target = tmp_path / "out" / "bundle"
     command = [sys.executable, "-c", script, str(hub_folder()), str(target), str(text_folder())]

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from minit2i_deploy.errors import Minit2iError, TrainingError, UsageError
+from minit2i_deploy.progress import ProgressLine
 from minit2i_deploy.training.data.mixture import Mixture, open_mixture
 from minit2i_deploy.training.data.sample import BadSample, DataWarning, Sample
 from minit2i_deploy.training.recipe.recipe import Recipe
-from minit2i_deploy.training.reporting.progress import Progress
 
 _AHEAD: Final = 4
 _SHORTEST_S: Final = 2.0
@@ -113,7 +113,7 @@ class Batches:
             )
         self.recipe, self.data = recipe, recipe.data
         with _Opening(recipe.name, shown=rank == 0) as opening:
-            self.mixture = open_mixture(recipe, opening.update)
+            self.mixture = open_mixture(recipe, opening)
         available = self.mixture.num_samples
         if available is not None and available < world_size:
             raise TrainingError(
@@ -187,17 +187,17 @@ class _Opening(contextlib.AbstractContextManager["_Opening"]):
     def __init__(self, name: str, *, shown: bool) -> None:
         self.name, self.shown = name, shown
         self.began = time.monotonic()
-        self.progress: Progress | None = None
+        self.line: ProgressLine | None = None
 
-    def update(self, done: int, total: int) -> None:
-        if self.progress is None and self.shown and time.monotonic() - self.began > _SHORTEST_S:
-            self.progress = Progress(f"{self.name}: shards", total, log_every_s=30.0)
-        if self.progress is not None:
-            self.progress.update(done)
+    def __call__(self, share: float, label: str = "", /) -> None:
+        if self.line is None and self.shown and time.monotonic() - self.began > _SHORTEST_S:
+            self.line = ProgressLine(f"{self.name}: shards", log_ends=True)
+        if self.line is not None:
+            self.line(share, label)
 
     def __exit__(self, *error: object) -> None:
-        if self.progress is not None:
-            self.progress.__exit__(None, None, None)
+        if self.line is not None:
+            self.line.close()
 
 
 def _in_workers(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from minit2i_deploy.errors import TrainingError, UsageError
 from minit2i_deploy.io.temporary_folders import gone_if_empty
+from minit2i_deploy.progress import Progress, no_progress, stage_of
 from minit2i_deploy.training.captions import FrozenText
 from minit2i_deploy.training.data import storage
 from minit2i_deploy.training.data.embedded_captions import EmbeddingInfo, write_context
@@ -80,7 +81,7 @@ def embed_shards(
     info: EmbeddingInfo,
     *,
     bad_limit: int,
-    on_progress: Callable[[float, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Embedded:
     """Copy shards and add each caption's values at its real tokens.
 
@@ -93,7 +94,7 @@ def embed_shards(
         text: the frozen encoder.
         info: what the shards will say of it.
         bad_limit: samples without a usable caption that may be left out.
-        on_progress: called with the share that is done and the samples so far.
+        progress: called with the share that is done and the captions so far.
 
     Raises:
         UsageError: two shards of one name, or a folder that may not be written.
@@ -103,19 +104,15 @@ def embed_shards(
     with gone_if_empty(out):
         targets = _targets(urls, out)
         for number, (url, target) in enumerate(zip(urls, targets, strict=True)):
-
-            def tell(share: float, before: int = number) -> None:
-                if on_progress is not None:
-                    on_progress((before + share) / len(urls), done.num_samples)
-
+            part = stage_of(progress, number / len(urls), (number + 1) / len(urls))
             if target.exists():
                 _check_same(target, info)
                 done.num_kept += 1
             else:
-                samples = _samples(url, text, info, done, bad_limit, tell)
+                samples = _samples(url, text, info, done, bad_limit, part)
                 write_shard(target, samples, info.to_json())
             done.num_shards += 1
-            tell(1.0)
+            part(1.0, _count(done))
     return done
 
 
@@ -151,7 +148,7 @@ def _samples(
     info: EmbeddingInfo,
     done: Embedded,
     bad_limit: int,
-    tell: Callable[[float], None],
+    progress: Progress,
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     size, found = storage.num_bytes(url), Scan()
     with storage.stream_of(url) as stream:
@@ -166,7 +163,11 @@ def _samples(
             done.num_samples += 1
             done.num_tokens += len(values)
             yield raw.key, {**raw.members, EMBEDDING_SUFFIX: write_context(values, info.dtype)}
-            tell(min(1.0, found.stop / max(size, 1)))
+            progress(min(1.0, found.stop / max(size, 1)), _count(done))
+
+
+def _count(done: Embedded) -> str:
+    return f"{done.num_samples} captions"
 
 
 def _check_limit(done: Embedded, bad_limit: int) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.training.data import storage
 from minit2i_deploy.training.data.embedded_captions import check_embedding
 from minit2i_deploy.training.data.order import Mix
@@ -72,19 +73,19 @@ class Mixture:
         return found, bad
 
 
-def open_mixture(recipe: Recipe, on_shard: Callable[[int, int], None] | None = None) -> Mixture:
+def open_mixture(recipe: Recipe, progress: Progress = no_progress) -> Mixture:
     """Open every source of a recipe.
 
     Args:
         recipe: its data, seed, batch, picture size and text encoder.
-        on_shard: called with the number of a source's shards that are open, and of all of them.
+        progress: called with the share of a source's shards that are open.
 
     Raises:
         UsageError: shard names that stand for nothing.
         TrainingError: shards that are missing, damaged, empty, or embedded by another encoder.
     """
     sources = [
-        _opened(recipe, number, source, on_shard)
+        _opened(recipe, number, source, progress)
         for number, source in enumerate(recipe.data.sources)
     ]
     embedded = {isinstance(s, ShardSource) and s.is_embedded for s in sources}
@@ -101,7 +102,7 @@ def _opened(
     recipe: Recipe,
     number: int,
     source: SourceRecipe,
-    on_shard: Callable[[int, int], None] | None,
+    progress: Progress,
 ) -> Source:
     size = recipe.model.image_size
     if source.is_drawn:
@@ -110,7 +111,7 @@ def _opened(
         )
     opened = ShardSource(
         source,
-        indexes(storage.expand(source.shards), recipe.data.cache, on_shard),
+        indexes(storage.expand(source.shards), recipe.data.cache, progress),
         number=number,
         seed=recipe.seed,
         window=recipe.data.window,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,7 @@ from PIL import Image
 
 from minit2i_deploy.errors import TrainingError, UsageError
 from minit2i_deploy.io.files import atomic_directory
+from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.training.data.image import read_picture
 from minit2i_deploy.training.data.sample import (
     PICTURE_SUFFIXES,
@@ -48,7 +49,7 @@ def pack_folder(
     *,
     per_shard: int,
     bad_limit: int,
-    on_sample: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Packed:
     """Pack the pictures of a folder and the folders in it.
 
@@ -61,7 +62,7 @@ def pack_folder(
         out: a new folder; receives 000000.tar and so on with their indexes.
         per_shard: samples of each shard but the last.
         bad_limit: pictures that may be left out.
-        on_sample: called with the pictures that are done and their number.
+        progress: called with the share of images that are done.
 
     Raises:
         UsageError: no pictures, or ``out`` exists.
@@ -80,8 +81,7 @@ def pack_folder(
                 shown = path.relative_to(folder).as_posix()
                 packed.bad.append(BadSample(shard=str(folder), key=shown, reason=str(error)))
                 _check_limit(packed, bad_limit)
-            if on_sample is not None:
-                on_sample(done, len(names))
+            progress(done / len(names), f"{done} of {len(names)} images")
 
     _write(out, samples(), per_shard, packed)
     return packed
@@ -94,7 +94,7 @@ def pack_shapes(
     seed: int,
     size: int,
     per_shard: int,
-    on_sample: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Packed:
     """Draw shapes and pack them as .png and .txt files.
 
@@ -104,7 +104,7 @@ def pack_shapes(
         seed: the same one draws the same pictures.
         size: their side in pixels.
         per_shard: samples of each shard but the last.
-        on_sample: called with the pictures that are done and their number.
+        progress: called with the share of images that are done.
 
     Raises:
         UsageError: a number out of range, or ``out`` exists.
@@ -123,8 +123,7 @@ def pack_shapes(
             buffer = io.BytesIO()
             Image.fromarray(drawn.image).save(buffer, format="PNG")
             yield {"png": buffer.getvalue(), "txt": drawn.caption.encode()}
-            if on_sample is not None:
-                on_sample(number + 1, num_samples)
+            progress((number + 1) / num_samples, f"{number + 1} of {num_samples} images")
 
     _write(out, samples(), per_shard, packed)
     return packed

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.tokenizer import Tokenizer
 from minit2i_deploy.training.data import storage
 from minit2i_deploy.training.data.embedded_captions import read_context
@@ -115,7 +116,7 @@ def check_shards(
     *,
     tokenizer: Tokenizer | None = None,
     keep_index: bool = False,
-    on_progress: Callable[[float, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Read every sample as training would.
 
@@ -124,7 +125,7 @@ def check_shards(
         source: caption and least side, as in a recipe.
         tokenizer: counts the captions' tokens.
         keep_index: write each local shard's index beside it.
-        on_progress: called with the share of shards that is done and the samples so far.
+        progress: called with the share of shards that is done and the samples so far.
     """
     report, began = Report(), time.monotonic()
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -132,8 +133,7 @@ def check_shards(
             report.shards.append(url)
 
             def looked(share: float, done: int = number) -> None:
-                if on_progress is not None:
-                    on_progress((done + share) / len(urls), report.num_samples)
+                progress((done + share) / len(urls), f"{report.num_samples} samples")
 
             try:
                 _check_shard(report, url, source, tokenizer, keep_index, pool, looked)

@@ -12,7 +12,7 @@ import json
 import os
 import tarfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,7 @@ from jaxtyping import Int64
 
 from minit2i_deploy.errors import Minit2iError, TrainingError
 from minit2i_deploy.io.files import atomic_write_text
+from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.training.data import storage
 from minit2i_deploy.training.data.sample import DataWarning
 from minit2i_deploy.training.data.tar import RawSample, Scan, check_plain, read_sample, scan
@@ -75,14 +76,14 @@ class ShardIndex:
 def indexes(
     urls: Sequence[str],
     cache: str = "",
-    on_shard: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> list[ShardIndex]:
     """The index of every shard: read where there is one, otherwise made and kept where possible.
 
     Args:
         urls: paths or addresses.
         cache: folder for copies of remote shards; empty leaves them where they are.
-        on_shard: called with the number of shards that are done, and of all.
+        progress: called with the share of shards that are read.
 
     Raises:
         TrainingError: a shard is missing, damaged or compressed.
@@ -91,8 +92,7 @@ def indexes(
     with ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
         for index in pool.map(lambda url: index_of(url, cache), urls):
             found.append(index)
-            if on_shard is not None:
-                on_shard(len(found), len(urls))
+            progress(len(found) / len(urls), f"{len(found)}/{len(urls)}")
     unkept = [index for index in found if index.was_read]
     if unkept:
         warnings.warn(

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.files import atomic_write_text
+from minit2i_deploy.progress import ProgressLine
 from minit2i_deploy.training.checkpoint import remove_leftovers
 from minit2i_deploy.training.distributed.processes import Processes
 from minit2i_deploy.training.recipe.recipe import Recipe
 from minit2i_deploy.training.reporting.log import Log
-from minit2i_deploy.training.reporting.progress import Progress
 from minit2i_deploy.training.reporting.samples import Sampler
 from minit2i_deploy.training.reporting.throughput import Throughput, matrix_rate
 from minit2i_deploy.training.reporting.tracking import Trackers
@@ -63,7 +63,7 @@ class Reporter:
         self.trackers = Trackers.open(recipe, folder, step)
         rate = matrix_rate(processes.device, recipe.precision) * processes.count
         self.throughput = Throughput(recipe.batch, picture_flops, rate)
-        self.progress = Progress(recipe.name, recipe.steps, start=step, log_every_s=30.0)
+        self.progress = ProgressLine(recipe.name, start=step / recipe.steps, log_ends=True)
         self.shown: dict[str, float] = {}
         self._began = time.monotonic()
 
@@ -77,7 +77,7 @@ class Reporter:
         trace: TracebackType | None,
     ) -> None:
         if self.is_first:
-            self.progress.__exit__(kind, error, trace)
+            self.progress.close()
             self.trackers.close()
 
     def timed(self, items: Iterable[_Item]) -> Iterator[_Item]:
@@ -101,7 +101,8 @@ class Reporter:
             lr = self.recipe.lr_at(step - 1)
             self.log.write(step=step, loss=loss, lr=lr)
             self.trackers.figures(step, loss=loss, lr=lr, **self.throughput.figures())
-        self.progress.update(step, **self.shown)
+        figures = " ".join(f"{name}={value:.4g}" for name, value in self.shown.items())
+        self.progress(step / self.recipe.steps, f"{step}/{self.recipe.steps} {figures}")
 
     def sample(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Paint and judge with the averaged weights."""

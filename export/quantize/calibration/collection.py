@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -21,9 +21,8 @@ from minit2i_deploy.export.quantize.calibration.trajectory_states import State, 
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
 from minit2i_deploy.export.quantize.graph.measured_values import Site, attention_sites, linear_sites
 from minit2i_deploy.export.quantize.graph.model_graph import Session, read_graph, widen
+from minit2i_deploy.progress import Progress, no_progress, stage_of
 from minit2i_deploy.solvers.table import Table
-
-Progress = Callable[[str, float], None]
 
 # Most bytes of a graph's inner values that one run gives out.
 _CHUNK_BYTES: Final = 512 * 2**20
@@ -60,7 +59,7 @@ def calibrate(
     bundle: Bundle,
     prompts: PromptSet,
     settings: DrawSettings,
-    progress: Progress = lambda stage, share: None,
+    progress: Progress = no_progress,
 ) -> Calibration:
     """Record ranges and rows of the step graph's values along the model's own trajectories.
 
@@ -68,7 +67,7 @@ def calibrate(
         bundle: in any precision; the arithmetic is float32.
         prompts: to draw from.
         settings: how much.
-        progress: called with the name of the stage and its share.
+        progress: called with the share that is done and the name of the stage.
 
     Raises:
         RuntimeFailure: the engine failed, or values are not finite.
@@ -83,11 +82,11 @@ def calibrate(
             job.rows,
             job.table,
             job.guidance,
-            lambda share: progress("trajectories", share),
+            stage_of(progress, 0.0, 0.5, "trajectories"),
         )
     states = [state for item in drawn for state in item.states]
     strata = [bisect.bisect_right(job.edges, state.index) - 1 for state in states]
-    absmax, rows = _record(bundle, states, strata, settings, progress)
+    absmax, rows = _record(bundle, states, strata, settings, stage_of(progress, 0.5, 1.0, "ranges"))
     return Calibration(meta=job.meta, absmax=absmax, rows=rows)
 
 
@@ -192,7 +191,7 @@ def _record(
                     rows.setdefault(site.name, []).append(
                         _some(flat, each, (settings.seed, zlib.crc32(site.name.encode()), number))
                     )
-                progress("ranges", (done + len(chunk) * (number + 1) / len(states)) / len(sites))
+                progress((done + len(chunk) * (number + 1) / len(states)) / len(sites))
         done += len(chunk)
     ranges = {name: round_range(values) for name, values in absmax.items()}
     return ranges, {name: np.concatenate(parts) for name, parts in rows.items()}

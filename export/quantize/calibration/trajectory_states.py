@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.step_switch import SplitRuntime, start_rows
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime, GraphTrajectory
+from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.request import Request
 from minit2i_deploy.solvers.table import Table, step_row
 
@@ -60,7 +61,7 @@ def draw(
     rows: Sequence[Collection[int]],
     table: Table,
     guidance: float,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = no_progress,
 ) -> list[Drawn]:
     """Run one trajectory a prompt, each on its own, and keep states of it.
 

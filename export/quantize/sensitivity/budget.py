@@ -17,12 +17,11 @@ from minit2i_deploy.evaluation.shapes.judged import paint_captions
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
 from minit2i_deploy.export.quantize.graph.model_graph import Graph
 from minit2i_deploy.export.quantize.sensitivity.layers import Laboratory, LayerError
+from minit2i_deploy.progress import Progress, no_progress
 
 PSNR: Final = "psnr"
 SCORE: Final = "score"
 _SCORE_BATCH: Final = 8
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +111,7 @@ def search(
     budget: Budget,
     most: float,
     value_of: Callable[[Collection[str]], float],
-    progress: Progress = lambda stage, share: None,
+    progress: Progress = no_progress,
 ) -> Found:
     """The least number of the first layers whose exclusion meets a budget.
 
@@ -121,7 +120,7 @@ def search(
         budget: what is to be met.
         most: share of the layers' weights that may be excluded, 0 to 1.
         value_of: measures the graph without these layers' quantisation.
-        progress: called with words on what is tried and the share that is done.
+        progress: called with the share that is done and what is tried.
 
     Raises:
         UsageError: most is outside 0 to 1.
@@ -132,7 +131,7 @@ def search(
 
     def value(count: int) -> float:
         if count not in tried:
-            progress(f"{count} layers left out", min(0.9, 0.2 * len(tried)))
+            progress(min(0.9, 0.2 * len(tried)), f"{count} layers excluded")
             tried[count] = value_of(frozenset(names[:count]))
         return tried[count]
 
@@ -198,7 +197,7 @@ def psnr_of(laboratory: Laboratory) -> Callable[[Collection[str]], float]:
 
 
 def score_loss_of(
-    laboratory: Laboratory, per_kind: int, progress: Callable[[float], None] = lambda share: None
+    laboratory: Laboratory, per_kind: int, progress: Progress = no_progress
 ) -> Callable[[Collection[str]], float]:
     """Measures the share of held-out shapes captions lost against the unquantised graph.
 
@@ -219,9 +218,7 @@ def score_loss_of(
     return value
 
 
-def _accuracy(
-    laboratory: Laboratory, graph: Graph, per_kind: int, progress: Callable[[float], None]
-) -> float:
+def _accuracy(laboratory: Laboratory, graph: Graph, per_kind: int, progress: Progress) -> float:
     captions = held_out_captions(per_kind, 0)
     reference = laboratory.reference
     graphs = {"transformer": graph}

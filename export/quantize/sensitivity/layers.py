@@ -27,9 +27,9 @@ from minit2i_deploy.export.quantize.sensitivity.reference import (
     relative_error,
 )
 from minit2i_deploy.export.quantize.smoothing_search import Prepared
+from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.solvers.table import Table
 
-Progress = Callable[[str, float], None]
 # Apart from calibration's draw from the same seed, so that other pictures are measured.
 _STREAM: Final = 1
 
@@ -237,7 +237,7 @@ def measure_layers(
     laboratory: Laboratory,
     known: Mapping[str, LayerError],
     keep: Callable[[Sequence[LayerError]], None] = lambda layers: None,
-    progress: Progress = lambda stage, share: None,
+    progress: Progress = no_progress,
 ) -> tuple[LayerError, ...]:
     """Measure every layer that is not known yet, in the order they run.
 
@@ -245,11 +245,11 @@ def measure_layers(
         laboratory: what to measure with.
         known: results of an interrupted run, by name.
         keep: called with all results so far after each layer.
-        progress: called with the name of the layer and the share that is done.
+        progress: called with the share that is done and the name of the layer.
     """
     found: list[LayerError] = []
     for number, layer in enumerate(laboratory.layers):
-        progress(layer.name, number / len(laboratory.layers))
+        progress(number / len(laboratory.layers), layer.name)
         if layer.name in known:
             found.append(known[layer.name])
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,7 @@ from minit2i_deploy.export.quantize.sensitivity.results_file import (
     save_partial,
 )
 from minit2i_deploy.export.quantize.smoothing_search import prepare
-
-Progress = Callable[[str, float], None]
+from minit2i_deploy.progress import Progress, no_progress, stage_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +82,7 @@ def run_sensitivity(
     prompts: PromptSet,
     calibration: Calibration,
     output: Path,
-    progress: Progress = lambda stage, share: None,
+    progress: Progress = no_progress,
 ) -> Sensitivity:
     """Measure every layer, all of them together by time, and what a budget needs.
 
@@ -95,7 +94,7 @@ def run_sensitivity(
         output: file that the result will go to. Layers that it holds already, from the same
             settings, are not measured again; what is measured is kept beside it meanwhile, in
             ``partial_path``, which the caller removes once the result is written.
-        progress: called with the name of a stage and its share.
+        progress: called with the share of a stage that is done and its name.
 
     Raises:
         UsageError: a bundle, calibration, table or partial file that does not fit.
@@ -110,7 +109,7 @@ def run_sensitivity(
     layers = measure_layers(
         laboratory, known, lambda found: save_partial(partial, digest, found), progress
     )
-    progress("times apart", 1.0)
+    progress(1.0, "times apart")
     splits = laboratory.splits() if job.settings.finals else ()
     found = None if job.budget is None else _search(laboratory, layers, job, progress)
     words = {"prompts": list(laboratory.prompts), "noise_seeds": list(laboratory.seeds)}
@@ -179,7 +178,7 @@ def _laboratory(
         calibration,
         smoothing=job.smoothing and part.gains_by_smoothing,
         exclude=default_exclusions(linear_layers(graph), part.exclude),
-        progress=lambda share: progress("smoothing and scales", share),
+        progress=stage_of(progress, 0.0, 1.0, "smoothing and scales"),
     )
     table, guidance = bundle.preset(_preset(bundle, job.preset))
     return Laboratory(
@@ -194,7 +193,6 @@ def _search(
     if job.budget.kind == PSNR:
         value_of = psnr_of(laboratory)
     else:
-        value_of = score_loss_of(
-            laboratory, job.per_kind, lambda share: progress("captions", share)
-        )
+        captions = stage_of(progress, 0.0, 1.0, "captions")
+        value_of = score_loss_of(laboratory, job.per_kind, captions)
     return search(ranked(layers), job.budget, job.most, value_of, progress)

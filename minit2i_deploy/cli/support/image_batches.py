@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +18,7 @@ from minit2i_deploy.cli.support.image_plan import Picture
 from minit2i_deploy.generate import Frame, Result, generate
 from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import grid, save_animation, save_png, to_pil
+from minit2i_deploy.progress import Progress, stage_of
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.conditioning import Stopwatch
@@ -69,7 +70,7 @@ class _Kept:
     spent: Spent = field(default_factory=Spent)
 
 
-def paint(job: Job, runtime: Runtime, progress: Callable[[float, str], None]) -> Spent:
+def paint(job: Job, runtime: Runtime, progress: Progress) -> Spent:
     """Paint and write everything.
 
     Raises:
@@ -101,23 +102,17 @@ def paint(job: Job, runtime: Runtime, progress: Callable[[float, str], None]) ->
     return kept.spent
 
 
-def _repeated(
-    job: Job, runtime: Runtime, start: int, kept: _Kept, progress: Callable[[float, str], None]
-) -> Result:
+def _repeated(job: Job, runtime: Runtime, start: int, kept: _Kept, progress: Progress) -> Result:
     """One batch as often as --repeat asks; the last time's pictures."""
     times, latencies = job.options.repeat or 1, []
+    stop, total = min(start + job.options.batch, len(job.pictures)), len(job.pictures)
+    batch = stage_of(progress, start / total, stop / total)
     for done in range(times):
-
-        def share(fraction: float, words: str, done: int = done) -> None:
-            batch = (done + fraction) / times * min(job.options.batch, len(job.pictures) - start)
-            again = f"time {done + 1}/{times}, " if times > 1 else ""
-            progress((start + batch) / len(job.pictures), again + words)
-
         began = time.perf_counter()
-        result = _batch(job, runtime, start, kept, share if times == 1 else None)
+        result = _batch(job, runtime, start, kept, batch if times == 1 else None)
         latencies.append(time.perf_counter() - began)
         if times > 1:
-            share(1.0, f"{latencies[-1] * 1e3:.1f} ms")
+            batch((done + 1) / times, f"time {done + 1}/{times}, {latencies[-1] * 1e3:.1f} ms")
     kept.spent.latencies.append(latencies)
     return result
 
@@ -127,7 +122,7 @@ def _batch(
     runtime: Runtime,
     start: int,
     kept: _Kept,
-    progress: Callable[[float, str], None] | None,
+    progress: Progress | None,
 ) -> Result:
     options = job.options
     chosen = job.pictures[start : start + options.batch]

@@ -100,11 +100,11 @@ def _measured(
     candidates: list[Candidate],
     settings: MeterSettings,
 ) -> MeterReport:
-    from minit2i_deploy.cli.support.progress import Progress
     from minit2i_deploy.evaluation.quality import measure
+    from minit2i_deploy.progress import ProgressLine
 
-    with Progress("eval shapes") as progress, opened_runtime(bundle, options) as runtime:
-        return measure(bundle, runtime, candidates, settings, progress.update)
+    with ProgressLine("eval shapes") as progress, opened_runtime(bundle, options) as runtime:
+        return measure(bundle, runtime, candidates, settings, progress)
 
 
 def _settings(options: argparse.Namespace) -> MeterSettings:

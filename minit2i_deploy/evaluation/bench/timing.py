@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.bench.stages import STAGES, Subject
+from minit2i_deploy.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +83,7 @@ def measure(
     *,
     repeats: int = 10,
     warm_up: int = 2,
-    on_progress: Callable[[float, str], None] | None = None,
+    progress: Progress = no_progress,
 ) -> list[Measured]:
     """Time every stage of every subject: A B A B, stage by stage.
 
@@ -90,7 +91,7 @@ def measure(
         subjects: at least one; the first is what the others are compared with.
         repeats: timed calls of each stage.
         warm_up: calls before those, not timed.
-        on_progress: called with the share done and the stage.
+        progress: called with the share done and the stage.
 
     Raises:
         UsageError: repeats below 1 or a negative warm-up.
@@ -112,8 +113,7 @@ def measure(
                 if turn >= warm_up:
                     seconds.setdefault((index, stage), []).append(spent)
             done += 1
-            if on_progress is not None:
-                on_progress(done / rounds, stage)
+            progress(done / rounds, stage)
     return [
         _measured(subject, subjects[0], {s: Timing(seconds=tuple(seconds[i, s])) for s in STAGES})
         for i, subject in enumerate(subjects)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,9 @@ from minit2i_deploy.evaluation.compare.subjects import Side, check_comparable
 from minit2i_deploy.evaluation.quality import metrics
 from minit2i_deploy.evaluation.shapes import Verdict, judge
 from minit2i_deploy.io.images import to_uint8
+from minit2i_deploy.progress import Progress, no_progress, stage_of
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.conditioning import PromptTruncatedWarning, tokenise
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +52,7 @@ def compare(
     b: Side,
     tasks: Sequence[Task],
     settings: CompareSettings,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Comparison:
     """Paint the same tasks on both sides and compare.
 
@@ -85,7 +84,7 @@ class _Comparing:
         b: Side,
         tasks: Sequence[Task],
         settings: CompareSettings,
-        progress: Progress | None,
+        progress: Progress,
     ) -> None:
         self.a, self.b, self.tasks, self.settings = a, b, tasks, settings
         self.progress, self.done = progress, 0
@@ -98,7 +97,6 @@ class _Comparing:
         ]
         # B's rows once more where every row is measured.
         self.total = sum(len(chosen) * (3 if details else 2) for chosen, details in self.batches)
-        self.total *= len(settings.table)
 
     def run(self) -> Comparison:
         pairs: dict[int, Pair] = {}
@@ -130,13 +128,9 @@ class _Comparing:
         )
 
     def _walk(self, indices: Sequence[int], details: bool) -> Walk:
-        cost = len(indices) * (3 if details else 2)
-
-        def on_row() -> None:
-            self.done += cost
-            if self.progress is not None:
-                self.progress(self.done / self.total, "row by row" if details else "pictures")
-
+        begin, self.done = self.done, self.done + len(indices) * (3 if details else 2)
+        label = "row by row" if details else "images"
+        part = stage_of(self.progress, begin / self.total, self.done / self.total, label)
         return walk(
             self.a,
             self.b,
@@ -144,7 +138,7 @@ class _Comparing:
             self.settings.table,
             self.settings.guidance,
             details=details,
-            on_row=on_row,
+            progress=part,
         )
 
     def _pairs(self, indices: Sequence[int], walked: Walk) -> list[Pair]:

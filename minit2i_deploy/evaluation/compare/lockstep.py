@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from minit2i_deploy.evaluation.compare.prompt_set import Task
 from minit2i_deploy.evaluation.compare.subjects import Side
 from minit2i_deploy.evaluation.quality.metrics import relative_errors
 from minit2i_deploy.generate import Frame, frames
+from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.request import Request
 from minit2i_deploy.solvers.table import Table, step_row
 
@@ -53,7 +54,7 @@ def walk(
     guidance: float,
     *,
     details: bool,
-    on_row: Callable[[], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Walk:
     """Paint one batch on both sides.
 
@@ -64,7 +65,7 @@ def walk(
         table: solver, the same for both.
         guidance: scale of classifier-free guidance.
         details: whether to measure every row, which costs B's rows once more.
-        on_row: called after each row.
+        progress: called after each row.
 
     Raises:
         RuntimeFailure: an engine failed, or gave NaN or infinity.
@@ -77,8 +78,7 @@ def walk(
     for pair in zip(*ways, strict=True):
         if teacher is not None:
             teacher.compare(*pair)
-        if on_row is not None:
-            on_row()
+        progress((pair[0].index + 1) / len(table))
         states = [frame.x() for frame in pair] if pair[0].index + 1 == len(table) else []
     for x, side in zip(states, (a, b), strict=True):
         _check_finite(x, side)

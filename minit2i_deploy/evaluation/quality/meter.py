@@ -5,7 +5,7 @@ paint -> judge -> saturation and seams -> distance to a fine grid on some of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float32
@@ -27,9 +27,8 @@ from minit2i_deploy.evaluation.shapes import (
     judge,
 )
 from minit2i_deploy.generate import Result, generate
+from minit2i_deploy.progress import Progress, by_count, no_progress, stage_of
 from minit2i_deploy.protocol import Runtime
-
-Progress = Callable[[float, str], None]
 
 
 def measure(
@@ -37,7 +36,7 @@ def measure(
     runtime: Runtime,
     candidates: Sequence[Candidate],
     settings: MeterSettings,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> MeterReport:
     """Paint the same held-out captions with every candidate and compare.
 
@@ -65,7 +64,7 @@ def outcomes(
     runtime: Runtime,
     candidates: Sequence[Candidate],
     settings: MeterSettings,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Iterator[Outcome]:
     """The same as an iterator, one outcome a candidate; leaving the loop cancels the rest.
 
@@ -130,10 +129,10 @@ class _Painter:
         runtime: Runtime,
         settings: MeterSettings,
         total: int,
-        progress: Progress | None,
+        progress: Progress,
     ) -> None:
         self.bundle, self.runtime, self.settings = bundle, runtime, settings
-        self.total, self.progress, self.done = total, progress, 0.0
+        self.total, self.progress, self.done = total, progress, 0
         self.captions = held_out_captions(settings.per_kind, settings.seed)
         first = range(min(settings.reference_per_kind, settings.per_kind))
         starts = range(0, len(self.captions), settings.per_kind)
@@ -143,20 +142,14 @@ class _Painter:
         self, candidate: Candidate, indices: Sequence[int]
     ) -> Iterator[tuple[Sequence[int], Result]]:
         """Batch after batch, with the indices in it."""
-        evaluations = candidate.num_evaluations
         for start in range(0, len(indices), self.settings.batch):
             chosen = indices[start : start + self.settings.batch]
 
-            before = self.done
-
-            def on_row(
-                done: int, rows: int, before: float = before, count: int = len(chosen)
-            ) -> None:
-                # Rows of one branch cost half, so this is only nearly even.
-                self.done = before + count * evaluations * done / rows
-                if self.progress is not None:
-                    self.progress(min(self.done / self.total, 1.0), candidate.name)
-
+            begin, self.done = self.done, self.done + len(chosen) * candidate.num_evaluations
+            # Rows of one branch cost half, so this is only nearly even.
+            part = stage_of(
+                self.progress, begin / self.total, self.done / self.total, candidate.name
+            )
             yield (
                 chosen,
                 generate(
@@ -166,7 +159,7 @@ class _Painter:
                     seed=[self.settings.seed + i for i in chosen],
                     table=candidate.table,
                     guidance=candidate.guidance,
-                    on_row=on_row,
+                    on_row=by_count(part),
                 ),
             )
 

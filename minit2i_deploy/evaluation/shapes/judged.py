@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.shapes import Spec, Verdict, judge
 from minit2i_deploy.generate import generate
+from minit2i_deploy.progress import Progress, by_count, no_progress, stage_of
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.solvers.table import Table
 
@@ -50,7 +51,7 @@ def paint_captions(
     guidance: float,
     seed: int = 0,
     batch: int = 1,
-    progress: Callable[[float], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Iterator[Painted]:
     """Paint each caption and judge the picture.
 
@@ -74,10 +75,8 @@ def paint_captions(
         chosen = captions[start : start + batch]
         seeds = [seed + start + offset for offset in range(len(chosen))]
 
-        def on_row(done: int, total: int, start: int = start, count: int = len(chosen)) -> None:
-            if progress is not None:
-                progress((start + count * done / total) / len(captions))
-
+        stop = start + len(chosen)
+        part = stage_of(progress, start / len(captions), stop / len(captions))
         result = generate(
             bundle,
             runtime,
@@ -85,7 +84,7 @@ def paint_captions(
             seed=seeds,
             table=table,
             guidance=guidance,
-            on_row=on_row,
+            on_row=by_count(part),
         )
         for (spec, caption), own, image in zip(chosen, seeds, result.images, strict=True):
             yield Painted(

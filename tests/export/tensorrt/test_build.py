@@ -171,7 +171,7 @@ def test_progress_runs_to_the_end_and_force_builds_again(tmp_path: Path) -> None
     bundle = copy_of(HALF, tmp_path / "bundle", engines=True)
     seen: list[float] = []
     (again,) = build_bundle(
-        bundle, ADAPTER, force=True, progress=lambda words, share: seen.append(share)
+        bundle, ADAPTER, force=True, progress=lambda share, label="": seen.append(share)
     )
     assert again.built and again.reason == "forced"
     assert len(seen) > 20 and seen == sorted(seen) and seen[-1] == 1.0
@@ -194,7 +194,7 @@ from minit2i_deploy.export.tensorrt import BuildOptions, build_bundle
 
 came = []
 
-def interrupt(words, share):
+def interrupt(share, words=""):
     if not came:
         came.append(words)
         signal.raise_signal(signal.SIGINT)

@@ -21,6 +21,7 @@ from minit2i_deploy.export.tensorrt.estimate import expected_memory_bytes, weigh
 from minit2i_deploy.export.tensorrt.log import Heard
 from minit2i_deploy.export.tensorrt.monitor import Phases, stoppable
 from minit2i_deploy.export.tensorrt.options import BuildOptions, sizes_for
+from minit2i_deploy.progress import no_progress
 from tests.helpers.bundles import write_bundle
 
 LOG = """Layers:
@@ -131,7 +132,7 @@ def test_what_is_heard_is_sorted_and_bounded() -> None:
 
 def test_progress_of_nested_phases_never_goes_back() -> None:
     seen: list[float] = []
-    phases = Phases(lambda _, share: seen.append(share))
+    phases = Phases(lambda share, label="": seen.append(share))
     phases.begin("outer", 2)
     phases.begin("inner", 4)
     for step in range(1, 5):
@@ -150,7 +151,7 @@ def test_progress_of_nested_phases_never_goes_back() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_becomes_a_wish_and_comes_again_at_the_end(number: int) -> None:
-    phases, came = Phases(lambda words, share: None), []
+    phases, came = Phases(no_progress), []
     before = signal.signal(number, lambda signum, frame: came.append(signum))
     try:
         with stoppable(phases):

@@ -171,7 +171,7 @@ def test_an_interrupted_embedding_goes_on(tmp_path: Path) -> None:
     before = (out / "00.tar").stat().st_mtime_ns
     shares: list[float] = []
     done = embed_shards(
-        urls, out, text, info, bad_limit=0, on_progress=lambda share, _: shares.append(share)
+        urls, out, text, info, bad_limit=0, progress=lambda share, label="": shares.append(share)
     )
     assert (done.num_shards, done.num_kept, done.num_samples) == (2, 1, 2)
     assert (out / "00.tar").stat().st_mtime_ns == before
