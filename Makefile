@@ -7,7 +7,7 @@ DEFINITION := pyproject.toml setup.py constraints.txt minit2i_deploy/_version.py
 # A thread that waits must sleep: spinning ones cost a factor of ten beside other work.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-python test-cpp check clean
+.PHONY: demo test test-python test-cpp check docs clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.demo
@@ -28,6 +28,11 @@ check: $(VENV)/.test
 	$(BIN)/mypy minit2i_deploy
 	$(BIN)/pytest -q tests/test_import_rules.py
 
+# The pages of docs/ as a site in build/site; a broken link is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python scripts/cli_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
 	rm -rf build dist $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
@@ -37,6 +42,10 @@ $(VENV)/.demo: $(VENV)/.created $(DEFINITION)
 
 $(VENV)/.test: $(VENV)/.created $(DEFINITION)
 	$(INSTALL) -e '.[export,train,dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.created $(DEFINITION)
+	$(INSTALL) -e '.[docs]'
 	touch $@
 
 $(VENV)/.created:

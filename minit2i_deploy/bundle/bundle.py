@@ -120,7 +120,8 @@ class Bundle:
         Args:
             solver: a name in ``solvers.SOLVERS``.
             steps: of the solver.
-            grid, shift: as for ``table.solver_table``.
+            grid: as for ``table.solver_table``.
+            shift: as for ``table.solver_table``.
             a_min: in place of the flavour's.
 
         Raises:
