@@ -75,6 +75,20 @@ def read_tensor(data_file: Path, stored: StoredTensor) -> np.ndarray:
     return raw
 
 
+def read_weights(data_file: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The weights of a safetensors file, without the package of that name.
+
+    Yields:
+        canonical name, and float32 values in the network's own layout.
+
+    Raises:
+        BundleError: no such file, or not of this form.
+    """
+    for name, stored in stored_tensors(data_file).items():
+        values = _widened(read_tensor(data_file, stored), stored)
+        yield name, np.array(values.T if stored.transposed else values, order="C")
+
+
 def network_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
     """All weights of the network: float32, in the network's own layout, as a checkpoint has them.
 
@@ -85,10 +99,8 @@ def network_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
     padding = padding_of(bundle.manifest)
     for graph in GRAPHS:
         path = Path(f"{bundle.graph_path(graph)}.data")
-        for name, stored in stored_tensors(path).items():
-            values = _widened(read_tensor(path, stored), stored)
-            whole = np.array(values.T if stored.transposed else values, order="C")
-            tensors[name] = _unpadded(padding, name, whole, path)
+        for name, weight in read_weights(path):
+            tensors[name] = _unpadded(padding, name, weight, path)
     return tensors
 
 

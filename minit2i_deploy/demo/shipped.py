@@ -8,22 +8,20 @@ from typing import Final
 
 from minit2i_deploy.errors import Minit2iError
 
-_ASSETS: Final = Path(__file__).parent / "assets"
+ASSETS: Final = Path(__file__).parent / "assets"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shipped:
-    """Folders of the base model, of its few-step student and of the text encoder of both.
-
-    The tokenizer stands beside the text encoder.
-    """
+    """Folders of the base model, its few-step student, and their text encoder and tokenizer."""
 
     checkpoint: Path
     student: Path
     text_encoder: Path
+    tokenizer: Path
 
 
-def shipped_model(assets: Path = _ASSETS) -> Shipped:
+def shipped_model(assets: Path = ASSETS) -> Shipped:
     """Find the shipped models.
 
     Args:
@@ -39,4 +37,5 @@ def shipped_model(assets: Path = _ASSETS) -> Shipped:
         checkpoint=assets / "model",
         student=assets / "student",
         text_encoder=assets / "text_encoder",
+        tokenizer=assets / "tokenizer",
     )

@@ -1,0 +1,113 @@
+"""Ready bundles of the shipped models: the exported bytes, made without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.weight_replacement import network_tensors, stored_tensors
+from minit2i_deploy.checkpoints import load_checkpoint
+from minit2i_deploy.demo.ready import READY, pack_bundle, ready_bundle
+from minit2i_deploy.demo.shipped import ASSETS, shipped_model
+from minit2i_deploy.errors import BundleError, UsageError
+from minit2i_deploy.export import export_bundle
+
+# What depends on the machine and the tools that exported, and not on the model.
+MEASURED = {"checks", "provenance", "manifest_sha256"}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize(("name", "model"), READY.items())
+def test_a_ready_bundle_holds_the_shipped_weights(name: str, model: str, cache: Path) -> None:
+    bundle = Bundle.open(ready_bundle(name, cache))
+    bundle.verify()
+    shipped = load_checkpoint(ASSETS / model).tensors
+    stored = network_tensors(bundle)
+    assert set(stored) == set(shipped)
+    assert all(np.array_equal(stored[key], shipped[key]) for key in shipped)
+
+
+@pytest.mark.parametrize(("name", "model"), READY.items())
+def test_a_ready_bundle_is_what_an_export_writes_today(
+    name: str, model: str, cache: Path, tmp_path: Path
+) -> None:
+    """A failure here means: run scripts/pack_demo_bundles.py."""
+    ready = ready_bundle(name, cache)
+    made = export_bundle(
+        ASSETS / model, tmp_path / "b", text_encoder=shipped_model().text_encoder
+    ).path
+    files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(ready) for path in ready.rglob("*") if path.is_file())
+    for file in files:
+        if file.name == "manifest.json":
+            fields = [json.loads((folder / file).read_bytes()) for folder in (ready, made)]
+            first, second = ({k: v for k, v in f.items() if k not in MEASURED} for f in fields)
+            assert first == second
+        else:
+            assert (ready / file).read_bytes() == (made / file).read_bytes(), file
+
+
+def test_a_second_use_reads_what_is_there(cache: Path) -> None:
+    folder = ready_bundle("demo", cache)
+    before = (folder / "manifest.json").stat().st_mtime_ns
+    assert ready_bundle("demo", cache) == folder
+    assert (folder / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_an_incomplete_folder_is_written_again(tmp_path: Path) -> None:
+    folder = ready_bundle("demo", tmp_path)
+    data = folder / "transformer" / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1])
+    assert ready_bundle("demo", tmp_path) == folder
+    Bundle.open(folder).verify()
+
+
+def test_unknown_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected one of demo, demo-student, got 'other'"):
+        ready_bundle("other", tmp_path)
+
+
+def test_a_cache_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(b"")
+    with pytest.raises(UsageError, match="cannot be written"):
+        ready_bundle("demo", tmp_path / "cache")
+
+
+def test_packing_is_reproducible_and_refuses_other_weights(cache: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(ready_bundle("demo", cache))
+    for file in ("a.zip", "b.zip"):
+        pack_bundle(bundle, "demo", tmp_path / file)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip") as packed:
+        assert packed.namelist() == zipfile.ZipFile(ASSETS / "bundles" / "demo.zip").namelist()
+    with pytest.raises((BundleError, KeyError)):
+        pack_bundle(bundle, "demo-student", tmp_path / "c.zip")
+    assert not (tmp_path / "c.zip").exists()
+
+
+def test_a_process_without_torch_makes_it(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'onnx', 'safetensors'):\n"
+        "    sys.modules[name] = None\n"
+        "from pathlib import Path\n"
+        "from minit2i_deploy.demo.ready import ready_bundle\n"
+        "print(ready_bundle('demo-student', Path(sys.argv[1])))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    path = Bundle.open(done.stdout.strip()).graph_path("transformer")
+    assert stored_tensors(Path(f"{path}.data"))
