@@ -140,7 +140,7 @@ def export_bundle(
             precision=precision,
             opset=opset,
             progress=progress,
-            told=source.told,
+            told=source.conditions,
             padding=padding_for(source.config, head_multiple),
             only_for=only_for,
         )

@@ -107,7 +107,7 @@ def _measure(
     folder = find_text_encoder(Path(source.report.path), given)
     encoder = open_text_encoder(folder, bundle.config.txt_input_size)
     text = record_text(encoder, bundle.tokenizer(), bundle.config)
-    net, told = build_network(source), source.told
+    net, told = build_network(source), source.conditions
     del encoder, source
     a_min = bundle.manifest.flavour.a_min
     done = stage_of(progress, 0.1, 0.5, "torch reference")

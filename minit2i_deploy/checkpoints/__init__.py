@@ -1,5 +1,6 @@
-"""Readers for every form a MiniT2I checkpoint comes in, onto one set of names."""
+"""MiniT2I checkpoints of every form, read into weights under one set of names."""
 
+from minit2i_deploy.checkpoints.canonical_names import canonical_shapes, linear_modules
 from minit2i_deploy.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointReport,
@@ -7,7 +8,6 @@ from minit2i_deploy.checkpoints.checkpoint import (
     LoraReport,
 )
 from minit2i_deploy.checkpoints.load import load_checkpoint
-from minit2i_deploy.checkpoints.names import canonical_shapes, linear_modules
 
 __all__ = [
     "Checkpoint",

@@ -9,8 +9,9 @@ from typing import Final
 
 import numpy as np
 
+from minit2i_deploy.checkpoints.canonical_names import UNUSED
 from minit2i_deploy.checkpoints.checkpoint import Dropped
-from minit2i_deploy.checkpoints.container import Container
+from minit2i_deploy.checkpoints.containers.container import Container
 from minit2i_deploy.errors import CheckpointError
 
 # Axes of the source in the order of the target; None is a plain copy.
@@ -21,7 +22,8 @@ TRANSPOSE: Final[Axes] = (1, 0)
 HWIO_TO_OIHW: Final[Axes] = (3, 2, 0, 1)
 
 _FLOATS: Final = ("float32", "float16", "bfloat16")
-_NUM_SHOWN: Final = 4
+_MAX_LISTED: Final = 4
+_UNUSED_REASON: Final = "reaches no output of the network"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,16 @@ class Target:
     name: str
     axes: Axes = COPY
 
+    def turn(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The source's shape in the target's order; unchanged if it has other axes."""
+        if self.axes is None or len(self.axes) != len(shape):
+            return shape
+        return tuple(shape[axis] for axis in self.axes)
+
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A source array that is known and left: ``what`` groups it with others in the report."""
+    """A source array that is known and not read; ``what`` groups it in the report."""
 
     what: str
     reason: str
@@ -42,6 +50,13 @@ class Drop:
 
 # None means that the name is not known.
 Rule = Callable[[str], Target | Drop | None]
+
+
+def canonical_target(name: str, axes: Axes = COPY) -> Target | Drop:
+    """The target of a canonical name, or a drop where it is one of the unused embedders'."""
+    if name in UNUSED:
+        return Drop(name.split(".")[0], _UNUSED_REASON)
+    return Target(name, axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +80,17 @@ def assemble(
         CheckpointError: names or shapes differ, a type is not a float of 16 or 32 bits, or a
             value is not finite.
     """
-    targets, drops, unexpected, twice = _sort(container, rule, shapes)
+    targets, drops, unexpected, duplicate = _apply_rule(container, rule, shapes)
     missing = sorted(shapes.keys() - {target.name for target in targets.values()})
     misshaped = _misshaped(container, targets, shapes)
-    if missing or unexpected or misshaped or twice:
-        raise CheckpointError(_mismatch(where, missing, unexpected, misshaped, twice))
+    if missing or unexpected or misshaped or duplicate:
+        raise CheckpointError(_mismatch(where, missing, unexpected, misshaped, duplicate))
     dtypes = Counter(container.leaf(name).dtype for name in targets)
     foreign = sorted(dtypes.keys() - set(_FLOATS))
     if foreign:
         raise CheckpointError(
-            f"{where}: weights of type {foreign[0]}, but one of {', '.join(_FLOATS)} is needed; "
-            "give the checkpoint as it was before it was quantised or converted"
+            f"{where}: weights of type {foreign[0]}, expected one of {', '.join(_FLOATS)}; "
+            "give the checkpoint as it was before it was quantized or converted"
         )
     filled: dict[str, np.ndarray] = {}
     for source_name, array in container.read(list(targets)):
@@ -84,9 +99,10 @@ def assemble(
     return Assembled({name: filled[name] for name in shapes}, drops, dict(sorted(dtypes.items())))
 
 
-def _sort(
+def _apply_rule(
     container: Container, rule: Rule, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Target], tuple[Dropped, ...], list[str], list[str]]:
+    """Targets by source name, what is dropped, and the unexpected and the duplicate names."""
     targets: dict[str, Target] = {}
     drops: Counter[Drop] = Counter()
     unexpected = []
@@ -113,28 +129,30 @@ def _misshaped(
 ) -> list[str]:
     wrong = []
     for source_name, target in targets.items():
-        found = container.leaf(source_name).shape
-        if target.axes is not None and len(target.axes) == len(found):
-            found = tuple(found[axis] for axis in target.axes)
-        if found != shapes[target.name]:
-            wrong.append(f"{target.name} {list(found)} (wanted {list(shapes[target.name])})")
+        actual, expected = target.turn(container.leaf(source_name).shape), shapes[target.name]
+        if actual != expected:
+            wrong.append(f"{target.name} {list(actual)} (expected {list(expected)})")
     return sorted(wrong)
 
 
 def _mismatch(
-    where: str, missing: list[str], unexpected: list[str], misshaped: list[str], twice: list[str]
+    where: str,
+    missing: list[str],
+    unexpected: list[str],
+    misshaped: list[str],
+    duplicate: list[str],
 ) -> str:
     lists = {
         "missing": missing,
         "unexpected": unexpected,
         "misshaped": misshaped,
-        "given twice": twice,
+        "duplicate": duplicate,
     }
     parts = []
     for kind, names in lists.items():
         if names:
-            rest = f" and {len(names) - _NUM_SHOWN} more" if len(names) > _NUM_SHOWN else ""
-            parts.append(f"{len(names)} {kind}: {', '.join(names[:_NUM_SHOWN])}{rest}")
+            rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+            parts.append(f"{len(names)} {kind}: {', '.join(names[:_MAX_LISTED])}{rest}")
     return (
         f"{where}: the tensors are not those of the network its configuration describes: "
         f"{'; '.join(parts)}; check that weights and configuration belong together"

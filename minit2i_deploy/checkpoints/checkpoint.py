@@ -1,4 +1,4 @@
-"""What a reader returns: configuration, tensors and an account of where they came from."""
+"""`Checkpoint`: configuration, tensors, and a report of where they came from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minit2i_deploy.solvers.mean_flow import StudentSettings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dropped:
-    """Tensors of the source that are not part of the network, and why they were left."""
+    """Tensors of the source that are not part of the network, and why they were dropped."""
 
     what: str
     num_tensors: int
@@ -41,15 +41,15 @@ class CheckpointReport:
         form: one of "huggingface", "payload", "torch-training", "minit2i-training",
             "flax-msgpack" and "flax-orbax".
         path: the file or folder that was read.
-        weights: which of the source's weights were taken, for example "EMA 0.99995".
+        weights: which of the source's weights were read, for example "EMA 0.99995".
         sha256: of the one weight file; of several, the sha256 of the lines that ``sha256sum``
             prints for them, in the order of their names relative to ``path``.
-        dtypes: number of taken tensors per type in the source; they are float32 here.
+        dtypes: number of tensors per type in the source; they are float32 here.
         num_parameters: of the network, without what was dropped.
-        step: optimizer steps behind the weights, where the source says.
-        text_encoder: name of the text encoder the network was trained with, where it says.
+        step: optimizer steps behind the weights, if the source says.
+        text_encoder: name of the text encoder the network was trained with, if it says.
         dropped: what else the source holds.
-        lora: the merged adapter, if one was asked for.
+        lora: the merged adapter, if there is one.
     """
 
     form: str
@@ -78,13 +78,13 @@ class Checkpoint:
         config: shape of the network.
         tensors: exactly the names and shapes of ``canonical_shapes(config)``, in that order;
             float32, contiguous, writable and finite. A source in half precision is widened,
-            which is exact; ``report.dtypes`` keeps what it was.
+            which is exact; ``report.dtypes`` records its type.
         report: where they came from.
-        told: omega, t_min and t_max that a few-step student paints best with, where the source
-            says; the released recipe's otherwise.
+        conditions: omega, t_min and t_max that a few-step student samples best with, if the
+            source says; None for the released recipe's.
     """
 
     config: ModelConfig
     tensors: dict[str, np.ndarray]
     report: CheckpointReport
-    told: StudentSettings | None = None
+    conditions: StudentSettings | None = None

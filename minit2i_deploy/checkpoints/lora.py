@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from minit2i_deploy.checkpoints.canonical_names import UNUSED, linear_modules
 from minit2i_deploy.checkpoints.checkpoint import Checkpoint, Dropped, LoraReport
-from minit2i_deploy.checkpoints.detect import read_json
-from minit2i_deploy.checkpoints.digest import sha256_of
-from minit2i_deploy.checkpoints.names import UNUSED, linear_modules
-from minit2i_deploy.checkpoints.safetensors_file import SafetensorsFiles
+from minit2i_deploy.checkpoints.containers.safetensors_file import SafetensorsFiles
+from minit2i_deploy.checkpoints.json_file import read_json
 from minit2i_deploy.errors import CheckpointError
+from minit2i_deploy.io.files import sha256_files
 
-# Where our own adapters say which base they were trained on; others say nothing.
+# Key under which this package's adapters name their base; other programs write no such key.
 BASE_SHA256: Final = "base_sha256"
 
 _CONFIG_NAME: Final = "adapter_config.json"
@@ -31,7 +31,7 @@ _PREFIX: Final = re.compile(r"^(base_model\.model\.)?(model\.)?(net\.)?")
 _UNUSED_MODULES: Final = frozenset(
     name.removesuffix(".weight") for name in UNUSED if name.endswith(".weight")
 )
-# Settings under which W + scale * B @ A is not what peft computes, unless they have this value.
+# Settings that change what peft computes unless they have one of these values.
 _PLAIN: Final[dict[str, tuple[Any, ...]]] = {
     "peft_type": ("LORA",),
     "use_dora": (None, False),
@@ -62,22 +62,22 @@ class _Adapter:
 def merge_lora(base: Checkpoint, path: Path) -> Checkpoint:
     """A checkpoint whose weights are W + scale * B @ A wherever the adapter has a pair.
 
-    The base's arrays are changed in place, so that no second copy of the model is held.
+    The base's arrays are changed in place, so that there is no second copy of the model.
 
     Args:
         base: the checkpoint that the adapter was trained on.
         path: an adapter folder, or its safetensors file with adapter_config.json beside it.
 
     Raises:
-        CheckpointError: the adapter is damaged, belongs to another base, or uses a setting that
-            a plain merge does not cover.
+        CheckpointError: the adapter is corrupt, was trained on another base, or uses a setting
+            that a plain merge does not cover.
     """
     adapter = _read(path)
     modules = linear_modules(base.config)
     _check_fits(adapter, modules, base)
     _check_base(adapter, base)
     for module, (a, b) in adapter.pairs.items():
-        # Out of the same order of operations as peft's get_delta_weight: B @ A first.
+        # B @ A first, in the order of peft's get_delta_weight, so that rounding is the same.
         base.tensors[f"{module}.weight"] += (b @ a) * np.float32(adapter.scale)
     lora = LoraReport(
         path=str(adapter.path),
@@ -85,16 +85,16 @@ def merge_lora(base: Checkpoint, path: Path) -> Checkpoint:
         alpha=adapter.alpha,
         scale=adapter.scale,
         num_modules=len(adapter.pairs),
-        sha256=sha256_of([adapter.path], adapter.path.parent),
+        sha256=sha256_files([adapter.path], adapter.path.parent),
     )
     dropped = base.report.dropped
     if adapter.num_unused:
-        left = Dropped(
+        unused = Dropped(
             what="adapter on unused embedders",
             num_tensors=adapter.num_unused,
             reason="reaches no output of the network",
         )
-        dropped = (*dropped, left)
+        dropped = (*dropped, unused)
     report = dataclasses.replace(base.report, lora=lora, dropped=dropped)
     return dataclasses.replace(base, report=report)
 
@@ -106,8 +106,7 @@ def _read(path: Path) -> _Adapter:
     config_path = weights.parent / _CONFIG_NAME
     if not config_path.is_file():
         raise CheckpointError(
-            f"{config_path}: missing, and without it the adapter's scale is unknown; "
-            "copy it beside the weights"
+            f"{config_path}: missing, so the adapter's scale is unknown; copy it beside the weights"
         )
     config = read_json(config_path)
     rank, alpha = _check_config(config, config_path)
@@ -121,20 +120,20 @@ def _check_config(config: dict[str, Any], path: Path) -> tuple[int, float]:
     for key, plain in _PLAIN.items():
         if config.get(key) not in plain:
             raise CheckpointError(
-                f"{path}: {key} is {config.get(key)!r}, but only a plain LoRA ({plain[-1]!r}) can "
-                "be merged; merge it with peft and give the merged model"
+                f"{path}: {key} is {config.get(key)!r}, expected {plain[-1]!r}, because only a "
+                "plain LoRA can be merged; merge it with peft and give the merged model"
             )
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1 or not isinstance(alpha, int | float):
         raise CheckpointError(
-            f"{path}: r is {rank!r} and lora_alpha {alpha!r}, but a positive whole number and a "
-            "number are needed; copy the adapter again"
+            f"{path}: expected a positive integer r and a number lora_alpha, got {rank!r} and "
+            f"{alpha!r}; copy the adapter again"
         )
     return rank, float(alpha)
 
 
 def _pairs(path: Path, rank: int) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int]:
-    """A and B of each module, and the number of arrays left because they reach no output."""
+    """A and B of each module, and the number of arrays dropped because they reach no output."""
     sides: dict[str, dict[str, np.ndarray]] = {}
     num_unused = 0
     container = SafetensorsFiles([path])
@@ -142,8 +141,8 @@ def _pairs(path: Path, rank: int) -> tuple[dict[str, tuple[np.ndarray, np.ndarra
         match = _KEY.fullmatch(name)
         if match is None:
             raise CheckpointError(
-                f"{path}: {name} is no LoRA matrix, but a plain LoRA is needed; "
-                "merge it with peft and give the merged model"
+                f"{path}: {name} is not a LoRA matrix; only a plain LoRA can be merged, so merge "
+                "this one with peft and give the merged model"
             )
         module = _PREFIX.sub("", match["module"])
         if module in _UNUSED_MODULES:
@@ -157,7 +156,7 @@ def _pairs(path: Path, rank: int) -> tuple[dict[str, tuple[np.ndarray, np.ndarra
                 "copy the adapter again"
             )
         if match["side"] in sides.setdefault(module, {}):
-            raise CheckpointError(f"{path}: {name} stands twice; copy the adapter again")
+            raise CheckpointError(f"{path}: duplicate {name}; copy the adapter again")
         sides[module][match["side"]] = array
     halves = sorted(module for module, pair in sides.items() if len(pair) != 2)
     if halves or not sides:
@@ -169,15 +168,15 @@ def _pairs(path: Path, rank: int) -> tuple[dict[str, tuple[np.ndarray, np.ndarra
 
 
 def _check_fits(adapter: _Adapter, modules: dict[str, tuple[int, ...]], base: Checkpoint) -> None:
-    """Every pair has its matrix, and every matrix that the adapter's settings name has a pair."""
+    """Check that every pair has its matrix, and every targeted matrix its pair."""
     wrong = [
         f"{module} [{b.shape[0]}, {a.shape[1]}] (base: {list(modules.get(module, ())) or 'none'})"
         for module, (a, b) in sorted(adapter.pairs.items())
         if (b.shape[0], a.shape[1]) != modules.get(module)
     ]
-    wanted = adapter.config.get("target_modules")
-    if isinstance(wanted, list) and not _picks_layers(adapter.config):
-        suffixes = tuple(f".{_PREFIX.sub('', str(target))}" for target in wanted)
+    targets = adapter.config.get("target_modules")
+    if isinstance(targets, list) and not _restricts_layers(adapter.config):
+        suffixes = tuple(f".{_PREFIX.sub('', str(target))}" for target in targets)
         wrong += [
             f"{module} (not in the adapter)"
             for module in modules
@@ -194,10 +193,10 @@ def _check_base(adapter: _Adapter, base: Checkpoint) -> None:
     if adapter.base_sha256 not in (None, base.report.sha256):
         raise CheckpointError(
             f"{adapter.path}: an adapter for another base than {base.report.path}: it was trained "
-            f"on weights of sha256 {adapter.base_sha256:.12}.., these are "
+            f"on weights of sha256 {adapter.base_sha256:.12}.., but these are "
             f"{base.report.sha256:.12}..; give the base it was trained on"
         )
 
 
-def _picks_layers(config: dict[str, Any]) -> bool:
+def _restricts_layers(config: dict[str, Any]) -> bool:
     return any(config.get(key) for key in ("layers_to_transform", "exclude_modules"))

@@ -112,16 +112,16 @@ def _check_places(options: argparse.Namespace) -> None:
     """
     from minit2i_deploy.bundle.flavours import find_flavour
     from minit2i_deploy.bundle.folder import check_bundle_folder
-    from minit2i_deploy.checkpoints.detect import find_checkpoint
+    from minit2i_deploy.checkpoints.find import find_checkpoint
     from minit2i_deploy.export.graphs.text_encoder_folder import find_text_encoder
 
     if options.flavour is not None:
         find_flavour(options.flavour)
     sources = (options.checkpoint, options.text_encoder, options.lora)
     check_bundle_folder(options.bundle, overwrite=options.overwrite, sources=sources)
-    found = find_checkpoint(Path(options.checkpoint))
+    match = find_checkpoint(Path(options.checkpoint))
     given = None if options.text_encoder is None else Path(options.text_encoder)
-    find_text_encoder(found.path, given)
+    find_text_encoder(match.path, given)
 
 
 def _print(options: argparse.Namespace, bundle: Bundle, precision: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from minit2i_deploy.cli.support.options import add_json
 
 if TYPE_CHECKING:
-    from minit2i_deploy.checkpoints.pull import Pulled
+    from minit2i_deploy.checkpoints.pull import PulledModel
 
 _MODELS: Final = ("b16", "l16", "b16-mf")
 _EPILOG: Final = """\
@@ -58,17 +58,17 @@ def run(options: argparse.Namespace) -> None:
     _print(options, pulled)
 
 
-def _print(options: argparse.Namespace, pulled: Pulled) -> None:
+def _print(options: argparse.Namespace, pulled: PulledModel) -> None:
     from minit2i_deploy.cli.support.formatting import columns, json_text
     from minit2i_deploy.io.strict_json import encode
 
     if options.json:
         values = {"folder": str(pulled.folder), "checkpoint": str(pulled.checkpoint)}
-        print(json_text(values | {"parts": encode(pulled.parts)}))
+        print(json_text(values | {"parts": encode(pulled.downloads)}))
         return
     rows = [
-        (part.repository, f"commit {part.commit}", f"{len(part.files)} files")
-        for part in pulled.parts
+        (one.repository, f"commit {one.commit}", f"{len(one.files)} files")
+        for one in pulled.downloads
     ]
     print(columns(rows))
     print(f"{pulled.checkpoint}  next: minit2i export {pulled.checkpoint} BUNDLE")

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +23,20 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_files(files: Sequence[Path], root: Path) -> str:
+    """The sha256 of one file; of several, that of the lines ``sha256sum`` prints for them.
+
+    Args:
+        files: at least one.
+        root: folder that the names in those lines are relative to.
+    """
+    digests = {file.relative_to(root).as_posix(): sha256_file(file) for file in files}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

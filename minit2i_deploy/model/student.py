@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from minit2i_deploy.checkpoints.names import FREQUENCY_CHANNELS
+from minit2i_deploy.checkpoints.canonical_names import FREQUENCY_CHANNELS
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.model.text_adapter import TextAdapter

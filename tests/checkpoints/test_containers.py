@@ -1,4 +1,4 @@
-"""Half precision, chunked arrays and odd layouts: what the golden files do not hold."""
+"""Half precision, chunked arrays and rare layouts, which the golden files do not have."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from minit2i_deploy.checkpoints import load_checkpoint
-from minit2i_deploy.checkpoints.infer import infer_config
-from minit2i_deploy.checkpoints.msgpack_file import MsgpackFile
-from minit2i_deploy.checkpoints.names import canonical_shapes
+from minit2i_deploy.checkpoints.canonical_names import canonical_shapes
+from minit2i_deploy.checkpoints.containers.msgpack_file import MsgpackFile
+from minit2i_deploy.checkpoints.forms.flax_config import infer_config
 from minit2i_deploy.config import VARIANTS
 from minit2i_deploy.errors import CheckpointError, UsageError
 from tests.helpers.checkpoint_forms import (
@@ -52,7 +52,7 @@ def chunked(array: np.ndarray, num_chunks: int) -> dict[str, Any]:
     }
 
 
-def write_orbax(folder: Path, leaves: dict[tuple[str, ...], np.ndarray], rows: int = 1) -> None:
+def write_orbax(folder: Path, leaves: dict[tuple[str, ...], np.ndarray], chunks: int = 1) -> None:
     """Orbax's layout, written by tensorstore; arrays are cut into chunks along their first axis."""
     folder.mkdir()
     tree = {}
@@ -64,7 +64,7 @@ def write_orbax(folder: Path, leaves: dict[tuple[str, ...], np.ndarray], rows: i
                 "base": {"driver": "file", "path": f"{folder}/"},
                 "path": ".".join(key) + "/",
             },
-            "metadata": {"chunks": [max(1, n // rows) for n in value.shape]},
+            "metadata": {"chunks": [max(1, n // chunks) for n in value.shape]},
             "store_data_equal_to_fill_value": True,
         }
         store = tensorstore.open(
@@ -90,12 +90,12 @@ def widened(value: np.ndarray, dtype: Any) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("container", ["msgpack", "orbax", "safetensors", "payload"])
 def test_half_precision_is_widened_exactly(container: str, dtype: Any, tmp_path: Path) -> None:
-    whole = load_checkpoint(hub_folder())
+    source = load_checkpoint(hub_folder())
     path, name = tmp_path / "checkpoint", np.dtype(dtype).name
     half = mapped(ema_tree(), lambda v: v.astype(dtype))
     hub = {
         f"model.net.{k}": torch.from_numpy(v).to(getattr(torch, name))
-        for k, v in whole.tensors.items()
+        for k, v in source.tensors.items()
     }
     if container == "msgpack":
         path.write_bytes(pack({"params": half}))
@@ -113,7 +113,7 @@ def test_half_precision_is_widened_exactly(container: str, dtype: Any, tmp_path:
     assert checkpoint.report.dtypes == {name: 90}
     for key, value in checkpoint.tensors.items():
         assert value.dtype == np.float32
-        assert np.array_equal(value, widened(whole.tensors[key], dtype))
+        assert np.array_equal(value, widened(source.tensors[key], dtype))
 
 
 def test_chunked_msgpack_arrays(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_chunked_msgpack_arrays(tmp_path: Path) -> None:
 
 def test_chunked_orbax_arrays(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint_5"
-    write_orbax(path, {("params", *key): v for key, v in flatten(ema_tree()).items()}, rows=4)
+    write_orbax(path, {("params", *key): v for key, v in flatten(ema_tree()).items()}, chunks=4)
     expected = load_checkpoint(hub_folder()).tensors
     for name, value in load_checkpoint(path, **SIZES).tensors.items():
         assert np.array_equal(value, expected[name])
@@ -204,14 +204,14 @@ def test_unpublished_width_of_the_mlp_is_inferred() -> None:
     shapes["double_blocks.0.img_mlp.w1.weight"] = (1001, 768)
     with pytest.raises(CheckpointError, match="SwiGLU width of 1001"):
         infer_config(shapes, 512, 256, "here")
-    with pytest.raises(UsageError, match="none of b-32, b-16"):
+    with pytest.raises(UsageError, match="match none of b-32, b-16"):
         infer_config(canonical_shapes(CONFIG), None, 12, "here")
 
 
-def test_msgpack_holds_only_the_tree_it_is_asked_for() -> None:
+def test_msgpack_reads_only_the_tree_of_the_names() -> None:
     container = MsgpackFile(base_forms()["flax-msgpack"][0])
-    wanted = [name for name in container.names if name.startswith("ema_params_dict/")]
-    assert 3 * len(wanted) < len(container.names)
-    read = dict(container.read(wanted))
-    assert read.keys() == set(wanted)
-    assert all(read[name].shape == container.leaf(name).shape for name in wanted)
+    names = [name for name in container.names if name.startswith("ema_params_dict/")]
+    assert 3 * len(names) < len(container.names)
+    read = dict(container.read(names))
+    assert read.keys() == set(names)
+    assert all(read[name].shape == container.leaf(name).shape for name in names)

@@ -40,8 +40,8 @@ def hub_tensors() -> dict[str, np.ndarray]:
 
 
 def key_map(name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((PUBLIC / f"{name}.json").read_text())
-    return rows
+    keys: list[dict[str, Any]] = json.loads((PUBLIC / f"{name}.json").read_text())
+    return keys
 
 
 def turned(array: np.ndarray, transform: str) -> np.ndarray:
@@ -59,19 +59,19 @@ def same(checkpoint: Checkpoint, expected: dict[str, np.ndarray]) -> bool:
 
 def test_canonical_names_are_the_official_ones_less_the_unused() -> None:
     official = {
-        row["hf"].removeprefix(HUB_PREFIX): tuple(row["torch_shape"])
-        for row in key_map("key_map")
-        if row["in_main_branch"]
+        key["hf"].removeprefix(HUB_PREFIX): tuple(key["torch_shape"])
+        for key in key_map("key_map")
+        if key["in_main_branch"]
     }
     assert canonical_shapes(CONFIG) == official
 
 
 def test_canonical_names_of_the_student() -> None:
     official = {
-        row["suggested_torch"].removeprefix("net."): turned(
-            np.empty(row["flax_shape"]), row["transform"]
+        key["suggested_torch"].removeprefix("net."): turned(
+            np.empty(key["flax_shape"]), key["transform"]
         ).shape
-        for row in key_map("key_map_mf")
+        for key in key_map("key_map_mf")
     }
     unused = {name for name in official if name.startswith(("t_embedder.", "pooled_embedder."))}
     assert len(unused) == 5
@@ -117,12 +117,12 @@ def test_online_weights_on_request(form: str) -> None:
     path, sizes = base_forms()[form]
     checkpoint = load_checkpoint(path, ema=False, **sizes)
     online = flatten(flax_tree()["params"])
-    rows = {row["flax"]: row for row in key_map("key_map") if row["in_main_branch"]}
+    keys = {key["flax"]: key for key in key_map("key_map") if key["in_main_branch"]}
     expected = {
-        rows["/".join(key)]["hf"].removeprefix(HUB_PREFIX): turned(
-            value, rows["/".join(key)]["transform"]
+        keys["/".join(path)]["hf"].removeprefix(HUB_PREFIX): turned(
+            value, keys["/".join(path)]["transform"]
         )
-        for key, value in online.items()
+        for path, value in online.items()
     }
     assert same(checkpoint, expected)
     assert not np.array_equal(checkpoint.tensors["mask_token"], hub_tensors()["mask_token"])
@@ -134,13 +134,13 @@ def test_online_weights_on_request(form: str) -> None:
 def test_student_takes_online_weights_and_names_the_teacher(form: str) -> None:
     path, sizes = student_forms()[form]
     checkpoint = load_checkpoint(path, **sizes)
-    rows = {row["flax"]: row for row in key_map("key_map_mf")}
+    keys = {key["flax"]: key for key in key_map("key_map_mf")}
     expected = {
-        rows["/".join(key)]["suggested_torch"].removeprefix("net."): turned(
-            value, rows["/".join(key)]["transform"]
+        keys["/".join(path)]["suggested_torch"].removeprefix("net."): turned(
+            value, keys["/".join(path)]["transform"]
         )
-        for key, value in flatten(flax_tree(student=True)["params"]).items()
-        if key[0] == "net"
+        for path, value in flatten(flax_tree(student=True)["params"]).items()
+        if path[0] == "net"
     }
     expected = {k: v for k, v in expected.items() if k in canonical_shapes(STUDENT_CONFIG)}
     assert same(checkpoint, expected)
@@ -162,12 +162,12 @@ def test_student_ema_by_name() -> None:
     assert not np.array_equal(online.tensors["context_tokens"], expected)
 
 
-def test_report_says_what_was_left() -> None:
+def test_report_says_what_was_dropped() -> None:
     path, sizes = base_forms()["flax-orbax"]
     report = load_checkpoint(path, **sizes).report
     assert report.weights == "EMA 0.99995" and report.step == 1000
-    left = {item.what: item.num_tensors for item in report.dropped}
-    assert left == {
+    dropped = {item.what: item.num_tensors for item in report.dropped}
+    assert dropped == {
         "online": 95,
         "opt_state": 192,
         "pooled_embedder": 1,
@@ -208,7 +208,7 @@ def test_flax_without_sizes_is_one_clear_error() -> None:
         load_checkpoint(path)
     with pytest.raises(UsageError, match="not a multiple of patch_size"):
         load_checkpoint(path, image_size=30, prompt_length=12)
-    with pytest.raises(UsageError, match="positive whole number"):
+    with pytest.raises(UsageError, match="expected a positive integer, got -32"):
         load_checkpoint(path, image_size=-32, prompt_length=12)
 
 
@@ -237,7 +237,7 @@ def test_layouts_of_folders_and_single_files(tmp_path: Path) -> None:
         assert np.array_equal(load_checkpoint(parent, **SIZES).tensors["mask_token"], mask_token)
 
 
-def test_form_is_told_by_content_not_by_name(tmp_path: Path) -> None:
+def test_form_is_recognized_by_content_not_by_name(tmp_path: Path) -> None:
     for form, (path, sizes) in base_forms().items():
         if path.is_file():
             renamed = tmp_path / f"{form}.bin"
@@ -265,14 +265,13 @@ def test_sharded_folder(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
     index = tmp_path / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
-    whole = load_checkpoint(hub_folder())
-    assert same(load_checkpoint(tmp_path), whole.tensors)
+    assert same(load_checkpoint(tmp_path), load_checkpoint(hub_folder()).tensors)
     index.write_text(json.dumps({"weight_map": {"a": "../config.json"}}))
-    with pytest.raises(CheckpointError, match="no file beside it"):
+    with pytest.raises(CheckpointError, match="no file of that name beside it"):
         load_checkpoint(tmp_path)
 
 
-def test_own_training_checkpoint(tmp_path: Path) -> None:
+def test_training_checkpoint_of_this_package(tmp_path: Path) -> None:
     source = load_checkpoint(hub_folder())
     online = {name: value + 1 for name, value in source.tensors.items()}
     save_file(source.tensors, tmp_path / "ema.safetensors")

@@ -97,8 +97,8 @@ def test_pairs_on_unused_embedders_are_dropped_by_name(tmp_path: Path) -> None:
     }
     write_adapter(tmp_path / "lora", extra=extra)
     report = load_checkpoint(hub_folder(), lora=tmp_path / "lora").report
-    left = {item.what: item.num_tensors for item in report.dropped}
-    assert left["adapter on unused embedders"] == 2
+    dropped = {item.what: item.num_tensors for item in report.dropped}
+    assert dropped["adapter on unused embedders"] == 2
 
 
 def test_single_file_with_its_config_beside(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_settings_that_a_plain_merge_does_not_cover(
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("img_embedder.proj1.lora_magnitude_vector", np.ones(4, np.float32), "no LoRA matrix"),
+        ("img_embedder.proj1.lora_magnitude_vector", np.ones(4, np.float32), "not a LoRA matrix"),
         ("final_layer.linear.lora_A.weight", np.ones((RANK, 64), np.float32), "only one of"),
         ("final_layer.linear.lora_A.weight", np.full((RANK, 64), np.nan, np.float32), "finite"),
         ("final_layer.linear.lora_A.weight", np.ones(64, np.float32), "finite matrix of rank 4"),
@@ -177,12 +177,13 @@ def test_path_without_an_adapter(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path)
 
 
-def test_a_base_named_by_the_adapter_is_held_to(tmp_path: Path) -> None:
+def test_the_base_an_adapter_names_is_required(tmp_path: Path) -> None:
     write_adapter(tmp_path / "lora", targets=["txt_embedder"])
     file = tmp_path / "lora" / "adapter_model.safetensors"
-    own, tensors = load_checkpoint(hub_folder()).report.sha256, load_file(file)
-    save_file(tensors, file, {"format": "pt", BASE_SHA256: own})
+    base_sha256, tensors = load_checkpoint(hub_folder()).report.sha256, load_file(file)
+    save_file(tensors, file, {"format": "pt", BASE_SHA256: base_sha256})
     assert load_checkpoint(hub_folder(), lora=tmp_path / "lora").report.lora is not None
     save_file(tensors, file, {"format": "pt", BASE_SHA256: "3f" * 32})
     text = refused(tmp_path / "lora")
-    assert "another base" in text and "sha256 3f3f3f3f3f3f.., these are " + own[:12] in text
+    assert "another base" in text
+    assert f"sha256 3f3f3f3f3f3f.., but these are {base_sha256[:12]}" in text

@@ -1,4 +1,4 @@
-"""Fetching releases, with a stand-in for the hub's library: what is asked for, kept and refused."""
+"""Downloading releases, with a stand-in for the hub's library."""
 
 from __future__ import annotations
 
@@ -81,23 +81,25 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     (root / "t5").mkdir()
     for name in T5_FILES:
         (root / "t5" / name).write_text("{}")
-    made = FakeHub(
+    fake = FakeHub(
         {
             "MiniT2I/MiniT2I": root / "release",
             "MiniT2I/MiniT2I-B-16-MF-jax": root / "student",
             "google/flan-t5-large": root / "t5",
         }
     )
-    monkeypatch.setitem(sys.modules, "huggingface_hub", made)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)  # type: ignore[arg-type]
     utils: Any = SimpleNamespace(disable_progress_bars=lambda: None)
     monkeypatch.setitem(sys.modules, "huggingface_hub.utils", utils)
-    return made
+    return fake
 
 
-def test_only_the_files_needed_come_and_the_export_finds_them(hub: FakeHub, tmp_path: Path) -> None:
+def test_only_required_files_are_downloaded_and_export_finds_them(
+    hub: FakeHub, tmp_path: Path
+) -> None:
     pulled = pull("b16", tmp_path / "out")
-    found = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
-    assert found == {
+    files = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
+    assert files == {
         "pull.json",
         "minit2i-b-16/transformer/config.json",
         "minit2i-b-16/transformer/diffusion_pytorch_model.safetensors",
@@ -123,28 +125,28 @@ def test_the_commit_is_resolved_first_and_recorded(hub: FakeHub, tmp_path: Path)
     assert all("l-16/transformer" in name for name in downloads[0][3])
 
 
-def test_the_student_comes_whole_without_the_text_encoder(hub: FakeHub, tmp_path: Path) -> None:
+def test_the_student_is_complete_without_the_text_encoder(hub: FakeHub, tmp_path: Path) -> None:
     pulled = pull("b16-mf", tmp_path / "out", text_encoder=False)
     assert not (tmp_path / "out" / "text_encoder").exists()
     assert pulled.checkpoint == tmp_path / "out" / "minit2i-b-16-mf" / "checkpoint"
-    wanted = load_checkpoint(
+    expected = load_checkpoint(
         PUBLIC / "mf_jax_orbax" / "checkpoint", image_size=32, prompt_length=12
     )
-    found = load_checkpoint(pulled.checkpoint, image_size=32, prompt_length=12)
-    # The hash covers every file of the folder: nothing else may have come into it.
-    assert found.report.sha256 == wanted.report.sha256
+    actual = load_checkpoint(pulled.checkpoint, image_size=32, prompt_length=12)
+    # The hash covers every file of the folder, so there is none too many.
+    assert actual.report.sha256 == expected.report.sha256
     assert not (pulled.checkpoint.parent / "README.md").exists()
 
 
-def test_an_interrupted_fetch_goes_on_at_its_commits(hub: FakeHub, tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes_at_its_commits(hub: FakeHub, tmp_path: Path) -> None:
     hub.gives_up_quietly = True
-    pull_again = tmp_path / "out"
-    with pytest.raises(CheckpointError, match=r"2 of 2 files did not come, .* run the same"):
-        pull("b16", pull_again, revision="v2", text_encoder=False)
-    assert json.loads((pull_again / "pull.json").read_text())["complete"] is False
+    folder = tmp_path / "out"
+    with pytest.raises(CheckpointError, match=r"2 of 2 files are missing, .* run the same"):
+        pull("b16", folder, revision="v2", text_encoder=False)
+    assert json.loads((folder / "pull.json").read_text())["complete"] is False
     hub.gives_up_quietly = False
-    assert pull("b16", pull_again, text_encoder=False).parts[0].commit == "b" * 40
-    assert pull("b16", pull_again, revision="main", text_encoder=False).parts[0].commit == "a" * 40
+    assert pull("b16", folder, text_encoder=False).downloads[0].commit == "b" * 40
+    assert pull("b16", folder, revision="main", text_encoder=False).downloads[0].commit == "a" * 40
 
 
 def test_offline_is_one_line_and_exit_1(
@@ -153,7 +155,7 @@ def test_offline_is_one_line_and_exit_1(
     hub.fails = ConnectionError("Max retries exceeded\nwith url: x")
     done = run(capsys, "pull", "b16", "--output", tmp_path / "out")
     assert (done.code, done.out) == (1, "")
-    assert "the hub cannot be reached (Max retries exceeded); connect and run this" in done.error
+    assert "cannot reach the hub (Max retries exceeded); connect and run this" in done.error
     assert not (tmp_path / "out").exists()
 
 
@@ -162,7 +164,7 @@ def test_offline_with_the_real_library(tmp_path: Path, capsys: pytest.CaptureFix
     # The tests run with HF_HUB_OFFLINE, and no connection leaves this machine.
     done = run(capsys, "pull", "b16", "--output", tmp_path / "out")
     assert (done.code, done.out) == (1, "")
-    assert "MiniT2I/MiniT2I: the hub cannot be reached (" in done.error
+    assert "MiniT2I/MiniT2I: cannot reach the hub (" in done.error
 
 
 def test_the_command_prints_what_to_do_next(
@@ -187,9 +189,13 @@ def test_names_of_models_are_those_of_the_command() -> None:
 @pytest.mark.parametrize(
     ("fails", "error", "said"),
     [
-        (GatedRepoError("401 Client Error"), CheckpointError, r"not open to this account \(401"),
+        (
+            GatedRepoError("401 Client Error"),
+            CheckpointError,
+            r"needs a login \(401 Client Error\)",
+        ),
         (OSError(28, "No space left on device", "x"), Minit2iError, "x: cannot be written: No sp"),
-        (RuntimeError(""), CheckpointError, r"cannot be reached \(RuntimeError\)"),
+        (RuntimeError(""), CheckpointError, r"cannot reach the hub \(RuntimeError\)"),
     ],
 )
 def test_failures_say_what_to_do(
@@ -207,7 +213,7 @@ def test_wrong_use(hub: FakeHub, tmp_path: Path) -> None:
         pull("b16", tmp_path / "out", revision="v9")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep")
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="holds other files"):
         pull("b16", tmp_path / "full")
     pull("b16", tmp_path / "out", text_encoder=False)
     with pytest.raises(UsageError, match="made for model 'b16', not 'l16'"):

@@ -1,4 +1,4 @@
-"""Damaged, hostile and foreign checkpoints: one line of what came, what was wanted, what to do."""
+"""Corrupt, hostile and foreign checkpoints are refused with one line that says what to do."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_missing_unexpected_and_misshaped_tensors_are_all_named(tmp_path: Path) 
     text = refused(hub_copy(tmp_path / "x", change))
     assert "2 missing: double_blocks.1.q_norm.weight, mask_token;" in text
     assert "1 unexpected: model.net.extra;" in text
-    assert "1 misshaped: final_layer.linear.bias [7] (wanted [192]);" in text
+    assert "1 misshaped: final_layer.linear.bias [7] (expected [192]);" in text
 
 
 def test_long_lists_are_cut_with_a_count(tmp_path: Path) -> None:
@@ -96,31 +96,31 @@ def test_weights_of_integers(tmp_path: Path) -> None:
     def change(tensors: dict[str, np.ndarray]) -> None:
         tensors["model.net.mask_token"] = tensors["model.net.mask_token"].astype(np.int8)
 
-    assert "float32, float16, bfloat16 is needed" in refused(hub_copy(tmp_path / "x", change))
+    assert "expected one of float32, float16, bfloat16" in refused(hub_copy(tmp_path / "x", change))
 
 
 @pytest.mark.parametrize("form", FILE_FORMS)
-@pytest.mark.parametrize("kept", [0.999, 0.5, 0.02])
-def test_truncated_files(form: str, kept: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [0.999, 0.5, 0.02])
+def test_truncated_files(form: str, share: float, tmp_path: Path) -> None:
     path, sizes = base_forms()[form]
     file = path / WEIGHTS if path.is_dir() else path
     shutil.copy(hub_folder() / "config.json", tmp_path)
     cut = tmp_path / file.name
     data = file.read_bytes()
-    cut.write_bytes(data[: int(len(data) * kept)])
+    cut.write_bytes(data[: int(len(data) * share)])
     text = refused(cut, **sizes)
-    assert file.name in text and ("copy" in text or "wanted" in text)
+    assert file.name in text and ("copy" in text or "expected" in text)
 
 
 @pytest.mark.parametrize("form", ["base", "student"])
 def test_orbax_folder_with_a_file_missing(form: str, tmp_path: Path) -> None:
     source = base_forms()["flax-orbax"][0] if form == "base" else student_forms()["flax-orbax"][0]
-    whole = tmp_path / "checkpoint_1"
-    shutil.copytree(source, whole)
-    biggest = max(whole.glob("ocdbt.process_0/d/*"), key=lambda p: p.stat().st_size)
-    for victim in ("manifest.ocdbt", str(biggest.relative_to(whole))):
+    complete = tmp_path / "checkpoint_1"
+    shutil.copytree(source, complete)
+    biggest = max(complete.glob("ocdbt.process_0/d/*"), key=lambda p: p.stat().st_size)
+    for victim in ("manifest.ocdbt", str(biggest.relative_to(complete))):
         broken = tmp_path / "broken"
-        shutil.copytree(whole, broken)
+        shutil.copytree(complete, broken)
         (broken / victim).unlink()
         assert "copy the" in refused(broken, **SIZES)
         shutil.rmtree(broken)
@@ -128,20 +128,20 @@ def test_orbax_folder_with_a_file_missing(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tree", ['{"a": {}}', "[]", '{"a": {"key_metadata": [1]}}', "{"])
 def test_orbax_description_that_is_broken(tree: str, tmp_path: Path) -> None:
-    whole = tmp_path / "checkpoint_1"
-    shutil.copytree(PUBLIC / "mf_jax_orbax" / "checkpoint", whole)
-    (whole / "_METADATA").write_text(f'{{"use_ocdbt": true, "tree_metadata": {tree}}}')
-    assert "_METADATA" in refused(whole, **SIZES)
+    folder = tmp_path / "checkpoint_1"
+    shutil.copytree(PUBLIC / "mf_jax_orbax" / "checkpoint", folder)
+    (folder / "_METADATA").write_text(f'{{"use_ocdbt": true, "tree_metadata": {tree}}}')
+    assert "_METADATA" in refused(folder, **SIZES)
 
 
 def test_orbax_data_that_were_altered(tmp_path: Path) -> None:
-    whole = tmp_path / "checkpoint_1"
-    shutil.copytree(PUBLIC / "mf_jax_orbax" / "checkpoint", whole)
-    (data,) = (whole / "d").iterdir()
+    folder = tmp_path / "checkpoint_1"
+    shutil.copytree(PUBLIC / "mf_jax_orbax" / "checkpoint", folder)
+    (data,) = (folder / "d").iterdir()
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 0xFF
     data.write_bytes(content)
-    assert "copy the folder again" in refused(whole, **SIZES)
+    assert "copy the folder again" in refused(folder, **SIZES)
 
 
 @pytest.mark.parametrize("wrapped", ["state_dict", "model"])
@@ -165,7 +165,7 @@ def test_older_network_of_the_pytorch_port(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "text"),
     [
         ({"prediction": "v"}, "predicts 'v'"),
         ({"txt_hidden_size": 32}, "txt_hidden_size is 32"),
@@ -177,10 +177,10 @@ def test_older_network_of_the_pytorch_port(tmp_path: Path) -> None:
     ],
 )
 def test_configurations_of_other_networks(
-    values: dict[str, Any], said: str, tmp_path: Path
+    values: dict[str, Any], text: str, tmp_path: Path
 ) -> None:
-    text = refused(hub_with_config(tmp_path / "x", **values))
-    assert said in text and "config.json" in text
+    error = refused(hub_with_config(tmp_path / "x", **values))
+    assert text in error and "config.json" in error
 
 
 def test_configuration_with_a_key_missing_or_no_json(tmp_path: Path) -> None:
@@ -188,13 +188,13 @@ def test_configuration_with_a_key_missing_or_no_json(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["patch_size"]
     (folder / "config.json").write_text(json.dumps(config))
-    assert "lacks ['patch_size']" in refused(folder)
+    assert "the configuration has no ['patch_size']" in refused(folder)
     for content in ("{", "[1]", ""):
         (folder / "config.json").write_text(content)
         assert "config.json" in refused(folder)
 
 
-def test_things_that_are_no_checkpoint(tmp_path: Path) -> None:
+def test_paths_without_a_checkpoint(tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "nothing")
     assert "no checkpoint in it" in refused(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
@@ -203,10 +203,10 @@ def test_things_that_are_no_checkpoint(tmp_path: Path) -> None:
     assert "T5EncoderModel" in refused(text_encoder)
     for name, content in {"empty": b"", "text": b"hello", "zeros": bytes(100)}.items():
         (tmp_path / name).write_bytes(content)
-        assert "not a checkpoint known here" in refused(tmp_path / name)
+        assert "not a checkpoint; expected a Flax Orbax folder" in refused(tmp_path / name)
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("a.npy", b"")
-    assert "not a checkpoint known here" in refused(tmp_path / "x.npz")
+    assert "not a checkpoint; expected a Flax Orbax folder" in refused(tmp_path / "x.npz")
     shutil.copy(hub_folder() / WEIGHTS, tmp_path)
     assert "no config.json beside it" in refused(tmp_path / WEIGHTS)
 
@@ -235,12 +235,12 @@ def test_torch_files_that_are_something_else(tmp_path: Path) -> None:
     torch.save({"config": config, "state_dict": {"net.mask_token": 1.0}}, path)
     assert "'net.mask_token' is float" in refused(path)
     torch.save({"config": config, "state_dict": [1]}, path)
-    assert "state_dict is list" in refused(path)
+    assert "expected a dictionary of tensors under state_dict, got list" in refused(path)
 
 
 def test_hostile_msgpack(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint_1"
-    whole = pack({"params": flax_tree()["ema_params_dict"]["0.99995"]})
+    valid = pack({"params": flax_tree()["ema_params_dict"]["0.99995"]})
     deep: Any = 1
     for _ in range(200):
         deep = {"params": deep}
@@ -256,14 +256,14 @@ def test_hostile_msgpack(tmp_path: Path) -> None:
         for name, body in arrays.items()
     }
     contents |= {
-        "bytes after the end": whole + b"\x00",
+        "bytes after the end": valid + b"\x00",
         "deep": msgpack.packb(deep),
         "unknown extension": msgpack.packb({"params": {"a": msgpack.ExtType(9, b"")}}),
         "not msgpack": b"\x81\xa6params\xc1",
         "number as key": b"\x81\xa6params\x81\x01\x02",
         "huge length": b"\x81\xa6params\xc9\xff\xff\xff\xff\x01",
         "long name": msgpack.packb({"params": {"a" * 5000: 1}}),
-        "same key twice": b"\x82" + whole[1:] + whole[1:],
+        "same key twice": b"\x82" + valid[1:] + valid[1:],
     }
     for name, content in contents.items():
         path.write_bytes(content)
@@ -273,7 +273,7 @@ def test_hostile_msgpack(tmp_path: Path) -> None:
 def test_flax_tree_of_another_model(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint_1"
     path.write_bytes(pack({"params": {"net": {"Dense_0": {"kernel": np.zeros((2, 2))}}}}))
-    assert "no MM-JiT network" in refused(path, **SIZES)
+    assert "not an MM-JiT network" in refused(path, **SIZES)
     path.write_bytes(pack({"params": {}, "batch_stats": {"mean": np.zeros(2)}}))
     assert "batch_stats" in refused(path, **SIZES)
 

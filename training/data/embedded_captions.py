@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from minit2i_deploy.checkpoints.digest import sha256_of
 from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.io.files import sha256_files
 from minit2i_deploy.tokenizer import FILE_NAME
 from minit2i_deploy.training.data.sample import EMBEDDING_SUFFIX, BadSampleError
 from minit2i_deploy.training.data.shard_index import ShardIndex
@@ -67,8 +67,8 @@ class EmbeddingInfo:
         weights = sorted(encoder.glob("*.safetensors")) or sorted(encoder.glob("*.bin"))
         try:
             return cls(
-                encoder_sha256=sha256_of([encoder / "config.json", *weights], encoder),
-                tokenizer_sha256=sha256_of([tokenizer / FILE_NAME], tokenizer),
+                encoder_sha256=sha256_files([encoder / "config.json", *weights], encoder),
+                tokenizer_sha256=sha256_files([tokenizer / FILE_NAME], tokenizer),
                 prompt_length=prompt_length,
                 width=width,
                 caption=caption,

@@ -1,4 +1,4 @@
-"""Flax's single-file checkpoints: one msgpack map whose arrays are extension values.
+"""Flax's msgpack files as a container: one map whose arrays are extension values.
 
 Source: flax/serialization.py. Extension 1 is an array, 3 a numpy scalar; the body of both is
 again msgpack: (shape, type name, bytes in C order). Arrays over 1 GiB are cut into flat chunks.
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from minit2i_deploy.checkpoints.container import Leaf
+from minit2i_deploy.checkpoints.containers.container import Leaf
 from minit2i_deploy.errors import CheckpointError, require
 
 _EXT_ARRAY: Final = 1
@@ -29,7 +29,7 @@ _READ_BYTES: Final = 2**20
 
 @dataclass(frozen=True, slots=True)
 class _Stub:
-    """What the first pass keeps of an array; ``index`` is its place in the file."""
+    """What the first pass records of an array; ``index`` is its position in the file."""
 
     index: int
     leaf: Leaf
@@ -46,11 +46,11 @@ class _Stored:
 class MsgpackFile:
     """A container over a Flax msgpack file.
 
-    The file is streamed twice: for names and shapes, then for the arrays asked for. A training
-    state is four times its weights, and only the weights are ever held.
+    The file is streamed twice: for names and shapes, then for the arrays to read. A training
+    state is four times its weights, and only the weights are ever in memory.
 
     Raises:
-        CheckpointError: the file is truncated, or is not what flax writes.
+        CheckpointError: the file is truncated, or flax did not write it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,21 +78,21 @@ class MsgpackFile:
         return None if stored is None else stored.scalar
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-        wanted = {part for name in names for part in self._stored[name].parts}
+        indices = {part for name in names for part in self._stored[name].parts}
         arrays: dict[int, np.ndarray] = {}
         count = iter(range(_MAX_ENTRIES))
 
-        def keep(code: int, data: bytes) -> None:
+        def store_array(code: int, data: bytes) -> None:
             index = next(count)
-            if index in wanted:
+            if index in indices:
                 arrays[index] = self._array(*self._body(code, data))
 
-        self._unpack(keep)
+        self._unpack(store_array)
         for name in names:
             stored = self._stored[name]
             parts = [arrays.pop(index) for index in stored.parts]
-            whole = parts[0] if len(parts) == 1 else np.concatenate([p.ravel() for p in parts])
-            yield name, whole.reshape(stored.leaf.shape)
+            array = parts[0] if len(parts) == 1 else np.concatenate([p.ravel() for p in parts])
+            yield name, array.reshape(stored.leaf.shape)
 
     def _unpack(self, ext_hook: Callable[[int, bytes], object]) -> object:
         size = self._path.stat().st_size
@@ -127,7 +127,7 @@ class MsgpackFile:
     def _unique(self, pairs: list[tuple[Any, object]]) -> dict[Any, object]:
         node = dict(pairs)
         if len(node) != len(pairs):
-            raise self._foreign("a map with the same key twice")
+            raise self._foreign("a map with a duplicate key")
         return node
 
     def _body(self, code: int, data: bytes) -> tuple[tuple[int, ...], str, bytes]:
@@ -156,7 +156,7 @@ class MsgpackFile:
         return shape == () and dtype in ("int32", "int64", "uint32")
 
     def _collect(self, node: object, path: tuple[str, ...], depth: int) -> None:
-        """Flatten the outline; empty maps and plain values of the optimizer state are no arrays."""
+        """Flatten the outline; skip empty maps and plain values of the optimizer state."""
         if depth > _MAX_DEPTH:
             raise self._foreign(f"more than {_MAX_DEPTH} levels")
         if isinstance(node, dict):
@@ -173,7 +173,7 @@ class MsgpackFile:
     def _store(self, path: tuple[str, ...], stored: _Stored) -> None:
         name = "/".join(path)
         if not path or name in self._stored:
-            raise self._foreign(f"the name {name!r} is empty or stands twice")
+            raise self._foreign(f"an empty or duplicate name {name!r}")
         self._stored[name] = stored
 
     def _chunked(self, node: dict[Any, Any], name: str) -> _Stored:

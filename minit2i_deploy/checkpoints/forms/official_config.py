@@ -8,6 +8,9 @@ from typing import Any, Final
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import CheckpointError
 
+# Name in the report of a form that holds one set of weights.
+PUBLISHED_WEIGHTS: Final = "the only ones in the file, as published"
+
 # Official name -> field, for the names that both official torch codes share.
 _SHARED_FIELDS: Final = {
     name: name
@@ -34,7 +37,7 @@ _TRAINING_FIELDS: Final = _SHARED_FIELDS | {
     "text_preamble_depth": "txt_preamble_depth",
     "t5_hidden_size": "txt_input_size",
 }
-# Say how to sample, or shape only the embedders that reach no output.
+# Sampling settings, and sizes of the embedders that reach no output: not read.
 _HUB_OTHERS: Final = frozenset(
     {
         "txt_hidden_size",
@@ -58,8 +61,8 @@ def config_from_hub(values: Mapping[str, Any], where: str) -> ModelConfig:
     class_name = values.get("_class_name", "MiniT2IMMJiTModel")
     if class_name != "MiniT2IMMJiTModel" or "architectures" in values:
         raise CheckpointError(
-            f"{where}: describes {values.get('architectures', class_name)}, but a "
-            "MiniT2IMMJiTModel is needed; give the folder of the transformer"
+            f"{where}: describes {values.get('architectures', class_name)}, expected a "
+            "MiniT2IMMJiTModel; give the folder of the transformer"
         )
     unknown = sorted(
         key
@@ -90,7 +93,7 @@ def _build(
     missing = sorted({*fields, text_width} - set(values))
     if missing:
         raise CheckpointError(
-            f"{where}: the configuration lacks {missing}; give a checkpoint as the official code "
+            f"{where}: the configuration has no {missing}; give a checkpoint as the official code "
             "saved it"
         )
     if values.get("compat_checkpoint_arch", False):
@@ -101,12 +104,12 @@ def _build(
         )
     if values.get("prediction", "x") != "x":
         raise CheckpointError(
-            f"{where}: the network predicts {values['prediction']!r}, but 'x' (the clean image) "
-            "is needed; no released checkpoint predicts anything else"
+            f"{where}: the network predicts {values['prediction']!r}, expected 'x' (the clean "
+            "image); no released checkpoint predicts anything else"
         )
     if values[text_width] != values["hidden_size"]:
         raise CheckpointError(
-            f"{where}: {text_width} is {values[text_width]!r}, but it must equal hidden_size "
+            f"{where}: {text_width} is {values[text_width]!r}, expected hidden_size "
             f"{values['hidden_size']!r}; streams of different widths are not supported"
         )
     try:

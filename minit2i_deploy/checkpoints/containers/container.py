@@ -1,4 +1,4 @@
-"""What the file formats have in common: named arrays, their shapes known before their values."""
+"""`Container`: named arrays in a file or folder, their shapes known before their values."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ class Leaf:
 class Container(Protocol):
     """Named arrays in a file or folder.
 
-    ``read`` hands them out one by one, so that a reader never holds the source's copy of a whole
-    model beside its own where the format allows that. bfloat16 comes as ml_dtypes' type or, from
-    torch, already widened to float32.
+    ``read`` yields them one by one, so that a reader need not hold the source's copy of a model
+    beside its own. bfloat16 comes as ml_dtypes' type or, from torch, already widened to float32.
     """
 
     @property
@@ -35,12 +34,12 @@ class Container(Protocol):
         ...
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-        """The arrays asked for, in any order, each once."""
+        """The arrays of these names, in any order, each once."""
         ...
 
 
 class StateContainer(Container, Protocol):
-    """A container that is a whole training state."""
+    """A container that holds a training state."""
 
     def step(self) -> int | None:
         """The leaf "step", if there is one."""

@@ -1,4 +1,4 @@
-"""The canonical names and shapes of a network's weights, the only table of them.
+"""The canonical names and shapes of a network's weights.
 
 Source: the Hub release's names without ``model.net.``, less the two embedders that reach no
 output; minit2i-jax, branch mean_flow_distill, class MeanFlowMMJiT for the student's.
@@ -12,7 +12,7 @@ from minit2i_deploy.config import ModelConfig
 
 Shape = tuple[int, ...]
 
-# Width of the sinusoid that the student's four embedders read.
+# Width of the sinusoid that is the input of the student's four embedders.
 FREQUENCY_CHANNELS: Final = 256
 
 # Every official torch checkpoint and some Flax ones carry these; no output depends on them.
@@ -59,7 +59,7 @@ def linear_modules(config: ModelConfig) -> dict[str, Shape]:
 
 
 def _stream_shapes(config: ModelConfig, prefix: str) -> dict[str, Shape]:
-    """One stream's share of a block: everything but the norms of queries and keys."""
+    """One stream of a block: everything but the norms of queries and keys."""
     width, hidden = config.hidden_size, config.mlp_hidden_size
     return {
         f"{prefix}norm1.weight": (width,),

@@ -1,4 +1,4 @@
-"""Orbax folders: a tree description beside zarr arrays in one OCDBT store.
+"""Orbax folders as a container: a tree description beside zarr arrays in one OCDBT store.
 
 Array names in the store are the tree's keys joined with dots. Keys may hold dots themselves (an
 EMA decay does), so only ``_METADATA`` says where one ends.
@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from minit2i_deploy.checkpoints.container import Leaf
+from minit2i_deploy.checkpoints.containers.container import Leaf
 from minit2i_deploy.errors import CheckpointError, require
 
 
 class OrbaxFolder:
-    """A container over an Orbax folder; arrays are opened when asked for.
+    """A container over an Orbax folder; an array is opened when it is read.
 
     Raises:
-        CheckpointError: the folder is incomplete or of a kind this reader does not know.
+        CheckpointError: the folder is incomplete or of an unknown kind.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,11 +29,11 @@ class OrbaxFolder:
         metadata = self._metadata()
         if not metadata.get("use_ocdbt") or not (path / "manifest.ocdbt").is_file():
             raise CheckpointError(
-                f"{path}: an Orbax folder without its OCDBT store (manifest.ocdbt); copy the whole "
-                "folder, or save it again with Orbax's default settings"
+                f"{path}: an Orbax folder without its OCDBT store (manifest.ocdbt); copy the "
+                "complete folder, or save it again with Orbax's default settings"
             )
         self._driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
-        # Where the writer left out chunks equal to the fill value, a missing one means zeros.
+        # A writer that skips chunks equal to the fill value means zeros by a missing one.
         self._sparse = not metadata.get("store_array_data_equal_to_fill_value", False)
         self._tensorstore = require("tensorstore", "checkpoints")
         self._keys = self._tree_keys(metadata)
@@ -67,7 +67,7 @@ class OrbaxFolder:
                 f"{file}: not Orbax's tree description ({type(error).__name__}: {error}); "
                 "copy the folder again"
             ) from error
-        raise CheckpointError(f"{file}: tree_metadata is no object; copy the folder again")
+        raise CheckpointError(f"{file}: tree_metadata is not an object; copy the folder again")
 
     def _tree_keys(self, metadata: dict[str, Any]) -> dict[str, str]:
         keys: dict[str, str] = {}
@@ -78,7 +78,7 @@ class OrbaxFolder:
                 parts = [str(part["key"]) for part in entry["key_metadata"]]
                 name = "/".join(parts)
                 if name in keys:
-                    raise KeyError(f"{name} twice")
+                    raise KeyError(f"duplicate {name}")
                 keys[name] = ".".join(parts)
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
@@ -101,16 +101,16 @@ class OrbaxFolder:
             try:
                 self._opened[name] = self._tensorstore.open(spec, open=True, read=True).result()
             except (ValueError, RuntimeError, OSError, KeyError) as error:
-                raise self._damaged(name, error) from error
+                raise self._read_error(name, error) from error
         return self._opened[name]
 
     def _value(self, name: str) -> np.ndarray:
         try:
             return np.asarray(self._open(name).read().result())
         except (ValueError, RuntimeError, OSError, KeyError) as error:
-            raise self._damaged(name, error) from error
+            raise self._read_error(name, error) from error
 
-    def _damaged(self, name: str, error: Exception) -> CheckpointError:
+    def _read_error(self, name: str, error: Exception) -> CheckpointError:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         return CheckpointError(
             f"{self._path}: cannot read {name} ({first_line[:160]}); copy the folder again"

@@ -1,4 +1,4 @@
-"""safetensors files: one, or the shards of one model."""
+"""safetensors files as a container: one file, or the shards of one model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from minit2i_deploy.checkpoints.container import Leaf
+from minit2i_deploy.checkpoints.containers.container import Leaf
 from minit2i_deploy.errors import CheckpointError, require
 
 _DTYPES: Final = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -18,7 +18,7 @@ class SafetensorsFiles:
     """A container over safetensors files whose names do not repeat.
 
     Raises:
-        CheckpointError: a file is damaged, or a name stands in two of them.
+        CheckpointError: a file is corrupt, or two of them hold the same name.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -55,7 +55,7 @@ class SafetensorsFiles:
         if name in self._leaves:
             raise CheckpointError(
                 f"{path}: tensor {name} is also in {self._leaves[name][0].name}; "
-                "keep the shards of one model only"
+                "give the shards of one model only"
             )
         stored = view.get_dtype()
         leaf = Leaf(tuple(view.get_shape()), _DTYPES.get(stored, str(stored)))
@@ -66,5 +66,5 @@ class SafetensorsFiles:
             return self._safetensors.safe_open(str(path), framework="numpy")
         except (self._safetensors.SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{path}: not a whole safetensors file ({error}); download or copy it again"
+                f"{path}: not a complete safetensors file ({error}); download or copy it again"
             ) from error

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
-from minit2i_deploy.checkpoints.names import canonical_shapes
+from minit2i_deploy.checkpoints.canonical_names import canonical_shapes
 from minit2i_deploy.config import VARIANTS, ModelConfig, StudentConfig
 from minit2i_deploy.errors import CheckpointError, UsageError
 
@@ -26,14 +26,14 @@ def infer_config(
     """The configuration whose weights have these shapes.
 
     Args:
-        shapes: canonical names to shapes; names beyond the network's are ignored here, because
+        shapes: canonical names to shapes; names that no network has are ignored here, because
             the strict mapping that follows reports them.
         image_size: pixels, or None to take the published variant's.
         prompt_length: text tokens, or None to take the published variant's.
         where: path of the checkpoint, for errors.
 
     Raises:
-        CheckpointError: a shape that is needed is missing or does not fit.
+        CheckpointError: a shape is missing or does not fit.
         UsageError: no published variant has these shapes and the caller gave no sizes.
     """
     config = _without_sizes(shapes, where)
@@ -47,8 +47,8 @@ def infer_config(
     elif image_size is None or prompt_length is None:
         raise UsageError(
             f"{where}: weights of width {config.hidden_size}, {config.depth_double} blocks and "
-            f"patch {config.patch_size} are none of {', '.join(VARIANTS)}, and a Flax checkpoint "
-            "does not say the rest; pass image_size and prompt_length"
+            f"patch {config.patch_size} match none of {', '.join(VARIANTS)}, and a Flax "
+            "checkpoint does not hold the other sizes; pass image_size and prompt_length"
         )
     try:
         return dataclasses.replace(
@@ -61,14 +61,14 @@ def infer_config(
 
 
 def _without_sizes(shapes: Mapping[str, Shape], where: str) -> ModelConfig:
-    """Everything the shapes tell; image_size and prompt_length are stand-ins."""
+    """All sizes that follow from the shapes; image_size and prompt_length are placeholders."""
 
     def axes(name: str, count: int) -> Shape:
         shape = shapes.get(name)
         if shape is None or len(shape) != count or 0 in shape:
             raise CheckpointError(
-                f"{where}: {name} is {'missing' if shape is None else list(shape)}, but an array "
-                f"of {count} axes is needed; this is no MM-JiT network"
+                f"{where}: {name} is {'missing' if shape is None else list(shape)}, expected an "
+                f"array of {count} axes; this is not an MM-JiT network"
             )
         return shape
 
@@ -108,8 +108,8 @@ def _with_ratio(config: ModelConfig, mlp_size: int, where: str) -> ModelConfig:
         if candidate.mlp_hidden_size == mlp_size:
             return candidate
     raise CheckpointError(
-        f"{where}: a SwiGLU width of {mlp_size}, but a multiple of 8 is needed; "
-        "this is no MM-JiT network"
+        f"{where}: a SwiGLU width of {mlp_size}, expected a multiple of 8; "
+        "this is not an MM-JiT network"
     )
 
 

@@ -1,4 +1,4 @@
-"""Files of torch.save, read without running what they may hold."""
+"""Files of torch.save as a container, read without running code from the pickle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minit2i_deploy.checkpoints.container import Leaf
+from minit2i_deploy.checkpoints.containers.container import Leaf
 from minit2i_deploy.errors import CheckpointError, require
 
 
@@ -22,13 +22,13 @@ class StateDict:
         for name, value in tensors.items():
             if not isinstance(name, str) or not isinstance(value, torch.Tensor):
                 raise CheckpointError(
-                    f"{where}: {name!r} is {type(value).__name__}, but tensors under names are "
-                    "needed; give the file as the official code saved it"
+                    f"{where}: {name!r} is {type(value).__name__}, expected a tensor under a "
+                    "name; give the file as the official code saved it"
                 )
             if value.layout != torch.strided or value.device.type != "cpu":
                 raise CheckpointError(
-                    f"{where}: {name} is a {value.layout} tensor on {value.device}, but a dense "
-                    "one on cpu is needed; save the weights dense"
+                    f"{where}: {name} is a {value.layout} tensor on {value.device}, expected a "
+                    "dense one on cpu; save the weights dense"
                 )
         self._tensors = tensors
 
@@ -49,7 +49,7 @@ def load_torch_file(path: Path) -> dict[str, Any]:
     """The dictionary in a file of torch.save, its tensors mapped from disk.
 
     Raises:
-        CheckpointError: the file is damaged, asks to run code, or is no dictionary.
+        CheckpointError: the file is corrupt, would run code, or does not hold a dictionary.
         MissingDependencyError: torch is not installed.
     """
     torch = require("torch", "train")
@@ -57,18 +57,18 @@ def load_torch_file(path: Path) -> dict[str, Any]:
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: the pickle in it asks for more than tensors and plain values "
-            f"({_last_words(error)}); refused, because opening it could run code"
+            f"{path}: its pickle holds more than tensors and plain values "
+            f"({_reason(error)}); refused, because opening it could run code"
         ) from error
     except (RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
         raise CheckpointError(
-            f"{path}: not a whole file of torch.save ({_last_words(error)}); "
+            f"{path}: not a complete file of torch.save ({_reason(error)}); "
             "download or copy it again"
         ) from error
     if not isinstance(value, dict):
         raise CheckpointError(
-            f"{path}: holds {type(value).__name__}, but a dictionary with the official code's "
-            "keys is needed"
+            f"{path}: holds {type(value).__name__}, expected a dictionary with the official "
+            "code's keys"
         )
     return value
 
@@ -82,8 +82,8 @@ def count_tensors(value: object) -> int:
     return int(isinstance(value, require("torch", "train").Tensor))
 
 
-def _last_words(error: Exception) -> str:
-    """The one line of torch's long texts that names the thing refused."""
+def _reason(error: Exception) -> str:
+    """The line of torch's long message that names what it refused."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "GLOBAL" in line or "Unsupported" in line]
     return (named or lines or [type(error).__name__])[0][:200]
