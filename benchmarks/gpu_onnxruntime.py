@@ -32,7 +32,7 @@ from minit2i_deploy.demo.machine import describe_machine, machine_line
 from minit2i_deploy.progress import Progress, ProgressLine, stage_of
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.solvers.noise import batch_noise
-from minit2i_deploy.solvers.table import Table, guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.table import Table, solver_table
 
 PROMPT: Final = "two blue squares to the left of a small green triangle"
 GUIDANCE: Final = 2.5
@@ -126,8 +126,8 @@ def _start(bundle: m.Bundle, runtime: Runtime) -> Any:
 
 def _burst(state: Any, count: int) -> None:
     """So many guided steps, and the wait for the last."""
-    for index in range(count):
-        state.step(step_row(_TABLE, index), guidance_weights(_TABLE, index, GUIDANCE))
+    for row in _TABLE.steps(GUIDANCE)[:count]:
+        state.step(row)
     state.state()
 
 
@@ -216,8 +216,8 @@ def _host(bundle: m.Bundle, runtime: Runtime, options: argparse.Namespace) -> di
     state = _start(bundle, runtime)
     _burst(state, options.burst)
     with counted_copies() as in_steps:
-        for index in range(options.burst):
-            state.step(step_row(_TABLE, index), guidance_weights(_TABLE, index, GUIDANCE))
+        for row in _TABLE.steps(GUIDANCE)[: options.burst]:
+            state.step(row)
     with counted_copies() as at_the_end:
         state.state()
     return {

@@ -42,7 +42,8 @@ from minit2i_deploy.progress import Progress, ProgressLine
 from minit2i_deploy.protocol import RowsTrajectory
 from minit2i_deploy.runtimes.step_probe import answers, make_probe, relative_errors
 from minit2i_deploy.solvers.noise import batch_noise
-from minit2i_deploy.solvers.table import guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.table import solver_table
 
 GOLDEN: Final = Path(__file__).resolve().parent.parent / "tests" / "golden" / "public"
 PROMPT: Final = "two blue squares to the left of a small green triangle"
@@ -186,7 +187,8 @@ def golden_errors(options: argparse.Namespace) -> dict[str, float]:
     golden = arrays("forward")
     x = np.ascontiguousarray(golden["img"].transpose(0, 3, 1, 2))[:1]
     wanted = golden["out_ema"].transpose(0, 3, 1, 2)[:1]
-    row = np.array([0, 1, 0, 0, 0, 0], np.float32)
+    values = np.array([0, 1, 0, 0, 0, 0], np.float32)
+    row = Row(values=values, weights=np.ones(1, np.float32))
     found = {}
     contenders = open_all(bundle, argparse.Namespace(**vars(options) | {"official": None}))
     for each in contenders:
@@ -196,7 +198,7 @@ def golden_errors(options: argparse.Namespace) -> dict[str, float]:
             mask = golden["mask"][:1].astype(np.int64)
             tokens = each.runtime.adapt(golden["context"][:1], mask)[None]
             state = each.runtime.start(x, tokens)
-            state.step(row, np.ones(1, np.float32))
+            state.step(row)
             error = np.abs(state.state()[0] - wanted).max() / np.abs(wanted).max()
             found[each.label] = float(error)
         except Minit2iError as error:
@@ -211,8 +213,7 @@ def time_steps(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Batch -> contender -> seconds of a guided step, from runs of several rows, in turns."""
     table = solver_table("euler", steps=_ROWS)
-    rows = np.stack([step_row(table, index) for index in range(_ROWS)])
-    weights = [guidance_weights(table, index, GUIDANCE) for index in range(_ROWS)]
+    rows = table.steps(GUIDANCE)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for batch in options.batches:
         calls: dict[str, Callable[[], object]] = {}
@@ -220,7 +221,7 @@ def time_steps(
             if each.official is not None:
                 calls[each.label] = each.official(batch, _ROWS)
             else:
-                calls[each.label] = _rows_call(bundle, each, batch, rows, weights)
+                calls[each.label] = _rows_call(bundle, each, batch, rows)
         seconds = _in_turns(calls, contenders, options)
         found[str(batch)] = {
             label: summary([value / _ROWS for value in values]) for label, values in seconds.items()
@@ -229,7 +230,7 @@ def time_steps(
 
 
 def _rows_call(
-    bundle: Bundle, each: Contender, batch: int, rows: np.ndarray, weights: list[np.ndarray]
+    bundle: Bundle, each: Contender, batch: int, rows: Sequence[Row]
 ) -> Callable[[], object]:
     config = bundle.config
     x = batch_noise(range(batch), (config.in_channels, config.image_size, config.image_size))
@@ -239,10 +240,10 @@ def _rows_call(
     def call() -> object:
         state = each.runtime.start(x, tokens)
         if isinstance(state, RowsTrajectory):
-            state.run_rows(rows, weights, {})
+            state.run_rows(rows, lambda row: None)
         else:
-            for row, values in zip(rows, weights, strict=True):
-                state.step(row, values)
+            for row in rows:
+                state.step(row)
         return state.state()
 
     return call

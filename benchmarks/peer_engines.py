@@ -28,7 +28,7 @@ from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
 from minit2i_deploy.runtimes.torch.runtime import read_weights
 from minit2i_deploy.runtimes.toy_graph import RATE_SIZE, matmul_model, rate_arrays
 from minit2i_deploy.solvers.noise import batch_noise
-from minit2i_deploy.solvers.table import guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.table import solver_table
 from minit2i_deploy.text.encoder import RowEncoder
 
 GUIDANCE: Final = 2.5
@@ -108,11 +108,11 @@ def our_step(bundle: m.Bundle, label: str, work: Work, threads: int, stack: Exit
     context = np.concatenate([work.context, np.zeros_like(work.context)])
     mask = np.concatenate([work.mask, np.zeros_like(work.mask)])
     tokens = runtime.adapt(context, mask)[:, None]
-    row, weights = step_row(TABLE, ROW), guidance_weights(TABLE, ROW, GUIDANCE)
+    row = TABLE.steps(GUIDANCE)[ROW]
 
     def call() -> np.ndarray:
         state = runtime.start(work.x, tokens)
-        state.step(row, weights)
+        state.step(row)
         return state.state()[1]
 
     return Contender(label=label, precision=precision, call=call)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from minit2i_deploy.model import build_network
     from minit2i_deploy.runtimes import open_runtime
     from minit2i_deploy.solvers.noise import standard_noise
-    from minit2i_deploy.solvers.table import Table, advance, solver_table
+    from minit2i_deploy.solvers.row import advance
+    from minit2i_deploy.solvers.table import Table, solver_table
     from minit2i_deploy.text.embed import embed, embed_stream
     from minit2i_deploy.text.prompts import Mix
 
@@ -49,7 +50,7 @@ _PUBLIC: Final[dict[str, str]] = {
     "UsageError": "minit2i_deploy.errors:UsageError",
     "VerificationError": "minit2i_deploy.errors:VerificationError",
     "__version__": "minit2i_deploy._version:__version__",
-    "advance": "minit2i_deploy.solvers.table:advance",
+    "advance": "minit2i_deploy.solvers.row:advance",
     "build_network": "minit2i_deploy.model:build_network",
     "embed": "minit2i_deploy.text.embed:embed",
     "embed_stream": "minit2i_deploy.text.embed:embed_stream",

@@ -7,6 +7,7 @@ What the arguments leave open and the way to the first row are in request.py.
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,12 +18,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.step_switch import start_rows
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.images import to_pil
-from minit2i_deploy.protocol import RowsTrajectory, Runtime, Trajectory
+from minit2i_deploy.protocol import FreshNoise, RowsTrajectory, Runtime, Trajectory
 from minit2i_deploy.request import Request
-from minit2i_deploy.solvers.table import Table, step_row
+from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.conditioning import Stopwatch
 from minit2i_deploy.text.prompts import Prompt
 
@@ -36,18 +37,26 @@ class SettingIgnoredWarning(UserWarning):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """The run after one row; ``index`` counts from 0 and ``total`` is the number of rows.
+    """The run after one row; ``total`` is the number of rows.
 
     The state moves on with the loop: take what is wanted of a frame before the next one.
     """
 
-    index: int
+    row: Row = field(repr=False)
     total: int
-    t: float
     seconds: float
-    slope: float = field(repr=False)
     state: Trajectory = field(repr=False)
     before: np.ndarray | None = field(repr=False, default=None)
+
+    @property
+    def index(self) -> int:
+        """Place of the row in the table, from 0."""
+        return self.row.index
+
+    @property
+    def t(self) -> float:
+        """Time of the row, 0 noise to 1 data."""
+        return self.row.t
 
     def x(self) -> Float32[np.ndarray, "batch 3 height width"]:
         """A copy of the state: float32 [batch, 3, H, W]; after the last row, the pictures."""
@@ -61,11 +70,11 @@ class Frame:
                 is kept only with ``previews=True``.
         """
         h = self.state.state()[1]
-        if not self.slope:
+        if not self.row.slope:
             return h
         if self.before is None:
             raise UsageError("this solver keeps no plain estimate; run with previews=True")
-        return h - np.float32(self.slope) * self.before
+        return h - np.float32(self.row.slope) * self.before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -194,9 +203,8 @@ class _Run:
     """A start state on the engine, and the rows that it will be given."""
 
     state: Trajectory
-    table: Table
-    weights: Sequence[np.ndarray]
-    noise: Mapping[int, Callable[[], np.ndarray]]
+    rows: Sequence[Row]
+    fresh_noise: FreshNoise
 
 
 def _begin(bundle: Bundle, runtime: Runtime, request: Request, timings: dict[str, float]) -> _Run:
@@ -212,10 +220,9 @@ def _begin(bundle: Bundle, runtime: Runtime, request: Request, timings: dict[str
     with Stopwatch(timings, "noise"):
         x = request.start(bundle)
     return _Run(
-        state=start_rows(runtime, x, tokens, request.table.column("t")),
-        table=request.table,
-        weights=request.weights,
-        noise=request.fresh_noise(bundle),
+        state=runtime.start(x, tokens),
+        rows=request.rows,
+        fresh_noise=functools.partial(request.fresh_noise, bundle),
     )
 
 
@@ -223,18 +230,16 @@ def _all_rows(
     run: _Run, timings: dict[str, float], on_row: Callable[[int, int], None] | None
 ) -> None:
     """Run the table with nobody looking at the state before its end."""
-    total = len(run.table)
-    rows = np.stack([step_row(run.table, index) for index in range(total)])
+    total = len(run.rows)
     began, other = time.perf_counter(), {}
     if isinstance(run.state, RowsTrajectory):
         told = None if on_row is None else lambda done: on_row(done, total)
-        other = dict(run.state.run_rows(rows, run.weights, run.noise, told))
+        other = dict(run.state.run_rows(run.rows, run.fresh_noise, told))
     else:
-        for index, (row, weights) in enumerate(zip(rows, run.weights, strict=True)):
-            fresh = run.noise[index]() if index in run.noise else None
-            run.state.step(row, weights, fresh)
+        for row in run.rows:
+            run.state.step(row, run.fresh_noise(row))
             if on_row is not None:
-                on_row(index + 1, total)
+                on_row(row.index + 1, total)
     timings.update(other)
     timings["steps"] = time.perf_counter() - began - sum(other.values())
 
@@ -256,18 +261,14 @@ def _shown_rows(
 
 
 def _frames(run: _Run, previews: bool) -> Iterator[Frame]:
-    t, slopes = (run.table.column(name) for name in ("t", "s"))
-    for index, weights in enumerate(run.weights):
+    for row in run.rows:
         began = time.perf_counter()
-        before = run.state.state()[0] if previews and slopes[index] else None
-        fresh = run.noise[index]() if index in run.noise else None
-        run.state.step(step_row(run.table, index), weights, fresh)
+        before = run.state.state()[0] if previews and row.slope else None
+        run.state.step(row, run.fresh_noise(row))
         yield Frame(
-            index=index,
-            total=len(run.table),
-            t=float(t[index]),
+            row=row,
+            total=len(run.rows),
             seconds=time.perf_counter() - began,
-            slope=float(slopes[index]),
             state=run.state,
             before=before,
         )

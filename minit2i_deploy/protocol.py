@@ -1,7 +1,7 @@
 """What generating and embedding ask of an engine. Runtimes implement it; the core calls it.
 
 A runtime is bound to the thread that opened it. It knows no solver, no guidance scale and no
-prompt: rows of scalars, weights of branches and arrays are all it sees.
+prompt: a row's scalars, weights of branches and arrays are all it sees.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from minit2i_deploy.solvers.row import Row
+
+# A row's fresh unit noise, or None where the row draws none.
+FreshNoise = Callable[[Row], Float32[np.ndarray, "batch 3 height width"] | None]
+
 
 @runtime_checkable
 class Trajectory(Protocol):
     """The state (x, h) of one batch on the engine's device, advanced row by row."""
 
     def step(
-        self,
-        row: Float32[np.ndarray, " 6"],
-        weights: Float32[np.ndarray, " branches"],
-        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+        self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row.
 
         Args:
-            row: float32 [6], ``table.GRAPH_COLUMNS``.
-            weights: float32 [branches used], conditional branches first; the first so many
-                branches of the tokens take part.
-            noise: unit noise that takes the place of the history slot, in rows that ask for it.
+            row: its values and weights are float32.
+            noise: float32 [batch, 3, H, W] that takes the place of the history slot: unit noise
+                in a row that draws noise, or a history to continue from.
 
         Raises:
             RuntimeFailure: the engine failed.
@@ -50,17 +51,15 @@ class RowsTrajectory(Trajectory, Protocol):
 
     def run_rows(
         self,
-        rows: Float32[np.ndarray, "n 6"],
-        weights: Sequence[Float32[np.ndarray, " branches"]],
-        noise: Mapping[int, Callable[[], Float32[np.ndarray, "batch 3 height width"]]],
+        rows: Sequence[Row],
+        fresh_noise: FreshNoise,
         on_row: Callable[[int], None] | None = None,
     ) -> Mapping[str, float]:
         """Advance by all rows; the state is what as many calls of ``step`` leave.
 
         Args:
-            rows: float32 [n, 6], ``table.GRAPH_COLUMNS``.
-            weights: of each row, as ``step`` takes them.
-            noise: index of each row that takes fresh noise -> what makes it.
+            rows: as ``step`` takes them.
+            fresh_noise: called with each row in turn, for its unit noise or None.
             on_row: told how many rows of the trajectory are done, from time to time and at the
                 end.
 

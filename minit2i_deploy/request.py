@@ -6,8 +6,8 @@ the same request start from the same noise and take the same rows.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,8 @@ from minit2i_deploy.errors import UsageError
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.request_checks import check_settings, prompts_of, seeds_of
 from minit2i_deploy.solvers.noise import batch_noise
-from minit2i_deploy.solvers.table import Table, guidance_weights
+from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.conditioning import branch_tokens, branch_weights, student_conditions
 from minit2i_deploy.text.prompts import Prompt, common_shares
 
@@ -35,7 +36,7 @@ class Request:
         negative: prompt in the place of the unconditional branch, or None.
         noise: float32 [batch, 3, H, W], unit normal start noise in place of the seeds', or None.
         guided: whether any row runs another branch than the prompts'.
-        weights: of each row, float32 [branches], in the order of ``branch_tokens``.
+        rows: of the table, their weights in the order of ``branch_tokens``.
         conditions: float32 [4], what a few-step student is told; None for a base model.
     """
 
@@ -46,7 +47,7 @@ class Request:
     negative: str | None
     noise: Float32[np.ndarray, "batch 3 height width"] | None
     guided: bool
-    weights: tuple[Float32[np.ndarray, " _"], ...]
+    rows: tuple[Row, ...]
     conditions: Float32[np.ndarray, " 4"] | None
 
     @classmethod
@@ -71,7 +72,7 @@ class Request:
         chosen, scale = _preset(bundle, table, guidance)
         conditions = student_conditions(bundle, chosen, scale, negative)
         shares = common_shares(wanted)
-        sides = [guidance_weights(chosen, index, scale) for index in range(len(chosen))]
+        rows = chosen.steps(scale)
         return cls(
             prompts=tuple(wanted),
             seeds=seeds_of(seed, len(wanted)),
@@ -79,8 +80,11 @@ class Request:
             guidance=scale,
             negative=negative,
             noise=noise,
-            guided=any(len(row) > 1 for row in sides),
-            weights=tuple(branch_weights(shares, row) for row in sides),
+            guided=any(len(row.weights) > 1 for row in rows),
+            rows=tuple(
+                dataclasses.replace(row, weights=branch_weights(shares, row.weights))
+                for row in rows
+            ),
             conditions=conditions,
         )
 
@@ -127,17 +131,16 @@ class Request:
         return noise * np.float32(bundle.manifest.noise.scale)
 
     def fresh_noise(
-        self, bundle: Bundle
-    ) -> Mapping[int, Callable[[], Float32[np.ndarray, "batch 3 height width"]]]:
-        """Index of each row that takes fresh noise -> what draws it.
+        self, bundle: Bundle, row: Row
+    ) -> Float32[np.ndarray, "batch 3 height width"] | None:
+        """Unit normal noise of a row, float32 [batch, 3, H, W], from every image's own seed.
 
-        That is unit normal, float32 [batch, 3, H, W], from every picture's own seed.
+        None for a row that draws none.
         """
-        shape = bundle.config.image_shape
-        return {
-            int(index): functools.partial(batch_noise, self.seeds, shape, stream=int(index) + 1)
-            for index in np.flatnonzero(self.table.column("n"))
-        }
+        if not row.draws_noise:
+            return None
+        # Stream 0 is the start noise.
+        return batch_noise(self.seeds, bundle.config.image_shape, stream=row.index + 1)
 
 
 def _preset(bundle: Bundle, table: Table | None, guidance: float | None) -> tuple[Table, float]:

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions
-from minit2i_deploy.solvers.table import advance
+from minit2i_deploy.solvers.row import Row, advance
 
 
 class FakeRuntime(ClosableRuntime):
@@ -70,15 +70,12 @@ class FakeTrajectory:
         self._tone = tokens.mean(axis=(2, 3))[:, :, None, None, None]
 
     def step(
-        self,
-        row: Float32[np.ndarray, " 6"],
-        weights: Float32[np.ndarray, " branches"],
-        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+        self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
         h = self._h if noise is None else noise
-        x0 = np.tanh(self._x[None] + self._tone[: len(weights)])
-        self._x, self._h = advance(self._x, h, x0, weights, row)
+        x0 = np.tanh(self._x[None] + self._tone[: len(row.weights)])
+        self._x, self._h = advance(self._x, h, x0, row.weights, row.values)
 
     def state(
         self,

@@ -29,6 +29,7 @@ from minit2i_deploy.runtimes.toy_graph import (
     toy_arrays,
     toy_error,
 )
+from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.threads import check_threads
 
 # Ours -> OpenVINO's, and what the processor must offer for it.
@@ -169,10 +170,7 @@ class OpenVinoTrajectory:
         self._next = (np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype))
 
     def step(
-        self,
-        row: Float32[np.ndarray, " 6"],
-        weights: Float32[np.ndarray, " branches"],
-        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+        self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
         if noise is not None:
@@ -180,9 +178,9 @@ class OpenVinoTrajectory:
         inputs = {
             "x": self._now[0],
             "h": self._now[1],
-            "tokens": np.ascontiguousarray(self._tokens[: len(weights)]),
-            "weights": np.ascontiguousarray(weights),
-            "row": np.ascontiguousarray(row),
+            "tokens": np.ascontiguousarray(self._tokens[: len(row.weights)]),
+            "weights": np.ascontiguousarray(row.weights),
+            "row": np.ascontiguousarray(row.values),
         }
         outputs = dict(zip(("x_next", "h_next"), self._next, strict=True))
         try:

@@ -11,12 +11,12 @@ import numpy as np
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.solvers.noise import batch_noise
-from minit2i_deploy.solvers.table import guidance_weights
+from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.text.conditioning import student_conditions
 
 PROMPT: Final = "a red circle"
 # The next state is then the network's own estimate of the picture.
-_ROW: Final = np.array([0, 1, 0, 0, 0, 0], np.float32)
+_ESTIMATE: Final = np.array([0, 1, 0, 0, 0, 0], np.float32)
 _SEED: Final = 7
 
 
@@ -29,8 +29,7 @@ class Probe:
     conditions: np.ndarray | None
     x: np.ndarray
     tokens: np.ndarray
-    weights: np.ndarray
-    row: np.ndarray
+    row: Row
 
 
 def make_probe(bundle: Bundle, runtime: Runtime) -> Probe:
@@ -45,7 +44,7 @@ def make_probe(bundle: Bundle, runtime: Runtime) -> Probe:
     mask = np.zeros(shape, np.int64)
     context[0, : ids.shape[1]], mask[0, : ids.shape[1]] = values[0], 1
     told = student_conditions(bundle, table, guidance, None)
-    weights = guidance_weights(table, 0, guidance)
+    weights = table.steps(guidance)[0].weights
     conditions = None if told is None else np.tile(told, (2, 1))
     size = bundle.config.image_size
     return Probe(
@@ -54,15 +53,14 @@ def make_probe(bundle: Bundle, runtime: Runtime) -> Probe:
         conditions=conditions,
         x=batch_noise([_SEED], (bundle.config.in_channels, size, size)),
         tokens=runtime.adapt(context, mask, conditions)[: len(weights), None],
-        weights=weights,
-        row=_ROW,
+        row=Row(values=_ESTIMATE, weights=weights),
     )
 
 
 def answers(runtime: Runtime, probe: Probe) -> dict[str, np.ndarray]:
     """What adapter and step of a runtime make of the probe, by graph."""
     state = runtime.start(probe.x, probe.tokens)
-    state.step(probe.row, probe.weights)
+    state.step(probe.row)
     return {
         "text_adapter": runtime.adapt(probe.context, probe.mask, probe.conditions),
         "transformer": state.state()[0],

@@ -9,6 +9,8 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.generate import Frame, generate
+from minit2i_deploy.protocol import FreshNoise
+from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.bundles import write_bundle
 from tests.helpers.spies import SpyRuntime, SpyTrajectory
@@ -24,13 +26,12 @@ class WholeTrajectory(SpyTrajectory):
 
     def run_rows(
         self,
-        rows: np.ndarray,
-        weights: Sequence[np.ndarray],
-        noise: Mapping[int, Callable[[], np.ndarray]],
+        rows: Sequence[Row],
+        fresh_noise: FreshNoise,
         on_row: Callable[[int], None] | None = None,
     ) -> Mapping[str, float]:
-        for index, (row, values) in enumerate(zip(rows, weights, strict=True)):
-            self.step(row, values, noise[index]() if index in noise else None)
+        for row in rows:
+            self.step(row, fresh_noise(row))
         if on_row is not None:
             on_row(len(rows))
         return {"capture": 1.0}

@@ -46,10 +46,10 @@ def test_weights_are_the_shares_times_the_scale_of_each_row(bundle: Bundle) -> N
     table = solver_table("euler", steps=4, interval=(0.5, 1.0))
     request = Request.of(bundle, mix, table=table, guidance=3.0)
     wanted = [[0.25, 0.75], [0.25, 0.75], [0.75, 2.25, -2.0], [0.75, 2.25, -2.0]]
-    assert [row.tolist() for row in request.weights] == wanted
+    assert [row.weights.tolist() for row in request.rows] == wanted
     assert request.guided
     unguided = Request.of(bundle, mix, table=table, guidance=1.0)
-    assert not unguided.guided and {len(row) for row in unguided.weights} == {2}
+    assert not unguided.guided and {len(row.weights) for row in unguided.rows} == {2}
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -69,12 +69,14 @@ def test_noise_is_of_each_seed_and_each_row(bundle: Bundle) -> None:
     request = Request.of(bundle, ["a", "b"], seed=[3, 9], table=solver_table("sde", steps=3))
     wanted = np.stack([standard_noise(seed, SHAPE) for seed in (3, 9)])
     assert np.array_equal(request.start(bundle), 2.0 * wanted)
-    fresh = request.fresh_noise(bundle)
-    assert list(fresh) == [0, 1]
-    for row, draw in fresh.items():
-        drawn = np.stack([standard_noise(seed, SHAPE, stream=row + 1) for seed in (3, 9)])
-        assert np.array_equal(draw(), drawn)
-    assert not Request.of(bundle, "a").fresh_noise(bundle)
+    noisy = [row for row in request.rows if row.draws_noise]
+    assert [row.index for row in noisy] == [0, 1]
+    for row in noisy:
+        drawn = np.stack([standard_noise(seed, SHAPE, stream=row.index + 1) for seed in (3, 9)])
+        fresh = request.fresh_noise(bundle, row)
+        assert fresh is not None and np.array_equal(fresh, drawn)
+    plain = Request.of(bundle, "a")
+    assert all(plain.fresh_noise(bundle, row) is None for row in plain.rows)
     given = Request.of(bundle, ["a", "b"], noise=wanted)
     assert np.array_equal(given.start(bundle), request.start(bundle))
 

@@ -15,7 +15,8 @@ from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.graphs.onnx_export import Signature
 from minit2i_deploy.model import TextAdapter
-from minit2i_deploy.solvers.table import CONDITION_COLUMNS, GRAPH_COLUMNS
+from minit2i_deploy.solvers.row import GRAPH_COLUMNS
+from minit2i_deploy.solvers.table import CONDITION_COLUMNS
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -19,7 +19,8 @@ from minit2i_deploy.model.loop import run_table
 from minit2i_deploy.progress import Progress
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
 from minit2i_deploy.solvers.noise import batch_noise
-from minit2i_deploy.solvers.table import Table, guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.tokenizer import Tokenizer
 
 Arrays = Mapping[str, np.ndarray]
@@ -177,14 +178,14 @@ def _along(
     states: list[tuple[np.ndarray, np.ndarray]], branches: np.ndarray, table: Table
 ) -> list[Sample]:
     """Steps that the trajectory itself took, from its own states."""
-    times = table.column("t")
-    nearest = (int(np.abs(times - wanted).argmin()) for wanted in _LADDER_TIMES)
+    rows = table.steps(GUIDANCE)
+    nearest = (min(rows, key=lambda row: abs(row.t - t)) for t in _LADDER_TIMES)
     samples = []
-    for index in dict.fromkeys(nearest):
-        inputs = _inputs(*states[index], branches, table, index)
-        x_next, h_next = states[index + 1]
+    for row in dict.fromkeys(nearest):
+        inputs = _inputs(*states[row.index], branches, row)
+        x_next, h_next = states[row.index + 1]
         outputs = {"x_next": x_next, "h_next": h_next}
-        samples.append(Sample(inputs=inputs, outputs=outputs, t=float(times[index])))
+        samples.append(Sample(inputs=inputs, outputs=outputs, t=row.t))
     return samples
 
 
@@ -195,24 +196,22 @@ def _variations(
     table: Table,
 ) -> list[Sample]:
     """One branch, conditional and not, and a batch of two states and prompts."""
-    middle, late = len(table) // 2, len(table) - 1
+    rows = table.steps(GUIDANCE)
+    middle, last = rows[len(rows) // 2], rows[-1]
     one = np.ones(1, np.float32)
-    pair = tuple(np.concatenate([states[middle][i], states[late][i]]) for i in (0, 1))
+    pair = tuple(np.concatenate([states[r.index][i] for r in (middle, last)]) for i in (0, 1))
     two_prompts = np.stack([tokens[[0, 1]], tokens[[-1, -1]]])
     all_inputs = (
-        _inputs(*states[middle], tokens[None, :1], table, middle) | {"weights": one},
-        _inputs(*states[middle], tokens[None, -1:], table, middle) | {"weights": one},
-        _inputs(pair[0], pair[1], two_prompts, table, middle),
+        _inputs(*states[middle.index], tokens[None, :1], middle) | {"weights": one},
+        _inputs(*states[middle.index], tokens[None, -1:], middle) | {"weights": one},
+        _inputs(pair[0], pair[1], two_prompts, middle),
     )
     return [sample(step, inputs, ("x_next", "h_next")) for inputs in all_inputs]
 
 
-def _inputs(
-    x: np.ndarray, h: np.ndarray, tokens: np.ndarray, table: Table, index: int
-) -> dict[str, np.ndarray]:
-    weights = guidance_weights(table, index, GUIDANCE)
-    row, used = step_row(table, index), tokens[: len(weights)]
-    return {"x": x, "h": h, "tokens": used, "weights": weights, "row": row}
+def _inputs(x: np.ndarray, h: np.ndarray, tokens: np.ndarray, row: Row) -> dict[str, np.ndarray]:
+    used = tokens[: len(row.weights)]
+    return {"x": x, "h": h, "tokens": used, "weights": row.weights, "row": row.values}
 
 
 def _tensor(array: np.ndarray) -> Tensor:

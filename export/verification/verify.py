@@ -27,7 +27,7 @@ from minit2i_deploy.export.verification.reference import (
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.model import MMJiT, Step
 from minit2i_deploy.progress import Progress
-from minit2i_deploy.solvers.table import Table, guidance_weights, step_row
+from minit2i_deploy.solvers.table import Table
 
 __all__ = [
     "BOUNDS",
@@ -216,13 +216,12 @@ def _run(
     step: Call, network: NetworkReference, tokens: np.ndarray, progress: Progress
 ) -> np.ndarray:
     x, h = network.start, np.zeros_like(network.start)
-    table = network.table
-    for index in range(len(table)):
-        weights = guidance_weights(table, index, GUIDANCE)
-        row = step_row(table, index)
-        used = tokens[: len(weights)]
-        x, h = step({"x": x, "h": h, "tokens": used, "weights": weights, "row": row})
-        progress((index + 1) / len(table))
+    rows = network.table.steps(GUIDANCE)
+    for row in rows:
+        used = tokens[: len(row.weights)]
+        inputs = {"x": x, "h": h, "tokens": used, "weights": row.weights, "row": row.values}
+        x, h = step(inputs)
+        progress((row.index + 1) / len(rows))
     return to_uint8(x)
 
 

@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.protocol import Runtime, Trajectory
+from minit2i_deploy.solvers.row import Row
 
 _STEP: Final = "transformer"
 TIME_ROUNDING: Final = 1e-9
@@ -80,28 +81,8 @@ class SplitRuntime:
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
     ) -> Trajectory:
-        """Start on the early graph and stay there; ``start_rows`` knows when to switch.
-
-        Arguments as in ``protocol.Runtime``.
-        """
-        return self._early.start(x, tokens)
-
-    def start_rows(
-        self,
-        x: Float32[np.ndarray, "batch 3 height width"],
-        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
-        times: Float64[np.ndarray, " rows"],
-    ) -> Trajectory:
-        """Start a trajectory whose rows have these times; it switches at the first late one.
-
-        Arguments as in this module's function of that name.
-        """
-        late = np.flatnonzero(times >= self._t - TIME_ROUNDING)
-        if not len(late):
-            return self._early.start(x, tokens)
-        if late[0] == 0:
-            return self._late.start(x, tokens)
-        return SplitTrajectory(self._early, self._late, x, tokens, int(late[0]))
+        """Start a trajectory that switches graphs; arguments as in ``protocol.Runtime``."""
+        return SplitTrajectory(self._early, self._late, self._t, x, tokens)
 
     def close(self) -> None:
         """Close both."""
@@ -123,28 +104,37 @@ class SplitRuntime:
 
 
 class SplitTrajectory:
-    """State of one batch, on the early runtime for so many rows and then on the late one."""
+    """State of one batch, on the early runtime until the first late row and then on the late one.
+
+    Args:
+        early: runs the rows before the switch.
+        late: runs the rows from the first one at t or later on.
+        t: time of the switch, 0 noise to 1 data.
+        x: float32 [batch, 3, H, W].
+        tokens: float32 [branches, batch, adapted tokens, hidden].
+    """
 
     def __init__(
-        self, early: Runtime, late: Runtime, x: np.ndarray, tokens: np.ndarray, num_early: int
+        self,
+        early: Runtime,
+        late: Runtime,
+        t: float,
+        x: Float32[np.ndarray, "batch 3 height width"],
+        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
     ) -> None:
-        self._late, self._tokens, self._left = late, tokens, num_early
-        self._now = early.start(x, tokens)
+        self._late, self._t, self._tokens = late, t, tokens
+        self._now, self._switched = early.start(x, tokens), False
 
     def step(
-        self,
-        row: Float32[np.ndarray, " 6"],
-        weights: Float32[np.ndarray, " branches"],
-        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+        self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
-        if self._left == 0:
+        if not self._switched and row.t >= self._t - TIME_ROUNDING:
             x, h = self._now.state()
-            self._now = self._late.start(x, self._tokens)
+            self._now, self._switched = self._late.start(x, self._tokens), True
             # A start has no history, but what takes noise into its slot takes a history too.
             noise = h if noise is None else noise
-        self._left -= 1
-        self._now.step(row, weights, noise)
+        self._now.step(row, noise)
 
     def state(
         self,
@@ -153,22 +143,3 @@ class SplitTrajectory:
     ]:
         """Copies of x and h, float32 [batch, 3, H, W]."""
         return self._now.state()
-
-
-def start_rows(
-    runtime: Runtime,
-    x: Float32[np.ndarray, "batch 3 height width"],
-    tokens: Float32[np.ndarray, "branches batch adapted hidden"],
-    times: Float64[np.ndarray, " rows"],
-) -> Trajectory:
-    """Start a trajectory on any runtime, switching graphs on the way where it has two.
-
-    Args:
-        runtime: an open runtime.
-        x: float32 [batch, 3, H, W], the start state.
-        tokens: float32 [branches, batch, adapted tokens, hidden].
-        times: float64 [rows], t of every row to come, 0 noise to 1 data.
-    """
-    if isinstance(runtime, SplitRuntime):
-        return runtime.start_rows(x, tokens, times)
-    return runtime.start(x, tokens)

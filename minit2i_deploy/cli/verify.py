@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -217,9 +218,7 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
     """A small run of each graph, on inputs that need no other graph."""
     import numpy as np
 
-    from minit2i_deploy.bundle.step_switch import start_rows
     from minit2i_deploy.solvers.noise import standard_noise
-    from minit2i_deploy.solvers.table import guidance_weights, step_row
     from minit2i_deploy.text.conditioning import student_conditions, tokenise
 
     config = bundle.config
@@ -240,8 +239,8 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
 
     def step(t: float) -> np.ndarray:
         start = standard_noise(0, picture), standard_noise(1, tokens)
-        state = start_rows(runtime, *start, np.array([t]))
-        state.step(step_row(table, 0), guidance_weights(table, 0, guidance))
+        state = runtime.start(*start)
+        state.step(dataclasses.replace(table.steps(guidance)[0], t=t))
         return np.stack(state.state())
 
     runs: dict[str, Callable[[], np.ndarray]] = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minit2i_deploy.model.step import Step
-from minit2i_deploy.solvers.table import Table, guidance_weights, step_row
+from minit2i_deploy.solvers.table import Table
 
 
 @torch.no_grad()
@@ -31,8 +31,7 @@ def run_table(
     """
     assert not np.any(table.column("n")), "a deterministic table is needed here"
     h = torch.zeros_like(x)
-    for index in range(len(table)):
-        weights = torch.from_numpy(guidance_weights(table, index, guidance)).to(x.device)
-        row = torch.from_numpy(step_row(table, index)).to(x.device)
-        x, h = step(x, h, tokens[: len(weights)], weights, row)
+    for row in table.steps(guidance):
+        values, weights = (torch.from_numpy(a).to(x.device) for a in (row.values, row.weights))
+        x, h = step(x, h, tokens[: len(weights)], weights, values)
         yield x, h

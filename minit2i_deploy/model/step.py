@@ -58,7 +58,7 @@ class Step(nn.Module):
             h: float32 [B, 3, H, W], the history slot, zero before the first row.
             tokens: float32 [branches, B, L, D], the adapted tokens of every branch.
             weights: float32 [branches].
-            row: float32 [6]: a, b, c, s, clip, rescale (table.GRAPH_COLUMNS).
+            row: float32 [6]: a, b, c, s, clip, rescale (row.GRAPH_COLUMNS).
 
         Returns:
             x' = a x + b y + c h and h' = y + s x, both float32 [B, 3, H, W].

@@ -16,21 +16,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float64
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.files import atomic_write_text
 from minit2i_deploy.io.strict_json import decode, parse_json
 from minit2i_deploy.solvers.mean_flow import told_values
 from minit2i_deploy.solvers.methods import solver_floor, solver_named, solver_points
+from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
 from minit2i_deploy.solvers.time_grids import MAX_STEPS
 
 FORMAT_VERSION: Final = 1
 COLUMNS: Final = ("t", "a", "b", "c", "n", "s", "share", "clip", "rescale")
 CONDITION_COLUMNS: Final = ("h", "omega", "t_min", "t_max")
-GRAPH_COLUMNS: Final = ("a", "b", "c", "s", "clip", "rescale")
 MAX_ROWS: Final = 2 * MAX_STEPS
-STD_FLOOR: Final = 1e-8
 _TIME_ROUNDING: Final = 1e-9
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -85,6 +84,35 @@ class Table:
         """One column: float64 [n]."""
         column: Float64[np.ndarray, " n"] = self.rows[:, self.columns.index(name)]
         return column
+
+    def steps(
+        self, guidance: float = 1.0, dtype: type[np.floating[Any]] = np.float32
+    ) -> tuple[Row, ...]:
+        """The rows, in order, as runtimes take them.
+
+        Args:
+            guidance: scale of classifier-free guidance; 1 is none. A row's weights are (g, 1 - g),
+                or only 1 where g is exactly 1 and a second branch would be computed for nothing.
+            dtype: np.float64 for checking the arithmetic itself.
+
+        Raises:
+            UsageError: guidance is not finite, in float64 or in the float32 that the graph takes.
+        """
+        t, noise = self.column("t"), self.column("n")
+        columns = {name: self.column(name) for name in GRAPH_COLUMNS}
+        # Fresh noise comes in the history's slot, so its coefficient in the history's place.
+        columns["c"] = np.where(noise != 0, noise, columns["c"])
+        values = np.column_stack(list(columns.values())).astype(dtype)
+        return tuple(
+            Row(
+                values=values[index],
+                weights=np.array(weights, dtype=dtype),
+                index=index,
+                t=float(t[index]),
+                draws_noise=bool(noise[index]),
+            )
+            for index, weights in enumerate(_branch_weights(self.column("share"), guidance))
+        )
 
     @property
     def is_conditioned(self) -> bool:
@@ -162,6 +190,22 @@ class Table:
         atomic_write_text(path, self.to_json())
 
 
+def _branch_weights(share: Float64[np.ndarray, " n"], guidance: float) -> list[list[float]]:
+    """Of each row: (g, 1 - g), or 1 alone."""
+    rows = []
+    # The graph takes float32, where a larger value would become infinity; NaN fails too.
+    largest = float(np.finfo(np.float32).max)
+    for one in share.tolist():
+        scale = 1.0 + (guidance - 1.0) * one
+        if not all(abs(value) <= largest for value in (guidance, scale, 1.0 - scale)):
+            raise UsageError(
+                f"guidance is {guidance!r}, but a finite number is needed, in float32 too; 1 is "
+                "none, 2 to 12 are usual"
+            )
+        rows.append([1.0] if scale == 1.0 else [scale, 1.0 - scale])
+    return rows
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Stored:
     columns: tuple[str, ...]
@@ -169,95 +213,6 @@ class _Stored:
     meta: Mapping[str, object]
     name: str
     rows: tuple[tuple[float, ...], ...]
-
-
-def step_row(
-    table: Table, index: int, dtype: type[np.floating[Any]] = np.float32
-) -> Float[np.ndarray, " 6"]:
-    """What the step graph takes for one row.
-
-    Args:
-        table: the solver.
-        index: row, 0 <= index < len(table).
-        dtype: np.float64 for checking the arithmetic itself.
-
-    Returns:
-        row: [6], GRAPH_COLUMNS: a, b, c, s, clip, rescale. In a row with n != 0 the caller puts
-            fresh unit noise into the history slot and c is that n.
-    """
-    values = dict(zip(table.columns, table.rows[index].tolist(), strict=True))
-    if values["n"]:
-        values["c"] = values["n"]
-    return np.array([values[name] for name in GRAPH_COLUMNS], dtype=dtype)
-
-
-def guidance_weights(table: Table, index: int, guidance: float) -> Float32[np.ndarray, " branches"]:
-    """Weights of the branches in one row, the conditional one first.
-
-    Args:
-        table: the solver.
-        index: row, 0 <= index < len(table).
-        guidance: scale of classifier-free guidance; 1 is none.
-
-    Returns:
-        weights: float32 [2], (g, 1 - g), or [1] holding 1 where g is exactly 1 and the second
-            branch would be computed for nothing.
-
-    Raises:
-        UsageError: guidance is not finite, in float64 or in the float32 that the graph takes.
-    """
-    scale = 1.0 + (guidance - 1.0) * float(table.column("share")[index])
-    # The graph takes float32, where a larger value would become infinity; NaN fails too.
-    largest = float(np.finfo(np.float32).max)
-    if not all(abs(value) <= largest for value in (guidance, scale, 1.0 - scale)):
-        raise UsageError(
-            f"guidance is {guidance!r}, but a finite number is needed, in float32 too; 1 is none, "
-            "2 to 12 are usual"
-        )
-    return np.array([1.0] if scale == 1.0 else [scale, 1.0 - scale], dtype=np.float32)
-
-
-def advance(
-    x: Float[np.ndarray, "batch 3 height width"],
-    h: Float[np.ndarray, "batch 3 height width"],
-    x0: Float[np.ndarray, "branches batch 3 height width"],
-    weights: Float[np.ndarray, " branches"],
-    row: Float[np.ndarray, " 6"],
-) -> tuple[
-    Float[np.ndarray, "batch 3 height width"],
-    Float[np.ndarray, "batch 3 height width"],
-]:
-    """Do one row in numpy: the arithmetic inside the step graph, and its test oracle.
-
-    Args:
-        x: float32 [batch, 3, H, W], the noisy image.
-        h: float32 [batch, 3, H, W], the history slot, or unit noise where the row takes noise.
-        x0: float32 [branches, batch, 3, H, W], each branch's estimate of the clean image.
-        weights: float32 [branches], conditional branch first.
-        row: float32 [6], GRAPH_COLUMNS.
-
-    All five may be float64 together, to check a table rather than a graph.
-
-    Returns:
-        x', h': the next state and history, shaped and typed as x.
-
-    Raises:
-        UsageError: the arrays are not of one dtype, which would change the rounding silently.
-
-    Source: guidance, Ho and Salimans 2207.12598; rescale, Lin et al. 2305.08891 equations 15 and
-    16, here on x0 and over channels, height and width.
-    """
-    dtypes = {str(array.dtype) for array in (x, h, x0, weights, row)}
-    if len(dtypes) != 1:
-        raise UsageError(f"advance got {sorted(dtypes)}, but arrays of one dtype are needed")
-    a, b, c, s, clip, rescale = row
-    if clip > 0:
-        x0 = np.clip(x0, -clip, clip)
-    y = (weights[:, None, None, None, None] * x0).sum(axis=0)
-    if rescale > 0:
-        spread, wanted = (v.std(axis=(1, 2, 3), keepdims=True) for v in (y, x0[0]))
-        y = y * (1 + rescale * (wanted / np.maximum(spread, x.dtype.type(STD_FLOOR)) - 1))
-    return a * x + b * y + c * h, y + s * x
 
 
 def solver_table(

@@ -102,7 +102,7 @@ def branch_weights(
 
     Args:
         shares: float64 [parts], sum 1.
-        guidance: float32 [2] or [1], ``table.guidance_weights``.
+        guidance: float32 [2] or [1], of a row of ``Table.steps``.
 
     Returns:
         float32 [parts + 1] or [parts], in the order of ``branch_tokens``.

@@ -21,7 +21,7 @@ from jaxtyping import Float32
 
 from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.runtimes.onnxruntime.trajectory import first_line
-from minit2i_deploy.solvers.table import GRAPH_COLUMNS
+from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
 
 CUDA_GRAPHS: Final = ("off", "on", "auto")
 # The first replay follows a recording with another row, the second one another state: what a graph
@@ -199,19 +199,17 @@ class CapturedTrajectory:
         history.update_inplace(np.zeros_like(x))
 
     def step(
-        self,
-        row: Float32[np.ndarray, " 6"],
-        weights: Float32[np.ndarray, " branches"],
-        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+        self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
         if noise is not None:
             self._place.pairs[self._reading][1].update_inplace(np.ascontiguousarray(noise))
-        count = len(weights)
+        count = len(row.weights)
         if count not in self._written:
             self._place.write_tokens(np.ascontiguousarray(self._tokens[:count]))
             self._written.add(count)
-        self._place.step(self._reading, np.ascontiguousarray(row), np.ascontiguousarray(weights))
+        values, weights = (np.ascontiguousarray(part) for part in (row.values, row.weights))
+        self._place.step(self._reading, values, weights)
         self._reading = 1 - self._reading
 
     def state(

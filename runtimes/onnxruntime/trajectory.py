@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.solvers.row import Row
 
 
 class OnnxTrajectory:
@@ -37,10 +38,7 @@ class OnnxTrajectory:
         self._next = (self._empty(x), self._empty(x))
 
     def step(
-        self,
-        row: Float32[np.ndarray, " 6"],
-        weights: Float32[np.ndarray, " branches"],
-        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+        self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
         if noise is not None:
@@ -48,9 +46,9 @@ class OnnxTrajectory:
         binding = self._session.io_binding()
         for name, value in zip(("x", "h"), self._now, strict=True):
             binding.bind_ortvalue_input(name, value)
-        binding.bind_ortvalue_input("tokens", self._first_branches(len(weights)))
-        binding.bind_cpu_input("weights", weights)
-        binding.bind_cpu_input("row", row)
+        binding.bind_ortvalue_input("tokens", self._first_branches(len(row.weights)))
+        binding.bind_cpu_input("weights", row.weights)
+        binding.bind_cpu_input("row", row.values)
         for name, value in zip(("x_next", "h_next"), self._next, strict=True):
             binding.bind_ortvalue_output(name, value)
         try:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float32
 
+from minit2i_deploy.protocol import FreshNoise
 from minit2i_deploy.runtimes.cuda.driver import CudaFailure
 from minit2i_deploy.runtimes.tensorrt.rows import OnRow, RowQueue
 from minit2i_deploy.runtimes.tensorrt.workspace import Workspace
+from minit2i_deploy.solvers.row import Row
 
 # Sizes of batches whose buffers and graphs are kept for the next picture.
 _MOST_KEPT: Final = 4
@@ -85,36 +87,33 @@ class TensorRtTrajectory:
         space.put_state(x, None, 0, self._stream)
 
     def step(
-        self,
-        row: Float32[np.ndarray, " 6"],
-        weights: Float32[np.ndarray, " branches"],
-        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+        self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
         driver, space = self._queue.card.driver, self._space
         self._queue.card.use()
-        slots = space.slots.pack(row[None], [weights])
+        slots = space.slots.pack([row])
         driver.to_device(space.current, slots, self._stream)
         if noise is not None:
             space.put_noise(noise, self._parity, self._stream)
-        self._run([len(weights)], space.current, "step", None)
+        self._run([len(row.weights)], space.current, "step", None)
 
     def run_rows(
         self,
-        rows: Float32[np.ndarray, "n 6"],
-        weights: Sequence[Float32[np.ndarray, " branches"]],
-        noise: Mapping[int, Callable[[], Float32[np.ndarray, "batch 3 height width"]]],
+        rows: Sequence[Row],
+        fresh_noise: FreshNoise,
         on_row: OnRow | None = None,
     ) -> Mapping[str, float]:
         """Advance by all rows; arguments as in ``protocol.RowsTrajectory``."""
         self._queue.card.use()
-        slots = self._space.slots.pack(rows, weights)
+        slots = self._space.slots.pack(rows)
         first = self._space.put_rows(slots, self._stream)
         spent = 0.0
-        for begin, end in _stretches(len(rows), noise):
-            if begin in noise:
-                self._space.put_noise(noise[begin](), self._parity, self._stream)
-            counts = [len(values) for values in weights[begin:end]]
+        for begin, end in _stretches(rows):
+            noise = fresh_noise(rows[begin])
+            if noise is not None:
+                self._space.put_noise(noise, self._parity, self._stream)
+            counts = [len(row.weights) for row in rows[begin:end]]
             # Stretches of a table with noise are short; a graph for each would not pay.
             level = None if end - begin == len(rows) else "step"
             slot = first + begin * self._space.slots.num_bytes
@@ -147,7 +146,7 @@ class TensorRtTrajectory:
         return spent
 
 
-def _stretches(num_rows: int, noisy: Container[int]) -> list[tuple[int, int]]:
+def _stretches(rows: Sequence[Row]) -> list[tuple[int, int]]:
     """Begin and end of runs of rows that need nothing from the host but before the first."""
-    begins = [index for index in range(num_rows) if index == 0 or index in noisy]
-    return list(zip(begins, [*begins[1:], num_rows], strict=True))
+    begins = [place for place, row in enumerate(rows) if place == 0 or row.draws_noise]
+    return list(zip(begins, [*begins[1:], len(rows)], strict=True))

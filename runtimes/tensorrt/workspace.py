@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8
 
 from minit2i_deploy.runtimes.cuda.driver import CudaDriver
 from minit2i_deploy.runtimes.cuda.memory import ALIGNMENT, DeviceMemory, aligned
-from minit2i_deploy.solvers.table import GRAPH_COLUMNS
+from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
 
 _FLOAT_BYTES: Final = 4
 
@@ -28,16 +28,14 @@ class Slots:
         self.count = self.weights + aligned(branches * _FLOAT_BYTES)
         self.num_bytes = self.count + ALIGNMENT
 
-    def pack(
-        self, rows: Float32[np.ndarray, "n 6"], weights: Sequence[np.ndarray]
-    ) -> UInt8[np.ndarray, "n bytes"]:
+    def pack(self, rows: Sequence[Row]) -> UInt8[np.ndarray, "n bytes"]:
         """Bytes of the slots; the counts are 1 to n."""
         slots = np.zeros((len(rows), self.num_bytes), np.uint8)
         floats, whole = slots.view(np.float32), slots.view(np.int32)
-        floats[:, : len(GRAPH_COLUMNS)] = rows
-        for slot, values in zip(floats, weights, strict=True):
-            begin = self.weights // _FLOAT_BYTES
-            slot[begin : begin + len(values)] = values
+        begin = self.weights // _FLOAT_BYTES
+        for slot, row in zip(floats, rows, strict=True):
+            slot[: len(GRAPH_COLUMNS)] = row.values
+            slot[begin : begin + len(row.weights)] = row.weights
         whole[:, self.count // _FLOAT_BYTES] = np.arange(1, len(rows) + 1)
         return slots
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.model.step import Step
+from minit2i_deploy.protocol import FreshNoise
+from minit2i_deploy.solvers.row import Row
 
 StepCall = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -30,19 +32,15 @@ class TorchTrajectory:
         self._h = torch.zeros_like(x)
 
     def step(
-        self,
-        row: Float32[np.ndarray, " 6"],
-        weights: Float32[np.ndarray, " branches"],
-        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+        self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
-        self._advance(self._put(row), self._put(weights), noise)
+        self._advance(self._put(row.values), self._put(row.weights), noise)
 
     def run_rows(
         self,
-        rows: Float32[np.ndarray, "n 6"],
-        weights: Sequence[Float32[np.ndarray, " branches"]],
-        noise: Mapping[int, Callable[[], Float32[np.ndarray, "batch 3 height width"]]],
+        rows: Sequence[Row],
+        fresh_noise: FreshNoise,
         on_row: Callable[[int], None] | None = None,
     ) -> Mapping[str, float]:
         """Advance by all rows; arguments as in ``protocol.RowsTrajectory``.
@@ -50,16 +48,13 @@ class TorchTrajectory:
         Nothing is waited for but the end, and the rows go to the device in one piece, so a GPU
         never runs out of work between rows. ``on_row`` is then told of rows that are queued.
         """
-        table = self._put(rows)
-        shares = self._put(np.concatenate(weights))
-        begin = 0
-        for index, row_weights in enumerate(weights):
-            end = begin + len(row_weights)
-            fresh = noise[index]() if index in noise else None
-            self._advance(table[index], shares[begin:end], fresh)
-            begin = end
+        values = self._put(np.stack([row.values for row in rows]))
+        weights = self._put(np.concatenate([row.weights for row in rows]))
+        parts = zip(values, weights.split([len(row.weights) for row in rows]), strict=True)
+        for done, (row, part) in enumerate(zip(rows, parts, strict=True), start=1):
+            self._advance(*part, fresh_noise(row))
             if on_row is not None:
-                on_row(index + 1)
+                on_row(done)
         if self._x.device.type == "cuda":
             torch.cuda.synchronize(self._x.device)
         return {}

@@ -12,7 +12,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.manifest import Check, LateGraph, Manifest
-from minit2i_deploy.bundle.step_switch import SplitRuntime, late_view, start_rows
+from minit2i_deploy.bundle.step_switch import SplitRuntime, late_view
 from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
 from minit2i_deploy.evaluation.compare.lockstep import walk
 from minit2i_deploy.evaluation.compare.prompt_set import Task
@@ -22,7 +22,8 @@ from minit2i_deploy.export.quantize.switch_bundle import FOLDER, add_late_graph
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.runtimes.fake import FakeRuntime
-from minit2i_deploy.solvers.table import Table, advance, guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.row import advance
+from minit2i_deploy.solvers.table import Table, solver_table
 from tests.helpers.bundles import draft, write_bundle, write_files
 from tests.helpers.cli_runs import run
 from tests.helpers.tiny_bundle import tiny_bundle
@@ -53,13 +54,13 @@ def split_by_hand(bundle: Bundle, table: Table, t: float) -> np.ndarray:
     tokens = branch_tokens(bundle, FakeRuntime(bundle), PROMPTS, None, True, {})
     x = batch_noise([5, 6], (3, 32, 32)) * np.float32(bundle.manifest.noise.scale)
     h = np.zeros_like(x)
-    for index, time in enumerate(table.column("t")):
-        weights = guidance_weights(table, index, GUIDANCE)
-        shift = 0.25 if time >= t - 1e-9 else 0.0
-        tone = (tokens + np.float32(shift)).mean(axis=(2, 3))[: len(weights), :, None, None, None]
-        if table.column("n")[index]:
-            h = np.stack([standard_noise(s, (3, 32, 32), stream=index + 1) for s in (5, 6)])
-        x, h = advance(x, h, np.tanh(x[None] + tone), weights, step_row(table, index))
+    for row in table.steps(GUIDANCE):
+        shift = 0.25 if row.t >= t - 1e-9 else 0.0
+        tone = (tokens + np.float32(shift)).mean(axis=(2, 3))[: len(row.weights)]
+        if row.draws_noise:
+            h = np.stack([standard_noise(s, (3, 32, 32), stream=row.index + 1) for s in (5, 6)])
+        x0 = np.tanh(x[None] + tone[..., None, None, None])
+        x, h = advance(x, h, x0, row.weights, row.values)
     return x
 
 
@@ -81,13 +82,6 @@ def test_no_row_or_every_row_may_be_late(bundle: Bundle) -> None:
             for each in (runtime, kind(bundle))
         )
         np.testing.assert_array_equal(found, wanted)
-
-
-def test_a_plain_runtime_starts_as_ever(bundle: Bundle) -> None:
-    runtime = FakeRuntime(bundle)
-    x = np.ones((1, 3, 32, 32), np.float32)
-    state = start_rows(runtime, x, np.zeros((1, 1, 2, 4), np.float32), np.zeros(3))
-    assert type(state) is type(runtime.start(x, np.zeros((1, 1, 2, 4), np.float32)))
 
 
 def test_compare_follows_the_switch(bundle: Bundle) -> None:

@@ -30,7 +30,8 @@ from minit2i_deploy.evaluation.quality import metrics
 from minit2i_deploy.evaluation.shapes import Spec, Verdict, held_out_captions
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes.fake import FakeRuntime
-from minit2i_deploy.solvers.table import Table, advance, guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.row import advance
+from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.text.conditioning import PromptTruncatedWarning
 from minit2i_deploy.tokenizer import Tokenizer
 from tests.helpers.bundles import draft, write_bundle, write_files
@@ -89,13 +90,13 @@ def by_hand(
     x = batch_noise(seeds, (3, 32, 32)) * np.float32(bundle.manifest.noise.scale)
     own = [(x, np.zeros_like(x)), (x, np.zeros_like(x))]
     states, estimates, reference = [], [], []
-    for index in range(len(table)):
-        weights, row = guidance_weights(table, index, GUIDANCE), step_row(table, index)
+    for row in table.steps(GUIDANCE):
+        weights = row.weights
         after = []
         for number, (state, tone) in enumerate(zip(own, tones, strict=True)):
             begin = own[0] if forced and number else state
             x0 = np.tanh(begin[0][None] + tone[: len(weights), :, None, None, None])
-            after.append(advance(*begin, x0, weights, row))
+            after.append(advance(*begin, x0, weights, row.values))
             guided = (weights[:, None, None, None, None] * x0).sum(axis=0)
             (reference if number == 0 else estimates).append(guided)
         states.append((after[0][0], after[1][0]))

@@ -31,8 +31,10 @@ from minit2i_deploy.evaluation.quality.paired import Paired
 from minit2i_deploy.evaluation.shapes import ShapesScore, Spec, Verdict, held_out_captions
 from minit2i_deploy.evaluation.shapes.score import Rate
 from minit2i_deploy.generate import generate
+from minit2i_deploy.protocol import FreshNoise
 from minit2i_deploy.runtimes import fake
 from minit2i_deploy.runtimes.fake import FakeRuntime, FakeTrajectory
+from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.bundles import CONFIG, write_bundle
 
@@ -162,9 +164,9 @@ def test_planned_evaluations_are_those_spent(
     spent = []
     step = FakeTrajectory.step
 
-    def counted(self: FakeTrajectory, row: object, weights: np.ndarray, *rest: object) -> None:
-        spent.append(len(weights) * len(self.state()[0]))
-        step(self, row, weights, *rest)  # type: ignore[arg-type]
+    def counted(self: FakeTrajectory, row: Row, noise: np.ndarray | None) -> None:
+        spent.append(len(row.weights) * len(self.state()[0]))
+        step(self, row, noise)
 
     monkeypatch.setattr(FakeTrajectory, "step", counted)
     shares: list[float] = []
@@ -185,18 +187,17 @@ class WholeTrajectory(FakeTrajectory):
 
     def run_rows(
         self,
-        rows: np.ndarray,
-        weights: Sequence[np.ndarray],
-        noise: Mapping[int, Callable[[], np.ndarray]],
+        rows: Sequence[Row],
+        fresh_noise: FreshNoise,
         on_row: Callable[[int], None] | None = None,
     ) -> Mapping[str, float]:
-        for index, (row, own) in enumerate(zip(rows, weights, strict=True)):
-            super().step(row, own, noise[index]() if index in noise else None)
-            if on_row is not None and (index % 3 == 0 or index == len(rows) - 1):
-                on_row(index + 1)
+        for row in rows:
+            super().step(row, fresh_noise(row))
+            if on_row is not None and (row.index % 3 == 0 or row.index == len(rows) - 1):
+                on_row(row.index + 1)
         return {"capture": 1.0}
 
-    def step(self, row: np.ndarray, weights: np.ndarray, noise: np.ndarray | None = None) -> None:
+    def step(self, row: Row, noise: np.ndarray | None = None) -> None:
         raise AssertionError("a row came alone")
 
 

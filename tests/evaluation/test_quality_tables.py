@@ -12,7 +12,8 @@ from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.quality.candidates import Candidate, candidates_of, parse_table
 from minit2i_deploy.evaluation.quality.fine_reference import end_floor, fine_table
 from minit2i_deploy.solvers.guidance import adjusted
-from minit2i_deploy.solvers.table import Table, advance, guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.row import advance
+from minit2i_deploy.solvers.table import Table, solver_table
 from tests.helpers.bundles import write_bundle
 
 
@@ -147,10 +148,9 @@ def run_toy(table: Table) -> np.ndarray:
     """A nonlinear two-branch estimate that knows no time, in float64."""
     x = np.linspace(-2, 2, 12).reshape(1, 3, 2, 2)
     h = np.zeros_like(x)
-    for index in range(len(table)):
+    for row in table.steps(2.0, np.float64):
         x0 = np.stack([np.tanh(x + 0.3), 0.8 * np.sin(x)])
-        weights = guidance_weights(table, index, 2.0).astype(np.float64)
-        x, h = advance(x, h, x0[: len(weights)], weights, step_row(table, index, np.float64))
+        x, h = advance(x, h, x0[: len(row.weights)], row.weights, row.values)
     return x
 
 

@@ -18,7 +18,7 @@ from minit2i_deploy.export import export_bundle, verify_bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.runtimes import open_runtime
-from minit2i_deploy.solvers.table import CONDITION_COLUMNS, guidance_weights, step_row
+from minit2i_deploy.solvers.table import CONDITION_COLUMNS
 from tests.helpers.checkpoint_forms import PUBLIC, STUDENT_CONFIG, arrays, base_forms, student_forms
 from tests.helpers.tiny_tokenizer import write_tokenizer
 
@@ -89,9 +89,9 @@ def test_official_trajectory(bundle: Bundle, name: str) -> None:
     with open_runtime(bundle, name) as runtime:
         tokens = runtime.adapt(golden["context"], golden["mask"].astype(np.int64), told)
         state = runtime.start(states[0], tokens[None])
-        for index in range(len(table)):
-            state.step(step_row(table, index), guidance_weights(table, index, 12.0))
-            assert np.abs(state.state()[0] - states[index + 1]).max() <= MAX_STATE_ERROR
+        for row in table.steps(12.0):
+            state.step(row)
+            assert np.abs(state.state()[0] - states[row.index + 1]).max() <= MAX_STATE_ERROR
         assert np.array_equal(to_uint8(state.state()[0]), golden["images_uint8"])
 
 

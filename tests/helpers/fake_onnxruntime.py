@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minit2i_deploy.solvers.table import advance
+from minit2i_deploy.solvers.row import advance
 
 
 @dataclass

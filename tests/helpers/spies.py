@@ -6,6 +6,7 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.runtimes.fake import FakeRuntime, FakeTrajectory
+from minit2i_deploy.solvers.row import Row
 from tests.helpers.bundles import CONFIG
 
 
@@ -17,10 +18,10 @@ class SpyTrajectory(FakeTrajectory):
         self.weights: list[list[float]] = []
         self.noise: list[np.ndarray | None] = []
 
-    def step(self, row: np.ndarray, weights: np.ndarray, noise: np.ndarray | None = None) -> None:
-        self.weights.append(weights.tolist())
+    def step(self, row: Row, noise: np.ndarray | None = None) -> None:
+        self.weights.append(row.weights.tolist())
         self.noise.append(noise)
-        super().step(row, weights, noise)
+        super().step(row, noise)
 
 
 class SpyRuntime(FakeRuntime):

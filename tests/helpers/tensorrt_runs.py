@@ -17,7 +17,8 @@ from minit2i_deploy.bundle.manifest import GRAPHS
 from minit2i_deploy.engines.cache import BuildFlags, EngineKey, Found, native_target, write_engine
 from minit2i_deploy.engines.sidecar import NO_AUDIT
 from minit2i_deploy.runtimes.tensorrt.runtime import TensorRtRtxRuntime, TensorRtRuntime
-from minit2i_deploy.solvers.table import Table, guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.fake_cuda import FakeCuda
 from tests.helpers.fake_plan import write_plan
 from tests.helpers.fake_tensorrt import FakeTensorRt
@@ -87,11 +88,8 @@ def start_arrays(
     )
 
 
-def rows_of(table: Table, guidance: float = GUIDANCE) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Rows and weights as ``run_rows`` takes them."""
-    indices = range(len(table))
-    rows = np.stack([step_row(table, index) for index in indices])
-    return rows, [guidance_weights(table, index, guidance) for index in indices]
+def no_noise(row: Row) -> None:
+    """The noise of tables that draw none."""
 
 
 def write_fake_engine(

@@ -11,7 +11,8 @@ from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.model import MMJiT, Step
 from minit2i_deploy.model.loop import run_table
 from minit2i_deploy.model.step import guided_estimate
-from minit2i_deploy.solvers.table import Table, advance, guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.row import advance
+from minit2i_deploy.solvers.table import Table, solver_table
 
 CONFIG = ModelConfig(
     image_size=16,
@@ -104,11 +105,10 @@ def test_the_loop_is_the_tables_rows_in_order(solver: str) -> None:
     start, tokens = normal(1, 3, 16, 16), normal(2, 1, 5, 32)
     states = [x for x, _ in run_table(Step(net.denoiser), start, tokens, table, 2.5)]
     x, h = start.numpy(), np.zeros((1, 3, 16, 16), np.float32)
-    for index, state in enumerate(states):
+    for row, state in zip(table.steps(2.5), states, strict=True):
         x0 = branches_of(net, torch.from_numpy(x), tokens)
-        x, h = advance(x, h, x0, guidance_weights(table, index, 2.5), step_row(table, index))
+        x, h = advance(x, h, x0, row.weights, row.values)
         assert np.abs(state.numpy() - x).max() <= MAX_ABS_ERROR
-    assert len(states) == len(table)
 
 
 def test_the_loop_leaves_a_branch_out_where_guidance_is_one() -> None:

@@ -62,7 +62,7 @@ def exact_answers(bundle: Bundle, probe: Probe) -> dict[str, np.ndarray]:
     net = network_from_config(bundle.config, network_tensors(bundle)).double()
     context, x, tokens, weights, row = (
         torch.from_numpy(array).double()
-        for array in (probe.context, probe.x, probe.tokens, probe.weights, probe.row)
+        for array in (probe.context, probe.x, probe.tokens, probe.row.weights, probe.row.values)
     )
     adapted = net.text_adapter(context, torch.from_numpy(probe.mask))
     after = Step(net.denoiser)(x, torch.zeros_like(x), tokens, weights, row)[0]

@@ -60,7 +60,7 @@ def test_embeddings_and_pictures_agree(
         assert relative_error(*pictures) <= bound
         state = runtime.start(pictures[0], np.zeros((1, 3, 12, 64), np.float32))
         first = state.state()
-        state.step(np.array([0, 1, 0, 0, 0, 0], np.float32), np.ones(1, np.float32))
+        state.step(TABLE.steps()[0])
         assert np.array_equal(first[0], pictures[0]) and not first[1].any()
 
 
@@ -75,9 +75,9 @@ def test_wrong_options_are_refused(bundle: Bundle, options: dict[str, Any], said
 
 def test_engine_errors_are_one_line(bundle: Bundle) -> None:
     with open_runtime(bundle, "openvino", threads=1) as runtime:
-        state = runtime.start(np.zeros((1, 3, 32, 32), np.float32), np.zeros((1, 1, 12, 64), "f4"))
+        state = runtime.start(np.zeros((1, 3, 32, 32), np.float32), np.zeros((1, 1, 12, 63), "f4"))
         with pytest.raises(RuntimeFailure, match="openvino failed in transformer: ") as caught:
-            state.step(np.zeros(5, np.float32), np.ones(1, np.float32))
+            state.step(TABLE.steps()[0])
         assert "\n" not in str(caught.value)
 
 

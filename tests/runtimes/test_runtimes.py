@@ -17,7 +17,7 @@ from minit2i_deploy.protocol import Runtime, Trajectory
 from minit2i_deploy.runtimes import RUNTIMES, open_runtime
 from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions
 from minit2i_deploy.runtimes.fake import FakeRuntime
-from minit2i_deploy.solvers.table import advance
+from minit2i_deploy.solvers.row import Row, advance
 from minit2i_deploy.text.embed import embed
 from tests.helpers.bundles import CONFIG, write_bundle
 
@@ -167,12 +167,12 @@ def test_the_fake_trajectory_is_its_description(bundle: Bundle) -> None:
     state = runtime.start(x, tokens)
     assert isinstance(runtime, Runtime)
     assert isinstance(state, Trajectory)
-    row = np.array([0.5, 0.25, -0.5, -1.0, 0.0, 0.0], np.float32)
-    weights = np.array([3.0, -2.0], np.float32)
+    values = np.array([0.5, 0.25, -0.5, -1.0, 0.0, 0.0], np.float32)
+    row = Row(values=values, weights=np.array([3.0, -2.0], np.float32))
     before, history = state.state()
-    state.step(row, weights)
+    state.step(row)
     x0 = np.tanh(x[None] + tokens.mean(axis=(2, 3))[:, :, None, None, None])
-    wanted = advance(before, history, x0, weights, row)
+    wanted = advance(before, history, x0, row.weights, row.values)
     for found, right in zip(state.state(), wanted, strict=True):
         assert np.array_equal(found, right)
     assert not history.any()
@@ -184,7 +184,8 @@ def test_the_callers_arrays_are_left_alone(bundle: Bundle) -> None:
     x = np.ones((1, 3, 32, 32), np.float32)
     tokens = np.zeros((1, 1, CONFIG.num_text_tokens, CONFIG.hidden_size), np.float32)
     state = FakeRuntime(bundle).start(x, tokens)
-    state.step(np.array([0, 1, 0, 0, 0, 0], np.float32), np.ones(1, np.float32))
+    values = np.array([0, 1, 0, 0, 0, 0], np.float32)
+    state.step(Row(values=values, weights=np.ones(1, np.float32)))
     assert (x == 1).all()
     x[:] = 5
     assert np.allclose(state.state()[0], np.tanh(1.0))

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minit2i_deploy.solvers.table import advance, solver_table, step_row
+from minit2i_deploy.solvers.row import advance
+from minit2i_deploy.solvers.table import solver_table
 
 Array = np.ndarray[Any, np.dtype[Any]]
 NOISE_SCALE = 2.0
@@ -63,9 +64,8 @@ def errors(flow: MixtureFlow, solver: str, counts: list[int], **grid: Any) -> li
         a_min = None if solver == "dpmpp2m" else 1e-6
         table = solver_table(solver, steps=steps, a_min=a_min, **grid)
         x, h = START, np.zeros_like(START)
-        for i, t in enumerate(table.column("t")):
-            row = step_row(table, i, np.float64)
-            x, h = advance(x, h, flow.estimate(x, t)[None], np.ones(1), row)
+        for row in table.steps(dtype=np.float64):
+            x, h = advance(x, h, flow.estimate(x, row.t)[None], row.weights, row.values)
         found.append(float(np.abs(x - wanted).max()))
     return found
 

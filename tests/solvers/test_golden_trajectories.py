@@ -12,7 +12,7 @@ from torch import Tensor
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.model import MMJiT, Step, build_network
-from minit2i_deploy.solvers.table import Table, guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.table import Table, solver_table
 from tests.helpers.checkpoint_forms import arrays, base_forms
 
 STEPS = 6
@@ -39,11 +39,12 @@ def states(net: MMJiT, golden: dict[str, np.ndarray], table: Table) -> Iterator[
     with torch.inference_mode():
         branches = [net.text_adapter(context, m) for m in (mask, torch.zeros_like(mask))]
         tokens = torch.stack(branches)
-        for i, n in enumerate(table.column("n")):
-            noise: Tensor = torch.from_numpy(channels_first(golden["eps"][i])) if n else h
-            weights = torch.from_numpy(guidance_weights(table, i, float(golden["cfg_scale"])))
-            row = torch.from_numpy(step_row(table, i))
-            x, h = step(x, noise, tokens, weights, row)
+        for row in table.steps(float(golden["cfg_scale"])):
+            noise: Tensor = h
+            if row.draws_noise:
+                noise = torch.from_numpy(channels_first(golden["eps"][row.index]))
+            values, weights = torch.from_numpy(row.values), torch.from_numpy(row.weights)
+            x, h = step(x, noise, tokens, weights, values)
             yield x.numpy()
 
 

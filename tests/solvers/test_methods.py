@@ -12,7 +12,8 @@ import pytest
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.methods import SOLVERS
-from minit2i_deploy.solvers.table import Table, advance, solver_table, step_row
+from minit2i_deploy.solvers.row import advance
+from minit2i_deploy.solvers.table import Table, solver_table
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Estimate = Callable[[Array], Array]
@@ -36,10 +37,9 @@ def noises(steps: int) -> Array:
 def run(table: Table, estimate: Estimate) -> Array:
     x = 2.0 * np.random.default_rng(3).standard_normal(SHAPE)
     h, fresh = np.zeros_like(x), noises(len(table))
-    for i, n in enumerate(table.column("n")):
-        slot = fresh[i] if n else h
-        row = step_row(table, i, np.float64)
-        x, h = advance(x, slot, estimate(x)[None], np.ones(1), row)
+    for row in table.steps(dtype=np.float64):
+        slot = fresh[row.index] if row.draws_noise else h
+        x, h = advance(x, slot, estimate(x)[None], row.weights, row.values)
     return x
 
 
@@ -170,12 +170,11 @@ def residual(table: Table) -> tuple[float, float]:
     """What is left of x at t = 1 where the estimate is always 0: of the start, of t >= 0.95."""
     x, h, late = np.ones((1, 3, 1, 1)), np.zeros((1, 3, 1, 1)), np.ones((1, 3, 1, 1))
     times = table.column("t")
-    for i, t in enumerate(times):
+    for row in table.steps(dtype=np.float64):
         # Heun evaluates a time twice, first at a predictor that is no state of the trajectory.
-        if t == times[times >= 0.95 - 1e-9].min():
+        if row.t == times[times >= 0.95 - 1e-9].min():
             late = x
-        row = step_row(table, i, np.float64)
-        x, h = advance(x, h, np.zeros((1, 1, 3, 1, 1)), np.ones(1), row)
+        x, h = advance(x, h, np.zeros((1, 1, 3, 1, 1)), row.weights, row.values)
     return float(x.max()), float(x.max() / late.max())
 
 

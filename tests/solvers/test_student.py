@@ -26,9 +26,7 @@ from minit2i_deploy.solvers.table import (
     COLUMNS,
     CONDITION_COLUMNS,
     Table,
-    guidance_weights,
     solver_table,
-    step_row,
 )
 from tests.helpers.bundles import CONFIG, draft, write_files
 from tests.helpers.checkpoint_forms import arrays, base_forms, student_forms
@@ -190,10 +188,11 @@ def test_table_is_the_textbook_sampler() -> None:
     table = solver_table("mean-flow", steps=25, a_min=0.05)
     z = x = rng.standard_normal(50)
     noise = np.linspace(1.0, 0.0, 26)
-    for index, (now, after) in enumerate(itertools.pairwise(noise)):
+    pairs = itertools.pairwise(noise)
+    for row, (now, after) in zip(table.steps(dtype=np.float64), pairs, strict=True):
         x0 = np.tanh(z + 0.1)
         z = z - (now - after) * (z - x0) / max(now, 0.05)
-        a, b, c, s, *_ = step_row(table, index, np.float64)
+        a, b, c, s, *_ = row.values
         x = a * x + b * np.tanh(x + 0.1)
         assert c == s == 0.0
     # Float64 rounding; measured 2e-15.
@@ -204,7 +203,7 @@ def test_table_tells_the_student_and_runs_one_branch(tmp_path: Path) -> None:
     table = solver_table("mean-flow", steps=3, omega=5.0)
     assert table.columns == COLUMNS + CONDITION_COLUMNS
     assert table.conditions().tolist() == [[1 / 3, 5.0, 0.2, 0.8]] * 3
-    assert all(guidance_weights(table, i, 7.0).tolist() == [1.0] for i in range(3))
+    assert all(row.weights.tolist() == [1.0] for row in table.steps(7.0))
     assert table.is_conditioned and not solver_table("euler", steps=3).is_conditioned
     assert (table.told_guidance, solver_table("euler", steps=3).told_guidance) == (5.0, None)
     table.save(tmp_path / "t.json")

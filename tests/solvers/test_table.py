@@ -14,15 +14,12 @@ import pytest
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.methods import SOLVERS
+from minit2i_deploy.solvers.row import GRAPH_COLUMNS, advance
 from minit2i_deploy.solvers.table import (
     COLUMNS,
-    GRAPH_COLUMNS,
     Table,
-    advance,
-    guidance_weights,
     inside_interval,
     solver_table,
-    step_row,
 )
 
 Image = np.ndarray[Any, np.dtype[Any]]
@@ -37,9 +34,8 @@ def estimate(x: Image) -> Image:
 
 def run_table(table: Table, x: Image) -> Image:
     h = np.zeros_like(x)
-    for i in range(len(table)):
-        weights = guidance_weights(table, i, 1.0).astype(np.float64)
-        x, h = advance(x, h, estimate(x)[None], weights, step_row(table, i, np.float64))
+    for row in table.steps(dtype=np.float64):
+        x, h = advance(x, h, estimate(x)[None], row.weights, row.values)
     return x
 
 
@@ -98,30 +94,35 @@ def test_two_euler_steps_by_hand() -> None:
     ]
 
 
-def test_step_row_orders_the_graph_columns_and_puts_noise_in_the_history_slot() -> None:
+def test_a_row_orders_the_graph_columns_and_puts_noise_in_the_history_slot() -> None:
     assert GRAPH_COLUMNS == ("a", "b", "c", "s", "clip", "rescale")
     rows = np.array([
         [0.0, 1.0, 2.0, 3.0, 0.0, -1.0, 1.0, 4.0, 0.5],
         [0.5, 1.0, 2.0, 0.0, 7.0, -1.0, 1.0, 4.0, 0.5],
     ])  # fmt: skip
     table = Table(name="x", columns=COLUMNS, rows=rows)
-    assert step_row(table, 0).tolist() == [1, 2, 3, -1, 4, 0.5]
-    assert step_row(table, 1).tolist() == [1, 2, 7, -1, 4, 0.5]
-    assert step_row(table, 0).dtype == np.float32
+    first, second = table.steps()
+    assert first.values.tolist() == [1, 2, 3, -1, 4, 0.5]
+    assert second.values.tolist() == [1, 2, 7, -1, 4, 0.5]
+    assert first.values.dtype == first.weights.dtype == np.float32
+    assert [(row.index, row.t, row.draws_noise) for row in (first, second)] == [
+        (0, 0.0, False), (1, 0.5, True),
+    ]  # fmt: skip
+    assert first.slope == -1.0
     order = (4, 1, 2, 3, 0, 8, 5, 6, 7)
     mixed = Table(name="x", columns=tuple(COLUMNS[i] for i in order), rows=rows[:, order])
-    assert step_row(mixed, 1).tolist() == step_row(table, 1).tolist()
+    assert mixed.steps()[1].values.tolist() == second.values.tolist()
 
 
-def test_guidance_weights_follow_the_interval() -> None:
+def test_branch_weights_follow_the_interval() -> None:
     table = solver_table("euler", steps=4, interval=(0.25, 0.5))
-    assert [guidance_weights(table, i, 2.5).tolist() for i in range(4)] == [
+    assert [row.weights.tolist() for row in table.steps(2.5)] == [
         [1.0], [2.5, -1.5], [2.5, -1.5], [1.0],
     ]  # fmt: skip
-    assert guidance_weights(table, 1, 1.0).tolist() == [1.0]
-    assert guidance_weights(table, 1, 0.0).tolist() == [0.0, 1.0]
+    assert table.steps(1.0)[1].weights.tolist() == [1.0]
+    assert table.steps(0.0)[1].weights.tolist() == [0.0, 1.0]
     with pytest.raises(UsageError, match="guidance is nan"):
-        guidance_weights(table, 1, float("nan"))
+        table.steps(float("nan"))
 
 
 def test_an_interval_holds_its_ends_as_decimals() -> None:
@@ -176,8 +177,8 @@ def test_float32_stays_near_float64_over_a_trajectory() -> None:
     table = solver_table("euler", steps=100)
     x = start().astype(np.float32)
     h = np.zeros_like(x)
-    for i in range(len(table)):
-        x, h = advance(x, h, estimate(x)[None], guidance_weights(table, i, 1.0), step_row(table, i))
+    for row in table.steps():
+        x, h = advance(x, h, estimate(x)[None], row.weights, row.values)
     # Float32 rounding of 100 steps; measured 3.6e-7.
     assert np.abs(x - run_table(table, start())).max() < 2e-6
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from minit2i_deploy.model.mmjit import MMJiT
-from minit2i_deploy.solvers.table import Table, step_row
+from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.training.objectives.mean_flow_loss import Guidance, Told, mean_velocity
 
 # A level on the grid and the same bound in a recipe may differ in the last bits.
@@ -53,13 +53,13 @@ def teacher_states(
     guided = (omega != 1).any(1).tolist()
     x, h = noise, torch.zeros_like(noise)
     states = [x]
-    for index in range(len(table)):
-        branches = 1 + guided[index]
+    for row in table.steps():
+        branches = 1 + guided[row.index]
         x0 = teacher.denoiser(torch.cat([x] * branches), torch.cat(texts[:branches]))
         given, *free = x0.to(torch.float32).chunk(branches)
-        g = omega[index].reshape(-1, 1, 1, 1)
+        g = omega[row.index].reshape(-1, 1, 1, 1)
         y = g * given + (1 - g) * free[0] if free else given
-        a, b, c, s, *_ = step_row(table, index).tolist()
+        a, b, c, s, *_ = row.values.tolist()
         x, h = a * x + b * y + c * h, y + s * x
         states.append(x)
     return torch.stack(states)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.step_switch import SplitRuntime, start_rows
+from minit2i_deploy.bundle.step_switch import SplitRuntime
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime, GraphTrajectory
 from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.request import Request
-from minit2i_deploy.solvers.table import Table, step_row
+from minit2i_deploy.solvers.table import Table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -84,15 +84,14 @@ def draw(
     for number, (prompt, seed, wanted) in enumerate(zip(prompts, seeds, rows, strict=True)):
         request = Request.of(bundle, prompt, seed=seed, table=table, guidance=guidance)
         tokens = request.tokens(bundle, runtime)
-        state = start_rows(runtime, request.start(bundle), tokens, table.column("t"))
+        state = runtime.start(request.start(bundle), tokens)
         kept = []
-        for index, weights in enumerate(request.weights):
-            row = step_row(table, index)
-            if index in wanted:
+        for row in request.rows:
+            if row.index in wanted:
                 assert isinstance(state, GraphTrajectory), "a split trajectory tells no inputs"
-                t, inputs = float(table.column("t")[index]), state.inputs(row, weights)
-                kept.append(State(t=t, index=index, prompt=number, inputs=inputs))
-            state.step(row, weights)
-            progress((number + (index + 1) / len(table)) / len(prompts))
+                inputs = state.inputs(row)
+                kept.append(State(t=row.t, index=row.index, prompt=number, inputs=inputs))
+            state.step(row)
+            progress((number + (row.index + 1) / len(table)) / len(prompts))
         drawn.append(Drawn(states=tuple(kept), final=state.state()[0], tokens=tokens))
     return drawn

@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.export.quantize.graph.model_graph import Graph, Session, read_graph, widen
+from minit2i_deploy.solvers.row import Row
 
 
 class GraphsRuntime:
@@ -94,23 +95,18 @@ class GraphTrajectory:
         self._session, self._tokens = session, tokens
         self._x, self._h = x, np.zeros_like(x)
 
-    def inputs(
-        self, row: Float32[np.ndarray, " 6"], weights: Float32[np.ndarray, " branches"]
-    ) -> dict[str, np.ndarray]:
+    def inputs(self, row: Row) -> dict[str, np.ndarray]:
         """What the step graph is given for a row from here."""
-        tokens = self._tokens[: len(weights)]
-        return {"x": self._x, "h": self._h, "tokens": tokens, "weights": weights, "row": row}
+        tokens, weights = self._tokens[: len(row.weights)], row.weights
+        return {"x": self._x, "h": self._h, "tokens": tokens, "weights": weights, "row": row.values}
 
     def step(
-        self,
-        row: Float32[np.ndarray, " 6"],
-        weights: Float32[np.ndarray, " branches"],
-        noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+        self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """As in ``protocol.Trajectory``."""
         if noise is not None:
             self._h = noise
-        self._x, self._h = self._session(self.inputs(row, weights))
+        self._x, self._h = self._session(self.inputs(row))
 
     def state(
         self,

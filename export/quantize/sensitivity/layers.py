@@ -193,19 +193,19 @@ class Laboratory:
     def drift(self, step: Session) -> Drift:
         """How far a version strays that takes every row."""
         reference = self.reference
-        x, _ = reference.run(step, reference.states[0], 0, len(reference.table))
+        x, _ = reference.run(step, reference.states[0], reference.rows)
         return reference.drift(x)
 
     def splits(self) -> tuple[Split, ...]:
         """All layers quantised on one side of each stratum's begin, none on the other."""
-        reference, rows = self.reference, len(self.reference.table)
+        reference, rows = self.reference, self.reference.rows
         found = []
         with self.session(self.graph()) as step:
             for begin, t in zip(self.edges, (*self.times, 1.0), strict=True):
                 drifts = []
                 for early, late in ((step, reference.step), (reference.step, step)):
-                    state = reference.run(early, reference.states[0], 0, begin)
-                    x, _ = reference.run(late, state, begin, rows)
+                    state = reference.run(early, reference.states[0], rows[:begin])
+                    x, _ = reference.run(late, state, rows[begin:])
                     drifts.append(reference.drift(x))
                 found.append(
                     Split(t=t, row=begin, early_quantised=drifts[0], late_quantised=drifts[1])
@@ -227,8 +227,8 @@ class Laboratory:
     def _finals(self, step: Session) -> tuple[float, ...]:
         reference, found = self.reference, []
         for begin, end in zip(self.edges, self.edges[1:], strict=False):
-            state = reference.run(step, reference.states[begin], begin, end)
-            x, _ = reference.run(reference.step, state, end, len(reference.table))
+            state = reference.run(step, reference.states[begin], reference.rows[begin:end])
+            x, _ = reference.run(reference.step, state, reference.rows[end:])
             found.append(reference.drift(x).error)
         return tuple(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from minit2i_deploy.evaluation.quality import metrics
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
 from minit2i_deploy.export.quantize.graph.model_graph import Session
 from minit2i_deploy.request import Request
-from minit2i_deploy.solvers.table import GRAPH_COLUMNS, Table, guidance_weights, step_row
+from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
+from minit2i_deploy.solvers.table import Table
 
 State = tuple[np.ndarray, np.ndarray]
 
@@ -56,20 +58,25 @@ class Reference:
     tokens: Float32[np.ndarray, "branches batch tokens hidden"]
     states: tuple[State, ...]
 
-    def run(self, step: Session, state: State, begin: int, end: int) -> State:
-        """The state after rows ``begin`` to ``end``, the latter left out."""
-        for index in range(begin, end):
-            row = step_row(self.table, index)
-            x, h = step(self._inputs(state, index, row))
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Rows of the table at the reference's guidance."""
+        return self.table.steps(self.guidance)
+
+    def run(self, step: Session, state: State, rows: Sequence[Row]) -> State:
+        """The state after some rows of the table."""
+        for row in rows:
+            x, h = step(self._inputs(state, row))
             state = x, h
         return state
 
     def estimate(self, step: Session, index: int) -> Float32[np.ndarray, "batch 3 height width"]:
         """The guided estimate of the clean image from the reference's state before a row."""
-        row = step_row(self.table, index)
+        row = self.rows[index]
         # x' = y: all else of the row stays, as bound and rescale belong to the estimate.
-        row[[GRAPH_COLUMNS.index(name) for name in "abcs"]] = (0.0, 1.0, 0.0, 0.0)
-        return step(self._inputs(self.states[index], index, row))[0]
+        values = row.values.copy()
+        values[[GRAPH_COLUMNS.index(name) for name in "abcs"]] = (0.0, 1.0, 0.0, 0.0)
+        return step(self._inputs(self.states[index], dataclasses.replace(row, values=values)))[0]
 
     def drift(self, x: Float32[np.ndarray, "batch 3 height width"]) -> Drift:
         """How far final states are from these pictures'."""
@@ -77,11 +84,10 @@ class Reference:
         psnr = metrics.psnr(np.asarray(x), wanted)
         return Drift(error=relative_error(x, wanted), psnr_db=float(psnr.mean()))
 
-    def _inputs(self, state: State, index: int, row: np.ndarray) -> dict[str, np.ndarray]:
-        weights = guidance_weights(self.table, index, self.guidance)
-        tokens = np.ascontiguousarray(self.tokens[: len(weights)])
+    def _inputs(self, state: State, row: Row) -> dict[str, np.ndarray]:
+        tokens = np.ascontiguousarray(self.tokens[: len(row.weights)])
         x, h = state
-        return {"x": x, "h": h, "tokens": tokens, "weights": weights, "row": row}
+        return {"x": x, "h": h, "tokens": tokens, "weights": row.weights, "row": row.values}
 
 
 def paint_reference(
@@ -116,8 +122,8 @@ def paint_reference(
         step=step, table=table, guidance=guidance, tokens=tokens, states=((x, np.zeros_like(x)),)
     )
     states = list(reference.states)
-    for index in range(len(table)):
-        states.append(reference.run(step, states[-1], index, index + 1))
+    for row in reference.rows:
+        states.append(reference.run(step, states[-1], [row]))
     return Reference(step=step, table=table, guidance=guidance, tokens=tokens, states=tuple(states))
 
 

@@ -18,7 +18,6 @@ from minit2i_deploy.flops import adapter_flops, denoiser_flops, text_encoder_flo
 from minit2i_deploy.io.images import to_pil
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.request import Request
-from minit2i_deploy.solvers.table import step_row
 from minit2i_deploy.text.encoder import RowEncoder
 
 STAGES: Final = ("tokenise", "encode", "adapt", "step", "image", "embed")
@@ -87,16 +86,16 @@ def prepare(
         raise UsageError(f"{num_texts} texts to embed came, but at least 1 is needed")
     table, guidance = bundle.preset(preset)
     request = Request.of(bundle, prompt, table=table, guidance=guidance)
-    branches = max(map(len, request.weights))
+    costliest = max(request.rows, key=lambda row: len(row.weights))
+    branches = len(costliest.weights)
     tokenizer = bundle.tokenizer()
     (encoded,) = tokenizer.encode([prompt])
     ids, mask = encoded.ids[None], np.ones((1, len(encoded.ids)), np.int64)
     context, room = _context(bundle, runtime.encode(ids, mask), branches)
     told = None if request.conditions is None else np.tile(request.conditions, (branches, 1))
     adapted = runtime.adapt(context, room, told)
-    row, most = _costliest(request)
     state = runtime.start(request.start(bundle), adapted[:, None])
-    state.step(row, most)
+    state.step(costliest)
     first = state.state()[0]
     encoder = RowEncoder(bundle, runtime, batch_size=batch_size, cache_bytes=0)
     texts = tokenizer.encode(short_texts(num_texts))
@@ -106,12 +105,12 @@ def prepare(
             "tokenise": lambda: tokenizer.encode([prompt]),
             "encode": lambda: runtime.encode(ids, mask),
             "adapt": lambda: runtime.adapt(context, room, told),
-            "step": lambda: state.step(row, most),
+            "step": lambda: state.step(costliest),
             "image": lambda: to_pil(first),
             "embed": lambda: list(encoder.rows(texts)),
         },
         flops=_flops(bundle, ids.size, branches),
-        steps_per_image=sum(map(len, request.weights)) / branches,
+        steps_per_image=sum(len(row.weights) for row in request.rows) / branches,
         num_texts=num_texts,
         state=first,
         matrix_rate=runtime.matrix_rate() if isinstance(runtime, Rated) else numpy_rate(),
@@ -147,12 +146,6 @@ def _context(bundle: Bundle, values: np.ndarray, branches: int) -> tuple[np.ndar
     mask = np.zeros((branches, length), np.int64)
     context[0, : values.shape[1]], mask[0, : values.shape[1]] = values[0], 1
     return context, mask
-
-
-def _costliest(request: Request) -> tuple[np.ndarray, np.ndarray]:
-    weights = request.weights
-    index = max(range(len(weights)), key=lambda k: len(weights[k]))
-    return step_row(request.table, index), weights[index]
 
 
 def _flops(bundle: Bundle, num_tokens: int, branches: int) -> dict[str, int]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from minit2i_deploy.bundle.step_switch import start_rows
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.evaluation.compare.prompt_set import Task
 from minit2i_deploy.evaluation.compare.subjects import Side
@@ -16,7 +15,8 @@ from minit2i_deploy.evaluation.quality.metrics import relative_errors
 from minit2i_deploy.generate import Frame, frames
 from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.request import Request
-from minit2i_deploy.solvers.table import Table, step_row
+from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.table import Table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -90,7 +90,7 @@ class _Teacher:
     """Keeps A's state before each row, and lets B take that row from it."""
 
     def __init__(self, a: Side, b: Side, request: Request) -> None:
-        self.b, self.request, self.fresh = b, request, request.fresh_noise(a.bundle)
+        self.a, self.b, self.request = a, b, request
         first, self.tokens = (request.tokens(side.bundle, side.runtime) for side in (a, b))
         self.tokens_error = relative_errors(
             np.swapaxes(self.tokens, 0, 1), np.swapaxes(first, 0, 1)
@@ -102,9 +102,9 @@ class _Teacher:
     def compare(self, frame_a: Frame, frame_b: Frame) -> None:
         """Measure one row."""
         x_a, h_a = frame_a.state.state()
-        x_forced, h_forced = self._step(frame_a.index)
+        x_forced, h_forced = self._step(frame_a.row)
         # h' = y + s x, and both sides had the same x.
-        estimate = h_a - np.float32(frame_a.slope) * self.x
+        estimate = h_a - np.float32(frame_a.row.slope) * self.x
         errors = (
             relative_errors(estimate + (h_forced - h_a), estimate),
             relative_errors(x_forced, x_a),
@@ -118,12 +118,11 @@ class _Teacher:
         estimate, step, drift = (np.stack(rows) for rows in zip(*self.errors, strict=True))
         return Details(tokens=self.tokens_error, estimate=estimate, step=step, drift=drift)
 
-    def _step(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        table = self.request.table
-        state = start_rows(self.b.runtime, self.x, self.tokens, table.column("t")[index:])
+    def _step(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
+        state = self.b.runtime.start(self.x, self.tokens)
         # Noise takes the history slot's place, and so can a history.
-        slot = self.fresh[index]() if index in self.fresh else self.h
-        state.step(step_row(table, index), self.request.weights[index], slot)
+        noise = self.request.fresh_noise(self.a.bundle, row)
+        state.step(row, self.h if noise is None else noise)
         return state.state()
 
 

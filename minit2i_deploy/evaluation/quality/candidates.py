@@ -11,7 +11,7 @@ from typing import Final
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.methods import solver_points
-from minit2i_deploy.solvers.table import Table, guidance_weights
+from minit2i_deploy.solvers.table import Table
 
 TABLE_SPEC: Final = "a table of the bundle, a .json file, or SOLVER:STEPS[:shift=S][:a_min=A|land]"
 _LAND: Final = "land"
@@ -28,8 +28,7 @@ class Candidate:
     @property
     def num_evaluations(self) -> int:
         """Evaluations of the denoiser a picture costs: branches, summed over the rows."""
-        rows = range(len(self.table))
-        return sum(len(guidance_weights(self.table, row, self.guidance)) for row in rows)
+        return sum(len(row.weights) for row in self.table.steps(self.guidance))
 
 
 def candidates_of(tables: Sequence[Table], guidances: Sequence[float]) -> list[Candidate]:

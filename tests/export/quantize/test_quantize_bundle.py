@@ -23,6 +23,7 @@ from minit2i_deploy.export.quantize.bundle_quantization import calibration_path
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
 from minit2i_deploy.export.quantize.schemes import SCHEMES, check_fits, find_scheme
 from minit2i_deploy.runtimes import open_runtime
+from minit2i_deploy.solvers.row import Row
 from tests.helpers.cli_runs import run
 from tests.helpers.quantize_runs import estimates, ranges, relative, source, states, step_graph
 
@@ -99,7 +100,7 @@ def test_a_runtime_takes_the_step(int8: Bundle, name: str) -> None:
     wanted = estimates(step_graph())[0]
     with open_runtime(int8, name, threads=1) as runtime:
         trajectory = runtime.start(inputs["x"], inputs["tokens"])
-        trajectory.step(inputs["row"], inputs["weights"])
+        trajectory.step(Row(values=inputs["row"], weights=inputs["weights"]))
         # Measured: 0.06 for both.
         assert 1e-4 < relative(trajectory.state()[0], wanted) < 0.2
 

@@ -20,15 +20,19 @@ from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import (
     CudaGraphWarning,
 )
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
+from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.bundles import CONFIG, write_bundle
 from tests.helpers.fake_onnxruntime import FakeOrt
 from tests.helpers.tiny_bundle import tiny_bundle
 
 WITH_CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
-ROW = np.array([0.5, 0.25, -0.5, -1.0, 0.0, 0.0], np.float32)
+_VALUES = np.array([0.5, 0.25, -0.5, -1.0, 0.0, 0.0], np.float32)
 # Two branches, one, and two again.
-WEIGHTS = [np.array(w, np.float32) for w in ([3, -2], [1], [3, -2], [1], [2, -1], [2, -1])]
+ROWS = [
+    Row(values=_VALUES, weights=np.array(weights, np.float32))
+    for weights in ([3, -2], [1], [3, -2], [1], [2, -1], [2, -1])
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +57,8 @@ def arrays(seed: int, batch: int = 2) -> tuple[np.ndarray, np.ndarray]:
 def expected(seed: int, times: int = 1, batch: int = 2) -> tuple[np.ndarray, np.ndarray]:
     x, tokens = arrays(seed, batch)
     state = FakeTrajectory(x, tokens)
-    for weights in WEIGHTS * times:
-        state.step(ROW, weights)
+    for row in ROWS * times:
+        state.step(row)
     return state.state()
 
 
@@ -62,8 +66,8 @@ def painted(
     runtime: OnnxRuntime, seed: int, times: int = 1, batch: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
     state = runtime.start(*arrays(seed, batch))
-    for weights in WEIGHTS * times:
-        state.step(ROW, weights)
+    for row in ROWS * times:
+        state.step(row)
     return state.state()
 
 
@@ -82,11 +86,11 @@ def test_graphs_are_recorded_checked_and_then_replayed_alone(
         fake.copies.clear()
         assert all(map(np.array_equal, painted(runtime, 2), expected(2)))
         # One replay a row, and no check any more.
-        assert len(session.runs) == len(WEIGHTS) and -1 not in session.runs
+        assert len(session.runs) == len(ROWS) and -1 not in session.runs
         assert sorted(session.recorded) == [1, 2, 3]
         assert fake.copies.count("from cuda") == 2
         # x, h, each branch count's tokens; a row and its weights each time.
-        assert fake.copies.count("to cuda") == 2 + 2 + 2 * len(WEIGHTS)
+        assert fake.copies.count("to cuda") == 2 + 2 + 2 * len(ROWS)
 
 
 def test_one_session_serves_one_branch_and_two(bundle: Bundle, fake: FakeOrt) -> None:
@@ -103,9 +107,9 @@ def test_one_session_serves_one_branch_and_two(bundle: Bundle, fake: FakeOrt) ->
 def test_living_trajectories_have_places_of_their_own(bundle: Bundle, fake: FakeOrt) -> None:
     with OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime:
         first, second = runtime.start(*arrays(4)), runtime.start(*arrays(5))
-        for weights in WEIGHTS:
-            first.step(ROW, weights)
-            second.step(ROW, weights)
+        for row in ROWS:
+            first.step(row)
+            second.step(row)
         assert all(map(np.array_equal, first.state(), expected(4)))
         assert all(map(np.array_equal, second.state(), expected(5)))
         numbers = set(fake.sessions[0].recorded)
@@ -125,8 +129,8 @@ def test_noise_reaches_the_graph(bundle: Bundle, fake: FakeOrt) -> None:
     with OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime:
         state = runtime.start(x, tokens)
         for noise in noises:
-            state.step(ROW, WEIGHTS[0], noise)
-            wanted.step(ROW, WEIGHTS[0], noise)
+            state.step(ROWS[0], noise)
+            wanted.step(ROWS[0], noise)
         assert all(map(np.array_equal, state.state(), wanted.state()))
 
 

@@ -19,6 +19,7 @@ from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
 from minit2i_deploy.runtimes.onnxruntime.session import find_provider, open_session, prove
 from minit2i_deploy.runtimes.toy_graph import matmul_model
+from minit2i_deploy.solvers.row import Row
 from tests.helpers.bundles import CONFIG, write_bundle
 from tests.helpers.cli_runs import run
 from tests.helpers.fake_onnxruntime import FakeOrt
@@ -221,21 +222,24 @@ def test_the_state_never_leaves_the_device(bundle: Bundle, monkeypatch: pytest.M
     x = rng.standard_normal((2, 3, 32, 32)).astype(np.float32)
     shape = (2, 2, CONFIG.num_text_tokens, CONFIG.hidden_size)
     tokens = rng.standard_normal(shape).astype(np.float32)
-    row = np.array([0.5, 0.25, -0.5, -1.0, 0.0, 0.0], np.float32)
-    rows = [np.array(w, np.float32) for w in ([3, -2], [1], [3, -2], [1], [2, -1])]
+    values = np.array([0.5, 0.25, -0.5, -1.0, 0.0, 0.0], np.float32)
+    rows = [
+        Row(values=values, weights=np.array(weights, np.float32))
+        for weights in ([3, -2], [1], [3, -2], [1], [2, -1])
+    ]
     wanted = FakeTrajectory(x.copy(), tokens)
     with OnnxRuntime(bundle, provider="cuda", cuda_graph="off") as runtime:
         state = runtime.start(x, tokens)
-        for weights in rows[:2]:
-            state.step(row, weights)
+        for row in rows[:2]:
+            state.step(row)
         ort.copies.clear()
-        for weights in rows[2:]:
-            state.step(row, weights)
+        for row in rows[2:]:
+            state.step(row)
         assert ort.copies == []
         found = state.state()
         assert ort.copies == ["from cuda", "from cuda"]
-    for weights in rows:
-        wanted.step(row, weights)
+    for row in rows:
+        wanted.step(row)
     assert all(map(np.array_equal, found, wanted.state()))
     bindings = ort.sessions[-1].bindings
     assert all(set(binding.devices.values()) == {"cuda"} for binding in bindings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from minit2i_deploy.protocol import Runtime, Trajectory
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
 from minit2i_deploy.runtimes.torch.runtime import TorchRuntime
 from minit2i_deploy.solvers.noise import batch_noise, standard_noise
-from minit2i_deploy.solvers.table import Table, guidance_weights, solver_table, step_row
+from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.text.conditioning import branch_tokens
 from minit2i_deploy.text.embed import embed
 from minit2i_deploy.text.prompts import Mix
@@ -115,14 +116,13 @@ def test_each_step_agrees(
 ) -> None:
     tokens = tokens_of(bundle, torch_runtime, PROMPTS[:count])
     state = torch_runtime.start(start_of(bundle, count), tokens)
-    for index in range(len(table)):
+    for row in table.steps(guidance):
         x, h = state.state()
-        row, weights = step_row(table, index), guidance_weights(table, index, guidance)
-        state.step(row, weights)
+        state.step(row)
         # Both begin each row at the same state, so errors do not add up; the noise argument is
         # the way into the history slot.
         fresh = ort.start(x, tokens)
-        fresh.step(row, weights, h)
+        fresh.step(row, h)
         for found, wanted in zip(fresh.state(), state.state(), strict=True):
             assert relative_error(found, wanted) <= MAX_RELATIVE_ERROR
 
@@ -164,11 +164,10 @@ def golden_states(runtime: Runtime, name: str, table: Table) -> tuple[float, np.
     tokens = np.stack([runtime.adapt(context, mask), runtime.adapt(context, np.zeros_like(mask))])
     state: Trajectory = runtime.start(wanted[0], tokens)
     error, reached = 0.0, 0
-    for index in range(len(table)):
-        weights = guidance_weights(table, index, float(golden["cfg_scale"]))
-        state.step(step_row(table, index), weights)
+    for row in table.steps(float(golden["cfg_scale"])):
+        state.step(row)
         # Heun's first evaluation of a step leaves a state of its own, not one of the solver's.
-        if not table.column("s")[index]:
+        if not row.slope:
             reached += 1
             error = max(error, float(np.abs(state.state()[0] - wanted[reached]).max()))
     assert reached == len(wanted) - 1
@@ -213,37 +212,33 @@ def test_states_are_copies_and_arguments_are_left_alone(bundle: Bundle, runtime:
     noise = batch_noise([9], x.shape[1:])
     kept = [array.copy() for array in (x, tokens, noise)]
     table = solver_table("heun", steps=2)
-    row, weights = step_row(table, 0), guidance_weights(table, 0, 2.0)
+    row = table.steps(2.0)[0]
     state = runtime.start(x, tokens)
     first = state.state()
     assert np.array_equal(first[0], x)
     assert not first[1].any()
-    state.step(row, weights, noise)
+    state.step(row, noise)
     second = state.state()
-    state.step(row, weights)
+    state.step(row)
     assert all(map(np.array_equal, (x, tokens, noise), kept))
     x[:], tokens[:], noise[:] = 0, 0, 0
     again = runtime.start(kept[0], kept[1])
-    again.step(row, weights, kept[2])
+    again.step(row, kept[2])
     assert all(map(np.array_equal, second, again.state()))
-    again.step(row, weights)
+    again.step(row)
     assert all(map(np.array_equal, state.state(), again.state()))
 
 
 def test_two_trajectories_share_nothing(bundle: Bundle, runtime: Runtime) -> None:
     tokens = tokens_of(bundle, runtime, ["red"])
     x = start_of(bundle, 1)
-    table = solver_table("euler", steps=3)
-
-    def advance(state: Trajectory, index: int) -> None:
-        state.step(step_row(table, index), guidance_weights(table, index, 2.0))
-
+    rows = solver_table("euler", steps=3).steps(2.0)
     alone, first, second = (runtime.start(x, tokens) for _ in range(3))
-    for index in range(3):
-        advance(alone, index)
-    for index in range(3):
-        advance(first, index)
-        advance(second, index)
+    for row in rows:
+        alone.step(row)
+    for row in rows:
+        first.step(row)
+        second.step(row)
     assert np.array_equal(first.state()[0], alone.state()[0])
     assert np.array_equal(second.state()[0], alone.state()[0])
 
@@ -264,11 +259,10 @@ def test_rows_may_change_their_number_of_branches(bundle: Bundle, runtime: Runti
     tokens = tokens_of(bundle, runtime, ["red"])
     x = start_of(bundle, 1)
     sparse, full = runtime.start(x, tokens), runtime.start(x, tokens)
-    for index in range(len(table)):
-        weights = guidance_weights(table, index, 2.0)
-        sparse.step(step_row(table, index), weights)
-        both = weights if len(weights) == 2 else np.array([1, 0], np.float32)
-        full.step(step_row(table, index), both)
+    for row in table.steps(2.0):
+        sparse.step(row)
+        both = row.weights if len(row.weights) == 2 else np.array([1, 0], np.float32)
+        full.step(dataclasses.replace(row, weights=both))
     assert relative_error(sparse.state()[0], full.state()[0]) <= MAX_RELATIVE_ERROR
 
 
@@ -280,7 +274,7 @@ def test_an_engine_error_is_one_line_and_leaves_the_runtime_usable(
     assert "\n" not in str(caught.value)
     state = ort.start(start_of(bundle, 1), tokens_of(bundle, ort, ["red"]))
     with pytest.raises(RuntimeFailure, match="onnxruntime failed in transformer: ") as caught:
-        state.step(np.zeros(5, np.float32), np.ones(1, np.float32))
+        state.step(dataclasses.replace(TABLES[0].steps()[0], weights=np.ones(3, np.float32)))
     assert "\n" not in str(caught.value)
     assert np.isfinite(generate(bundle, ort, "red", table=TABLES[0]).x).all()
 

@@ -13,7 +13,7 @@ from minit2i_deploy.runtimes.tensorrt.rows import REPLAY_TOLERANCE, GraphFallbac
 from minit2i_deploy.runtimes.tensorrt.runtime import TensorRtRuntime
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.fake_cuda import cudaError_t
-from tests.helpers.tensorrt_runs import TABLE, Bench, make_bench, rows_of, start_arrays
+from tests.helpers.tensorrt_runs import GUIDANCE, TABLE, Bench, make_bench, no_noise, start_arrays
 
 Op = Callable[[], None]
 UNSUPPORTED = cudaError_t.cudaErrorStreamCaptureUnsupported
@@ -26,7 +26,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def run(bench: Bench, runtime: TensorRtRuntime, steps: int = len(TABLE)) -> np.ndarray:
     state = runtime.start(*start_arrays(bench.bundle))
-    state.run_rows(*rows_of(solver_table("euler", steps=steps)), {})
+    state.run_rows(solver_table("euler", steps=steps).steps(GUIDANCE), no_noise)
     return state.state()[0]
 
 
@@ -124,9 +124,9 @@ def test_the_tolerance_of_a_replay(bench: Bench, size: float, trusted: bool) -> 
         bench.cuda.at_launch = off
         if not trusted:
             with pytest.warns(GraphFallbackWarning, match="off by"):
-                state.run_rows(*rows_of(TABLE), {})
+                state.run_rows(TABLE.steps(GUIDANCE), no_noise)
         else:
-            state.run_rows(*rows_of(TABLE), {})
+            state.run_rows(TABLE.steps(GUIDANCE), no_noise)
         assert runtime.replay_error == pytest.approx(size * REPLAY_TOLERANCE, rel=0.5)
         assert (runtime.graph_refusals == {}) == trusted
 
@@ -147,7 +147,7 @@ def test_graphs_are_kept_by_rows_branches_and_batch(bench: Bench) -> None:
         made = []
         for table, batch in ((longer, 1), (guided, 1), (longer, 2), (TABLE, 1), (longer, 1)):
             state = runtime.start(*start_arrays(bench.bundle, batch=batch))
-            made.append("capture" in state.run_rows(*rows_of(table), {}))
+            made.append("capture" in state.run_rows(table.steps(GUIDANCE), no_noise))
             del state
         assert made == [True, True, True, True, False]
         assert next(captures) == 4
@@ -171,13 +171,13 @@ def test_graphs_are_dropped_when_the_scratch_memory_moves(bench: Bench, wanted: 
 
 
 def test_steps_and_rows_may_be_mixed(bench: Bench, wanted: np.ndarray) -> None:
-    rows, weights = rows_of(TABLE)
+    rows = TABLE.steps(GUIDANCE)
     with bench.open() as runtime:
         for _ in range(2):
             state = runtime.start(*start_arrays(bench.bundle))
-            state.step(rows[0], weights[0])
-            state.run_rows(rows[1:3], weights[1:3], {})
-            state.step(rows[3], weights[3])
-            state.run_rows(rows[4:], weights[4:], {})
+            state.step(rows[0])
+            state.run_rows(rows[1:3], no_noise)
+            state.step(rows[3])
+            state.run_rows(rows[4:], no_noise)
             assert np.array_equal(state.state()[0], wanted)
             del state

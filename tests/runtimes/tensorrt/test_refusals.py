@@ -13,7 +13,15 @@ from minit2i_deploy.runtimes import open_runtime, prove_engines
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.fake_cuda import FakeCuda, cudaError_t
 from tests.helpers.fake_tensorrt import FakeTensorRt
-from tests.helpers.tensorrt_runs import TABLE, Bench, install, make_bench, rows_of, start_arrays
+from tests.helpers.tensorrt_runs import (
+    GUIDANCE,
+    TABLE,
+    Bench,
+    install,
+    make_bench,
+    no_noise,
+    start_arrays,
+)
 from tests.helpers.tiny_bundle import tiny_bundle
 
 
@@ -109,10 +117,10 @@ def test_too_little_memory_says_how_much(tmp_path: Path, monkeypatch: pytest.Mon
     bench = make_bench(monkeypatch, tmp_path / "bundle", cuda=cuda, scratch=8 << 20)
     with bench.open() as runtime:
         state = runtime.start(*start_arrays(bench.bundle))
-        rows, weights = rows_of(TABLE)
+        rows = TABLE.steps(GUIDANCE)
         words = r"scratch memory needs 8\.0 MiB of memory on Fake RTX 4090, but 0\.\d of 1\.0 MiB"
         with pytest.raises(RuntimeFailure, match=words) as caught:
-            state.run_rows(rows, weights, {})
+            state.run_rows(rows, no_noise)
         assert "lower the batch" in str(caught.value)
     assert bench.cuda.live()["blocks"] == 0
 
@@ -120,17 +128,17 @@ def test_too_little_memory_says_how_much(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_fault_on_the_card_names_the_row(bench: Bench, debug: bool) -> None:
     x, tokens = start_arrays(bench.bundle)
-    rows, weights = rows_of(solver_table("euler", steps=9))
+    rows = solver_table("euler", steps=9).steps(GUIDANCE)
     runtime = bench.open(debug=debug)
     state = runtime.start(x, tokens)
-    state.run_rows(rows, weights, {})
+    state.run_rows(rows, no_noise)
     assert runtime.graphs == ("none" if debug else "trajectory")
     bench.cuda.fault_at_kernel = bench.cuda.kernels + 6
     again = runtime.start(x, tokens)
     with pytest.raises(
         RuntimeFailure, match=r"bundle: tensorrt_rtx failed in transformer at row 6"
     ):
-        again.run_rows(rows, weights, {})
+        again.run_rows(rows, no_noise)
     assert bench.cuda.dead is cudaError_t.cudaErrorIllegalAddress
     # A card that failed stays so, and closing says nothing further.
     with pytest.raises(RuntimeFailure, match="illegaladdress"):
@@ -140,23 +148,23 @@ def test_a_fault_on_the_card_names_the_row(bench: Bench, debug: bool) -> None:
 
 def test_a_fault_between_steps_names_the_row(bench: Bench) -> None:
     x, tokens = start_arrays(bench.bundle)
-    rows, weights = rows_of(TABLE)
+    rows = TABLE.steps(GUIDANCE)
     runtime = bench.open(graphs="none")
     state = runtime.start(x, tokens)
     bench.cuda.fault_at_kernel = bench.cuda.kernels + 3
     with pytest.raises(RuntimeFailure, match="failed in transformer at row 3: "):
-        for row, weight in zip(rows, weights, strict=True):
-            state.step(row, weight)
+        for row in rows:
+            state.step(row)
     runtime.close()
 
 
 def test_a_run_that_the_library_refuses_gives_its_reason(bench: Bench) -> None:
-    rows, weights = rows_of(TABLE)
+    rows = TABLE.steps(GUIDANCE)
     with bench.open() as runtime:
         state = runtime.start(*start_arrays(bench.bundle))
         bench.library.accept_runs = False
         with pytest.raises(RuntimeFailure, match=r"failed in transformer.*a test wants it refused"):
-            state.run_rows(rows, weights, {})
+            state.run_rows(rows, no_noise)
 
 
 @pytest.mark.parametrize("rtx", [True, False])
@@ -177,10 +185,10 @@ def test_a_toy_proves_a_library(monkeypatch: pytest.MonkeyPatch, rtx: bool) -> N
 
 
 def test_a_trajectory_of_a_closed_runtime_refuses(bench: Bench) -> None:
-    rows, weights = rows_of(TABLE)
+    rows = TABLE.steps(GUIDANCE)
     with bench.open() as runtime:
         state = runtime.start(*start_arrays(bench.bundle))
-    for call in (state.state, lambda: state.step(rows[0], weights[0])):
+    for call in (state.state, lambda: state.step(rows[0])):
         with pytest.raises(RuntimeFailure, match="the runtime is closed; open it again"):
             call()
     with pytest.raises(RuntimeFailure, match="runtime tensorrt-rtx is closed"):

@@ -24,7 +24,7 @@ from tests.helpers.tensorrt_runs import (
     TABLE,
     Bench,
     make_bench,
-    rows_of,
+    no_noise,
     start_arrays,
     write_fake_engine,
 )
@@ -75,17 +75,17 @@ def test_pictures_are_those_of_onnxruntime(
 
 def test_a_steady_picture_is_one_launch_and_six_copies(bench: Bench) -> None:
     x, tokens = start_arrays(bench.bundle)
-    rows, weights = rows_of(TABLE)
+    rows = TABLE.steps(GUIDANCE)
     with bench.open() as runtime:
         first = runtime.start(x, tokens)
         assert isinstance(first, RowsTrajectory)
-        assert "capture" in first.run_rows(rows, weights, {})
+        assert "capture" in first.run_rows(rows, no_noise)
         kept = first.state()
         del first
         bench.cuda.copies.clear()
         bench.cuda.launches = 0
         state = runtime.start(x, tokens)
-        assert state.run_rows(rows, weights, {}) == {}
+        assert state.run_rows(rows, no_noise) == {}
         for found, right in zip(state.state(), kept, strict=True):
             assert np.array_equal(found, right)
         assert bench.cuda.launches == 1
@@ -170,26 +170,26 @@ def test_fresh_noise_comes_between_rows(bench: Bench) -> None:
 
 def test_two_trajectories_at_once_do_not_share_memory(bench: Bench) -> None:
     x, tokens = start_arrays(bench.bundle)
-    rows, weights = rows_of(TABLE)
+    rows = TABLE.steps(GUIDANCE)
     with bench.open() as runtime:
         alone = runtime.start(x, tokens)
-        alone.run_rows(rows, weights, {})
+        alone.run_rows(rows, no_noise)
         wanted = alone.state()[0]
         first, second = runtime.start(x, tokens), runtime.start(-x, tokens)
-        for index in range(len(rows)):
-            first.step(rows[index], weights[index])
-            second.step(rows[index], weights[index])
+        for row in rows:
+            first.step(row)
+            second.step(row)
         assert np.array_equal(first.state()[0], wanted)
         assert not np.array_equal(second.state()[0], wanted)
 
 
 def test_progress_counts_what_the_card_has_done(bench: Bench) -> None:
     x, tokens = start_arrays(bench.bundle)
-    rows, weights = rows_of(solver_table("euler", steps=12))
+    rows = solver_table("euler", steps=12).steps(GUIDANCE)
     with bench.open() as runtime:
         for _ in range(2):
             told: list[int] = []
-            runtime.start(x, tokens).run_rows(rows, weights, {}, told.append)
+            runtime.start(x, tokens).run_rows(rows, no_noise, told.append)
             assert told == sorted(set(told))
             assert told[-1] == 12 and len(told) > 2
 
@@ -210,19 +210,19 @@ def test_leaving_the_loop_cancels_and_the_next_picture_is_right(
 
 def test_an_interrupt_while_rows_run_leaves_the_runtime_usable(bench: Bench) -> None:
     x, tokens = start_arrays(bench.bundle)
-    rows, weights = rows_of(solver_table("euler", steps=12))
+    rows = solver_table("euler", steps=12).steps(GUIDANCE)
 
     def interrupt(done: int) -> None:
         raise KeyboardInterrupt
 
     with bench.open() as runtime:
         state = runtime.start(x, tokens)
-        state.run_rows(rows, weights, {})
+        state.run_rows(rows, no_noise)
         wanted = state.state()[0]
         with pytest.raises(KeyboardInterrupt):
-            runtime.start(x, tokens).run_rows(rows, weights, {}, interrupt)
+            runtime.start(x, tokens).run_rows(rows, no_noise, interrupt)
         again = runtime.start(x, tokens)
-        again.run_rows(rows, weights, {})
+        again.run_rows(rows, no_noise)
         assert np.array_equal(again.state()[0], wanted)
 
 
@@ -261,11 +261,11 @@ def test_cards_are_chosen_by_index(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     cuda = FakeCuda(cards=(("Fake RTX 4090", 89), ("Fake RTX 4090", 89)))
     bench = make_bench(monkeypatch, tmp_path / "bundle", cuda=cuda)
     x, tokens = start_arrays(bench.bundle)
-    rows, weights = rows_of(TABLE)
+    rows = TABLE.steps(GUIDANCE)
     with bench.open(device=1) as second, bench.open() as first:
         states = [runtime.start(x, tokens) for runtime in (second, first)]
         for state in states:
-            state.run_rows(rows, weights, {})
+            state.run_rows(rows, no_noise)
         one, other = (state.state()[0] for state in states)
         assert np.array_equal(one, other)
         assert {device for device, _ in cuda.blocks.values()} == {0, 1}
@@ -292,11 +292,11 @@ def test_compiled_kernels_are_kept_beside_the_engine(bench: Bench) -> None:
 def test_a_second_engine_is_opened_for_a_larger_batch(bench: Bench) -> None:
     sizes = {"batch": (5, 6, 8), "branches": (1, 2, 2)}
     write_fake_engine(bench.bundle, "transformer", bench.library, sizes=sizes)
-    rows, weights = rows_of(TABLE)
+    rows = TABLE.steps(GUIDANCE)
     with bench.open() as runtime:
         for batch in (1, 6):
             state = runtime.start(*start_arrays(bench.bundle, batch=batch))
-            state.run_rows(rows, weights, {})
+            state.run_rows(rows, no_noise)
             assert np.isfinite(state.state()[0]).all()
 
 

@@ -19,7 +19,8 @@ from minit2i_deploy.generate import generate
 from minit2i_deploy.protocol import RowsTrajectory
 from minit2i_deploy.runtimes.torch.runtime import TorchRuntime, read_weights
 from minit2i_deploy.runtimes.torch.trajectory import TorchTrajectory, step_call
-from minit2i_deploy.solvers.table import solver_table, step_row
+from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.checkpoint_forms import PUBLIC, arrays, hub_folder
 from tests.helpers.tiny_bundle import overflowing, tiny_bundle
 
@@ -49,12 +50,13 @@ def test_official_outputs_from_a_bundle(bundle: Bundle) -> None:
     golden = arrays("forward")
     x = np.ascontiguousarray(golden["img"].transpose(0, 3, 1, 2))
     # With a = 0 and b = 1 the next state is the network's estimate.
-    row = np.array([0, 1, 0, 0, 0, 0], np.float32)
+    values = np.array([0, 1, 0, 0, 0, 0], np.float32)
+    row = Row(values=values, weights=np.ones(1, np.float32))
     with TorchRuntime(bundle) as runtime:
         for mask, name in ((golden["mask"], "out_ema"), (0 * golden["mask"], "out_ema_nullmask")):
             tokens = runtime.adapt(golden["context"], mask.astype(np.int64))[None]
             state = runtime.start(x, tokens)
-            state.step(row, np.ones(1, np.float32))
+            state.step(row)
             wanted = golden[name].transpose(0, 3, 1, 2)
             for found in state.state():
                 assert np.abs(found - wanted).max() <= MAX_ABS_ERROR
@@ -145,17 +147,21 @@ def start_tensors(bundle: Bundle, branches: int = 2) -> tuple[torch.Tensor, torc
 
 def test_all_rows_at_once_are_as_many_steps(bundle: Bundle) -> None:
     table = solver_table("sde", steps=3)
-    rows = np.stack([step_row(table, index) for index in range(3)])
     weights = [np.array(values, np.float32) for values in ([2, -1], [1], [3, -2])]
+    rows = [
+        dataclasses.replace(row, weights=values)
+        for row, values in zip(table.steps(), weights, strict=True)
+    ]
     x, tokens = start_tensors(bundle)
     fresh = np.random.default_rng(1).standard_normal(x.shape, dtype=np.float32)
+    noise = {rows[1]: fresh}
     told: list[int] = []
     with TorchRuntime(bundle) as runtime:
         states = [runtime.start(x.numpy(), tokens.numpy()) for _ in range(2)]
         assert isinstance(states[0], RowsTrajectory)
-        states[0].run_rows(rows, weights, {1: lambda: fresh}, told.append)
-        for index in range(3):
-            states[1].step(rows[index], weights[index], fresh if index == 1 else None)
+        states[0].run_rows(rows, noise.get, told.append)
+        for row in rows:
+            states[1].step(row, noise.get(row))
     for found, wanted in zip(states[0].state(), states[1].state(), strict=True):
         assert np.array_equal(found, wanted)
     assert told == [1, 2, 3]
@@ -164,12 +170,13 @@ def test_all_rows_at_once_are_as_many_steps(bundle: Bundle) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_another_precision_than_the_bundles(bundle: Bundle, precision: str) -> None:
     x, tokens = start_tensors(bundle)
-    row, weights = np.array([0, 1, 0, 0, 0, 0], np.float32), np.array([2, -1], np.float32)
+    values = np.array([0, 1, 0, 0, 0, 0], np.float32)
+    row = Row(values=values, weights=np.array([2, -1], np.float32))
     found = []
     for chosen in (None, precision):
         with TorchRuntime(bundle, precision=chosen) as runtime:
             state = runtime.start(x.numpy(), tokens.numpy())
-            state.step(row, weights)
+            state.step(row)
             found.append(state.state()[0])
     error = np.abs(found[1] - found[0]).max() / np.abs(found[0]).max()
     # Measured 1.1e-2 and 1.9e-3.
@@ -194,12 +201,12 @@ def test_rows_do_not_compile_the_step_anew(bundle: Bundle) -> None:
         x, tokens = start_tensors(bundle)
         table = solver_table("dpmpp2m", steps=4)
         states = [TorchTrajectory(call, x, tokens) for call in (eager, compiled)]
-        for index in range(len(table)):
+        for row in table.steps(2.0):
             for state in states:
-                state.step(step_row(table, index), np.array([2, -1], np.float32))
+                state.step(row)
         assert len(graphs) == 1
         for state in states:
-            state.step(step_row(table, 0), np.ones(1, np.float32))
+            state.step(table.steps()[0])
         assert len(graphs) == 2
         for found, wanted in zip(states[1].state(), states[0].state(), strict=True):
             assert np.array_equal(found, wanted)
