@@ -1,13 +1,19 @@
-"""The one error tree. Every error a user can meet says what came, what was wanted and what to do.
+"""All errors and warnings. A message says what came, what was expected and what to do.
 
 Minit2iError
 +-- UsageError (also ValueError)   an argument or option is wrong; the command line exits 2
-+-- BundleError                    a bundle is missing, damaged, foreign or of an unknown version
++-- BundleError                    a bundle is missing, corrupt, foreign or of an unknown version
 +-- CheckpointError                a checkpoint cannot be read as a MiniT2I model
 +-- VerificationError              a measured difference is over its stated bound
 +-- RuntimeFailure                 an engine library failed or cannot do what was asked
 +-- MissingDependencyError         an optional package is not installed; the text names the pip line
 +-- TrainingError                  a training run cannot start, continue or be resumed
+
+UserWarning
++-- SettingIgnoredWarning          a setting has no effect beside the others
++-- PromptTruncatedWarning         a prompt has more tokens than the model takes
++-- DataWarning                    training data is skipped or not what it should be
++-- CudaGraphWarning               CUDA graphs are not used as requested
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ class UsageError(Minit2iError, ValueError):
 
 
 class BundleError(Minit2iError):
-    """A bundle is missing, damaged, foreign or of an unknown format version."""
+    """A bundle is missing, corrupt, foreign or of an unknown format version."""
 
 
 class CheckpointError(Minit2iError):
@@ -46,6 +52,22 @@ class MissingDependencyError(Minit2iError):
 
 class TrainingError(Minit2iError):
     """A training run cannot start, continue or be resumed."""
+
+
+class SettingIgnoredWarning(UserWarning):
+    """A setting has no effect beside the others; the text says why."""
+
+
+class PromptTruncatedWarning(UserWarning):
+    """A prompt has more tokens than the model takes; the text says where it was cut."""
+
+
+class DataWarning(UserWarning):
+    """Training data is skipped or not what it should be; the text says which and why."""
+
+
+class CudaGraphWarning(UserWarning):
+    """CUDA graphs are not used as requested; the text says why and what is done instead."""
 
 
 def require(module: str, extra: str) -> ModuleType:

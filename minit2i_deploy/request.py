@@ -7,6 +7,7 @@ the same request start from the same noise and take the same rows.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import SettingIgnoredWarning, UsageError
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.request_checks import check_settings, prompts_of, seeds_of
 from minit2i_deploy.solvers.noise import batch_noise
@@ -110,6 +111,16 @@ class Request:
             {} if timings is None else timings,
             self.conditions,
         )
+
+    def warn_ignored_negative(self, *, stacklevel: int) -> None:
+        """Warn of a negative prompt that no row uses; ``stacklevel`` counts from the caller."""
+        if self.negative is not None and not self.guided:
+            warnings.warn(
+                f"the negative prompt has no effect at guidance {self.guidance:g} under table "
+                f"{self.table.name}",
+                SettingIgnoredWarning,
+                stacklevel=stacklevel + 1,
+            )
 
     def start(self, bundle: Bundle) -> Float32[np.ndarray, "batch 3 height width"]:
         """The start state: float32 [batch, 3, H, W], noise of the bundle's deviation.

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.errors import UsageError
-from minit2i_deploy.generate import Frame, SettingIgnoredWarning, generate, trajectory
+from minit2i_deploy.errors import PromptTruncatedWarning, SettingIgnoredWarning, UsageError
+from minit2i_deploy.generate import Frame, generate, trajectory
 from minit2i_deploy.runtimes.fake import FakeRuntime
 from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.table import COLUMNS, Table, solver_table
-from minit2i_deploy.text.conditioning import PromptTruncatedWarning
 from minit2i_deploy.text.prompts import Mix
 from tests.helpers.bundles import CONFIG, write_bundle
 from tests.helpers.spies import SpyRuntime, tone

@@ -145,7 +145,7 @@ def _embed_arguments(
 ) -> dict[str, list[int]]:
     import warnings
 
-    from minit2i_deploy.text.conditioning import PromptTruncatedWarning
+    from minit2i_deploy.errors import PromptTruncatedWarning
     from minit2i_deploy.text.embed_job import make_part
     from minit2i_deploy.text.embedding_files import Sizes, write_parts
     from minit2i_deploy.text.text_lines import Line

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import PromptTruncatedWarning, UsageError
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.solvers.table import CONDITION_COLUMNS, Table
 from minit2i_deploy.text.encoder import RowEncoder
@@ -22,10 +22,6 @@ from minit2i_deploy.tokenizer import Encoded
 # Above tokenise stand branch_tokens, Request.tokens, the loop's beginning and ``generate``; whoever
 # called that wrote the prompt.
 _PAINTERS_CALLER: Final = 6
-
-
-class PromptTruncatedWarning(UserWarning):
-    """A prompt has more tokens than the model takes; the text says where it was cut."""
 
 
 class Stopwatch:

@@ -13,9 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from minit2i_deploy.errors import Minit2iError, UsageError
+from minit2i_deploy.errors import Minit2iError, PromptTruncatedWarning, UsageError
 from minit2i_deploy.io.files import atomic_write_text
-from minit2i_deploy.text.conditioning import PromptTruncatedWarning
 from minit2i_deploy.text.embed import WINDOW
 from minit2i_deploy.text.embedding_files import Contents, Sizes, write_parts
 from minit2i_deploy.text.embedding_parts import Part, pool

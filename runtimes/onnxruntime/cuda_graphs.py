@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32
 
-from minit2i_deploy.errors import RuntimeFailure, UsageError
+from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure, UsageError
 from minit2i_deploy.runtimes.onnxruntime.trajectory import first_line
 from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
 
@@ -33,10 +33,6 @@ MAX_DIFFERENCE: Final = 2e-3
 # ONNX Runtime's name for the number of a graph, and the number that means a plain run.
 _ID_ENTRY: Final = "gpu_graph_id"
 _PLAIN: Final = -1
-
-
-class CudaGraphWarning(UserWarning):
-    """CUDA graphs were to be used if they work, and do not; the text says why."""
 
 
 def check_mode(mode: str, provider: str, capturing: bool) -> None:

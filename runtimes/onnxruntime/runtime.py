@@ -16,12 +16,11 @@ from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.engine_restriction import require_engine_fits
-from minit2i_deploy.errors import RuntimeFailure, require
+from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure, require
 from minit2i_deploy.runtimes.base import GraphRuntime
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import (
     CapturedTrajectory,
-    CudaGraphWarning,
     StepGraphs,
     check_mode,
 )

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure
 from minit2i_deploy.runtimes.cuda.driver import CudaFailure
 from minit2i_deploy.runtimes.tensorrt.engine import Card, Context, Engine
 from minit2i_deploy.runtimes.tensorrt.workspace import Workspace
@@ -27,10 +27,6 @@ REPLAY_TOLERANCE: Final = 1e-3
 _LOOK_S: Final = 5e-4
 
 OnRow = Callable[[int], None]
-
-
-class GraphFallbackWarning(UserWarning):
-    """CUDA graphs are not used as asked; the text says why and what is done in their place."""
 
 
 class RowQueue:
@@ -268,7 +264,7 @@ class RowQueue:
         warnings.warn(
             f"one CUDA graph {'for all rows' if level == 'trajectory' else 'a row'} is not used: "
             f"{reason}; {instead} is used from here on",
-            GraphFallbackWarning,
+            CudaGraphWarning,
             stacklevel=2,
         )
 

@@ -14,8 +14,7 @@ from minit2i_deploy._version import __version__
 from minit2i_deploy.cli import main
 from minit2i_deploy.cli.commands import COMMANDS
 from minit2i_deploy.cli.support import parser
-from minit2i_deploy.errors import BundleError, UsageError
-from minit2i_deploy.text.conditioning import PromptTruncatedWarning
+from minit2i_deploy.errors import BundleError, PromptTruncatedWarning, UsageError
 from tests.helpers.cli_runs import run
 
 SOURCE = ["--image-size", "--lora", "--prompt-length", "--raw", "--text-encoder"]

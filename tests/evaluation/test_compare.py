@@ -11,7 +11,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.manifest import Manifest
-from minit2i_deploy.errors import RuntimeFailure, UsageError
+from minit2i_deploy.errors import PromptTruncatedWarning, RuntimeFailure, UsageError
 from minit2i_deploy.evaluation.compare import (
     CompareSettings,
     Side,
@@ -32,7 +32,6 @@ from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes.fake import FakeRuntime
 from minit2i_deploy.solvers.row import advance
 from minit2i_deploy.solvers.table import Table, solver_table
-from minit2i_deploy.text.conditioning import PromptTruncatedWarning
 from minit2i_deploy.tokenizer import Tokenizer
 from tests.helpers.bundles import draft, write_bundle, write_files
 

@@ -39,9 +39,7 @@ from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.bundles import CONFIG, write_bundle
 
 # The test tokenizer has few words, so captions are longer than the model's 12 tokens.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::minit2i_deploy.text.conditioning.PromptTruncatedWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::minit2i_deploy.errors.PromptTruncatedWarning")
 TABLES = [
     solver_table("dpmpp2m", steps=8),
     solver_table("dpmpp2m", steps=4),

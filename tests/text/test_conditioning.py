@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import PromptTruncatedWarning
 from minit2i_deploy.runtimes.fake import FakeRuntime
-from minit2i_deploy.text.conditioning import (
-    PromptTruncatedWarning,
-    Stopwatch,
-    branch_tokens,
-    branch_weights,
-    tokenise,
-)
+from minit2i_deploy.text.conditioning import Stopwatch, branch_tokens, branch_weights, tokenise
 from minit2i_deploy.text.embed import embed
 from minit2i_deploy.text.prompts import Mix, Prompt
 from tests.helpers.bundles import CONFIG, write_bundle

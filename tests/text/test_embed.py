@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import PromptTruncatedWarning, UsageError
 from minit2i_deploy.runtimes.fake import FakeRuntime
-from minit2i_deploy.text.conditioning import PromptTruncatedWarning
 from minit2i_deploy.text.embed import Embeddings, embed
 from tests.helpers.bundles import CONFIG, write_bundle
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from minit2i_deploy.errors import Minit2iError, TrainingError, UsageError
+from minit2i_deploy.errors import DataWarning, Minit2iError, TrainingError, UsageError
 from minit2i_deploy.progress import ProgressLine
 from minit2i_deploy.training.data.mixture import Mixture, open_mixture
-from minit2i_deploy.training.data.sample import BadSample, DataWarning, Sample
+from minit2i_deploy.training.data.sample import BadSample, Sample
 from minit2i_deploy.training.recipe.recipe import Recipe
 
 _AHEAD: Final = 4

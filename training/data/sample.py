@@ -18,10 +18,6 @@ PICTURE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp")
 EMBEDDING_SUFFIX: Final = "context.safetensors"
 
 
-class DataWarning(UserWarning):
-    """Something of the training data is not as it should be, and is passed over."""
-
-
 class BadSampleError(Exception):
     """A sample that is passed over.
 

@@ -21,11 +21,10 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Int64
 
-from minit2i_deploy.errors import Minit2iError, TrainingError
+from minit2i_deploy.errors import DataWarning, Minit2iError, TrainingError
 from minit2i_deploy.io.files import atomic_write_text
 from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.training.data import storage
-from minit2i_deploy.training.data.sample import DataWarning
 from minit2i_deploy.training.data.tar import RawSample, Scan, check_plain, read_sample, scan
 
 SUFFIX: Final = ".index.json"

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.errors import DataWarning, TrainingError
 from minit2i_deploy.training.data.embedded_captions import read_context
 from minit2i_deploy.training.data.image import read_picture, to_square
 from minit2i_deploy.training.data.order import EpochOrder
 from minit2i_deploy.training.data.sample import (
     BadSample,
     BadSampleError,
-    DataWarning,
     Sample,
     caption_of,
     check_members,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from minit2i_deploy.checkpoints import Checkpoint
+from minit2i_deploy.errors import DataWarning
 from minit2i_deploy.model.build import build_network
-from minit2i_deploy.training.data.sample import DataWarning
 from minit2i_deploy.training.distributed.parallel import compile_blocks
 from minit2i_deploy.training.recipe.recipe import Recipe
 

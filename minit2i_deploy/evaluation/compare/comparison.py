@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import PromptTruncatedWarning, UsageError
 from minit2i_deploy.evaluation.compare.lockstep import Details, Walk, walk
 from minit2i_deploy.evaluation.compare.prompt_set import Task, spread
 from minit2i_deploy.evaluation.compare.report import Comparison, Pair, Shown
@@ -19,7 +19,7 @@ from minit2i_deploy.evaluation.shapes import Verdict, judge
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.progress import Progress, no_progress, stage_of
 from minit2i_deploy.solvers.table import Table
-from minit2i_deploy.text.conditioning import PromptTruncatedWarning, tokenise
+from minit2i_deploy.text.conditioning import tokenise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

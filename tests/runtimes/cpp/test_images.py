@@ -11,7 +11,8 @@ from PIL import Image
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.cli import main
-from minit2i_deploy.generate import SettingIgnoredWarning, generate
+from minit2i_deploy.errors import SettingIgnoredWarning
+from minit2i_deploy.generate import generate
 from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import read_metadata
 from minit2i_deploy.runtimes import open_runtime

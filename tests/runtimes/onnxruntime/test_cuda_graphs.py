@@ -11,14 +11,10 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.errors import RuntimeFailure, UsageError
+from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure, UsageError
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes.fake import FakeTrajectory
-from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import (
-    CHECKED_REPLAYS,
-    CapturedTrajectory,
-    CudaGraphWarning,
-)
+from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import CHECKED_REPLAYS, CapturedTrajectory
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import solver_table

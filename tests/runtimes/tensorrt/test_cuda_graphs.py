@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minit2i_deploy.runtimes.tensorrt.rows import REPLAY_TOLERANCE, GraphFallbackWarning
+from minit2i_deploy.errors import CudaGraphWarning
+from minit2i_deploy.runtimes.tensorrt.rows import REPLAY_TOLERANCE
 from minit2i_deploy.runtimes.tensorrt.runtime import TensorRtRuntime
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.fake_cuda import cudaError_t
@@ -40,12 +41,10 @@ def wanted(bench: Bench) -> np.ndarray:
 def test_a_refused_capture_falls_back_to_none(bench: Bench, wanted: np.ndarray, call: str) -> None:
     bench.cuda.refuse[f"cudaStream{call}"] = UNSUPPORTED
     with bench.open() as runtime:
-        with pytest.warns(
-            GraphFallbackWarning, match="for all rows is not used: cudaStream"
-        ) as all_:
+        with pytest.warns(CudaGraphWarning, match="for all rows is not used: cudaStream") as all_:
             assert np.array_equal(run(bench, runtime), wanted)
         assert "one graph a row is used from here on" in str(all_[0].message)
-        with pytest.warns(GraphFallbackWarning, match="a row is not used: .*; no graph is used"):
+        with pytest.warns(CudaGraphWarning, match="a row is not used: .*; no graph is used"):
             assert np.array_equal(run(bench, runtime), wanted)
         assert np.array_equal(run(bench, runtime), wanted)
         assert runtime.graphs == "none"
@@ -55,14 +54,14 @@ def test_a_refused_capture_falls_back_to_none(bench: Bench, wanted: np.ndarray, 
 
 def test_a_refused_instantiation_is_a_refused_capture(bench: Bench, wanted: np.ndarray) -> None:
     bench.cuda.refuse["cudaGraphInstantiate"] = UNSUPPORTED
-    with bench.open() as runtime, pytest.warns(GraphFallbackWarning, match="cudaGraphInstantiate"):
+    with bench.open() as runtime, pytest.warns(CudaGraphWarning, match="cudaGraphInstantiate"):
         assert np.array_equal(run(bench, runtime), wanted)
     assert bench.cuda.live() == {"blocks": 0, "pinned": 0, "streams": 0, "graphs": 0}
 
 
 def test_an_engine_that_cannot_be_captured_says_so(bench: Bench, wanted: np.ndarray) -> None:
     bench.library.capturable = False
-    with bench.open() as runtime, pytest.warns(GraphFallbackWarning, match="cannot be captured"):
+    with bench.open() as runtime, pytest.warns(CudaGraphWarning, match="cannot be captured"):
         assert np.array_equal(run(bench, runtime), wanted)
 
 
@@ -77,7 +76,7 @@ def test_what_the_engine_refuses_inside_a_capture_is_no_failure(
 
     monkeypatch.setattr(bench.cuda, "cudaStreamBeginCapture", refuse_runs)
     with bench.open() as runtime:
-        with pytest.warns(GraphFallbackWarning, match="a test wants it refused"):
+        with pytest.warns(CudaGraphWarning, match="a test wants it refused"):
             assert np.array_equal(run(bench, runtime), wanted)
         bench.library.accept_runs = True
         monkeypatch.setattr(bench.cuda, "cudaStreamBeginCapture", began)
@@ -99,7 +98,7 @@ def test_a_stale_replay_is_found_before_it_is_used(
     bench.cuda.at_launch = without_last_row
     words = "its replay is off by .* of the largest value"
     with bench.open(graphs=graphs) as runtime:
-        with pytest.warns(GraphFallbackWarning, match=words):
+        with pytest.warns(CudaGraphWarning, match=words):
             assert np.array_equal(run(bench, runtime), wanted)
         assert runtime.replay_error is not None and not runtime.replay_error <= 0.1
         bench.cuda.at_launch = lambda ops: ops
@@ -123,7 +122,7 @@ def test_the_tolerance_of_a_replay(bench: Bench, size: float, trusted: bool) -> 
 
         bench.cuda.at_launch = off
         if not trusted:
-            with pytest.warns(GraphFallbackWarning, match="off by"):
+            with pytest.warns(CudaGraphWarning, match="off by"):
                 state.run_rows(TABLE.steps(GUIDANCE), no_noise)
         else:
             state.run_rows(TABLE.steps(GUIDANCE), no_noise)

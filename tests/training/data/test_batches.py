@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from minit2i_deploy.errors import TrainingError, UsageError
+from minit2i_deploy.errors import DataWarning, TrainingError, UsageError
 from minit2i_deploy.evaluation.shapes import draw, is_held_out, sample
 from minit2i_deploy.training.data import Batches, DataBatch
 from minit2i_deploy.training.data.mixture import ATTEMPTS
-from minit2i_deploy.training.data.sample import DataWarning
 from minit2i_deploy.training.recipe.data import data_from
 from minit2i_deploy.training.recipe.recipe import Recipe
 from tests.helpers.shard_files import good, greys, numbers, picture, served, write_set, write_tar

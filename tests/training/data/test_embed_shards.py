@@ -12,11 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from minit2i_deploy.errors import TrainingError, UsageError
+from minit2i_deploy.errors import DataWarning, TrainingError, UsageError
 from minit2i_deploy.training.captions import FrozenText
 from minit2i_deploy.training.data import Batches, DataBatch
 from minit2i_deploy.training.data.embed_shards import embed_shards, open_encoder
-from minit2i_deploy.training.data.sample import DataWarning
 from minit2i_deploy.training.data.shard_index import index_of
 from minit2i_deploy.training.data.shard_writer import write_shard
 from minit2i_deploy.training.recipe.data import data_from

@@ -10,10 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from minit2i_deploy.checkpoints import load_checkpoint
+from minit2i_deploy.errors import DataWarning
 from minit2i_deploy.model.build import build_network
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.data import to_network_range
-from minit2i_deploy.training.data.sample import DataWarning
 from minit2i_deploy.training.lora.objective import LoraFlowMatching
 from minit2i_deploy.training.objectives.draws import draw_step
 from minit2i_deploy.training.objectives.objective import Batch
