@@ -110,10 +110,10 @@ def export(variant: str, precision: str, head_multiple: int, folder: Path) -> No
 def build(graph: Path, precision: str, target: str) -> None:
     """Build beside the graph and print what it gave."""
     from minit2i_deploy.engines.key import BuildFlags
-    from minit2i_deploy.export.tensorrt import build_engine, open_library
+    from minit2i_deploy.export.tensorrt import BuildLibrary, build_engine
 
     built = build_engine(
-        open_library("tensorrt_rtx"),
+        BuildLibrary.open("tensorrt_rtx"),
         graph,
         graph.with_suffix(".plan"),
         sizes={"batch": (1, 1, 1), "branches": (1, 2, 2)},

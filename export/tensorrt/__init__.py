@@ -8,18 +8,16 @@ from __future__ import annotations
 from minit2i_deploy.export.tensorrt.audit import audit_layers
 from minit2i_deploy.export.tensorrt.build import Built, build_engine
 from minit2i_deploy.export.tensorrt.build_bundle import Outcome, build_bundle, plan_bundle
-from minit2i_deploy.export.tensorrt.library import Library, installed_version, open_library
+from minit2i_deploy.export.tensorrt.library import BuildLibrary
 from minit2i_deploy.export.tensorrt.options import BuildOptions
 
 __all__ = [
+    "BuildLibrary",
     "BuildOptions",
     "Built",
-    "Library",
     "Outcome",
     "audit_layers",
     "build_bundle",
     "build_engine",
-    "installed_version",
-    "open_library",
     "plan_bundle",
 ]

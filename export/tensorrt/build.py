@@ -13,7 +13,7 @@ from minit2i_deploy.engines.key import BuildFlags
 from minit2i_deploy.engines.sidecar import NO_AUDIT, Audit
 from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
 from minit2i_deploy.export.tensorrt.audit import audit_layers
-from minit2i_deploy.export.tensorrt.library import Library
+from minit2i_deploy.export.tensorrt.library import BuildLibrary
 from minit2i_deploy.export.tensorrt.log import Heard, make_logger
 from minit2i_deploy.export.tensorrt.memory import peak_bytes, reset_peak
 from minit2i_deploy.export.tensorrt.monitor import Phases, make_monitor, stoppable
@@ -48,7 +48,7 @@ class Built:
 
 
 def build_engine(
-    library: Library,
+    library: BuildLibrary,
     graph: Path,
     plan: Path,
     *,
@@ -62,7 +62,7 @@ def build_engine(
     """Build one engine and write its plan.
 
     Args:
-        library: from ``open_library``.
+        library: from ``BuildLibrary.open``.
         graph: the ONNX file, its weights beside it.
         plan: file to write, as it is made; hold it under a name that nobody reads until the end.
         sizes: least, usual and greatest value of every free size, by its name in the graph.
@@ -114,7 +114,7 @@ def build_engine(
     )
 
 
-def _audit(library: Library, plan: Path, logger: Any, heard: Heard, attention: int) -> Audit:
+def _audit(library: BuildLibrary, plan: Path, logger: Any, heard: Heard, attention: int) -> Audit:
     """From the log, which needs no card; where it lists nothing, from the engine itself."""
     found = audit_layers(heard.layers, "log", attention)
     if found.source != NO_AUDIT.source:
@@ -122,7 +122,7 @@ def _audit(library: Library, plan: Path, logger: Any, heard: Heard, attention: i
     return audit_layers(library.inspect(plan, logger), "inspector", attention)
 
 
-def _parse(library: Library, network: Any, logger: Any, graph: Path, heard: Heard) -> Any:
+def _parse(library: BuildLibrary, network: Any, logger: Any, graph: Path, heard: Heard) -> Any:
     parser = library.module.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
         first = parser.get_error(0).desc() if parser.num_errors else heard.reason()
@@ -162,7 +162,7 @@ def _profile(builder: Any, network: Any, graph: Path, sizes: Mapping[str, tuple[
     return profile
 
 
-def _load_timing_cache(library: Library, config: Any, path: Path | None) -> Any:
+def _load_timing_cache(library: BuildLibrary, config: Any, path: Path | None) -> Any:
     if path is None:
         return None
     if library.is_rtx:
@@ -188,7 +188,7 @@ def _save_timing_cache(cache: Any, path: Path | None) -> None:
         atomic_write_bytes(path, bytes(cache.serialize()))
 
 
-def _failure(library: Library, graph: Path, heard: Heard, flags: BuildFlags) -> RuntimeFailure:
+def _failure(library: BuildLibrary, graph: Path, heard: Heard, flags: BuildFlags) -> RuntimeFailure:
     reason = heard.reason()
     what = f"{graph}: {library.name} {library.version} built no engine"
     if any(_NO_KERNEL in line for line in heard.errors):

@@ -24,7 +24,7 @@ from minit2i_deploy.export.tensorrt.audit import shortfall
 from minit2i_deploy.export.tensorrt.build import build_engine
 from minit2i_deploy.export.tensorrt.capabilities import check_targets
 from minit2i_deploy.export.tensorrt.device import use_device
-from minit2i_deploy.export.tensorrt.library import Library, open_library
+from minit2i_deploy.export.tensorrt.library import BuildLibrary
 from minit2i_deploy.export.tensorrt.options import NATIVE, BuildOptions, sizes_for
 from minit2i_deploy.progress import Progress, no_progress, stage_of
 
@@ -56,7 +56,7 @@ def plan_bundle(bundle: Bundle, options: BuildOptions) -> tuple[Planned, ...]:
             is for another engine alone.
         UsageError: a target that the library lacks, or that cannot compute in a graph's precision.
     """
-    return plan_of(bundle, _keys(bundle, open_library(options.library), options))
+    return plan_of(bundle, _keys(bundle, BuildLibrary.open(options.library), options))
 
 
 def build_bundle(
@@ -83,7 +83,7 @@ def build_bundle(
             for another engine alone.
         Minit2iError: another process is building the same engine.
     """
-    library = open_library(options.library)
+    library = BuildLibrary.open(options.library)
     planned = plan_of(bundle, _keys(bundle, library, options))
     outcomes = []
     for index, item in enumerate(planned):
@@ -93,7 +93,7 @@ def build_bundle(
     return tuple(outcomes)
 
 
-def _keys(bundle: Bundle, library: Library, options: BuildOptions) -> list[EngineKey]:
+def _keys(bundle: Bundle, library: BuildLibrary, options: BuildOptions) -> list[EngineKey]:
     require_engine_fits(bundle, library.name.replace("_", "-"))
     targets = _targets(library, options)
     keys = []
@@ -113,7 +113,7 @@ def _keys(bundle: Bundle, library: Library, options: BuildOptions) -> list[Engin
     return keys
 
 
-def _targets(library: Library, options: BuildOptions) -> tuple[str, ...]:
+def _targets(library: BuildLibrary, options: BuildOptions) -> tuple[str, ...]:
     on_this_card = options.targets == (NATIVE,)
     if library.name == TENSORRT_RTX and not on_this_card:
         return options.targets or (PORTABLE,)
@@ -128,7 +128,7 @@ def _targets(library: Library, options: BuildOptions) -> tuple[str, ...]:
 
 def _one(
     bundle: Bundle,
-    library: Library,
+    library: BuildLibrary,
     options: BuildOptions,
     item: Planned,
     force: bool,
@@ -153,7 +153,7 @@ def _kept(bundle: Bundle, item: Planned, options: BuildOptions) -> Outcome:
 
 
 def _build(
-    bundle: Bundle, library: Library, options: BuildOptions, key: EngineKey, progress: Progress
+    bundle: Bundle, library: BuildLibrary, options: BuildOptions, key: EngineKey, progress: Progress
 ) -> EngineRecord:
     with new_engine(bundle, key) as partial:
         built = build_engine(

@@ -1,64 +1,21 @@
-"""The two engine libraries, tensorrt and tensorrt_rtx: one Python API, and where they differ.
-
-Every difference between them, and between the versions of one, is in this file.
-"""
+"""`BuildLibrary`: how TensorRT and TensorRT-RTX, and their versions, are told what to build."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import mmap
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO, Final
 
-from minit2i_deploy.engines.key import PORTABLE, TENSORRT, TENSORRT_RTX, BuildFlags
-from minit2i_deploy.errors import (
-    Minit2iError,
-    MissingDependencyError,
-    RuntimeFailure,
-    UsageError,
-)
+from minit2i_deploy.engines.key import PORTABLE, BuildFlags
+from minit2i_deploy.engines.library import Library
+from minit2i_deploy.errors import Minit2iError, UsageError
 
-# The first version that pads head widths itself and can take attention apart when told to.
-OLDEST: Final = {TENSORRT: (10, 14), TENSORRT_RTX: (1, 2)}
-EXTRAS: Final = {TENSORRT: "tensorrt", TENSORRT_RTX: "rtx"}
-# What --engine says for each.
-WORDS: Final = {TENSORRT: "tensorrt", TENSORRT_RTX: "tensorrt-rtx"}
-
-# The wheel's name, then the one that NVIDIA's archive installs.
-_MODULES: Final = {TENSORRT: ("tensorrt",), TENSORRT_RTX: ("tensorrt_rtx_bindings", "tensorrt_rtx")}
 _HARDWARE: Final = {"same-capability": "SAME_COMPUTE_CAPABILITY", "ampere-plus": "AMPERE_PLUS"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Library:
-    """An engine library that is loaded.
-
-    Args:
-        name: ``tensorrt`` or ``tensorrt_rtx``.
-        version: all its digits.
-        module: the Python module; both have the same classes.
-    """
-
-    name: str
-    version: str
-    module: Any
-
-    @property
-    def is_rtx(self) -> bool:
-        """Whether it builds without a card, for named targets."""
-        return self.name == TENSORRT_RTX
-
-    def create_network(self, builder: Any) -> Any:
-        """A network whose types are those of its graph, on every version."""
-        flags = self.module.NetworkDefinitionCreationFlag
-        strongly = getattr(flags, "STRONGLY_TYPED", None)
-        # TensorRT 11 knows no other networks and may have dropped the flag.
-        return builder.create_network(0 if strongly is None else 1 << int(strongly))
+class BuildLibrary(Library):
+    """A library with what a build needs; every difference between the two is in this class."""
 
     def set_targets(self, config: Any, targets: Sequence[str]) -> None:
         """Tell the builder which cards an engine is for.
@@ -163,57 +120,6 @@ class Library:
         return str(inspector.get_engine_information(self.module.LayerInformationFormat.JSON))
 
 
-def open_library(name: str) -> Library:
-    """Load an engine library.
-
-    Args:
-        name: ``tensorrt`` or ``tensorrt_rtx``.
-
-    Raises:
-        MissingDependencyError: it is not installed; the text names the pip line.
-        RuntimeFailure: it is too old, or a library that it needs is not there.
-    """
-    module = _load(name)
-    version = str(module.__version__)
-    oldest = OLDEST[name]
-    if _numbers(version)[: len(oldest)] < oldest:
-        words = ".".join(map(str, oldest))
-        raise RuntimeFailure(
-            f"{name} {version} is installed, but {words} or later is needed; run: pip install"
-            f" --upgrade 'minit2i-deploy[{EXTRAS[name]}]'"
-        )
-    return Library(name=name, version=version, module=module)
-
-
-def installed_version(name: str) -> str | None:
-    """Version of a library, or None where it is not there or does not load."""
-    try:
-        return open_library(name).version
-    except (MissingDependencyError, RuntimeFailure):
-        return None
-
-
-def _load(name: str) -> ModuleType:
-    for candidate in _MODULES[name]:
-        try:
-            return importlib.import_module(candidate)
-        except ModuleNotFoundError as error:
-            if error.name is not None and error.name.split(".")[0] != candidate:
-                raise RuntimeFailure(f"{candidate} does not load: {error}") from error
-        except (ImportError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise RuntimeFailure(
-                f"{candidate} does not load ({reason}); install the CUDA version it was made for"
-            ) from error
-    other = TENSORRT if name == TENSORRT_RTX else TENSORRT_RTX
-    hint = ""
-    if any(importlib.util.find_spec(module) is not None for module in _MODULES[other]):
-        hint = f" ({other} is: --engine {WORDS[other]})"
-    raise MissingDependencyError(
-        f"{name} is not installed{hint}; run: pip install 'minit2i-deploy[{EXTRAS[name]}]'"
-    )
-
-
 def _make_writer(module: Any, stream: BinaryIO) -> Any:
     class Writer(module.IStreamWriter):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -229,7 +135,3 @@ def _make_writer(module: Any, stream: BinaryIO) -> Any:
                 return 0
 
     return Writer()
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(digits) for digits in re.findall(r"[0-9]+", version))

@@ -158,7 +158,7 @@ def _engine_state(bundle: Bundle, engine: Found | Damaged) -> str:
     """``current``, or why not."""
     from minit2i_deploy.engines.cache import Damaged
     from minit2i_deploy.engines.fit import graph_changes, library_misfit
-    from minit2i_deploy.export.tensorrt.library import installed_version
+    from minit2i_deploy.engines.library import installed_version
 
     if isinstance(engine, Damaged):
         return engine.reason

@@ -14,7 +14,7 @@ from minit2i_deploy.engines.cache import Found
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.runtimes.cuda.driver import CudaDriver
 from minit2i_deploy.runtimes.cuda.memory import DeviceMemory, GrowingBuffer
-from minit2i_deploy.runtimes.tensorrt.library import Library
+from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
 
 # TensorRT's name of a type -> numpy's.
 _DTYPES: Final = {
@@ -33,7 +33,7 @@ JIT_CACHE_FILE: Final = "kernels.cache"
 class Card:
     """What all engines of a runtime share: library, card, stream and memory."""
 
-    def __init__(self, library: Library, device: int) -> None:
+    def __init__(self, library: RuntimeLibrary, device: int) -> None:
         self.library = library
         self.driver = CudaDriver(device, library.extra)
         self.stream = self.driver.new_stream()

@@ -1,67 +1,24 @@
-"""TensorRT or TensorRT-RTX: one Python interface under two import names.
-
-What differs between the two, and between their versions, is in this file.
-"""
+"""`RuntimeLibrary`: how TensorRT and TensorRT-RTX, and their versions, are run."""
 
 from __future__ import annotations
 
-import importlib.util
 import mmap
-from dataclasses import dataclass
 from typing import Any, Final
 
 from minit2i_deploy.engines.cache import Device, Wanted
-from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, require
+from minit2i_deploy.engines.library import Library
+from minit2i_deploy.errors import RuntimeFailure
 
-TENSORRT: Final = "tensorrt"
-TENSORRT_RTX: Final = "tensorrt_rtx"
 _MAX_LINES: Final = 8
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Source:
-    modules: tuple[str, ...]
-    extra: str
-    runtime: str
+class RuntimeLibrary(Library):
+    """A library with what a run needs, and a logger of its own."""
 
-
-# The wheel's import name first, then the one that NVIDIA's archive installs.
-_SOURCES: Final = {
-    TENSORRT: _Source(modules=("tensorrt",), extra="tensorrt", runtime="tensorrt"),
-    TENSORRT_RTX: _Source(
-        modules=("tensorrt_rtx_bindings", "tensorrt_rtx"), extra="rtx", runtime="tensorrt-rtx"
-    ),
-}
-
-
-class Library:
-    """One of the two libraries with a logger of its own.
-
-    Args:
-        name: TENSORRT or TENSORRT_RTX.
-
-    Raises:
-        MissingDependencyError: it is not installed; the other one is named where that is.
-    """
-
-    def __init__(self, name: str) -> None:
-        source = _SOURCES[name]
-        present = next(filter(_is_installed, source.modules), source.modules[0])
-        try:
-            self.module: Any = require(present, source.extra)
-        except MissingDependencyError as error:
-            other = _SOURCES[TENSORRT_RTX if name == TENSORRT else TENSORRT]
-            found = next(filter(_is_installed, other.modules), None)
-            if found is None:
-                raise
-            raise MissingDependencyError(
-                f"{error}; {found} is there: --runtime {other.runtime} uses it"
-            ) from error
-        self.name = name
-        self.extra = source.extra
-        self.version = str(self.module.__version__)
+    def __init__(self, name: str, module: Any) -> None:
+        super().__init__(name, module)
         self._lines: list[str] = []
-        self.logger = _new_logger(self.module, self._lines)
+        self.logger = _new_logger(module, self._lines)
 
     def wanted(self, device: Device, sizes: dict[str, int]) -> Wanted:
         """What an engine must be made for, to be run by this library."""
@@ -139,10 +96,6 @@ class Library:
             # Refused when card or driver changed; it is then compiled anew.
             cache.deserialize(stored)
         return cache
-
-
-def _is_installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
 
 
 def _new_logger(trt: Any, lines: list[str]) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from minit2i_deploy.runtimes.cuda.memory import GrowingBuffer
 from minit2i_deploy.runtimes.tensorrt.engine import Card
-from minit2i_deploy.runtimes.tensorrt.library import Library
+from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
 from minit2i_deploy.runtimes.toy_graph import (
     TOY_ROWS,
     TOY_SIZE,
@@ -32,7 +32,7 @@ def prove(name: str) -> float:
         UsageError: there is no card.
         RuntimeFailure: there is no driver, the library cannot run the toy, or its values are wrong.
     """
-    library = Library(name)
+    library = RuntimeLibrary.open(name)
     card = Card(library, 0)
     try:
         found = _ten_rows(card, _toy_engine(card))
@@ -46,10 +46,7 @@ def _toy_engine(card: Card) -> Any:
     library, trt = card.library, card.library.module
     library.forget_lines()
     builder = trt.Builder(library.logger)
-    flags = trt.NetworkDefinitionCreationFlag
-    # Where the flag is gone, no other kind of network is left.
-    strong = int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else None
-    network = builder.create_network(0 if strong is None else 1 << strong)
+    network = library.create_network(builder)
     parser = trt.OnnxParser(network, library.logger)
     model = matmul_model(TOY_SIZE, TOY_SIZE, TOY_SIZE)
     plan = None

@@ -25,7 +25,7 @@ from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.io.files import atomic_directory
 from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.runtimes.tensorrt.engine import Card, load_plan
-from minit2i_deploy.runtimes.tensorrt.library import Library
+from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
 
 # safetensors' name of a type -> TensorRT's.
 _DTYPES: Final = {"F32": "FLOAT", "F16": "HALF", "BF16": "BF16"}
@@ -142,7 +142,7 @@ def refit_bundle(
         MissingDependencyError: the library or cuda-python is not installed.
         RuntimeFailure: there is no such engine, or it cannot be refitted.
     """
-    library = Library(name)
+    library = RuntimeLibrary.open(name)
     engines = refittable_engines(base, library.name, library.version)
     card = Card(library, device)
     made, total = [], sum(map(len, engines.values()))

@@ -16,11 +16,12 @@ from jaxtyping import Float32, Int64
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.engine_restriction import require_engine_fits
 from minit2i_deploy.engines.cache import Device, require_engine
+from minit2i_deploy.engines.key import TENSORRT, TENSORRT_RTX
 from minit2i_deploy.errors import Minit2iError, UsageError
 from minit2i_deploy.io.files import atomic_write_bytes
 from minit2i_deploy.runtimes.base import GraphRuntime, check_conditions
 from minit2i_deploy.runtimes.tensorrt.engine import JIT_CACHE_FILE, Card, Engine, HostCall
-from minit2i_deploy.runtimes.tensorrt.library import TENSORRT, TENSORRT_RTX, Library
+from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
 from minit2i_deploy.runtimes.tensorrt.rows import GRAPHS, RowQueue
 from minit2i_deploy.runtimes.tensorrt.trajectory import TensorRtTrajectory, Workspaces
 
@@ -63,7 +64,7 @@ class TensorRtRuntime(GraphRuntime):
         require_engine_fits(bundle, f"runtime {self.name}")
         self.bundle = bundle
         self._settings = (graphs, debug)
-        self._card = Card(Library(self.library), device)
+        self._card = Card(RuntimeLibrary.open(self.library), device)
         self._device = Device(capability=self._card.driver.capability, name=self._card.driver.name)
         self._engines: dict[str, list[Engine]] = {}
         self._calls: dict[Engine, HostCall] = {}

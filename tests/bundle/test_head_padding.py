@@ -29,7 +29,7 @@ from minit2i_deploy.export.graphs.modules import (
 )
 from minit2i_deploy.export.graphs.onnx_export import to_onnx
 from minit2i_deploy.export.graphs.weights_file import write_graph
-from minit2i_deploy.export.tensorrt import build_engine, open_library
+from minit2i_deploy.export.tensorrt import BuildLibrary, build_engine
 from minit2i_deploy.model import MMJiT, Step
 from minit2i_deploy.model.heads import Heads
 from tests.helpers.engine_bundles import narrow_pair
@@ -191,7 +191,7 @@ def test_padded_heads_are_fused_by_tensorrt_rtx(multiple: int) -> None:
     graph, width = narrow_pair(multiple)
     assert width == {8: 56, 16: 64}[multiple]
     audit = build_engine(
-        open_library("tensorrt_rtx"),
+        BuildLibrary.open("tensorrt_rtx"),
         graph,
         graph.with_suffix(".plan"),
         sizes={"batch": (1, 1, 1), "branches": (1, 2, 2)},

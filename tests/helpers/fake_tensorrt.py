@@ -33,7 +33,7 @@ from tests.helpers.fake_tensorrt_names import (
     Weights,
 )
 
-VERSION = "1.7.1"
+VERSION, RTX_VERSION = "10.14.1", "1.7.1"
 _TYPES = {
     "tensor(float)": (DataType.FLOAT, np.float32),
     "tensor(float16)": (DataType.HALF, np.float16),
@@ -47,7 +47,6 @@ class FakeTensorRt(types.ModuleType):
     Args:
         cuda: the card.
         rtx: whether it is TensorRT-RTX, which has more to ask for.
-        version: of the library.
     """
 
     DataType, TensorIOMode, ILogger, Weights = DataType, TensorIOMode, ILogger, Weights
@@ -55,11 +54,12 @@ class FakeTensorRt(types.ModuleType):
     SerializationFlag = SerializationFlag
     NetworkDefinitionCreationFlag = NetworkDefinitionCreationFlag
 
-    def __init__(self, cuda: FakeCuda, *, rtx: bool, version: str = VERSION) -> None:
+    def __init__(self, cuda: FakeCuda, *, rtx: bool) -> None:
         name = "tensorrt_rtx_bindings" if rtx else "tensorrt"
         super().__init__(name)
         self.__spec__ = importlib.machinery.ModuleSpec(name, None)
-        self.__version__, self.cuda, self.rtx = version, cuda, rtx
+        self.__version__ = RTX_VERSION if rtx else VERSION
+        self.cuda, self.rtx = cuda, rtx
         self.contexts: list[ExecutionContext] = []
         self.runs: list[str] = []
         # Switches.

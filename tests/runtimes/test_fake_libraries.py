@@ -12,7 +12,7 @@ import tensorrt_rtx_bindings as real_trt
 
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.runtimes.cuda.driver import CudaDriver
-from minit2i_deploy.runtimes.tensorrt.library import Library
+from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
 from tests.helpers import fake_cuda, fake_tensorrt_names
 from tests.helpers.fake_cuda import FakeCuda
 from tests.helpers.fake_tensorrt import (
@@ -82,7 +82,7 @@ def test_tensorrt_methods_are_the_real_ones(fakes: list[type], real: type) -> No
 
 
 def test_the_real_library_takes_our_logger_and_says_why_a_plan_is_none() -> None:
-    library = Library("tensorrt_rtx")
+    library = RuntimeLibrary.open("tensorrt_rtx")
     assert library.version == real_trt.__version__
     loader = real_trt.Runtime(library.logger)
     assert loader.deserialize_cuda_engine(b"no plan at all" * 16) is None

@@ -35,12 +35,12 @@ from minit2i_deploy.export.quantize.graph.model_graph import read_graph, write_g
 from minit2i_deploy.export.quantize.graph.rewrite import quantize_graph
 from minit2i_deploy.export.quantize.schemes import find_scheme
 from minit2i_deploy.export.tensorrt import (
+    BuildLibrary,
     BuildOptions,
     Built,
     Outcome,
     build_bundle,
     build_engine,
-    open_library,
     plan_bundle,
 )
 from tests.helpers.cli_runs import run
@@ -68,7 +68,7 @@ def copy_of(form: tuple[str, int, int], folder: Path, *, engines: bool = False) 
 
 
 def wanted(capability: int, **changes: Any) -> Wanted:
-    library = open_library("tensorrt_rtx")
+    library = BuildLibrary.open("tensorrt_rtx")
     values: dict[str, Any] = {"library": library.name, "library_version": library.version}
     device = Device(capability=capability, name="a card")
     return Wanted(**{**values, "device": device, **changes})
@@ -76,7 +76,7 @@ def wanted(capability: int, **changes: Any) -> Wanted:
 
 def build_graph(graph: Path, precision: str, target: str, **flags: bool) -> Built:
     return build_engine(
-        open_library("tensorrt_rtx"),
+        BuildLibrary.open("tensorrt_rtx"),
         graph,
         graph.with_suffix(".plan"),
         sizes={"n": (1, 1, 4), "batch": (1, 1, 1), "branches": (1, 2, 2)},
@@ -349,7 +349,7 @@ def test_a_free_size_that_nobody_named_is_refused(tmp_path: Path) -> None:
     graph = _quantised_graph(tmp_path / "model.onnx", "int8")
     with pytest.raises(BundleError, match="free size 'n'"):
         build_engine(
-            open_library("tensorrt_rtx"),
+            BuildLibrary.open("tensorrt_rtx"),
             graph,
             tmp_path / "plan",
             sizes={"batch": (1, 1, 1)},

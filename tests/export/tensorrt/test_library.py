@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from minit2i_deploy import errors as errors_module
+from minit2i_deploy.engines import library as library_module
 from minit2i_deploy.engines.key import PORTABLE, BuildFlags
 from minit2i_deploy.errors import (
     Minit2iError,
@@ -21,10 +23,9 @@ from minit2i_deploy.errors import (
     UsageError,
 )
 from minit2i_deploy.export.tensorrt import device as device_module
-from minit2i_deploy.export.tensorrt import library as library_module
 from minit2i_deploy.export.tensorrt.build import _audit, _failure, _load_timing_cache
 from minit2i_deploy.export.tensorrt.device import use_device
-from minit2i_deploy.export.tensorrt.library import Library, open_library
+from minit2i_deploy.export.tensorrt.library import BuildLibrary
 from minit2i_deploy.export.tensorrt.log import Heard
 
 
@@ -66,8 +67,8 @@ def fake_module(**missing: bool) -> types.SimpleNamespace:
     )
 
 
-def library_of(module: Any, name: str = "tensorrt") -> Library:
-    return Library(name=name, version=module.__version__, module=module)
+def library_of(module: Any, name: str = "tensorrt") -> BuildLibrary:
+    return BuildLibrary(name, module)
 
 
 @pytest.mark.parametrize("dropped, flags", [(False, 2), (True, 0)])
@@ -211,13 +212,14 @@ def imports(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], None]
             import_module=load, util=types.SimpleNamespace(find_spec=find)
         )
         monkeypatch.setattr(library_module, "importlib", stand_in)
+        monkeypatch.setattr(errors_module, "importlib", stand_in)
 
     return put
 
 
 def test_a_library_is_opened_under_either_name(imports: Callable[[dict[str, Any]], None]) -> None:
     imports({"tensorrt_rtx": types.SimpleNamespace(__version__="1.7.1.116")})
-    library = open_library("tensorrt_rtx")
+    library = BuildLibrary.open("tensorrt_rtx")
     assert (library.name, library.version, library.is_rtx) == ("tensorrt_rtx", "1.7.1.116", True)
 
 
@@ -230,13 +232,13 @@ def test_a_library_is_opened_under_either_name(imports: Callable[[dict[str, Any]
             "tensorrt",
             {"tensorrt_rtx_bindings": object()},
             MissingDependencyError,
-            r"tensorrt_rtx is: --engine tensorrt-rtx",
+            r"tensorrt-rtx is; choose that instead",
         ),
         (
             "tensorrt",
             {"tensorrt": types.SimpleNamespace(__version__="10.3.0")},
             RuntimeFailure,
-            "10.14 or later is needed",
+            "10.3.0 is installed, expected 10.14 or later",
         ),
         (
             "tensorrt",
@@ -261,7 +263,7 @@ def test_a_library_that_is_not_there_is_explained(
 ) -> None:
     imports(modules)
     with pytest.raises(error, match=text) as caught:
-        open_library(name)
+        BuildLibrary.open(name)
     assert "\n" not in str(caught.value)
     assert library_module.installed_version(name) is None
 

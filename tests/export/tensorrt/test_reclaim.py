@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.engines.key import BuildFlags
+from minit2i_deploy.export.tensorrt import BuildLibrary, build_engine, reclaim
 from minit2i_deploy.export.tensorrt import build as build_module
-from minit2i_deploy.export.tensorrt import build_engine, open_library, reclaim
 from minit2i_deploy.export.tensorrt.reclaim import mappings, reclaiming
 from tests.helpers.engine_bundles import ASSETS, FORMS, demo_bundle
 
@@ -107,7 +107,7 @@ def test_a_build_is_the_same_with_and_without(
     def build(name: str) -> bytes:
         plan = tmp_path / name
         build_engine(
-            open_library("tensorrt_rtx"),
+            BuildLibrary.open("tensorrt_rtx"),
             graph,
             plan,
             sizes={"n": (1, 1, 4)},
