@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -32,6 +33,14 @@ def test_the_api_pages_have_every_public_name(repository: Path) -> None:
     text = (folder / "api.md").read_text("utf-8") + (folder / "errors.md").read_text("utf-8")
     documented = set(re.findall(r"^::: [\w.]+\.(\w+)$", text, re.MULTILINE))
     assert set(minit2i_deploy.__all__) - documented == {"__version__"}
+
+
+def test_every_documented_name_can_be_imported(repository: Path) -> None:
+    folder = repository / "docs" / "reference"
+    text = (folder / "api.md").read_text("utf-8") + (folder / "errors.md").read_text("utf-8")
+    for name in re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
 
 
 def test_every_page_is_in_the_navigation(repository: Path) -> None:
