@@ -8,14 +8,14 @@ from typing import Final
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.engine_restriction import require_engine_fits
 from minit2i_deploy.engines.cache import (
-    Found,
-    Planned,
+    CachedEngine,
+    PlannedBuild,
     engine_folder,
     engine_lock,
     new_engine,
-    plan_of,
+    plan_builds,
     read_engine,
-    seal_engine,
+    record_engine,
 )
 from minit2i_deploy.engines.key import PORTABLE, TENSORRT_RTX, EngineKey, native_target
 from minit2i_deploy.engines.sidecar import PLAN_FILE, Audit, EngineRecord
@@ -42,12 +42,12 @@ class Outcome:
         reason: why it was built, or that it was current.
     """
 
-    engine: Found
+    engine: CachedEngine
     built: bool
     reason: str
 
 
-def plan_bundle(bundle: Bundle, options: BuildOptions) -> tuple[Planned, ...]:
+def plan_bundle(bundle: Bundle, options: BuildOptions) -> tuple[PlannedBuild, ...]:
     """What ``build_bundle`` would do, and why; nothing is written.
 
     Raises:
@@ -56,7 +56,7 @@ def plan_bundle(bundle: Bundle, options: BuildOptions) -> tuple[Planned, ...]:
             is for another engine alone.
         UsageError: a target that the library lacks, or that cannot compute in a graph's precision.
     """
-    return plan_of(bundle, _keys(bundle, BuildLibrary.open(options.library), options))
+    return plan_builds(bundle, _keys(bundle, BuildLibrary.open(options.library), options))
 
 
 def build_bundle(
@@ -84,7 +84,7 @@ def build_bundle(
         Minit2iError: another process is building the same engine.
     """
     library = BuildLibrary.open(options.library)
-    planned = plan_of(bundle, _keys(bundle, library, options))
+    planned = plan_builds(bundle, _keys(bundle, library, options))
     outcomes = []
     for index, item in enumerate(planned):
         start, stop = index / len(planned), (index + 1) / len(planned)
@@ -130,7 +130,7 @@ def _one(
     bundle: Bundle,
     library: BuildLibrary,
     options: BuildOptions,
-    item: Planned,
+    item: PlannedBuild,
     force: bool,
     progress: Progress,
 ) -> Outcome:
@@ -138,15 +138,15 @@ def _one(
         return _kept(bundle, item, options)
     with engine_lock(bundle, item.key, wait_s=options.wait_s):
         # Whoever held the lock before may have built this very engine.
-        (now,) = plan_of(bundle, [item.key])
+        (now,) = plan_builds(bundle, [item.key])
         if now.current and not force:
             return _kept(bundle, now, options)
         record = _build(bundle, library, options, item.key, progress)
-    found = Found(folder=engine_folder(bundle, item.key), record=record)
+    found = CachedEngine(folder=engine_folder(bundle, item.key), record=record)
     return Outcome(engine=found, built=True, reason="forced" if item.current else item.reason)
 
 
-def _kept(bundle: Bundle, item: Planned, options: BuildOptions) -> Outcome:
+def _kept(bundle: Bundle, item: PlannedBuild, options: BuildOptions) -> Outcome:
     found = read_engine(bundle, item.key)
     _check_floor(bundle, found.record.key, found.record.audit, options)
     return Outcome(engine=found, built=False, reason=item.reason)
@@ -168,7 +168,7 @@ def _build(
             progress=progress,
         )
         _check_floor(bundle, key, built.audit, options)
-        return seal_engine(
+        return record_engine(
             partial,
             key,
             audit=built.audit,

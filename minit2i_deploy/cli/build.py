@@ -11,7 +11,7 @@ from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
-    from minit2i_deploy.engines.cache import Planned
+    from minit2i_deploy.engines.cache import PlannedBuild
     from minit2i_deploy.export.tensorrt import BuildOptions, Outcome
 
 _GRAPHS: Final = ("text_encoder", "text_adapter", "transformer")
@@ -209,7 +209,7 @@ def _settings(options: argparse.Namespace) -> BuildOptions:
     )
 
 
-def _print_plan(bundle: Bundle, planned: tuple[Planned, ...], *, as_json: bool) -> None:
+def _print_plan(bundle: Bundle, planned: tuple[PlannedBuild, ...], *, as_json: bool) -> None:
     from minit2i_deploy.cli.support.formatting import columns, json_text, size
     from minit2i_deploy.export.tensorrt.estimate import expected_memory_bytes
     from minit2i_deploy.export.tensorrt.memory import available_bytes
@@ -224,7 +224,7 @@ def _print_plan(bundle: Bundle, planned: tuple[Planned, ...], *, as_json: bool) 
                 "build": not item.current,
                 "reason": item.reason,
                 "memory_bytes": num_bytes,
-                "words": item.key.words(),
+                "words": item.key.describe(),
             }
             for item, num_bytes in zip(planned, memory, strict=True)
         ]

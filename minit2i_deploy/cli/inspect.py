@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle.manifest import Quantization
     from minit2i_deploy.checkpoints import Checkpoint
     from minit2i_deploy.config import ModelConfig
-    from minit2i_deploy.engines.cache import Damaged, Found
+    from minit2i_deploy.engines.cache import CachedEngine, CorruptEngine
 
 _GRAPH_HEAD: Final = ("graph", "precision", "opset", "size", "inputs -> outputs")
 _ENGINE_HEAD: Final = ("engine", "graph", "for", "sizes", "size", "kernels", "state")
@@ -148,19 +148,19 @@ def _preset_rows(bundle: Bundle) -> list[tuple[str, ...]]:
     return rows
 
 
-def _engines(bundle: Bundle) -> list[Found | Damaged]:
-    from minit2i_deploy.engines.cache import engines_of
+def _engines(bundle: Bundle) -> list[CachedEngine | CorruptEngine]:
+    from minit2i_deploy.engines.cache import cached_engines
 
-    return list(engines_of(bundle))
+    return list(cached_engines(bundle))
 
 
-def _engine_state(bundle: Bundle, engine: Found | Damaged) -> str:
+def _engine_state(bundle: Bundle, engine: CachedEngine | CorruptEngine) -> str:
     """``current``, or why not."""
-    from minit2i_deploy.engines.cache import Damaged
-    from minit2i_deploy.engines.fit import graph_changes, library_misfit
+    from minit2i_deploy.engines.cache import CorruptEngine
+    from minit2i_deploy.engines.fit import graph_changes, library_mismatch
     from minit2i_deploy.engines.library import installed_version
 
-    if isinstance(engine, Damaged):
+    if isinstance(engine, CorruptEngine):
         return engine.reason
     key = engine.record.key
     if (change := graph_changes(bundle, key)) is not None:
@@ -168,33 +168,33 @@ def _engine_state(bundle: Bundle, engine: Found | Damaged) -> str:
     version = installed_version(key.library)
     if version is None:
         return f"{key.library} is not installed here"
-    return library_misfit(key, key.library, version) or "current"
+    return library_mismatch(key, key.library, version) or "current"
 
 
-def _engine_values(bundle: Bundle, engine: Found | Damaged) -> dict[str, Any]:
-    from minit2i_deploy.engines.cache import Damaged
+def _engine_values(bundle: Bundle, engine: CachedEngine | CorruptEngine) -> dict[str, Any]:
+    from minit2i_deploy.engines.cache import CorruptEngine
     from minit2i_deploy.io.strict_json import encode
 
-    record = {} if isinstance(engine, Damaged) else encode(engine.record)
+    record = {} if isinstance(engine, CorruptEngine) else encode(engine.record)
     return {"folder": str(engine.folder), "state": _engine_state(bundle, engine), **record}
 
 
 def _engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
     from minit2i_deploy.cli.support.formatting import size
-    from minit2i_deploy.engines.cache import Damaged
-    from minit2i_deploy.engines.key import size_words
+    from minit2i_deploy.engines.cache import CorruptEngine
+    from minit2i_deploy.engines.key import describe_size
     from minit2i_deploy.export.tensorrt.audit import words
 
     rows: list[tuple[str, ...]] = []
     for engine in _engines(bundle):
         state = _engine_state(bundle, engine)
-        if isinstance(engine, Damaged):
+        if isinstance(engine, CorruptEngine):
             rows.append((engine.folder.name, "?", "", "", "", "", state))
             continue
         record = engine.record
         key = record.key
         target = f"{key.library} {' '.join(key.targets)}"
-        sizes = "; ".join(f"{name} {size_words(values)}" for name, values in key.sizes.items())
+        sizes = "; ".join(f"{name} {describe_size(values)}" for name, values in key.sizes.items())
         counts = words(record.audit)
         plan = size(record.plan_bytes)
         rows.append((engine.folder.name, key.graph, target, sizes, plan, counts, state))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.bundle.manifest import Check, Provenance
     from minit2i_deploy.checkpoints.checkpoint import Checkpoint
-    from minit2i_deploy.engines.cache import Found
+    from minit2i_deploy.engines.cache import CachedEngine
     from minit2i_deploy.progress import Progress
 
 # Of adapter and step against torch in the bundle's precision. Not measured on a card yet: wide
@@ -214,7 +214,9 @@ def _refuse_stale(
             )
 
 
-def _print(options: argparse.Namespace, engines: list[Found], checks: tuple[Check, ...]) -> None:
+def _print(
+    options: argparse.Namespace, engines: list[CachedEngine], checks: tuple[Check, ...]
+) -> None:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support.formatting import check_lines, json_text
     from minit2i_deploy.io.strict_json import encode

@@ -1,7 +1,7 @@
-"""The cache of built engines in a bundle: what is there, what fits, what would be rebuilt.
+"""The cache of built engines in a bundle: list, find, plan, write.
 
-``engines/<fingerprint>/`` holds engine.plan and engine.json. The folder is never listed in the
-manifest and may be deleted at any time. Nothing here needs an engine library.
+``engines/<fingerprint>/`` holds engine.plan and engine.json. The manifest does not list the folder,
+and it may be deleted at any time. This module needs no engine library.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.manifest import ENGINES
-from minit2i_deploy.engines.fit import Device, Wanted, graph_changes, misfit
+from minit2i_deploy.engines.fit import Device, EngineRequest, graph_changes, mismatch
 from minit2i_deploy.engines.key import (
     PORTABLE,
     BuildFlags,
@@ -43,8 +43,8 @@ from minit2i_deploy.io.files import (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """An engine that is whole: its folder and what engine.json says."""
+class CachedEngine:
+    """A complete engine: its folder and what engine.json says."""
 
     folder: Path
     record: EngineRecord
@@ -56,30 +56,30 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Damaged:
-    """A folder of the cache that holds no whole engine, and why."""
+class CorruptEngine:
+    """A folder of the cache that holds no complete engine, and why."""
 
     folder: Path
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Search:
-    """The engine that serves, if one does, and a line on each that does not."""
+class EngineSearch:
+    """The engine to use, or None, and a line on each engine that cannot be used."""
 
-    found: Found | None
+    engine: CachedEngine | None
     reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
+class PlannedBuild:
     """What a build would do for one key.
 
     Args:
         key: of the engine.
         fingerprint: of the key.
-        current: the engine is there and whole.
-        reason: why it is to be built, or that it is current.
+        current: the engine exists and is complete.
+        reason: why it would be built, or that it is current.
     """
 
     key: EngineKey
@@ -88,93 +88,92 @@ class Planned:
     reason: str
 
 
-def engines_of(bundle: Bundle) -> Iterator[Found | Damaged]:
-    """Every engine in the bundle's cache, by name; plans are checked for their size only."""
+def cached_engines(bundle: Bundle) -> Iterator[CachedEngine | CorruptEngine]:
+    """Every engine in the bundle's cache, by name; of the plans only the size is checked."""
     root = bundle.path / ENGINES
     folders = sorted(root.iterdir()) if root.is_dir() else []
     for folder in folders:
-        # What begins with a dot is a lock or a build under way.
+        # Names that begin with a dot are locks and unfinished builds.
         if folder.is_dir() and not folder.name.startswith("."):
             yield _examine(folder, hashed=False)
 
 
-def find_engine(bundle: Bundle, graph: str, wanted: Wanted) -> Search:
-    """The engine that serves best: whole by its hash, and made for what is wanted.
+def find_engine(bundle: Bundle, graph: str, request: EngineRequest) -> EngineSearch:
+    """The best engine for a request, its plan checked by hash.
 
-    Among several, one for the very card goes before a portable one, then the one whose greatest
-    sizes are smallest, then the one whose usual sizes are nearest to those asked for.
+    Of several, one for this GPU model is preferred to a portable one, then the one whose largest
+    sizes are smallest, then the one whose usual sizes are nearest to those requested.
 
     Raises:
         UsageError: the bundle has no such graph.
     """
     bundle.graph_path(graph)
-    fitting, reasons = [], []
-    for item in engines_of(bundle):
-        if isinstance(item, Damaged):
+    matches, reasons = [], []
+    for item in cached_engines(bundle):
+        if isinstance(item, CorruptEngine):
             reasons.append(f"{ENGINES}/{item.folder.name}: {item.reason}")
         elif item.record.key.graph == graph:
-            reason = misfit(bundle, item.record.key, wanted)
+            reason = mismatch(bundle, item.record.key, request)
             if reason is None:
-                fitting.append(item)
+                matches.append(item)
             else:
                 reasons.append(f"{ENGINES}/{item.folder.name}: {reason}")
-    for item in sorted(fitting, key=lambda each: _preference(each, wanted)):
-        whole = _examine(item.folder, hashed=True)
-        if isinstance(whole, Found):
-            return Search(found=whole, reasons=tuple(reasons))
-        reasons.append(f"{ENGINES}/{item.folder.name}: {whole.reason}")
-    return Search(found=None, reasons=tuple(reasons))
+    for item in sorted(matches, key=lambda each: _preference(each, request)):
+        checked = _examine(item.folder, hashed=True)
+        if isinstance(checked, CachedEngine):
+            return EngineSearch(engine=checked, reasons=tuple(reasons))
+        reasons.append(f"{ENGINES}/{item.folder.name}: {checked.reason}")
+    return EngineSearch(engine=None, reasons=tuple(reasons))
 
 
-def require_engine(bundle: Bundle, graph: str, wanted: Wanted) -> Found:
-    """``find_engine``'s engine, or one line on why there is none and how to build it.
+def require_engine(bundle: Bundle, graph: str, request: EngineRequest) -> CachedEngine:
+    """``find_engine``'s engine, or an error that says why there is none and how to build it.
 
     Raises:
-        RuntimeFailure: none serves.
+        RuntimeFailure: no engine fits the request.
         UsageError: the bundle has no such graph.
     """
-    search = find_engine(bundle, graph, wanted)
-    if search.found is not None:
-        return search.found
+    search = find_engine(bundle, graph, request)
+    if search.engine is not None:
+        return search.engine
     why = "; ".join(search.reasons) or "none was built"
-    engine = wanted.library.replace("_", "-")
     raise RuntimeFailure(
-        f"{bundle.path}: no engine of {graph} serves ({why}); run: minit2i build {bundle.path}"
-        f" --engine {engine}"
+        f"{bundle.path}: no engine of {graph} can be used ({why}); run: minit2i build"
+        f" {bundle.path} --engine {request.library.replace('_', '-')}"
     )
 
 
-def plan_of(bundle: Bundle, keys: Sequence[EngineKey]) -> tuple[Planned, ...]:
-    """What a build of these keys would do, and why; plans of these keys are hashed."""
-    present = list(engines_of(bundle))
+def plan_builds(bundle: Bundle, keys: Sequence[EngineKey]) -> tuple[PlannedBuild, ...]:
+    """What a build of these keys would do, and why; existing plans of these keys are hashed."""
+    present = list(cached_engines(bundle))
     return tuple(_planned(bundle, key, present) for key in keys)
 
 
-def read_engine(bundle: Bundle, key: EngineKey) -> Found:
-    """The engine of a key, whole by its hash.
+def read_engine(bundle: Bundle, key: EngineKey) -> CachedEngine:
+    """The engine of a key, its plan checked by hash.
 
     Raises:
-        BundleError: it is not there, or damaged.
+        BundleError: it is missing or corrupt.
     """
     folder = engine_folder(bundle, key)
     item = _examine(folder, hashed=True)
-    if isinstance(item, Damaged):
+    if isinstance(item, CorruptEngine):
         raise BundleError(f"{folder}: {item.reason}; run minit2i build")
     return item
 
 
 def engine_folder(bundle: Bundle, key: EngineKey) -> Path:
-    """Where the engine of a key is or will be."""
+    """Folder of the engine of a key, whether it exists or not."""
     return bundle.path / ENGINES / fingerprint(key)
 
 
 def engine_lock(
     bundle: Bundle, key: EngineKey, *, wait_s: float = 0.0
 ) -> AbstractContextManager[None]:
-    """Hold the right to build the engine of a key.
+    """A lock that the builder of the engine of a key holds.
 
     Raises:
-        Minit2iError: another process is at it; its pid is named.
+        Minit2iError: another process holds it; its pid is named.
         UsageError: the bundle's folder may not be written.
     """
     folder = engine_folder(bundle, key)
@@ -183,21 +182,21 @@ def engine_lock(
 
 @contextlib.contextmanager
 def new_engine(bundle: Bundle, key: EngineKey) -> Iterator[Path]:
-    """Yield a folder to put engine.plan in and to ``seal_engine``; hold ``engine_lock``.
+    """Yield a folder for engine.plan and ``record_engine``; the caller holds ``engine_lock``.
 
-    When the block ends well the folder takes its place in the cache, else it is removed.
+    If the block succeeds the folder is moved into the cache, else it is removed.
 
     Raises:
         UsageError: the folder may not be written.
         Minit2iError: the disk failed or is full.
     """
     folder = engine_folder(bundle, key)
-    _sweep(folder)
+    _remove_leftovers(folder)
     with atomic_directory(folder, overwrite=True) as partial:
         yield partial
 
 
-def seal_engine(
+def record_engine(
     partial: Path,
     key: EngineKey,
     *,
@@ -207,7 +206,7 @@ def seal_engine(
     device_memory_bytes: int | None = None,
     refitted_from: str | None = None,
 ) -> EngineRecord:
-    """Hash the plan in a folder of ``new_engine`` and write the record beside it.
+    """Hash the plan in a folder of ``new_engine`` and write engine.json beside it.
 
     Args:
         partial: the folder.
@@ -221,7 +220,7 @@ def seal_engine(
     plan = partial / PLAN_FILE
     record = EngineRecord(
         key=key,
-        words=key.words(),
+        words=key.describe(),
         plan_sha256=sha256_file(plan),
         plan_bytes=plan.stat().st_size,
         audit=audit,
@@ -242,87 +241,90 @@ def write_engine(
     audit: Audit,
     build_s: float,
     refitted_from: str | None = None,
-) -> Found:
-    """Put a plan that is in memory into the cache, as ``new_engine`` and ``seal_engine`` do."""
+) -> CachedEngine:
+    """Write a plan that is in memory to the cache, as ``new_engine`` and ``record_engine`` do."""
     with new_engine(bundle, key) as partial:
         with atomic_file(partial / PLAN_FILE) as file, file.open("wb") as stream:
             stream.write(plan)
-        record = seal_engine(
+        record = record_engine(
             partial, key, audit=audit, build_s=build_s, refitted_from=refitted_from
         )
-    return Found(folder=engine_folder(bundle, key), record=record)
+    return CachedEngine(folder=engine_folder(bundle, key), record=record)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed builds of this engine left; the lock is ours, so none is under way."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove folders of killed builds of this engine; with its lock held, no build is running."""
     for kind in ("partial", "replaced"):
-        for left in folder.parent.glob(f".{folder.name}.{kind}-*"):
+        for leftover in folder.parent.glob(f".{folder.name}.{kind}-*"):
             with contextlib.suppress(OSError):
-                shutil.rmtree(left)
+                shutil.rmtree(leftover)
 
 
-def _examine(folder: Path, *, hashed: bool) -> Found | Damaged:
+def _examine(folder: Path, *, hashed: bool) -> CachedEngine | CorruptEngine:
     try:
         record = read_record(folder)
         check_plan(folder, record, hashed=hashed)
     except BundleError as error:
-        return Damaged(folder=folder, reason=str(error).removeprefix(f"{folder}/"))
-    return Found(folder=folder, record=record)
+        return CorruptEngine(folder=folder, reason=str(error).removeprefix(f"{folder}/"))
+    return CachedEngine(folder=folder, record=record)
 
 
-def _preference(item: Found, wanted: Wanted) -> tuple[int, int, int, str]:
+def _preference(item: CachedEngine, request: EngineRequest) -> tuple[int, int, int, str]:
+    """Sort key: how specific the targets are, largest sizes, distance of usual sizes, name."""
     key = item.record.key
     kinds = ("native:", "sm")
     kind = min(
         next((rank for rank, start in enumerate(kinds) if target.startswith(start)), len(kinds))
         for target in key.targets
     )
-    greatest = sum(values[2] for values in key.sizes.values())
-    distance = sum(abs(key.sizes[n][1] - v) for n, v in wanted.sizes.items() if n in key.sizes)
-    return kind, greatest, distance, item.folder.name
+    largest = sum(values[2] for values in key.sizes.values())
+    distance = sum(abs(key.sizes[n][1] - v) for n, v in request.sizes.items() if n in key.sizes)
+    return kind, largest, distance, item.folder.name
 
 
-def _planned(bundle: Bundle, key: EngineKey, present: Sequence[Found | Damaged]) -> Planned:
+def _planned(
+    bundle: Bundle, key: EngineKey, present: Sequence[CachedEngine | CorruptEngine]
+) -> PlannedBuild:
     name = fingerprint(key)
     same = next((item for item in present if item.folder.name == name), None)
     if same is not None:
-        whole = _examine(same.folder, hashed=True)
-        if isinstance(whole, Found):
-            return Planned(key=key, fingerprint=name, current=True, reason="current")
-        return Planned(key=key, fingerprint=name, current=False, reason=whole.reason)
+        checked = _examine(same.folder, hashed=True)
+        if isinstance(checked, CachedEngine):
+            return PlannedBuild(key=key, fingerprint=name, current=True, reason="current")
+        return PlannedBuild(key=key, fingerprint=name, current=False, reason=checked.reason)
     others = [
         differences(item.record.key, key)
         for item in present
-        if isinstance(item, Found) and item.record.key.graph == key.graph
+        if isinstance(item, CachedEngine) and item.record.key.graph == key.graph
     ]
     nearest = min(others, key=len, default=["none was built"])
     reason = "; ".join(nearest)
-    return Planned(key=key, fingerprint=name, current=False, reason=reason)
+    return PlannedBuild(key=key, fingerprint=name, current=False, reason=reason)
 
 
 __all__ = [
     "PORTABLE",
     "Audit",
     "BuildFlags",
-    "Damaged",
+    "CachedEngine",
+    "CorruptEngine",
     "Device",
     "EngineKey",
     "EngineRecord",
-    "Found",
-    "Planned",
-    "Search",
-    "Wanted",
+    "EngineRequest",
+    "EngineSearch",
+    "PlannedBuild",
+    "cached_engines",
     "engine_folder",
     "engine_lock",
-    "engines_of",
     "find_engine",
     "fingerprint",
     "graph_changes",
     "native_target",
     "new_engine",
-    "plan_of",
+    "plan_builds",
     "read_engine",
+    "record_engine",
     "require_engine",
-    "seal_engine",
     "write_engine",
 ]

@@ -1,4 +1,4 @@
-"""Whether an engine may be run here and now, or the reason why not."""
+"""Whether an engine fits a request: graph, weights, library, GPU and sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minit2i_deploy.engines.key import PORTABLE, EngineKey
 # Precision -> the first compute capability that has it. Source: CUDA C++ Programming Guide, table
 # of tensor core types; support matrices of TensorRT and TensorRT-RTX.
 FIRST_CAPABILITY: Final = {"fp32": 75, "fp16": 75, "int8": 75, "bf16": 80, "fp8": 89}
-# Compute capabilities that an engine without named targets runs on, by NVIDIA's support matrix.
+# Compute capabilities that a portable engine runs on, by NVIDIA's support matrix.
 _PORTABLE_CAPABILITIES: Final = (80, 86, 89)
 _PORTABLE_FROM: Final = 120
 _AMPERE: Final = 80
@@ -21,7 +21,7 @@ _AMPERE: Final = 80
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
-    """A card: compute capability 8.9 as 89, and the name the driver gives it."""
+    """A GPU: compute capability 8.9 as 89, and the name the driver gives it."""
 
     capability: int
     name: str
@@ -31,15 +31,15 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """What an engine is needed for.
+class EngineRequest:
+    """What an engine is to be used for.
 
     Args:
-        library: one of ``engine_key.LIBRARIES``.
+        library: one of ``key.LIBRARIES``.
         library_version: of the library that will load it.
-        device: that will run it; None leaves the card open.
-        sizes: values of free sizes that it must take; others stay open.
-        weights_sha256: of refitted weights; None are the bundle's own.
+        device: GPU that will run it; None for any.
+        sizes: values of free sizes that it must accept; sizes not named may be any.
+        weights_sha256: of refitted weights; None for the bundle's weights.
     """
 
     library: str
@@ -50,61 +50,61 @@ class Wanted:
 
 
 def graph_changes(bundle: Bundle, key: EngineKey) -> str | None:
-    """Why an engine no longer belongs to the bundle's graph, or None."""
+    """Why an engine is not of the bundle's current graph, or None."""
     info = bundle.manifest.graphs[key.graph]
     files = bundle.manifest.files
     data = files.get(f"{info.path}.data")
     if files[info.path].sha256 != key.graph_sha256:
-        return f"the graph {info.path} changed since"
+        return f"the graph {info.path} changed since it was built"
     if (None if data is None else data.sha256) != key.data_sha256:
-        return f"the weights {info.path}.data changed since"
+        return f"the weights {info.path}.data changed since it was built"
     return None
 
 
-def misfit(bundle: Bundle, key: EngineKey, wanted: Wanted) -> str | None:
-    """The first reason why an engine cannot serve, or None where it can."""
+def mismatch(bundle: Bundle, key: EngineKey, request: EngineRequest) -> str | None:
+    """The first reason why an engine does not fit a request, or None."""
     return (
         graph_changes(bundle, key)
-        or _weights_misfit(key, wanted)
-        or library_misfit(key, wanted.library, wanted.library_version)
-        or (None if wanted.device is None else _device_misfit(key, wanted.device))
-        or _sizes_misfit(key, wanted.sizes)
+        or _weights_mismatch(key, request)
+        or library_mismatch(key, request.library, request.library_version)
+        or (None if request.device is None else _device_mismatch(key, request.device))
+        or _sizes_mismatch(key, request.sizes)
     )
 
 
-def library_misfit(key: EngineKey, library: str, version: str) -> str | None:
+def library_mismatch(key: EngineKey, library: str, version: str) -> str | None:
     """Why a library cannot load an engine, or None."""
     if key.library != library:
-        return f"built by {key.library}, but {library} is to load it"
+        return f"built by {key.library}, expected {library}"
     if key.library_version == version:
         return None
-    built, loading = _numbers(key.library_version), _numbers(version)
-    if key.flags.version_compatible and built[:1] == loading[:1] and built <= loading:
+    old, new = _numbers(key.library_version), _numbers(version)
+    if key.flags.version_compatible and old[:1] == new[:1] and old <= new:
         return None
     return f"built by {library} {key.library_version}, but {version} is installed"
 
 
-def _weights_misfit(key: EngineKey, wanted: Wanted) -> str | None:
-    if key.weights_sha256 == wanted.weights_sha256:
+def _weights_mismatch(key: EngineKey, request: EngineRequest) -> str | None:
+    if key.weights_sha256 == request.weights_sha256:
         return None
-    has, needs = (
-        "the bundle's own weights" if digest is None else f"refitted weights {digest[:8]}.."
-        for digest in (key.weights_sha256, wanted.weights_sha256)
+    actual, expected = (
+        "the bundle's weights" if digest is None else f"refitted weights {digest[:8]}.."
+        for digest in (key.weights_sha256, request.weights_sha256)
     )
-    return f"holds {has}, but {needs} are wanted"
+    return f"holds {actual}, expected {expected}"
 
 
-def _device_misfit(key: EngineKey, device: Device) -> str | None:
+def _device_mismatch(key: EngineKey, device: Device) -> str | None:
     if any(_runs_on(target, key.flags.hardware_level, device) for target in key.targets):
-        return _precision_misfit(key, device)
-    return f"built for {' '.join(key.targets)}, but this card is {device}"
+        return _precision_mismatch(key, device)
+    return f"built for {' '.join(key.targets)}, but this GPU is {device}"
 
 
-def _precision_misfit(key: EngineKey, device: Device) -> str | None:
-    needed = FIRST_CAPABILITY[key.precision]
-    if device.capability >= needed:
+def _precision_mismatch(key: EngineKey, device: Device) -> str | None:
+    first = FIRST_CAPABILITY[key.precision]
+    if device.capability >= first:
         return None
-    return f"computes in {key.precision}, which needs sm{needed}, but this card is {device}"
+    return f"computes in {key.precision}, which needs sm{first}, but this GPU is {device}"
 
 
 def _runs_on(target: str, hardware_level: str, device: Device) -> bool:
@@ -120,11 +120,11 @@ def _runs_on(target: str, hardware_level: str, device: Device) -> bool:
     return same and (hardware_level == "same-capability" or name == device.name)
 
 
-def _sizes_misfit(key: EngineKey, sizes: Mapping[str, int]) -> str | None:
+def _sizes_mismatch(key: EngineKey, sizes: Mapping[str, int]) -> str | None:
     for name, value in sizes.items():
         limits = key.sizes.get(name)
         if limits is not None and not limits[0] <= value <= limits[2]:
-            return f"takes {name} {limits[0]} to {limits[2]}, but {value} is asked for"
+            return f"accepts {name} from {limits[0]} to {limits[2]}, got {value}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What an engine was built from and for. Two builds with one key make the same engine."""
+"""`EngineKey`: what an engine is built from and for. Equal keys give equal engines."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from minit2i_deploy.io.strict_json import encode
 TENSORRT: Final = "tensorrt"
 TENSORRT_RTX: Final = "tensorrt_rtx"
 LIBRARIES: Final = (TENSORRT, TENSORRT_RTX)
-# Raised whenever a change of this package makes another engine of the same graph and flags.
+# Increased whenever a change of this package builds another engine from the same key.
 RECIPE: Final = 1
-# TensorRT-RTX without a named target: one engine for every card of Ampere and later it knows.
+# TensorRT-RTX without a named target: one engine for all GPUs from Ampere on that it supports.
 PORTABLE: Final = "portable"
 HARDWARE_LEVELS: Final = ("none", "same-capability", "ampere-plus")
 FINGERPRINT_DIGITS: Final = 20
@@ -34,15 +34,15 @@ class BuildFlags:
 
     Args:
         refit: its weights can be replaced later.
-        strip_weights: it comes without those weights that a refit brings.
+        strip_weights: it is stored without the weights that a refit sets.
         version_compatible: later versions of the library's major version run it.
-        hardware_level: which other cards a native engine runs on: none, those of the same compute
-            capability, or all of Ampere and later.
-        workspace_bytes: most scratch memory a kernel may take; None is the library's own bound.
-        optimization_level: 0 to 5; None is the library's own.
+        hardware_level: which other GPUs a native engine runs on: none, those of the same compute
+            capability, or all from Ampere on.
+        workspace_bytes: most scratch memory a kernel may take; None for the library's bound.
+        optimization_level: 0 to 5; None for the library's default.
         tf32: float32 matrix products may round their factors to ten bits.
-        allow_unfused: attention for which the library has no kernel is taken apart; float32
-            graphs always have this.
+        allow_unfused: attention without a fused kernel is decomposed; float32 graphs always
+            allow this.
     """
 
     refit: bool = False
@@ -57,16 +57,16 @@ class BuildFlags:
     def __post_init__(self) -> None:
         if self.hardware_level not in HARDWARE_LEVELS:
             raise ValueError(
-                f"hardware_level {self.hardware_level!r} is unknown; choose one of"
-                f" {', '.join(HARDWARE_LEVELS)}"
+                f"hardware_level: expected one of {', '.join(HARDWARE_LEVELS)}, got"
+                f" {self.hardware_level!r}"
             )
         if self.workspace_bytes is not None and self.workspace_bytes < 1:
-            raise ValueError(f"workspace_bytes is {self.workspace_bytes}; at least 1 is needed")
+            raise ValueError(f"workspace_bytes: expected at least 1, got {self.workspace_bytes}")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise ValueError(f"optimization_level is {self.optimization_level}; 0 to 5 is needed")
+            raise ValueError(f"optimization_level: expected 0 to 5, got {self.optimization_level}")
 
-    def words(self) -> str:
-        """Those that are not at their default, or ``no flags``."""
+    def describe(self) -> str:
+        """The flags that differ from their defaults, or ``no flags``."""
         parts = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -78,21 +78,21 @@ class BuildFlags:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineKey:
-    """All that decides what an engine is.
+    """Everything that an engine depends on.
 
     Args:
         graph: name of the graph in the manifest.
         graph_sha256: of its ONNX file.
-        data_sha256: of the weights' file beside it, or None where there is none.
-        weights_sha256: of other weights that a refit put in, or None.
+        data_sha256: of the weights' file beside it, or None if there is none.
+        weights_sha256: of other weights that a refit set, or None.
         precision: of the graph's matrix products, as in the manifest.
         inputs: of the graph.
         outputs: of the graph.
-        sizes: free size to its least, usual and greatest value.
+        sizes: free size to its smallest, usual and largest value.
         flags: of the build.
         library: one of LIBRARIES.
         library_version: all its digits.
-        targets: ``sm89`` and so on, ``portable``, or ``native:sm90:<name of the card>``.
+        targets: ``sm89`` and so on, ``portable``, or ``native:sm90:<name of the GPU>``.
         recipe: RECIPE at the time of the build.
     """
 
@@ -112,22 +112,22 @@ class EngineKey:
 
     def __post_init__(self) -> None:
         if self.graph not in GRAPHS:
-            raise ValueError(f"graph {self.graph!r} is unknown; choose one of {', '.join(GRAPHS)}")
+            raise ValueError(f"graph: expected one of {', '.join(GRAPHS)}, got {self.graph!r}")
         if self.library not in LIBRARIES:
             raise ValueError(
-                f"library {self.library!r} is unknown; choose one of {', '.join(LIBRARIES)}"
+                f"library: expected one of {', '.join(LIBRARIES)}, got {self.library!r}"
             )
         for name, values in self.sizes.items():
             if len(values) != 3 or not 1 <= values[0] <= values[1] <= values[2]:
                 raise ValueError(
-                    f"{name} has sizes {list(values)}; a least, a usual and a greatest in order"
-                    " are needed"
+                    f"{name}: expected a smallest, a usual and a largest size in order, got"
+                    f" {list(values)}"
                 )
         free = free_sizes(self.inputs)
         if set(free) != set(self.sizes):
-            raise ValueError(f"sizes are of {sorted(self.sizes)}, but the graph's are {free}")
+            raise ValueError(f"expected sizes of {free}, got those of {sorted(self.sizes)}")
         if not self.targets or not all(_TARGET.fullmatch(name) for name in self.targets):
-            raise ValueError(f"targets are {list(self.targets)}; sm89 or the like is needed")
+            raise ValueError(f"expected targets such as sm89, got {list(self.targets)}")
 
     @classmethod
     def of(
@@ -142,7 +142,7 @@ class EngineKey:
         targets: tuple[str, ...],
         weights_sha256: str | None = None,
     ) -> EngineKey:
-        """The key of a bundle's graph as it is now; files are taken from the manifest.
+        """The key of a bundle's current graph; hashes are read from the manifest.
 
         Raises:
             UsageError: an unknown graph, or a value outside its rule.
@@ -169,14 +169,14 @@ class EngineKey:
         except ValueError as error:
             raise UsageError(f"{bundle.path}: {graph}: {error}") from error
 
-    def words(self) -> str:
-        """One line for people."""
-        sizes = ", ".join(f"{name} {size_words(size)}" for name, size in self.sizes.items())
+    def describe(self) -> str:
+        """One line of text."""
+        sizes = ", ".join(f"{name} {describe_size(size)}" for name, size in self.sizes.items())
         weights = "" if self.weights_sha256 is None else f", refitted {self.weights_sha256[:8]}.."
         return (
             f"{self.graph} {self.precision} ({self.graph_sha256[:8]}..{weights}) for"
             f" {' '.join(self.targets)} by {self.library} {self.library_version};"
-            f" {sizes or 'no free sizes'}; {self.flags.words()}"
+            f" {sizes or 'no free sizes'}; {self.flags.describe()}"
         )
 
 
@@ -187,13 +187,13 @@ def fingerprint(key: EngineKey) -> str:
 
 
 def differences(old: EngineKey, new: EngineKey) -> list[str]:
-    """What differs between two keys, each in a few words; empty where they are one."""
-    found = []
+    """What differs between two keys, a short text each; empty if they are equal."""
+    texts = []
     for field in dataclasses.fields(EngineKey):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if before != after:
-            found.append(_difference(field.name, before, after))
-    return found
+            texts.append(_difference(field.name, before, after))
+    return texts
 
 
 def free_sizes(inputs: Mapping[str, TensorInfo]) -> list[str]:
@@ -203,22 +203,22 @@ def free_sizes(inputs: Mapping[str, TensorInfo]) -> list[str]:
 
 
 def native_target(capability: int, device: str) -> str:
-    """The target of an engine that only the card it was built on is promised to run.
+    """The target of an engine that may run only on the GPU model it was built on.
 
     Args:
         capability: 90 for compute capability 9.0.
-        device: the card's name as the driver says it.
+        device: the GPU's name as the driver gives it.
     """
     printable = "".join(letter if " " <= letter <= "~" else "?" for letter in device)
     return f"native:sm{capability}:{printable[:80]}"
 
 
-def size_words(values: tuple[int, ...]) -> str:
+def describe_size(values: tuple[int, ...]) -> str:
     """``2`` or ``1 to 4, best at 2``."""
-    least, usual, greatest = values
-    if least == greatest:
-        return str(least)
-    return f"{least} to {greatest}, best at {usual}"
+    smallest, usual, largest = values
+    if smallest == largest:
+        return str(smallest)
+    return f"{smallest} to {largest}, best at {usual}"
 
 
 def _difference(name: str, before: object, after: object) -> str:
@@ -229,11 +229,11 @@ def _difference(name: str, before: object, after: object) -> str:
         return f"the graph's {name} changed"
     if name == "flags":
         assert isinstance(before, BuildFlags) and isinstance(after, BuildFlags)
-        return f"flags were {before.words()}, now {after.words()}"
+        return f"flags were {before.describe()}, now {after.describe()}"
     return f"{name.replace('_', ' ')} {_value(before)}, now {_value(after)}"
 
 
 def _value(value: object) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {size_words(size)}" for name, size in value.items())
+        return ", ".join(f"{name} {describe_size(size)}" for name, size in value.items())
     return " ".join(value) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""One build of an engine at a time, on all systems, released by the system if a process dies."""
+"""A lock file for one build of an engine at a time; the system releases it if a process dies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import BinaryIO, Final
 from minit2i_deploy.errors import Minit2iError, UsageError
 from minit2i_deploy.io.temporary_folders import gone_if_empty
 
-_TRY_AGAIN_S: Final = 0.5
+_RETRY_S: Final = 0.5
 
 
 @contextlib.contextmanager
@@ -20,41 +20,40 @@ def locked(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock file at ``path``; it is removed at the end.
 
     Args:
-        path: of the lock file; missing folders are made, and go again if nothing else comes
-            into them.
-        what: words for what is locked, for the error.
+        path: of the lock file; missing folders are created, and removed again if they stay empty.
+        what: name of the locked thing, for the error.
         wait_s: how long to wait for another process.
 
     Raises:
         Minit2iError: another process holds it, named by its pid.
         UsageError: the folder may not be written.
     """
-    until = time.monotonic() + wait_s
+    deadline = time.monotonic() + wait_s
     with gone_if_empty(path.parent):
-        while (stream := _try(path)) is None:
-            if time.monotonic() >= until:
+        while (stream := _try_lock(path)) is None:
+            if time.monotonic() >= deadline:
                 raise Minit2iError(
                     f"{what}: process {_holder(path)} is building it; wait for it to end"
                 )
-            time.sleep(_TRY_AGAIN_S)
+            time.sleep(_RETRY_S)
         try:
             yield
         finally:
-            # Removed while it is held: whoever opened it before sees that the name is gone.
+            # Removed before it is released: whoever waits on the open file then sees a stale name.
             with contextlib.suppress(OSError):
                 path.unlink()
             stream.close()
 
 
-def _try(path: Path) -> BinaryIO | None:
+def _try_lock(path: Path) -> BinaryIO | None:
     try:
-        stream = _opened(path)
+        stream = _open(path)
     except OSError as error:
         raise UsageError(
             f"{path.parent}: cannot be written ({error.strerror}); copy the bundle to a folder"
             " you can write"
         ) from error
-    if not _take(stream) or not _still_there(path, stream):
+    if not _lock(stream) or not _is_same_file(path, stream):
         stream.close()
         return None
     stream.truncate(0)
@@ -63,21 +62,21 @@ def _try(path: Path) -> BinaryIO | None:
     return stream
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open(path: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return open(path, "a+b")
     except FileNotFoundError:
-        # Another process has just left the folder empty and removed it.
+        # Another process has just removed the folder because it was empty.
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "a+b")
 
 
-def _take(stream: BinaryIO) -> bool:
+def _lock(stream: BinaryIO) -> bool:
     try:
         import fcntl
     except ModuleNotFoundError:
-        return _take_on_windows(stream)
+        return _lock_on_windows(stream)
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -85,11 +84,11 @@ def _take(stream: BinaryIO) -> bool:
     return True
 
 
-def _take_on_windows(stream: BinaryIO) -> bool:
+def _lock_on_windows(stream: BinaryIO) -> bool:
     import importlib
 
     msvcrt = importlib.import_module("msvcrt")
-    # A byte far behind the pid, so that others can read that.
+    # A byte far behind the pid, so that others can still read the pid.
     stream.seek(2**20)
     try:
         msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
@@ -98,7 +97,7 @@ def _take_on_windows(stream: BinaryIO) -> bool:
     return True
 
 
-def _still_there(path: Path, stream: BinaryIO) -> bool:
+def _is_same_file(path: Path, stream: BinaryIO) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
     except OSError:
@@ -107,6 +106,6 @@ def _still_there(path: Path, stream: BinaryIO) -> bool:
 
 def _holder(path: Path) -> str:
     try:
-        return path.read_text("ascii").strip() or "of unknown number"
+        return path.read_text("ascii").strip() or "of unknown pid"
     except (OSError, ValueError):
-        return "of unknown number"
+        return "of unknown pid"

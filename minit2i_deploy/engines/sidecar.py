@@ -1,4 +1,4 @@
-"""The sidecar of an engine: engine.json beside engine.plan says in words what the plan is."""
+"""engine.json, the sidecar of engine.plan: what the engine is and which kernels it has."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _MAX_RECORD_BYTES: Final = 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Audit:
-    """Which kernels an engine is made of.
+    """Which kernels an engine consists of.
 
     Args:
-        source: what told it: ``log``, ``inspector`` or ``unknown``; in the last case all counts
-            are zero and mean nothing.
-        attention: attentions of the graph.
+        source: where the counts are from: ``log``, ``inspector`` or ``unknown``; in the last
+            case they are zero and mean nothing.
+        attention: attention operations of the graph.
         attention_fused: those that one kernel computes.
         softmax_unfused: softmax kernels outside of fused attention.
         gemms: matrix products by type: fp32, tf32, fp16, bf16, int8, fp8, other.
-        norms: kernels that take a mean over a row, most of them norms.
+        norms: kernels that average over an axis, most of them norms.
         kernels: all.
     """
 
@@ -51,7 +51,7 @@ NO_AUDIT: Final = Audit(gemms={})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineRecord:
-    """What engine.json holds.
+    """Content of engine.json; the field names are its keys.
 
     Args:
         key: what the engine was built from and for.
@@ -61,8 +61,8 @@ class EngineRecord:
         audit: the kernels.
         refitted_from: fingerprint of the engine whose weights were replaced, or None.
         build_s: seconds the library took.
-        host_memory_bytes: greatest resident memory of the building process, or None.
-        device_memory_bytes: scratch memory the engine asks for beside its weights, or None.
+        host_memory_bytes: peak resident memory of the building process, or None.
+        device_memory_bytes: scratch memory the engine needs beside its weights, or None.
         made_by: version of this package.
         format_version: FORMAT_VERSION.
     """
@@ -81,11 +81,11 @@ class EngineRecord:
 
     @property
     def fingerprint(self) -> str:
-        """Of the key; the name of the folder."""
+        """Fingerprint of the key, which is the name of the folder."""
         return fingerprint(self.key)
 
     def to_bytes(self) -> bytes:
-        """Sorted JSON, for people and for ``read_record``."""
+        """Sorted JSON, as ``read_record`` reads it."""
         return (json.dumps(encode(self), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
@@ -93,7 +93,7 @@ def read_record(folder: Path) -> EngineRecord:
     """Read the sidecar in an engine's folder and check it against the folder's name.
 
     Raises:
-        BundleError: it is missing, damaged, of another format version or of another engine.
+        BundleError: it is missing, corrupt, of another format version or of another engine.
     """
     path = folder / RECORD_FILE
     try:
@@ -102,31 +102,31 @@ def read_record(folder: Path) -> EngineRecord:
         values = parse_json(path.read_bytes())
         version = values.get("format_version") if isinstance(values, dict) else None
         if version != FORMAT_VERSION:
-            raise ValueError(f"format_version {version!r}, but {FORMAT_VERSION} is read here")
+            raise ValueError(f"format_version {version!r}, expected {FORMAT_VERSION}")
         record: EngineRecord = decode(EngineRecord, values, "engine")
     except FileNotFoundError as error:
         raise BundleError(f"{path}: missing") from error
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise BundleError(f"{path}: damaged ({error})") from error
+        raise BundleError(f"{path}: corrupt ({error})") from error
     if record.fingerprint != folder.name:
-        raise BundleError(f"{path}: is of engine {record.fingerprint}, so it was moved or edited")
+        raise BundleError(f"{path}: describes engine {record.fingerprint}; it was moved or edited")
     return record
 
 
 def check_plan(folder: Path, record: EngineRecord, *, hashed: bool) -> None:
-    """Check the plan's size and, if asked, its bytes.
+    """Check the plan's size and, if ``hashed``, its sha256.
 
     Raises:
         BundleError: it is missing, truncated or altered.
     """
     path = folder / PLAN_FILE
     try:
-        found = path.stat().st_size
-        if found != record.plan_bytes:
-            raise BundleError(f"{path}: {found} bytes, but {record.plan_bytes} were built")
+        size = path.stat().st_size
+        if size != record.plan_bytes:
+            raise BundleError(f"{path}: {size} bytes, expected {record.plan_bytes}")
         if hashed and sha256_file(path) != record.plan_sha256:
-            raise BundleError(f"{path}: its bytes differ from those that were built")
+            raise BundleError(f"{path}: its sha256 is not that of the plan that was built")
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.manifest import TensorInfo
-from minit2i_deploy.engines.cache import Found
+from minit2i_deploy.engines.cache import CachedEngine
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.runtimes.cuda.driver import CudaDriver
 from minit2i_deploy.runtimes.cuda.memory import DeviceMemory, GrowingBuffer
@@ -78,7 +78,7 @@ class Engine:
         RuntimeFailure: the library refuses the plan, or it is not of this graph.
     """
 
-    def __init__(self, card: Card, bundle: Bundle, found: Found) -> None:
+    def __init__(self, card: Card, bundle: Bundle, found: CachedEngine) -> None:
         self.card, self.found = card, found
         self.graph = found.record.key.graph
         self.info = bundle.manifest.graphs[self.graph]
@@ -130,7 +130,7 @@ class Engine:
             )
 
 
-def load_plan(card: Card, found: Found) -> Any:
+def load_plan(card: Card, found: CachedEngine) -> Any:
     """Deserialise a plan.
 
     Raises:

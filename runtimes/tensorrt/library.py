@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from typing import Any, Final
 
-from minit2i_deploy.engines.cache import Device, Wanted
+from minit2i_deploy.engines.cache import Device, EngineRequest
 from minit2i_deploy.engines.library import Library
 from minit2i_deploy.errors import RuntimeFailure
 
@@ -20,9 +20,11 @@ class RuntimeLibrary(Library):
         self._lines: list[str] = []
         self.logger = _new_logger(module, self._lines)
 
-    def wanted(self, device: Device, sizes: dict[str, int]) -> Wanted:
+    def engine_request(self, device: Device, sizes: dict[str, int]) -> EngineRequest:
         """What an engine must be made for, to be run by this library."""
-        return Wanted(library=self.name, library_version=self.version, device=device, sizes=sizes)
+        return EngineRequest(
+            library=self.name, library_version=self.version, device=device, sizes=sizes
+        )
 
     def failure(self, what: str) -> RuntimeFailure:
         """An error with the first thing that the library logged; those after it are its echo."""

@@ -18,8 +18,14 @@ from minit2i_deploy.bundle.weight_replacement import (
     read_tensor,
     stored_tensors,
 )
-from minit2i_deploy.engines.cache import EngineKey, Found, engine_lock, engines_of, write_engine
-from minit2i_deploy.engines.fit import graph_changes, library_misfit
+from minit2i_deploy.engines.cache import (
+    CachedEngine,
+    EngineKey,
+    cached_engines,
+    engine_lock,
+    write_engine,
+)
+from minit2i_deploy.engines.fit import graph_changes, library_mismatch
 from minit2i_deploy.engines.sidecar import PLAN_FILE, RECORD_FILE
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.io.files import atomic_directory
@@ -47,18 +53,20 @@ class Refitted:
     kept: tuple[str, ...]
 
 
-def refittable_engines(bundle: Bundle, library: str, version: str) -> dict[str, list[Found]]:
+def refittable_engines(bundle: Bundle, library: str, version: str) -> dict[str, list[CachedEngine]]:
     """Graph -> engines of the bundle as it is whose weights can be replaced by this library.
 
     Raises:
         RuntimeFailure: adapter or denoiser has none.
     """
-    found: dict[str, list[Found]] = {"text_adapter": [], "transformer": []}
-    for item in engines_of(bundle):
-        if not isinstance(item, Found) or item.record.key.graph not in found:
+    found: dict[str, list[CachedEngine]] = {"text_adapter": [], "transformer": []}
+    for item in cached_engines(bundle):
+        if not isinstance(item, CachedEngine) or item.record.key.graph not in found:
             continue
         key = item.record.key
-        fits = graph_changes(bundle, key) is None and library_misfit(key, library, version) is None
+        fits = (
+            graph_changes(bundle, key) is None and library_mismatch(key, library, version) is None
+        )
         if key.flags.refit and fits:
             found[key.graph].append(item)
     for graph, engines in found.items():
@@ -70,7 +78,9 @@ def refittable_engines(bundle: Bundle, library: str, version: str) -> dict[str, 
     return found
 
 
-def refit_plan(card: Card, found: Found, bundle: Bundle, changed: Collection[str]) -> Refitted:
+def refit_plan(
+    card: Card, found: CachedEngine, bundle: Bundle, changed: Collection[str]
+) -> Refitted:
     """A plan of the same engine that holds another bundle's weights.
 
     Args:
@@ -123,7 +133,7 @@ def refit_bundle(
     base: Bundle,
     bundle: Bundle,
     progress: Progress = no_progress,
-) -> list[Found]:
+) -> list[CachedEngine]:
     """Refit every engine of one bundle that can be into engines of another.
 
     Engines of graphs whose weights are the same in both are taken over as they are.
@@ -159,7 +169,9 @@ def refit_bundle(
     return made
 
 
-def _refit_into(card: Card, found: Found, bundle: Bundle, changed: Collection[str]) -> Found:
+def _refit_into(
+    card: Card, found: CachedEngine, bundle: Bundle, changed: Collection[str]
+) -> CachedEngine:
     began = time.perf_counter()
     old = found.record
     plan = refit_plan(card, found, bundle, changed).plan
@@ -185,8 +197,8 @@ def _refit_into(card: Card, found: Found, bundle: Bundle, changed: Collection[st
 
 def _take_over(base: Bundle, bundle: Bundle) -> None:
     """Copy the engines of the text encoder, which no refit changes."""
-    for item in engines_of(base):
-        if isinstance(item, Found) and item.record.key.graph == "text_encoder":
+    for item in cached_engines(base):
+        if isinstance(item, CachedEngine) and item.record.key.graph == "text_encoder":
             target = bundle.path / item.folder.relative_to(base.path)
             if graph_changes(bundle, item.record.key) is None and not target.exists():
                 with atomic_directory(target) as partial:
@@ -194,7 +206,7 @@ def _take_over(base: Bundle, bundle: Bundle) -> None:
                         shutil.copyfile(item.folder / file, partial / file)
 
 
-def _refitter(card: Card, engine: Any, found: Found) -> Any:
+def _refitter(card: Card, engine: Any, found: CachedEngine) -> Any:
     library = card.library
     try:
         refitter = library.module.Refitter(engine, library.logger)
@@ -208,7 +220,7 @@ def _weights(trt: Any, raw: np.ndarray, stored: StoredTensor) -> Any:
     return trt.Weights(kind, raw.ctypes.data, int(np.prod(stored.shape)))
 
 
-def _serialised(card: Card, engine: Any, found: Found) -> bytes:
+def _serialised(card: Card, engine: Any, found: CachedEngine) -> bytes:
     library = card.library
     config = engine.create_serialization_config()
     flags = library.module.SerializationFlag

@@ -171,7 +171,7 @@ class TensorRtRuntime(GraphRuntime):
         for engine in opened:
             if engine.takes(sizes):
                 return engine
-        wanted = self._card.library.wanted(self._device, sizes)
+        wanted = self._card.library.engine_request(self._device, sizes)
         opened.append(Engine(self._card, self.bundle, require_engine(self.bundle, graph, wanted)))
         return opened[-1]
 

@@ -1,4 +1,4 @@
-"""The cache of engines: keys, records, what fits, what is refused. No engine library is needed."""
+"""The cache of engines: keys, records, which engine fits, what is refused."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.engines.cache import (
     PORTABLE,
     BuildFlags,
-    Damaged,
+    CachedEngine,
+    CorruptEngine,
     Device,
     EngineKey,
-    Found,
-    Wanted,
+    EngineRequest,
+    cached_engines,
     engine_lock,
-    engines_of,
     find_engine,
     fingerprint,
     native_target,
-    plan_of,
+    plan_builds,
     read_engine,
     require_engine,
     write_engine,
 )
-from minit2i_deploy.engines.fit import library_misfit, misfit
+from minit2i_deploy.engines.fit import library_mismatch, mismatch
 from minit2i_deploy.engines.key import differences
 from minit2i_deploy.engines.sidecar import NO_AUDIT, PLAN_FILE, RECORD_FILE
 from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
@@ -56,16 +56,16 @@ def key_of(bundle: Bundle, **changes: Any) -> EngineKey:
     return EngineKey.of(bundle, changes.pop("graph", "transformer"), **values | changes)
 
 
-def put(bundle: Bundle, key: EngineKey, plan: bytes = b"plan" * 100) -> Found:
+def put(bundle: Bundle, key: EngineKey, plan: bytes = b"plan" * 100) -> CachedEngine:
     with engine_lock(bundle, key):
         return write_engine(bundle, key, plan, audit=NO_AUDIT, build_s=1.5)
 
 
-def wanted(device: Device | None = ADA, **changes: Any) -> Wanted:
-    return Wanted(**{"device": device, **RTX, **changes})
+def request(device: Device | None = ADA, **changes: Any) -> EngineRequest:
+    return EngineRequest(**{"device": device, **RTX, **changes})
 
 
-def test_the_fingerprint_stands_for_every_field(bundle: Bundle) -> None:
+def test_the_fingerprint_covers_every_field(bundle: Bundle) -> None:
     key = key_of(bundle)
     others = [
         key_of(bundle, graph="text_adapter"),
@@ -94,7 +94,7 @@ def test_the_fingerprint_of_a_fixed_key_never_changes(bundle: Bundle) -> None:
     assert fingerprint(fixed) == "23d0cce7f473525538fa"
 
 
-def test_targets_are_put_in_order(bundle: Bundle) -> None:
+def test_targets_are_sorted(bundle: Bundle) -> None:
     assert key_of(bundle, targets=("sm89", "sm120")) == key_of(bundle, targets=("sm120", "sm89"))
 
 
@@ -127,14 +127,14 @@ def test_flags_outside_their_rules_are_refused(values: dict[str, Any]) -> None:
         BuildFlags(**values)
 
 
-def test_what_was_written_is_found_again(bundle: Bundle) -> None:
+def test_a_written_engine_is_found(bundle: Bundle) -> None:
     written = put(bundle, key_of(bundle))
-    assert list(engines_of(bundle)) == [written]
-    found = require_engine(bundle, "transformer", wanted(sizes={"batch": 4, "branches": 2}))
-    assert found.record == written.record
-    assert found.plan.read_bytes() == b"plan" * 100
-    assert found.record.plan_bytes == 400
-    assert "for sm89 by tensorrt_rtx 1.7.1.116" in found.record.words
+    assert list(cached_engines(bundle)) == [written]
+    engine = require_engine(bundle, "transformer", request(sizes={"batch": 4, "branches": 2}))
+    assert engine.record == written.record
+    assert engine.plan.read_bytes() == b"plan" * 100
+    assert engine.record.plan_bytes == 400
+    assert "for sm89 by tensorrt_rtx 1.7.1.116" in engine.record.words
     # The cache is no part of the bundle's promise.
     Bundle.open(bundle.path).verify()
     assert sorted(os.listdir(bundle.path / "engines")) == [written.record.fingerprint]
@@ -143,41 +143,41 @@ def test_what_was_written_is_found_again(bundle: Bundle) -> None:
 def test_what_does_not_fit_is_refused_with_its_reason(bundle: Bundle) -> None:
     put(bundle, key_of(bundle))
     cases = {
-        "built for sm89, but this card is sm86 (NVIDIA GeForce RTX 3090)": wanted(AMPERE),
-        "takes batch 1 to 4, but 8 is asked for": wanted(sizes={"batch": 8}),
-        "built by tensorrt_rtx, but tensorrt is to load it": wanted(library="tensorrt"),
-        "built by tensorrt_rtx 1.7.1.116, but 1.8.0.1 is installed": wanted(
+        "built for sm89, but this GPU is sm86 (NVIDIA GeForce RTX 3090)": request(AMPERE),
+        "accepts batch from 1 to 4, got 8": request(sizes={"batch": 8}),
+        "built by tensorrt_rtx, expected tensorrt": request(library="tensorrt"),
+        "built by tensorrt_rtx 1.7.1.116, but 1.8.0.1 is installed": request(
             library_version="1.8.0.1"
         ),
-        "holds the bundle's own weights, but refitted weights abababab.. are wanted": wanted(
+        "holds the bundle's weights, expected refitted weights abababab..": request(
             weights_sha256="ab" * 32
         ),
     }
-    for reason, needs in cases.items():
-        search = find_engine(bundle, "transformer", needs)
-        assert search.found is None
+    for reason, case in cases.items():
+        search = find_engine(bundle, "transformer", case)
+        assert search.engine is None
         assert search.reasons == (f"engines/{fingerprint(key_of(bundle))}: {reason}",)
         with pytest.raises(RuntimeFailure, match="minit2i build") as caught:
-            require_engine(bundle, "transformer", needs)
+            require_engine(bundle, "transformer", case)
         assert reason in str(caught.value)
-    assert find_engine(bundle, "text_adapter", wanted()).reasons == ()
+    assert find_engine(bundle, "text_adapter", request()).reasons == ()
     with pytest.raises(RuntimeFailure, match="none was built"):
-        require_engine(bundle, "text_adapter", wanted())
+        require_engine(bundle, "text_adapter", request())
     with pytest.raises(UsageError, match="vae"):
-        find_engine(bundle, "vae", wanted())
+        find_engine(bundle, "vae", request())
 
 
 def test_an_engine_of_a_graph_that_changed_is_stale(bundle: Bundle) -> None:
     put(bundle, key_of(bundle))
-    for name, words in (("model.onnx", "the graph"), ("model.onnx.data", "the weights")):
+    for name, text in (("model.onnx", "the graph"), ("model.onnx.data", "the weights")):
         path = bundle.path / "transformer" / name
         before = path.read_bytes()
         path.write_bytes(b"other" + before[5:])
         write_manifest(bundle.path, bundle.manifest)
         changed = Bundle.open(bundle.path)
-        (reason,) = find_engine(changed, "transformer", wanted()).reasons
-        assert words in reason and "changed since" in reason
-        (planned,) = plan_of(changed, [key_of(changed)])
+        (reason,) = find_engine(changed, "transformer", request()).reasons
+        assert text in reason and "changed since" in reason
+        (planned,) = plan_builds(changed, [key_of(changed)])
         assert not planned.current and "changed" in planned.reason
         path.write_bytes(before)
 
@@ -199,17 +199,17 @@ def test_an_engine_of_a_graph_that_changed_is_stale(bundle: Bundle) -> None:
         ((native_target(80, "NVIDIA A100"),), "ampere-plus", HOPPER, True),
     ],
 )
-def test_which_card_runs_which_engine(
+def test_which_gpu_runs_which_engine(
     bundle: Bundle, targets: tuple[str, ...], level: str, device: Device, fits: bool
 ) -> None:
     key = key_of(bundle, targets=targets, flags=BuildFlags(hardware_level=level))
-    assert (misfit(bundle, key, wanted(device)) is None) == fits
+    assert (mismatch(bundle, key, request(device)) is None) == fits
 
 
-def test_a_portable_engine_of_fp8_needs_a_card_with_fp8(bundle: Bundle) -> None:
+def test_a_portable_engine_of_fp8_needs_a_gpu_with_fp8(bundle: Bundle) -> None:
     key = dataclasses.replace(key_of(bundle, targets=(PORTABLE,)), precision="fp8")
-    assert misfit(bundle, key, wanted(ADA)) is None
-    assert "needs sm89" in (misfit(bundle, key, wanted(AMPERE)) or "")
+    assert mismatch(bundle, key, request(ADA)) is None
+    assert "needs sm89" in (mismatch(bundle, key, request(AMPERE)) or "")
 
 
 @pytest.mark.parametrize(
@@ -226,18 +226,18 @@ def test_which_version_runs_which_engine(
     bundle: Bundle, compatible: bool, version: str, fits: bool
 ) -> None:
     key = key_of(bundle, flags=BuildFlags(version_compatible=compatible))
-    assert (library_misfit(key, "tensorrt_rtx", version) is None) == fits
+    assert (library_mismatch(key, "tensorrt_rtx", version) is None) == fits
 
 
-def test_the_engine_that_fits_best_is_taken(bundle: Bundle) -> None:
+def test_the_best_engine_is_preferred(bundle: Bundle) -> None:
     for targets in ((PORTABLE,), ("sm89",)):
-        for greatest in (2, 4):
-            put(bundle, key_of(bundle, targets=targets, sizes={"batch": (1, 1, greatest)}))
-    best = require_engine(bundle, "transformer", wanted(sizes={"batch": 2})).record.key
+        for largest in (2, 4):
+            put(bundle, key_of(bundle, targets=targets, sizes={"batch": (1, 1, largest)}))
+    best = require_engine(bundle, "transformer", request(sizes={"batch": 2})).record.key
     assert (best.targets, best.sizes["batch"][2]) == (("sm89",), 2)
-    wide = require_engine(bundle, "transformer", wanted(sizes={"batch": 3})).record.key
+    wide = require_engine(bundle, "transformer", request(sizes={"batch": 3})).record.key
     assert (wide.targets, wide.sizes["batch"][2]) == (("sm89",), 4)
-    other = require_engine(bundle, "transformer", wanted(AMPERE)).record.key
+    other = require_engine(bundle, "transformer", request(AMPERE)).record.key
     assert other.targets == (PORTABLE,)
 
 
@@ -268,48 +268,48 @@ def _edit(**changes: object) -> Any:
     return edit
 
 
-def _claim_another_card(folder: Path) -> None:
+def _claim_another_gpu(folder: Path) -> None:
     values = json.loads((folder / RECORD_FILE).read_text())
     values["key"]["targets"] = ["sm86"]
     (folder / RECORD_FILE).write_text(json.dumps(values))
 
 
 @pytest.mark.parametrize(
-    "harm, words",
+    "harm, text",
     [
-        (_truncate, "399 bytes, but 400 were built"),
-        (_alter, "its bytes differ"),
+        (_truncate, "399 bytes, expected 400"),
+        (_alter, "its sha256 is not that"),
         (_remove_plan, "cannot be read"),
         (_remove_record, "missing"),
         (_edit(format_version=2), "format_version 2"),
         (_edit(surprise=1), "unknown fields"),
         (_edit(plan_bytes="many"), "a whole number"),
         (_edit(key={}), "missing fields"),
-        (_claim_another_card, "moved or edited"),
+        (_claim_another_gpu, "moved or edited"),
     ],
 )
-def test_a_damaged_engine_is_never_loaded(bundle: Bundle, harm: Any, words: str) -> None:
+def test_a_corrupt_engine_is_never_loaded(bundle: Bundle, harm: Any, text: str) -> None:
     key = key_of(bundle)
     harm(put(bundle, key).folder)
-    search = find_engine(bundle, "transformer", wanted())
-    assert search.found is None and words in search.reasons[0]
-    (planned,) = plan_of(bundle, [key])
-    assert not planned.current and words in planned.reason
+    search = find_engine(bundle, "transformer", request())
+    assert search.engine is None and text in search.reasons[0]
+    (planned,) = plan_builds(bundle, [key])
+    assert not planned.current and text in planned.reason
     with pytest.raises(BundleError, match="minit2i build"):
         read_engine(bundle, key)
-    # A build mends it.
+    # A build replaces it.
     assert put(bundle, key).record == read_engine(bundle, key).record
 
 
 def test_a_folder_under_another_name_is_refused(bundle: Bundle) -> None:
     folder = put(bundle, key_of(bundle)).folder
     folder.rename(folder.with_name("0" * 20))
-    (item,) = engines_of(bundle)
-    assert isinstance(item, Damaged) and "moved or edited" in item.reason
+    (item,) = cached_engines(bundle)
+    assert isinstance(item, CorruptEngine) and "moved or edited" in item.reason
 
 
 def test_the_plan_says_what_differs(bundle: Bundle) -> None:
-    (nothing,) = plan_of(bundle, [key_of(bundle)])
+    (nothing,) = plan_builds(bundle, [key_of(bundle)])
     assert (nothing.current, nothing.reason) == (False, "none was built")
     put(bundle, key_of(bundle))
     new = [
@@ -318,7 +318,7 @@ def test_the_plan_says_what_differs(bundle: Bundle) -> None:
         key_of(bundle, flags=BuildFlags(refit=True)),
         key_of(bundle, sizes={"batch": (1, 2, 2)}, library_version="1.8"),
     ]
-    same, target, flags, several = plan_of(bundle, new)
+    same, target, flags, several = plan_builds(bundle, new)
     assert same.current
     assert target.reason == "targets sm89, now sm120"
     assert flags.reason == "flags were no flags, now refit"

@@ -1,4 +1,4 @@
-"""Builds that run at once, are interrupted or killed: the cache stays whole."""
+"""Builds that run at once, are interrupted or killed: the cache stays intact."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.engines.cache import (
+    cached_engines,
     engine_folder,
     engine_lock,
-    engines_of,
     fingerprint,
     new_engine,
     read_engine,
@@ -76,7 +76,7 @@ def test_an_interrupted_write_leaves_nothing(bundle: Bundle) -> None:
     key = key_of(bundle)
     with pytest.raises(KeyboardInterrupt), engine_lock(bundle, key), new_engine(bundle, key) as new:
         (new / PLAN_FILE).write_bytes(b"half")
-        assert list(engines_of(bundle)) == []
+        assert list(cached_engines(bundle)) == []
         raise KeyboardInterrupt
     assert not (bundle.path / "engines").exists()
 
@@ -86,7 +86,7 @@ def test_what_a_killed_build_left_is_swept(bundle: Bundle) -> None:
     left = engine_folder(bundle, key).with_name(f".{fingerprint(key)}.partial-1")
     left.mkdir(parents=True)
     (left / PLAN_FILE).write_bytes(b"half")
-    assert list(engines_of(bundle)) == []
+    assert list(cached_engines(bundle)) == []
     put(bundle, key)
     assert not left.exists()
 
@@ -101,6 +101,6 @@ def test_a_failed_rebuild_keeps_the_old_engine(bundle: Bundle) -> None:
 
 def test_an_engines_file_in_place_of_the_folder_is_named(bundle: Bundle) -> None:
     (bundle.path / "engines").write_text("not a folder")
-    assert list(engines_of(bundle)) == []
+    assert list(cached_engines(bundle)) == []
     with pytest.raises(UsageError, match="cannot be written"):
         put(bundle, key_of(bundle))

@@ -14,7 +14,13 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.manifest import GRAPHS
-from minit2i_deploy.engines.cache import BuildFlags, EngineKey, Found, native_target, write_engine
+from minit2i_deploy.engines.cache import (
+    BuildFlags,
+    CachedEngine,
+    EngineKey,
+    native_target,
+    write_engine,
+)
 from minit2i_deploy.engines.sidecar import NO_AUDIT
 from minit2i_deploy.runtimes.tensorrt.runtime import TensorRtRtxRuntime, TensorRtRuntime
 from minit2i_deploy.solvers.row import Row
@@ -102,7 +108,7 @@ def write_fake_engine(
     scratch: int = SCRATCH_BYTES,
     plan_version: str | None = None,
     extra_profiles: Sequence[Mapping[str, tuple[int, int, int]]] = (),
-) -> Found:
+) -> CachedEngine:
     """Put an engine of one graph into a bundle's cache, as a build on this card would."""
     inputs = bundle.manifest.graphs[graph].inputs
     free = {size for info in inputs.values() for size in info.shape if isinstance(size, str)}

@@ -20,9 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.engines.cache import (
     Device,
-    Wanted,
+    EngineRequest,
+    cached_engines,
     engine_lock,
-    engines_of,
     find_engine,
     read_engine,
     require_engine,
@@ -67,11 +67,11 @@ def copy_of(form: tuple[str, int, int], folder: Path, *, engines: bool = False) 
     return Bundle.open(folder)
 
 
-def wanted(capability: int, **changes: Any) -> Wanted:
+def request(capability: int, **changes: Any) -> EngineRequest:
     library = BuildLibrary.open("tensorrt_rtx")
     values: dict[str, Any] = {"library": library.name, "library_version": library.version}
     device = Device(capability=capability, name="a card")
-    return Wanted(**{**values, "device": device, **changes})
+    return EngineRequest(**{**values, "device": device, **changes})
 
 
 def build_graph(graph: Path, precision: str, target: str, **flags: bool) -> Built:
@@ -128,17 +128,17 @@ def test_an_engine_is_found_for_its_cards_and_no_other() -> None:
     outcomes(HALF)
     for capability in (86, 89, 120):
         found = require_engine(
-            bundle, "transformer", wanted(capability, sizes={"batch": 2, "branches": 1})
+            bundle, "transformer", request(capability, sizes={"batch": 2, "branches": 1})
         )
         assert found.record.key.precision == "fp16"
     reasons = {
-        "this card is sm90": wanted(90),
-        "takes batch 1 to 2": wanted(89, sizes={"batch": 3}),
-        "but 1.0 is installed": wanted(89, library_version="1.0"),
+        "this GPU is sm90": request(90),
+        "accepts batch from 1 to 2": request(89, sizes={"batch": 3}),
+        "but 1.0 is installed": request(89, library_version="1.0"),
     }
     for words, needs in reasons.items():
         search = find_engine(bundle, "transformer", needs)
-        assert search.found is None
+        assert search.engine is None
         assert len(search.reasons) == 1 and words in search.reasons[0]
 
 
@@ -146,11 +146,11 @@ def test_what_is_current_is_kept(tmp_path: Path) -> None:
     bundle = copy_of(HALF, tmp_path / "bundle", engines=True)
     assert [item.built for item in build_bundle(bundle, OPTIONS)] == [False] * 3
     assert all(item.current for item in plan_bundle(bundle, OPTIONS))
-    plan = next(engines_of(bundle)).folder / PLAN_FILE
+    plan = next(cached_engines(bundle)).folder / PLAN_FILE
     before = plan.read_bytes()
     plan.write_bytes(before[:-7])
     planned = [item for item in plan_bundle(bundle, OPTIONS) if not item.current]
-    assert len(planned) == 1 and "were built" in planned[0].reason
+    assert len(planned) == 1 and "bytes, expected" in planned[0].reason
 
 
 def test_a_graph_that_changed_is_built_again(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_graph_that_changed_is_built_again(tmp_path: Path) -> None:
     planned = plan_bundle(bundle, OPTIONS)
     assert [item.current for item in planned] == [True, False, True]
     assert planned[1].reason == "the graph changed"
-    assert find_engine(bundle, "text_adapter", wanted(89)).found is None
+    assert find_engine(bundle, "text_adapter", request(89)).engine is None
 
 
 def test_progress_runs_to_the_end_and_force_builds_again(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_build_below_the_floor_writes_nothing(tmp_path: Path) -> None:
     bundle = copy_of(form, tmp_path / "bundle")
     with pytest.raises(RuntimeFailure, match="0 of 2 attentions are fused, but 2 are required"):
         build_bundle(bundle, floor)
-    assert list(engines_of(bundle)) == []
+    assert list(cached_engines(bundle)) == []
     outcomes(form)
     with pytest.raises(RuntimeFailure, match="0 of 2 attentions"):
         build_bundle(demo_bundle(*form), floor)
@@ -248,7 +248,7 @@ def test_a_graph_that_is_none_is_refused(tmp_path: Path) -> None:
     bundle = Bundle.open(bundle.path)
     with pytest.raises(BundleError, match=r"model\.onnx: tensorrt_rtx .* cannot read this graph"):
         build_bundle(bundle, ADAPTER)
-    assert list(engines_of(bundle)) == []
+    assert list(cached_engines(bundle)) == []
 
 
 def test_a_timing_cache_is_none_of_rtx(tmp_path: Path) -> None:
@@ -378,10 +378,10 @@ def test_the_command_builds_plans_and_shows(
     shown = run(capsys, "inspect", bundle.path)
     (line,) = (line for line in shown.out.splitlines() if "sm86 sm89" in line)
     assert line.endswith("current")
-    plan_file = next(engines_of(bundle)).folder / PLAN_FILE
+    plan_file = next(cached_engines(bundle)).folder / PLAN_FILE
     plan_file.write_bytes(plan_file.read_bytes()[:-1])
     (engine,) = json.loads(run(capsys, "inspect", bundle.path, "--json").out)["engines"]
-    assert "were built" in engine["state"]
+    assert "bytes, expected" in engine["state"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.weight_replacement import network_tensors, write_reweighed
 from minit2i_deploy.checkpoints import load_checkpoint
-from minit2i_deploy.engines.cache import Found, engines_of
+from minit2i_deploy.engines.cache import CachedEngine, cached_engines
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
@@ -60,14 +60,14 @@ def test_a_refitted_engine_has_the_new_weights_and_its_own_name(
     shares: list[float] = []
     made = refit_bundle("tensorrt_rtx", 0, bench.bundle, other, shares.append)
     assert shares == [0.5, 1.0]
-    old = {item.folder.name for item in engines_of(bench.bundle)}
+    old = {item.folder.name for item in cached_engines(bench.bundle)}
     for found in made:
         assert found.record.fingerprint not in old
         assert found.record.refitted_from in old
         assert found.record.key.flags.refit
         assert read_plan(found.plan.read_bytes())["refit"]
-    assert all(isinstance(item, Found) for item in engines_of(other))
-    assert len(list(engines_of(other))) == 3
+    assert all(isinstance(item, CachedEngine) for item in cached_engines(other))
+    assert len(list(cached_engines(other))) == 3
     # The fake engine adds the new weights to the old bundle's graph; onnxruntime reads the new one.
     with OnnxRuntime(other, threads=1) as runtime:
         wanted = generate(other, runtime, "red", table=TABLE, guidance=GUIDANCE).x

@@ -96,7 +96,7 @@ def test_no_engine_names_the_build_line(bench: Bench) -> None:
 def test_a_batch_beyond_the_profile_is_refused(bench: Bench) -> None:
     with bench.open() as runtime:
         runtime.start(*start_arrays(bench.bundle))
-        with pytest.raises(RuntimeFailure, match=r"takes batch 1 to 4.* but 5 is asked"):
+        with pytest.raises(RuntimeFailure, match=r"accepts batch from 1 to 4, got 5"):
             runtime.start(*start_arrays(bench.bundle, batch=5))
 
 
