@@ -34,7 +34,7 @@ from minit2i_deploy.demo.machine import describe_machine, machine_line
 from minit2i_deploy.evaluation.bench.stages import short_texts
 from minit2i_deploy.runtimes.torch.runtime import read_weights
 from minit2i_deploy.text.embed import BATCH_SIZE
-from minit2i_deploy.text.encoder import RowEncoder
+from minit2i_deploy.text.encoder import SequenceEncoder
 from minit2i_deploy.tokenizer import Encoded
 
 CHUNK: Final = 256
@@ -144,7 +144,7 @@ def _contenders(bundle: m.Bundle, runtime: Any, threads: int) -> dict[str, Embed
         return values
 
     def ours(encoded: Sequence[Encoded]) -> np.ndarray:
-        encoder = RowEncoder(bundle, runtime, cache_bytes=0)
+        encoder = SequenceEncoder(bundle, runtime, cache_bytes=0)
         pooled: dict[int, np.ndarray] = {k: row.mean(axis=0) for k, row in encoder.rows(encoded)}
         return np.stack([pooled[k] for k in range(len(encoded))])
 

@@ -29,7 +29,7 @@ from minit2i_deploy.runtimes.torch.runtime import read_weights
 from minit2i_deploy.runtimes.toy_graph import RATE_SIZE, matmul_model, rate_arrays
 from minit2i_deploy.solvers.noise import batch_noise
 from minit2i_deploy.solvers.table import solver_table
-from minit2i_deploy.text.encoder import RowEncoder
+from minit2i_deploy.text.encoder import SequenceEncoder
 
 GUIDANCE: Final = 2.5
 PROMPT: Final = "two blue squares to the left of a small green triangle on a white ground"
@@ -93,7 +93,7 @@ def prepare(bundle: m.Bundle, threads: int) -> Work:
     """Noise and prompt, encoded once on onnxruntime."""
     encoded = bundle.tokenizer().encode([PROMPT])
     with m.open_runtime(bundle, "onnxruntime", threads=threads) as runtime:
-        encoder = RowEncoder(bundle, runtime)
+        encoder = SequenceEncoder(bundle, runtime)
         context, mask = encoder.padded(encoded, bundle.config.prompt_length)
     size = bundle.config.image_size
     x = batch_noise([7], (bundle.config.in_channels, size, size))

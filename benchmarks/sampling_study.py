@@ -41,7 +41,7 @@ from minit2i_deploy.generate import generate
 from minit2i_deploy.progress import ProgressLine
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.runtimes import open_runtime
-from minit2i_deploy.solvers.guidance import adjusted
+from minit2i_deploy.solvers.guidance import adjust_guidance
 from minit2i_deploy.solvers.table import Table, solver_table
 
 SOLVERS: Final = (
@@ -150,7 +150,7 @@ def _guidance(bundle: Bundle, options: argparse.Namespace) -> Part:
 def _interval(bundle: Bundle, options: argparse.Namespace) -> Part:
     table = parse_table(bundle, options.table)
     rows = [
-        (f"{interval[0]:g}-{interval[1]:g}", adjusted(table, interval=interval), scale)
+        (f"{interval[0]:g}-{interval[1]:g}", adjust_guidance(table, interval=interval), scale)
         for scale in _scales(options)
         for interval in INTERVALS
     ]
@@ -160,7 +160,7 @@ def _interval(bundle: Bundle, options: argparse.Namespace) -> Part:
 def _rescale(bundle: Bundle, options: argparse.Namespace) -> Part:
     table = parse_table(bundle, options.table)
     rows = [
-        (f"{rescale:g}", adjusted(table, rescale=rescale), options.high_guidance)
+        (f"{rescale:g}", adjust_guidance(table, rescale=rescale), options.high_guidance)
         for rescale in RESCALES
     ]
     return _part(options, "rescale", rows)
@@ -169,7 +169,7 @@ def _rescale(bundle: Bundle, options: argparse.Namespace) -> Part:
 def _clip(bundle: Bundle, options: argparse.Namespace) -> Part:
     table = parse_table(bundle, options.table)
     rows = [
-        (f"{clip:g}", adjusted(table, clip=clip), scale)
+        (f"{clip:g}", adjust_guidance(table, clip=clip), scale)
         for scale in _scales(options)
         for clip in CLIPS
     ]

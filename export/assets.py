@@ -13,7 +13,7 @@ from minit2i_deploy.bundle.presets import presets_of
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
-from minit2i_deploy.solvers.methods import solver_named
+from minit2i_deploy.solvers.methods import find_solver
 from minit2i_deploy.solvers.table import solver_table
 from minit2i_deploy.tokenizer import FILE_NAME, Tokenizer, find_tokenizer
 
@@ -92,7 +92,7 @@ def write_tables(
     told = told or {}
     paths = {}
     for (solver, steps), name in names.items():
-        a_min = flavour.a_min if solver_named(solver).divides else None
+        a_min = flavour.a_min if find_solver(solver).divides else None
         paths[name] = f"tables/{name}.json"
         solver_table(solver, steps=steps, a_min=a_min, **told).save(folder / paths[name])
     presets = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from minit2i_deploy.bundle.engine_restriction import check_only_for
+from minit2i_deploy.bundle.fields import check_only_for
 from minit2i_deploy.errors import UsageError
 
 FUSED: Final = "one Attention node"

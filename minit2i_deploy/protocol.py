@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Final, Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.row import Row
 
+# More than any one machine has cores. An engine starts as many threads as it is asked for, and far
+# too many keep the system busy for hours.
+MAX_THREADS: Final = 4096
 # A row's fresh unit noise, or None where the row draws none.
 FreshNoise = Callable[[Row], Float32[np.ndarray, "batch 3 height width"] | None]
 
@@ -129,3 +133,16 @@ class Runtime(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of threads that no machine has.
+
+    Raises:
+        UsageError: it is not in 0..MAX_THREADS.
+    """
+    if not 0 <= threads <= MAX_THREADS:
+        raise UsageError(
+            f"threads is {threads}, but 0 (the engine's choice) to {MAX_THREADS} is needed; more "
+            "than the machine's cores gains nothing"
+        )

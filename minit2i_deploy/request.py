@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import SettingIgnoredWarning, UsageError
 from minit2i_deploy.protocol import Runtime
-from minit2i_deploy.request_checks import check_settings, prompts_of, seeds_of
+from minit2i_deploy.request_checks import as_prompts, as_seeds, check_settings
 from minit2i_deploy.solvers.noise import batch_noise
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import Table
@@ -68,7 +68,7 @@ class Request:
         Raises:
             UsageError: arguments that do not fit together, or not the bundle.
         """
-        wanted = prompts_of(prompts)
+        wanted = as_prompts(prompts)
         check_settings(table, guidance, negative, noise)
         chosen, scale = _preset(bundle, table, guidance)
         conditions = student_conditions(bundle, chosen, scale, negative)
@@ -76,7 +76,7 @@ class Request:
         rows = chosen.steps(scale)
         return cls(
             prompts=tuple(wanted),
-            seeds=seeds_of(seed, len(wanted)),
+            seeds=as_seeds(seed, len(wanted)),
             table=chosen,
             guidance=scale,
             negative=negative,
@@ -156,7 +156,7 @@ class Request:
 
 def _preset(bundle: Bundle, table: Table | None, guidance: float | None) -> tuple[Table, float]:
     if table is not None:
-        guidance = table.told_guidance if guidance is None else guidance
+        guidance = table.student_guidance if guidance is None else guidance
         if guidance is not None:
             return table, guidance
     preset_table, preset_guidance = bundle.preset()

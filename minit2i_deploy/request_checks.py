@@ -14,7 +14,7 @@ from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.prompts import Mix, Prompt
 
 
-def prompts_of(prompts: object) -> list[Prompt]:
+def as_prompts(prompts: object) -> list[Prompt]:
     """One prompt or several, as a list.
 
     Raises:
@@ -32,7 +32,7 @@ def prompts_of(prompts: object) -> list[Prompt]:
     return wanted
 
 
-def seeds_of(seed: object, count: int) -> tuple[int, ...]:
+def as_seeds(seed: object, count: int) -> tuple[int, ...]:
     """One seed for each of ``count`` prompts.
 
     Raises:

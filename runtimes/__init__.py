@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.step_switch import SplitRuntime, late_view
+from minit2i_deploy.bundle.step_switch import SwitchRuntime, bundle_after_switch
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.protocol import Runtime, Trajectory
 
@@ -47,7 +47,7 @@ def open_runtime(bundle: Bundle, name: str = "onnxruntime", **options: Any) -> R
     if unknown:
         choices = ", ".join(known) or "none"
         raise UsageError(f"runtime {name} has no option {', '.join(unknown)}; it has {choices}")
-    late = bundle.manifest.late
+    late = bundle.manifest.switch
     if late is not None and name not in _SPLITTING:
         raise RuntimeFailure(
             f"{bundle.path}: has another step graph from t={late.t:g} on, which runtime {name} does"
@@ -56,7 +56,7 @@ def open_runtime(bundle: Bundle, name: str = "onnxruntime", **options: Any) -> R
     runtime: Runtime = opener(bundle, **options)
     if late is None:
         return runtime
-    return SplitRuntime(runtime, opener(late_view(bundle), **options), late.t)
+    return SwitchRuntime(runtime, opener(bundle_after_switch(bundle), **options), late.t)
 
 
 def runtime_options(name: str) -> list[str]:

@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.engine_restriction import require_engine_fits
+from minit2i_deploy.bundle.compatibility import require_engine_fits
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
+from minit2i_deploy.protocol import check_threads
 from minit2i_deploy.runtimes.base import GraphRuntime
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
@@ -30,7 +31,6 @@ from minit2i_deploy.runtimes.toy_graph import (
     toy_error,
 )
 from minit2i_deploy.solvers.row import Row
-from minit2i_deploy.threads import check_threads
 
 # Ours -> OpenVINO's, and what the processor must offer for it.
 _PRECISIONS: Final = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}

@@ -14,7 +14,7 @@ import pytest
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.request import Request
-from minit2i_deploy.request_checks import check_settings, prompts_of, seeds_of
+from minit2i_deploy.request_checks import as_prompts, as_seeds, check_settings
 from minit2i_deploy.text.prompts import Mix
 from tests.helpers.bundles import write_bundle
 
@@ -48,7 +48,7 @@ def test_another_type_is_wrong_use(name: str) -> None:
     given, said = WRONG[name]
     values: dict[str, Any] = dict.fromkeys(("table", "guidance", "negative", "noise"))
     with pytest.raises(UsageError, match=said) as caught:
-        seeds_of(given.get("seed", 0), len(prompts_of(given.get("prompts", "red"))))
+        as_seeds(given.get("seed", 0), len(as_prompts(given.get("prompts", "red"))))
         check_settings(**values | {key: given[key] for key in values if key in given})
     assert "\n" not in str(caught.value)
 
@@ -79,11 +79,11 @@ def test_generate_says_so_itself(tmp_path: Path) -> None:
 
 def test_what_is_like_the_wanted_type_is_taken() -> None:
     mix = Mix(parts=(("red", 1.0), ("blue", 0.5)))
-    assert prompts_of(mix) == [mix]
-    assert prompts_of(text for text in ("a", "b")) == prompts_of(("a", "b")) == ["a", "b"]
-    assert prompts_of(np.array(["a", "b"])) == ["a", "b"]
-    assert seeds_of(np.arange(2), 2) == (0, 1)
-    assert seeds_of(np.int64(5), 3) == (5, 5, 5)
+    assert as_prompts(mix) == [mix]
+    assert as_prompts(text for text in ("a", "b")) == as_prompts(("a", "b")) == ["a", "b"]
+    assert as_prompts(np.array(["a", "b"])) == ["a", "b"]
+    assert as_seeds(np.arange(2), 2) == (0, 1)
+    assert as_seeds(np.int64(5), 3) == (5, 5, 5)
     for guidance in (3, 2.5, np.float32(3), np.float64(3), np.int64(3), Fraction(5, 2)):
         check_settings(None, guidance, "", np.zeros(1))
 

@@ -17,8 +17,8 @@ from minit2i_deploy.bundle.manifest import (
     Check,
     GraphInfo,
     GraphQuantization,
-    LateGraph,
     Quantization,
+    StepSwitch,
 )
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.calibration.collection import DrawSettings, calibrate, plan
@@ -285,7 +285,7 @@ def _write(
     graphs: dict[str, Graph],
     record: Quantization,
     checks: Sequence[Check],
-    late: LateGraph | None,
+    late: StepSwitch | None,
 ) -> None:
     manifest = source.manifest
     made = set()
@@ -307,7 +307,7 @@ def _write(
             graphs=infos,
             checks=tuple(checks),
             quantization=record,
-            late=late,
+            switch=late,
             provenance=dataclasses.replace(manifest.provenance, tools=dict(sorted(tools.items()))),
         ),
     )

@@ -11,7 +11,7 @@ import numpy as np
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.manifest import Check
 from minit2i_deploy.bundle.parity import step_check
-from minit2i_deploy.bundle.step_switch import TIME_ROUNDING, SplitRuntime
+from minit2i_deploy.bundle.step_switch import TIME_ROUNDING, SwitchRuntime
 from minit2i_deploy.export.quantize.calibration.trajectory_states import Drawn, draw
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
 from minit2i_deploy.export.quantize.graph.model_graph import Graph
@@ -20,7 +20,7 @@ from minit2i_deploy.progress import Progress, no_progress, stage_of
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.text.conditioning import student_conditions
-from minit2i_deploy.text.encoder import RowEncoder
+from minit2i_deploy.text.encoder import SequenceEncoder
 
 # Times at which single steps are measured: the row nearest to each.
 TIMES: Final = (0.0, 0.2, 0.5, 0.8, 0.95)
@@ -60,7 +60,7 @@ def measure(
         -20 log10 of it.
     """
     table = _table(bundle)
-    told = table.told_guidance
+    told = table.student_guidance
     guidance = bundle.manifest.flavour.guidance if told is None else told
     nearest = _measured_rows(table, late_from)
     seeds = [_FIRST_SEED + number for number in range(len(prompts))]
@@ -69,7 +69,7 @@ def measure(
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(GraphsRuntime(bundle))
         found = stack.enter_context(GraphsRuntime(bundle, graphs))
-        painting = found if late_from is None else SplitRuntime(found, source, late_from)
+        painting = found if late_from is None else SwitchRuntime(found, source, late_from)
         start = draw(
             bundle, source, prompts, seeds, wanted_rows, table, guidance,
             stage_of(progress, 0.0, 0.4),
@@ -111,10 +111,10 @@ def _text_checks(
 ) -> list[Check]:
     encoded = bundle.tokenizer().encode(list(prompts))
     length = bundle.config.prompt_length
-    wanted, mask = RowEncoder(bundle, source).padded(encoded, length)
+    wanted, mask = SequenceEncoder(bundle, source).padded(encoded, length)
     checks = []
     if "text_encoder" in found.replaced:
-        values = RowEncoder(bundle, found).padded(encoded, length)[0]
+        values = SequenceEncoder(bundle, found).padded(encoded, length)[0]
         checks.append(_check("text_encoder", _relative(values, wanted), _TEXT_BOUND))
     if "text_adapter" in found.replaced:
         told = student_conditions(bundle, table, guidance, None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
-from minit2i_deploy.bundle.manifest import GRAPHS, LateGraph
+from minit2i_deploy.bundle.manifest import GRAPHS, StepSwitch
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.files import atomic_directory
 
@@ -26,7 +26,7 @@ def check_late_time(t: float) -> None:
         raise UsageError(f"late rows from t={t:g} on, but a time between 0 and 1 is needed")
 
 
-def copy_late_graph(source: Bundle, folder: Path, t: float) -> LateGraph:
+def copy_late_graph(source: Bundle, folder: Path, t: float) -> StepSwitch:
     """Copy a bundle's step graph into a folder that becomes a bundle, for the rows from a time on.
 
     Args:
@@ -41,13 +41,13 @@ def copy_late_graph(source: Bundle, folder: Path, t: float) -> LateGraph:
         UsageError: t is not between 0 and 1, or the source has a late graph itself.
     """
     check_late_time(t)
-    if source.manifest.late is not None:
+    if source.manifest.switch is not None:
         raise UsageError(f"{source.path}: has a late step graph already; give one without")
     for path in sorted(source.graph_path(_STEP).parent.iterdir()):
         _copy(path, folder / FOLDER / path.name)
     step = source.manifest.graphs[_STEP]
     info = dataclasses.replace(step, path=f"{FOLDER}/{Path(step.path).name}")
-    return LateGraph(t=t, graph=info)
+    return StepSwitch(t=t, graph=info)
 
 
 def add_late_graph(bundle: Bundle, source: Bundle, t: float) -> Bundle:
@@ -78,14 +78,14 @@ def add_late_graph(bundle: Bundle, source: Bundle, t: float) -> Bundle:
             f"{source.path}: is of checkpoint {origins[1][0][:8]}.., but {bundle.path} of"
             f" {origins[0][0][:8]}..; give two bundles of one checkpoint"
         )
-    if bundle.manifest.late is not None:
+    if bundle.manifest.switch is not None:
         raise UsageError(f"{bundle.path}: has a late step graph already; give one without")
     with atomic_directory(bundle.path, overwrite=True) as folder:
         late = copy_late_graph(source, folder, t)
         for name in bundle.manifest.files:
             _copy(bundle.path / name, folder / name)
         only_for = bundle.manifest.only_for or source.manifest.only_for
-        write_manifest(folder, dataclasses.replace(bundle.manifest, late=late, only_for=only_for))
+        write_manifest(folder, dataclasses.replace(bundle.manifest, switch=late, only_for=only_for))
     return Bundle.open(bundle.path)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.engine_restriction import require_engine_fits
+from minit2i_deploy.bundle.compatibility import require_engine_fits
 from minit2i_deploy.engines.cache import (
     CachedEngine,
     PlannedBuild,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.head_padding import padding_of
 from minit2i_deploy.bundle.manifest import Check
 from minit2i_deploy.checkpoints import Checkpoint, CheckpointReport, load_checkpoint
 from minit2i_deploy.errors import BundleError, UsageError
@@ -115,7 +114,7 @@ def _measure(
     precision = bundle.manifest.graphs["transformer"].precision
     checks = []
     if not runs_in_onnxruntime(precision):
-        if (padding := padding_of(bundle.manifest)) is not None:
+        if (padding := bundle.manifest.head_padding) is not None:
             pad_heads(net, padding)
         net.to(network_dtype(precision))
         done = stage_of(progress, 0.5, 0.6, "torch")

@@ -22,7 +22,7 @@ from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.io.files import atomic_write_bytes, sha256_file
 from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
-from minit2i_deploy.solvers.methods import solver_named
+from minit2i_deploy.solvers.methods import find_solver
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.tokenizer import Tokenizer
 
@@ -128,7 +128,7 @@ class Bundle:
             UsageError: an unknown solver, or settings that it does not have.
             BundleError: the table of the default preset is damaged.
         """
-        own = self.manifest.flavour.a_min if solver_named(solver).divides else None
+        own = self.manifest.flavour.a_min if find_solver(solver).divides else None
         told: StudentSettings = {}
         if solver == MEAN_FLOW and (table := self.preset()[0]).is_conditioned:
             told = {

@@ -1,4 +1,4 @@
-"""The manifest's seal: the sha256 of its own bytes, with the seal's digits as zeros."""
+"""The checksum in a manifest: the sha256 of its own bytes, with the checksum's digits as zeros."""
 
 from __future__ import annotations
 
@@ -8,40 +8,43 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-SEAL: Final = "manifest_sha256"
-BLANK_SEAL: Final = "0" * 64
+CHECKSUM_KEY: Final = "manifest_sha256"
+BLANK_CHECKSUM: Final = "0" * 64
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-def seal(fields: Mapping[str, object]) -> bytes:
-    """Write fields as canonical JSON whose SEAL is the sha256 of the bytes with SEAL zeroed.
+def add_checksum(fields: Mapping[str, object]) -> bytes:
+    """Write fields as canonical JSON, with the checksum of the file as one more field.
 
     Raises:
         ValueError: a number that is not finite.
     """
-    text = json.dumps({**fields, SEAL: BLANK_SEAL}, sort_keys=True, indent=2, allow_nan=False)
+    complete = {**fields, CHECKSUM_KEY: BLANK_CHECKSUM}
+    text = json.dumps(complete, sort_keys=True, indent=2, allow_nan=False)
     blank = f"{text}\n".encode()
     digest = hashlib.sha256(blank).hexdigest()
-    return blank.replace(_seal_line(BLANK_SEAL), _seal_line(digest))
+    return blank.replace(_checksum_line(BLANK_CHECKSUM), _checksum_line(digest))
 
 
-def check_seal(data: bytes, promised: object) -> None:
-    """Compare a manifest's bytes with its seal.
+def verify_checksum(data: bytes, expected: object) -> None:
+    """Compare a manifest's bytes with their checksum.
 
     Args:
-        data: the bytes, seal included.
-        promised: the value of SEAL in them.
+        data: the bytes, checksum included.
+        expected: the value of CHECKSUM_KEY in them.
 
     Raises:
-        ValueError: no seal, or other bytes than those sealed.
+        ValueError: no checksum, or one of other bytes.
     """
-    if not isinstance(promised, str) or not SHA256.fullmatch(promised):
-        raise ValueError(f"{SEAL} is missing or not 64 hexadecimal digits")
-    blank = data.replace(_seal_line(promised), _seal_line(BLANK_SEAL))
-    found = hashlib.sha256(blank).hexdigest()
-    if found != promised:
-        raise ValueError(f"sha256 {found[:8]}.. but sealed as {promised[:8]}.., so it was edited")
+    if not isinstance(expected, str) or not SHA256.fullmatch(expected):
+        raise ValueError(f"{CHECKSUM_KEY} is missing or not 64 hexadecimal digits")
+    blank = data.replace(_checksum_line(expected), _checksum_line(BLANK_CHECKSUM))
+    actual = hashlib.sha256(blank).hexdigest()
+    if actual != expected:
+        raise ValueError(
+            f"sha256 is {actual[:8]}.. but {CHECKSUM_KEY} is {expected[:8]}..; the file was edited"
+        )
 
 
-def _seal_line(digest: str) -> bytes:
-    return f'"{SEAL}": "{digest}"'.encode("ascii")
+def _checksum_line(digest: str) -> bytes:
+    return f'"{CHECKSUM_KEY}": "{digest}"'.encode("ascii")

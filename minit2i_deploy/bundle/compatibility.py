@@ -1,4 +1,4 @@
-"""A bundle and the runtime that is to run it: refused where the two do not belong together."""
+"""Whether a bundle and an engine belong together: its graphs' operators, and the open runtime."""
 
 from __future__ import annotations
 
@@ -7,11 +7,29 @@ from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.protocol import Runtime
 
 
-def check_pair(bundle: Bundle, runtime: Runtime) -> None:
-    """Refuse a runtime of another bundle, and one that was closed.
+def require_engine_fits(bundle: Bundle, engine: str) -> None:
+    """Refuse a bundle whose graphs have operators of another engine.
 
-    A bundle is known by its folder, and a copy elsewhere by its digest. A runtime from outside
-    that does not tell its ``bundle``, or whether it ``is_open``, is taken as it is.
+    Args:
+        bundle: an open bundle.
+        engine: name of a provider of ONNX Runtime, or of another runtime.
+
+    Raises:
+        RuntimeFailure: its graphs have operators that this engine lacks.
+    """
+    only = bundle.manifest.only_for
+    if only is not None and engine != only:
+        raise RuntimeFailure(
+            f"{bundle.path}: is for provider {only} of onnxruntime alone (export --for {only}), so "
+            f"{engine} cannot run it; export the checkpoint again without --for"
+        )
+
+
+def require_own_runtime(bundle: Bundle, runtime: Runtime) -> None:
+    """Refuse a runtime of another bundle, and a closed one.
+
+    A bundle is identified by its folder, and a copy elsewhere by its digest. A runtime from
+    outside may have no ``bundle`` and no ``is_open``; it is then accepted.
 
     Raises:
         UsageError: the runtime was opened on another bundle.
@@ -19,11 +37,11 @@ def check_pair(bundle: Bundle, runtime: Runtime) -> None:
     """
     if not getattr(runtime, "is_open", True):
         raise RuntimeFailure(f"runtime {runtime.name} is closed; open it again")
-    own = getattr(runtime, "bundle", None)
-    if not isinstance(own, Bundle):
+    opened = getattr(runtime, "bundle", None)
+    if not isinstance(opened, Bundle):
         return
-    if own.path != bundle.path and own.digest != bundle.digest:
+    if opened.path != bundle.path and opened.digest != bundle.digest:
         raise UsageError(
-            f"{bundle.path}: came with a runtime of {own.path}; give the runtime that was opened "
-            "on this bundle"
+            f"the bundle is {bundle.path}, but the runtime was opened on {opened.path}; use the "
+            "runtime of this bundle"
         )

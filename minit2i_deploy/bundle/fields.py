@@ -22,6 +22,8 @@ DTYPES: Final = (
     "bool",
 )
 ROUNDINGS: Final = ("truncate",)
+# Providers of ONNX Runtime whose own operators a bundle may have, by our names.
+ONLY_FOR: Final = ("cpu",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,8 +187,8 @@ class Quantization:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LateGraph:
-    """A second step graph, which takes the rows from time t on, 0 noise to 1 data."""
+class StepSwitch:
+    """A second step graph, which runs the rows from time t on, 0 noise to 1 data."""
 
     t: float
     graph: GraphInfo
@@ -194,6 +196,16 @@ class LateGraph:
     def __post_init__(self) -> None:
         if not 0.0 < self.t < 1.0:
             raise ValueError(f"t is {self.t}, but a time between 0 and 1 is needed")
+
+
+def check_only_for(name: str | None) -> None:
+    """Check a manifest's ``only_for``; None is every engine.
+
+    Raises:
+        ValueError: an engine that bundles are not made for.
+    """
+    if name is not None:
+        _one_of("only_for", name, ONLY_FOR)
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -15,13 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Int64
-
-if TYPE_CHECKING:
-    from minit2i_deploy.bundle.manifest import Manifest
 
 # Where a weight of an attention holds heads side by side, by the end of its name.
 _AXES: Final[Mapping[str, int]] = {
@@ -115,17 +112,6 @@ class HeadPadding:
         wide[0] = 1.0
         wide[..., self.channels()] = table
         return wide
-
-
-def padding_of(manifest: Manifest) -> HeadPadding | None:
-    """How the heads of a bundle's text adapter and step graph are padded, or None.
-
-    Raises:
-        ValueError: its widths break the rules of ``HeadPadding``.
-    """
-    if manifest.padded_head_dim is None:
-        return None
-    return HeadPadding(head_dim=manifest.model.head_dim, padded=manifest.padded_head_dim)
 
 
 def _axis(name: str) -> int | None:

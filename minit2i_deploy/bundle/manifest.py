@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from minit2i_deploy.bundle.checksum import BLANK_SEAL, SEAL, check_seal, seal
-from minit2i_deploy.bundle.engine_restriction import check_only_for
+from minit2i_deploy.bundle.checksum import (
+    BLANK_CHECKSUM,
+    CHECKSUM_KEY,
+    add_checksum,
+    verify_checksum,
+)
 from minit2i_deploy.bundle.fields import (
     DTYPES,
     GRAPHS,
@@ -23,22 +27,24 @@ from minit2i_deploy.bundle.fields import (
     Flavour,
     GraphInfo,
     GraphQuantization,
-    LateGraph,
     Noise,
     Preset,
     Provenance,
     Quantization,
+    StepSwitch,
     TensorInfo,
     TokenizerInfo,
+    check_only_for,
 )
-from minit2i_deploy.bundle.head_padding import padding_of
+from minit2i_deploy.bundle.head_padding import HeadPadding
 from minit2i_deploy.bundle.names import ENGINES, FILE_NAME, check_file_names, check_relative
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import BundleError
 from minit2i_deploy.io.strict_json import decode, encode, parse_json
 
 __all__ = [
-    "BLANK_SEAL",
+    "BLANK_CHECKSUM",
+    "CHECKSUM_KEY",
     "DTYPES",
     "ENGINES",
     "FILE_NAME",
@@ -47,23 +53,22 @@ __all__ = [
     "KIND",
     "PRECISIONS",
     "ROUNDINGS",
-    "SEAL",
     "Check",
     "FileInfo",
     "Flavour",
     "GraphInfo",
     "GraphQuantization",
-    "LateGraph",
     "Manifest",
     "Noise",
     "Preset",
     "Provenance",
     "Quantization",
+    "StepSwitch",
     "TensorInfo",
     "TokenizerInfo",
+    "add_checksum",
     "check_links",
     "check_relative",
-    "seal",
 ]
 
 FORMAT_VERSION: Final = 1
@@ -87,7 +92,7 @@ class Manifest:
     checks: tuple[Check, ...]
     files: Mapping[str, FileInfo] = dataclasses.field(default_factory=dict)
     quantization: Quantization | None = None
-    late: LateGraph | None = None
+    switch: StepSwitch | None = None
     padded_head_dim: int | None = None
     only_for: str | None = None
     format_version: int = FORMAT_VERSION
@@ -98,6 +103,18 @@ class Manifest:
         """Bytes of all files together; the manifest itself and the engine cache do not count."""
         return sum(info.bytes for info in self.files.values())
 
+    @property
+    def head_padding(self) -> HeadPadding | None:
+        """How the heads of the text adapter and the step graph are padded, or None.
+
+        Raises:
+            ValueError: widths that break the rules of ``HeadPadding``; ``check_links`` refuses
+                such a manifest.
+        """
+        if self.padded_head_dim is None:
+            return None
+        return HeadPadding(head_dim=self.model.head_dim, padded=self.padded_head_dim)
+
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, two spaces, a newline at the end, sealed.
 
@@ -106,13 +123,14 @@ class Manifest:
         """
         fields = encode(self)
         for name in _OPTIONAL:
-            if fields[name] is None:
-                del fields[name]
+            value = fields.pop(name)
+            if value is not None:
+                fields[_KEYS.get(name, name)] = value
         try:
             check_links(_decode_fields(fields))
         except ValueError as error:
             raise BundleError(f"{FILE_NAME}: cannot be written: {error}") from error
-        return seal(fields)
+        return add_checksum(fields)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Manifest:
@@ -128,22 +146,24 @@ class Manifest:
         """
         try:
             fields = _expect_version(parse_json(data))
-            promised = fields.pop(SEAL, None)
+            promised = fields.pop(CHECKSUM_KEY, None)
             manifest = _decode_fields(fields)
             check_links(manifest)
-            check_seal(data, promised)
+            verify_checksum(data, promised)
         except ValueError as error:
             raise BundleError(f"{where}: {error}; re-run minit2i export") from error
         return manifest
 
 
-# Fields that stand in a manifest only where they say something.
+# Fields that are in a manifest only where they have a value.
 _OPTIONAL: Final = {
     "quantization": Quantization,
-    "late": LateGraph,
+    "switch": StepSwitch,
     "padded_head_dim": int,
     "only_for": str,
 }
+# Attributes whose key in the file, fixed by the format, is another word.
+_KEYS: Final = {"switch": "late"}
 
 
 def check_links(manifest: Manifest) -> None:
@@ -153,7 +173,8 @@ def check_links(manifest: Manifest) -> None:
         ValueError: the first rule that is broken.
     """
     check_file_names(manifest.files)
-    padding_of(manifest)
+    # Raises where the widths break its rules.
+    _ = manifest.head_padding
     check_only_for(manifest.only_for)
     if sorted(manifest.graphs) != sorted(GRAPHS):
         raise ValueError(f"graphs are {sorted(manifest.graphs)}, but {sorted(GRAPHS)} are needed")
@@ -163,11 +184,14 @@ def check_links(manifest: Manifest) -> None:
         **{f"tables.{name}": path for name, path in manifest.tables.items()},
         "tokenizer.path": tokenizer_file,
     }
-    if manifest.late is not None:
-        step, late = manifest.graphs["transformer"], manifest.late.graph
-        if (late.inputs, late.outputs) != (step.inputs, step.outputs) or late.path == step.path:
-            raise ValueError("late.graph needs graphs.transformer's inputs and outputs, own path")
-        named["late.graph.path"] = late.path
+    if manifest.switch is not None:
+        before, after = manifest.graphs["transformer"], manifest.switch.graph
+        same_io = (before.inputs, before.outputs) == (after.inputs, after.outputs)
+        if not same_io or before.path == after.path:
+            raise ValueError(
+                "late.graph needs graphs.transformer's inputs and outputs, and another path"
+            )
+        named["late.graph.path"] = after.path
     for where, path in named.items():
         if path not in manifest.files:
             raise ValueError(f"{where} names {path[:80]!r}, which is not among the files")
@@ -198,12 +222,15 @@ def _expect_version(value: object) -> dict[str, object]:
 
 
 def _decode_fields(fields: dict[str, object]) -> Manifest:
-    """As ``to_bytes`` wrote them; fields that few bundles need stand in theirs alone."""
-    rest = {name: value for name, value in fields.items() if name not in _OPTIONAL}
-    manifest: Manifest = decode(Manifest, rest | dict.fromkeys(_OPTIONAL), "manifest")
-    found = {
-        name: decode(kind, fields[name], f"manifest.{name}")
-        for name, kind in _OPTIONAL.items()
-        if name in fields
+    """Decode what ``to_bytes`` wrote; a key of _OPTIONAL may be missing."""
+    optional = {_KEYS.get(name, name): name for name in _OPTIONAL}
+    required = {key: value for key, value in fields.items() if key not in optional}
+    if unknown := sorted(set(required) & set(_OPTIONAL)):
+        raise ValueError(f"manifest: unknown fields {unknown}")
+    manifest: Manifest = decode(Manifest, required | dict.fromkeys(_OPTIONAL), "manifest")
+    values = {
+        name: decode(_OPTIONAL[name], fields[key], f"manifest.{key}")
+        for key, name in optional.items()
+        if key in fields
     }
-    return dataclasses.replace(manifest, **found)
+    return dataclasses.replace(manifest, **values)

@@ -1,7 +1,7 @@
-"""The parity ladder: what was measured of bundles from one checkpoint, side by side.
+"""Parity tables: the measured differences of bundles from one checkpoint, side by side.
 
-Its foot is the checkpoint in PyTorch at float32. Every rung is a precision, and every number is
-the difference from the foot, not from the rung below.
+The reference is the checkpoint in PyTorch at float32. Every column is a precision, and every
+number is the difference from the reference, not from the next finer precision.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from minit2i_deploy.errors import UsageError, VerificationError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rung:
-    """One bundle on the ladder: precision of its denoiser, and the measured differences."""
+class ParityLevel:
+    """One bundle: precision of its denoiser, and its measured differences."""
 
     bundle: Bundle
     precision: str
@@ -29,71 +29,80 @@ def step_check(graph: str, t: float) -> str:
     return f"{graph}@t={t:.4g}"
 
 
-def ladder(bundles: Sequence[Bundle], checks: Sequence[tuple[Check, ...]]) -> tuple[Rung, ...]:
-    """Rungs from the finest precision to the coarsest.
+def parity_levels(
+    bundles: Sequence[Bundle], checks: Sequence[tuple[Check, ...]]
+) -> tuple[ParityLevel, ...]:
+    """Levels from the finest precision to the coarsest.
 
     Args:
         bundles: of one checkpoint, each of another precision.
-        checks: what was measured of each.
+        checks: measured differences of each bundle.
 
     Raises:
         UsageError: two checkpoints, or two bundles of one precision.
     """
-    rungs = [
-        Rung(bundle=bundle, precision=bundle.manifest.graphs["transformer"].precision, checks=found)
-        for bundle, found in zip(bundles, checks, strict=True)
+    levels = [
+        ParityLevel(
+            bundle=bundle,
+            precision=bundle.manifest.graphs["transformer"].precision,
+            checks=measured,
+        )
+        for bundle, measured in zip(bundles, checks, strict=True)
     ]
-    first, *others = rungs
+    first, *others = levels
     for other in others:
         if _source(other) != _source(first):
             raise UsageError(
                 f"{other.bundle.path}: made from checkpoint {_source(other)[0][:8]}.. but"
-                f" {first.bundle.path} from {_source(first)[0][:8]}..; a ladder stands on one"
+                f" {first.bundle.path} from {_source(first)[0][:8]}..; compare bundles of one"
+                " checkpoint"
             )
-    rungs.sort(key=lambda rung: PRECISIONS.index(rung.precision))
-    for one, next_one in pairwise(rungs):
+    levels.sort(key=lambda level: PRECISIONS.index(level.precision))
+    for one, next_one in pairwise(levels):
         if one.precision == next_one.precision:
             raise UsageError(
                 f"{one.bundle.path} and {next_one.bundle.path} are both {one.precision}; give one"
                 " bundle of each precision"
             )
-    return tuple(rungs)
+    return tuple(levels)
 
 
-def require_rungs(rungs: Sequence[Rung]) -> None:
-    """Refuse a ladder with a number over its bound, or without numbers.
+def require_within_bounds(levels: Sequence[ParityLevel]) -> None:
+    """Refuse levels with a number that exceeds its bound, or without numbers.
 
     Raises:
-        VerificationError: names the rung and the first such check.
+        VerificationError: names the bundle and the first such check.
     """
-    for rung in rungs:
-        if not rung.checks:
+    for level in levels:
+        if not level.checks:
             raise VerificationError(
-                f"{rung.bundle.path}: its manifest holds no measured checks; give --checkpoint to"
-                " measure, or re-run minit2i export"
+                f"{level.bundle.path}: its manifest has no measured checks; measure them with"
+                " --checkpoint, or re-run minit2i export"
             )
-        for check in rung.checks:
+        for check in level.checks:
+            # Written so that NaN, which no comparison holds for, is refused too.
             if not check.measured <= check.bound:
                 raise VerificationError(
-                    f"{rung.bundle.path}: {rung.precision} {check.name} is {check.measured:.3g}"
-                    f" {check.unit} but at most {check.bound:.3g} is allowed; re-run minit2i export"
+                    f"{level.bundle.path}: {level.precision} {check.name} is"
+                    f" {check.measured:.3g} {check.unit}, expected at most {check.bound:.3g};"
+                    " re-run minit2i export"
                 )
 
 
-def ladder_rows(rungs: Sequence[Rung]) -> list[tuple[str, ...]]:
-    """One row a check: its name, then measured and bound of each rung, "-" where it has none."""
-    names = dict.fromkeys(check.name for rung in rungs for check in rung.checks)
-    by_name = [{check.name: check for check in rung.checks} for rung in rungs]
-    rows = []
+def parity_lines(levels: Sequence[ParityLevel]) -> list[tuple[str, ...]]:
+    """One line a check: its name, then measured and bound of each level, "-" where missing."""
+    names = dict.fromkeys(check.name for level in levels for check in level.checks)
+    by_name = [{check.name: check for check in level.checks} for level in levels]
+    lines = []
     for name in names:
         cells = [name]
-        for found in by_name:
-            check = found.get(name)
+        for checks in by_name:
+            check = checks.get(name)
             cells += [f"{check.measured:.2e}", f"{check.bound:.0e}"] if check else ["-", "-"]
-        rows.append(tuple(cells))
-    return rows
+        lines.append(tuple(cells))
+    return lines
 
 
-def _source(rung: Rung) -> tuple[str, str | None]:
-    provenance = rung.bundle.manifest.provenance
+def _source(level: ParityLevel) -> tuple[str, str | None]:
+    provenance = level.bundle.manifest.provenance
     return provenance.checkpoint_sha256, provenance.lora_sha256

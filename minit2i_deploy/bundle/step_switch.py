@@ -1,7 +1,8 @@
-"""Late rows on a step graph of their own, in a bundle that has one.
+"""Two step graphs in one bundle, switched at a time of the trajectory.
 
-Early rows may run in fewer bits than late ones. Both graphs take and give the same state, so a
-switch is a start from where the other graph stopped, and no runtime needs to know of it.
+The rows before the switch may run in fewer bits than those after it. Both graphs take and return
+the same state, so a switch is a start from the state of the other graph, and no runtime needs to
+know of it.
 """
 
 from __future__ import annotations
@@ -22,42 +23,43 @@ _STEP: Final = "transformer"
 TIME_ROUNDING: Final = 1e-9
 
 
-def late_view(bundle: Bundle) -> Bundle:
-    """The bundle with its late step graph in the step graph's place, as a runtime opens it.
+def bundle_after_switch(bundle: Bundle) -> Bundle:
+    """The bundle with the graph of the rows after the switch as its step graph.
 
     Its digest is another one, so that nothing compiled for one graph is taken for the other.
     """
-    late = bundle.manifest.late
-    assert late is not None, "only a bundle with a late graph has this view"
-    graphs = {**bundle.manifest.graphs, _STEP: late.graph}
-    manifest = dataclasses.replace(bundle.manifest, graphs=graphs, late=None)
+    switch = bundle.manifest.switch
+    assert switch is not None, "the bundle has one step graph"
+    graphs = {**bundle.manifest.graphs, _STEP: switch.graph}
+    manifest = dataclasses.replace(bundle.manifest, graphs=graphs, switch=None)
+    # Caches of compiled graphs are found by this word.
     digest = hashlib.sha256(f"{bundle.digest} late".encode("ascii")).hexdigest()
     return dataclasses.replace(bundle, manifest=manifest, digest=digest)
 
 
-class SplitRuntime:
-    """Two open runtimes of one bundle: one for all but the late rows, and one for those.
+class SwitchRuntime:
+    """Two open runtimes of one bundle: one for the rows before the switch, one for those after.
 
     Args:
-        early: of the bundle; its graphs read the text as well.
-        late: of ``late_view``.
-        t: rows from this time on are late, 0 noise to 1 data.
+        before: of the bundle; its graphs read the text as well.
+        after: of ``bundle_after_switch``.
+        t: time of the switch, 0 noise to 1 data; rows from this time on run after it.
     """
 
-    def __init__(self, early: Runtime, late: Runtime, t: float) -> None:
-        self.name, self._early, self._late, self._t = early.name, early, late, t
-        # Where the early one tells it; what stands for the whole bundle is the early one's.
-        self.bundle = getattr(early, "bundle", None)
+    def __init__(self, before: Runtime, after: Runtime, t: float) -> None:
+        self.name, self._before, self._after, self._t = before.name, before, after, t
+        # A runtime from outside may have no bundle.
+        self.bundle = getattr(before, "bundle", None)
 
     @property
     def is_open(self) -> bool:
-        """Whether both can be asked; runtimes that do not tell count as open."""
-        return all(getattr(each, "is_open", True) for each in (self._early, self._late))
+        """Whether both runtimes are open; one without this attribute counts as open."""
+        return all(getattr(each, "is_open", True) for each in (self._before, self._after))
 
     @property
     def provider(self) -> str:
-        """Name of the provider in use, where the runtime has such a choice."""
-        return str(getattr(self._early, "provider", ""))
+        """Name of the provider in use, or "" where the runtime has no such choice."""
+        return str(getattr(self._before, "provider", ""))
 
     def encode(
         self,
@@ -65,7 +67,7 @@ class SplitRuntime:
         attention_mask: Int64[np.ndarray, "n tokens"],
     ) -> Float32[np.ndarray, "n tokens width"]:
         """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
-        return self._early.encode(input_ids, attention_mask)
+        return self._before.encode(input_ids, attention_mask)
 
     def adapt(
         self,
@@ -74,7 +76,7 @@ class SplitRuntime:
         conditions: Float32[np.ndarray, "n 4"] | None = None,
     ) -> Float32[np.ndarray, "n adapted hidden"]:
         """Run the text adapter; arguments and result as in ``protocol.Runtime``."""
-        return self._early.adapt(context, mask, conditions)
+        return self._before.adapt(context, mask, conditions)
 
     def start(
         self,
@@ -82,16 +84,16 @@ class SplitRuntime:
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
     ) -> Trajectory:
         """Start a trajectory that switches graphs; arguments as in ``protocol.Runtime``."""
-        return SplitTrajectory(self._early, self._late, self._t, x, tokens)
+        return SwitchTrajectory(self._before, self._after, self._t, x, tokens)
 
     def close(self) -> None:
-        """Close both."""
-        self._early.close()
-        self._late.close()
+        """Close both runtimes."""
+        self._before.close()
+        self._after.close()
 
     def __enter__(self) -> Self:
-        self._early.__enter__()
-        self._late.__enter__()
+        self._before.__enter__()
+        self._after.__enter__()
         return self
 
     def __exit__(
@@ -103,12 +105,12 @@ class SplitRuntime:
         self.close()
 
 
-class SplitTrajectory:
-    """State of one batch, on the early runtime until the first late row and then on the late one.
+class SwitchTrajectory:
+    """State of one batch, on one runtime before the switch and on the other one after it.
 
     Args:
-        early: runs the rows before the switch.
-        late: runs the rows from the first one at t or later on.
+        before: runs the rows before the switch.
+        after: runs the first row at t or later, and all that follow.
         t: time of the switch, 0 noise to 1 data.
         x: float32 [batch, 3, H, W].
         tokens: float32 [branches, batch, adapted tokens, hidden].
@@ -116,25 +118,25 @@ class SplitTrajectory:
 
     def __init__(
         self,
-        early: Runtime,
-        late: Runtime,
+        before: Runtime,
+        after: Runtime,
         t: float,
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
     ) -> None:
-        self._late, self._t, self._tokens = late, t, tokens
-        self._now, self._switched = early.start(x, tokens), False
+        self._after, self._t, self._tokens = after, t, tokens
+        self._state, self._switched = before.start(x, tokens), False
 
     def step(
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
         if not self._switched and row.t >= self._t - TIME_ROUNDING:
-            x, h = self._now.state()
-            self._now, self._switched = self._late.start(x, self._tokens), True
-            # A start has no history, but what takes noise into its slot takes a history too.
+            x, h = self._state.state()
+            self._state, self._switched = self._after.start(x, self._tokens), True
+            # A start has no history; the noise argument is the way into the history slot.
             noise = h if noise is None else noise
-        self._now.step(row, noise)
+        self._state.step(row, noise)
 
     def state(
         self,
@@ -142,4 +144,4 @@ class SplitTrajectory:
         Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
     ]:
         """Copies of x and h, float32 [batch, 3, H, W]."""
-        return self._now.state()
+        return self._state.state()

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
-from minit2i_deploy.bundle.head_padding import HeadPadding, padding_of
+from minit2i_deploy.bundle.head_padding import HeadPadding
 from minit2i_deploy.bundle.manifest import Check, Provenance
 from minit2i_deploy.errors import BundleError, UsageError
 
@@ -96,7 +96,7 @@ def network_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
         BundleError: a data file is damaged.
     """
     tensors = {}
-    padding = padding_of(bundle.manifest)
+    padding = bundle.manifest.head_padding
     for graph in GRAPHS:
         path = Path(f"{bundle.graph_path(graph)}.data")
         for name, weight in read_weights(path):
@@ -110,7 +110,7 @@ def check_refittable(bundle: Bundle) -> None:
     Raises:
         UsageError: it is quantised, or has a late step graph.
     """
-    if bundle.manifest.late is not None:
+    if bundle.manifest.switch is not None:
         raise UsageError(
             f"{bundle.path}: has two step graphs, and the weights of both cannot be written here; "
             "make such a bundle of the new weights"
@@ -127,7 +127,7 @@ def check_refittable(bundle: Bundle) -> None:
         )
 
 
-def write_reweighed(
+def write_with_weights(
     bundle: Bundle, folder: Path, tensors: Mapping[str, np.ndarray], provenance: Provenance
 ) -> Bundle:
     """Write a bundle with the same graphs and other weights into an empty folder.
@@ -153,11 +153,11 @@ def write_reweighed(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path / name, target)
     for name in data.values():
-        _overwrite(folder / name, tensors, padding_of(bundle.manifest))
-    return with_checks(bundle, folder, (), provenance)
+        _overwrite(folder / name, tensors, bundle.manifest.head_padding)
+    return write_checks(bundle, folder, (), provenance)
 
 
-def with_checks(
+def write_checks(
     bundle: Bundle, folder: Path, checks: tuple[Check, ...], provenance: Provenance
 ) -> Bundle:
     """Write the manifest of a reweighed bundle, with what was measured of it."""
@@ -193,7 +193,7 @@ def _check_complete(
         for path in data.values()
         for name, stored in stored_tensors(bundle.path / path).items()
     }
-    if (padding := padding_of(bundle.manifest)) is not None:
+    if (padding := bundle.manifest.head_padding) is not None:
         wanted = {name: padding.unpadded_shape(name, shape) for name, shape in wanted.items()}
     found = {name: array.shape for name, array in tensors.items()}
     wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))

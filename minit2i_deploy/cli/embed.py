@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.text.embed_job import JobState, Report
     from minit2i_deploy.text.embedding_files import Contents
-    from minit2i_deploy.text.encoder import RowEncoder
+    from minit2i_deploy.text.encoder import SequenceEncoder
 
 _STDIN: Final = "-"
 _TEXT_SUFFIX, _JSON_SUFFIX = ".txt", ".jsonl"
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.text.embedding_files import Contents, check_suffix
-    from minit2i_deploy.text.encoder import RowEncoder
+    from minit2i_deploy.text.encoder import SequenceEncoder
 
     place = _input(options)
     check_suffix(options.output)
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
     )
     bundle = Bundle.open(options.bundle)
     with opened_runtime(bundle, options) as runtime:
-        encoder = RowEncoder(bundle, runtime, batch_size=options.batch)
+        encoder = SequenceEncoder(bundle, runtime, batch_size=options.batch)
         if place is None:
             _tell(options, _embed_arguments(encoder, options, contents))
             return
@@ -141,7 +141,7 @@ def _input(options: argparse.Namespace) -> str | None:
 
 
 def _embed_arguments(
-    encoder: RowEncoder, options: argparse.Namespace, contents: Contents
+    encoder: SequenceEncoder, options: argparse.Namespace, contents: Contents
 ) -> dict[str, list[int]]:
     import warnings
 
@@ -160,7 +160,7 @@ def _embed_arguments(
 
 def _embed_input(
     bundle: Bundle,
-    encoder: RowEncoder,
+    encoder: SequenceEncoder,
     place: str,
     options: argparse.Namespace,
     contents: Contents,

@@ -129,7 +129,7 @@ def _graph_rows(bundle: Bundle) -> list[tuple[str, ...]]:
 
     files = bundle.manifest.files
     rows: list[tuple[str, ...]] = []
-    graphs, late = dict(bundle.manifest.graphs), bundle.manifest.late
+    graphs, late = dict(bundle.manifest.graphs), bundle.manifest.switch
     if late is not None:
         graphs[f"transformer from t={late.t:g}"] = late.graph
     for name, graph in graphs.items():

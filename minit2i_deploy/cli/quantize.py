@@ -198,8 +198,8 @@ def _print_bundle(options: argparse.Namespace, bundle: Bundle) -> None:
     for name, graph in manifest.quantization.graphs.items():
         left = f", {len(graph.excluded)} left as they were" if graph.excluded else ""
         print(f"{name}: {graph.scheme}, {graph.layers} layers{left}")
-    if manifest.late is not None:
-        print(f"from t={manifest.late.t:g} on: {manifest.late.graph.precision}")
+    if manifest.switch is not None:
+        print(f"from t={manifest.switch.t:g} on: {manifest.switch.graph.precision}")
     total = f"{len(manifest.files)} files, {size(manifest.num_bytes)}"
     words = f"{manifest.quantization.scheme} on {manifest.quantization.base_precision}"
     print(f"{bundle.path}  {total}, {words}")

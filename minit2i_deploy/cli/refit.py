@@ -80,8 +80,8 @@ def run(options: argparse.Namespace) -> None:
     from minit2i_deploy.bundle.folder import bundle_folder
     from minit2i_deploy.bundle.weight_replacement import (
         check_refittable,
-        with_checks,
-        write_reweighed,
+        write_checks,
+        write_with_weights,
     )
     from minit2i_deploy.progress import ProgressLine, stage_of
     from minit2i_deploy.runtimes.tensorrt.refit import refit_bundle
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
         progress(0.0, "read weights")
         source = _weights(base, options)
         provenance = _provenance(base, source)
-        bundle = write_reweighed(base, folder, source.tensors, provenance)
+        bundle = write_with_weights(base, folder, source.tensors, provenance)
         library = options.engine.replace("-", "_")
         engines = refit_bundle(
             library,
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
             stage_of(progress, 0.2, 0.6, "refit engines"),
         )
         checks = _checked(base, bundle, options, progress)
-        with_checks(bundle, folder, checks, provenance)
+        write_checks(bundle, folder, checks, provenance)
     _print(options, engines, checks)
 
 

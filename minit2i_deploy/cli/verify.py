@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.bundle.manifest import Check
-    from minit2i_deploy.bundle.parity import Rung
+    from minit2i_deploy.bundle.parity import ParityLevel
     from minit2i_deploy.protocol import Runtime
 
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
@@ -143,32 +143,32 @@ def check_bundle(bundle: Bundle, open_engine: Callable[[], Runtime]) -> Iterator
 
 def _climb(options: argparse.Namespace) -> None:
     from minit2i_deploy.bundle.bundle import Bundle
-    from minit2i_deploy.bundle.parity import ladder, require_rungs
+    from minit2i_deploy.bundle.parity import parity_levels, require_within_bounds
     from minit2i_deploy.cli.support.formatting import json_text
     from minit2i_deploy.io.strict_json import encode
 
     bundles = [Bundle.open(path) for path in (options.bundle, *options.rung)]
     stored = [bundle.manifest.checks for bundle in bundles]
-    rungs = ladder(bundles, stored)
+    rungs = parity_levels(bundles, stored)
     for rung in rungs:
         _hashes(rung.bundle)
     if options.checkpoint is not None:
-        rungs = ladder(bundles, [_measure(bundle.path, options) for bundle in bundles])
+        rungs = parity_levels(bundles, [_measure(bundle.path, options) for bundle in bundles])
     if options.json:
         values = {rung.precision: encode(rung.checks) for rung in rungs}
         paths = {rung.precision: str(rung.bundle.path) for rung in rungs}
-        print(json_text({"tests.helpers.bundles": paths, "rungs": values}))
+        print(json_text({"bundles": paths, "rungs": values}))
     else:
         print(_ladder_text(rungs))
-    require_rungs(rungs)
+    require_within_bounds(rungs)
 
 
-def _ladder_text(rungs: tuple[Rung, ...]) -> str:
-    from minit2i_deploy.bundle.parity import ladder_rows
+def _ladder_text(rungs: tuple[ParityLevel, ...]) -> str:
+    from minit2i_deploy.bundle.parity import parity_lines
     from minit2i_deploy.cli.support.formatting import columns
 
     head = ["to torch fp32", *(word for rung in rungs for word in (rung.precision, "bound"))]
-    lines = [columns(ladder_rows(rungs), head=head), ""]
+    lines = [columns(parity_lines(rungs), head=head), ""]
     for rung in rungs:
         units = dict.fromkeys(f"{check.where} ({check.unit})" for check in rung.checks)
         lines += [f"{rung.precision}: {rung.bundle.path}", *(f"  {unit}" for unit in units)]
@@ -248,13 +248,13 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
         "text_adapter": adapt,
         "transformer": partial(step, 0.0),
     }
-    if bundle.manifest.late is not None:
-        runs[_LATE] = partial(step, bundle.manifest.late.t)
+    if bundle.manifest.switch is not None:
+        runs[_LATE] = partial(step, bundle.manifest.switch.t)
     return runs
 
 
 def _precision(bundle: Bundle, name: str) -> str:
-    late = bundle.manifest.late
+    late = bundle.manifest.switch
     graph = late.graph if late is not None and name == _LATE else bundle.manifest.graphs[name]
     return graph.precision
 

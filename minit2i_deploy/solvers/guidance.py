@@ -12,7 +12,7 @@ from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.table import Table, inside_interval
 
 
-def adjusted(
+def adjust_guidance(
     table: Table,
     *,
     interval: tuple[float, float] | None = None,
@@ -40,10 +40,10 @@ def adjusted(
         if value is not None:
             columns[name] = np.full(len(table), value)
             suffix, meta[name] = f"{suffix}-{name}{value:g}", value
-    return with_columns(table, columns, name=table.name + suffix, meta=meta)
+    return replace_columns(table, columns, name=table.name + suffix, meta=meta)
 
 
-def with_columns(
+def replace_columns(
     table: Table, columns: Mapping[str, np.ndarray], *, name: str, meta: Mapping[str, Any]
 ) -> Table:
     """A copy of a table with some of its columns replaced.

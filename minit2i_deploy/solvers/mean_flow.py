@@ -22,7 +22,7 @@ class StudentSettings(TypedDict, total=False):
     t_max: float
 
 
-def told_values(
+def condition_values(
     solver: str, steps: int, interval: tuple[float, float], given: Mapping[str, float | None]
 ) -> dict[str, float]:
     """Values of ``table.CONDITION_COLUMNS`` in equal steps; empty for a base model's solver.

@@ -146,7 +146,7 @@ SOLVERS: Final[Mapping[str, Solver]] = {
 }
 
 
-def solver_named(name: str) -> Solver:
+def find_solver(name: str) -> Solver:
     """Look a solver up.
 
     Raises:
@@ -165,7 +165,7 @@ def solver_points(
     Raises:
         UsageError: arguments that ``time_grid`` refuses, or a grid for a solver with its own.
     """
-    own_grid = solver_named(name).own_grid
+    own_grid = find_solver(name).own_grid
     if own_grid is None:
         return time_grid(grid, steps, shift)
     if not isinstance(grid, str) or grid != "uniform" or shift is not None:
@@ -179,7 +179,7 @@ def solver_floor(name: str, a_min: float | None) -> float | None:
     Raises:
         UsageError: a_min outside its range, or given to a solver that has no use for it.
     """
-    if not solver_named(name).divides:
+    if not find_solver(name).divides:
         if a_min is not None:
             raise UsageError(f"solver {name} lands on x0 and takes no a_min; leave it out")
         return None

@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float64
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.files import atomic_write_text
 from minit2i_deploy.io.strict_json import decode, parse_json
-from minit2i_deploy.solvers.mean_flow import told_values
-from minit2i_deploy.solvers.methods import solver_floor, solver_named, solver_points
+from minit2i_deploy.solvers.mean_flow import condition_values
+from minit2i_deploy.solvers.methods import find_solver, solver_floor, solver_points
 from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
 from minit2i_deploy.solvers.time_grids import MAX_STEPS
 
@@ -120,7 +120,7 @@ class Table:
         return len(self.columns) > len(COLUMNS)
 
     @property
-    def told_guidance(self) -> float | None:
+    def student_guidance(self) -> float | None:
         """Guidance scale that a few-step student is told in the first row; None for a base model.
 
         It belongs to the table, and goes before a preset's.
@@ -254,8 +254,8 @@ def solver_table(
     floor = solver_floor(solver, a_min)
     first, last = _checked_interval(interval)
     given = {"omega": omega, "t_min": t_min, "t_max": t_max}
-    told = told_values(solver, len(points) - 1, interval, given)
-    updates = solver_named(solver).rows(points, floor or 0.0)
+    told = condition_values(solver, len(points) - 1, interval, given)
+    updates = find_solver(solver).rows(points, floor or 0.0)
     t = updates[:, 0]
     share = np.zeros_like(t) if told else inside_interval(t, interval).astype(np.float64)
     extra = [share, np.full_like(t, clip), np.full_like(t, rescale)]

@@ -15,7 +15,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import PromptTruncatedWarning, UsageError
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.solvers.table import CONDITION_COLUMNS, Table
-from minit2i_deploy.text.encoder import RowEncoder
+from minit2i_deploy.text.encoder import SequenceEncoder
 from minit2i_deploy.text.prompts import Prompt, as_mix, common_shares
 from minit2i_deploy.tokenizer import Encoded
 
@@ -77,7 +77,7 @@ def branch_tokens(
         encoded = tokenise(bundle, texts_and_negative, stacklevel=_PAINTERS_CALLER)
     with Stopwatch(timings, "encode"):
         # What stands at padding never reaches the network.
-        encoder = RowEncoder(bundle, runtime)
+        encoder = SequenceEncoder(bundle, runtime)
         context, mask = encoder.padded(encoded, bundle.config.prompt_length)
     if guided and negative is None:
         context = np.concatenate([context, np.zeros_like(context[:1])])
@@ -161,11 +161,11 @@ def tokenise(bundle: Bundle, texts: Sequence[str], *, stacklevel: int = 2) -> li
         UsageError: a text with a NUL character or broken Unicode.
     """
     encoded = bundle.tokenizer().encode(list(texts))
-    warn_of_cuts(encoded, stacklevel=stacklevel + 1)
+    warn_truncated(encoded, stacklevel=stacklevel + 1)
     return encoded
 
 
-def warn_of_cuts(encoded: Sequence[Encoded], *, stacklevel: int = 2) -> None:
+def warn_truncated(encoded: Sequence[Encoded], *, stacklevel: int = 2) -> None:
     """Warn of each text that was cut; ``stacklevel`` as in ``tokenise``."""
     for item in encoded:
         if item.notice is not None:

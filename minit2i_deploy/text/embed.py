@@ -13,9 +13,9 @@ from jaxtyping import Float32, Int64
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.protocol import Runtime
-from minit2i_deploy.text.conditioning import warn_of_cuts
+from minit2i_deploy.text.conditioning import warn_truncated
 from minit2i_deploy.text.embedding_parts import pool
-from minit2i_deploy.text.encoder import BATCH_SIZE, RowEncoder
+from minit2i_deploy.text.encoder import BATCH_SIZE, SequenceEncoder
 
 WINDOW: Final = 256
 
@@ -67,7 +67,7 @@ def embed(
     items = [texts] if isinstance(texts, str) else list(texts)
     if not items:
         raise UsageError("0 texts came; give at least one (it may be empty)")
-    return _embedded(RowEncoder(bundle, runtime, batch_size=batch_size), items)
+    return _embedded(SequenceEncoder(bundle, runtime, batch_size=batch_size), items)
 
 
 def embed_stream(
@@ -98,17 +98,17 @@ def embed_stream(
         raise UsageError("one text came, but embed_stream takes several; write [text]")
     if window < 1:
         raise UsageError(f"window {window} came; at least 1 is needed")
-    return _windows(RowEncoder(bundle, runtime, batch_size=batch_size), iter(texts), window)
+    return _windows(SequenceEncoder(bundle, runtime, batch_size=batch_size), iter(texts), window)
 
 
-def _windows(encoder: RowEncoder, texts: Iterator[str], window: int) -> Iterator[Embeddings]:
+def _windows(encoder: SequenceEncoder, texts: Iterator[str], window: int) -> Iterator[Embeddings]:
     while items := list(itertools.islice(texts, window)):
         yield _embedded(encoder, items)
 
 
-def _embedded(encoder: RowEncoder, texts: Sequence[str]) -> Embeddings:
+def _embedded(encoder: SequenceEncoder, texts: Sequence[str]) -> Embeddings:
     encoded = encoder.tokenizer.encode(texts)
-    warn_of_cuts(encoded, stacklevel=4)
+    warn_truncated(encoded, stacklevel=4)
     longest = max(len(item.ids) for item in encoded)
     values, mask = encoder.padded(encoded, longest)
     return Embeddings(values=values, mask=mask)

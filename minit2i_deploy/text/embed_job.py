@@ -18,12 +18,12 @@ from minit2i_deploy.io.files import atomic_write_text
 from minit2i_deploy.text.embed import WINDOW
 from minit2i_deploy.text.embedding_files import Contents, Sizes, write_parts
 from minit2i_deploy.text.embedding_parts import Part, pool
-from minit2i_deploy.text.encoder import RowEncoder
+from minit2i_deploy.text.encoder import SequenceEncoder
 from minit2i_deploy.text.text_lines import Line, TextSource
 
 PROGRESS_FILE: Final = "progress.json"
 # Of the lines that were left out or cut, so many are told; all are counted.
-MAX_TOLD: Final = 20
+MAX_REPORTED: Final = 20
 _VERSION: Final = 1
 
 
@@ -64,7 +64,7 @@ class Report:
         num_texts: rows written.
         num_resumed: rows that an earlier, interrupted run had left.
         num_skipped: lines that hold no text.
-        skipped: number and problem of the first MAX_TOLD of them.
+        skipped: number and problem of the first MAX_REPORTED of them.
         num_cut: texts that were longer than the model takes.
     """
 
@@ -82,7 +82,7 @@ def parts_folder(target: Path) -> Path:
 
 
 def embed_lines(
-    encoder: RowEncoder,
+    encoder: SequenceEncoder,
     source: TextSource,
     target: Path,
     contents: Contents,
@@ -142,7 +142,7 @@ def embed_lines(
 
 
 def make_part(
-    encoder: RowEncoder, items: Sequence[Line], contents: Contents
+    encoder: SequenceEncoder, items: Sequence[Line], contents: Contents
 ) -> tuple[Part, list[tuple[int, str]]]:
     """Encode lines that hold texts.
 
@@ -220,7 +220,7 @@ def _take_up(folder: Path, source: TextSource, progress: JobState) -> None:
 
 
 def _add_part(
-    encoder: RowEncoder,
+    encoder: SequenceEncoder,
     folder: Path,
     items: Sequence[Line],
     source: TextSource,
@@ -230,7 +230,7 @@ def _add_part(
     good = [item for item in items if item.text is not None]
     bad = [(item.number, item.problem or "") for item in items if item.text is None]
     progress.num_skipped += len(bad)
-    progress.skipped += bad[: max(0, MAX_TOLD - len(progress.skipped))]
+    progress.skipped += bad[: max(0, MAX_REPORTED - len(progress.skipped))]
     if good:
         part, cut = make_part(encoder, good, contents)
         part.save(folder / _part_name(progress.num_parts))
@@ -247,7 +247,7 @@ def _add_part(
 
 
 def _warn_of_cuts(cut: Sequence[tuple[int, str]], num_before: int) -> None:
-    for line, notice in cut[: max(0, MAX_TOLD - num_before)]:
+    for line, notice in cut[: max(0, MAX_REPORTED - num_before)]:
         warnings.warn(f"line {line}: {notice}", PromptTruncatedWarning, stacklevel=2)
 
 

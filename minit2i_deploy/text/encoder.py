@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.compatibility import check_pair
+from minit2i_deploy.bundle.compatibility import require_own_runtime
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.tokenizer import Encoded
@@ -21,7 +21,7 @@ BATCH_SIZE: Final = 32
 CACHE_BYTES: Final = 8 * 2**20
 
 
-class RowCache:
+class SequenceCache:
     """The rows used last, by token ids, up to a number of bytes."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
@@ -52,10 +52,10 @@ class RowCache:
 
 # What a runtime has encoded, kept as long as the runtime is: painting again with the same prompt
 # does not run the encoder again.
-_caches: WeakKeyDictionary[Runtime, RowCache] = WeakKeyDictionary()
+_caches: WeakKeyDictionary[Runtime, SequenceCache] = WeakKeyDictionary()
 
 
-class RowEncoder:
+class SequenceEncoder:
     """The one way from token ids to the text encoder's rows, for painting and for embedding.
 
     Args:
@@ -81,14 +81,14 @@ class RowEncoder:
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size} came; at least 1 is needed")
-        check_pair(bundle, runtime)
+        require_own_runtime(bundle, runtime)
         self.batch_size = batch_size
         self.tokenizer = bundle.tokenizer()
         self._runtime = runtime
         if cache_bytes is None:
-            self._cache = _caches.setdefault(runtime, RowCache())
+            self._cache = _caches.setdefault(runtime, SequenceCache())
         else:
-            self._cache = RowCache(cache_bytes)
+            self._cache = SequenceCache(cache_bytes)
 
     def rows(
         self, encoded: Sequence[Encoded]
@@ -173,6 +173,6 @@ def encode_ahead(bundle: Bundle, runtime: Runtime, texts: Sequence[str]) -> None
         RuntimeFailure: the engine failed.
     """
     # One by one, so that the last bits of a row do not depend on the texts beside it.
-    encoder = RowEncoder(bundle, runtime, batch_size=1)
+    encoder = SequenceEncoder(bundle, runtime, batch_size=1)
     for _ in encoder.rows(encoder.tokenizer.encode(texts)):
         pass

@@ -87,7 +87,7 @@ class TextSource:
             return Line(number=number, problem=str(error))
 
 
-def prompt_lines(path: Path) -> list[str]:
+def read_prompt_lines(path: Path) -> list[str]:
     """The prompts of a UTF-8 text file, one a line; blank lines are left out.
 
     Raises:

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.engine_restriction import require_engine_fits
+from minit2i_deploy.bundle.compatibility import require_engine_fits
 from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure, require
+from minit2i_deploy.protocol import check_threads
 from minit2i_deploy.runtimes.base import GraphRuntime
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import (
@@ -32,7 +33,6 @@ from minit2i_deploy.runtimes.onnxruntime.session import (
     session_options,
 )
 from minit2i_deploy.runtimes.onnxruntime.trajectory import OnnxTrajectory, first_line
-from minit2i_deploy.threads import check_threads
 
 
 class OnnxRuntime(GraphRuntime):

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.engine_restriction import require_engine_fits
+from minit2i_deploy.bundle.compatibility import require_engine_fits
 from minit2i_deploy.engines.cache import Device, require_engine
 from minit2i_deploy.engines.key import TENSORRT, TENSORRT_RTX
 from minit2i_deploy.errors import Minit2iError, UsageError

@@ -17,7 +17,6 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.head_padding import padding_of
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.model.build import network_from_config
 from minit2i_deploy.model.step import Step
@@ -140,7 +139,7 @@ def read_weights(bundle: Bundle, graph: str) -> dict[str, np.ndarray]:
     """
     safetensors = require("safetensors", "checkpoints")
     path = Path(f"{bundle.graph_path(graph)}.data")
-    padding = padding_of(bundle.manifest) if graph != "text_encoder" else None
+    padding = bundle.manifest.head_padding if graph != "text_encoder" else None
     tensors = {}
     try:
         with safetensors.safe_open(path, framework="pt") as stored:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
-from minit2i_deploy.bundle.manifest import seal
+from minit2i_deploy.bundle.manifest import add_checksum
 from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.bundles import CONFIG, draft, write_bundle, write_files
@@ -162,7 +162,7 @@ def test_a_hostile_manifest_reads_nothing_outside(folder: Path, name: str) -> No
     (folder.parent / "secret").write_bytes(b"12345")
     fields = json.loads((folder / "manifest.json").read_bytes())
     fields["files"][name] = {"sha256": hashlib.sha256(b"12345").hexdigest(), "bytes": 5}
-    (folder / "manifest.json").write_bytes(seal(fields))
+    (folder / "manifest.json").write_bytes(add_checksum(fields))
     refuses_to_open(folder, "is refused")
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
-from minit2i_deploy.bundle.manifest import LateGraph
-from minit2i_deploy.bundle.step_switch import SplitRuntime, late_view
+from minit2i_deploy.bundle.manifest import StepSwitch
+from minit2i_deploy.bundle.step_switch import SwitchRuntime, bundle_after_switch
 from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.generate import frames, generate, trajectory
 from minit2i_deploy.protocol import Runtime
@@ -43,7 +43,9 @@ def other_bundle(folder: Path) -> Bundle:
 def test_another_bundle_s_runtime_is_refused(tmp_path: Path, name: str) -> None:
     a, b = Bundle.open(write_bundle(tmp_path / "a")), other_bundle(tmp_path / "b")
     with open_runtime(b, "fake") as runtime:
-        with pytest.raises(UsageError, match=r"/a: came with a runtime of .*/b; give the runtime"):
+        with pytest.raises(
+            UsageError, match=r"bundle is .*/a, but the runtime was opened on .*/b;"
+        ):
             CALLS[name](a, runtime)
         CALLS[name](b, runtime)
 
@@ -53,8 +55,8 @@ def test_one_bundle_in_several_guises(tmp_path: Path) -> None:
     shutil.copytree(a.path, tmp_path / "copy")
     (tmp_path / "link").symlink_to(a.path)
     info = dataclasses.replace(draft().graphs["transformer"], path="late/model.onnx")
-    late = dataclasses.replace(a.manifest, late=LateGraph(t=0.5, graph=info))
-    view = late_view(dataclasses.replace(a, manifest=late))
+    late = dataclasses.replace(a.manifest, switch=StepSwitch(t=0.5, graph=info))
+    view = bundle_after_switch(dataclasses.replace(a, manifest=late))
     opened = [Bundle.open(tmp_path / name) for name in ("a", "copy", "link")]
     for each in (*opened, view):
         with open_runtime(each, "fake") as runtime:
@@ -63,9 +65,9 @@ def test_one_bundle_in_several_guises(tmp_path: Path) -> None:
 
 def test_a_split_runtime_is_its_early_one_s(tmp_path: Path) -> None:
     a, b = Bundle.open(write_bundle(tmp_path / "a")), other_bundle(tmp_path / "b")
-    runtime = SplitRuntime(FakeRuntime(b), FakeRuntime(a), 0.5)
+    runtime = SwitchRuntime(FakeRuntime(b), FakeRuntime(a), 0.5)
     generate(b, runtime, "red")
-    with pytest.raises(UsageError, match="came with a runtime of"):
+    with pytest.raises(UsageError, match="but the runtime was opened on"):
         generate(a, runtime, "red")
 
 
@@ -84,7 +86,7 @@ def test_a_runtime_that_does_not_tell_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CALLS)
 def test_a_closed_runtime_is_refused_for_cached_texts_too(tmp_path: Path, name: str) -> None:
     a = Bundle.open(write_bundle(tmp_path / "a"))
-    for runtime in (FakeRuntime(a), SplitRuntime(FakeRuntime(a), FakeRuntime(a), 0.5)):
+    for runtime in (FakeRuntime(a), SwitchRuntime(FakeRuntime(a), FakeRuntime(a), 0.5)):
         embed(a, runtime, "red")
         runtime.close()
         with pytest.raises(RuntimeFailure, match="runtime fake is closed; open it again"):

@@ -16,8 +16,8 @@ from minit2i_deploy.bundle.manifest import (
     GraphQuantization,
     Manifest,
     Quantization,
+    add_checksum,
     check_relative,
-    seal,
 )
 from minit2i_deploy.errors import BundleError
 from tests.helpers.bundles import draft
@@ -122,7 +122,7 @@ def test_how_it_was_quantised_stands_in_a_quantised_bundle_alone() -> None:
     )
     assert " ".join(record["graphs"]["transformer"]) == "excluded layers scheme"
     assert "quantization" not in fields()
-    refuses(seal({**fields(), "quantization": None}), "manifest.quantization is None")
+    refuses(add_checksum({**fields(), "quantization": None}), "manifest.quantization is None")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_how_it_was_quantised_stands_in_a_quantised_bundle_alone() -> None:
 def test_a_wrong_record_of_quantisation_is_refused(name: str, value: Any, text: str) -> None:
     tree = json.loads(quantised().to_bytes())
     tree["quantization"][name] = value
-    refuses(seal(tree), text)
+    refuses(add_checksum(tree), text)
 
 
 def test_seal_is_the_hash_of_the_bytes_with_the_seal_zeroed() -> None:
@@ -168,14 +168,16 @@ def test_every_field_is_needed_and_no_other_is_taken() -> None:
             continue
         tree = fields()
         del tree[name]
-        refuses(seal(tree), rf"missing fields \['{name}'\]")
-    refuses(seal({**fields(), "more": 1}), r"unknown fields \['more'\]")
+        refuses(add_checksum(tree), rf"missing fields \['{name}'\]")
+    refuses(add_checksum({**fields(), "more": 1}), r"unknown fields \['more'\]")
+    # The attribute's name is not the key in the file, which is "late".
+    refuses(add_checksum({**fields(), "switch": None}), r"unknown fields \['switch'\]")
     tree = fields()
     tree["noise"]["more"] = 1
-    refuses(seal(tree), r"manifest\.noise: unknown fields \['more'\]")
+    refuses(add_checksum(tree), r"manifest\.noise: unknown fields \['more'\]")
     tree = fields()
     del tree["files"]["transformer/model.onnx"]["bytes"]
-    refuses(seal(tree), r"missing fields \['bytes'\]")
+    refuses(add_checksum(tree), r"missing fields \['bytes'\]")
     tree = fields()
     del tree["manifest_sha256"]
     refuses(json.dumps(tree).encode(), "manifest_sha256 is missing")
@@ -191,7 +193,7 @@ def change(path: str, value: Any) -> Callable[[], bytes]:
         for key in parents:
             node = node[int(key)] if isinstance(node, list) else node[key]
         node[last] = value
-        return seal(tree)
+        return add_checksum(tree)
 
     return build
 
@@ -246,7 +248,7 @@ def test_path_tricks_are_refused(name: str) -> None:
         check_relative(name)
     tree = fields()
     tree["files"][name] = {"sha256": "cd" * 32, "bytes": 5}
-    refuses(seal(tree), "file name .* is refused")
+    refuses(add_checksum(tree), "file name .* is refused")
 
 
 @pytest.mark.parametrize("name", ["model.onnx.data", "a/b-c_d+e/f.json", ".hidden", "a/.b"])
@@ -257,14 +259,14 @@ def test_plain_names_are_taken(name: str) -> None:
 def test_names_that_meet_on_some_systems_are_refused() -> None:
     tree = fields()
     tree["files"]["Transformer/model.onnx"] = {"sha256": "cd" * 32, "bytes": 5}
-    refuses(seal(tree), "differ in case only")
+    refuses(add_checksum(tree), "differ in case only")
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "Manifest.JSON", "engines/a/b", "Engines/x"])
 def test_files_outside_the_promise_are_refused(name: str) -> None:
     tree = fields()
     tree["files"][name] = {"sha256": "cd" * 32, "bytes": 5}
-    refuses(seal(tree), "must not be listed")
+    refuses(add_checksum(tree), "must not be listed")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The parity ladder: rungs of one checkpoint, printed side by side and measured again."""
+"""Parity tables: bundles of one checkpoint side by side, and measured again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.manifest import Check
-from minit2i_deploy.bundle.parity import ladder, ladder_rows, require_rungs, step_check
+from minit2i_deploy.bundle.parity import (
+    parity_levels,
+    parity_lines,
+    require_within_bounds,
+    step_check,
+)
 from minit2i_deploy.errors import UsageError, VerificationError
 from tests.helpers.bundles import draft, write_bundle
 from tests.helpers.checkpoint_forms import hub_folder
@@ -39,16 +44,16 @@ def bundle_of(
     return Bundle.open(folder)
 
 
-def test_rungs_stand_from_fine_to_coarse_with_gaps_shown(tmp_path: Path) -> None:
+def test_levels_are_sorted_and_missing_checks_are_dashes(tmp_path: Path) -> None:
     coarse = bundle_of(tmp_path / "coarse", "bf16")
     fine = bundle_of(tmp_path / "fine")
     checks = (coarse.manifest.checks[:1], fine.manifest.checks)
-    rungs = ladder((coarse, fine), checks)
-    assert [rung.precision for rung in rungs] == ["fp32", "bf16"]
-    rows = ladder_rows(rungs)
-    assert [row[0] for row in rows] == NAMES
-    assert rows[0] == ("text_encoder", "1.00e-06", "1e-05", "1.00e-06", "1e-05")
-    assert rows[2] == ("transformer@t=0.5", "1.00e-06", "1e-05", "-", "-")
+    levels = parity_levels((coarse, fine), checks)
+    assert [level.precision for level in levels] == ["fp32", "bf16"]
+    lines = parity_lines(levels)
+    assert [line[0] for line in lines] == NAMES
+    assert lines[0] == ("text_encoder", "1.00e-06", "1e-05", "1.00e-06", "1e-05")
+    assert lines[2] == ("transformer@t=0.5", "1.00e-06", "1e-05", "-", "-")
 
 
 def test_a_step_is_named_by_its_time() -> None:
@@ -61,24 +66,24 @@ def test_a_step_is_named_by_its_time() -> None:
     ("other", "said"),
     [
         ({"precision": "fp16", "checkpoint_sha256": "cd" * 32}, r"cdcdcdcd\.\. but .* abababab"),
-        ({"precision": "fp16", "lora_sha256": "cd" * 32}, "a ladder stands on one"),
+        ({"precision": "fp16", "lora_sha256": "cd" * 32}, "compare bundles of one checkpoint"),
         ({}, "are both fp32; give one bundle of each precision"),
     ],
 )
-def test_bundles_that_make_no_ladder(other: dict[str, str], said: str, tmp_path: Path) -> None:
+def test_bundles_that_cannot_be_compared(other: dict[str, str], said: str, tmp_path: Path) -> None:
     bundles = (bundle_of(tmp_path / "a"), bundle_of(tmp_path / "b", **other))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=said):
-        ladder(bundles, [bundle.manifest.checks for bundle in bundles])
+        parity_levels(bundles, [bundle.manifest.checks for bundle in bundles])
 
 
 @pytest.mark.parametrize("measured", [2e-5, float("nan")])
-def test_a_rung_over_its_bound_is_refused(measured: float, tmp_path: Path) -> None:
+def test_a_check_that_exceeds_its_bound_is_refused(measured: float, tmp_path: Path) -> None:
     bundle = bundle_of(tmp_path / "a")
     bad = dataclasses.replace(bundle.manifest.checks[2], measured=measured)
     with pytest.raises(VerificationError, match=r"fp32 transformer@t=0\.5 is .* at most 1e-05"):
-        require_rungs(ladder((bundle,), ((*bundle.manifest.checks[:2], bad),)))
-    with pytest.raises(VerificationError, match="no measured checks; give --checkpoint"):
-        require_rungs(ladder((bundle,), ((),)))
+        require_within_bounds(parity_levels((bundle,), ((*bundle.manifest.checks[:2], bad),)))
+    with pytest.raises(VerificationError, match="no measured checks; measure them with"):
+        require_within_bounds(parity_levels((bundle,), ((),)))
 
 
 def test_the_command_shows_what_export_stored(
@@ -93,7 +98,7 @@ def test_the_command_shows_what_export_stored(
     over = run(capsys, "verify", first.path, "--ladder", "--rung", second.path, "--json")
     assert (over.code, "fp16 text_encoder is 2e-05" in over.error) == (1, True)
     values = json.loads(over.out)
-    assert values["tests.helpers.bundles"] == {"fp32": str(first.path), "fp16": str(second.path)}
+    assert values["bundles"] == {"fp32": str(first.path), "fp16": str(second.path)}
     assert [check["measured"] for check in values["rungs"]["fp16"]] == [2e-5] * 4
 
 

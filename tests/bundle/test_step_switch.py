@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
-from minit2i_deploy.bundle.manifest import Check, LateGraph, Manifest
-from minit2i_deploy.bundle.step_switch import SplitRuntime, late_view
+from minit2i_deploy.bundle.manifest import Check, Manifest, StepSwitch
+from minit2i_deploy.bundle.step_switch import SwitchRuntime, bundle_after_switch
 from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
 from minit2i_deploy.evaluation.compare.lockstep import walk
 from minit2i_deploy.evaluation.compare.prompt_set import Task
@@ -68,7 +68,7 @@ def split_by_hand(bundle: Bundle, table: Table, t: float) -> np.ndarray:
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.8])
 def test_a_split_keeps_state_and_history(bundle: Bundle, solver: str, t: float) -> None:
     table = solver_table(solver, steps=5)
-    runtime = SplitRuntime(FakeRuntime(bundle), Shifted(bundle), t)
+    runtime = SwitchRuntime(FakeRuntime(bundle), Shifted(bundle), t)
     found = generate(bundle, runtime, PROMPTS, seed=[5, 6], table=table, guidance=GUIDANCE)
     np.testing.assert_array_equal(found.x, split_by_hand(bundle, table, t))
 
@@ -76,7 +76,7 @@ def test_a_split_keeps_state_and_history(bundle: Bundle, solver: str, t: float) 
 def test_no_row_or_every_row_may_be_late(bundle: Bundle) -> None:
     table = solver_table("ab2", steps=4)
     for t, kind in ((0.99, FakeRuntime), (1e-12, Shifted)):
-        runtime = SplitRuntime(FakeRuntime(bundle), Shifted(bundle), t)
+        runtime = SwitchRuntime(FakeRuntime(bundle), Shifted(bundle), t)
         found, wanted = (
             generate(bundle, each, PROMPTS, seed=1, table=table, guidance=GUIDANCE).x
             for each in (runtime, kind(bundle))
@@ -87,7 +87,7 @@ def test_no_row_or_every_row_may_be_late(bundle: Bundle) -> None:
 def test_compare_follows_the_switch(bundle: Bundle) -> None:
     table = solver_table("ab2", steps=4)
     a = Side(bundle=bundle, runtime=FakeRuntime(bundle), engine="fake")
-    split = SplitRuntime(FakeRuntime(bundle), Shifted(bundle), 0.5)
+    split = SwitchRuntime(FakeRuntime(bundle), Shifted(bundle), 0.5)
     b = Side(bundle=bundle, runtime=split, engine="fake")
     tasks = [Task(prompt=prompt, seed=seed) for prompt, seed in zip(PROMPTS, (5, 6), strict=True)]
     found = walk(a, b, tasks, table, GUIDANCE, details=True).details
@@ -99,7 +99,7 @@ def test_compare_follows_the_switch(bundle: Bundle) -> None:
 
 def test_closing_closes_both(bundle: Bundle) -> None:
     first, second = FakeRuntime(bundle), Shifted(bundle)
-    with SplitRuntime(first, second, 0.5) as runtime:
+    with SwitchRuntime(first, second, 0.5) as runtime:
         assert runtime.name == "fake"
     for one in (first, second):
         with pytest.raises(RuntimeFailure, match="is closed"):
@@ -113,18 +113,18 @@ def with_late(folder: Path, **changes: object) -> Path:
     write_files(folder)
     (folder / FOLDER).mkdir()
     (folder / FOLDER / "model.onnx").write_bytes(b"late")
-    late = LateGraph(t=0.8, graph=dataclasses.replace(info, **changes))  # type: ignore[arg-type]
-    write_manifest(folder, dataclasses.replace(plain, late=late))
+    switch = StepSwitch(t=0.8, graph=dataclasses.replace(info, **changes))  # type: ignore[arg-type]
+    write_manifest(folder, dataclasses.replace(plain, switch=switch))
     return folder
 
 
 def test_the_manifest_keeps_the_late_graph(tmp_path: Path) -> None:
     made = Bundle.open(with_late(tmp_path / "b"))
     made.verify()
-    assert made.manifest.late is not None
-    assert made.manifest.late.t == 0.8
+    assert made.manifest.switch is not None
+    assert made.manifest.switch.t == 0.8
     assert Manifest.from_bytes(made.manifest.to_bytes(), "m") == made.manifest
-    view = late_view(made)
+    view = bundle_after_switch(made)
     assert view.graph_path("transformer") == made.path / FOLDER / "model.onnx"
     assert view.graph_path("text_encoder") == made.graph_path("text_encoder")
     assert view.digest != made.digest
@@ -155,7 +155,7 @@ def test_a_late_graph_that_does_not_fit_is_refused(
 @pytest.mark.parametrize("t", [0.0, 1.0, -0.5, float("nan")])
 def test_a_time_outside_is_refused(t: float, bundle: Bundle) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        LateGraph(t=t, graph=draft().graphs["transformer"])
+        StepSwitch(t=t, graph=draft().graphs["transformer"])
     with pytest.raises(UsageError, match="between 0 and 1"):
         add_late_graph(bundle, bundle, t)
 
@@ -170,7 +170,7 @@ def test_runtimes_that_do_not_switch_say_so(name: str, tmp_path: Path) -> None:
 def test_the_fake_switches_too(tmp_path: Path) -> None:
     made = Bundle.open(with_late(tmp_path / "b"))
     with open_runtime(made, "fake") as runtime:
-        assert isinstance(runtime, SplitRuntime)
+        assert isinstance(runtime, SwitchRuntime)
         generate(made, runtime, PROMPTS, table=solver_table("euler", steps=4), guidance=1.0)
 
 
@@ -219,7 +219,7 @@ def test_engines_run_each_graph_in_its_time(engine: str, tmp_path: Path) -> None
             made = generate(each, runtime, "red", seed=3, table=table, guidance=GUIDANCE)
         finals[name] = made.x
     with open_runtime(early, engine) as first, open_runtime(source, engine) as second:
-        runtime = SplitRuntime(first, second, 0.5)
+        runtime = SwitchRuntime(first, second, 0.5)
         wanted = generate(early, runtime, "red", seed=3, table=table, guidance=GUIDANCE).x
     np.testing.assert_array_equal(finals["split"], wanted)
     gaps = [float(np.abs(finals["split"] - finals[name]).max()) for name in ("early", "late")]
@@ -250,9 +250,9 @@ def test_quantize_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "from t=0.75 on: fp32" in done.out
     made = Bundle.open(tmp_path / "q")
     made.verify()
-    assert made.manifest.late is not None
+    assert made.manifest.switch is not None
     source = Bundle.open(tiny_bundle())
-    assert late_view(made).graph_path("transformer").read_bytes() == (
+    assert bundle_after_switch(made).graph_path("transformer").read_bytes() == (
         source.graph_path("transformer").read_bytes()
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["q"]
@@ -286,7 +286,7 @@ def _rms_of_pictures(made: Bundle, source: Bundle) -> float:
     prompts = list(default_prompts(source).texts[1:3])
     table = solver_table("euler", steps=20, a_min=source.manifest.flavour.a_min)
     guidance, seeds = source.manifest.flavour.guidance, [1_000_003, 1_000_004]
-    split = SplitRuntime(GraphsRuntime(made), GraphsRuntime(late_view(made)), 0.5)
+    split = SwitchRuntime(GraphsRuntime(made), GraphsRuntime(bundle_after_switch(made)), 0.5)
     finals = [
         generate(each, runtime, prompts, seed=seeds, table=table, guidance=guidance).x
         for each, runtime in ((made, split), (source, GraphsRuntime(source)))

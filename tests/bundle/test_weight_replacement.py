@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.manifest import LateGraph
+from minit2i_deploy.bundle.manifest import StepSwitch
 from minit2i_deploy.bundle.weight_replacement import (
     GRAPHS,
     _narrowed,
@@ -19,7 +19,7 @@ from minit2i_deploy.bundle.weight_replacement import (
     names_in_graph,
     network_tensors,
     stored_tensors,
-    write_reweighed,
+    write_with_weights,
 )
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.errors import BundleError, UsageError
@@ -35,7 +35,7 @@ def bundle() -> Bundle:
 
 def reweighed(bundle: Bundle, folder: Path, tensors: dict[str, np.ndarray]) -> Bundle:
     folder.mkdir()
-    return write_reweighed(bundle, folder, tensors, bundle.manifest.provenance)
+    return write_with_weights(bundle, folder, tensors, bundle.manifest.provenance)
 
 
 def test_the_bundles_weights_are_the_checkpoints(bundle: Bundle) -> None:
@@ -140,8 +140,8 @@ def test_a_quantised_bundle_is_refused(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_bundle_of_two_step_graphs_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    late = cast(LateGraph, object())
-    manifest = dataclasses.replace(bundle.manifest, late=late)
+    switch = cast(StepSwitch, object())
+    manifest = dataclasses.replace(bundle.manifest, switch=switch)
     other = dataclasses.replace(bundle, manifest=manifest)
     with pytest.raises(UsageError, match="has two step graphs"):
         reweighed(other, tmp_path / "out", network_tensors(bundle))

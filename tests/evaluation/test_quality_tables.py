@@ -11,7 +11,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.quality.candidates import Candidate, candidates_of, parse_table
 from minit2i_deploy.evaluation.quality.fine_reference import end_floor, fine_table
-from minit2i_deploy.solvers.guidance import adjusted
+from minit2i_deploy.solvers.guidance import adjust_guidance
 from minit2i_deploy.solvers.row import advance
 from minit2i_deploy.solvers.table import Table, solver_table
 from tests.helpers.bundles import write_bundle
@@ -74,19 +74,19 @@ def test_wrong_words_are_refused(bundle: Bundle, spec: str, said: str) -> None:
 def test_adjusted_columns_are_the_compilers() -> None:
     plain = solver_table("heun", steps=10)
     wanted = solver_table("heun", steps=10, interval=(0.3, 0.7), clip=1.0, rescale=0.5)
-    found = adjusted(plain, interval=(0.3, 0.7), clip=1.0, rescale=0.5)
+    found = adjust_guidance(plain, interval=(0.3, 0.7), clip=1.0, rescale=0.5)
     assert same_rows(found, wanted)
     assert found.name == "heun-10-i0.3-0.7-clip1-rescale0.5"
-    assert adjusted(plain) == plain
+    assert adjust_guidance(plain) == plain
 
 
 def test_adjusting_refuses_what_makes_no_sense() -> None:
     with pytest.raises(UsageError, match=r"interval is \(0.7, 0.3\)"):
-        adjusted(solver_table("euler", steps=4), interval=(0.7, 0.3))
+        adjust_guidance(solver_table("euler", steps=4), interval=(0.7, 0.3))
     with pytest.raises(UsageError, match=r"rescale must be in 0\.\.1"):
-        adjusted(solver_table("euler", steps=4), rescale=1.5)
+        adjust_guidance(solver_table("euler", steps=4), rescale=1.5)
     with pytest.raises(UsageError, match="few-step student, which takes no interval"):
-        adjusted(solver_table("mean-flow", steps=4), interval=(0.2, 0.8))
+        adjust_guidance(solver_table("mean-flow", steps=4), interval=(0.2, 0.8))
 
 
 def test_evaluations_are_branches_over_rows() -> None:

@@ -20,7 +20,7 @@ import torch
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.head_padding import HeadPadding
-from minit2i_deploy.bundle.manifest import Manifest, seal
+from minit2i_deploy.bundle.manifest import Manifest, add_checksum
 from minit2i_deploy.config import ModelConfig, StudentConfig
 from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
 from minit2i_deploy.export import export_bundle
@@ -198,7 +198,7 @@ def test_an_engine_that_none_is_made_for_is_refused(value: object) -> None:
     fields = json.loads((cpu_bundle() / "manifest.json").read_text())
     del fields["manifest_sha256"]
     with pytest.raises(BundleError, match="only_for"):
-        Manifest.from_bytes(seal(fields | {"only_for": value}), "manifest.json")
+        Manifest.from_bytes(add_checksum(fields | {"only_for": value}), "manifest.json")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_its_late_graph_makes_a_bundle_one_for_that_engine(tmp_path: Path) -> No
     copy = tmp_path / "b"
     shutil.copytree(tiny_bundle(), copy)
     bundle = add_late_graph(Bundle.open(copy), Bundle.open(cpu_bundle()), 0.5)
-    assert bundle.manifest.late is not None and bundle.manifest.only_for == "cpu"
+    assert bundle.manifest.switch is not None and bundle.manifest.only_for == "cpu"
     with pytest.raises(RuntimeFailure, match="runtime openvino cannot run it"):
         open_runtime(bundle, "openvino")
 

@@ -15,9 +15,8 @@ import onnx
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.head_padding import padding_of
 from minit2i_deploy.bundle.manifest import Manifest
-from minit2i_deploy.bundle.weight_replacement import network_tensors, write_reweighed
+from minit2i_deploy.bundle.weight_replacement import network_tensors, write_with_weights
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.checkpoints.lora import merge_lora
 from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
@@ -93,14 +92,14 @@ def test_other_weights_are_padded_as_an_export_pads_them(tmp_path: Path) -> None
     bundle = Bundle.open(padded_bundle())
     tensors = network_tensors(bundle)
     # Byte for byte what the export wrote: it wrote the checkpoint's own.
-    same = write_reweighed(bundle, tmp_path / "same", tensors, bundle.manifest.provenance)
+    same = write_with_weights(bundle, tmp_path / "same", tensors, bundle.manifest.provenance)
     for name in bundle.manifest.files:
         assert (same.path / name).read_bytes() == (bundle.path / name).read_bytes(), name
     # A small one: with a large one the network is wild and rounding shows.
     write_adapter(tmp_path / "lora", lora_alpha=0.05)
     merged = merge_lora(load_checkpoint(hub_folder()), tmp_path / "lora").tensors
     refitted, plain = (
-        write_reweighed(base, tmp_path / name, merged, base.manifest.provenance)
+        write_with_weights(base, tmp_path / name, merged, base.manifest.provenance)
         for name, base in (("padded", bundle), ("plain", Bundle.open(tiny_bundle())))
     )
     assert refitted.manifest.padded_head_dim == 32
@@ -116,7 +115,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     tensors = network_tensors(bundle)
     tensors[name] = tensors[name][1:]
     with pytest.raises(UsageError, match=rf"first {name}: \[191, 64\] came for \[192, 64\]"):
-        write_reweighed(bundle, tmp_path, tensors, bundle.manifest.provenance)
+        write_with_weights(bundle, tmp_path, tensors, bundle.manifest.provenance)
 
 
 def test_a_quantised_bundle_keeps_its_pads(tmp_path: Path) -> None:
@@ -132,11 +131,11 @@ def test_a_quantised_bundle_keeps_its_pads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [16, 12, 33, "32", None, 32.5])
 def test_a_width_that_pads_nothing_is_refused(value: object) -> None:
-    from minit2i_deploy.bundle.manifest import seal
+    from minit2i_deploy.bundle.manifest import add_checksum
 
     fields = json.loads((padded_bundle() / "manifest.json").read_text())
     del fields["manifest_sha256"]
-    data = seal(fields | {"padded_head_dim": value})
+    data = add_checksum(fields | {"padded_head_dim": value})
     with pytest.raises(BundleError, match=r"padded"):
         Manifest.from_bytes(data, "manifest.json")
 
@@ -146,7 +145,7 @@ def test_weights_that_are_no_padded_heads_are_named(tmp_path: Path) -> None:
     bundle = Bundle.open(padded_bundle())
     told = dataclasses.replace(bundle.manifest, padded_head_dim=40)
     other = dataclasses.replace(bundle, manifest=told)
-    padding = padding_of(told)
+    padding = told.head_padding
     assert padding is not None and padding.padded == 40
     with pytest.raises(BundleError, match=r"which is no heads of 40"):
         network_tensors(other)

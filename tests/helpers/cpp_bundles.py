@@ -14,7 +14,7 @@ from typing import Any
 
 import minit2i_deploy.demo
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
-from minit2i_deploy.bundle.manifest import seal
+from minit2i_deploy.bundle.manifest import add_checksum
 from minit2i_deploy.demo.shipped import shipped_model
 from tests.helpers.bundles import draft, write_files
 
@@ -103,12 +103,12 @@ def tokenizer_bundle(folder: Path, tokenizer: dict[str, Any], prompt_length: int
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest and seal it again."""
+    """Change the manifest and its checksum."""
     path = bundle / "manifest.json"
     fields = json.loads(path.read_text(encoding="utf-8"))
     change(fields)
     fields.pop("manifest_sha256")
-    path.write_bytes(seal(fields))
+    path.write_bytes(add_checksum(fields))
 
 
 def demo_tokenizer() -> dict[str, Any]:

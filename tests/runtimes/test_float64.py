@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.weight_replacement import network_tensors, write_reweighed
+from minit2i_deploy.bundle.weight_replacement import network_tensors, write_with_weights
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure
 from minit2i_deploy.model.build import network_from_config
@@ -48,7 +48,7 @@ def case(
         write_adapter(folder / "lora", lora_alpha=0.05)
         merged = load_checkpoint(hub_folder(), lora=folder / "lora")
         (folder / "bundle").mkdir()
-        bundle = write_reweighed(
+        bundle = write_with_weights(
             bundle, folder / "bundle", merged.tensors, bundle.manifest.provenance
         )
     with open_runtime(bundle, "torch") as runtime:

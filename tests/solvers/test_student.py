@@ -205,7 +205,7 @@ def test_table_tells_the_student_and_runs_one_branch(tmp_path: Path) -> None:
     assert table.conditions().tolist() == [[1 / 3, 5.0, 0.2, 0.8]] * 3
     assert all(row.weights.tolist() == [1.0] for row in table.steps(7.0))
     assert table.is_conditioned and not solver_table("euler", steps=3).is_conditioned
-    assert (table.told_guidance, solver_table("euler", steps=3).told_guidance) == (5.0, None)
+    assert (table.student_guidance, solver_table("euler", steps=3).student_guidance) == (5.0, None)
     table.save(tmp_path / "t.json")
     assert Table.load(tmp_path / "t.json") == table
 

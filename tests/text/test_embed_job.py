@@ -158,7 +158,7 @@ def test_many_broken_lines_are_counted_and_the_first_told(
 ) -> None:
     Path("t.jsonl").write_text("{\n" * 50 + '{"text": "red"}\n')
     done = run(capsys, *embed_words("-i", "t.jsonl", "-o", "t.npz", "--window", 7))
-    assert len(done.err.splitlines()) == embed_job.MAX_TOLD + 1
+    assert len(done.err.splitlines()) == embed_job.MAX_REPORTED + 1
     assert "50 lines hold no text" in done.err
 
 

@@ -14,7 +14,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.runtimes.fake import FakeRuntime
 from minit2i_deploy.text.embed import embed, embed_stream
-from minit2i_deploy.text.encoder import RowCache, RowEncoder
+from minit2i_deploy.text.encoder import SequenceCache, SequenceEncoder
 from tests.helpers.bundles import CONFIG, write_bundle
 
 TEXTS = ["a red circle", "", "green", "red", "green", "a green circle", "a", "green"]
@@ -103,7 +103,7 @@ def test_wrong_streams_are_refused_before_the_first_window(
 
 
 def test_the_cache_drops_what_was_used_longest_ago() -> None:
-    cache = RowCache(max_bytes=3 * 8)
+    cache = SequenceCache(max_bytes=3 * 8)
     rows = {name: np.full(2, index, np.float32) for index, name in enumerate((b"a", b"b", b"c"))}
     for name, row in rows.items():
         cache.put(name, row)
@@ -119,7 +119,7 @@ def test_the_cache_drops_what_was_used_longest_ago() -> None:
 def test_the_cache_holds_copies_of_real_tokens_only(
     bundle: Bundle, runtime: CountingRuntime
 ) -> None:
-    encoder = RowEncoder(bundle, runtime)
+    encoder = SequenceEncoder(bundle, runtime)
     encoded = encoder.tokenizer.encode(TEXTS)
     rows = dict(encoder.rows(encoded))
     assert sorted(rows) == list(range(len(TEXTS)))
@@ -127,7 +127,7 @@ def test_the_cache_holds_copies_of_real_tokens_only(
         len(ids) for ids in {item.ids.tobytes(): item.ids for item in encoded}.values()
     )
     assert encoder._cache.num_bytes == num_tokens * CONFIG.txt_input_size * 4
-    uncached = RowEncoder(bundle, runtime, cache_bytes=0)
+    uncached = SequenceEncoder(bundle, runtime, cache_bytes=0)
     runtime.batches.clear()
     for _ in range(2):
         list(uncached.rows(encoded))
@@ -140,7 +140,7 @@ def test_an_array_holds_zeros_at_padding(bundle: Bundle) -> None:
             return np.ones((*input_ids.shape, CONFIG.txt_input_size), np.float32)
 
     encoded = bundle.tokenizer().encode(TEXTS)
-    values, mask = RowEncoder(bundle, Noisy(bundle), batch_size=2).padded(encoded, 12)
+    values, mask = SequenceEncoder(bundle, Noisy(bundle), batch_size=2).padded(encoded, 12)
     assert mask.sum(axis=1).tolist() == [len(item.ids) for item in encoded]
     assert (values.dtype, mask.dtype) == (np.float32, np.int64)
     assert values.shape == (len(TEXTS), 12, CONFIG.txt_input_size)
@@ -151,10 +151,10 @@ def test_an_array_holds_zeros_at_padding(bundle: Bundle) -> None:
 def test_encoders_of_one_runtime_share_a_cache_that_ends_with_it(bundle: Bundle) -> None:
     runtime = CountingRuntime(bundle)
     encoded = bundle.tokenizer().encode(TEXTS)
-    first, second = RowEncoder(bundle, runtime), RowEncoder(bundle, runtime)
+    first, second = SequenceEncoder(bundle, runtime), SequenceEncoder(bundle, runtime)
     assert first._cache is second._cache
-    assert RowEncoder(bundle, runtime, cache_bytes=0)._cache is not first._cache
-    assert RowEncoder(bundle, CountingRuntime(bundle))._cache is not first._cache
+    assert SequenceEncoder(bundle, runtime, cache_bytes=0)._cache is not first._cache
+    assert SequenceEncoder(bundle, CountingRuntime(bundle))._cache is not first._cache
     list(first.rows(encoded))
     list(second.rows(encoded))
     assert runtime.num_texts == 6
@@ -166,7 +166,7 @@ def test_encoders_of_one_runtime_share_a_cache_that_ends_with_it(bundle: Bundle)
 
 def test_the_cache_keeps_to_its_limit_over_many_texts(bundle: Bundle) -> None:
     runtime = CountingRuntime(bundle)
-    encoder = RowEncoder(bundle, runtime, cache_bytes=4000)
+    encoder = SequenceEncoder(bundle, runtime, cache_bytes=4000)
     texts = [f"{a} {b}" for a in ("red", "green", "blue", "a", "") for b in ("red", "a", "circle")]
     for window in (texts, texts[::-1], texts):
         list(encoder.rows(encoder.tokenizer.encode(window)))

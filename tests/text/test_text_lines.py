@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.text.text_lines import MAX_LINE_BYTES, Line, TextSource, prompt_lines
+from minit2i_deploy.text.text_lines import MAX_LINE_BYTES, Line, TextSource, read_prompt_lines
 
 
 def read(data: bytes, field: str | None = None) -> list[Line]:
@@ -82,9 +82,9 @@ def test_reading_goes_on_from_where_another_stopped() -> None:
 def test_prompts_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes(b"\xef\xbb\xbfred\r\n\n blue \nred")
-    assert prompt_lines(path) == ["red", "blue", "red"]
+    assert read_prompt_lines(path) == ["red", "blue", "red"]
     path.write_bytes(b"red\nb\xe9\n")
     with pytest.raises(UsageError, match="line 2: not UTF-8 at byte 2; write one prompt a line"):
-        prompt_lines(path)
+        read_prompt_lines(path)
     with pytest.raises(UsageError, match="none: cannot be read"):
-        prompt_lines(tmp_path / "none")
+        read_prompt_lines(tmp_path / "none")

@@ -12,7 +12,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.compare.prompt_set import is_shapes_tokenizer
 from minit2i_deploy.evaluation.shapes import KINDS, sample
-from minit2i_deploy.text.text_lines import prompt_lines
+from minit2i_deploy.text.text_lines import read_prompt_lines
 
 LEAST_PROMPTS: Final = 4
 _SHAPES_PER_KIND: Final = 16
@@ -34,7 +34,7 @@ def read_prompts(path: Path, bundle: Bundle) -> PromptSet:
         UsageError: it cannot be read, a line is no text, there are fewer than LEAST_PROMPTS, or
             every one of them is longer than the model takes.
     """
-    lines = dict.fromkeys(prompt_lines(path))
+    lines = dict.fromkeys(read_prompt_lines(path))
     found = PromptSet(name=path.name, texts=tuple(lines))
     _check(found, bundle, str(path))
     return found

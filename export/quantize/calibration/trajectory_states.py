@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.step_switch import SplitRuntime
+from minit2i_deploy.bundle.step_switch import SwitchRuntime
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime, GraphTrajectory
 from minit2i_deploy.progress import Progress, no_progress
@@ -55,7 +55,7 @@ class Drawn:
 
 def draw(
     bundle: Bundle,
-    runtime: GraphsRuntime | SplitRuntime,
+    runtime: GraphsRuntime | SwitchRuntime,
     prompts: Sequence[str],
     seeds: Sequence[int],
     rows: Sequence[Collection[int]],

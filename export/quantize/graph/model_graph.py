@@ -25,7 +25,7 @@ from minit2i_deploy.export.quantize.graph.data_file import (
     unpack,
     write_data,
 )
-from minit2i_deploy.threads import check_threads
+from minit2i_deploy.protocol import check_threads
 
 GRAPH_FILE: Final = "model.onnx"
 _HALF_NAMES: Final = ("float16", "bfloat16")

@@ -15,7 +15,7 @@ from minit2i_deploy.io.image_record import Record, noise_digest
 from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.prompts import Mix
-from minit2i_deploy.text.text_lines import prompt_lines
+from minit2i_deploy.text.text_lines import read_prompt_lines
 
 # Prompt, seed and file of each are laid out before the first is painted: some hundred MB.
 MAX_PICTURES: Final = 1_000_000
@@ -74,14 +74,14 @@ def planned_pictures(
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a .txt file, as ``texts.prompt_lines`` reads them.
+    """The prompts of a .txt file, as ``texts.read_prompt_lines`` reads them.
 
     Raises:
         UsageError: another suffix, no file, no prompt, or a line that is no text.
     """
     if path.suffix.lower() != ".txt":
         raise UsageError(f"{path}: prompts are read from .txt files, one a line; name one")
-    prompts = prompt_lines(path)
+    prompts = read_prompt_lines(path)
     if not prompts:
         raise UsageError(f"{path}: holds no prompt; write one a line")
     return prompts

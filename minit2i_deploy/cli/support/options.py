@@ -164,7 +164,7 @@ def chosen_painting(bundle: Bundle, options: argparse.Namespace) -> tuple[Table,
         raise UsageError(f"--solver {options.solver} came without --steps; add --steps N")
     if options.guidance is not None:
         return table, options.guidance
-    return table, guidance if table.told_guidance is None else table.told_guidance
+    return table, guidance if table.student_guidance is None else table.student_guidance
 
 
 def adjusted_table(table: Table, options: argparse.Namespace) -> Table:
@@ -173,10 +173,10 @@ def adjusted_table(table: Table, options: argparse.Namespace) -> Table:
     Raises:
         UsageError: a number outside its range.
     """
-    from minit2i_deploy.solvers.guidance import adjusted
+    from minit2i_deploy.solvers.guidance import adjust_guidance
 
     interval = None if options.interval is None else tuple(options.interval)
-    return adjusted(table, interval=interval, clip=options.clip, rescale=options.rescale)
+    return adjust_guidance(table, interval=interval, clip=options.clip, rescale=options.rescale)
 
 
 def opened_runtime(

@@ -137,6 +137,6 @@ def _candidates(bundle: Bundle, options: argparse.Namespace) -> list[Candidate]:
         candidate
         for table in tables
         for candidate in candidates_of(
-            [table], [scale if table.told_guidance is None else table.told_guidance]
+            [table], [scale if table.student_guidance is None else table.student_guidance]
         )
     ]

@@ -18,7 +18,7 @@ from minit2i_deploy.flops import adapter_flops, denoiser_flops, text_encoder_flo
 from minit2i_deploy.io.images import to_pil
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.request import Request
-from minit2i_deploy.text.encoder import RowEncoder
+from minit2i_deploy.text.encoder import SequenceEncoder
 
 STAGES: Final = ("tokenise", "encode", "adapt", "step", "image", "embed")
 # Words of common prompts; texts for the embed stage are made of them.
@@ -97,7 +97,7 @@ def prepare(
     state = runtime.start(request.start(bundle), adapted[:, None])
     state.step(costliest)
     first = state.state()[0]
-    encoder = RowEncoder(bundle, runtime, batch_size=batch_size, cache_bytes=0)
+    encoder = SequenceEncoder(bundle, runtime, batch_size=batch_size, cache_bytes=0)
     texts = tokenizer.encode(short_texts(num_texts))
     return Subject(
         label=label,

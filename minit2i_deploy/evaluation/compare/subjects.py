@@ -28,7 +28,7 @@ class Side:
     def to_dict(self) -> dict[str, Any]:
         """What it is, ready for JSON."""
         manifest = self.bundle.manifest
-        late = manifest.late
+        late = manifest.switch
         return {
             "path": str(self.bundle.path),
             "digest": self.bundle.digest,
@@ -70,8 +70,8 @@ def graph_bytes(bundle: Bundle) -> dict[str, int]:
     files = bundle.manifest.files
     sizes = {}
     graphs = dict(bundle.manifest.graphs)
-    if bundle.manifest.late is not None:
-        graphs["late step graph"] = bundle.manifest.late.graph
+    if bundle.manifest.switch is not None:
+        graphs["late step graph"] = bundle.manifest.switch.graph
     for name, graph in graphs.items():
         folder = graph.path.rpartition("/")[0] + "/"
         sizes[name] = sum(info.bytes for path, info in files.items() if path.startswith(folder))

@@ -6,7 +6,7 @@ from minit2i_deploy.evaluation.quality.candidates import Candidate, parse_table
 from minit2i_deploy.evaluation.quality.meter import measure, outcomes, planned_evaluations
 from minit2i_deploy.evaluation.quality.report import Distance, MeterReport, Outcome
 from minit2i_deploy.evaluation.quality.settings import MeterSettings
-from minit2i_deploy.solvers.guidance import adjusted
+from minit2i_deploy.solvers.guidance import adjust_guidance
 
 __all__ = [
     "Candidate",
@@ -14,7 +14,7 @@ __all__ = [
     "MeterReport",
     "MeterSettings",
     "Outcome",
-    "adjusted",
+    "adjust_guidance",
     "measure",
     "outcomes",
     "parse_table",

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.solvers.guidance import with_columns
+from minit2i_deploy.solvers.guidance import replace_columns
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.solvers.time_grids import check_steps
 
@@ -47,7 +47,7 @@ def fine_table(table: Table, steps: int) -> Table | None:
     fine = solver_table(REFERENCE_SOLVER, steps=steps, a_min=floor or 1.0 / steps)
     rows = np.searchsorted(t, fine.column("t") + _ROUNDING, side="right") - 1
     held = {name: table.column(name)[np.maximum(rows, 0)] for name in ("share", "clip", "rescale")}
-    return with_columns(fine, held, name=fine.name, meta=fine.meta)
+    return replace_columns(fine, held, name=fine.name, meta=fine.meta)
 
 
 def end_floor(table: Table) -> float | None:

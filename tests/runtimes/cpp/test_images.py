@@ -16,7 +16,7 @@ from minit2i_deploy.generate import generate
 from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import read_metadata
 from minit2i_deploy.runtimes import open_runtime
-from minit2i_deploy.solvers.guidance import adjusted
+from minit2i_deploy.solvers.guidance import adjust_guidance
 from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.text.prompts import Mix
@@ -105,7 +105,7 @@ def test_guidance_seed_and_negative_prompt(tmp_path: Path, base: Path) -> None:
 
 
 def test_interval_runs_one_branch_outside(tmp_path: Path, base: Path) -> None:
-    table = adjusted(Bundle.open(base).table("euler-20"), interval=(0.3, 0.7))
+    table = adjust_guidance(Bundle.open(base).table("euler-20"), interval=(0.3, 0.7))
     words = ["--table", "euler-20", "--guidance", "4", "--interval", "0.3,0.7"]
     check(tmp_path, base, words, table, guidance=4.0)
 

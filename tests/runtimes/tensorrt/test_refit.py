@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.weight_replacement import network_tensors, write_reweighed
+from minit2i_deploy.bundle.weight_replacement import network_tensors, write_with_weights
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.engines.cache import CachedEngine, cached_engines
 from minit2i_deploy.errors import RuntimeFailure
@@ -37,7 +37,7 @@ def other_bundle(bench: Bench, folder: Path, factor: float = 1.25) -> Bundle:
     folder.mkdir()
     tensors = network_tensors(bench.bundle)
     other = {name: value * np.float32(factor) for name, value in tensors.items()}
-    return write_reweighed(bench.bundle, folder, other, bench.bundle.manifest.provenance)
+    return write_with_weights(bench.bundle, folder, other, bench.bundle.manifest.provenance)
 
 
 def picture(bundle: Bundle) -> np.ndarray:
@@ -81,7 +81,7 @@ def test_back_to_the_base_bit_for_bit(bench: Bench, tmp_path: Path) -> None:
     refit_bundle("tensorrt_rtx", 0, bench.bundle, other)
     assert not np.array_equal(picture(other), before)
     (tmp_path / "back").mkdir()
-    back = write_reweighed(
+    back = write_with_weights(
         other, tmp_path / "back", network_tensors(bench.bundle), other.manifest.provenance
     )
     refit_bundle("tensorrt_rtx", 0, other, back)
