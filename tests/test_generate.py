@@ -347,8 +347,8 @@ def test_an_empty_prompt_is_not_the_unconditional_branch(
         ("a\0b", {}, "NUL character at position 1"),
         ("red", {"negative": "\0"}, "NUL character at position 0"),
         ([], {}, "at least one"),
-        ("red", {"guidance": float("nan")}, "guidance is nan"),
-        ("red", {"guidance": float("inf")}, "guidance is inf"),
+        ("red", {"guidance": float("nan")}, "got nan"),
+        ("red", {"guidance": float("inf")}, "got inf"),
     ],
 )
 def test_wrong_calls_are_refused_before_any_step(

@@ -149,7 +149,7 @@ def _list(options: argparse.Namespace) -> None:
         {
             "solver": name,
             "divides": solver.divides,
-            "own_grid": solver.own_grid is not None,
+            "own_grid": solver.fixed_grid is not None,
         }
         for name, solver in SOLVERS.items()
     ]

@@ -1,4 +1,4 @@
-"""A table with other guidance columns, whatever solver made it."""
+"""Tables with other guidance columns, whatever solver made them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def adjust_guidance(
     clip: float | None = None,
     rescale: float | None = None,
 ) -> Table:
-    """A table with other guidance columns, which its name then tells; None leaves a column.
+    """A table with other guidance columns, which are then part of its name; None keeps a column.
 
     Args:
-        table: any table; the interval narrows what it guides already.
+        table: any table; the interval narrows the rows that it guides already.
         interval: guidance stays in rows with interval[0] <= t <= interval[1].
         clip: bound on every branch's estimate, 0 for none.
         rescale: share of guidance rescale, 0 to 1.
 
     Raises:
         UsageError: a number outside its range, or an interval for a few-step student, which
-            guides between the t_min and t_max that it is told.
+            guides between t_min and t_max.
     """
     columns: dict[str, np.ndarray] = {}
     suffix, meta = "", dict(table.meta)
@@ -67,7 +67,7 @@ def _inside(table: Table, interval: tuple[float, float]) -> np.ndarray:
     inside = inside_interval(table.column("t"), interval)
     if table.is_conditioned:
         raise UsageError(
-            f"table {table.name} is for a few-step student, which takes no interval; compile one "
-            "with other t_min and t_max"
+            f"table {table.name} is for a few-step student, which takes no interval; compile a "
+            "table with other t_min and t_max"
         )
     return inside

@@ -1,13 +1,14 @@
 """Solvers of the flow v = (x0 - x) / (1 - t), compiled to rows in float64.
 
 A solver turns the points of a time grid and a_min, the floor of that division, into float64
-[rows, 6], columns t, a, b, c, n, s of ``table.COLUMNS``. Registering it in SOLVERS is all that
-adding one takes. Below, y is the guided estimate of x0 and m = max(1 - t, a_min).
+[rows, 6], columns t, a, b, c, n, s of ``table.COLUMNS``. An entry of SOLVERS adds a solver to
+everything, from ``solver_table`` to the command line. Below, y is the guided estimate of x0 and
+m = max(1 - t, a_min).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,12 +33,14 @@ class Solver:
     Args:
         rows: (points, a_min) -> rows.
         divides: whether v is formed, so that a_min matters; a solver in x0 form ignores it.
-        own_grid: steps -> points, where the grid is part of the solver.
+        fixed_grid: steps -> points, where the grid is part of the solver.
+        conditioned: whether it is for a few-step student, so that its tables have conditions.
     """
 
     rows: Callable[[Points, float], Rows]
     divides: bool = True
-    own_grid: Callable[[int], Points] | None = None
+    fixed_grid: Callable[[int], Points] | None = None
+    conditioned: bool = False
 
 
 def euler(points: Points, a_min: float) -> Rows:
@@ -134,23 +137,24 @@ def dpmpp2m(points: Points, a_min: float) -> Rows:
     return np.column_stack([t, 1.0 - share, share * (1.0 + k), -share * k, zero, zero])
 
 
-SOLVERS: Final[Mapping[str, Solver]] = {
+# Letters, digits, dots, dashes and underscores: a name is part of file names.
+SOLVERS: Final[dict[str, Solver]] = {
     "euler": Solver(rows=euler),
-    "euler-4e-2": Solver(rows=euler, own_grid=early_grid),
+    "euler-4e-2": Solver(rows=euler, fixed_grid=early_grid),
     "heun": Solver(rows=heun),
     "sde": Solver(rows=sde),
     "ab2": Solver(rows=ab2),
     "dpmpp2m": Solver(rows=dpmpp2m, divides=False),
     # The student's mean velocity is (x0 - x) / m, so its step is Euler's; its h needs equal steps.
-    MEAN_FLOW: Solver(rows=euler, own_grid=uniform_grid),
+    MEAN_FLOW: Solver(rows=euler, fixed_grid=uniform_grid, conditioned=True),
 }
 
 
 def find_solver(name: str) -> Solver:
-    """Look a solver up.
+    """Look up a solver.
 
     Raises:
-        UsageError: there is none of that name; the text lists the choices.
+        UsageError: the name is unknown; the text lists the choices.
     """
     if name not in SOLVERS:
         raise UsageError(f"solver {name!r} is unknown; choose one of {', '.join(SOLVERS)}")
@@ -160,30 +164,30 @@ def find_solver(name: str) -> Solver:
 def solver_points(
     name: str, steps: int | None, grid: str | Sequence[float] | np.ndarray, shift: float | None
 ) -> Points:
-    """The time grid a solver runs on.
+    """The time grid of a solver.
 
     Raises:
-        UsageError: arguments that ``time_grid`` refuses, or a grid for a solver with its own.
+        UsageError: arguments that ``time_grid`` refuses, or a grid for a solver with a fixed one.
     """
-    own_grid = find_solver(name).own_grid
-    if own_grid is None:
+    fixed_grid = find_solver(name).fixed_grid
+    if fixed_grid is None:
         return time_grid(grid, steps, shift)
     if not isinstance(grid, str) or grid != "uniform" or shift is not None:
-        raise UsageError(f"solver {name} has a grid of its own; leave grid and shift out")
-    return own_grid(check_steps(steps))
+        raise UsageError(f"the grid of solver {name} is fixed; omit grid and shift")
+    return fixed_grid(check_steps(steps))
 
 
 def solver_floor(name: str, a_min: float | None) -> float | None:
     """The floor of the division by 1 - t, None for a solver that does not divide.
 
     Raises:
-        UsageError: a_min outside its range, or given to a solver that has no use for it.
+        UsageError: a_min outside its range, or for a solver that does not divide.
     """
     if not find_solver(name).divides:
         if a_min is not None:
-            raise UsageError(f"solver {name} lands on x0 and takes no a_min; leave it out")
+            raise UsageError(f"solver {name} does not divide by 1 - t and takes no a_min; omit it")
         return None
     floor = REFERENCE_A_MIN if a_min is None else a_min
     if not 0.0 < floor <= 1.0:
-        raise UsageError(f"a_min is {a_min!r}, but a number above 0 and at most 1 is needed")
+        raise UsageError(f"a_min must be above 0 and at most 1, got {a_min!r}")
     return floor

@@ -1,4 +1,4 @@
-"""The noise every runtime and language starts from: Philox4x32-10 and Box-Muller.
+"""The start noise of every runtime and language: Philox4x32-10 and Box-Muller.
 
 Element i of the flattened array is output ``i % 4`` of block ``i // 4``. A block's counter words
 are (block low 32 bits, block high 32 bits, stream, 0), its key words (seed low, seed high). The
@@ -49,14 +49,14 @@ def standard_noise(
     Raises:
         UsageError: seed, stream or shape outside its range.
     """
-    key = _whole("seed", seed, 2**64)
-    stream = _whole("stream", stream, 2**32)
-    sizes = tuple(_whole("shape", size, 2**63) for size in shape)
+    key = _integer("seed", seed, 2**64)
+    stream = _integer("stream", stream, 2**32)
+    sizes = tuple(_integer("shape", size, 2**63) for size in shape)
     if 0 in sizes:
-        raise UsageError(f"noise shape {sizes} has a zero; every size must be at least 1")
+        raise UsageError(f"every size of a noise shape must be at least 1, got {sizes}")
     count = math.prod(sizes)
-    words = philox(_counters(-(-count // 4), stream), (key & 0xFFFFFFFF, key >> 32))
-    return _box_muller(words).reshape(-1)[:count].reshape(sizes)
+    bits = philox(_counters(-(-count // 4), stream), (key & 0xFFFFFFFF, key >> 32))
+    return _box_muller(bits).reshape(-1)[:count].reshape(sizes)
 
 
 def batch_noise(
@@ -76,7 +76,7 @@ def batch_noise(
         UsageError: no seeds, or a seed, size or stream outside its range.
     """
     if not seeds:
-        raise UsageError("noise: no seeds came; give one for each image")
+        raise UsageError("expected a seed for each image, got none")
     return np.stack([standard_noise(seed, shape, stream=stream) for seed in seeds])
 
 
@@ -86,11 +86,11 @@ def philox(
     """Ten rounds of Philox4x32.
 
     Args:
-        counters: uint32 [blocks, 4], one counter a row.
-        key: two words below 2**32, shared by all rows.
+        counters: uint32 [blocks, 4].
+        key: two integers below 2**32, shared by all blocks.
 
     Returns:
-        words: uint32 [blocks, 4].
+        uint32 [blocks, 4].
     """
     c0, c1, c2, c3 = counters.astype(np.uint64).T
     for index in range(_NUM_ROUNDS):
@@ -98,12 +98,12 @@ def philox(
             np.uint64((word + index * step) & 0xFFFFFFFF)
             for word, step in zip(key, _KEY_STEPS, strict=True)
         )
-        left, right = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
+        product_0, product_2 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
         c0, c1, c2, c3 = (
-            (right >> _SHIFT) ^ c1 ^ k0,
-            right & _MASK,
-            (left >> _SHIFT) ^ c3 ^ k1,
-            left & _MASK,
+            (product_2 >> _SHIFT) ^ c1 ^ k0,
+            product_2 & _MASK,
+            (product_0 >> _SHIFT) ^ c3 ^ k1,
+            product_0 & _MASK,
         )
     return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
 
@@ -117,22 +117,22 @@ def _counters(num_blocks: int, stream: int) -> UInt32[np.ndarray, "blocks 4"]:
     return counters
 
 
-def _box_muller(words: UInt32[np.ndarray, "blocks 4"]) -> Float32[np.ndarray, "blocks 4"]:
-    uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
+def _box_muller(bits: UInt32[np.ndarray, "blocks 4"]) -> Float32[np.ndarray, "blocks 4"]:
+    uniform = (bits.astype(np.float64) + 0.5) * 2.0**-32
     radius = np.sqrt(-2.0 * np.log(uniform[:, 0::2]))
     angle = 2.0 * np.pi * uniform[:, 1::2]
     normal = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2)
     return normal.reshape(-1, 4).astype(np.float32)
 
 
-def _whole(name: str, value: object, limit: int) -> int:
+def _integer(name: str, value: object, limit: int) -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         number = -1
     if isinstance(value, bool) or not 0 <= number < limit:
         raise UsageError(
-            f"noise {name} is {value!r}, but a whole number from 0 to 2**{limit.bit_length() - 1}"
-            " - 1 is needed"
+            f"noise {name} must be an integer from 0 to 2**{limit.bit_length() - 1} - 1, got"
+            f" {value!r}"
         )
     return number

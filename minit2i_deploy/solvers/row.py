@@ -52,7 +52,7 @@ def advance(
     Float[np.ndarray, "batch 3 height width"],
     Float[np.ndarray, "batch 3 height width"],
 ]:
-    """Do one row in numpy: the arithmetic inside the step graph, and its test oracle.
+    """Run one row in numpy: the arithmetic inside the step graph, and its test oracle.
 
     Args:
         x: float32 [batch, 3, H, W], the noisy image.
@@ -74,7 +74,7 @@ def advance(
     """
     dtypes = {str(array.dtype) for array in (x, h, x0, weights, row)}
     if len(dtypes) != 1:
-        raise UsageError(f"advance got {sorted(dtypes)}, but arrays of one dtype are needed")
+        raise UsageError(f"advance takes arrays of one dtype, got {sorted(dtypes)}")
     a, b, c, s, clip, rescale = row
     if clip > 0:
         x0 = np.clip(x0, -clip, clip)

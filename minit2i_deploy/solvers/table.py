@@ -1,4 +1,6 @@
-"""A solver is a table: rows of scalars, one denoiser evaluation each.
+"""Solver tables: the dataclass with its rules, and the compilation of a solver into one.
+
+A solver is a table: rows of scalars, one denoiser evaluation each.
 
 With y the guided estimate of the clean image, a row does
     x' = a x + b y + c h + n noise        h' = y + s x        (h starts at zero)
@@ -7,7 +9,6 @@ so no runtime, in no language, knows a solver or divides by 1 - t.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,12 @@ from jaxtyping import Bool, Float64
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.files import atomic_write_text
-from minit2i_deploy.io.strict_json import decode, parse_json
 from minit2i_deploy.solvers.mean_flow import condition_values
 from minit2i_deploy.solvers.methods import find_solver, solver_floor, solver_points
 from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
+from minit2i_deploy.solvers.table_file import decode_table, encode_table
 from minit2i_deploy.solvers.time_grids import MAX_STEPS
 
-FORMAT_VERSION: Final = 1
 COLUMNS: Final = ("t", "a", "b", "c", "n", "s", "share", "clip", "rescale")
 CONDITION_COLUMNS: Final = ("h", "omega", "t_min", "t_max")
 MAX_ROWS: Final = 2 * MAX_STEPS
@@ -42,18 +42,18 @@ class Table:
         name: letters, digits, dots, dashes and underscores; also its file name in a bundle.
         columns: names of the columns, each of COLUMNS once, in any order; for a few-step student
             also each of CONDITION_COLUMNS.
-            t        time of the evaluation, 0 noise to 1 data; for people, no arithmetic uses it
+            t        time of the evaluation, 0 noise to 1 data; the update does not use it
             a b c s  coefficients of the update
             n        coefficient of fresh unit noise, which then takes the place of h (c is 0)
             share    share of guidance: the scale in effect is 1 + (guidance - 1) * share
             clip     bound on every branch's estimate, 0 for none
             rescale  share of guidance rescale, 0 to 1
             h        length of the step, 0 to 1
-            omega    guidance scale that the student is told, 1 or more; share is 0
+            omega    guidance scale that conditions the student, 1 or more; share is 0
             t_min    noise levels, 0 data to 1 noise, between which the student guides
             t_max
         rows: float64 [n, columns], finite, copied and made read-only.
-        meta: JSON values that say where the table comes from; no arithmetic uses them.
+        meta: JSON values that say how the table was compiled; no arithmetic uses them.
 
     Raises:
         UsageError: columns, sizes or values outside these rules.
@@ -96,7 +96,7 @@ class Table:
             dtype: np.float64 for checking the arithmetic itself.
 
         Raises:
-            UsageError: guidance is not finite, in float64 or in the float32 that the graph takes.
+            UsageError: guidance is not finite, in float64 or in the graph's float32.
         """
         t, noise = self.column("t"), self.column("n")
         columns = {name: self.column(name) for name in GRAPH_COLUMNS}
@@ -121,9 +121,9 @@ class Table:
 
     @property
     def student_guidance(self) -> float | None:
-        """Guidance scale that a few-step student is told in the first row; None for a base model.
+        """Guidance scale in a few-step student's conditions; None for a base model.
 
-        It belongs to the table, and goes before a preset's.
+        It takes precedence over a preset's.
         """
         return float(self.column("omega")[0]) if self.is_conditioned else None
 
@@ -133,17 +133,7 @@ class Table:
 
     def to_json(self) -> str:
         """Canonical JSON, one row a line; every float64 comes back exactly."""
-        rows = ",\n    ".join(json.dumps(row) for row in self.rows.tolist())
-        meta = json.dumps(dict(self.meta), sort_keys=True, allow_nan=False)
-        return (
-            "{\n"
-            f'  "columns": {json.dumps(self.columns)},\n'
-            f'  "format_version": {FORMAT_VERSION},\n'
-            f'  "meta": {meta},\n'
-            f'  "name": {json.dumps(self.name)},\n'
-            f'  "rows": [\n    {rows}\n  ]\n'
-            "}\n"
-        )
+        return encode_table(self.name, self.columns, self.rows, self.meta)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Table:
@@ -152,18 +142,7 @@ class Table:
         Raises:
             UsageError: not such JSON, an unknown version or field, or a table outside the rules.
         """
-        data = text.encode("utf-8") if isinstance(text, str) else text
-        try:
-            stored: _Stored = decode(_Stored, parse_json(data), "table")
-        except ValueError as error:
-            raise UsageError(f"not a solver table: {error}") from error
-        if stored.format_version != FORMAT_VERSION:
-            raise UsageError(
-                f"table format_version is {stored.format_version}, but this program reads "
-                f"{FORMAT_VERSION}; upgrade minit2i-deploy"
-            )
-        if len({len(row) for row in stored.rows}) != 1:
-            raise UsageError(f"table {stored.name!r}: rows must be there and of one length")
+        stored = decode_table(text)
         rows = np.array(stored.rows, dtype=np.float64)
         return cls(name=stored.name, columns=stored.columns, rows=rows, meta=stored.meta)
 
@@ -172,7 +151,7 @@ class Table:
         """Read a table file.
 
         Raises:
-            UsageError: the file is missing or is no table; the path stands in the text.
+            UsageError: the file is missing or is not a table; the text names the path.
         """
         try:
             return cls.from_json(Path(path).read_bytes())
@@ -182,10 +161,10 @@ class Table:
             raise UsageError(f"{path}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a table file, whole or not at all.
+        """Write a table file, complete or not at all.
 
         Raises:
-            UsageError: the place cannot be written.
+            UsageError: the path cannot be written.
         """
         atomic_write_text(path, self.to_json())
 
@@ -199,20 +178,11 @@ def _branch_weights(share: Float64[np.ndarray, " n"], guidance: float) -> list[l
         scale = 1.0 + (guidance - 1.0) * one
         if not all(abs(value) <= largest for value in (guidance, scale, 1.0 - scale)):
             raise UsageError(
-                f"guidance is {guidance!r}, but a finite number is needed, in float32 too; 1 is "
-                "none, 2 to 12 are usual"
+                f"guidance must be finite in float32, got {guidance!r}; 1 is none, 2 to 12 are "
+                "usual"
             )
         rows.append([1.0] if scale == 1.0 else [scale, 1.0 - scale])
     return rows
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Stored:
-    columns: tuple[str, ...]
-    format_version: int
-    meta: Mapping[str, object]
-    name: str
-    rows: tuple[tuple[float, ...], ...]
 
 
 def solver_table(
@@ -233,7 +203,7 @@ def solver_table(
 
     Args:
         solver: a name in ``solvers.SOLVERS``.
-        steps: intervals of the time grid, 1 to 10000; with a list of times it may be left out.
+        steps: intervals of the time grid, 1 to 10000; may be omitted beside a list of times.
         grid: "uniform", "shifted", or a list of times that rises strictly from 0 to 1.
         shift: of the grid "shifted", t / (t + shift (1 - t)): above 1 moves points towards noise.
         a_min: floor of the division, above 0 and at most 1; None takes 0.05, the reference. A
@@ -241,10 +211,10 @@ def solver_table(
         interval: guidance applies to rows with interval[0] <= t <= interval[1].
         clip: bound on every branch's estimate, 0 for none.
         rescale: share of guidance rescale, 0 to 1.
-        omega: "mean-flow" only: guidance scale that the student is told, 1 or more; None takes
+        omega: "mean-flow" only: guidance scale in the student's conditions, 1 or more; None takes
             the released recipe's 12.
-        t_min: "mean-flow" only: least noise level that is guided; None takes 0.2.
-        t_max: "mean-flow" only: greatest noise level that is guided; None takes 0.8.
+        t_min: "mean-flow" only: lowest noise level with guidance; None takes 0.2.
+        t_max: "mean-flow" only: highest noise level with guidance; None takes 0.8.
 
     Raises:
         UsageError: an unknown solver (its choices are listed), a number outside its range, or an
@@ -252,20 +222,21 @@ def solver_table(
     """
     points = solver_points(solver, steps, grid, shift)
     floor = solver_floor(solver, a_min)
-    first, last = _checked_interval(interval)
-    given = {"omega": omega, "t_min": t_min, "t_max": t_max}
-    told = condition_values(solver, len(points) - 1, interval, given)
-    updates = find_solver(solver).rows(points, floor or 0.0)
+    first, last = _check_interval(interval)
+    method, num_steps = find_solver(solver), len(points) - 1
+    settings = {"omega": omega, "t_min": t_min, "t_max": t_max}
+    conditions = condition_values(solver, method.conditioned, num_steps, interval, settings)
+    updates = method.rows(points, floor or 0.0)
     t = updates[:, 0]
-    share = np.zeros_like(t) if told else inside_interval(t, interval).astype(np.float64)
+    share = np.zeros_like(t) if conditions else inside_interval(t, interval).astype(np.float64)
     extra = [share, np.full_like(t, clip), np.full_like(t, rescale)]
-    extra += [np.full_like(t, value) for value in told.values()]
-    suffix, kind = _grid_words(grid, shift)
-    guided: dict[str, Any] = told or {"interval": [first, last]}
-    meta = {"solver": solver, "steps": len(points) - 1, "a_min": floor, **kind, **guided}
+    extra += [np.full_like(t, value) for value in conditions.values()]
+    suffix, kind = _describe_grid(grid, shift)
+    guided: dict[str, Any] = conditions or {"interval": [first, last]}
+    meta = {"solver": solver, "steps": num_steps, "a_min": floor, **kind, **guided}
     return Table(
-        name=f"{solver}-{len(points) - 1}{suffix}",
-        columns=(*COLUMNS, *told),
+        name=f"{solver}-{num_steps}{suffix}",
+        columns=(*COLUMNS, *conditions),
         rows=np.column_stack([updates, *extra]),
         meta=meta,
     )
@@ -274,11 +245,11 @@ def solver_table(
 def inside_interval(
     t: Float64[np.ndarray, " n"], interval: tuple[float, float]
 ) -> Bool[np.ndarray, " n"]:
-    """Which rows a guidance interval holds.
+    """Which rows are inside a guidance interval.
 
     Args:
         t: float64 [n], times of the rows, 0 noise to 1 data.
-        interval: start and end, which belong to it.
+        interval: start and end, both inside.
 
     Returns:
         bool [n].
@@ -286,22 +257,22 @@ def inside_interval(
     Raises:
         UsageError: not 0 <= start <= end <= 1.
     """
-    first, last = _checked_interval(interval)
+    first, last = _check_interval(interval)
     # A grid's 0.3 may be the float beside 0.3; the bounds are meant in decimals.
     return (first - _TIME_ROUNDING <= t) & (t <= last + _TIME_ROUNDING)
 
 
-def _checked_interval(interval: tuple[float, float]) -> tuple[float, float]:
+def _check_interval(interval: tuple[float, float]) -> tuple[float, float]:
     first, last = interval
     if not 0.0 <= first <= last <= 1.0:
-        raise UsageError(f"interval is {interval!r}, but 0 <= start <= end <= 1 is needed")
+        raise UsageError(f"interval must satisfy 0 <= start <= end <= 1, got {interval!r}")
     return first, last
 
 
-def _grid_words(
+def _describe_grid(
     grid: str | Sequence[float] | np.ndarray, shift: float | None
 ) -> tuple[str, dict[str, Any]]:
-    """What the name and the meta say of a grid that is not uniform."""
+    """The part of a table's name and meta that names a grid that is not uniform."""
     if not isinstance(grid, str):
         return "-free", {"grid": "free"}
     return ("", {}) if shift is None else (f"-shift{shift:g}", {"grid": grid, "shift": shift})
@@ -315,14 +286,14 @@ def _check_layout(table: Table) -> None:
     allowed = (COLUMNS, COLUMNS + CONDITION_COLUMNS)
     if sorted(table.columns) not in [sorted(names) for names in allowed]:
         raise UsageError(
-            f"table {table.name!r} has columns {table.columns}, but each of {COLUMNS} is needed "
-            f"once, and for a few-step student each of {CONDITION_COLUMNS}"
+            f"table {table.name!r} has columns {table.columns}, expected each of {COLUMNS} once, "
+            f"and for a few-step student each of {CONDITION_COLUMNS}"
         )
     rows = table.rows
     if rows.ndim != 2 or rows.shape[1] != len(table.columns) or not 1 <= len(rows) <= MAX_ROWS:
         raise UsageError(
-            f"table {table.name!r} has rows of shape {rows.shape}, but 1 to {MAX_ROWS} rows of "
-            f"{len(table.columns)} are needed"
+            f"table {table.name!r} has rows of shape {rows.shape}, expected 1 to {MAX_ROWS} rows "
+            f"of {len(table.columns)}"
         )
 
 
@@ -335,8 +306,13 @@ def _check_values(table: Table) -> None:
     _check(table, (t >= 0) & (t <= 1), "t must be in 0..1")
     _check(table, clip >= 0, "clip must be 0 (off) or positive")
     _check(table, (rescale >= 0) & (rescale <= 1), "rescale must be in 0..1")
+    # Noise comes in the place of h.
     noisy = table.column("n") != 0
-    _check(table, ~noisy | (table.column("c") == 0), "noise takes the place of h, so c must be 0")
+    _check(
+        table,
+        ~noisy | (table.column("c") == 0),
+        "c must be 0 where n is not",
+    )
     if table.is_conditioned:
         _check_conditions(table)
 
@@ -345,9 +321,13 @@ def _check_conditions(table: Table) -> None:
     h, omega, t_min, t_max = table.conditions().T
     _check(table, (h >= 0) & (h <= 1), "h must be in 0..1")
     _check(table, omega >= 1, "omega must be 1 (no guidance) or more")
-    _check(table, (t_min >= 0) & (t_min <= t_max) & (t_max <= 1), "0 <= t_min <= t_max <= 1")
-    # The student is guided by what it is told; a second branch would guide twice.
-    _check(table, table.column("share") == 0, "share must be 0 where omega is given")
+    _check(
+        table,
+        (t_min >= 0) & (t_min <= t_max) & (t_max <= 1),
+        "0 <= t_min <= t_max <= 1 must hold",
+    )
+    # The student is guided through its conditions; a second branch would guide twice.
+    _check(table, table.column("share") == 0, "share must be 0 where there is an omega")
 
 
 def _check(table: Table, good: Bool[np.ndarray, " n"], rule: str) -> None:

@@ -48,9 +48,7 @@ def shifted_grid(steps: int, shift: float) -> Float64[np.ndarray, " points"]:
     Source: Esser et al. 2403.03206 equation 23, whose time is 1 - t.
     """
     if not 1.0 / MAX_SHIFT <= shift <= MAX_SHIFT:
-        raise UsageError(
-            f"shift is {shift!r}, but a number from {1 / MAX_SHIFT} to {MAX_SHIFT} is needed"
-        )
+        raise UsageError(f"shift must be from {1 / MAX_SHIFT} to {MAX_SHIFT}, got {shift!r}")
     t = uniform_grid(steps)
     return t / (t + shift * (1.0 - t))
 
@@ -64,23 +62,20 @@ def free_grid(times: Sequence[float] | np.ndarray) -> Float64[np.ndarray, " poin
     try:
         points = np.array(times, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"grid is no list of numbers ({error}); give times from 0 to 1") from error
+        raise UsageError(f"grid must be a list of times from 0 to 1 ({error})") from error
     if points.ndim != 1 or not 2 <= len(points) <= MAX_STEPS + 1:
         raise UsageError(
-            f"grid has shape {list(points.shape)}, but a list of 2 to {MAX_STEPS + 1} times is "
-            "needed"
+            f"grid must be a list of 2 to {MAX_STEPS + 1} times, got shape {list(points.shape)}"
         )
     if points[0] != 0.0 or points[-1] != 1.0:
-        raise UsageError(
-            f"grid goes from {points[0]} to {points[-1]}, but it must start at 0 and end at 1"
-        )
-    # Written so that NaN, which no comparison holds for, is found too.
+        raise UsageError(f"grid must start at 0 and end at 1, got {points[0]} to {points[-1]}")
+    # Written so that NaN, which no comparison holds for, is refused too.
     rising = np.diff(points) > 0.0
     if not rising.all():
         index = int(np.argmin(rising))
         raise UsageError(
-            f"grid point {index + 1} is {points[index + 1]} after {points[index]}, but times must "
-            "rise strictly"
+            f"grid times must rise strictly, got {points[index + 1]} after {points[index]} at "
+            f"position {index + 1}"
         )
     return points
 
@@ -88,30 +83,30 @@ def free_grid(times: Sequence[float] | np.ndarray) -> Float64[np.ndarray, " poin
 def time_grid(
     grid: str | Sequence[float] | np.ndarray, steps: int | None, shift: float | None
 ) -> Float64[np.ndarray, " points"]:
-    """The points that ``solver_table``'s three arguments ask for.
+    """The points that ``solver_table``'s arguments grid, steps and shift describe.
 
     Args:
         grid: "uniform", "shifted" or a list of times.
-        steps: intervals, 1 to 10000; with a list it may be None.
+        steps: intervals, 1 to 10000; may be None beside a list.
         shift: for "shifted" only.
 
     Returns:
         float64 [steps + 1], from exactly 0 to exactly 1, strictly rising.
 
     Raises:
-        UsageError: arguments outside these rules or at odds with one another.
+        UsageError: arguments outside these rules, or that contradict one another.
     """
     name = grid if isinstance(grid, str) else "free"
     if (name == "shifted") != (shift is not None):
         raise UsageError(
-            f"grid is {name!r} and shift is {shift!r}, but the grid 'shifted' takes a shift and "
-            "no other does"
+            f"grid 'shifted' needs a shift and no other grid takes one, got grid {name!r} and "
+            f"shift {shift!r}"
         )
     if not isinstance(grid, str):
         points = free_grid(grid)
         if steps is not None and check_steps(steps) != len(points) - 1:
             raise UsageError(
-                f"steps is {steps}, but the grid has {len(points) - 1} intervals; leave steps out"
+                f"steps is {steps}, but the grid has {len(points) - 1} intervals; omit steps"
             )
         return points
     if grid not in GRIDS:
@@ -123,11 +118,11 @@ def time_grid(
 
 
 def check_steps(steps: int | None) -> int:
-    """Pass a number of steps through.
+    """Check a number of steps and return it.
 
     Raises:
-        UsageError: not a whole number from 1 to 10000.
+        UsageError: not an integer from 1 to 10000.
     """
     if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= MAX_STEPS:
-        raise UsageError(f"steps is {steps!r}, but a whole number from 1 to {MAX_STEPS} is needed")
+        raise UsageError(f"steps must be an integer from 1 to {MAX_STEPS}, got {steps!r}")
     return steps

@@ -215,7 +215,7 @@ def test_table_options_reach_the_compiler(capsys: pytest.CaptureFixture[str]) ->
     ("words", "said"),
     [
         ([], "--solver NAME and --steps N are needed"),
-        (["--solver", "euler", "--steps", "0"], "steps is 0"),
+        (["--solver", "euler", "--steps", "0"], "10000, got 0"),
         (["--solver", "euler", "--steps", "2", "-o", "t.txt"], "only .json"),
         (["--solver", "euler", "--times", "0,0.5,0.5,1"], "0.5"),
         (["--solver", "euler", "--times", "0,1", "--shift", "2"], "one or the other"),

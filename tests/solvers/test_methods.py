@@ -220,7 +220,7 @@ def test_noise_rows_leave_history_alone() -> None:
 
 
 def test_a_min_belongs_to_solvers_that_divide() -> None:
-    with pytest.raises(UsageError, match="dpmpp2m lands on x0 and takes no a_min"):
+    with pytest.raises(UsageError, match="dpmpp2m does not divide by 1 - t and takes no a_min"):
         solver_table("dpmpp2m", steps=5, a_min=0.05)
     assert solver_table("dpmpp2m", steps=5).meta["a_min"] is None
     assert solver_table("ab2", steps=5).meta["a_min"] == 0.05
@@ -230,9 +230,9 @@ def test_a_min_belongs_to_solvers_that_divide() -> None:
 @pytest.mark.parametrize("solver", ["euler-4e-2", "mean-flow"])
 def test_a_solver_with_its_own_grid_takes_no_other(solver: str) -> None:
     for arguments in ({"grid": [0.0, 1.0]}, {"steps": 4, "grid": "shifted", "shift": 2.0}):
-        with pytest.raises(UsageError, match=f"solver {solver} has a grid of its own"):
+        with pytest.raises(UsageError, match=f"the grid of solver {solver} is fixed"):
             solver_table(solver, **arguments)
-    with pytest.raises(UsageError, match="steps is None"):
+    with pytest.raises(UsageError, match="10000, got None"):
         solver_table(solver)
 
 
@@ -270,7 +270,7 @@ def test_interval_counts_every_evaluation_of_heun_at_its_own_time() -> None:
 
 @pytest.mark.parametrize("interval", [(0.5, 0.2), (-0.1, 1.0), (0.0, 1.1), (0.0, float("nan"))])
 def test_wrong_intervals_are_refused(interval: tuple[float, float]) -> None:
-    with pytest.raises(UsageError, match="0 <= start <= end <= 1 is needed"):
+    with pytest.raises(UsageError, match="0 <= start <= end <= 1, got"):
         solver_table("euler", steps=4, interval=interval)
 
 

@@ -117,16 +117,16 @@ def test_the_distribution_is_the_unit_normal() -> None:
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "7", True, None])
 def test_wrong_seeds_are_refused(seed: object) -> None:
     # Unwrapped: the suite's own type check would answer first, and users run without it.
-    with pytest.raises(UsageError, match="noise seed is"):
+    with pytest.raises(UsageError, match="noise seed must be an integer from 0 to 2"):
         inspect.unwrap(standard_noise)(seed, (4,))
 
 
 def test_wrong_streams_shapes_and_empty_batches_are_refused() -> None:
-    with pytest.raises(UsageError, match="noise stream is 4294967296"):
+    with pytest.raises(UsageError, match=r"noise stream .* got 4294967296"):
         standard_noise(0, (4,), stream=2**32)
-    with pytest.raises(UsageError, match="noise shape is -1"):
+    with pytest.raises(UsageError, match=r"noise shape .* got -1"):
         standard_noise(0, (3, -1))
-    with pytest.raises(UsageError, match="has a zero"):
+    with pytest.raises(UsageError, match="at least 1, got"):
         standard_noise(0, (3, 0))
-    with pytest.raises(UsageError, match="no seeds"):
+    with pytest.raises(UsageError, match="expected a seed for each image, got none"):
         batch_noise([], (3,))
