@@ -143,14 +143,9 @@ def generate(
         bundle, prompts, seed=seed, table=table, guidance=guidance, negative=negative, noise=noise
     )
     timings: dict[str, float] = {}
+    every_row = on_frame is not None
     for frame in frames(
-        bundle,
-        runtime,
-        request,
-        timings=timings,
-        previews=previews,
-        every_row=on_frame is not None,
-        on_row=on_row,
+        bundle, runtime, request, timings, previews=previews, every_row=every_row, on_row=on_row
     ):
         timings["steps"] = timings.get("steps", 0.0) + frame.seconds
         if on_frame is not None:
@@ -188,15 +183,15 @@ def trajectory(
     request = Request.of(
         bundle, prompts, seed=seed, table=table, guidance=guidance, negative=negative, noise=noise
     )
-    yield from frames(bundle, runtime, request, timings=timings, previews=previews)
+    yield from frames(bundle, runtime, request, timings, previews=previews)
 
 
 def frames(
     bundle: Bundle,
     runtime: Runtime,
     request: Request,
-    *,
     timings: dict[str, float] | None = None,
+    *,
     previews: bool = False,
     every_row: bool = True,
     on_row: Callable[[int, int], None] | None = None,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.import_rules import sources, violations
+from tests.helpers.import_rules import find_circle, import_graph, sources, violations
 
 ENGINE_FILES = ("runtimes/torch", "runtimes/tensorrt", "runtimes/openvino")
 BROKEN = {
@@ -93,6 +93,45 @@ def test_every_file_keeps_the_rules(repository: Path) -> None:
         path for path, _ in files
     }
     assert [line for path, source in files for line in violations(path, source)] == []
+
+
+# Each file imports the next one, and the last one the first.
+CIRCLES = {
+    "at the top": "from minit2i_deploy.{name} import x",
+    "for types": (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+        "    from minit2i_deploy.{name} import X"
+    ),
+    "inside a function": "def f():\n    from minit2i_deploy.{name} import x",
+    "of the module": "from minit2i_deploy import {name}",
+    "relative": "from .{name} import x",
+}
+
+
+@pytest.mark.parametrize("last", CIRCLES.values(), ids=CIRCLES.keys())
+def test_a_circle_is_found(last: str) -> None:
+    files = {
+        "a.py": "from minit2i_deploy.b import x\nimport minit2i_deploy.d",
+        "b.py": "import minit2i_deploy.c",
+        "c.py": "",
+        "d.py": "",
+    }
+    assert find_circle(import_graph(files)) == []
+    files["c.py"] = last.format(name="a")
+    names = [f"minit2i_deploy.{name}" for name in "abca"]
+    assert find_circle(import_graph(files)) == names
+
+
+def test_no_modules_import_one_another_in_a_circle(repository: Path) -> None:
+    """Not even through imports inside functions or for types.
+
+    A name in a registry, such as ``runtimes.RUNTIMES``, the facade's or the commands', is no
+    import: who reads it imports a module that the registry itself does not know.
+    """
+    graph = import_graph(dict(sources(repository)))
+    assert len(graph) > 200
+    assert graph["minit2i_deploy.generate"] > {"minit2i_deploy.request", "minit2i_deploy.protocol"}
+    assert find_circle(graph) == []
 
 
 def test_the_core_loads_without_torch_transformers_or_onnx(repository: Path) -> None:

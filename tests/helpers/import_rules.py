@@ -1,10 +1,10 @@
-"""The import rules as a function of one file: its path inside the package and its source."""
+"""The import rules: of one file, by its path inside the package and its source, and of all."""
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -73,6 +73,60 @@ def violations(path: str, source: str) -> list[str]:
     imports = list(_imports(tree, path))
     found = [*_layers(path, imports), *_libraries(path, imports), *_calls(path, tree)]
     return [f"{path}:{line}: {text}" for line, text in sorted(found)]
+
+
+def import_graph(files: Mapping[str, str]) -> dict[str, set[str]]:
+    """Module -> the package's modules that it names in an import, wherever the import is.
+
+    Imports at the top, for type checkers only and inside functions all count.
+
+    Args:
+        files: path inside the package -> source.
+    """
+    modules = {_module_name(path): path for path in files}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        names = [item.module for item in _imports(ast.parse(files[path], path), path)]
+        targets = {_nearest_module(name, modules) for name in names}
+        graph[module] = targets - {module, ""}
+    return graph
+
+
+def find_circle(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """The modules of one import circle, the first one again at the end; empty without any."""
+    finished: set[str] = set()
+    for start in graph:
+        circle = _circle_from(start, graph, [], finished)
+        if circle:
+            return circle
+    return []
+
+
+def _circle_from(
+    module: str, graph: Mapping[str, Iterable[str]], path: list[str], finished: set[str]
+) -> list[str]:
+    if module in path:
+        return [*path[path.index(module) :], module]
+    if module in finished:
+        return []
+    for target in sorted(graph.get(module, ())):
+        circle = _circle_from(target, graph, [*path, module], finished)
+        if circle:
+            return circle
+    finished.add(module)
+    return []
+
+
+def _module_name(path: str) -> str:
+    parts = [PACKAGE, *path.removesuffix(".py").split("/")]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _nearest_module(name: str, modules: Container[str]) -> str:
+    """The module that an imported name is in: the longest part of it that is one, or ""."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def _layers(path: str, imports: list[Import]) -> Iterator[tuple[int, str]]:
