@@ -151,9 +151,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _config(variant: str) -> ModelConfig:
     if variant != "demo":
         return VARIANTS[variant]
-    from minit2i_deploy.training.recipe.recipe import recipe
+    from minit2i_deploy.training.recipe.load import load_recipe
 
-    return recipe.load_recipe(Path(recipe.__file__).parent / "recipes" / "demo.yaml").model
+    return load_recipe(Path("demo")).model
 
 
 def _inputs(config: ModelConfig, net: MMJiT) -> tuple[np.ndarray, np.ndarray]:

@@ -280,9 +280,9 @@ def _ours(options: argparse.Namespace) -> Callable[[], float]:
             context=context,
             mask=mask,
             captions=[""] * options.batch,
-            rows=range(options.batch),
+            positions=range(options.batch),
         )
-        return learner.learn([batch])
+        return learner.update([batch])
 
     return step
 
@@ -291,7 +291,7 @@ def _our_text(options: argparse.Namespace) -> Callable[[], Any]:
     """What gives our step its context and mask, as a run's loop makes them."""
     import torch
 
-    from minit2i_deploy.training.captions import encode_tokens
+    from minit2i_deploy.training.caption_encoder import encode_tokens
     from minit2i_deploy.training.data import DataBatch
 
     length, captions = _config(options).prompt_length, _captions(options)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from minit2i_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
-    from minit2i_deploy.training.text_encoder import TextEncoderRecipe
+    from minit2i_deploy.training.small_text_encoder import TextEncoderRecipe
 
 __all__ = ["distill", "make_text_encoder", "resolved_recipe", "train"]
 
 
 def train(recipe_path: Path, folder: Path, overrides: Sequence[str] = ()) -> Path:
-    """Train what a recipe says, or continue a run that stands in the folder.
+    """Train from a recipe, or continue the run in the folder.
 
     Args:
         recipe_path: YAML file, whose keys are ``recipe.Recipe``'s, or the name of a shipped one.
@@ -35,11 +35,11 @@ def train(recipe_path: Path, folder: Path, overrides: Sequence[str] = ()) -> Pat
 
 
 def distill(recipe_path: Path, folder: Path, overrides: Sequence[str] = ()) -> Path:
-    """Distil a base model to a few-step student, or continue such a run.
+    """Distill a base model to a few-step student, or continue such a run.
 
     Args:
         recipe_path: YAML file with ``distill``, which names the teacher.
-        folder, overrides: as ``train`` takes them.
+        folder, overrides: as for ``train``.
 
     Returns:
         the last checkpoint's folder.
@@ -55,7 +55,7 @@ def distill(recipe_path: Path, folder: Path, overrides: Sequence[str] = ()) -> P
 
 def _run(recipe_path: Path, folder: Path, overrides: Sequence[str], *, distill: bool) -> Path:
     _require_libraries()
-    from minit2i_deploy.training.recipe.recipe import load_recipe
+    from minit2i_deploy.training.recipe.load import load_recipe
     from minit2i_deploy.training.trainer import Trainer
 
     recipe = load_recipe(Path(recipe_path), overrides)
@@ -74,7 +74,7 @@ def resolved_recipe(recipe_path: Path, overrides: Sequence[str] = ()) -> str:
         MissingDependencyError: the training extra is not installed.
     """
     yaml = require("yaml", "train")
-    from minit2i_deploy.training.recipe.recipe import load_recipe
+    from minit2i_deploy.training.recipe.load import load_recipe
 
     values = load_recipe(Path(recipe_path), overrides).to_dict()
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
@@ -92,14 +92,14 @@ def make_text_encoder(folder: Path, recipe: TextEncoderRecipe | None = None) -> 
         accuracy on masked tokens over the last tenth of the steps.
 
     Raises:
-        UsageError: the folder exists and is not empty, or may not be written.
+        UsageError: the folder exists and is not empty, or cannot be written.
         MissingDependencyError: the training extra is not installed.
     """
     _require_libraries()
-    from minit2i_deploy.training import text_encoder
+    from minit2i_deploy.training import small_text_encoder
 
-    return text_encoder.make_text_encoder(
-        Path(folder), text_encoder.TextEncoderRecipe() if recipe is None else recipe
+    return small_text_encoder.make_text_encoder(
+        Path(folder), small_text_encoder.TextEncoderRecipe() if recipe is None else recipe
     )
 
 

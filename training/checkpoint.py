@@ -1,12 +1,13 @@
-"""Training checkpoints: a folder that is whole or not there.
+"""Training checkpoints: folders that appear complete or not at all.
 
 step-001000/
   checkpoint.json      format, version, step, config, recipe
   model.safetensors    online weights, canonical names, float32
-  ema.safetensors      their moving average: what one deploys
+  ema.safetensors      their moving average, the weights to deploy
   optimizer.pt         optimizer state, read with weights_only
 
-An adapter's run holds only its matrices in the two, and beside them the PEFT adapter to deploy:
+A checkpoint of an adapter's run holds only its matrices in these two, and the PEFT adapter to
+deploy:
 adapter_config.json and adapter_model.safetensors.
 """
 
@@ -28,13 +29,15 @@ from torch import Tensor
 
 from minit2i_deploy.errors import TrainingError
 from minit2i_deploy.io.files import atomic_directory
-from minit2i_deploy.training.lora.adapter import write_adapter
+from minit2i_deploy.training.lora.adapter_folder import write_adapter
 from minit2i_deploy.training.recipe.recipe import Recipe
 
 FORMAT: Final = "minit2i-training"
-# Another name, because no reader can make a whole network of it.
+# A format of its own, because no reader can make a complete network of it.
 LORA_FORMAT: Final = "minit2i-lora-training"
 VERSION: Final = 1
+# The key of a student's conditions, as checkpoints that exist have it.
+CONDITIONS_KEY: Final = "told"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,13 +45,13 @@ class TrainingState:
     """What a run continues from.
 
     Args:
-        step: optimizer steps that were made.
+        step: optimizer steps made so far.
         model: online weights, float32 under canonical names.
         ema: their moving average, likewise.
         optimizer: ``Optimizers.state_dict``'s form.
-        teacher_sha256: digest of the weights that were distilled; None for a base model.
+        teacher_sha256: digest of the teacher's weights; None for a base model.
         base_sha256: digest of the weights that adapters are trained on; None without adapters.
-        data: state of the batches' source, plain values; None in checkpoints before there was one.
+        data: state of the data source, plain values; None in checkpoints that predate it.
     """
 
     step: int
@@ -61,14 +64,14 @@ class TrainingState:
 
 
 def save_checkpoint(folder: Path, recipe: Recipe, state: TrainingState) -> Path:
-    """Write ``folder/step-NNNNNN`` atomically, then drop old ones that the recipe does not keep.
+    """Write ``folder/step-NNNNNN`` atomically, then delete old ones that the recipe does not keep.
 
     Returns:
         the new checkpoint's folder.
 
     Raises:
-        UsageError: the folder may not be written.
-        TrainingError: the disk failed or is full; the checkpoints before stand.
+        UsageError: the folder cannot be written.
+        TrainingError: the disk failed or is full; earlier checkpoints are untouched.
     """
     target = folder / f"step-{state.step:06d}"
     with atomic_directory(target, overwrite=True) as partial:
@@ -77,16 +80,16 @@ def save_checkpoint(folder: Path, recipe: Recipe, state: TrainingState) -> Path:
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(
-                f"{target}: cannot be written ({reason}); the checkpoint before it stands, make "
-                "room and give the same command again"
+                f"{target}: cannot be written ({reason}); the checkpoint before it is untouched, "
+                "free some space and run the same command again"
             ) from error
-    for old in checkpoints(folder)[: -recipe.keep_last]:
+    for old in list_checkpoints(folder)[: -recipe.keep_last]:
         if recipe.keep_every and _step_of(old) % recipe.keep_every == 0:
             continue
-        # Renamed first, so that a kill half-way leaves nothing that looks whole.
-        doomed = old.with_name(f".{old.name}.partial-{os.getpid()}")
-        os.replace(old, doomed)
-        shutil.rmtree(doomed)
+        # Renamed first, so that a kill half-way leaves nothing that looks complete.
+        partial = old.with_name(f".{old.name}.partial-{os.getpid()}")
+        os.replace(old, partial)
+        shutil.rmtree(partial)
     return target
 
 
@@ -103,17 +106,18 @@ def _write(partial: Path, recipe: Recipe, state: TrainingState) -> None:
         "config": recipe.model.to_dict(),
         "recipe": recipe.to_dict(),
     }
-    added = {
+    distill = recipe.distill
+    optional = {
         "teacher_sha256": state.teacher_sha256,
         "base_sha256": state.base_sha256,
         "data": state.data,
-        "told": None if recipe.distill is None else recipe.distill.told(recipe.sample_guidance),
+        CONDITIONS_KEY: None if distill is None else distill.conditions(recipe.sample_guidance),
     }
-    header |= {key: value for key, value in added.items() if value is not None}
+    header |= {key: value for key, value in optional.items() if value is not None}
     text = json.dumps(header, indent=2, sort_keys=True) + "\n"
     (partial / "checkpoint.json").write_text(text, encoding="utf-8")
     for path in partial.iterdir():
-        # On disk before the rename, or a power cut could leave a whole folder of empty files.
+        # Synced before the rename, or a power cut could leave a complete folder of empty files.
         with open(path, "rb+") as stream:
             os.fsync(stream.fileno())
 
@@ -122,14 +126,14 @@ def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
-    whole = [path for path in folder.glob("step-*") if (path / "checkpoint.json").is_file()]
-    return sorted(whole, key=lambda path: (len(path.name), path.name))
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    complete = [path for path in folder.glob("step-*") if (path / "checkpoint.json").is_file()]
+    return sorted(complete, key=lambda path: (len(path.name), path.name))
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Drop what a killed run left half-written; only one run at a time may use a folder."""
+def remove_partial_checkpoints(folder: Path) -> None:
+    """Delete what a killed run left half-written; the caller holds the folder's lock."""
     for path in folder.glob(".step-*.partial-*"):
         shutil.rmtree(path)
 
@@ -138,11 +142,11 @@ def load_checkpoint_state(path: Path, recipe: Recipe) -> TrainingState:
     """Read what a run continues from.
 
     Args:
-        path: a folder that ``checkpoints`` lists.
-        recipe: of the run that continues; its network must be the checkpoint's.
+        path: a folder that ``list_checkpoints`` returns.
+        recipe: of the run that continues, with the checkpoint's network.
 
     Raises:
-        TrainingError: the checkpoint is damaged, of another version or of another network.
+        TrainingError: the checkpoint is corrupt, of another version or of another network.
     """
     try:
         header = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
@@ -177,27 +181,28 @@ def load_checkpoint_state(path: Path, recipe: Recipe) -> TrainingState:
 def _check_header(path: Path, header: dict[str, Any], recipe: Recipe) -> None:
     if header.get("format") != _format(recipe) or header.get("version") != VERSION:
         raise TrainingError(
-            f"{path}: format {header.get('format')!r} version {header.get('version')!r}, wanted "
-            f"{_format(recipe)} {VERSION}; resume with the recipe and version that wrote it"
+            f"{path}: format {header.get('format')!r} version {header.get('version')!r}, expected "
+            f"{_format(recipe)!r} version {VERSION}; resume with the recipe and the release that "
+            "wrote it"
         )
-    found, wanted = header["config"], recipe.model.to_dict()
-    different = sorted(key for key in found.keys() | wanted if found.get(key) != wanted.get(key))
+    theirs, ours = header["config"], recipe.model.to_dict()
+    different = sorted(key for key in theirs.keys() | ours if theirs.get(key) != ours.get(key))
     if different:
         key = different[0]
         raise TrainingError(
-            f"{path}: was written by another network ({key} {found.get(key)!r}, the recipe has "
-            f"{wanted.get(key)!r}); use another output folder or that network's recipe"
+            f"{path}: was written by another network ({key} {theirs.get(key)!r}, the recipe has "
+            f"{ours.get(key)!r}); use another output folder or that network's recipe"
         )
     if recipe.lora is not None:
         _check_adapter(path, header["recipe"]["lora"], recipe.lora.to_dict())
 
 
-def _check_adapter(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_adapter(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     for key in ("rank", "alpha", "targets"):
-        if found[key] != wanted[key]:
+        if theirs[key] != ours[key]:
             raise TrainingError(
-                f"{path}: was written with lora.{key} {found[key]!r}, the recipe has "
-                f"{wanted[key]!r}; use another output folder or that value"
+                f"{path}: was written with lora.{key} {theirs[key]!r}, the recipe has "
+                f"{ours[key]!r}; use another output folder or that value"
             )
 
 

@@ -1,4 +1,4 @@
-"""A training checkpoint cut down to what one deploys: the averaged weights and their origin."""
+"""Release of a training checkpoint: the averaged weights and their origin, in a smaller type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from minit2i_deploy.io.files import atomic_directory, only_with
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def ship(
+def release_checkpoint(
     checkpoint: Path,
     target: Path,
     *,
@@ -23,7 +23,7 @@ def ship(
     notes: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write ``checkpoint.json`` and ``ema.safetensors`` alone, in a smaller type.
+    """Write only ``checkpoint.json`` and ``ema.safetensors``, in a smaller type.
 
     Every reader takes the rounded weights as the model: parity is measured against them.
 
@@ -35,15 +35,15 @@ def ship(
         overwrite: replace a folder that holds an earlier checkpoint.json.
 
     Raises:
-        UsageError: the precision is unknown, the checkpoint is an adapter's, or the target stands
-            already or may not be written.
+        UsageError: the precision is unknown, the checkpoint is an adapter's, or the target exists
+            already or cannot be written.
         TrainingError: a weight is too large for the type.
     """
     if precision not in DTYPES:
-        raise UsageError(f"precision is {precision!r}, but one of {', '.join(DTYPES)} is needed")
+        raise UsageError(f"precision is {precision!r}, expected one of {', '.join(DTYPES)}")
     header = json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8"))
     if "lora" in header["recipe"]:
-        raise UsageError(f"{checkpoint}: is a checkpoint of an adapter; use ship_adapter")
+        raise UsageError(f"{checkpoint}: is a checkpoint of an adapter; use release_adapter")
     tensors = {
         name: value.to(DTYPES[precision])
         for name, value in load_file(checkpoint / "ema.safetensors").items()
@@ -51,7 +51,7 @@ def ship(
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise TrainingError(f"{checkpoint}: {name} does not fit {precision}; use bf16 or fp32")
-    # Folders of the machine that trained it mean nothing elsewhere.
+    # Folder names of the training machine mean nothing elsewhere.
     for key in ("text_encoder", "tokenizer", "start_from"):
         header["recipe"][key] = Path(header["recipe"].get(key, "")).name
     if "distill" in header["recipe"]:
@@ -62,7 +62,7 @@ def ship(
         target, overwrite=overwrite, check=only_with("checkpoint.json")
     ) as partial:
         save_file(tensors, partial / "ema.safetensors")
-        # The library makes it readable by its owner alone, which is wrong for what is handed on.
+        # The library makes it readable by its owner only, which is wrong for a file to be shared.
         (partial / "ema.safetensors").chmod(0o644)
         text = json.dumps(header, indent=2, sort_keys=True) + "\n"
         (partial / "checkpoint.json").write_text(text, encoding="utf-8")

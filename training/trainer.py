@@ -1,6 +1,6 @@
 """The training loop, read from top to bottom.
 
-Everything random in step k is drawn from (seed, k, a picture's place in the batch), so a run that
+Everything random in step k is drawn from (seed, k, an image's position in the batch), so a run that
 is stopped and resumed makes the same weights as one that is not, to the last bit on one machine,
 and any number of processes trains on the same batches.
 """
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minit2i_deploy.errors import TrainingError
-from minit2i_deploy.training.captions import FrozenText
+from minit2i_deploy.training.caption_encoder import CaptionEncoder
 from minit2i_deploy.training.checkpoint import (
-    checkpoints,
+    list_checkpoints,
     load_checkpoint_state,
     save_checkpoint,
 )
@@ -23,11 +23,11 @@ from minit2i_deploy.training.learner import Learner
 from minit2i_deploy.training.objectives.objective import Batch
 from minit2i_deploy.training.recipe.recipe import Recipe
 from minit2i_deploy.training.reporting.reporter import Reporter
-from minit2i_deploy.training.reporting.samples import Sampler
+from minit2i_deploy.training.reporting.sampler import Sampler
 
 
 class Trainer(Learner):
-    """One run: a learner with data and a folder.
+    """One run: a learner with its data and its folder.
 
     Args:
         recipe: what to train, and by which objective.
@@ -36,23 +36,23 @@ class Trainer(Learner):
 
     Raises:
         TrainingError: the folder belongs to another network, optimizer, teacher or base, its last
-            checkpoint is damaged, or the text encoder or the device is not there.
-        CheckpointError: the teacher, the base, or what the run starts from, cannot be read.
-        UsageError: the batch cannot be cut into equal parts for the processes.
+            checkpoint is corrupt, or the text encoder or the device is missing.
+        CheckpointError: the teacher, the base, or the starting weights cannot be read.
+        UsageError: the batch does not divide into equal parts for the processes.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         super().__init__(recipe, str(folder))
         self.folder = folder
-        self.text = FrozenText(
+        self.text = CaptionEncoder(
             recipe.text_encoder_folder,
             recipe.tokenizer_folder,
             recipe.model.prompt_length,
             recipe.model.txt_input_size,
         )
         self.source = Batches(recipe, rank=self.processes.index, world_size=self.processes.count)
-        if found := checkpoints(folder):
-            self._resume(found[-1])
+        if checkpoints := list_checkpoints(folder):
+            self._resume(checkpoints[-1])
 
     def _resume(self, path: Path) -> None:
         state = load_checkpoint_state(path, self.recipe)
@@ -67,15 +67,15 @@ class Trainer(Learner):
                 "or that base"
             )
         try:
-            self.load(state)
+            self.load_state(state)
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(
                 f"{path}: its tensors do not fit the recipe ({error}); resume with the optimizer "
                 "it was written with, or use another output folder"
             ) from error
-        # Checkpoints of shapes alone had no such state: their data is a function of the step.
-        seen = {"samples_seen": self.step * self.recipe.batch}
-        self.source.load_state_dict(self.source.state_dict() | dict(state.data or seen))
+        # Early checkpoints, of shapes only, have no such state: their data follows from the step.
+        implied = {"samples_seen": self.step * self.recipe.batch}
+        self.source.load_state_dict(self.source.state_dict() | dict(state.data or implied))
 
     def run(self) -> Path:
         """Train to the recipe's last step.
@@ -85,23 +85,23 @@ class Trainer(Learner):
 
         Raises:
             TrainingError: the loss or the gradient stopped being finite, or a checkpoint cannot
-                be written; the last checkpoint stands.
-            UsageError: the folder may not be written.
+                be written; the last checkpoint is untouched.
+            UsageError: the folder cannot be written.
         """
         recipe = self.recipe
         if self.step >= recipe.steps:
-            return checkpoints(self.folder)[-1]
+            return list_checkpoints(self.folder)[-1]
         sampler = Sampler(self.text, recipe, self.folder / "samples", self.device)
-        picture_flops = self.objective.picture_flops
-        arguments = (recipe, self.folder, self.step, self.processes, sampler, picture_flops)
+        image_flops = self.objective.image_flops
+        arguments = (recipe, self.folder, self.step, self.processes, sampler, image_flops)
         with Reporter(*arguments) as report:
             for data in report.timed(self.source.read(recipe.steps - self.step)):
                 loss = self.train_step(data)
                 report.step(self.step, loss)
                 last = self.step == recipe.steps
-                if last or _due(self.step, recipe.sample_every):
-                    report.sample(self.step, self.deployed())
-                if last or _due(self.step, recipe.checkpoint_every):
+                if last or _is_due(self.step, recipe.sample_every):
+                    report.sample(self.step, self.deployable_weights())
+                if last or _is_due(self.step, recipe.checkpoint_every):
                     self._save()
         return self.folder / f"step-{self.step:06d}"
 
@@ -117,7 +117,7 @@ class Trainer(Learner):
         Raises:
             TrainingError: the loss or the gradient is not finite; nothing was updated.
         """
-        return self.learn(self._micro_batches(data))
+        return self.update(self._micro_batches(data))
 
     def _micro_batches(self, data: DataBatch) -> Iterator[Batch]:
         count = self.recipe.accumulate
@@ -132,7 +132,7 @@ class Trainer(Learner):
                 context=context[i::count],
                 mask=mask[i::count],
                 captions=data.captions[i::count],
-                rows=self.rows[i::count],
+                positions=self.positions[i::count],
             )
 
     def _save(self) -> None:
@@ -141,5 +141,5 @@ class Trainer(Learner):
             save_checkpoint(self.folder, self.recipe, state)
 
 
-def _due(step: int, every: int) -> bool:
+def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0

@@ -12,7 +12,7 @@ from minit2i_deploy.errors import Minit2iError, UsageError
 
 if TYPE_CHECKING:
     from minit2i_deploy.progress import Progress
-    from minit2i_deploy.training.data.pack import Packed
+    from minit2i_deploy.training.data.pack import PackResult
 
 _PACK_EPILOG: Final = """\
 A caption is the file of the picture's name that ends in .txt, or, with a file
@@ -205,7 +205,7 @@ def _pack(options: argparse.Namespace) -> None:
     _print(options, values, f"{out}  {packed.num_samples} samples in {packed.num_shards} shards")
 
 
-def _packed(options: argparse.Namespace, progress: Progress) -> Packed:
+def _packed(options: argparse.Namespace, progress: Progress) -> PackResult:
     from minit2i_deploy.training.data.pack import pack_folder, pack_shapes
 
     common: dict[str, Any] = {"per_shard": options.per_shard, "progress": progress}
@@ -236,11 +236,11 @@ def _check(options: argparse.Namespace) -> None:
     from minit2i_deploy.cli.support.shard_report import report_text, report_values
     from minit2i_deploy.progress import ProgressLine
     from minit2i_deploy.tokenizer import Tokenizer
-    from minit2i_deploy.training.data.shard_check import check_shards
-    from minit2i_deploy.training.data.storage import expand
+    from minit2i_deploy.training.data.check import check_shards
+    from minit2i_deploy.training.data.shards.storage import expand_names
     from minit2i_deploy.training.recipe.data import SourceRecipe
 
-    urls = expand(options.shards)
+    urls = expand_names(options.shards)
     source = SourceRecipe(
         shards=tuple(options.shards), caption=options.caption, min_side=options.min_side
     )
@@ -256,8 +256,8 @@ def _check(options: argparse.Namespace) -> None:
             progress=line,
         )
     _print(options, report_values(report), report_text(report))
-    if report.damaged:
-        raise Minit2iError(next(iter(report.damaged.values())))
+    if report.corrupt:
+        raise Minit2iError(next(iter(report.corrupt.values())))
     if report.num_bad > options.bad_limit:
         raise Minit2iError(
             f"{report.num_bad} of {report.num_samples} samples are bad and --bad-limit is "
@@ -268,10 +268,10 @@ def _check(options: argparse.Namespace) -> None:
 def _embed(options: argparse.Namespace) -> None:
     from minit2i_deploy.progress import ProgressLine
     from minit2i_deploy.tokenizer import find_tokenizer
-    from minit2i_deploy.training.data.embed_shards import embed_shards, open_encoder
-    from minit2i_deploy.training.data.storage import expand
+    from minit2i_deploy.training.data.shards.embed import embed_shards, open_encoder
+    from minit2i_deploy.training.data.shards.storage import expand_names
 
-    urls = expand(options.shards)
+    urls = expand_names(options.shards)
     tokenizer = options.tokenizer
     # Without an encoder there is more to say than that it has no tokenizer.
     if tokenizer is None and (options.text_encoder / "config.json").is_file():
@@ -297,12 +297,12 @@ def _embed(options: argparse.Namespace) -> None:
     values = {
         "folder": str(options.output),
         "shards": done.num_shards,
-        "kept": done.num_kept,
+        "kept": done.num_existing,
         "samples": done.num_samples,
         "tokens": done.num_tokens,
         "left_out": len(done.bad),
     }
-    kept = f", {done.num_kept} shards stood there before" if done.num_kept else ""
+    kept = f", {done.num_existing} shards stood there before" if done.num_existing else ""
     _print(
         options,
         values,

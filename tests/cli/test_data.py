@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from minit2i_deploy.evaluation.shapes import draw, sample
-from minit2i_deploy.training.data.image import read_picture
-from minit2i_deploy.training.data.shard_index import index_of
+from minit2i_deploy.training.data.images import decode_image
+from minit2i_deploy.training.data.shards.index import open_index
 from tests.helpers.cli_runs import run
 from tests.helpers.shard_files import good, picture, served, write_set, write_tar
 from tests.helpers.training_runs import tiny_recipe
@@ -42,7 +42,7 @@ def pictures(folder: Path, count: int = 5) -> Path:
 
 
 def read_all(shard: Path) -> list[dict[str, bytes]]:
-    index = index_of(str(shard))
+    index = open_index(str(shard))
     return [index.read(number).members for number in range(len(index))]
 
 
@@ -80,12 +80,12 @@ def test_captions_from_metadata(tmp_path: Path, capsys: Capsys) -> None:
 
 
 METADATA = {
-    "no json": (b"{", "line 1 is no JSON object in UTF-8"),
-    "no object": (b"[]", "line 1 is no JSON object"),
-    "no utf-8": (b'{"file_name": "\xff"}', "line 1 is no JSON object in UTF-8"),
-    "no text": (b'\n{"file_name": "p2.PNG"}', "line 2 has no file_name or no text under text"),
+    "no json": (b"{", "line 1 is not a JSON object in UTF-8"),
+    "no object": (b"[]", "line 1 is not a JSON object"),
+    "no utf-8": (b'{"file_name": "\xff"}', "line 1 is not a JSON object in UTF-8"),
+    "no text": (b'\n{"file_name": "p2.PNG"}', "line 2 has no file_name or none of text"),
     "no name": (b'{"text": "x"}', "line 1 has no file_name"),
-    "text a number": (b'{"file_name": "p2.PNG", "text": 3}', "line 1 has no file_name or no text"),
+    "text a number": (b'{"file_name": "p2.PNG", "text": 3}', "line 1 has no file_name or none"),
     "another picture": (b'{"file_name": "x", "text": "x"}', "no line of metadata.jsonl names it"),
     "half a pair": (rb'{"file_name": "deep/er/p0.jpg", "text": "\ud800"}', "not valid Unicode"),
 }
@@ -107,9 +107,9 @@ def test_bad_pictures_are_left_out_up_to_a_limit(tmp_path: Path, capsys: Capsys)
     (folder / "p4.txt").unlink()
     done = run(capsys, "data", "pack", folder, out, "--bad-limit", 1)
     assert done.code == 1 and not out.exists()
-    assert "p4.jpg: no caption (no .txt); at most 1 are left out" in done.error
+    assert "p4.jpg: no caption (no .txt); 2 bad images exceed --bad-limit 1" in done.error
     done = run(capsys, "data", "pack", folder, out)
-    assert "p3.jpg: picture cannot be read (of no known form); none is left out" in done.error
+    assert "p3.jpg: image cannot be read (of no known format); 1 bad images exceed" in done.error
     done = run(capsys, "data", "pack", folder, out, "--bad-limit", 2)
     assert done.code == 0 and len(done.err.splitlines()) == 2
     assert done.out == f"{out}  3 samples in 1 shards\n"
@@ -124,7 +124,7 @@ def test_drawn_shapes_are_packed(tmp_path: Path, capsys: Capsys) -> None:
     members = read_all(tmp_path / "a" / "000001.tar")[1]
     scene, _, caption = sample(np.random.default_rng([1, 4, 6]))
     assert members["txt"].decode() == caption
-    assert np.array_equal(np.asarray(read_picture(members["png"])), draw(scene, 32))
+    assert np.array_equal(np.asarray(decode_image(members["png"])), draw(scene, 32))
 
 
 WRONG_PACK: dict[str, tuple[tuple[object, ...], str]] = {
@@ -132,13 +132,13 @@ WRONG_PACK: dict[str, tuple[tuple[object, ...], str]] = {
     "too many": (("in", "out", "more"), "3 folders came"),
     "shapes and folder": (("in", "out", "--shapes", 3), "give --shapes N OUT"),
     "size alone": (("in", "out", "--size", 3), "--size came without --shapes"),
-    "no shapes": (("out", "--shapes", 0), "0 pictures of 64 pixels"),
-    "no size": (("out", "--shapes", 3, "--size", 0), "3 pictures of 0 pixels"),
+    "no shapes": (("out", "--shapes", 0), "0 images of 64 pixels"),
+    "no size": (("out", "--shapes", 3, "--size", 0), "3 images of 0 pixels"),
     "seed": (("out", "--shapes", 3, "--seed", -1), "seed -1"),
     "per shard": (("in", "out", "--per-shard", 0), "--per-shard 0 came"),
     "limit": (("in", "out", "--bad-limit", -1), "--bad-limit -1 came"),
-    "no folder": (("nowhere", "out"), "nowhere: is no folder"),
-    "no pictures": (("empty", "out"), "empty: holds no picture (.jpg, .jpeg, .png, .webp)"),
+    "no folder": (("nowhere", "out"), "nowhere: is not a folder"),
+    "no pictures": (("empty", "out"), "empty: has no image (.jpg, .jpeg, .png, .webp)"),
     "occupied": (("in", "in"), "the folder exists and is not empty"),
 }
 
@@ -184,13 +184,13 @@ def test_check_reports_what_there_is(tmp_path: Path, capsys: Capsys) -> None:
     assert found["shards"] == 3 and found["samples"] == 17
     assert found["empty"] == [f"{tmp_path}/set/c.tar"] and found["damaged"] == {}
     assert found["bad"] == {
-        "picture cannot be read": 2,
-        "no picture": 1,
+        "image cannot be read": 2,
+        "no image": 1,
         "caption is not UTF-8": 1,
-        "picture too small": 1,
+        "image too small": 1,
     }
-    assert found["examples"]["picture too small"] == [
-        f"{tmp_path}/set/a.tar: sample 14: picture too small (9 x 30)"
+    assert found["examples"]["image too small"] == [
+        f"{tmp_path}/set/a.tar: sample 14: image too small (9 x 30)"
     ]
     assert found["duplicate_keys"] == 1
     assert found["duplicate_examples"] == [f"{tmp_path}/set/b.tar: 03"]
@@ -215,7 +215,7 @@ def test_check_tells_people(tmp_path: Path, capsys: Capsys) -> None:
         "c.tar: holds no sample",
         "1 keys came before: ",
         "4 bad samples",
-        "  2  picture cannot be read, such as",
+        "  2  image cannot be read, such as",
     ):
         assert text in done.out
 
@@ -224,7 +224,7 @@ def test_check_names_damaged_shards_and_reads_the_others(tmp_path: Path, capsys:
     paths = write_set(tmp_path, [3, 3])
     paths[0].write_bytes(paths[0].read_bytes()[:700])
     done = run(capsys, "data", "check", *paths, tmp_path / "missing.tar", "--bad-limit", 100)
-    assert done.code == 1 and done.error.startswith(f"{paths[0]}: not a whole tar file")
+    assert done.code == 1 and done.error.startswith(f"{paths[0]}: not a complete tar file")
     assert "damaged: " in done.out and "missing.tar: cannot be read" in done.out
     assert done.out.startswith("3 samples in 3 shards")
 
@@ -236,7 +236,7 @@ def test_check_writes_an_index_only_when_asked(tmp_path: Path, capsys: Capsys) -
     assert run(capsys, "data", "check", path, "--index").code == 0
     made = kept.read_bytes()
     kept.unlink()
-    index_of(str(path))
+    open_index(str(path))
     assert kept.read_bytes() == made
 
 
@@ -249,7 +249,7 @@ def test_check_reads_a_server_that_sends_whole_files(tmp_path: Path, capsys: Cap
 
 
 def test_from_pictures_to_a_checkpoint(tmp_path: Path, capsys: Capsys) -> None:
-    """Packed, checked, embedded, trained, stopped and resumed."""
+    """PackResult, checked, embedded, trained, stopped and resumed."""
     folder = pictures(tmp_path / "in")
     shards, embedded = tmp_path / "shards", tmp_path / "embedded"
     assert run(capsys, "data", "pack", folder, shards, "--per-shard", 3).code == 0
@@ -288,7 +288,8 @@ def test_embed_goes_on_and_leaves_out(tmp_path: Path, capsys: Capsys) -> None:
     write_tar(paths[1], {"0": good(0), "1": {"jpg": b""}})
     words = ("data", "embed", f"{tmp_path}/in/*.tar", tmp_path / "out", *TEXT)
     done = run(capsys, *words)
-    assert done.code == 1 and "sample 1: no caption (no .txt); none is left out" in done.error
+    error = "sample 1: no caption (no .txt); 1 bad samples exceed --bad-limit 0"
+    assert done.code == 1 and error in done.error
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "00.tar",
         "00.tar.index.json",

@@ -15,7 +15,7 @@ from minit2i_deploy.config import ModelConfig, StudentConfig
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.checkpoint import TrainingState, save_checkpoint
 from minit2i_deploy.training.data import Batches, DataBatch
-from minit2i_deploy.training.initialize import initialise
+from minit2i_deploy.training.initial_weights import initialize_weights
 from minit2i_deploy.training.recipe.data import DataRecipe
 from minit2i_deploy.training.recipe.distillation import DistillRecipe
 from minit2i_deploy.training.recipe.recipe import Recipe
@@ -61,7 +61,7 @@ TINY_STUDENT = dataclasses.replace(TINY_MODEL, student=StudentConfig())
 def tiny_teacher(folder: Path, seed: int = 0) -> Path:
     """A checkpoint of an untrained base model whose final layer is not zero."""
     net = MMJiT(TINY_MODEL)
-    initialise(net, seed)
+    initialize_weights(net, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     torch.nn.init.normal_(net.denoiser.final_layer.linear.weight, std=0.1, generator=generator)
     weights = {name: value.detach() for name, value in net.canonical_parameters().items()}

@@ -20,12 +20,12 @@ from minit2i_deploy.model import MMJiT, build_network
 from minit2i_deploy.training import checkpoint as module
 from minit2i_deploy.training.checkpoint import (
     TrainingState,
-    checkpoints,
+    list_checkpoints,
     load_checkpoint_state,
-    remove_leftovers,
+    remove_partial_checkpoints,
     save_checkpoint,
 )
-from minit2i_deploy.training.initialize import initialise
+from minit2i_deploy.training.initial_weights import initialize_weights
 from tests.helpers.training_runs import TINY_MODEL, state_of, tiny_recipe
 
 FILES = ["checkpoint.json", "ema.safetensors", "model.safetensors", "optimizer.pt"]
@@ -33,7 +33,7 @@ FILES = ["checkpoint.json", "ema.safetensors", "model.safetensors", "optimizer.p
 
 def a_state(step: int = 3, seed: int = 0) -> TrainingState:
     net = MMJiT(TINY_MODEL)
-    initialise(net, seed)
+    initialize_weights(net, seed)
     model = net.canonical_parameters()
     return TrainingState(
         step=step,
@@ -80,7 +80,7 @@ def test_the_last_ones_are_kept_in_the_order_of_steps(tmp_path: Path) -> None:
     recipe = tiny_recipe(keep_last=2)
     for step in (999_998, 999_999, 1_000_000):
         save_checkpoint(tmp_path, recipe, a_state(step))
-    names = [path.name for path in checkpoints(tmp_path)]
+    names = [path.name for path in list_checkpoints(tmp_path)]
     assert names == ["step-999999", "step-1000000"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
@@ -89,7 +89,7 @@ def test_every_so_many_steps_one_is_kept_for_good(tmp_path: Path) -> None:
     recipe = tiny_recipe(keep_last=1, keep_every=4)
     for step in range(2, 11, 2):
         save_checkpoint(tmp_path, recipe, a_state(step))
-    names = [path.name for path in checkpoints(tmp_path)]
+    names = [path.name for path in list_checkpoints(tmp_path)]
     assert names == ["step-000004", "step-000008", "step-000010"]
 
 
@@ -103,14 +103,14 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path: Path, room: in
     room = min(room, size["model.safetensors"] - 1)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-        with pytest.raises(TrainingError, match=r"cannot be written .* before it stands"):
+        with pytest.raises(TrainingError, match=r"cannot be written .* before it is untouched"):
             save_checkpoint(tmp_path, tiny_recipe(keep_last=1), a_state(2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert checkpoints(tmp_path) == [before] == list(tmp_path.iterdir())
+    assert list_checkpoints(tmp_path) == [before] == list(tmp_path.iterdir())
     assert load_checkpoint_state(before, tiny_recipe()).step == 1
     save_checkpoint(tmp_path, tiny_recipe(keep_last=1), a_state(2))
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-000002"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000002"]
 
 
 def test_the_state_of_the_data_comes_back(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.torch, "save", fail)
-    with pytest.raises(TrainingError, match=r"No space left .*before it stands"):
+    with pytest.raises(TrainingError, match=r"No space left .*before it is untouched"):
         save_checkpoint(tmp_path, tiny_recipe(), a_state())
     assert list(tmp_path.iterdir()) == []
 
@@ -133,8 +133,8 @@ def test_folders_without_a_header_are_no_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "step-000009").mkdir()
     (tmp_path / ".step-000008.partial-1").mkdir()
     path = save_checkpoint(tmp_path, tiny_recipe(), a_state())
-    assert checkpoints(tmp_path) == [path]
-    remove_leftovers(tmp_path)
+    assert list_checkpoints(tmp_path) == [path]
+    remove_partial_checkpoints(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000003", "step-000009"]
 
 
@@ -172,7 +172,7 @@ def code_in_the_optimizer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (another_version, "version 2, wanted minit2i-training 1"),
+        (another_version, "version 2, expected 'minit2i-training' version 1"),
         (no_json, "cannot be read"),
         (a_list, "cannot be read"),
         (no_average, r"cannot be read .*ema\.safetensors"),

@@ -18,15 +18,19 @@ from minit2i_deploy.export import export_bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.training import distill, train
-from minit2i_deploy.training.checkpoint import checkpoints
+from minit2i_deploy.training.checkpoint import list_checkpoints
 from minit2i_deploy.training.data import to_network_range
 from minit2i_deploy.training.objectives import mean_flow as distillation
 from minit2i_deploy.training.objectives.mean_flow import MeanFlow
-from minit2i_deploy.training.objectives.mean_flow_loss import Told, mean_velocity, velocity_rate
+from minit2i_deploy.training.objectives.mean_flow_loss import (
+    StepConditions,
+    mean_velocity,
+    velocity_derivative,
+)
 from minit2i_deploy.training.objectives.objective import Batch
 from minit2i_deploy.training.recipe.distillation import DistillRecipe
 from minit2i_deploy.training.recipe.recipe import Recipe
-from minit2i_deploy.training.release import ship
+from minit2i_deploy.training.release import release_checkpoint
 from minit2i_deploy.training.trainer import Trainer
 from tests.helpers.training_runs import (
     TINY_MODEL,
@@ -70,7 +74,7 @@ def a_batch(recipe: Recipe) -> Batch:
         context=torch.randn(len(images), 20, 128, generator=generator),
         mask=torch.ones(len(images), 20),
         captions=[""] * len(images),
-        rows=range(len(images)),
+        positions=range(len(images)),
     )
 
 
@@ -106,13 +110,13 @@ def test_the_rate_is_left_out_only_where_it_has_no_weight(
     batch = a_batch(recipe)
     objective = MeanFlow(recipe, torch.device("cpu"))
     net = Trainer(recipe, teacher.parent / "none").net
-    seen: list[Told] = []
+    seen: list[StepConditions] = []
 
     def rate(*arguments: Any) -> torch.Tensor:
         seen.append(arguments[-2])
-        return velocity_rate(*arguments)
+        return velocity_derivative(*arguments)
 
-    monkeypatch.setattr(distillation, "velocity_rate", rate)
+    monkeypatch.setattr(distillation, "velocity_derivative", rate)
     loss, reported = objective.loss(net, batch, 5)
     assert len(seen) == 1 and (seen[0].t > seen[0].r).all() and len(seen[0].t) == 3
     assert loss.requires_grad and not reported.requires_grad
@@ -148,7 +152,7 @@ def test_draws_are_a_function_of_seed_and_step(teacher: Path) -> None:
 
 
 def test_a_run_leaves_a_student_and_says_whose(teacher: Path, student: Path) -> None:
-    assert [path.name for path in checkpoints(student)] == ["step-000003"]
+    assert [path.name for path in list_checkpoints(student)] == ["step-000003"]
     loss, score = log_of(student)
     assert np.isfinite(loss["loss"]) and 0 <= score["score"] <= 1
     header = json.loads((student / "step-000003" / "checkpoint.json").read_text("utf-8"))
@@ -194,7 +198,7 @@ def test_a_student_learns_in_either_precision(
         context, mask = trainer.text(data.captions)
         pixels = to_network_range(data.images)
         batch = Batch(
-            images=pixels, context=context, mask=mask, captions=data.captions, rows=range(64)
+            images=pixels, context=context, mask=mask, captions=data.captions, positions=range(64)
         )
         return MeanFlow(wide, trainer.device).loss(trainer.net, batch, 0)[1].item()
 
@@ -209,7 +213,7 @@ def test_a_student_learns_in_either_precision(
 def test_a_student_learns_the_average_of_its_teachers_velocity() -> None:
     """On a line field v = c z the average over [r, t] is known; du/dt must give it at once."""
     t, r = torch.tensor([0.8]), torch.tensor([0.3])
-    told = Told(t=t, r=r, omega=t + 1, t_min=r, t_max=t)
+    told = StepConditions(t=t, r=r, omega=t + 1, t_min=r, t_max=t)
 
     def student(x: torch.Tensor, context: Any, mask: Any, *, h: torch.Tensor, **_: Any) -> Any:
         # For dz/dt = 2 z: z_r = z exp(-2 h) and u = z (1 - exp(-2 h)) / h, as a picture z - t u.
@@ -219,7 +223,7 @@ def test_a_student_learns_the_average_of_its_teachers_velocity() -> None:
     v = 2 * z
     u = mean_velocity(student, z, z, z, told)
     # The picture above holds t at 0.8, while u = (z - x0) / t moves with it by -u / t.
-    rate = velocity_rate(student, z, v, z, z, told) + u / t
+    rate = velocity_derivative(student, z, v, z, z, told) + u / t
     assert (u + (t - r) * rate).item() == pytest.approx(v.item(), rel=1e-5)
 
 
@@ -238,7 +242,7 @@ def test_from_teacher_to_picture(student: Path, tmp_path: Path) -> None:
 
 
 def test_a_shipped_student_names_no_folder(student: Path, teacher: Path, tmp_path: Path) -> None:
-    path = ship(student / "step-000003", tmp_path / "model")
+    path = release_checkpoint(student / "step-000003", tmp_path / "model")
     text = (path / "checkpoint.json").read_text("utf-8")
     assert str(teacher.parent) not in text
     assert json.loads(text)["recipe"]["distill"]["teacher"] == teacher.name

@@ -10,7 +10,7 @@ import torch
 
 from minit2i_deploy.config import ModelConfig, StudentConfig
 from minit2i_deploy.model.mmjit import MMJiT
-from minit2i_deploy.training.initialize import initialise
+from minit2i_deploy.training.initial_weights import initialize_weights
 
 CONFIG = ModelConfig(
     image_size=32, patch_size=8, hidden_size=128, num_heads=2, head_dim=64, depth_double=1
@@ -20,7 +20,7 @@ CONFIG = ModelConfig(
 @pytest.fixture
 def net() -> MMJiT:
     net = MMJiT(CONFIG)
-    initialise(net, 0)
+    initialize_weights(net, 0)
     return net
 
 
@@ -36,7 +36,7 @@ def test_matrices_are_xavier_uniform(net: MMJiT) -> None:
         num_out, num_in = value.shape
         bound = math.sqrt(6 / (num_in + num_out))
         assert 0.99 * bound < value.abs().max() <= bound, name
-        # Standard errors are at most 0.6% of the spread.
+        # Standard errors are at most 0.6% of the parallelize.
         assert value.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03), name
         assert abs(value.mean().item()) < 0.03 * bound, name
 
@@ -63,7 +63,7 @@ def test_the_untrained_network_predicts_grey(net: MMJiT) -> None:
 def test_a_students_own_weights() -> None:
     base, student = MMJiT(CONFIG), MMJiT(dataclasses.replace(CONFIG, student=StudentConfig()))
     for net in (base, student):
-        initialise(net, 0)
+        initialize_weights(net, 0)
     own = student.canonical_parameters()
     for name in own.keys() - base.canonical_parameters().keys():
         value = own[name].detach()
@@ -78,8 +78,8 @@ def test_a_students_own_weights() -> None:
 
 def test_weights_are_a_function_of_the_seed(net: MMJiT) -> None:
     again, other = MMJiT(CONFIG), MMJiT(CONFIG)
-    initialise(again, 0)
-    initialise(other, 1)
+    initialize_weights(again, 0)
+    initialize_weights(other, 1)
     for name, value in net.canonical_parameters().items():
         assert torch.equal(value, again.canonical_parameters()[name]), name
     assert not torch.equal(

@@ -1,4 +1,4 @@
-"""The batches of a run: a function of the recipe, the seed and the samples seen before."""
+"""The batches of a run: a function of the recipe, the seed and the samples seen so far."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from minit2i_deploy.training.data.mixture import Mixture, open_mixture
 from minit2i_deploy.training.data.sample import BadSample, Sample
 from minit2i_deploy.training.recipe.recipe import Recipe
 
-_AHEAD: Final = 4
-_SHORTEST_S: Final = 2.0
+_PREFETCH_BATCHES: Final = 4
+_PROGRESS_AFTER_S: Final = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class DataBatch:
-    """One process's part of a step's pictures and captions.
+    """One process's part of a step's images and captions.
 
     Args:
         images: uint8 [B, H, W, 3].
         captions: B texts.
-        values: [tokens of all captions, width], embeddings one after the other; None where
-            captions are encoded while training.
+        values: [tokens of all captions, width], concatenated embeddings; None where captions are
+            encoded during training.
         lengths: tokens of each caption in ``values``.
-        bad: samples that were passed over for others.
+        bad: samples that were skipped for others.
     """
 
     images: Tensor
@@ -45,38 +45,38 @@ class DataBatch:
     bad: tuple[BadSample, ...] = ()
 
     def context_and_mask(self, prompt_length: int) -> tuple[Tensor, Tensor]:
-        """The embeddings as ``FrozenText`` gives them.
+        """The embeddings as ``CaptionEncoder`` gives them.
 
         Returns:
             context float32 [B, prompt_length, width], zero at padding, and mask [B, prompt_length].
         """
         if self.values is None:
-            raise ValueError("the batch holds captions and no embeddings")
+            raise ValueError("the batch has captions and no embeddings")
         context = torch.zeros(len(self.lengths), prompt_length, self.values.shape[1])
         mask = torch.zeros(len(self.lengths), prompt_length)
-        for row, part in enumerate(self.values.split(list(self.lengths))):
-            context[row, : len(part)] = part
-            mask[row, : len(part)] = 1
+        for i, part in enumerate(self.values.split(list(self.lengths))):
+            context[i, : len(part)] = part
+            mask[i, : len(part)] = 1
         return context, mask
 
 
 class BatchReader(Dataset[DataBatch | Minit2iError]):
     """Item number ``first`` is the batch whose first slot that is, at any time.
 
-    An error is an item too: raised in a reading process it would arrive as that process's trace.
+    An error is an item too: raised in a worker process it would arrive as that process's traceback.
 
     Args:
         mixture: the opened sources.
-        rows: places in the batch that are read.
+        positions: positions in the batch that are read.
         threads: for reading and decoding.
     """
 
-    def __init__(self, mixture: Mixture, rows: Sequence[int], threads: int) -> None:
-        self.mixture, self.rows, self.threads = mixture, rows, threads
+    def __init__(self, mixture: Mixture, positions: Sequence[int], threads: int) -> None:
+        self.mixture, self.positions, self.threads = mixture, positions, threads
 
     def __getitem__(self, first: int) -> DataBatch | Minit2iError:
         try:
-            return self.batch([first + row for row in self.rows])
+            return self.batch([first + position for position in self.positions])
         except Minit2iError as error:
             return error
 
@@ -89,7 +89,7 @@ class BatchReader(Dataset[DataBatch | Minit2iError]):
 
 
 class Batches:
-    """What a training loop reads, and the state that continues it.
+    """The batches that a training loop reads, and the state to resume from.
 
     Step k takes the slots from k * batch on, and process r of n every n-th of them from r on, so
     all processes together read what one alone would.
@@ -100,19 +100,19 @@ class Batches:
         world_size: number of processes.
 
     Raises:
-        UsageError: the batch cannot be cut into equal parts for the processes.
-        TrainingError: data that is missing, damaged, embedded by another encoder, or fewer samples
-            than processes.
+        UsageError: the batch does not divide into equal parts for the processes.
+        TrainingError: the data is missing, corrupt, embedded by another encoder, or has fewer
+            samples than processes.
     """
 
     def __init__(self, recipe: Recipe, *, rank: int = 0, world_size: int = 1) -> None:
         if recipe.batch % world_size:
             raise UsageError(
-                f"recipe: batch is {recipe.batch}, but {world_size} processes take a multiple of "
+                f"recipe: batch is {recipe.batch}, but {world_size} processes need a multiple of "
                 f"{world_size}; set batch"
             )
         self.recipe, self.data = recipe, recipe.data
-        with _Opening(recipe.name, shown=rank == 0) as opening:
+        with _OpeningProgress(recipe.name, is_visible=rank == 0) as opening:
             self.mixture = open_mixture(recipe, opening)
         available = self.mixture.num_samples
         if available is not None and available < world_size:
@@ -120,7 +120,7 @@ class Batches:
                 f"{self.data.sources[0].shards[0]}: the data has {available} samples for "
                 f"{world_size} processes; start at most {available}"
             )
-        self.rows = range(rank, recipe.batch, world_size)
+        self.positions = range(rank, recipe.batch, world_size)
         self.samples_seen = 0
         self._bad: set[tuple[str, str]] = set()
 
@@ -130,13 +130,13 @@ class Batches:
         return self.mixture.is_embedded
 
     def read(self, num_steps: int) -> Iterator[DataBatch]:
-        """The next batches; the state counts a batch as seen once it is handed out.
+        """The next batches; the state counts a batch as seen once it is yielded.
 
         Raises:
-            TrainingError: too many bad samples, or a shard that cannot be read any more.
+            TrainingError: too many bad samples, or a shard that can no longer be read.
         """
         batch = self.recipe.batch
-        reader = BatchReader(self.mixture, self.rows, self.data.threads)
+        reader = BatchReader(self.mixture, self.positions, self.data.threads)
         firsts = range(self.samples_seen, self.samples_seen + num_steps * batch, batch)
         for item in _in_workers(reader, firsts, self.data.workers):
             if isinstance(item, Minit2iError):
@@ -146,7 +146,7 @@ class Batches:
             yield item
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values; the same on every process, but for the bad samples it met."""
+        """Plain values; the same on every process except for the bad samples it met."""
         return {
             "samples_seen": self.samples_seen,
             "bad": sorted(self._bad),
@@ -154,15 +154,15 @@ class Batches:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue after the samples that were seen, by any number of processes.
+        """Continue after the samples seen so far, by any number of processes.
 
-        A change of the data is warned of: the order goes on at the same place in the new data.
+        If the data has changed, a warning says so; the order continues at the same position.
         """
         self.samples_seen = int(state["samples_seen"])
         self._bad = {(str(shard), str(key)) for shard, key in state["bad"]}
         if state["data"] != self.mixture.digest:
             warnings.warn(
-                "the data is not that of the checkpoint; it is read on from sample "
+                "the data differs from the checkpoint's; reading continues at sample "
                 f"{self.samples_seen} of the new order",
                 DataWarning,
                 stacklevel=2,
@@ -178,19 +178,20 @@ class Batches:
                     f"{item}; {len(self._bad)} bad samples so far and data.bad_limit is "
                     f"{self.data.bad_limit}; run minit2i data check"
                 )
-            warnings.warn(f"{item}; passed over", DataWarning, stacklevel=3)
+            warnings.warn(f"{item}; skipped", DataWarning, stacklevel=3)
 
 
-class _Opening(contextlib.AbstractContextManager["_Opening"]):
-    """A progress line over the shards, once finding their samples takes long."""
+class _OpeningProgress(contextlib.AbstractContextManager["_OpeningProgress"]):
+    """A progress line over the shards, if indexing them takes long."""
 
-    def __init__(self, name: str, *, shown: bool) -> None:
-        self.name, self.shown = name, shown
-        self.began = time.monotonic()
+    def __init__(self, name: str, *, is_visible: bool) -> None:
+        self.name, self.is_visible = name, is_visible
+        self.start = time.monotonic()
         self.line: ProgressLine | None = None
 
     def __call__(self, share: float, label: str = "", /) -> None:
-        if self.line is None and self.shown and time.monotonic() - self.began > _SHORTEST_S:
+        elapsed = time.monotonic() - self.start
+        if self.line is None and self.is_visible and elapsed > _PROGRESS_AFTER_S:
             self.line = ProgressLine(f"{self.name}: shards", log_ends=True)
         if self.line is not None:
             self.line(share, label)
@@ -203,23 +204,27 @@ class _Opening(contextlib.AbstractContextManager["_Opening"]):
 def _in_workers(
     reader: BatchReader, firsts: range, workers: int
 ) -> Iterator[DataBatch | Minit2iError]:
-    """The reader's items in order, read ahead by so many processes."""
+    """The reader's items in order, prefetched by worker processes."""
     if workers == 0:
         yield from (reader[first] for first in firsts)
         return
     loader: DataLoader[Any] = DataLoader(
-        reader, sampler=firsts, batch_size=None, num_workers=workers, prefetch_factor=_AHEAD
+        reader,
+        sampler=firsts,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=_PREFETCH_BATCHES,
     )
     yield from loader
 
 
-def _batch(found: Sequence[tuple[Sample, list[BadSample]]]) -> DataBatch:
-    samples = [sample for sample, _ in found]
+def _batch(items: Sequence[tuple[Sample, list[BadSample]]]) -> DataBatch:
+    samples = [sample for sample, _ in items]
     contexts = [sample.context for sample in samples if sample.context is not None]
     return DataBatch(
         images=torch.from_numpy(np.stack([sample.image for sample in samples])),
         captions=[sample.caption for sample in samples],
         values=torch.cat(contexts) if contexts else None,
         lengths=tuple(len(context) for context in contexts),
-        bad=tuple(item for _, bad in found for item in bad),
+        bad=tuple(item for _, bad in items for item in bad),
     )

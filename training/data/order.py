@@ -1,4 +1,4 @@
-"""Which sample comes when, as plain functions of numbers: nothing is replayed on resume.
+"""The order of samples, as plain functions of numbers: nothing is replayed on resume.
 
 Slot i of a run belongs to one source; it is that source's sample number n, which lies in epoch
 n // size. An epoch is the shards in shuffled order, cut into windows that are shuffled inside.
@@ -14,16 +14,16 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int64
 
-# Each use of the seed draws from a generator of its own.
+# Each use of the seed has its own generator.
 MIX_STREAM: Final = 11
 SHARD_STREAM: Final = 12
 WINDOW_STREAM: Final = 13
-# Slots over which a mix keeps its shares exactly.
+# Slots over which a mix has its shares exactly.
 MIX_BLOCK: Final = 65_536
 
 
 class Mix:
-    """Deals slots to sources.
+    """Assigns slots to sources.
 
     Every block of 65536 slots holds the same number of each source's samples, in a random order:
     the weights rounded to 1 / 65536, but at least one sample.
@@ -41,14 +41,14 @@ class Mix:
         """Source of a slot, and how many slots that source had before it."""
         if len(self.counts) == 1:
             return 0, slot
-        block, place = divmod(slot, MIX_BLOCK)
-        sources, before = _dealt(self.seed, self.counts, block)
-        source = int(sources[place])
-        return source, block * self.counts[source] + int(before[place])
+        block, index = divmod(slot, MIX_BLOCK)
+        sources, before = _assignment(self.seed, self.counts, block)
+        source = int(sources[index])
+        return source, block * self.counts[source] + int(before[index])
 
 
 class EpochOrder:
-    """Where sample number n of a source of shards lies.
+    """Shard and index of sample number n of a source.
 
     Args:
         seed: of the run.
@@ -64,15 +64,15 @@ class EpochOrder:
 
     def at(self, number: int) -> tuple[int, int]:
         """Shard of a sample, and its number in that shard."""
-        epoch, place = divmod(number, self.num_samples)
-        first = place - place % self.window
+        epoch, index = divmod(number, self.num_samples)
+        first = index - index % self.window
         length = min(self.window, self.num_samples - first)
-        inside = _window(self.key, epoch, first // self.window, length)
+        permutation = _window(self.key, epoch, first // self.window, length)
         shards, starts = _epoch(self, epoch)
-        place = first + int(inside[place - first])
-        # Of shards without samples, which start where the next one does, the last is taken.
-        position = int(np.searchsorted(starts, place, side="right")) - 1
-        return int(shards[position]), place - int(starts[position])
+        index = first + int(permutation[index - first])
+        # side="right" skips empty shards, which start where the next one does.
+        position = int(np.searchsorted(starts, index, side="right")) - 1
+        return int(shards[position]), index - int(starts[position])
 
 
 def _rounded(weights: Sequence[float]) -> tuple[int, ...]:
@@ -88,7 +88,7 @@ def _rounded(weights: Sequence[float]) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4)
-def _dealt(
+def _assignment(
     seed: int, counts: tuple[int, ...], block: int
 ) -> tuple[Int64[np.ndarray, " slots"], Int64[np.ndarray, " slots"]]:
     """Source of each slot of a block, and the same source's slots before it in the block."""
@@ -104,7 +104,7 @@ def _dealt(
 def _epoch(
     order: EpochOrder, epoch: int
 ) -> tuple[Int64[np.ndarray, " shards"], Int64[np.ndarray, " shards"]]:
-    """Shards in this epoch's order, and the place of the first sample of each."""
+    """Shards in this epoch's order, and the index of the first sample of each."""
     generator = np.random.default_rng([SHARD_STREAM, *order.key, epoch])
     shards = generator.permutation(len(order.sizes))
     counts = np.array(order.sizes, dtype=np.int64)[shards]

@@ -1,41 +1,36 @@
-"""A folder of pictures, or drawn shapes, to shards."""
+"""Packing of an image folder, or of drawn shapes, into shards."""
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from PIL import Image
 
 from minit2i_deploy.errors import TrainingError, UsageError
 from minit2i_deploy.io.files import atomic_directory
 from minit2i_deploy.progress import Progress, no_progress
-from minit2i_deploy.training.data.image import read_picture
+from minit2i_deploy.training.data.image_folder import ImageFolder
+from minit2i_deploy.training.data.images import decode_image
 from minit2i_deploy.training.data.sample import (
-    PICTURE_SUFFIXES,
     BadSample,
     BadSampleError,
-    caption_of,
+    find_caption,
+    find_image,
 )
-from minit2i_deploy.training.data.shapes import ShapesSource
-from minit2i_deploy.training.data.shard_writer import write_shards
-from minit2i_deploy.training.data.tar import RawSample
-
-METADATA: Final = "metadata.jsonl"
-_NAME, _TEXTS = "file_name", ("text", "caption", "prompt")
+from minit2i_deploy.training.data.shapes_source import ShapesSource
+from minit2i_deploy.training.data.shards.writer import write_shards
 
 
 @dataclass(kw_only=True, slots=True)
-class Packed:
-    """What was packed.
+class PackResult:
+    """Counts of a packing run.
 
     Args:
         num_samples, num_shards: that were written.
-        bad: pictures that were left out, and why.
+        bad: images that were excluded, and why.
     """
 
     num_samples: int = 0
@@ -50,41 +45,38 @@ def pack_folder(
     per_shard: int,
     bad_limit: int,
     progress: Progress = no_progress,
-) -> Packed:
-    """Pack the pictures of a folder and the folders in it.
+) -> PackResult:
+    """Pack the images of a folder, as ``ImageFolder`` reads it.
 
-    A caption is the file of the same name that ends in .txt, or, where the folder holds
-    metadata.jsonl, the line there with the picture's "file_name". Pictures stay the bytes they
-    are; each is decoded once to know that it can be.
+    Image files are copied byte for byte; each is decoded once to check that it can be.
 
     Args:
-        folder: with .jpg, .jpeg, .png or .webp files.
+        folder: of images and captions.
         out: a new folder; receives 000000.tar and so on with their indexes.
         per_shard: samples of each shard but the last.
-        bad_limit: pictures that may be left out.
+        bad_limit: images that may be excluded.
         progress: called with the share of images that are done.
 
     Raises:
-        UsageError: no pictures, or ``out`` exists.
-        TrainingError: more bad pictures than the limit, or metadata.jsonl is damaged; nothing is
+        UsageError: no images, or ``out`` exists.
+        TrainingError: more bad images than the limit, or metadata.jsonl is corrupt; nothing is
             written then.
     """
-    names = _pictures(folder)
-    captions = _metadata(folder)
-    packed = Packed()
+    source = ImageFolder.open(folder)
+    result = PackResult()
 
     def samples() -> Iterator[dict[str, bytes]]:
-        for done, path in enumerate(names, 1):
+        for done, path in enumerate(source.images, 1):
             try:
-                yield _sample(folder, path, captions)
+                yield _read_checked(source, path)
             except BadSampleError as error:
-                shown = path.relative_to(folder).as_posix()
-                packed.bad.append(BadSample(shard=str(folder), key=shown, reason=str(error)))
-                _check_limit(packed, bad_limit)
-            progress(done / len(names), f"{done} of {len(names)} images")
+                key = source.key(path)
+                result.bad.append(BadSample(shard=str(folder), key=key, reason=str(error)))
+                _check_limit(result, bad_limit)
+            progress(done / len(source.images), f"{done} of {len(source.images)} images")
 
-    _write(out, samples(), per_shard, packed)
-    return packed
+    _write(out, samples(), per_shard, result)
+    return result
 
 
 def pack_shapes(
@@ -95,13 +87,13 @@ def pack_shapes(
     size: int,
     per_shard: int,
     progress: Progress = no_progress,
-) -> Packed:
+) -> PackResult:
     """Draw shapes and pack them as .png and .txt files.
 
     Args:
         out: a new folder.
-        num_samples: pictures to draw.
-        seed: the same one draws the same pictures.
+        num_samples: images to draw.
+        seed: the same seed draws the same images.
         size: their side in pixels.
         per_shard: samples of each shard but the last.
         progress: called with the share of images that are done.
@@ -111,11 +103,11 @@ def pack_shapes(
     """
     if min(num_samples, size, per_shard) < 1 or seed < 0:
         raise UsageError(
-            f"{num_samples} pictures of {size} pixels with seed {seed} were asked for; give at "
-            "least 1 of each and a seed of 0 or more"
+            f"cannot draw {num_samples} images of {size} pixels with seed {seed}; the seed must be "
+            "0 or more and the others 1 or more"
         )
     source = ShapesSource(seed=seed, page=1, image_size=size, kind_weights={})
-    packed = Packed()
+    result = PackResult()
 
     def samples() -> Iterator[dict[str, bytes]]:
         for number in range(num_samples):
@@ -125,98 +117,30 @@ def pack_shapes(
             yield {"png": buffer.getvalue(), "txt": drawn.caption.encode()}
             progress((number + 1) / num_samples, f"{number + 1} of {num_samples} images")
 
-    _write(out, samples(), per_shard, packed)
-    return packed
+    _write(out, samples(), per_shard, result)
+    return result
 
 
-def _write(out: Path, samples: Iterator[dict[str, bytes]], per_shard: int, packed: Packed) -> None:
+def _write(
+    out: Path, samples: Iterator[dict[str, bytes]], per_shard: int, result: PackResult
+) -> None:
     with atomic_directory(out) as partial:
         for count in write_shards(partial, samples, per_shard):
-            packed.num_samples = count
-            packed.num_shards += 1
-        if not packed.num_samples:
-            raise TrainingError(f"{packed.bad[-1]}; no picture is left to pack")
+            result.num_samples = count
+            result.num_shards += 1
+        if not result.num_samples:
+            raise TrainingError(f"{result.bad[-1]}; no image remains to be packed")
 
 
-def _check_limit(packed: Packed, bad_limit: int) -> None:
-    if len(packed.bad) > bad_limit:
-        allowed = f"at most {bad_limit} are left out" if bad_limit else "none is left out"
-        raise TrainingError(f"{packed.bad[-1]}; {allowed} unless --bad-limit says more")
-
-
-def _pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: is no folder; name one with pictures")
-    found = [path for path in folder.rglob("*") if _is_picture(path)]
-    if not found:
-        wanted = ", ".join(f".{suffix}" for suffix in PICTURE_SUFFIXES)
-        raise UsageError(f"{folder}: holds no picture ({wanted}); name a folder with pictures")
-    return sorted(found)
-
-
-def _is_picture(path: Path) -> bool:
-    hidden = path.name.startswith(".")
-    return not hidden and path.suffix.lower()[1:] in PICTURE_SUFFIXES and path.is_file()
-
-
-def _sample(folder: Path, path: Path, captions: dict[str, str] | None) -> dict[str, bytes]:
-    if captions is None:
-        members = _caption_beside(path)
-    else:
-        members = _from_metadata(captions, path.relative_to(folder).as_posix())
-    text = caption_of(RawSample(key=path.name, members=members), "txt")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadSampleError("picture cannot be read", str(error.strerror)) from error
-    read_picture(data)
-    return {path.suffix.lower()[1:]: data, "txt": text.encode()}
-
-
-def _caption_beside(path: Path) -> dict[str, bytes]:
-    try:
-        return {"txt": path.with_suffix(".txt").read_bytes()}
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise BadSampleError("caption cannot be read", str(error.strerror)) from error
-
-
-def _from_metadata(captions: dict[str, str], name: str) -> dict[str, bytes]:
-    text = captions.get(name)
-    if text is None:
-        raise BadSampleError("no caption", f"no line of {METADATA} names it")
-    try:
-        return {"txt": text.encode()}
-    except UnicodeEncodeError as error:
-        raise BadSampleError("caption is not valid Unicode") from error
-
-
-def _metadata(folder: Path) -> dict[str, str] | None:
-    path = folder / METADATA
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    captions = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            name, text = _metadata_line(path, number, line)
-            captions[name] = text
-    return captions
-
-
-def _metadata_line(path: Path, number: int, line: bytes) -> tuple[str, str]:
-    try:
-        values = json.loads(line.decode("utf-8"))
-        text = next((values[key] for key in _TEXTS if key in values), None)
-        name = values.get(_NAME)
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise TrainingError(f"{path}: line {number} is no JSON object in UTF-8; mend it") from error
-    if not isinstance(text, str) or not isinstance(name, str):
+def _check_limit(result: PackResult, bad_limit: int) -> None:
+    if len(result.bad) > bad_limit:
         raise TrainingError(
-            f"{path}: line {number} has no {_NAME} or no text under {', '.join(_TEXTS)}; add them"
+            f"{result.bad[-1]}; {len(result.bad)} bad images exceed --bad-limit {bad_limit}"
         )
-    return name, text
+
+
+def _read_checked(source: ImageFolder, path: Path) -> dict[str, bytes]:
+    raw = source.read(path)
+    find_caption(raw, "txt")
+    decode_image(find_image(raw))
+    return raw.members

@@ -1,4 +1,4 @@
-"""What a sample holds, or why it is none."""
+"""A sample's image and caption, or the reason why it is bad."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from minit2i_deploy.training.data.tar import RawSample
+from minit2i_deploy.training.data.shards.tar import RawSample
 from minit2i_deploy.training.recipe.data import JSON_PREFIX
 
-PICTURE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp")
-# What `minit2i data embed` adds: {"context": [tokens, width]}.
+IMAGE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp")
+# The member that `minit2i data embed` adds: {"context": [tokens, width]}.
 EMBEDDING_SUFFIX: Final = "context.safetensors"
 
 
 class BadSampleError(Exception):
-    """A sample that is passed over.
+    """A sample that is skipped.
 
     Args:
-        reason: one of a few wordings, by which bad samples are counted.
-        detail: what exactly, or "".
+        reason: one of a few fixed texts, by which bad samples are counted.
+        detail: of this sample, or "".
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -33,10 +33,10 @@ class BadSampleError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Sample:
-    """One picture and its caption.
+    """One image and its caption.
 
     Args:
-        key: what names the sample.
+        key: name of the sample.
         image: uint8 [size, size, 3].
         caption: its text.
         context: [tokens, width], the encoder's values at the real tokens; None where the caption
@@ -51,11 +51,11 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BadSample:
-    """A sample that was passed over.
+    """A sample that was skipped.
 
     Args:
         shard, key: where it is.
-        reason: why, in words.
+        reason: reason and detail.
     """
 
     shard: str
@@ -80,20 +80,20 @@ class Source(Protocol):
         """A sample in place of a bad one, drawn from the seed, the slot and the attempt."""
 
 
-def picture_of(raw: RawSample) -> bytes:
-    """The picture file of a sample.
+def find_image(raw: RawSample) -> bytes:
+    """The image file of a sample.
 
     Raises:
         BadSampleError: there is none.
     """
-    for suffix in PICTURE_SUFFIXES:
+    for suffix in IMAGE_SUFFIXES:
         if suffix in raw.members:
             return raw.members[suffix]
-    found = ", ".join(sorted(raw.members))
-    raise BadSampleError("no picture", f"found {found}, wanted {' or '.join(PICTURE_SUFFIXES)}")
+    present = ", ".join(sorted(raw.members))
+    raise BadSampleError("no image", f"has {present}, expected {' or '.join(IMAGE_SUFFIXES)}")
 
 
-def caption_of(raw: RawSample, caption: str) -> str:
+def find_caption(raw: RawSample, caption: str) -> str:
     """The caption of a sample.
 
     Args:
@@ -111,32 +111,32 @@ def caption_of(raw: RawSample, caption: str) -> str:
     except UnicodeDecodeError as error:
         raise BadSampleError("caption is not UTF-8", f"byte {error.start}") from error
     if suffix != caption.lower():
-        text = _field(text, caption.removeprefix(JSON_PREFIX))
+        text = _json_field(text, caption.removeprefix(JSON_PREFIX))
     if not text.strip():
         raise BadSampleError("caption is empty")
     if "\0" in text:
-        raise BadSampleError("caption holds a NUL character")
+        raise BadSampleError("caption has a NUL character")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise BadSampleError("caption is not valid Unicode")
     return text
 
 
 def check_members(raw: RawSample) -> None:
-    """Refuse a sample with two files of one kind.
+    """Refuse a sample with two files of one suffix.
 
     Raises:
-        BadSampleError: it has.
+        BadSampleError: it has two.
     """
-    if raw.twice is not None:
-        raise BadSampleError("a file twice", f".{raw.twice}")
+    if raw.duplicate_suffix is not None:
+        raise BadSampleError("duplicate file", f".{raw.duplicate_suffix}")
 
 
-def _field(text: str, name: str) -> str:
+def _json_field(text: str, name: str) -> str:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadSampleError("caption is not JSON") from error
     value = values.get(name) if isinstance(values, dict) else None
     if not isinstance(value, str):
-        raise BadSampleError("no caption", f"no text in field {name}")
+        raise BadSampleError("no caption", f"no string in field {name}")
     return value

@@ -1,4 +1,4 @@
-"""The network over several processes, replicated (DDP) or sharded (FSDP2), and whole tensors."""
+"""The network over several processes, replicated (DDP) or sharded (FSDP2), and full tensors."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from minit2i_deploy.training.distributed.processes import Processes
 from minit2i_deploy.training.recipe.recipe import Recipe
 
 
-def spread(net: MMJiT, recipe: Recipe, processes: Processes) -> nn.Module:
-    """Put the network on the device, and on all processes where there are several.
+def parallelize(net: MMJiT, recipe: Recipe, processes: Processes) -> nn.Module:
+    """Move the network to the device, and to all processes where there are several.
 
     Sharding replaces the network's parameters: take them after this.
 
     Returns:
-        the module to call where a gradient is wanted; ``net`` itself in one process.
+        the module to call where a gradient is needed; ``net`` itself in one process.
     """
     if recipe.recompute:
-        _change(net, _checkpointed)
+        _replace_forwards(net, _with_recompute)
     if recipe.compile:
         compile_blocks(net)
     if processes.count == 1:
@@ -46,25 +46,25 @@ def spread(net: MMJiT, recipe: Recipe, processes: Processes) -> nn.Module:
     return net
 
 
-def blocks_of(net: MMJiT) -> list[nn.Module]:
+def transformer_blocks(net: MMJiT) -> list[nn.Module]:
     """The transformer blocks: units of sharding, of recomputing and of compiling."""
     return [module for module in net.modules() if isinstance(module, DoubleBlock | TextBlock)]
 
 
-def bare(module: nn.Module) -> nn.Module:
-    """The network inside what ``spread`` returned, to call where no gradient is wanted."""
+def unwrap(module: nn.Module) -> nn.Module:
+    """The network inside what ``parallelize`` returned, to call where no gradient is needed."""
     inner: nn.Module = getattr(module, "module", module)
     return inner
 
 
 def compile_blocks(net: MMJiT) -> None:
-    """Compile the blocks in place. Those of one kind share one form, so depth costs nothing."""
-    _change(net, partial(torch.compile, dynamic=False))
+    """Compile the blocks in place. Blocks of one kind share one compiled form at any depth."""
+    _replace_forwards(net, partial(torch.compile, dynamic=False))
 
 
 @contextlib.contextmanager
-def kept_back(module: nn.Module) -> Iterator[None]:
-    """Inside, gradients stay in this process: every micro-batch of a step but the last."""
+def no_gradient_sync(module: nn.Module) -> Iterator[None]:
+    """Keep gradients in this process: for every micro-batch of a step but the last."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(False)
         yield
@@ -76,7 +76,7 @@ def kept_back(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """The full tensor of a shard, on every process; any other tensor as it is.
 
     Every process must call this, in the same order.
@@ -84,13 +84,13 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def local(value: Tensor) -> Tensor:
-    """This process's part of a shard, sharing its memory; any other tensor as it is."""
+def local_shard(value: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, sharing memory; any other tensor as it is."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def cut_like(value: Tensor, like: Tensor) -> Tensor:
-    """A full tensor, there in every process, cut as ``like`` is and on its device."""
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
+    """Shard a full tensor, present in every process, as ``like`` is, on its device."""
     value = value.to(like.device)
     if not isinstance(like, DTensor):
         return value
@@ -98,18 +98,19 @@ def cut_like(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def _change(net: MMJiT, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Put another form in place of each block's forward methods."""
-    for block in blocks_of(net):
+def _replace_forwards(
+    net: MMJiT, transform: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> None:
+    for block in transformer_blocks(net):
         for name in ("forward", "forward_last"):
             if hasattr(block, name):
-                setattr(block, name, change(getattr(block, name)))
+                setattr(block, name, transform(getattr(block, name)))
 
 
-def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _with_recompute(forward: Callable[..., Any]) -> Callable[..., Any]:
     def recomputed(*arguments: Tensor) -> Any:
-        # Without a gradient there is nothing to recompute for, and under a forward-mode
-        # derivative the hooks of checkpoint are refused.
+        # Without a gradient there is nothing to recompute, and under a forward-mode derivative
+        # the hooks of checkpoint are refused.
         if not torch.is_grad_enabled():
             return forward(*arguments)
         return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -121,12 +122,12 @@ def _shard(net: MMJiT, recipe: Recipe, processes: Processes) -> None:
     mesh = init_device_mesh(processes.device.type, (processes.count,))
     policy = MixedPrecisionPolicy()
     if recipe.precision == "bf16":
-        # Autocast would round the gathered weights anyway; so only half as much is sent.
+        # Autocast rounds the gathered weights anyway; rounding first halves what is sent.
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for block in blocks_of(net):
+    for block in transformer_blocks(net):
         fully_shard(block, mesh=mesh, mp_policy=policy)
         if isinstance(block, DoubleBlock):
-            # The last block is not called through forward, where the hooks are.
+            # The last block is called through forward_last, which FSDP does not hook by itself.
             register_fsdp_forward_method(block, "forward_last")
     fully_shard(net, mesh=mesh, mp_policy=policy)
     net.to(processes.device)

@@ -19,10 +19,10 @@ from minit2i_deploy.training.recipe.lora import LoraRecipe
 
 
 def add_adapters(net: MMJiT, lora: LoraRecipe, targets: Sequence[str], seed: int) -> None:
-    """Put an adapter on each target and freeze everything else, in place.
+    """Add an adapter to each target and freeze everything else, in place.
 
-    The first matrix of a pair is kaiming-uniform as peft has it, drawn from the seed; the second
-    is zero, so the network's output does not change.
+    The first matrix of a pair is kaiming-uniform as in peft, drawn from the seed; the second is
+    zero, so the network's output does not change.
 
     Args:
         net: a network without adapters.
@@ -34,19 +34,19 @@ def add_adapters(net: MMJiT, lora: LoraRecipe, targets: Sequence[str], seed: int
         MissingDependencyError: peft is not installed.
     """
     peft = require("peft", "train")
-    # Whole names inside our two modules: peft would also take the end of a name.
-    inside = [name for name, _ in net.named_modules() if name.partition(".")[2] in targets]
+    # Full names inside our two modules: peft would also match the end of a name.
+    target_modules = [name for name, _ in net.named_modules() if name.partition(".")[2] in targets]
     config = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=inside,
+        target_modules=target_modules,
         bias="none",
     )
     peft.inject_adapter_in_model(config, net)
     for module in net.modules():
         if isinstance(module, peft.tuners.lora.LoraLayer):
-            # Autocast casts; peft's own cast to float32 before it only costs time.
+            # Autocast casts already; peft's own cast to float32 before it only costs time.
             module.cast_input_dtype_enabled = False
     generator = torch.Generator().manual_seed(seed)
     for name, value in adapter_parameters(net).items():

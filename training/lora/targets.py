@@ -15,33 +15,33 @@ BLOCKS: Final = ("txt_preamble_blocks", "double_blocks")
 
 
 def lora_targets(config: ModelConfig, patterns: Sequence[str]) -> tuple[str, ...]:
-    """The canonical names of the linear layers that any of the patterns picks.
+    """The canonical names of the linear layers that any of the patterns matches.
 
-    A pattern is a name or whole components of one, with * and ? as in file names: "double_blocks",
-    "img_qkv", "double_blocks.0", "double_blocks.*.img_mlp.w1". What reaches no output of the
-    network, the last block's txt_attn_proj and txt_mlp, is never picked: it would learn nothing.
+    A pattern is a name or complete components of one, with * and ? as in file names:
+    "double_blocks", "img_qkv", "double_blocks.0", "double_blocks.*.img_mlp.w1". The last block's
+    txt_attn_proj and txt_mlp reach no output, would learn nothing and are never targets.
 
     Args:
         config: shape of the network.
         patterns: at least one.
 
     Raises:
-        UsageError: a pattern picks nothing; the nearest name is given.
+        UsageError: a pattern matches nothing; the nearest name is given.
     """
     names = list(linear_modules(config))
-    inert = _inert(config)
-    picked: set[str] = set()
+    unused = _unused(config)
+    targets: set[str] = set()
     for pattern in patterns:
-        found = {name for name in names if _picks(pattern, name)}
-        if not found:
+        matches = {name for name in names if _matches(pattern, name)}
+        if not matches:
             raise UsageError(f"recipe: lora.targets has {pattern!r}, {_hint(pattern, names)}")
-        if found <= inert:
+        if matches <= unused:
             raise UsageError(
-                f"recipe: lora.targets has {pattern!r}, which picks only {sorted(found)[0]} and "
-                "the like, which reach no output of the network; drop it"
+                f"recipe: lora.targets has {pattern!r}, which matches only modules such as "
+                f"{sorted(matches)[0]} that reach no output of the network; remove it"
             )
-        picked |= found
-    return tuple(name for name in names if name in picked - inert)
+        targets |= matches
+    return tuple(name for name in names if name in targets - unused)
 
 
 def check_rank(config: ModelConfig, rank: int, targets: Iterable[str]) -> None:
@@ -59,12 +59,12 @@ def check_rank(config: ModelConfig, rank: int, targets: Iterable[str]) -> None:
         )
 
 
-def _picks(pattern: str, name: str) -> bool:
+def _matches(pattern: str, name: str) -> bool:
     forms = (pattern, f"*.{pattern}", f"{pattern}.*", f"*.{pattern}.*")
     return any(fnmatchcase(name, form) for form in forms)
 
 
-def _inert(config: ModelConfig) -> set[str]:
+def _unused(config: ModelConfig) -> set[str]:
     last = f"double_blocks.{config.depth_double - 1}."
     return {last + name for name in ("txt_attn_proj", "txt_mlp.w1", "txt_mlp.w2", "txt_mlp.w3")}
 
@@ -74,8 +74,8 @@ def _hint(pattern: str, names: Sequence[str]) -> str:
     known = {
         ".".join(p[i:j]) for p in parts for i in range(len(p)) for j in range(i + 1, 1 + len(p))
     }
-    words = sorted(item for item in known if not item.isdigit())
-    near = difflib.get_close_matches(pattern, words, n=1)
+    candidates = sorted(item for item in known if not item.isdigit())
+    near = difflib.get_close_matches(pattern, candidates, n=1)
     if near:
-        return f"which is no linear layer; did you mean {near[0]}?"
-    return f"which is no linear layer; known are {', '.join(sorted({p[0] for p in parts}))}"
+        return f"which is not a linear layer; did you mean {near[0]}?"
+    return f"which is not a linear layer; known are {', '.join(sorted({p[0] for p in parts}))}"

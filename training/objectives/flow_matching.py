@@ -9,19 +9,27 @@ from torch import Tensor, nn
 
 from minit2i_deploy.flops import adapter_flops, denoiser_flops
 from minit2i_deploy.model.mmjit import MMJiT
-from minit2i_deploy.training.initialize import initialise
-from minit2i_deploy.training.objectives.draws import draw_step
+from minit2i_deploy.training.initial_weights import (
+    copy_weights,
+    initialize_weights,
+    load_starting_weights,
+)
 from minit2i_deploy.training.objectives.flow_matching_loss import flow_matching_loss
 from minit2i_deploy.training.objectives.objective import Batch
+from minit2i_deploy.training.objectives.random_draws import draw_step
 from minit2i_deploy.training.recipe.recipe import Recipe
-from minit2i_deploy.training.starting_weights import copy_weights, weights_of
 
-# (noisy pictures, context, mask) -> the x0 that the network is to give at each.
-Wanted = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (noisy images, context, mask) -> target x0 of the network at each.
+TargetFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class FlowMatching:
-    """The loss is reported as it is."""
+    """The reported loss is the minimized one.
+
+    Args:
+        recipe: of the run.
+        device: where the network computes.
+    """
 
     teacher_sha256: str | None = None
     base_sha256: str | None = None
@@ -30,22 +38,22 @@ class FlowMatching:
         self.recipe, self.device = recipe, device
 
     @property
-    def picture_flops(self) -> float:
+    def image_flops(self) -> float:
         # A backward pass is two forward ones.
         return 3.0 * (denoiser_flops(self.recipe.model) + adapter_flops(self.recipe.model))
 
-    def fill(self, net: MMJiT) -> None:
+    def initialize(self, net: MMJiT) -> None:
         """Fresh weights, or those of the recipe's ``start_from``."""
         if not self.recipe.start_from:
-            initialise(net, self.recipe.seed)
+            initialize_weights(net, self.recipe.seed)
             return
-        copy_weights(net, weights_of(self.recipe))
+        copy_weights(net, load_starting_weights(self.recipe))
 
-    def deployed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def deployable_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return weights
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        draws = draw_step(self.recipe, step, batch.mask, batch.rows)
+        draws = draw_step(self.recipe, step, batch.mask, batch.positions)
         values = (batch.images, batch.context, draws.mask, draws.t, draws.noise)
         images, *rest = (value.to(self.device) for value in values)
         loss = flow_matching_loss(
@@ -53,10 +61,10 @@ class FlowMatching:
             images,
             *rest,
             a_min=self.recipe.a_min,
-            wanted=self._wanted(images, batch.captions),
+            target=self._target(images, batch.captions),
         )
         return loss, loss.detach()
 
-    def _wanted(self, images: Tensor, captions: Sequence[str]) -> Wanted | None:
-        """What the network is to give at each picture: None for the picture itself."""
+    def _target(self, images: Tensor, captions: Sequence[str]) -> TargetFunction | None:
+        """The network's target at each image; None for the image itself."""
         return None

@@ -34,7 +34,7 @@ def flow_matching_loss(
     *,
     noise_scale: float = NOISE_SCALE,
     a_min: float = TRAIN_A_MIN,
-    wanted: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    target: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Mean squared difference of predicted and true velocity.
 
@@ -47,16 +47,16 @@ def flow_matching_loss(
         unit_noise: float32 [B, 3, H, W], standard normal.
         noise_scale: standard deviation of the noise.
         a_min: floor of 1 - t where it divides.
-        wanted: (x, context, mask) -> float32 x0 that the network is to give; the images if None.
+        target: (x, context, mask) -> float32 target x0 of the network; the images if None.
 
     Returns:
         scalar float32.
 
     Source: minit2i-jax main, SimDDPM.forward; SPEC: x_t = t x + (1 - t) eps,
-    v = (x0 - x_t) / max(1 - t, a_min) for both the prediction and the picture.
+    v = (x0 - x_t) / max(1 - t, a_min) for both the prediction and the image.
     """
     t = t.reshape(-1, 1, 1, 1)
     x_t = t * images + (1 - t) * noise_scale * unit_noise
     x0 = net(x_t, context, mask).to(torch.float32)
-    target = images if wanted is None else wanted(x_t, context, mask)
-    return ((x0 - target) / (1 - t).clamp(min=a_min)).square().mean()
+    target_x0 = images if target is None else target(x_t, context, mask)
+    return ((x0 - target_x0) / (1 - t).clamp(min=a_min)).square().mean()

@@ -9,18 +9,19 @@ from torch import Tensor, nn
 
 from minit2i_deploy.flops import adapter_flops, denoiser_flops
 from minit2i_deploy.model.mmjit import MMJiT
-from minit2i_deploy.training.distributed.parallel import bare
-from minit2i_deploy.training.objectives.draws import draw_noise, draw_seed
+from minit2i_deploy.training.distributed.parallel import unwrap
 from minit2i_deploy.training.objectives.flow_matching_loss import drop_captions
 from minit2i_deploy.training.objectives.mean_flow_loss import (
-    draw_told,
+    StepConditions,
+    add_noise,
+    draw_conditions,
     mean_flow_loss,
     mean_velocity,
-    noisy,
     teacher_velocity,
-    velocity_rate,
+    velocity_derivative,
 )
 from minit2i_deploy.training.objectives.objective import Batch
+from minit2i_deploy.training.objectives.random_draws import draw_noise, draw_seed
 from minit2i_deploy.training.objectives.teacher import Teacher
 from minit2i_deploy.training.recipe.recipe import Recipe
 
@@ -39,33 +40,62 @@ class MeanFlow:
     base_sha256 = None
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        assert recipe.distill is not None, "a recipe with distill is needed here"
+        assert recipe.distill is not None, "the recipe has no distill"
         self.recipe, self.distill, self.device = recipe, recipe.distill, device
         self.teacher = Teacher(recipe, device)
         self.teacher_sha256 = self.teacher.sha256
 
     @property
-    def picture_flops(self) -> float:
-        # Two of the teacher, forward and backward of the student (3), and the derivative of those
-        # pictures that have one, which carries a tangent beside each value (2).
+    def image_flops(self) -> float:
+        # Two of the teacher, forward and backward of the student (3), and for images with r < t
+        # the derivative, which carries a tangent beside each value (2).
         passes = 5.0 + 2.0 * (1 - self.distill.plain_share)
         return passes * (denoiser_flops(self.recipe.model) + adapter_flops(self.recipe.model))
 
-    def fill(self, net: MMJiT) -> None:
-        self.teacher.fill(net)
+    def initialize(self, net: MMJiT) -> None:
+        self.teacher.initialize_student(net)
 
-    def deployed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def deployable_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return weights
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(draw_seed(self.recipe.seed, step))
-        floor, size = self.recipe.a_min, self.recipe.batch
+        floor = self.recipe.a_min
+        index = torch.tensor(batch.positions)
+        keep = drop_captions(torch.ones(self.recipe.batch, 1), self.recipe.label_drop, generator)
+        plain = self._plain_images()
+        conditions = self._draw_conditions(plain, generator).select(index).to(self.device)
+        noise = draw_noise(self.recipe, step, batch.positions)
+        mask = batch.mask * keep[index].to(batch.mask.dtype)
+        values = (batch.images, noise, batch.context, mask)
+        images, noise, context, mask = (value.to(self.device) for value in values)
+        z = add_noise(images, noise, conditions.t)
+        target = teacher_velocity(self.teacher.net, z, context, mask, conditions, floor)
+        u = mean_velocity(net, z, context, mask, conditions, floor)
+        # Where r = t the derivative has no weight in the loss.
+        derivative = torch.zeros_like(u)
+        rest = (~plain[index]).nonzero().flatten().to(self.device)
+        if len(rest):
+            derivative[rest] = velocity_derivative(
+                unwrap(net),
+                z[rest],
+                target[rest],
+                context[rest],
+                mask[rest],
+                conditions.select(rest),
+                floor,
+            )
+        return mean_flow_loss(u, derivative, target, conditions.t - conditions.r)
+
+    def _plain_images(self) -> Tensor:
+        """Which images of the global batch have r = t, bool [batch]."""
+        size = self.recipe.batch
         # The first ones, so that every process has as many of them.
-        plain = torch.arange(size) < int(size * self.distill.plain_share)
-        places = torch.tensor(batch.rows)
-        kept = drop_captions(torch.ones(size, 1), self.recipe.label_drop, generator)[places]
-        told = draw_told(
-            size,
+        return torch.arange(size) < int(size * self.distill.plain_share)
+
+    def _draw_conditions(self, plain: Tensor, generator: torch.Generator) -> StepConditions:
+        return draw_conditions(
+            self.recipe.batch,
             generator,
             plain=plain,
             level=(self.distill.level_mean, self.distill.level_std),
@@ -76,18 +106,3 @@ class MeanFlow:
             t_min=self.distill.t_min,
             t_max=self.distill.t_max,
         )
-        told = told.at(places).to(self.device)
-        noise = draw_noise(self.recipe, step, batch.rows)
-        values = (batch.images, noise, batch.context, batch.mask * kept.to(batch.mask.dtype))
-        images, noise, context, mask = (value.to(self.device) for value in values)
-        z = noisy(images, noise, told.t)
-        target = teacher_velocity(self.teacher.net, z, context, mask, told, floor)
-        u = mean_velocity(net, z, context, mask, told, floor)
-        # Where r = t the rate has no weight.
-        rate = torch.zeros_like(u)
-        rest = (~plain[places]).nonzero().flatten().to(self.device)
-        if len(rest):
-            rate[rest] = velocity_rate(
-                bare(net), z[rest], target[rest], context[rest], mask[rest], told.at(rest), floor
-            )
-        return mean_flow_loss(u, rate, target, told.t - told.r)

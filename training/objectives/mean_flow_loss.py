@@ -1,10 +1,11 @@
-"""The Mean Flow distillation loss. Time is the noise level here: 1 noise, 0 picture.
+"""The Mean Flow distillation loss. Time is the noise level here: 1 noise, 0 image.
 
 Source: minit2i-jax, branch mean_flow_distill, class PixelMeanFlow; Geng et al. 2505.13447.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Self
@@ -22,8 +23,8 @@ Range = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Guidance:
-    """What the student is told of guidance; float32 [B] each.
+class GuidanceConditions:
+    """A student's guidance conditions; float32 [B] each.
 
     Args:
         omega: guidance scale, 1 or more.
@@ -36,24 +37,24 @@ class Guidance:
     t_max: Tensor
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
-        return self._each(lambda value: value.to(device))
+        """The same conditions on a device."""
+        return self._map(lambda value: value.to(device))
 
-    def at(self, places: Tensor | slice) -> Self:
-        """Some of the pictures."""
-        return self._each(lambda value: value[places])
+    def select(self, index: Tensor | slice) -> Self:
+        """The conditions of some of the images."""
+        return self._map(lambda value: value[index])
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        return type(self)(**{f.name: change(getattr(self, f.name)) for f in fields(self)})
+    def _map(self, transform: Callable[[Tensor], Tensor]) -> Self:
+        return type(self)(**{f.name: transform(getattr(self, f.name)) for f in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Told(Guidance):
-    """What the student is told of each picture's step; float32 [B] each.
+class StepConditions(GuidanceConditions):
+    """A student's conditions of each image's step; float32 [B] each.
 
     Args:
-        t: noise level where the step begins, 0 picture to 1 noise.
-        r: noise level where it ends, at most t; equal to t asks for the velocity itself.
+        t: noise level where the step begins, 0 image to 1 noise.
+        r: noise level where it ends, at most t; r = t requests the velocity itself.
     """
 
     t: Tensor
@@ -62,25 +63,25 @@ class Told(Guidance):
 
 def draw_guidance(
     batch: int, generator: torch.Generator, *, omega: Range, t_min: Range, t_max: Range
-) -> Guidance:
-    """Draw guidance on the CPU.
+) -> GuidanceConditions:
+    """Draw guidance conditions on the CPU.
 
     Args:
-        batch: number of pictures B.
+        batch: number of images B.
         generator: source of the draws.
         omega: lowest and highest scale, log-uniform between them.
         t_min: lowest and highest noise level where guidance ends, uniform between them.
         t_max: likewise where it begins.
     """
     low, high, share = torch.rand(3, batch, generator=generator).unbind(0)
-    return Guidance(
+    return GuidanceConditions(
         omega=omega[0] * (omega[1] / omega[0]) ** share,
         t_min=t_min[0] + (t_min[1] - t_min[0]) * low,
         t_max=t_max[0] + (t_max[1] - t_max[0]) * high,
     )
 
 
-def draw_told(
+def draw_conditions(
     batch: int,
     generator: torch.Generator,
     *,
@@ -92,30 +93,30 @@ def draw_told(
     omega: Range,
     t_min: Range,
     t_max: Range,
-) -> Told:
+) -> StepConditions:
     """Draw one step's conditions on the CPU.
 
     Args:
-        batch: number of pictures B.
+        batch: number of images B.
         generator: source of the draws.
-        plain: bool [B], pictures with r = t and guidance at every noise level.
-        level: mean and deviation of the normal law whose sigmoid t and r are.
+        plain: bool [B], images with r = t and guidance at every noise level.
+        level: mean and deviation of the normal distribution whose sigmoid t and r are.
         longest_step: bound on t - r; r is moved up where it is further away.
         equal_steps: n of the steps k/n to (k - 1)/n that a solver of n equal steps takes.
-        equal_share: chance that a picture with a step has one of these in place of a free one.
+        equal_share: probability that an image with a step has one of these instead of a free one.
         omega, t_min, t_max: as for ``draw_guidance``.
     """
     mean, deviation = level
     levels = torch.randn(2, batch, generator=generator) * deviation + mean
-    one, other = torch.sigmoid(levels).unbind(0)
-    other = torch.where(plain, one, other)
+    first, second = torch.sigmoid(levels).unbind(0)
+    second = torch.where(plain, first, second)
     guidance = draw_guidance(batch, generator, omega=omega, t_min=t_min, t_max=t_max)
-    t = torch.maximum(one, other)
-    r = torch.maximum(torch.minimum(one, other), t - longest_step)
-    chance, place = torch.rand(2, batch, generator=generator).unbind(0)
+    t = torch.maximum(first, second)
+    r = torch.maximum(torch.minimum(first, second), t - longest_step)
+    chance, position = torch.rand(2, batch, generator=generator).unbind(0)
     equal = (chance < equal_share) & ~plain
-    end = torch.floor(place * equal_steps)
-    return Told(
+    end = torch.floor(position * equal_steps)
+    return StepConditions(
         t=torch.where(equal, (end + 1) / equal_steps, t),
         r=torch.where(equal, end / equal_steps, r),
         omega=guidance.omega,
@@ -129,29 +130,29 @@ def teacher_velocity(
     z: Tensor,
     context: Tensor,
     mask: Tensor,
-    told: Told,
+    conditions: StepConditions,
     floor: float = LEVEL_FLOOR,
 ) -> Tensor:
     """The guided velocity that the student learns to average.
 
     Args:
         teacher: (x, context, mask) -> x0.
-        z: float32 [B, 3, H, W], the noisy pictures.
+        z: float32 [B, 3, H, W], the noisy images.
         context: [B, L, width].
         mask: [B, L].
-        told: conditions; guidance counts from t_min to t_max, both included.
+        conditions: guidance applies from t_min to t_max, both included.
         floor: of t where it divides.
 
     Returns:
-        v: float32 [B, 3, H, W], from picture to noise, without gradient.
+        v: float32 [B, 3, H, W], from image to noise, without gradient.
     """
-    inside = (told.t_min <= told.t) & (told.t <= told.t_max)
-    omega = _column(torch.where(inside, told.omega, 1.0))
+    inside = (conditions.t_min <= conditions.t) & (conditions.t <= conditions.t_max)
+    omega = _column(torch.where(inside, conditions.omega, 1.0))
     with torch.no_grad():
         masks = torch.cat([mask, torch.zeros_like(mask)])
         x0 = teacher(torch.cat([z, z]), torch.cat([context, context]), masks)
-        given, free = x0.to(torch.float32).chunk(2)
-    return _velocity(z, omega * given + (1 - omega) * free, told.t, floor)
+        cond, uncond = x0.to(torch.float32).chunk(2)
+    return _velocity(z, omega * cond + (1 - omega) * uncond, conditions.t, floor)
 
 
 def mean_velocity(
@@ -159,29 +160,29 @@ def mean_velocity(
     z: Tensor,
     context: Tensor,
     mask: Tensor,
-    told: Told,
+    conditions: StepConditions,
     floor: float = LEVEL_FLOOR,
 ) -> Tensor:
     """The student's average velocity u from t down to r, float32 [B, 3, H, W]."""
-    conditions = {"omega": told.omega, "t_min": told.t_min, "t_max": told.t_max}
-    x0 = student(z, context, mask, h=told.t - told.r, **conditions)
-    return _velocity(z, x0.to(torch.float32), told.t, floor)
+    guidance = {name: getattr(conditions, name) for name in ("omega", "t_min", "t_max")}
+    x0 = student(z, context, mask, h=conditions.t - conditions.r, **guidance)
+    return _velocity(z, x0.to(torch.float32), conditions.t, floor)
 
 
 @torch.no_grad()
-def velocity_rate(
+def velocity_derivative(
     student: Callable[..., Tensor],
     z: Tensor,
     direction: Tensor,
     context: Tensor,
     mask: Tensor,
-    told: Told,
+    conditions: StepConditions,
     floor: float = LEVEL_FLOOR,
 ) -> Tensor:
     """du/dt along (direction, 1, 0) in (z, t, r), in forward mode, without gradient.
 
     Args:
-        student, z, context, mask, told, floor: as ``mean_velocity`` takes them.
+        student, z, context, mask, conditions, floor: as ``mean_velocity`` takes them.
         direction: float32 [B, 3, H, W], dz/dt.
 
     Returns:
@@ -189,41 +190,41 @@ def velocity_rate(
     """
 
     def u(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        moved = Told(t=t, r=r, omega=told.omega, t_min=told.t_min, t_max=told.t_max)
+        moved = dataclasses.replace(conditions, t=t, r=r)
         return mean_velocity(student, z, context, mask, moved, floor)
 
-    tangents = (direction, torch.ones_like(told.t), torch.zeros_like(told.r))
+    tangents = (direction, torch.ones_like(conditions.t), torch.zeros_like(conditions.r))
     # Neither the fused attention kernels nor compiled functions have a forward-mode derivative;
     # these forms are the same functions.
     with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
-        rate: Tensor = torch.func.jvp(u, (z, told.t, told.r), tangents)[1]
-    return rate
+        derivative: Tensor = torch.func.jvp(u, (z, conditions.t, conditions.r), tangents)[1]
+    return derivative
 
 
-def noisy(images: Tensor, unit_noise: Tensor, t: Tensor) -> Tensor:
+def add_noise(images: Tensor, unit_noise: Tensor, t: Tensor) -> Tensor:
     """z = (1 - t) images + t noise, float32 [B, 3, H, W]."""
     t = _column(t)
     return (1 - t) * images + t * NOISE_SCALE * unit_noise
 
 
 def mean_flow_loss(
-    u: Tensor, rate: Tensor, target: Tensor, h: Tensor, *, adaptive: bool = True
+    u: Tensor, derivative: Tensor, target: Tensor, h: Tensor, *, adaptive: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Squared distance of u + h du/dt from the guided velocity.
 
     Args:
         u: float32 [B, 3, H, W], ``mean_velocity``; carries the gradient.
-        rate: float32 [B, 3, H, W], ``velocity_rate``.
+        derivative: float32 [B, 3, H, W], ``velocity_derivative``.
         target: float32 [B, 3, H, W], ``teacher_velocity``.
         h: float32 [B], t - r.
-        adaptive: divide each picture's sum of squares by itself and a little, so that every
-            picture counts alike.
+        adaptive: divide each image's sum of squares by itself plus a small number, so that every
+            image counts alike.
 
     Returns:
-        scalar float32, what is minimised, and the mean square it stands for. With ``adaptive``
+        scalar float32, what is minimized, and the mean square it stands for. With ``adaptive``
         the first is always close to 1.
     """
-    squares = (u + _column(h) * rate - target).square()
+    squares = (u + _column(h) * derivative - target).square()
     sums = squares.sum((1, 2, 3))
     weights = sums.detach() + WEIGHT_EPS if adaptive else torch.ones_like(sums)
     return (sums / weights).mean(), squares.detach().mean()

@@ -1,4 +1,4 @@
-"""What a training step minimises, apart from the loop around it."""
+"""The protocol of an objective: what a training step minimizes, apart from the loop around it."""
 
 from __future__ import annotations
 
@@ -20,43 +20,48 @@ class Batch:
         context: float32 [B, L, width], the text encoder's output.
         mask: [B, L], 1 at real tokens.
         captions: B texts.
-        rows: B places in the step's global batch, ascending; what is random belongs to a place.
+        positions: B positions in the step's global batch, ascending; random draws belong to them.
     """
 
     images: Tensor
     context: Tensor
     mask: Tensor
     captions: Sequence[str]
-    rows: Sequence[int]
+    positions: Sequence[int]
 
 
 class Objective(Protocol):
-    """Flow matching of a base model or of its adapters, or Mean Flow distillation."""
+    """Flow matching of a base model or of its adapters, or a distillation."""
 
     @property
     def teacher_sha256(self) -> str | None:
-        """Digest of the teacher's weights; None where there is no teacher."""
+        """Digest of the teacher's weights; None without a teacher."""
 
     @property
     def base_sha256(self) -> str | None:
-        """Digest of the weights that adapters are trained on; None where there are none."""
+        """Digest of the weights that adapters are trained on; None without adapters."""
 
     @property
-    def picture_flops(self) -> float:
-        """Floating-point operations of one picture in one step, the text encoder's left out."""
+    def image_flops(self) -> float:
+        """Floating-point operations of one image in one step, without the text encoder's."""
 
-    def fill(self, net: MMJiT) -> None:
+    def initialize(self, net: MMJiT) -> None:
         """Give a new network its first weights, in place."""
 
-    def deployed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """A whole network's weights from the trained ones, float32 on the CPU; changes none."""
+    def deployable_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A complete network's weights from the trained ones, float32 on the CPU.
+
+        The given tensors are not changed.
+        """
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        """Scalars: what step number ``step`` (from 0) minimises, and what is reported of it.
+        """Scalars: what step number ``step`` (from 0) minimizes, and what is reported of it.
 
-        Both are means over the micro-batch. What is random is drawn on the CPU from the seed, the
-        step and the pictures' places.
+        Both are means over the micro-batch. Random numbers are drawn on the CPU from the seed, the
+        step and the images' positions.
 
         Args:
-            net: what ``parallel.spread`` returned.
+            net: what ``parallel.parallelize`` returned.
+            batch: this process's micro-batch.
+            step: optimizer steps made before.
         """

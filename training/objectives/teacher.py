@@ -12,13 +12,17 @@ from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.model.build import build_network
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.distributed.parallel import compile_blocks
-from minit2i_deploy.training.initialize import initialise
+from minit2i_deploy.training.initial_weights import (
+    check_same_network,
+    copy_weights,
+    initialize_weights,
+    load_starting_weights,
+)
 from minit2i_deploy.training.recipe.recipe import Recipe
-from minit2i_deploy.training.starting_weights import check_network, copy_weights, weights_of
 
 
 class Teacher:
-    """A base model that stands still.
+    """A frozen base model.
 
     Args:
         recipe: with ``distill`` set.
@@ -30,24 +34,25 @@ class Teacher:
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        assert recipe.distill is not None, "a recipe with distill is needed here"
+        assert recipe.distill is not None, "the recipe has no distill"
         folder = recipe.distill.teacher_folder
         checkpoint = load_checkpoint(folder)
-        check_network(folder, checkpoint.config, dataclasses.replace(recipe.model, student=None))
+        expected = dataclasses.replace(recipe.model, student=None)
+        check_same_network(folder, checkpoint.config, expected)
         self.recipe = recipe
         self.sha256 = checkpoint.report.sha256
         self.net = build_network(checkpoint).to(device)
         if recipe.compile:
             compile_blocks(self.net)
 
-    def fill(self, student: MMJiT) -> None:
+    def initialize_student(self, student: MMJiT) -> None:
         """Give a student its first weights, in place.
 
         They are those of the recipe's ``start_from``, or else the teacher's, with fresh ones for
-        what a student has on top of them.
+        the layers that only a student has.
         """
-        initialise(student, self.recipe.seed)
-        weights = weights_of(self.recipe) if self.recipe.start_from else self._weights()
+        initialize_weights(student, self.recipe.seed)
+        weights = load_starting_weights(self.recipe) if self.recipe.start_from else self._weights()
         copy_weights(student, weights)
 
     def _weights(self) -> Mapping[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 A network has few shapes of matrices and many matrices of each. One by one they are thousands of
 small products a step; stacked, dozens. The arithmetic stays the same: a single CPU core gains
-nothing, and a device that waits for launches much. State and groups are torch's.
+nothing, and a device that waits for launches gains much. State and groups are torch's.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from minit2i_deploy.training.distributed.parallel import cut_like, local, whole
+from minit2i_deploy.training.distributed.parallel import full_tensor, local_shard, shard_like
 
 # Bounds the extra memory of one stack; beyond it the products are large enough alone.
 _STACK_BYTES: Final = 256 * 2**20
 
 
-def orthogonalise(
+def orthogonalize(
     stack: Tensor, coefficients: tuple[float, float, float], num_steps: int, eps: float
 ) -> Tensor:
     """Push the singular values of each matrix towards 1.
@@ -52,8 +52,8 @@ def orthogonalise(
 class Muon(torch.optim.Muon):
     """As torch.optim.Muon, faster on many equal matrices, and on sharded ones.
 
-    A shard's update needs its whole matrix: every process gathers it in bf16, does the iterations
-    and keeps its own part. At B/16 that is 6 TFLOP a step, 4% of what 128 pictures take.
+    A shard's update needs its full matrix: every process gathers it in bf16, iterates and keeps
+    its own part. At B/16 that is 6 TFLOP a step, 4% of what 128 images take.
     """
 
     @torch.no_grad()
@@ -71,38 +71,38 @@ class Muon(torch.optim.Muon):
 
     def _apply(self, group: dict[str, Any], params: list[Tensor], updates: list[Tensor]) -> None:
         settings = group["ns_coefficients"], group["ns_steps"], group["eps"]
-        full = torch.stack([whole(update) for update in updates])
+        full = torch.stack([full_tensor(update) for update in updates])
         rate = group["lr"] * _shape_factor(group["adjust_lr_fn"], *full.shape[1:])
-        for param, update in zip(params, orthogonalise(full, *settings), strict=True):
+        for param, update in zip(params, orthogonalize(full, *settings), strict=True):
             param.mul_(1 - group["lr"] * group["weight_decay"])
-            local(param).add_(local(cut_like(update, param)), alpha=-rate)
+            local_shard(param).add_(local_shard(shard_like(update, param)), alpha=-rate)
 
 
 def _directions(group: dict[str, Any], grads: list[Tensor], momenta: list[Tensor]) -> list[Tensor]:
     """The momentum of each gradient, in bf16 as the iterations take it."""
-    share = group["momentum"]
-    found = []
+    weight = group["momentum"]
+    directions = []
     for grad, momentum in zip(grads, momenta, strict=True):
-        momentum.lerp_(grad, 1 - share)
-        update = grad.lerp(momentum, share) if group["nesterov"] else momentum
-        found.append(update.to(torch.bfloat16))
-    return found
+        momentum.lerp_(grad, 1 - weight)
+        update = grad.lerp(momentum, weight) if group["nesterov"] else momentum
+        directions.append(update.to(torch.bfloat16))
+    return directions
 
 
 def _stacks(params: Sequence[Tensor]) -> list[list[int]]:
-    """Places of parameters of one shape, in stacks of bounded size."""
+    """Indices of parameters of one shape, in stacks of bounded size."""
     groups: dict[torch.Size, list[int]] = {}
     for i, param in enumerate(params):
         groups.setdefault(param.shape, []).append(i)
     stacks = []
-    for shape, places in groups.items():
+    for shape, indices in groups.items():
         size = max(1, _STACK_BYTES // (2 * shape.numel()))
-        stacks += [places[start : start + size] for start in range(0, len(places), size)]
+        stacks += [indices[start : start + size] for start in range(0, len(indices), size)]
     return stacks
 
 
-def _shape_factor(name: str | None, rows: int, columns: int) -> float:
+def _shape_factor(name: str | None, height: int, width: int) -> float:
     """Source: torch.optim.Muon; "original" is the official JAX code's as well."""
     if name == "match_rms_adamw":
-        return 0.2 * math.sqrt(max(rows, columns))
-    return math.sqrt(max(1.0, rows / columns))
+        return 0.2 * math.sqrt(max(height, width))
+    return math.sqrt(max(1.0, height / width))

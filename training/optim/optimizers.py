@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minit2i_deploy.training.distributed.parallel import cut_like, whole
+from minit2i_deploy.training.distributed.parallel import full_tensor, shard_like
 from minit2i_deploy.training.optim.muon import Muon
 from minit2i_deploy.training.recipe.recipe import Recipe
 
@@ -20,7 +20,7 @@ class Optimizers:
 
     Args:
         parameters: canonical names to what is trained.
-        recipe: which optimizer, and its rates.
+        recipe: which optimizer, and its learning rates.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], recipe: Recipe) -> None:
@@ -30,8 +30,8 @@ class Optimizers:
             if recipe.optimizer == "muon" and "_blocks." in name and value.ndim == 2
         }
         rest = [value for name, value in parameters.items() if name not in muon]
-        # The second rate over the first, so that both follow one schedule.
-        self.rest_share = recipe.adam_lr / recipe.lr if muon and recipe.adam_lr else 1.0
+        # AdamW's rate over Muon's, so that both follow one schedule.
+        self.adam_lr_ratio = recipe.adam_lr / recipe.lr if muon and recipe.adam_lr else 1.0
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
                 rest, recipe.lr, betas=ADAM_BETAS, weight_decay=recipe.weight_decay, fused=True
@@ -48,42 +48,46 @@ class Optimizers:
             )
 
     def step(self, lr: float) -> None:
-        """Update every parameter at the given rate and clear the gradients."""
+        """Update every parameter at this learning rate and clear the gradients."""
         for part in self.parts:
-            share = self.rest_share if isinstance(part, torch.optim.AdamW) else 1.0
+            ratio = self.adam_lr_ratio if isinstance(part, torch.optim.AdamW) else 1.0
             for group in part.param_groups:
-                group["lr"] = lr * share
+                group["lr"] = lr * ratio
             part.step()
             part.zero_grad()
 
-    def state_dict(self, gather: Callable[[Tensor], Tensor] = whole) -> dict[str, Any]:
+    def state_dict(self, gather: Callable[[Tensor], Tensor] = full_tensor) -> dict[str, Any]:
         """torch's form, with each tensor gathered; every process must call it."""
         return {
-            "parts": [_mapped(part.state_dict(), lambda _, v: gather(v)) for part in self.parts]
+            "parts": [
+                _map_tensors(part.state_dict(), lambda _, v: gather(v)) for part in self.parts
+            ]
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``'s form, from however many processes it came."""
+        """Continue from ``state_dict``'s form, saved by any number of processes."""
         for part, values in zip(self.parts, state["parts"], strict=True):
-            places = [value for group in part.param_groups for value in group["params"]]
-            part.load_state_dict(_mapped(values, _cutter(places)))
+            parameters = [value for group in part.param_groups for value in group["params"]]
+            part.load_state_dict(_map_tensors(values, _sharder(parameters)))
 
 
-def _cutter(parameters: list[nn.Parameter]) -> Callable[[int, Tensor], Tensor]:
-    def cut(place: int, value: Tensor) -> Tensor:
-        # Counters of steps are scalars and stay whole.
-        return cut_like(value, parameters[place]) if value.ndim else value
+def _sharder(parameters: list[nn.Parameter]) -> Callable[[int, Tensor], Tensor]:
+    def shard(index: int, value: Tensor) -> Tensor:
+        # Step counters are scalars and stay full.
+        return shard_like(value, parameters[index]) if value.ndim else value
 
-    return cut
+    return shard
 
 
-def _mapped(state: dict[str, Any], change: Callable[[int, Tensor], Tensor]) -> dict[str, Any]:
-    """A torch optimizer's state with each tensor changed, told its parameter's place."""
-    changed = {
-        place: {
-            key: change(place, value) if isinstance(value, Tensor) else value
+def _map_tensors(
+    state: dict[str, Any], transform: Callable[[int, Tensor], Tensor]
+) -> dict[str, Any]:
+    """A torch optimizer's state with ``transform(index of the parameter, tensor)`` applied."""
+    mapped = {
+        index: {
+            key: transform(index, value) if isinstance(value, Tensor) else value
             for key, value in values.items()
         }
-        for place, values in state["state"].items()
+        for index, values in state["state"].items()
     }
-    return state | {"state": changed}
+    return state | {"state": mapped}

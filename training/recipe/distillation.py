@@ -1,4 +1,4 @@
-"""The part of a recipe that only distillation has."""
+"""The distillation part of a recipe."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from pathlib import Path
 from typing import Any, Final
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.training.recipe.folders import folder_named
+from minit2i_deploy.training.recipe.paths import resolve_folder
 
-# What decides which noise levels Mean Flow draws.
+# Keys of the noise levels that Mean Flow draws.
 _LEVEL_KEYS: Final = ("level_mean", "level_std", "longest_step", "plain_share", "equal_share")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillRecipe:
-    """Teacher, and what the student is told while it learns. The defaults are the official ones.
+    """Teacher, and the conditions a student is trained with. The defaults are the official ones.
 
     Args:
         teacher: checkpoint of the base model in any form; "package:..." is one of the package.
         omega: lowest and highest guidance scale, drawn log-uniformly.
-        t_min: lowest and highest noise level where guidance ends (0 picture, 1 noise).
+        t_min: lowest and highest noise level where guidance ends (0 image, 1 noise).
         t_max: likewise where it begins.
-        level_mean, level_std: of the normal law whose sigmoid the two noise levels t and r are.
-        longest_step: bound on t - r; a student that is run in n equal steps needs 1/n.
+        level_mean, level_std: of the normal distribution whose sigmoid the noise levels t and r
+            are.
+        longest_step: bound on t - r; a student that runs in n equal steps needs 1/n.
         plain_share: share of each batch with r = t, which learns the velocity itself.
-        equal_share: of the other pictures, how many have a step of the solver with the recipe's
-            sample_steps equal steps, in place of one drawn from the law of levels.
-        teacher_rows: 0 is Mean Flow. Otherwise the student is shown where the teacher's own
-            trajectories lead, and this many rows of the teacher make one of the recipe's
-            sample_steps equal steps. No noise level is drawn then: level_mean, level_std,
-            longest_step, plain_share and equal_share are left out.
-        sample_t_min, sample_t_max: what the student is told in sample grids, and by the tables of
+        equal_share: share of the other images whose step is one of the recipe's sample_steps equal
+            steps, instead of one drawn from the distribution of levels.
+        teacher_rows: 0 is Mean Flow. Otherwise the student is trained on the teacher's own
+            trajectories, and this many solver rows of the teacher make one of the recipe's
+            sample_steps equal steps. No noise level is drawn then, and level_mean, level_std,
+            longest_step, plain_share and equal_share must not be set.
+        sample_t_min, sample_t_max: conditions of the student in sample grids, and in the tables of
             a bundle that is exported from it.
 
     Raises:
@@ -54,28 +55,28 @@ class DistillRecipe:
     sample_t_max: float = 0.8
 
     def __post_init__(self) -> None:
-        self._check("teacher", isinstance(self.teacher, str) and self.teacher != "", "a path")
+        self._require("teacher", isinstance(self.teacher, str) and self.teacher != "", "a path")
         for name in ("omega", "t_min", "t_max"):
             value = getattr(self, name)
-            good = isinstance(value, list | tuple) and len(value) == 2 and all(map(_real, value))
-            self._check(name, good and value[0] <= value[1], "[lowest, highest]")
+            valid = isinstance(value, list | tuple) and len(value) == 2 and all(map(_real, value))
+            self._require(name, valid and value[0] <= value[1], "[lowest, highest]")
             object.__setattr__(self, name, tuple(map(float, value)))
-        self._check("omega", self.omega[0] >= 1, "1 or more")
+        self._require("omega", self.omega[0] >= 1, "1 or more")
         for name in ("t_min", "t_max"):
             low, high = getattr(self, name)
-            self._check(name, low >= 0 and high <= 1, "in 0..1")
-        self._check("t_min", self.t_min[1] <= self.t_max[0], "no higher than t_max")
-        self._check("level_mean", _real(self.level_mean), "a finite number")
-        self._check("level_std", _real(self.level_std) and self.level_std > 0, "above 0")
-        good = _real(self.longest_step) and 0 < self.longest_step <= 1
-        self._check("longest_step", good, "above 0 and at most 1")
+            self._require(name, low >= 0 and high <= 1, "in 0..1")
+        self._require("t_min", self.t_min[1] <= self.t_max[0], "no higher than t_max")
+        self._require("level_mean", _real(self.level_mean), "a finite number")
+        self._require("level_std", _real(self.level_std) and self.level_std > 0, "above 0")
+        valid = _real(self.longest_step) and 0 < self.longest_step <= 1
+        self._require("longest_step", valid, "above 0 and at most 1")
         for name in ("plain_share", "equal_share", "sample_t_min", "sample_t_max"):
             value = getattr(self, name)
-            self._check(name, _real(value) and 0 <= value <= 1, "in 0..1")
-        good = self.sample_t_min <= self.sample_t_max
-        self._check("sample_t_min", good, "no higher than sample_t_max")
-        good = type(self.teacher_rows) is int and self.teacher_rows >= 0
-        self._check("teacher_rows", good, "a whole number, 0 or more")
+            self._require(name, _real(value) and 0 <= value <= 1, "in 0..1")
+        valid = self.sample_t_min <= self.sample_t_max
+        self._require("sample_t_min", valid, "no higher than sample_t_max")
+        valid = type(self.teacher_rows) is int and self.teacher_rows >= 0
+        self._require("teacher_rows", valid, "an integer, 0 or more")
         if self.teacher_rows:
             self._check_no_levels()
 
@@ -85,20 +86,20 @@ class DistillRecipe:
             if getattr(self, name) != defaults[name]:
                 raise UsageError(
                     f"recipe: distill.{name} and distill.teacher_rows are set, but on the teacher's"
-                    " trajectories no noise level is drawn; drop one of the two"
+                    " trajectories no noise level is drawn; remove one of the two"
                 )
 
-    def _check(self, name: str, good: bool, wanted: str) -> None:
-        if not good:
+    def _require(self, name: str, valid: bool, expected: str) -> None:
+        if not valid:
             value = getattr(self, name)
-            raise UsageError(f"recipe: distill.{name} is {value!r}, but it must be {wanted}")
+            raise UsageError(f"recipe: distill.{name} is {value!r}, but it must be {expected}")
 
     @property
     def teacher_folder(self) -> Path:
-        return folder_named(self.teacher)
+        return resolve_folder(self.teacher)
 
-    def told(self, omega: float) -> dict[str, float]:
-        """What the student is told in sample grids, and by default in an exported bundle."""
+    def conditions(self, omega: float) -> dict[str, float]:
+        """The student's conditions in sample grids, and by default in an exported bundle."""
         return {"omega": omega, "t_min": self.sample_t_min, "t_max": self.sample_t_max}
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The part of a recipe that only the training of an adapter has."""
+"""The LoRA part of a recipe."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.training.lora.targets import BLOCKS
-from minit2i_deploy.training.recipe.folders import folder_named
+from minit2i_deploy.training.recipe.paths import resolve_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraRecipe:
-    """Base model and size of its adapter. The defaults are the official ones, less txt_embedder.
+    """Base model and size of its adapter. The defaults are the official ones without txt_embedder.
 
     Args:
         base: checkpoint of the base model in any form; "package:..." is one of the package.
         rank: of every pair of matrices.
-        alpha: the product of a pair counts alpha / rank.
-        dropout: share of a pair's inputs zeroed while it learns.
-        targets: canonical names of linear layers, or parts and patterns of them, as
-            ``lora_targets`` takes them.
-        new_words: words, or phrases, that mark captions with something the base does not know; at
-            all others the adapter is held to the base's own predictions. Empty: all pictures are
-            learned from.
+        alpha: the product of a pair is scaled by alpha / rank.
+        dropout: share of a pair's inputs zeroed in training.
+        targets: canonical names of linear layers, or parts and patterns of them; see
+            ``lora_targets``.
+        new_words: words or phrases that mark captions with something the base does not know; at
+            all others the target is the base's own prediction (prior preservation). Empty: the
+            target is the image everywhere.
 
     Raises:
         UsageError: a value is of the wrong type or outside its range.
@@ -40,27 +40,27 @@ class LoraRecipe:
     new_words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check("base", isinstance(self.base, str) and self.base != "", "a path")
-        self._check("rank", type(self.rank) is int and self.rank >= 1, "1 or more")
-        self._check("alpha", _real(self.alpha) and self.alpha > 0, "above 0")
-        self._check("dropout", _real(self.dropout) and 0 <= self.dropout < 1, "in [0, 1)")
-        good = isinstance(self.targets, list | tuple) and len(self.targets) > 0
-        good = good and all(isinstance(item, str) and item for item in self.targets)
-        self._check("targets", good, "a list of names")
+        self._require("base", isinstance(self.base, str) and self.base != "", "a path")
+        self._require("rank", type(self.rank) is int and self.rank >= 1, "1 or more")
+        self._require("alpha", _real(self.alpha) and self.alpha > 0, "above 0")
+        self._require("dropout", _real(self.dropout) and 0 <= self.dropout < 1, "in [0, 1)")
+        valid = isinstance(self.targets, list | tuple) and len(self.targets) > 0
+        valid = valid and all(isinstance(item, str) and item for item in self.targets)
+        self._require("targets", valid, "a list of names")
         object.__setattr__(self, "targets", tuple(self.targets))
-        good = isinstance(self.new_words, list | tuple)
-        good = good and all(isinstance(item, str) and item.strip() for item in self.new_words)
-        self._check("new_words", good, "a list of words")
+        valid = isinstance(self.new_words, list | tuple)
+        valid = valid and all(isinstance(item, str) and item.strip() for item in self.new_words)
+        self._require("new_words", valid, "a list of words")
         object.__setattr__(self, "new_words", tuple(self.new_words))
 
-    def _check(self, name: str, good: bool, wanted: str) -> None:
-        if not good:
+    def _require(self, name: str, valid: bool, expected: str) -> None:
+        if not valid:
             value = getattr(self, name)
-            raise UsageError(f"recipe: lora.{name} is {value!r}, but it must be {wanted}")
+            raise UsageError(f"recipe: lora.{name} is {value!r}, but it must be {expected}")
 
     @property
     def base_folder(self) -> Path:
-        return folder_named(self.base)
+        return resolve_folder(self.base)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON."""

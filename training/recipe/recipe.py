@@ -1,4 +1,4 @@
-"""A training run as typed values, read from YAML; unknown keys are refused."""
+"""A training run as typed values."""
 
 from __future__ import annotations
 
@@ -10,21 +10,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from minit2i_deploy.config import ModelConfig
-from minit2i_deploy.errors import CheckpointError, UsageError, require
+from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.shapes import KINDS, NOVEL_KINDS
 from minit2i_deploy.solvers.time_grids import MAX_STEPS
 from minit2i_deploy.training.lora.targets import check_rank, lora_targets
-from minit2i_deploy.training.recipe.data import SHAPES, DataRecipe, data_beside, data_from
+from minit2i_deploy.training.recipe.data import DataRecipe
 from minit2i_deploy.training.recipe.distillation import DistillRecipe
-from minit2i_deploy.training.recipe.folders import beside, folder_named, recipe_file
 from minit2i_deploy.training.recipe.lora import LoraRecipe
-from minit2i_deploy.training.recipe.values import (
-    check_keys,
-    check_type,
-    number,
-    override,
-    section,
-)
+from minit2i_deploy.training.recipe.parsing import check_type
+from minit2i_deploy.training.recipe.paths import resolve_folder
 
 # torch's CPU generator takes no more than 32 bits.
 MAX_SEED: Final = 2**31 - 1
@@ -62,42 +56,43 @@ class Recipe:
             folder of the installed package.
         tokenizer: folder of its tokenizer.json, likewise.
         distill: makes the run a distillation; without it a base model is trained.
-        lora: trains adapters on a base model that stands still, and nothing else.
+        lora: trains adapters on a frozen base model, and nothing else.
         start_from: checkpoint whose averaged weights the network begins with, in any form;
             "package:..." is one of the package. Without one a base model begins with fresh
             weights, and a student with its teacher's.
-        data: sources of pictures and captions; without any, shapes are drawn as it goes.
+        data: sources of images and captions; without any, shapes are drawn during training.
         kind_weights: how often each kind of the shapes data is drawn; empty is equally often.
         steps: optimizer steps of the whole run.
-        batch: pictures a step, over all processes and micro-batches.
-        accumulate: micro-batches that a process makes of its part of the batch.
+        batch: images a step, over all processes and micro-batches.
+        accumulate: micro-batches that a process splits its part of the batch into.
         lr: peak learning rate; warmed up from 1e-6 over warmup_steps, then constant.
         decay_steps: last steps over which the rate falls linearly to zero; 0 keeps it constant.
         optimizer: "adamw", or "muon" for the blocks' matrices with AdamW for the rest.
         muon_scale: size of Muon's updates: "match_rms_adamw" (as AdamW's) or "original" (the
             official JAX code's, sqrt(max(1, rows / columns))).
-        adam_lr: peak rate of what Muon leaves to AdamW; 0 is lr.
+        adam_lr: peak learning rate of AdamW beside Muon; 0 is lr.
         weight_decay: decoupled weight decay.
         ema_decay: of the exponential moving average that is deployed.
-        ema_halflife_kimg: half-life of that average in thousands of pictures; takes the place of
-            ema_decay where it is not 0.
-        ema_rampup: the half-life is at most this share of the pictures seen so far.
+        ema_halflife_kimg: half-life of that average in thousands of images; replaces ema_decay
+            where it is not 0.
+        ema_rampup: the half-life is at most this share of the images trained on so far.
         label_drop: share of captions whose mask is zeroed.
         a_min: floor of 1 - t in the loss; 0.05 in official distillation.
-        grad_clip: bound on the gradient's norm; 0 is none.
+        grad_clip: bound on the gradient's norm; 0 for none.
         precision: "bf16" (autocast) or "fp32".
-        device: "cpu", "cuda", or "auto" for cuda where there is one. Random draws are made on
-            the CPU in every case.
-        parallel: of several processes: "ddp", each has the network, or "fsdp", each has a part.
-        recompute: keep only the blocks' inputs and compute their insides again for the gradient.
+        device: "cpu", "cuda", or "auto" for cuda if available. Random numbers are always drawn on
+            the CPU.
+        parallel: with several processes: "ddp", each has the network, or "fsdp", each has a part.
+        recompute: keep only the blocks' inputs and recompute their activations in the backward
+            pass.
         compile: compile the network's blocks with torch.compile.
         seed: of weights, data, times, noise and caption dropping, 0 to 2**31 - 1.
         checkpoint_every, sample_every: steps between checkpoints, and between sample grids with
             a score; 0 is only at the end.
         keep_last: number of checkpoints kept.
-        keep_every: checkpoints of steps that it divides are kept too; 0 is none.
+        keep_every: checkpoints of steps that it divides are kept too; 0 for none.
         track: "tensorboard" and "wandb", any of them.
-        sample_prompts: of the grids; without any, captions of shapes are painted and scored.
+        sample_prompts: of the grids; without any, captions of shapes are sampled and scored.
         sample_guidance, sample_steps: of the grids (Euler; for a student Mean Flow and omega).
 
     Raises:
@@ -148,35 +143,35 @@ class Recipe:
         for item in dataclasses.fields(self):
             check_type(item.name, str(item.type), getattr(self, item.name))
         for name, choices in _CHOICES.items():
-            self._check(name, getattr(self, name) in choices, " or ".join(choices))
+            self._require(name, getattr(self, name) in choices, " or ".join(choices))
         for name in ("steps", "batch", "accumulate", "sample_steps", "keep_last"):
-            self._check(name, getattr(self, name) >= 1, "1 or more")
+            self._require(name, getattr(self, name) >= 1, "1 or more")
         for name in _NOT_NEGATIVE:
-            self._check(name, getattr(self, name) >= 0, "0 or more")
-        self._check("track", _are_texts(self.track, _TRACKERS), f"a list of {_TRACKERS}")
-        self._check("sample_prompts", _are_texts(self.sample_prompts), "a list of texts")
-        self._check("seed", 0 <= self.seed <= MAX_SEED, f"in 0..{MAX_SEED}")
-        self._check("lr", self.lr > 0, "above 0")
-        self._check("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
-        self._check("ema_rampup", self.ema_rampup > 0, "above 0")
-        self._check("label_drop", 0 <= self.label_drop <= 1, "in 0..1")
-        self._check("a_min", 0 < self.a_min <= 1, "above 0 and at most 1")
-        self._check("kind_weights", _are_weights(self.kind_weights), _weights_wanted())
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("track", _are_strings(self.track, _TRACKERS), f"a list of {_TRACKERS}")
+        self._require("sample_prompts", _are_strings(self.sample_prompts), "a list of strings")
+        self._require("seed", 0 <= self.seed <= MAX_SEED, f"in 0..{MAX_SEED}")
+        self._require("lr", self.lr > 0, "above 0")
+        self._require("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
+        self._require("ema_rampup", self.ema_rampup > 0, "above 0")
+        self._require("label_drop", 0 <= self.label_drop <= 1, "in 0..1")
+        self._require("a_min", 0 < self.a_min <= 1, "above 0 and at most 1")
+        self._require("kind_weights", _are_weights(self.kind_weights), _kind_weights_description())
         self._check_parts()
         for name in ("track", "sample_prompts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def _check_parts(self) -> None:
         if (self.model.student is None) != (self.distill is None):
-            given, missing = (
+            present, missing = (
                 ("model.student", "distill") if self.model.student else ("distill", "model.student")
             )
             raise UsageError(
-                f"recipe: {given} is set and {missing} is not; a few-step student needs both"
+                f"recipe: {present} is set and {missing} is not; a few-step student needs both"
             )
         if self.distill is not None:
             rows = self.sample_steps * self.distill.teacher_rows
-            self._check(
+            self._require(
                 "sample_steps", rows <= MAX_STEPS, f"at most {MAX_STEPS} / distill.teacher_rows"
             )
         if self.lora is not None:
@@ -188,34 +183,34 @@ class Recipe:
                 raise UsageError(f"recipe: {name} is set, but adapters are trained on lora.base")
         if lora.dropout and self.recompute:
             raise UsageError(
-                "recipe: lora.dropout and recompute are set, but what is computed again would "
-                "drop other values; drop one of the two"
+                "recipe: lora.dropout and recompute are set, but recomputing would drop other "
+                "values; remove one of the two"
             )
         check_rank(self.model, lora.rank, lora_targets(self.model, lora.targets))
 
-    def _check(self, name: str, good: bool, wanted: str) -> None:
-        if not good:
+    def _require(self, name: str, valid: bool, expected: str) -> None:
+        if not valid:
             value = getattr(self, name)
-            raise UsageError(f"recipe: {name} is {value!r}, but it must be {wanted}")
+            raise UsageError(f"recipe: {name} is {value!r}, but it must be {expected}")
 
     @property
     def text_encoder_folder(self) -> Path:
-        return folder_named(self.text_encoder)
+        return resolve_folder(self.text_encoder)
 
     @property
     def tokenizer_folder(self) -> Path:
-        return folder_named(self.tokenizer)
+        return resolve_folder(self.tokenizer)
 
     @property
     def start_folder(self) -> Path:
-        return folder_named(self.start_from)
+        return resolve_folder(self.start_from)
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step number ``step``, counted from 0."""
         if step < self.warmup_steps:
             return WARMUP_START_LR + (self.lr - WARMUP_START_LR) * (step + 1) / self.warmup_steps
-        left = self.steps - step
-        return self.lr * min(1.0, left / self.decay_steps) if self.decay_steps else self.lr
+        remaining = self.steps - step
+        return self.lr * min(1.0, remaining / self.decay_steps) if self.decay_steps else self.lr
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON."""
@@ -229,74 +224,6 @@ class Recipe:
         return values
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply ``key=value`` overrides (``model.depth_double=2`` reaches inside).
-
-    Relative folders in the file are taken from the file's own folder. A bare name is that of a
-    shipped recipe.
-
-    Raises:
-        UsageError: the file cannot be read, a key is unknown (the nearest name is given), or a
-            value is outside its range.
-    """
-    yaml = require("yaml", "train")
-    path = recipe_file(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: cannot be read as a recipe: {_one_line(error)}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: a recipe is a mapping of keys to values")
-    for holder, key in (
-        (values, "text_encoder"),
-        (values, "tokenizer"),
-        (values, "start_from"),
-        (values.get("distill"), "teacher"),
-        (values.get("lora"), "base"),
-    ):
-        if isinstance(holder, dict) and holder.get(key) and isinstance(holder[key], str):
-            holder[key] = beside(holder[key], path.parent)
-    values |= {"data": data_beside(values["data"], path.parent)} if "data" in values else {}
-    for change in overrides:
-        key, found, text = change.partition("=")
-        if not found:
-            raise UsageError(f"override {change!r} must have the form key=value")
-        try:
-            override(values, key.split("."), yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise UsageError(f"override {change!r}: {_one_line(error)}") from error
-    try:
-        return recipe_from_dict(values)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
-
-
-def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
-    """Build from ``Recipe.to_dict``'s form.
-
-    Raises:
-        UsageError: a key is unknown or missing, or a value is outside its range.
-    """
-    model = values.get("model")
-    check_keys("", values, dataclasses.fields(Recipe))
-    if not isinstance(model, Mapping):
-        raise UsageError(f"recipe: model is {model!r}, but it must be a mapping of its own keys")
-    check_keys("model.", model, dataclasses.fields(ModelConfig))
-    try:
-        config = ModelConfig.from_dict(model)
-    except (TypeError, CheckpointError) as error:
-        text = str(error).removeprefix("config: ").replace("fix config.json", "fix the recipe")
-        raise UsageError(f"recipe: model: {text}") from error
-    parts = {
-        "model": config,
-        "data": data_from(values.get("data", SHAPES)),
-        "distill": section(DistillRecipe, "distill", values.get("distill")),
-        "lora": section(LoraRecipe, "lora", values.get("lora")),
-    }
-    numbers = {key: number(Recipe, key, value) for key, value in values.items()}
-    return Recipe(**numbers | parts)
-
-
 def _are_weights(weights: object) -> bool:
     if not isinstance(weights, Mapping) or not set(weights) <= {*KINDS, *NOVEL_KINDS}:
         return False
@@ -305,16 +232,12 @@ def _are_weights(weights: object) -> bool:
     return not values or (numbers and 0 < sum(values) < math.inf)
 
 
-def _are_texts(values: object, known: Sequence[str] = ()) -> bool:
+def _are_strings(values: object, known: Sequence[str] = ()) -> bool:
     if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
         return False
     return not known or set(values) <= set(known)
 
 
-def _weights_wanted() -> str:
+def _kind_weights_description() -> str:
     names = ", ".join((*KINDS, *NOVEL_KINDS))
     return f"numbers, not negative and not all 0, for kinds among {names}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

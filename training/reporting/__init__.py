@@ -1,1 +1,1 @@
-"""What a run reports: log, progress, trackers and sample grids."""
+"""Reports of a run: log, progress, trackers and sample grids."""

@@ -1,4 +1,4 @@
-"""log.jsonl: one JSON object a line, as if a stopped and resumed run had never stopped."""
+"""log.jsonl: one JSON object a line, the same for a resumed run as for an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ class Log:
     """Appends lines, each with the step it belongs to.
 
     Args:
-        path: the file; lines of an earlier process that belong to later steps than ``step`` are
-            dropped, because those steps are made again.
-        step: optimizer steps that were made.
+        path: the file; lines of an earlier process for steps after ``step`` are deleted, because
+            those steps are made again.
+        step: optimizer steps made so far.
 
     Raises:
-        UsageError: the place cannot be written.
+        UsageError: the file cannot be written.
     """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line + "\n" for line in lines if _belongs(line, step)]
-        atomic_write_text(path, "".join(kept))
+        valid = [line + "\n" for line in lines if _is_until(line, step)]
+        atomic_write_text(path, "".join(valid))
 
     def write(self, *, step: int, **figures: float) -> None:
         """Add one line."""
@@ -32,9 +32,9 @@ class Log:
             stream.write(json.dumps({"step": step, **figures}) + "\n")
 
 
-def _belongs(line: str, step: int) -> bool:
+def _is_until(line: str, step: int) -> bool:
     try:
         return int(json.loads(line)["step"]) <= step
     except (KeyError, TypeError, ValueError):
-        # The last line of a killed run may be cut.
+        # The last line of a killed run may be incomplete.
         return False

@@ -1,4 +1,4 @@
-"""Figures and pictures of a run for TensorBoard and Weights & Biases."""
+"""Metrics and sample grids of a run for TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ FOLDER: Final = "tensorboard"
 
 
 class Tracker(Protocol):
-    """One place that figures are sent to."""
+    """One service that metrics are sent to."""
 
-    def figures(self, step: int, values: dict[str, float]) -> None:
-        """Take named values of a step."""
+    def log_metrics(self, step: int, values: dict[str, float]) -> None:
+        """Log named values of a step."""
 
-    def picture(self, step: int, path: Path) -> None:
-        """Take a grid of samples."""
+    def log_image(self, step: int, path: Path) -> None:
+        """Log a grid of samples."""
 
     def close(self) -> None:
-        """Write out what is held."""
+        """Flush and close."""
 
 
 class TensorBoard:
-    """Event files in the run's folder; lines of steps that are made again are dropped.
+    """Event files in the run's folder; events of steps that are made again are purged.
 
     Raises:
         MissingDependencyError: tensorboard is not installed.
@@ -42,11 +42,11 @@ class TensorBoard:
 
         self.writer: Any = SummaryWriter(str(folder / FOLDER), purge_step=step + 1)
 
-    def figures(self, step: int, values: dict[str, float]) -> None:
+    def log_metrics(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def picture(self, step: int, path: Path) -> None:
+    def log_image(self, step: int, path: Path) -> None:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
         self.writer.add_image("samples", pixels, step, dataformats="HWC")
@@ -56,11 +56,11 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of the recipe's name; the folder it stands in tells a continued run from a new one.
+    """A run of the recipe's name, identified by its folder, so that a resumed run continues it.
 
     Raises:
         MissingDependencyError: wandb is not installed.
-        TrainingError: wandb refuses to begin.
+        TrainingError: wandb cannot start.
     """
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
@@ -77,14 +77,14 @@ class WeightsAndBiases:
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(
-                f"{folder}: wandb cannot begin ({reason}); run wandb login, or take wandb out of "
+                f"{folder}: wandb cannot start ({reason}); run wandb login, or remove wandb from "
                 "track"
             ) from error
 
-    def figures(self, step: int, values: dict[str, float]) -> None:
+    def log_metrics(self, step: int, values: dict[str, float]) -> None:
         self.run.log(values, step=step)
 
-    def picture(self, step: int, path: Path) -> None:
+    def log_image(self, step: int, path: Path) -> None:
         self.run.log({"samples": self.wandb.Image(str(path))}, step=step)
 
     def close(self) -> None:
@@ -92,14 +92,14 @@ class WeightsAndBiases:
 
 
 class Trackers:
-    """Those that a recipe names, as one; it may name none."""
+    """The trackers of a recipe as one; there may be none."""
 
     def __init__(self, members: Sequence[Tracker]) -> None:
         self.members = list(members)
 
     @classmethod
     def open(cls, recipe: Recipe, folder: Path, step: int) -> Trackers:
-        """Begin, or continue after ``step``."""
+        """Start, or continue after ``step``."""
         members: list[Tracker] = []
         if "tensorboard" in recipe.track:
             members.append(TensorBoard(folder, step))
@@ -107,13 +107,13 @@ class Trackers:
             members.append(WeightsAndBiases(folder, recipe))
         return cls(members)
 
-    def figures(self, step: int, **values: float) -> None:
+    def log_metrics(self, step: int, **values: float) -> None:
         for member in self.members:
-            member.figures(step, values)
+            member.log_metrics(step, values)
 
-    def picture(self, step: int, path: Path) -> None:
+    def log_image(self, step: int, path: Path) -> None:
         for member in self.members:
-            member.picture(step, path)
+            member.log_image(step, path)
 
     def close(self) -> None:
         for member in self.members:

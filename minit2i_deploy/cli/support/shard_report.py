@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from minit2i_deploy.cli.support.formatting import columns, size
 
 if TYPE_CHECKING:
-    from minit2i_deploy.training.data.shard_check import Report
+    from minit2i_deploy.training.data.check import DataReport
 
 
-def report_values(report: Report) -> dict[str, Any]:
+def report_values(report: DataReport) -> dict[str, Any]:
     """The report for programs."""
     seconds = max(report.seconds, 1e-9)
     return {
         "shards": len(report.shards),
         "empty": report.empty,
-        "damaged": report.damaged,
+        "damaged": report.corrupt,
         "samples": report.num_samples,
         "bytes": report.num_bytes,
         "seconds": report.seconds,
@@ -35,7 +35,7 @@ def report_values(report: Report) -> dict[str, Any]:
     }
 
 
-def report_text(report: Report) -> str:
+def report_text(report: DataReport) -> str:
     """The report for people."""
     seconds = max(report.seconds, 1e-9)
     speed = (
@@ -56,7 +56,7 @@ def report_text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _figures(report: Report) -> Iterator[tuple[str, str, Sequence[float]]]:
+def _figures(report: DataReport) -> Iterator[tuple[str, str, Sequence[float]]]:
     yield "short_side", "short side, pixels", report.short_sides
     yield "aspect", "width / height", report.aspects
     yield "caption_characters", "caption, characters", report.characters
@@ -64,13 +64,13 @@ def _figures(report: Report) -> Iterator[tuple[str, str, Sequence[float]]]:
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
-    from minit2i_deploy.training.data.shard_check import Spread
+    from minit2i_deploy.training.data.check import Quantiles
 
-    found = Spread.of(values)
+    found = Quantiles.of(values)
     return None if found is None else dataclasses.asdict(found)
 
 
-def _notes(report: Report) -> Iterator[str]:
+def _notes(report: DataReport) -> Iterator[str]:
     if len(report.tokens):
         share = report.truncated / len(report.tokens)
         yield f"{report.truncated} captions ({share:.1%}) are longer than the model takes"
@@ -82,13 +82,13 @@ def _notes(report: Report) -> Iterator[str]:
         )
     for name in report.empty:
         yield f"{name}: holds no sample"
-    for reason in report.damaged.values():
+    for reason in report.corrupt.values():
         yield f"damaged: {reason}"
     if report.duplicates:
         yield f"{report.duplicates} keys came before: {', '.join(report.duplicate_examples)}"
 
 
-def _bad(report: Report) -> Iterator[str]:
+def _bad(report: DataReport) -> Iterator[str]:
     yield f"{report.num_bad} bad samples" if report.num_bad else "no bad samples"
     for reason, count in report.bad.most_common():
         yield f"  {count}  {reason}, such as"

@@ -14,7 +14,7 @@ from minit2i_deploy.errors import DataWarning, TrainingError, UsageError
 from minit2i_deploy.evaluation.shapes import draw, is_held_out, sample
 from minit2i_deploy.training.data import Batches, DataBatch
 from minit2i_deploy.training.data.mixture import ATTEMPTS
-from minit2i_deploy.training.recipe.data import data_from
+from minit2i_deploy.training.recipe.data import parse_data
 from minit2i_deploy.training.recipe.recipe import Recipe
 from tests.helpers.shard_files import good, greys, numbers, picture, served, write_set, write_tar
 from tests.helpers.training_runs import tiny_recipe
@@ -26,7 +26,7 @@ FORK = "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning
 def recipe_of(*sources: object, workers: int = 0, **changes: Any) -> Recipe:
     keys = ("window", "bad_limit", "threads", "cache")
     data = {key: changes.pop(key) for key in keys if key in changes}
-    return tiny_recipe(data=data_from({"sources": sources, "workers": workers} | data), **changes)
+    return tiny_recipe(data=parse_data({"sources": sources, "workers": workers} | data), **changes)
 
 
 def shard_recipe(folder: Path, counts: list[int], **changes: Any) -> Recipe:
@@ -73,7 +73,7 @@ def test_kinds_come_as_often_as_their_weights_say() -> None:
     assert share == pytest.approx(0.75, abs=0.025)  # standard error 0.006
 
 
-def test_pictures_stay_with_their_captions(tmp_path: Path) -> None:
+def test_images_stay_with_their_captions(tmp_path: Path) -> None:
     batches = read(shard_recipe(tmp_path, [5, 8]), 6)
     for batch in batches:
         assert batch.images.shape == (4, 16, 16, 3) and batch.images.dtype == torch.uint8
@@ -152,7 +152,9 @@ def test_other_data_goes_on_with_a_warning(tmp_path: Path) -> None:
     one = Batches(shard_recipe(tmp_path, [5, 4]))
     list(one.read(2))
     other = Batches(shard_recipe(tmp_path / "other", [5, 5]))
-    with pytest.warns(DataWarning, match="not that of the checkpoint; it is read on from sample 8"):
+    with pytest.warns(
+        DataWarning, match="differs from the checkpoint.s; reading continues at sample 8"
+    ):
         other.load_state_dict(one.state_dict())
     moved = Batches(shard_recipe(tmp_path / "moved", [5, 4]))
     moved.load_state_dict(one.state_dict())
@@ -171,13 +173,13 @@ def test_a_mix_keeps_its_weights(tmp_path: Path) -> None:
 
 
 BAD = {
-    "corrupt picture": ({"jpg": picture(1)[:150], "txt": b"a"}, "picture cannot be read"),
-    "no picture": ({"txt": b"a"}, r"no picture \(found txt, wanted jpg or jpeg or png or webp\)"),
+    "corrupt picture": ({"jpg": picture(1)[:150], "txt": b"a"}, "image cannot be read"),
+    "no image": ({"txt": b"a"}, r"no image \(has txt, expected jpg or jpeg or png or webp\)"),
     "no caption": ({"jpg": picture(1)}, r"no caption \(no .txt\)"),
     "not utf-8": ({"jpg": picture(1), "txt": b"\xff\xfe"}, r"caption is not UTF-8 \(byte 0\)"),
     "blank": ({"jpg": picture(1), "txt": b" \n"}, "caption is empty"),
-    "nul": ({"jpg": picture(1), "txt": b"a\0b"}, "caption holds a NUL character"),
-    "too small": ({"jpg": picture(1, (20, 9)), "txt": b"a"}, r"picture too small \(20 x 9\)"),
+    "nul": ({"jpg": picture(1), "txt": b"a\0b"}, "caption has a NUL character"),
+    "too small": ({"jpg": picture(1, (20, 9)), "txt": b"a"}, r"image too small \(20 x 9\)"),
 }
 
 
@@ -187,7 +189,7 @@ def test_a_bad_sample_is_passed_over_and_named_once(tmp_path: Path, name: str) -
     samples = {f"{n:02d}": good(n) for n in range(12)}
     path = write_tar(tmp_path / "a.tar", {**samples, "05": members})
     source = Batches(recipe_of({"shards": str(path), "min_side": 12}, batch=12))
-    with pytest.warns(DataWarning, match=f"a.tar: sample 05: {message}.*; passed over") as caught:
+    with pytest.warns(DataWarning, match=f"a.tar: sample 05: {message}.*; skipped") as caught:
         batches = list(source.read(3))
     assert len(caught) == 1
     for batch in batches:
@@ -216,7 +218,7 @@ def test_too_many_bad_samples_stop_the_run(tmp_path: Path) -> None:
     with pytest.warns(DataWarning), pytest.raises(TrainingError) as error:
         list(Batches(recipe_of(str(path), batch=12, bad_limit=2)).read(3))
     text = str(error.value)
-    assert f"{path}: sample 0" in text and "no picture" in text
+    assert f"{path}: sample 0" in text and "no image" in text
     assert "3 bad samples so far and data.bad_limit is 2; run minit2i data check" in text
     # Those of before the checkpoint count, and none counts twice.
     source = Batches(recipe_of(str(path), batch=12, bad_limit=3))
@@ -229,7 +231,7 @@ def test_too_many_bad_samples_stop_the_run(tmp_path: Path) -> None:
 
 def test_data_that_is_bad_as_a_whole_stops_the_run(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"0": {"txt": b"a"}, "1": {"txt": b"b"}})
-    with pytest.raises(TrainingError, match=f"no picture .*so were {ATTEMPTS - 1} drawn before it"):
+    with pytest.raises(TrainingError, match=f"no image .*the {ATTEMPTS - 1} samples drawn"):
         read(recipe_of(str(path)), 1)
 
 
@@ -243,8 +245,8 @@ def test_captions_from_json_fields_and_other_files(tmp_path: Path) -> None:
         batch = read(recipe_of({"shards": path, "caption": caption}), 1)[0]
         assert batch.captions == [text] * 4
     for caption, reason in {
-        "json:n": "no text in field n",
-        "json:x": "no text",
+        "json:n": "no string in field n",
+        "json:x": "no string",
         "txt": "no .txt",
     }.items():
         with pytest.raises(TrainingError, match=f"no caption .{reason}"):
@@ -257,16 +259,16 @@ def test_captions_from_json_fields_and_other_files(tmp_path: Path) -> None:
 
 def test_a_file_twice_in_a_sample_is_bad(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"0": {"txt": b"a", "TXT": b"b", "jpg": picture(1)}})
-    with pytest.raises(TrainingError, match=r"a file twice \(.txt\)"):
+    with pytest.raises(TrainingError, match=r"duplicate file \(.txt\)"):
         read(recipe_of(str(path)), 1)
 
 
 def test_an_empty_shard_is_named_and_a_set_without_samples_refused(tmp_path: Path) -> None:
     paths = [str(path) for path in write_set(tmp_path, [0, 3])]
-    with pytest.warns(DataWarning, match="00.tar: holds no sample"):
+    with pytest.warns(DataWarning, match="00.tar: has no sample"):
         batches = read(recipe_of({"shards": paths}), 3)
     assert set(numbers(captions_of(batches))) == {0, 1, 2}
-    with pytest.raises(TrainingError, match=r"00.tar: 1 shards hold no sample; name others"):
+    with pytest.raises(TrainingError, match=r"00.tar: 1 shards have no sample; name others"):
         Batches(recipe_of(paths[0]))
 
 
@@ -277,7 +279,7 @@ def test_more_processes_than_data_are_refused(tmp_path: Path) -> None:
     ):
         Batches(recipe, rank=0, world_size=4)
     assert len(read(recipe, 1, rank=1, world_size=2)[0].captions) == 4
-    with pytest.raises(UsageError, match="batch is 8, but 3 processes take a multiple of 3"):
+    with pytest.raises(UsageError, match="batch is 8, but 3 processes need a multiple of 3"):
         Batches(recipe, rank=0, world_size=3)
     assert len(read(recipe_of("shapes", batch=8), 1, rank=7, world_size=8)[0].captions) == 1
 
@@ -297,7 +299,9 @@ def test_shards_on_a_server_are_read_by_workers(tmp_path: Path) -> None:
         assert_same(read(recipe_of(names, workers=2), 4), wanted)
         for kept in tmp_path.glob("*.json"):
             kept.unlink()
-        with pytest.warns(DataWarning, match="no index beside it; 2 such shards were read whole"):
+        with pytest.warns(
+            DataWarning, match="no index beside it; 2 such shards were read completely"
+        ):
             assert_same(read(recipe_of(names), 4), wanted)
 
 
@@ -317,8 +321,8 @@ def test_a_long_opening_shows_its_progress(
     recipe = shard_recipe(tmp_path, [2, 2])
     Batches(recipe)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("minit2i_deploy.training.data.batches._SHORTEST_S", -1.0)
+    monkeypatch.setattr("minit2i_deploy.training.data.batches._PROGRESS_AFTER_S", -1.0)
     Batches(recipe, rank=1, world_size=2)
     assert capsys.readouterr().err == ""
     Batches(recipe)
-    assert "tiny: shards 2/2" in capsys.readouterr().err
+    assert "tiny: shards 100% 2/2" in capsys.readouterr().err

@@ -12,11 +12,11 @@ from jaxtyping import jaxtyped
 from PIL import Image
 
 from minit2i_deploy.training.data import to_network_range
-from minit2i_deploy.training.data.image import read_picture, to_square
+from minit2i_deploy.training.data.images import decode_image, resize_and_crop
 from minit2i_deploy.training.data.sample import BadSampleError
 from tests.helpers.shard_files import picture
 
-checked_square = jaxtyped(typechecker=beartype)(to_square)
+checked_square = jaxtyped(typechecker=beartype)(resize_and_crop)
 
 
 def kernel(x: np.ndarray) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_squares_are_the_official_transforms(shape: tuple[int, int]) -> None:
 
 def test_a_square_of_the_right_size_is_left_alone() -> None:
     values = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    assert np.array_equal(to_square(Image.fromarray(values), 16), values)
+    assert np.array_equal(resize_and_crop(Image.fromarray(values), 16), values)
 
 
 def test_pixels_reach_the_network_in_minus_one_to_one() -> None:
@@ -83,7 +83,7 @@ def test_pixels_reach_the_network_in_minus_one_to_one() -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 def test_every_form_is_read(form: str) -> None:
-    image = read_picture(picture(10, (12, 9), form))
+    image = decode_image(picture(10, (12, 9), form))
     assert image.mode == "RGB" and image.size == (12, 9)
     assert np.abs(np.asarray(image, np.int64) - 54).max() <= 2  # lossy forms; measured 1
 
@@ -93,7 +93,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     buffer = io.BytesIO()
     form = "TIFF" if mode in ("CMYK", "I;16") else "PNG"
     Image.new(mode, (8, 6)).save(buffer, format=form)
-    assert read_picture(buffer.getvalue()).mode == "RGB"
+    assert decode_image(buffer.getvalue()).mode == "RGB"
 
 
 def test_a_picture_is_turned_as_it_says() -> None:
@@ -103,7 +103,7 @@ def test_a_picture_is_turned_as_it_says() -> None:
     exif = image.getexif()
     exif[0x0112] = 6  # a quarter turn clockwise is wanted
     image.save(buffer, format="PNG", exif=exif)
-    turned = np.asarray(read_picture(buffer.getvalue()))
+    turned = np.asarray(decode_image(buffer.getvalue()))
     assert turned.shape == (8, 6, 3) and turned[:2].min() == 255 and turned[2:].max() == 0
 
 
@@ -111,12 +111,12 @@ def test_a_picture_is_turned_as_it_says() -> None:
     "data", [b"", b"no picture", picture(3)[:200], picture(3, form="PNG")[:60]], ids=len
 )
 def test_a_damaged_picture_is_a_bad_sample(data: bytes) -> None:
-    with pytest.raises(BadSampleError, match="picture cannot be read"):
-        read_picture(data)
+    with pytest.raises(BadSampleError, match="image cannot be read"):
+        decode_image(data)
 
 
 def test_a_picture_too_large_to_be_honest_is_a_bad_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert read_picture(picture(1, (12, 12))).size == (12, 12)
-    with pytest.raises(BadSampleError, match="picture cannot be read"):
-        read_picture(picture(1, (20, 20)))
+    assert decode_image(picture(1, (12, 12))).size == (12, 12)
+    with pytest.raises(BadSampleError, match="image cannot be read"):
+        decode_image(picture(1, (20, 20)))

@@ -27,13 +27,13 @@ from minit2i_deploy.model.build import build_network
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.training import train
-from minit2i_deploy.training.checkpoint import checkpoints
-from minit2i_deploy.training.lora.adapter import ship_adapter
+from minit2i_deploy.training.checkpoint import list_checkpoints
+from minit2i_deploy.training.lora.adapter_folder import release_adapter
 from minit2i_deploy.training.lora.layers import adapter_parameters
 from minit2i_deploy.training.objectives.objective import Batch
 from minit2i_deploy.training.recipe.lora import LoraRecipe
 from minit2i_deploy.training.recipe.recipe import Recipe
-from minit2i_deploy.training.release import ship
+from minit2i_deploy.training.release import release_checkpoint
 from minit2i_deploy.training.trainer import Trainer
 from tests.helpers.training_runs import (
     TINY_MODEL,
@@ -139,7 +139,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from minit2i_deploy.training.lora import adapter
+from minit2i_deploy.training.lora import adapter_folder as adapter
 from tests.training.lora.test_lora import lora_recipe
 from minit2i_deploy.training.trainer import Trainer
 
@@ -163,7 +163,7 @@ def test_a_run_killed_while_it_writes_an_adapter_continues(
     words = [sys.executable, "-c", KILLED, str(repository), str(base), str(folder)]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert [path.name for path in checkpoints(folder)] == ["step-000003"]
+    assert [path.name for path in list_checkpoints(folder)] == ["step-000003"]
     last = Trainer(lora_recipe(base), folder).run()
     assert_same_state(last, straight / "step-000006")
     name = "adapter_model.safetensors"
@@ -200,8 +200,8 @@ def test_dropout_drops_while_it_learns_alone(base: Path, tmp_path: Path) -> None
 
 
 def test_a_run_leaves_an_adapter_in_every_checkpoint(straight: Path, base: Path) -> None:
-    assert [path.name for path in checkpoints(straight)] == ["step-000003", "step-000006"]
-    for path in checkpoints(straight):
+    assert [path.name for path in list_checkpoints(straight)] == ["step-000003", "step-000006"]
+    for path in list_checkpoints(straight):
         assert sorted(file.name for file in path.iterdir()) == [
             "adapter_config.json",
             "adapter_model.safetensors",
@@ -231,7 +231,7 @@ def test_the_adapter_merged_is_the_network_that_learned(
     assert (wanted - plain).abs().max() > 0.05
     # measured 6e-7 on outputs up to 1.9
     assert (answer(build_network(merged)) - wanted).abs().max() < 2e-6
-    deployed = trainer.objective.deployed(trainer.ema.tensors)
+    deployed = trainer.objective.deployable_weights(trainer.ema.tensors)
     assert deployed.keys() == merged.tensors.keys()
     # measured 0: the same order of operations
     worst = max(np.abs(deployed[n].numpy() - v).max() for n, v in merged.tensors.items())
@@ -302,13 +302,13 @@ def test_another_adapter_is_not_continued(
 def test_an_adapter_is_no_base(straight: Path, base: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="a LoRA adapter; give the base checkpoint here"):
         load_checkpoint(straight / "step-000006")
-    with pytest.raises(UsageError, match="of an adapter; use ship_adapter"):
-        ship(straight / "step-000006", tmp_path / "shipped")
+    with pytest.raises(UsageError, match="of an adapter; use release_adapter"):
+        release_checkpoint(straight / "step-000006", tmp_path / "shipped")
 
 
 def test_an_adapter_ships_in_half_precision(straight: Path, base: Path, tmp_path: Path) -> None:
     last, target = straight / "step-000006", tmp_path / "shipped"
-    ship_adapter(last, target, notes={"score": 0.5})
+    release_adapter(last, target, notes={"score": 0.5})
     stored = load_file(target / "adapter_model.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16}
     said = json.loads((target / "adapter.json").read_text("utf-8"))
@@ -318,7 +318,7 @@ def test_an_adapter_ships_in_half_precision(straight: Path, base: Path, tmp_path
     worst = max(float(np.abs(whole[name] - rounded[name]).max()) for name in whole)
     assert 0 < worst < 1e-4
     with pytest.raises(UsageError, match="precision is 'int8'"):
-        ship_adapter(last, tmp_path / "int8", precision="int8")
+        release_adapter(last, tmp_path / "int8", precision="int8")
     assert not (tmp_path / "int8").exists()
 
 
@@ -328,11 +328,13 @@ def test_what_a_picture_costs_is_what_is_counted(base: Path, tmp_path: Path) -> 
     data = step_data(recipe, 0)
     context, mask = trainer.text(data.captions)
     images = torch.zeros(4, 3, 16, 16)
-    batch = Batch(images=images, context=context, mask=mask, captions=data.captions, rows=range(4))
+    batch = Batch(
+        images=images, context=context, mask=mask, captions=data.captions, positions=range(4)
+    )
     with FlopCounterMode(display=False) as counter:
         trainer.objective.loss(trainer.net, batch, 0)[0].backward()
     # measured 1.085 of the count: nothing flows back into what stands before the first pair
-    ratio = trainer.objective.picture_flops * len(images) / counter.get_total_flops()
+    ratio = trainer.objective.image_flops * len(images) / counter.get_total_flops()
     assert 1 <= ratio < 1.12
 
 

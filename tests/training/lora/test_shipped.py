@@ -19,9 +19,9 @@ from minit2i_deploy.model.loop import run_table
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.table import solver_table
-from minit2i_deploy.training.captions import FrozenText
+from minit2i_deploy.training.caption_encoder import CaptionEncoder
 from minit2i_deploy.training.objectives.flow_matching_loss import NOISE_SCALE
-from minit2i_deploy.training.recipe.recipe import load_recipe
+from minit2i_deploy.training.recipe.load import load_recipe
 from tests.helpers.training_runs import tiny_teacher
 
 ASSETS = Path(minit2i_deploy.__file__).parent / "demo" / "assets"
@@ -33,7 +33,7 @@ def num_right(checkpoint: Checkpoint) -> int:
     """Of two pictures of each shape in cyan."""
     net, config = build_network(checkpoint), checkpoint.config
     folders = (ASSETS / "text_encoder", ASSETS / "tokenizer")
-    text = FrozenText(*folders, config.prompt_length, config.txt_input_size)
+    text = CaptionEncoder(*folders, config.prompt_length, config.txt_input_size)
     context, mask = text([f"a cyan {shape}" for shape in SHAPES])
     tokens = torch.stack([net.text_adapter(context, m) for m in (mask, torch.zeros_like(mask))])
     noise = np.stack([standard_noise(i, (3, 64, 64)) for i in range(len(SHAPES))])

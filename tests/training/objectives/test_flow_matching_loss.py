@@ -12,12 +12,12 @@ from torch import Tensor
 
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.model import MMJiT, build_network
-from minit2i_deploy.training.objectives.draws import draw_seed, draw_step
 from minit2i_deploy.training.objectives.flow_matching_loss import (
     draw_times,
     drop_captions,
     flow_matching_loss,
 )
+from minit2i_deploy.training.objectives.random_draws import draw_seed, draw_step
 from tests.helpers.checkpoint_forms import PUBLIC, arrays, hub_folder
 from tests.helpers.training_runs import tiny_recipe
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.model import MMJiT, build_network
 from minit2i_deploy.training.objectives.mean_flow_loss import (
-    Told,
-    draw_told,
+    StepConditions,
+    add_noise,
+    draw_conditions,
     mean_flow_loss,
     mean_velocity,
-    noisy,
     teacher_velocity,
-    velocity_rate,
+    velocity_derivative,
 )
 from tests.helpers.checkpoint_forms import PUBLIC, arrays, base_forms, student_forms
 
@@ -49,15 +49,15 @@ def nchw(images: np.ndarray) -> Tensor:
 def parts(net: MMJiT) -> dict[str, Tensor]:
     g = golden()
     names = ("t", "r", "omega", "t_min", "t_max")
-    told = Told(**{name: torch.from_numpy(g[name]) for name in names})
-    z = noisy(nchw(g["images"]), nchw(g["noise_unit"]), told.t)
+    conditions = StepConditions(**{name: torch.from_numpy(g[name]) for name in names})
+    z = add_noise(nchw(g["images"]), nchw(g["noise_unit"]), conditions.t)
     text = (torch.from_numpy(g["context"]), torch.from_numpy(g["mask"]))
-    v_g = teacher_velocity(network(base_forms()), z, *text, told)
+    v_g = teacher_velocity(network(base_forms()), z, *text, conditions)
     return {
         "v_g": v_g,
-        "u": mean_velocity(net, z, *text, told),
-        "du_dt": velocity_rate(net, z, v_g, *text, told),
-        "h": told.t - told.r,
+        "u": mean_velocity(net, z, *text, conditions),
+        "du_dt": velocity_derivative(net, z, v_g, *text, conditions),
+        "h": conditions.t - conditions.r,
     }
 
 
@@ -78,15 +78,17 @@ def test_the_derivative_is_that_of_differences() -> None:
     """In float64, along (v_g, 1, 0): independent of forward mode and of the attention's form."""
     g, net = golden(), network(student_forms()).double()
     names = ("t", "r", "omega", "t_min", "t_max")
-    told = Told(**{name: torch.from_numpy(g[name]).double() for name in names})
+    conditions = StepConditions(**{name: torch.from_numpy(g[name]).double() for name in names})
     z, v_g = nchw(g["images"]).double(), nchw(g["v_g"]).double()
     text = (torch.from_numpy(g["context"]).double(), torch.from_numpy(g["mask"]))
 
     def u(step: float) -> Tensor:
-        moved = Told(**{n: getattr(told, n) for n in names[1:]}, t=told.t + step)
+        moved = StepConditions(
+            **{n: getattr(conditions, n) for n in names[1:]}, t=conditions.t + step
+        )
         return mean_velocity(net, z + step * v_g, *text, moved).double()
 
-    rate = velocity_rate(net, z, v_g, *text, told)
+    rate = velocity_derivative(net, z, v_g, *text, conditions)
     s = 2e-3
     differences = (8 * (u(s) - u(-s)) - (u(2 * s) - u(-2 * s))) / (12 * s)
     error = ((rate - differences).abs().max() / differences.abs().max()).item()
@@ -149,8 +151,8 @@ def drawn(
     level: tuple[float, float] = (0.8, 0.8),
     longest_step: float = 1.0,
     equal_share: float = 0.0,
-) -> Told:
-    return draw_told(
+) -> StepConditions:
+    return draw_conditions(
         batch,
         torch.Generator().manual_seed(1),
         plain=torch.arange(batch) < num_plain,
@@ -165,26 +167,26 @@ def drawn(
 
 
 def test_plain_pictures_have_one_level_and_guidance_everywhere() -> None:
-    told = drawn()
-    assert torch.equal(told.t[:10_000], told.r[:10_000])
-    assert not told.t_min[:10_000].any() and (told.t_max[:10_000] == 1).all()
-    logit = torch.logit(told.t[:10_000].double())
+    conditions = drawn()
+    assert torch.equal(conditions.t[:10_000], conditions.r[:10_000])
+    assert not conditions.t_min[:10_000].any() and (conditions.t_max[:10_000] == 1).all()
+    logit = torch.logit(conditions.t[:10_000].double())
     # Standard errors are 0.008 and 0.0057.
     assert logit.mean().item() == pytest.approx(0.8, abs=0.03)
     assert logit.std().item() == pytest.approx(0.8, abs=0.02)
 
 
 def test_the_others_are_ordered_and_of_the_stated_laws() -> None:
-    told = drawn().at(slice(10_000, None))
-    assert (told.r < told.t).all()
-    both = torch.logit(torch.cat([told.t, told.r]).double())
+    conditions = drawn().select(slice(10_000, None))
+    assert (conditions.r < conditions.t).all()
+    both = torch.logit(torch.cat([conditions.t, conditions.r]).double())
     assert both.mean().item() == pytest.approx(0.8, abs=0.03)
     assert both.std().item() == pytest.approx(0.8, abs=0.02)
-    share = torch.log(told.omega) / np.log(13.0)
+    share = torch.log(conditions.omega) / np.log(13.0)
     for name, value, low, high in (
         ("omega", share, 0.0, 1.0),
-        ("t_min", told.t_min, 0.0, 0.5),
-        ("t_max", told.t_max, 0.5, 1.0),
+        ("t_min", conditions.t_min, 0.0, 0.5),
+        ("t_max", conditions.t_max, 0.5, 1.0),
     ):
         ordered = np.sort(value.numpy())
         wanted = np.linspace(low, high, len(ordered))
@@ -228,7 +230,7 @@ def test_a_share_of_the_steps_are_those_of_equal_length() -> None:
 
 
 def test_narrow_ranges_are_kept() -> None:
-    told = draw_told(
+    conditions = draw_conditions(
         64,
         torch.Generator().manual_seed(0),
         plain=torch.zeros(64, dtype=torch.bool),
@@ -240,13 +242,13 @@ def test_narrow_ranges_are_kept() -> None:
         t_min=(0.2, 0.2),
         t_max=(0.8, 0.9),
     )
-    assert (told.omega == 3).all() and (told.t_min == 0.2).all()
-    assert 0.8 <= told.t_max.min() and told.t_max.max() <= 0.9
+    assert (conditions.omega == 3).all() and (conditions.t_min == 0.2).all()
+    assert 0.8 <= conditions.t_max.min() and conditions.t_max.max() <= 0.9
 
 
 def test_guidance_counts_inside_the_interval_alone() -> None:
     z = torch.ones(3, 3, 2, 2)
-    told = Told(
+    conditions = StepConditions(
         t=torch.tensor([0.5, 0.5, 0.02]),
         r=torch.zeros(3),
         omega=torch.full((3,), 4.0),
@@ -257,6 +259,6 @@ def test_guidance_counts_inside_the_interval_alone() -> None:
     def teacher(x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
         return mask[:, :1, None, None] * torch.ones_like(x)
 
-    v = teacher_velocity(teacher, z, torch.zeros(3, 2, 1), torch.ones(3, 2), told)
+    v = teacher_velocity(teacher, z, torch.zeros(3, 2, 1), torch.ones(3, 2), conditions)
     # x0 is 1 with the caption and 0 without: inside the interval the mix is 4, outside 1.
     assert v[:, 0, 0, 0].tolist() == pytest.approx([(1 - 4) / 0.5, 0.0, (1 - 4) / 0.05])

@@ -14,10 +14,10 @@ from minit2i_deploy.errors import DataWarning
 from minit2i_deploy.model.build import build_network
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.data import to_network_range
-from minit2i_deploy.training.lora.objective import LoraFlowMatching
-from minit2i_deploy.training.objectives.draws import draw_step
+from minit2i_deploy.training.lora.flow_matching import LoraFlowMatching
 from minit2i_deploy.training.objectives.objective import Batch
-from minit2i_deploy.training.objectives.prior_preservation import Prior
+from minit2i_deploy.training.objectives.prior_preservation import PriorPreservation
+from minit2i_deploy.training.objectives.random_draws import draw_step
 from minit2i_deploy.training.recipe.lora import LoraRecipe
 from minit2i_deploy.training.recipe.recipe import Recipe
 from minit2i_deploy.training.trainer import Trainer
@@ -38,8 +38,8 @@ def prior_recipe(base: Path, *words: str, **changes: object) -> Recipe:
     return tiny_recipe(**{"lora": lora, "optimizer": "adamw", "ema_decay": 0.5} | changes)
 
 
-def prior(base: Path, *words: str) -> Prior:
-    return Prior(load_checkpoint(base), prior_recipe(base, *words), CPU)
+def prior(base: Path, *words: str) -> PriorPreservation:
+    return PriorPreservation(load_checkpoint(base), prior_recipe(base, *words), CPU)
 
 
 def batch_of(trainer: Trainer, step: int) -> Batch:
@@ -50,7 +50,7 @@ def batch_of(trainer: Trainer, step: int) -> Batch:
         context=context,
         mask=mask,
         captions=data.captions,
-        rows=range(trainer.recipe.batch),
+        positions=range(trainer.recipe.batch),
     )
 
 
@@ -71,7 +71,7 @@ def batch_of(trainer: Trainer, step: int) -> Batch:
 )
 def test_words_are_whole_ones_in_any_case(base: Path, caption: str, new: bool) -> None:
     found = prior(base, "cyan", "sks dog", "c++")
-    assert found.has_new([caption]).tolist() == [new]
+    assert found.mentions_new([caption]).tolist() == [new]
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def test_what_is_wanted_is_the_picture_or_what_the_base_says(base: Path) -> None
     mask = torch.ones(4, 20)
     mask[1] = mask[3] = 0  # dropped captions, which make no difference
     new = torch.tensor([True, True, False, False])
-    found = prior(base, NEW).wanted(images, new, x, context, mask)
+    found = prior(base, NEW).target(images, new, x, context, mask)
     said = build_network(load_checkpoint(base)).eval()(x, context, mask)
     assert torch.equal(found[:2], images[:2]) and torch.equal(found[2:], said[2:])
 
@@ -92,7 +92,7 @@ def test_the_loss_is_that_of_the_new_pictures_alone_at_first(base: Path, tmp_pat
     trainer = Trainer(prior_recipe(base, NEW, batch=16), tmp_path)
     batch = batch_of(trainer, 0)
     found = trainer.objective.loss(trainer.net, batch, 0)[0].item()
-    draws = draw_step(trainer.recipe, 0, batch.mask, batch.rows)
+    draws = draw_step(trainer.recipe, 0, batch.mask, batch.positions)
     net = build_network(load_checkpoint(base)).eval()
     total, count = 0.0, 0
     for i, caption in enumerate(batch.captions):
@@ -111,7 +111,9 @@ def test_the_loss_is_that_of_the_new_pictures_alone_at_first(base: Path, tmp_pat
 
 def test_without_a_new_word_nothing_is_learned_and_it_is_said(base: Path, tmp_path: Path) -> None:
     trainer = Trainer(prior_recipe(base, "purpel", batch=64, steps=20), tmp_path)
-    with pytest.warns(DataWarning, match="none of the first 1000 captions .* purpel; the adapter"):
+    with pytest.warns(
+        DataWarning, match=r"none of the first 1000 captions .* \(purpel\); the adapter"
+    ):
         trainer.run()
     assert all(not value.any() for name, value in trainer.parameters.items() if ".lora_B." in name)
     assert {line["loss"] for line in log_of(tmp_path) if "loss" in line} == {0.0}
@@ -120,16 +122,16 @@ def test_without_a_new_word_nothing_is_learned_and_it_is_said(base: Path, tmp_pa
 def test_it_is_said_once_and_never_where_a_word_came(base: Path) -> None:
     found = prior(base, "cyan")
     captions = ["a red circle"] * 600
-    found.has_new(captions)
+    found.mentions_new(captions)
     with pytest.warns(DataWarning):
-        found.has_new(captions)
+        found.mentions_new(captions)
     other = prior(base, "cyan")
-    other.has_new(["a cyan circle"])
+    other.mentions_new(["a cyan circle"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
-            found.has_new(captions)
-            other.has_new(captions)
+            found.mentions_new(captions)
+            other.mentions_new(captions)
 
 
 @torch.no_grad()
@@ -161,6 +163,6 @@ def test_its_pass_is_counted(base: Path, tmp_path: Path) -> None:
     with FlopCounterMode(display=False) as counter:
         trainer.objective.loss(trainer.net, batch, 0)[0].backward()
     assert isinstance(trainer.objective, LoraFlowMatching)
-    ratio = trainer.objective.picture_flops * len(batch.images) / counter.get_total_flops()
+    ratio = trainer.objective.image_flops * len(batch.images) / counter.get_total_flops()
     # Measured 1.114: nothing flows back into what stands before the first pair.
     assert 1 <= ratio < 1.15

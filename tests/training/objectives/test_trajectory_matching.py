@@ -18,11 +18,11 @@ from minit2i_deploy.model.loop import run_table
 from minit2i_deploy.solvers.table import solver_table
 from minit2i_deploy.training.data import to_network_range
 from minit2i_deploy.training.objectives import trajectory_matching
-from minit2i_deploy.training.objectives.draws import draw_noise
 from minit2i_deploy.training.objectives.flow_matching_loss import NOISE_SCALE
-from minit2i_deploy.training.objectives.mean_flow_loss import Guidance, Told
+from minit2i_deploy.training.objectives.mean_flow_loss import GuidanceConditions, StepConditions
 from minit2i_deploy.training.objectives.objective import Batch
-from minit2i_deploy.training.objectives.trajectory_loss import teacher_states, trajectory_loss
+from minit2i_deploy.training.objectives.random_draws import draw_noise
+from minit2i_deploy.training.objectives.trajectory_loss import teacher_trajectory, trajectory_loss
 from minit2i_deploy.training.objectives.trajectory_matching import TrajectoryMatching
 from minit2i_deploy.training.recipe.distillation import DistillRecipe
 from minit2i_deploy.training.recipe.recipe import Recipe
@@ -65,10 +65,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def guidance(omega: list[float], t_min: float = 0.0, t_max: float = 1.0) -> Guidance:
+def guidance(omega: list[float], t_min: float = 0.0, t_max: float = 1.0) -> GuidanceConditions:
     scale = torch.tensor(omega)
     low, high = torch.full_like(scale, t_min), torch.full_like(scale, t_max)
-    return Guidance(omega=scale, t_min=low, t_max=high)
+    return GuidanceConditions(omega=scale, t_min=low, t_max=high)
 
 
 def start(batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,8 +84,8 @@ def test_states_are_those_of_the_loop_that_paints(
 ) -> None:
     noise, context, mask = start(2)
     table = solver_table(solver, steps=10, a_min=0.1)
-    told = guidance([2.5, 2.5], t_min=1 - interval[1], t_max=1 - interval[0])
-    found = teacher_states(teacher, noise, context, mask, told, table)
+    conditions = guidance([2.5, 2.5], t_min=1 - interval[1], t_max=1 - interval[0])
+    found = teacher_trajectory(teacher, noise, context, mask, conditions, table)
     with torch.no_grad():
         tokens = torch.stack([teacher.text_adapter(context, m) for m in (mask, 0 * mask)])
     guided = solver_table(solver, steps=10, a_min=0.1, interval=interval)
@@ -98,24 +98,26 @@ def test_states_are_those_of_the_loop_that_paints(
 def test_every_picture_has_its_own_guidance(teacher: MMJiT) -> None:
     noise, context, mask = start(3)
     table = solver_table("ab2", steps=4, a_min=0.25)
-    told = guidance([1.0, 2.0, 5.0])
-    together = teacher_states(teacher, noise, context, mask, told, table)
+    conditions = guidance([1.0, 2.0, 5.0])
+    together = teacher_trajectory(teacher, noise, context, mask, conditions, table)
     for i in range(3):
         one = slice(i, i + 1)
-        alone = teacher_states(teacher, noise[one], context[one], mask[one], told.at(one), table)
+        alone = teacher_trajectory(
+            teacher, noise[one], context[one], mask[one], conditions.select(one), table
+        )
         assert (together[:, one] - alone).abs().max() <= MAX_ABS_ERROR
     assert (together[-1, 1] - together[-1, 2]).abs().max() > 100 * MAX_ABS_ERROR
 
 
 class Perfect:
-    """A student that has learned given states by heart, and says what it was told."""
+    """A student that has learned given states by heart, and says what it was conditions."""
 
     def __init__(self, states: Tensor, off: float = 0.0) -> None:
         self.states, self.off = states, off
-        self.told: dict[str, Tensor] = {}
+        self.conditions: dict[str, Tensor] = {}
 
-    def __call__(self, z: Tensor, context: Tensor, mask: Tensor, **told: Tensor) -> Tensor:
-        self.told = told | {"context": context, "mask": mask}
+    def __call__(self, z: Tensor, context: Tensor, mask: Tensor, **conditions: Tensor) -> Tensor:
+        self.conditions = conditions | {"context": context, "mask": mask}
         n = len(self.states) - 1
         found = []
         for picture in z:
@@ -131,26 +133,26 @@ class Perfect:
 
 def test_the_loss_is_the_mean_velocitys() -> None:
     states, (_, context, mask) = normal(4, 2, 3, 16, 16), start(2)
-    told = guidance([2.0, 3.0], 0.1, 0.9)
+    conditions = guidance([2.0, 3.0], 0.1, 0.9)
     exact = Perfect(states)
     # Measured 2e-13.
-    assert trajectory_loss(exact, states, context, mask, told, 0.05).item() < 1e-10
-    off = trajectory_loss(Perfect(states, off=0.5), states, context, mask, told, 0.05)
+    assert trajectory_loss(exact, states, context, mask, conditions, 0.05).item() < 1e-10
+    off = trajectory_loss(Perfect(states, off=0.5), states, context, mask, conditions, 0.05)
     assert off.item() == pytest.approx(0.25, rel=1e-5)
     # Three steps of two pictures, step by step.
-    assert exact.told["h"].tolist() == pytest.approx([1 / 3] * 6)
-    assert exact.told["omega"].tolist() == [2.0, 3.0] * 3
-    assert exact.told["t_min"].tolist() == pytest.approx([0.1] * 6)
-    assert exact.told["t_max"].tolist() == pytest.approx([0.9] * 6)
-    assert torch.equal(exact.told["context"], torch.cat([context] * 3))
-    assert torch.equal(exact.told["mask"], torch.cat([mask] * 3))
+    assert exact.conditions["h"].tolist() == pytest.approx([1 / 3] * 6)
+    assert exact.conditions["omega"].tolist() == [2.0, 3.0] * 3
+    assert exact.conditions["t_min"].tolist() == pytest.approx([0.1] * 6)
+    assert exact.conditions["t_max"].tolist() == pytest.approx([0.9] * 6)
+    assert torch.equal(exact.conditions["context"], torch.cat([context] * 3))
+    assert torch.equal(exact.conditions["mask"], torch.cat([mask] * 3))
 
 
 def batch_of(recipe: Recipe) -> Batch:
     data = step_data(recipe, 0)
     images, rows = to_network_range(data.images), range(recipe.batch)
     _, context, mask = start(recipe.batch)
-    return Batch(images=images, context=context, mask=mask, captions=data.captions, rows=rows)
+    return Batch(images=images, context=context, mask=mask, captions=data.captions, positions=rows)
 
 
 def test_the_student_is_shown_the_state_after_so_many_rows(
@@ -160,14 +162,14 @@ def test_the_student_is_shown_the_state_after_so_many_rows(
     shown: list[Tensor] = []
 
     def walk(*arguments: Any) -> Tensor:
-        walked.append(teacher_states(*arguments))
+        walked.append(teacher_trajectory(*arguments))
         return walked[-1]
 
     def look(student: object, states: Tensor, *rest: object) -> Tensor:
         shown.append(states)
         return torch.zeros((), requires_grad=True)
 
-    monkeypatch.setattr(trajectory_matching, "teacher_states", walk)
+    monkeypatch.setattr(trajectory_matching, "teacher_trajectory", walk)
     monkeypatch.setattr(trajectory_matching, "trajectory_loss", look)
     recipe = recipe_of(folder)
     objective = TrajectoryMatching(recipe, torch.device("cpu"))
@@ -203,7 +205,9 @@ def test_a_student_learns_its_teachers_steps(folder: Path, precision: str, tmp_p
     data = step_data(wide, 1000)
     context, mask = trainer.text(data.captions)
     images = to_network_range(data.images)
-    batch = Batch(images=images, context=context, mask=mask, captions=data.captions, rows=range(32))
+    batch = Batch(
+        images=images, context=context, mask=mask, captions=data.captions, positions=range(32)
+    )
     objective = TrajectoryMatching(wide, trainer.device)
 
     def reported() -> float:
@@ -246,7 +250,9 @@ def test_a_student_may_begin_as_an_earlier_one(folder: Path, tmp_path: Path, row
 
 
 def test_what_is_told_is_drawn_once_a_picture() -> None:
-    told = Told(**{name: torch.arange(3.0) for name in ("t", "r", "omega", "t_min", "t_max")})
-    picked = told.at(torch.tensor([2, 0]))
-    assert type(picked) is Told and picked.omega.tolist() == [2.0, 0.0]
-    assert type(guidance([1.0]).at(slice(0, 1))) is Guidance
+    conditions = StepConditions(
+        **{name: torch.arange(3.0) for name in ("t", "r", "omega", "t_min", "t_max")}
+    )
+    picked = conditions.select(torch.tensor([2, 0]))
+    assert type(picked) is StepConditions and picked.omega.tolist() == [2.0, 0.0]
+    assert type(guidance([1.0]).select(slice(0, 1))) is GuidanceConditions

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from minit2i_deploy.training.optim import muon as module
-from minit2i_deploy.training.optim.muon import Muon, orthogonalise
+from minit2i_deploy.training.optim.muon import Muon, orthogonalize
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 SHAPES = [(24, 8), (8, 24), (24, 8), (16, 16), (24, 8)]
@@ -42,8 +42,8 @@ def test_updates_and_state_are_torchs(scale: str, nesterov: bool) -> None:
 
 def test_a_stack_is_its_matrices_one_by_one() -> None:
     stack = torch.randn(5, 12, 20, generator=torch.Generator().manual_seed(3))
-    together = orthogonalise(stack, COEFFICIENTS, 5, 1e-7).float()
-    alone = torch.cat([orthogonalise(m[None], COEFFICIENTS, 5, 1e-7) for m in stack]).float()
+    together = orthogonalize(stack, COEFFICIENTS, 5, 1e-7).float()
+    alone = torch.cat([orthogonalize(m[None], COEFFICIENTS, 5, 1e-7) for m in stack]).float()
     assert (together - alone).abs().max() < 0.02  # measured 0 to 8e-3, by the machine's products
 
 
@@ -51,7 +51,7 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
 def test_singular_values_come_close_to_one_and_vectors_stay(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonalise(matrix[None], COEFFICIENTS, 5, 1e-7)[0].float()
+    found = orthogonalize(matrix[None], COEFFICIENTS, 5, 1e-7)[0].float()
     values = left.mT @ found @ right.mT
     assert 0.6 < values.diagonal().min() and values.diagonal().max() < 1.3
     assert (values - values.diagonal().diag()).abs().max() < 0.05  # measured 0.012
@@ -64,7 +64,7 @@ def test_a_stack_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append(len(stack))
         return torch.zeros_like(stack)
 
-    monkeypatch.setattr(module, "orthogonalise", spy)
+    monkeypatch.setattr(module, "orthogonalize", spy)
     monkeypatch.setattr(module, "_STACK_BYTES", 2 * 2 * 24 * 8)
     parameters = [nn.Parameter(m) for m in matrices(0)]
     for parameter in parameters[:-1]:

@@ -65,8 +65,8 @@ def test_muon_steps_are_even_in_all_directions_and_as_large_as_adamw_steps() -> 
     # 0.2 of the rate is the usual size of AdamW's update; measured 0.165, because Muon's
     # iteration leaves singular values between 0.7 and 1.2.
     assert 0.2 * 0.7 < update.square().mean().sqrt().item() < 0.2 * 1.2
-    spread = [torch.linalg.cond(values).item() for values in (gradient, update)]
-    assert spread[0] > 3 and spread[1] < 1.8  # measured 3.5 and 1.56
+    parallelize = [torch.linalg.cond(values).item() for values in (gradient, update)]
+    assert parallelize[0] > 3 and parallelize[1] < 1.8  # measured 3.5 and 1.56
     assert (update * gradient).sum() < 0
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from minit2i_deploy.errors import MissingDependencyError, TrainingError
 from minit2i_deploy.flops import adapter_flops, denoiser_flops
 from minit2i_deploy.model.mmjit import MMJiT
-from minit2i_deploy.training.reporting.samples import Sampler
+from minit2i_deploy.training.reporting.sampler import Sampler
 from minit2i_deploy.training.reporting.throughput import Throughput, matrix_rate
 from minit2i_deploy.training.reporting.tracking import Trackers
 from minit2i_deploy.training.trainer import Trainer
@@ -34,34 +34,34 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_tensorboard_has_the_figures_and_the_grid_of_a_run(tmp_path: Path) -> None:
     Trainer(tiny_recipe(steps=2, track=["tensorboard"]), tmp_path).run()
     found = scalars(tmp_path)
-    assert {"loss", "lr", "score", "pictures_s", "mfu"} == set(found)
+    assert {"loss", "lr", "score", "images_s", "mfu"} == set(found)
     loss, score = log_of(tmp_path)
     assert found["loss"] == [(2, pytest.approx(loss["loss"]))]
     assert found["score"] == [(2, pytest.approx(score["score"]))]
-    assert found["pictures_s"][0][1] > 0 and 0 < found["mfu"][0][1] < 1
+    assert found["images_s"][0][1] > 0 and 0 < found["mfu"][0][1] < 1
 
 
 def test_a_resumed_run_replaces_the_figures_of_steps_it_makes_again(tmp_path: Path) -> None:
     for step, loss in ((0, 1.0), (2, 5.0)):
         trackers = Trackers.open(tiny_recipe(track=["tensorboard"]), tmp_path, step)
         for later in range(step + 1, 5):
-            trackers.figures(later, loss=loss + later)
+            trackers.log_metrics(later, loss=loss + later)
         trackers.close()
     assert scalars(tmp_path)["loss"] == [(1, 2.0), (2, 3.0), (3, 8.0), (4, 9.0)]
 
 
 class FakeWandb:
-    """Keeps what it is told."""
+    """Keeps what it is given."""
 
     def __init__(self) -> None:
         self.begun: dict[str, Any] = {}
-        self.told: list[tuple[Any, ...]] = []
+        self.logged: list[tuple[Any, ...]] = []
 
     def init(self, **settings: Any) -> SimpleNamespace:
         self.begun = settings
         return SimpleNamespace(
-            log=lambda values, step: self.told.append((step, values)),
-            finish=lambda: self.told.append(("finish",)),
+            log=lambda values, step: self.logged.append((step, values)),
+            finish=lambda: self.logged.append(("finish",)),
         )
 
     def Image(self, path: str) -> str:
@@ -72,12 +72,12 @@ def test_weights_and_biases_gets_them_too(tmp_path: Path, monkeypatch: pytest.Mo
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     trackers = Trackers.open(tiny_recipe(track=["wandb"]), tmp_path, 0)
-    trackers.figures(3, loss=0.5)
-    trackers.picture(3, tmp_path / "a.png")
+    trackers.log_metrics(3, loss=0.5)
+    trackers.log_image(3, tmp_path / "a.png")
     trackers.close()
     assert fake.begun["name"] == "tiny" and fake.begun["config"]["steps"] == 6
-    assert fake.told[0] == (3, {"loss": 0.5}) and fake.told[-1] == ("finish",)
-    assert fake.told[1] == (3, {"samples": f"image of {tmp_path / 'a.png'}"})
+    assert fake.logged[0] == (3, {"loss": 0.5}) and fake.logged[-1] == ("finish",)
+    assert fake.logged[1] == (3, {"samples": f"image of {tmp_path / 'a.png'}"})
     first = fake.begun["id"]
     Trackers.open(tiny_recipe(track=["wandb"]), tmp_path, 3)
     assert fake.begun["id"] == first and fake.begun["resume"] == "allow"
@@ -94,21 +94,21 @@ def test_trackers_that_are_not_there_are_named(
         raise ConnectionError("no key\nis there")
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse))
-    with pytest.raises(TrainingError, match=r"wandb cannot begin \(no key is there\); run wandb"):
+    with pytest.raises(TrainingError, match=r"wandb cannot start \(no key is there\); run wandb"):
         Trackers.open(tiny_recipe(track=["wandb"]), tmp_path, 0)
 
 
 def test_throughput_is_pictures_over_time_and_its_share_of_the_machine() -> None:
-    throughput = Throughput(batch=8, picture_flops=3e9, machine_rate=1e12)
+    throughput = Throughput(batch=8, image_flops=3e9, machine_rate=1e12)
     for _ in range(4):
         throughput.add(0.5)
     figures = throughput.figures()
-    assert figures["pictures_s"] == pytest.approx(16)
+    assert figures["images_s"] == pytest.approx(16)
     assert figures["mfu"] == pytest.approx(16 * 3e9 / 1e12)
     # Twenty steps later an old one counts half.
     for _ in range(20):
         throughput.add(1.0)
-    assert 8 < throughput.figures()["pictures_s"] < 10
+    assert 8 < throughput.figures()["images_s"] < 10
 
 
 def test_the_machines_rate_is_that_of_its_products() -> None:
@@ -118,7 +118,7 @@ def test_the_machines_rate_is_that_of_its_products() -> None:
 
 def test_flops_of_a_picture(tmp_path: Path) -> None:
     once = denoiser_flops(TINY_MODEL) + adapter_flops(TINY_MODEL)
-    assert Trainer(tiny_recipe(), tmp_path).objective.picture_flops == 3 * once
+    assert Trainer(tiny_recipe(), tmp_path).objective.image_flops == 3 * once
 
 
 def test_own_prompts_are_painted_and_not_scored(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_sampling_takes_the_weights_it_is_given(tmp_path: Path) -> None:
         bias = weights["final_layer.linear.bias"]
         bias.copy_(torch.rand(bias.shape, generator=generator))
         before = {name: value.clone() for name, value in weights.items()}
-        with Image.open(sampler(weights, seed).picture) as image:
+        with Image.open(sampler(weights, seed).path) as image:
             pictures.append(np.asarray(image))
         assert all(torch.equal(value, before[name]) for name, value in weights.items())
     assert not np.array_equal(*pictures)

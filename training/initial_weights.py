@@ -1,0 +1,91 @@
+"""Initial weights of a run: fresh ones, or those of a checkpoint.
+
+Source: minit2i-jax, the initializers of MMJiT's and MeanFlowMMJiT's layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from minit2i_deploy.checkpoints import load_checkpoint
+from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.model.layers import RMSNorm
+from minit2i_deploy.model.mmjit import MMJiT
+from minit2i_deploy.model.student import StudentAdapter
+from minit2i_deploy.training.recipe.recipe import Recipe
+
+TOKEN_STD = 0.02
+
+
+def initialize_weights(net: MMJiT, seed: int) -> None:
+    """Fill the network in place: xavier-uniform matrices, zero biases, norms at one.
+
+    The patch embedding counts as a matrix over its flattened patch; the final layer is zero, so
+    the untrained network predicts a grey image; learned tokens, and the matrices that embed a
+    few-step student's conditions, are N(0, 0.02).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            weight = module.weight.data.view(module.weight.shape[0], -1)
+            nn.init.xavier_uniform_(weight, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, RMSNorm):
+            nn.init.ones_(module.weight)
+    nn.init.normal_(net.text_adapter.mask_token, std=TOKEN_STD, generator=generator)
+    nn.init.zeros_(net.denoiser.final_layer.linear.weight)
+    if isinstance(net.text_adapter, StudentAdapter):
+        for name, value in net.text_adapter.named_parameters():
+            if name.endswith("_tokens") or ("_embedder.mlp." in name and value.ndim == 2):
+                nn.init.normal_(value, std=TOKEN_STD, generator=generator)
+
+
+def load_starting_weights(recipe: Recipe) -> Mapping[str, np.ndarray]:
+    """Read the averaged weights of ``recipe.start_from``.
+
+    Returns:
+        canonical names to float32 arrays.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        TrainingError: its network has another shape.
+    """
+    checkpoint = load_checkpoint(recipe.start_folder)
+    check_same_network(recipe.start_folder, checkpoint.config, recipe.model)
+    return {name: np.asarray(value, np.float32) for name, value in checkpoint.tensors.items()}
+
+
+@torch.no_grad()
+def copy_weights(net: MMJiT, weights: Mapping[str, np.ndarray]) -> None:
+    """Copy weights by canonical name into a network, in place; other parameters keep their values.
+
+    Raises:
+        KeyError: the network has no parameter of a name.
+    """
+    parameters = net.canonical_parameters()
+    for name, value in weights.items():
+        parameters[name].copy_(torch.from_numpy(value))
+
+
+def check_same_network(path: Path, actual: ModelConfig, expected: ModelConfig) -> None:
+    """Compare a checkpoint's network with the recipe's.
+
+    Raises:
+        TrainingError: they differ; the first difference is named.
+    """
+    theirs = actual.to_dict() | {"student": actual.student}
+    ours = expected.to_dict() | {"student": expected.student}
+    different = sorted(key for key in ours if ours[key] != theirs[key])
+    if different:
+        key = different[0]
+        raise TrainingError(
+            f"{path}: is another network (model.{key} is {theirs[key]!r}, the recipe has "
+            f"{ours[key]!r}); use that checkpoint's model in the recipe"
+        )
