@@ -23,7 +23,7 @@ from minit2i_deploy.errors import Minit2iError
 from minit2i_deploy.export import export_bundle
 from minit2i_deploy.export.verification import reference
 from minit2i_deploy.runtimes import open_runtime
-from minit2i_deploy.runtimes.torch.runtime import read_weights
+from minit2i_deploy.runtimes.torch.network import read_weights
 
 CONFIGS: Final[Mapping[str, ModelConfig]] = {"tiny": TINY, **VARIANTS}
 _T5_LAYERS: Final = {"tiny": 1}

@@ -39,7 +39,7 @@ from minit2i_deploy.model.step import Step
 from minit2i_deploy.protocol import Trajectory
 from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxTrajectory, open_session
-from minit2i_deploy.runtimes.torch.runtime import TorchTrajectory
+from minit2i_deploy.runtimes.torch.trajectory import TorchTrajectory
 from minit2i_deploy.solvers.table import solver_table
 
 GUIDANCE: Final = 2.5

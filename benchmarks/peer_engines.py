@@ -25,7 +25,7 @@ import minit2i_deploy as m
 from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS
 from minit2i_deploy.runtimes.onnxruntime.runtime import open_session
 from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
-from minit2i_deploy.runtimes.torch.runtime import read_weights
+from minit2i_deploy.runtimes.torch.network import read_weights
 from minit2i_deploy.runtimes.toy_graph import RATE_SIZE, matmul_model, rate_arrays
 from minit2i_deploy.solvers.noise import batch_noise
 from minit2i_deploy.solvers.table import solver_table

@@ -1,7 +1,13 @@
 """What generating and embedding ask of an engine. Runtimes implement it; the core calls it.
 
-A runtime is bound to the thread that opened it. It knows no solver, no guidance scale and no
-prompt: a row's scalars, weights of branches and arrays are all it sees.
+A runtime knows no solver, no guidance scale and no prompt: a row's scalars, weights of branches and
+arrays are all it sees.
+
+Threads: calls from several threads on one runtime are taken one after another, and each gets its
+own result; a trajectory is one thread's. The runtimes tensorrt and tensorrt-rtx refuse every thread
+but the one that opened them, because CUDA's device and TensorRT's contexts are a thread's. Fork: a
+runtime is refused in a fork of the process that opened it, because engine threads do not follow;
+each process opens its own. (``runtimes.guard`` is both rules.)
 """
 
 from __future__ import annotations

@@ -1,20 +1,24 @@
-"""Runtimes: the three graphs of a bundle on one engine, behind one protocol."""
+"""Runtimes: the three graphs of a bundle on one engine, behind one protocol.
+
+Importing this module loads no engine, not even numpy, so that help texts can name the runtimes.
+"""
 
 from __future__ import annotations
 
-import functools
 import importlib
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.step_switch import SwitchRuntime, bundle_after_switch
-from minit2i_deploy.errors import RuntimeFailure, UsageError, require
-from minit2i_deploy.protocol import Runtime, Trajectory
+from minit2i_deploy.errors import RuntimeFailure, UsageError
 
-# Name on the command line -> "module:class"; each module imports one engine library.
-RUNTIMES: Final[Mapping[str, str]] = {
+if TYPE_CHECKING:
+    from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.protocol import Runtime
+    from minit2i_deploy.runtimes.base import BaseRuntime
+
+DEFAULT_RUNTIME: Final = "onnxruntime"
+# Name on the command line -> "module:class". A module imports its engine in the constructor, so
+# that a class can be asked for its options where the engine is not installed.
+RUNTIMES: Final[dict[str, str]] = {
     "onnxruntime": "minit2i_deploy.runtimes.onnxruntime.runtime:OnnxRuntime",
     "openvino": "minit2i_deploy.runtimes.openvino:OpenVinoRuntime",
     "torch": "minit2i_deploy.runtimes.torch.runtime:TorchRuntime",
@@ -22,98 +26,67 @@ RUNTIMES: Final[Mapping[str, str]] = {
     "tensorrt-rtx": "minit2i_deploy.runtimes.tensorrt.runtime:TensorRtRtxRuntime",
     "fake": "minit2i_deploy.runtimes.fake:FakeRuntime",
 }
-# Engines that their module imports at its top -> the extra that brings them.
-_IMPORTED_AT_TOP: Final = {"torch": "export"}
-# Those that are tried with a bundle whose late rows have a step graph of their own.
-_SPLITTING: Final = ("onnxruntime", "openvino", "fake")
 
 
-def open_runtime(bundle: Bundle, name: str = "onnxruntime", **options: Any) -> Runtime:
+def open_runtime(bundle: Bundle, name: str = DEFAULT_RUNTIME, **options: Any) -> Runtime:
     """Open a bundle's graphs on an engine; use it in a ``with`` block.
+
+    Calls from several threads are taken one after another; those of tensorrt and tensorrt-rtx must
+    all come from the thread that opened it. After a fork, open a runtime in the child.
 
     Args:
         bundle: an open bundle.
-        name: one of RUNTIMES.
-        options: of the runtime, for example ``threads=2``.
+        name: "onnxruntime", "openvino", "torch", "tensorrt", "tensorrt-rtx" or "fake".
+        options: of the runtime; what they mean stands with its class.
+
+            onnxruntime: provider: str = 'cpu', precision: str | None = None, threads: int = 0,
+            arena: bool = True, lean: bool = False, cache: str | os.PathLike[str] | None = None,
+            cuda_graph: str = 'auto'
+
+            openvino: precision: str = 'fp32', threads: int = 0, lean: bool = False,
+            cache: str | os.PathLike[str] | None = None
+
+            torch: device: str = 'cpu', precision: str | None = None, compile: bool = False
+
+            tensorrt, tensorrt-rtx: device: int = 0, graphs: str = 'trajectory',
+            debug: bool = False, keep_prompts: bool = True
 
     Raises:
         UsageError: an unknown runtime or option; the choices are listed.
         MissingDependencyError: the engine is not installed; the text names the pip line.
         RuntimeFailure: the engine cannot open the bundle's graphs.
     """
-    opener = _opener(name)
-    known = runtime_options(name)
-    unknown = sorted(set(options) - set(known))
+    kind = runtime_class(name)
+    unknown = sorted(set(options) - set(kind.options()))
     if unknown:
-        choices = ", ".join(known) or "none"
+        choices = ", ".join(kind.options()) or "none"
         raise UsageError(f"runtime {name} has no option {', '.join(unknown)}; it has {choices}")
-    late = bundle.manifest.switch
-    if late is not None and name not in _SPLITTING:
+    switch = bundle.manifest.switch
+    if switch is None:
+        return kind(bundle, **options)
+    if not kind.switches_step_graph:
+        choices = ", ".join(item for item in RUNTIMES if runtime_class(item).switches_step_graph)
         raise RuntimeFailure(
-            f"{bundle.path}: has another step graph from t={late.t:g} on, which runtime {name} does"
-            f" not switch to; choose one of {', '.join(_SPLITTING)}"
+            f"{bundle.path}: has another step graph from t={switch.t:g} on, which runtime {name} "
+            f"does not switch to; choose one of {choices}"
         )
-    runtime: Runtime = opener(bundle, **options)
-    if late is None:
-        return runtime
-    return SwitchRuntime(runtime, opener(bundle_after_switch(bundle), **options), late.t)
+    from minit2i_deploy.bundle.step_switch import SwitchRuntime, bundle_after_switch
+
+    after = kind(bundle_after_switch(bundle), **options)
+    return SwitchRuntime(kind(bundle, **options), after, switch.t)
 
 
-def runtime_options(name: str) -> list[str]:
-    """Names of the options that a runtime takes beside the bundle.
+def runtime_class(name: str) -> type[BaseRuntime]:
+    """The class of a runtime, which declares its options and what it can do.
 
     Raises:
         UsageError: an unknown runtime; the choices are listed.
-        MissingDependencyError: the engine is not installed; the text names the pip line.
     """
-    return [key for key in inspect.signature(_opener(name)).parameters if key != "bundle"]
-
-
-def _opener(name: str) -> Callable[..., Runtime]:
     if name not in RUNTIMES:
         raise UsageError(f"runtime {name!r} is unknown; choose one of {', '.join(RUNTIMES)}")
-    if name in _IMPORTED_AT_TOP:
-        require(name, _IMPORTED_AT_TOP[name])
     module, attribute = RUNTIMES[name].split(":")
-    opener: Callable[..., Runtime] = getattr(importlib.import_module(module), attribute)
-    return opener
+    found: type[BaseRuntime] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
-def prove_engines() -> dict[str, Callable[[], float]]:
-    """A proof for every engine that this package knows: it runs a toy of ten rows.
-
-    Returns:
-        runtime, or runtime:provider, or runtime::precision, to a call that gives the toy's
-        relative error, or raises MissingDependencyError or RuntimeFailure.
-    """
-    from minit2i_deploy.runtimes import openvino
-    from minit2i_deploy.runtimes.onnxruntime import providers as onnxruntime_providers
-    from minit2i_deploy.runtimes.onnxruntime import session as onnxruntime_session
-    from minit2i_deploy.runtimes.tensorrt import probe as tensorrt_probe
-
-    library = "onnxruntime"
-
-    def of_provider(provider: onnxruntime_providers.Provider) -> float:
-        return onnxruntime_session.prove(require(library, provider.extra), provider)
-
-    def of_torch(device: str) -> float:
-        for engine, extra in _IMPORTED_AT_TOP.items():
-            require(engine, extra)
-        probe = importlib.import_module("minit2i_deploy.runtimes.torch.probe")
-        error: float = probe.prove(device)
-        return error
-
-    engines: dict[str, Callable[[], float]] = {
-        f"onnxruntime:{name}": functools.partial(of_provider, provider)
-        for name, provider in onnxruntime_providers.PROVIDERS.items()
-    }
-    for precision in ("fp32", "bf16"):
-        engines[f"openvino::{precision}"] = functools.partial(openvino.prove, precision)
-    for name in ("tensorrt", "tensorrt-rtx"):
-        engines[name] = functools.partial(tensorrt_probe.prove, name.replace("-", "_"))
-    for device in ("cpu", "cuda"):
-        engines[f"torch ({device})"] = functools.partial(of_torch, device)
-    return engines
-
-
-__all__ = ["RUNTIMES", "Runtime", "Trajectory", "open_runtime", "prove_engines", "runtime_options"]
+__all__ = ["DEFAULT_RUNTIME", "RUNTIMES", "open_runtime", "runtime_class"]

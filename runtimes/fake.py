@@ -1,6 +1,6 @@
-"""A runtime without a network: a fixed, cheap, smooth function stands in for it.
+"""A runtime without a network: a fixed, cheap, smooth function takes its place.
 
-It shares the loop, the row arithmetic and every shape with the real ones, so programs around
+It shares the loop, the row arithmetic and every shape with the others, so programs around
 ``generate`` and ``embed`` can be tested without an engine.
 """
 
@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions
+from minit2i_deploy.runtimes.base import BaseRuntime, check_conditions
+from minit2i_deploy.runtimes.guard import guarded
 from minit2i_deploy.solvers.row import Row, advance
 
 
-class FakeRuntime(ClosableRuntime):
+class FakeRuntime(BaseRuntime):
     """Embeddings are sinusoids of the token ids, and a branch's estimate is tanh of x plus a tone.
 
     Args:
@@ -22,21 +23,24 @@ class FakeRuntime(ClosableRuntime):
     """
 
     name = "fake"
+    switches_step_graph = True
 
     def __init__(self, bundle: Bundle) -> None:
-        self.bundle, self.config = bundle, bundle.config
+        super().__init__(bundle)
+        self.config = bundle.config
 
+    @guarded
     def encode(
         self,
         input_ids: Int64[np.ndarray, "n tokens"],
         attention_mask: Int64[np.ndarray, "n tokens"],
     ) -> Float32[np.ndarray, "n tokens width"]:
         """sin(id * (k + 1) / width) for channel k."""
-        self._check_open()
         width = self.config.txt_input_size
         wave = np.sin(input_ids[..., None] * (np.arange(width) + 1.0) / width)
         return (wave * attention_mask[..., None]).astype(np.float32)
 
+    @guarded
     def adapt(
         self,
         context: Float32[np.ndarray, "n length width"],
@@ -44,7 +48,6 @@ class FakeRuntime(ClosableRuntime):
         conditions: Float32[np.ndarray, "n 4"] | None = None,
     ) -> Float32[np.ndarray, "n adapted hidden"]:
         """The masked mean of the context and conditions, repeated over tokens and channels."""
-        self._check_open()
         check_conditions(self.config, conditions)
         mean = (context * (mask[..., None] > 0)).mean(axis=(1, 2))
         if conditions is not None:
@@ -52,13 +55,13 @@ class FakeRuntime(ClosableRuntime):
         shape = (len(context), self.config.num_text_tokens, self.config.hidden_size)
         return np.broadcast_to(mean[:, None, None], shape).astype(np.float32)
 
+    @guarded
     def start(
         self,
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
     ) -> FakeTrajectory:
         """Keep a copy of the state."""
-        self._check_open()
         return FakeTrajectory(x.copy(), tokens)
 
 

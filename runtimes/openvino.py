@@ -7,6 +7,7 @@ bf16 on those that have AVX-512 BF16 instructions.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,13 +18,14 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.compatibility import require_engine_fits
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.protocol import check_threads
-from minit2i_deploy.runtimes.base import GraphRuntime
+from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
+from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
 from minit2i_deploy.runtimes.toy_graph import (
     RATE_SIZE,
-    TOY_ROWS,
     TOY_SIZE,
+    TOY_STEPS,
     best_rate,
     matmul_model,
     rate_arrays,
@@ -57,6 +59,7 @@ class OpenVinoRuntime(GraphRuntime):
     """
 
     name = "openvino"
+    switches_step_graph = True
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class OpenVinoRuntime(GraphRuntime):
             )
         check_threads(threads)
         require_engine_fits(bundle, "runtime openvino")
-        self.bundle = bundle
+        super().__init__(bundle)
         self._library = require("openvino", "openvino")
         self._core = self._library.Core()
         hint, needed = _PRECISIONS[precision]
@@ -90,6 +93,23 @@ class OpenVinoRuntime(GraphRuntime):
         self._graphs: dict[str, Any] = {}
         self._lean = lean
 
+    @classmethod
+    def self_tests(cls) -> list[SelfTest]:
+        """One for each precision."""
+        return [
+            SelfTest(
+                label=f"{cls.name}::{precision}",
+                options={"precision": precision},
+                run=partial(run_toy, precision),
+            )
+            for precision in _PRECISIONS
+        ]
+
+    def runs_precision(self, precision: str) -> bool:
+        """Whether OpenVINO runs graphs of this precision."""
+        return precision in _RUNS
+
+    @guarded
     def start(
         self,
         x: Float32[np.ndarray, "batch 3 height width"],
@@ -99,11 +119,11 @@ class OpenVinoRuntime(GraphRuntime):
         if self._lean:
             self._graphs.pop("text_encoder", None)
         request = self._compiled("transformer").create_infer_request()
-        return OpenVinoTrajectory(request, self._library.Tensor, x, tokens)
+        return OpenVinoTrajectory(request, self._library.Tensor, x, tokens, self._guard)
 
+    @guarded
     def matrix_rate(self) -> float:
         """FLOP a second of large matrix products in this precision, measured now."""
-        self._check_open()
         a, weights = rate_arrays()
         model = self._core.read_model(
             matmul_model(RATE_SIZE, RATE_SIZE, RATE_SIZE, weights.tobytes())
@@ -112,7 +132,6 @@ class OpenVinoRuntime(GraphRuntime):
         return best_rate(lambda: compiled({"a": a}))
 
     def _compiled(self, graph: str) -> Any:
-        self._check_open()
         if graph not in self._graphs:
             path = self.bundle.graph_path(graph)
             self._check_precision(graph)
@@ -140,7 +159,7 @@ class OpenVinoRuntime(GraphRuntime):
 
     def _check_precision(self, graph: str) -> None:
         precision = self.bundle.manifest.graphs[graph].precision
-        if precision not in _RUNS:
+        if not self.runs_precision(precision):
             raise RuntimeFailure(
                 f"{self.bundle.path}: graph {graph} is {precision}, but runtime openvino takes "
                 f"{', '.join(_RUNS)}; export in fp32 and ask for precision bf16"
@@ -163,12 +182,15 @@ class OpenVinoRuntime(GraphRuntime):
 class OpenVinoTrajectory:
     """State of one batch: two pairs (x, h) of buffers, read from one and written to the other."""
 
-    def __init__(self, request: Any, tensor: Any, x: np.ndarray, tokens: np.ndarray) -> None:
-        self._request, self._tensor = request, tensor
+    def __init__(
+        self, request: Any, tensor: Any, x: np.ndarray, tokens: np.ndarray, guard: Guard
+    ) -> None:
+        self._request, self._tensor, self._guard = request, tensor, guard
         self._tokens = tokens
         self._now = (x.copy(order="C"), np.zeros(x.shape, x.dtype))
         self._next = (np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype))
 
+    @guarded
     def step(
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
@@ -206,7 +228,7 @@ def _capabilities(core: Any) -> list[str]:
         return list(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
 
 
-def prove(precision: str = "fp32") -> float:
+def run_toy(precision: str = "fp32") -> float:
     """Run a toy of ten rows.
 
     Args:
@@ -228,7 +250,7 @@ def prove(precision: str = "fp32") -> float:
     model = core.read_model(matmul_model(TOY_SIZE, TOY_SIZE, TOY_SIZE))
     compiled = core.compile_model(model, _DEVICE, {"INFERENCE_PRECISION_HINT": hint})
     try:
-        for _ in range(TOY_ROWS):
+        for _ in range(TOY_STEPS):
             state = compiled({"a": state, "b": turn})[0].copy()
     except RuntimeError as error:
         raise RuntimeFailure(f"openvino cannot run a toy graph: {_reason(error)}") from error

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 
 from minit2i_deploy.errors import RuntimeFailure
 
-TOY_ROWS, TOY_SIZE = 10, 16
+TOY_STEPS, TOY_SIZE = 10, 16
 # After ten products: measured 2e-7 in fp32; bf16 has 8 bits.
 _TOY_BOUND: Final = 0.05
 RATE_SIZE: Final = 2048
@@ -62,7 +62,7 @@ def toy_error(engine: str, found: Float32[np.ndarray, "n n"]) -> float:
         RuntimeFailure: it is over what even bf16 explains.
     """
     start, turn = toy_arrays()
-    wanted = start @ np.linalg.matrix_power(turn.astype(np.float64), TOY_ROWS)
+    wanted = start @ np.linalg.matrix_power(turn.astype(np.float64), TOY_STEPS)
     worst = float(np.abs(found - wanted).max() / np.abs(wanted).max())
     if not worst <= _TOY_BOUND:
         raise RuntimeFailure(f"{engine} is off by {worst:.2g} on a toy graph")

@@ -61,6 +61,11 @@ class Bundle:
             _check_size(folder, name, info)
         return cls(path=folder, manifest=manifest, digest=hashlib.sha256(data).hexdigest())
 
+    def __repr__(self) -> str:
+        # The manifest's own is thousands of characters.
+        precision = self.manifest.graphs["transformer"].precision
+        return f"<Bundle {self.path}, {self.manifest.variant or 'no variant'}, {precision}>"
+
     @property
     def config(self) -> ModelConfig:
         """Shape of the network."""

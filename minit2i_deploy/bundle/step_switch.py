@@ -61,6 +61,11 @@ class SwitchRuntime:
         """Name of the provider in use, or "" where the runtime has no such choice."""
         return str(getattr(self._before, "provider", ""))
 
+    def runs_precision(self, precision: str) -> bool:
+        """Whether both have kernels for graphs of this precision; see ``base.BaseRuntime``."""
+        asked = (getattr(each, "runs_precision", None) for each in (self._before, self._after))
+        return all(runs is None or runs(precision) for runs in asked)
+
     def encode(
         self,
         input_ids: Int64[np.ndarray, "n tokens"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.cli.support.options import add_json
@@ -57,21 +57,30 @@ def run(options: argparse.Namespace) -> None:
             for extra in installed_extras()
         },
         "engines": _engines(bundle),
+        "runtime_options": _runtime_options(),
         "variants_bytes": variant_bytes(),
     }
     print(json_text(values) if options.json else _text(values))
 
 
 def _engines(bundle: Bundle | None) -> list[dict[str, Any]]:
-    from minit2i_deploy.runtimes import prove_engines
+    from minit2i_deploy.runtimes import RUNTIMES, runtime_class
 
-    found = []
-    for name, prove in prove_engines().items():
-        result = _tried(prove)
-        if bundle is not None and result["state"] == "works":
-            result |= _tried_on(bundle, name)
-        found.append({"engine": name, **result})
-    return found
+    results = []
+    for name in RUNTIMES:
+        for test in runtime_class(name).self_tests():
+            result = _tried(test.run)
+            if bundle is not None and result["state"] == "works":
+                result |= _tried_on(bundle, name, test.options)
+            results.append({"engine": test.label, **result})
+    return results
+
+
+def _runtime_options() -> dict[str, list[str]]:
+    from minit2i_deploy.runtimes import RUNTIMES, runtime_class
+
+    return {name: [str(option) for option in runtime_class(name).options().values()]
+            for name in RUNTIMES}  # fmt: skip
 
 
 def _tried(prove: Callable[[], float]) -> dict[str, Any]:
@@ -83,7 +92,7 @@ def _tried(prove: Callable[[], float]) -> dict[str, Any]:
         return {"state": "does not work", "error": None, "why": str(error)}
 
 
-def _tried_on(bundle: Bundle, engine: str) -> dict[str, Any]:
+def _tried_on(bundle: Bundle, name: str, options: Mapping[str, object]) -> dict[str, Any]:
     """Embed a text and run ten rows, or as many as a student's table has."""
     from minit2i_deploy.generate import trajectory
     from minit2i_deploy.runtimes import open_runtime
@@ -93,10 +102,9 @@ def _tried_on(bundle: Bundle, engine: str) -> dict[str, Any]:
     table, guidance = bundle.preset()
     if bundle.config.student is None:
         table = solver_table("euler", steps=_ROWS)
-    name, settings = _settings(engine)
     began = time.perf_counter()
     try:
-        with open_runtime(bundle, name, **settings) as runtime:
+        with open_runtime(bundle, name, **options) as runtime:
             embed(bundle, runtime, "a red circle")
             frames = trajectory(bundle, runtime, "a red circle", table=table, guidance=guidance)
             rows = [frame.seconds for frame in frames]
@@ -104,15 +112,6 @@ def _tried_on(bundle: Bundle, engine: str) -> dict[str, Any]:
         return {"state": "does not run this bundle", "why": str(error)}
     whole = time.perf_counter() - began
     return {"row_s": sorted(rows)[len(rows) // 2], "whole_s": whole}
-
-
-def _settings(engine: str) -> tuple[str, dict[str, str]]:
-    """Runtime and options of an engine's name in ``prove_engines``."""
-    if engine.startswith("torch "):
-        return "torch", {"device": engine.removeprefix("torch (").removesuffix(")")}
-    runtime, provider, precision = [*engine.split(":"), "", ""][:3]
-    given = {"provider": provider, "precision": precision}
-    return runtime, {key: value for key, value in given.items() if value}
 
 
 def _text(values: dict[str, Any]) -> str:
@@ -126,6 +125,9 @@ def _text(values: dict[str, Any]) -> str:
     ]
     features = list(values["cpu_features"].items()) or [("none", "that this command knows")]
     engines = [(item["engine"], item["state"], _engine_words(item)) for item in values["engines"]]
+    runtimes = [
+        (name, ", ".join(options) or "none") for name, options in values["runtime_options"].items()
+    ]
     variants = [
         (name, *(size(item[what]) for what in ("fp32", "16 bit", "with encoder")))
         for name, item in values["variants_bytes"].items()
@@ -136,6 +138,10 @@ def _text(values: dict[str, Any]) -> str:
             columns(features, head=("processor has", "good for")),
             columns(_extra_rows(values["extras"]), head=("extra", "state", "packages")),
             columns(engines, head=("engine", "state", "")),
+            columns(
+                runtimes,
+                head=("runtime", "options in Python; minit2i --help has those of commands"),
+            ),
             columns(variants, head=("weights", "fp32", "16 bit", "fp32 with FLAN-T5-Large")),
         ]
     )

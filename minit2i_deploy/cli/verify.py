@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 
-_NO_BF16: Final = "onnxruntime's CPU provider has no bf16 kernels; --runtime torch runs it"
 # The second step graph, in a bundle whose late rows have one.
 _LATE: Final = "transformer, late rows"
 _EPILOG: Final = """\
@@ -135,8 +134,12 @@ def check_bundle(bundle: Bundle, open_engine: Callable[[], Runtime]) -> Iterator
         return
     with runtime:
         for name, work in _graph_runs(bundle, runtime).items():
-            if (runtime.name, _precision(bundle, name)) == ("onnxruntime", "bf16"):
-                yield Outcome(name=f"graph {name}", state=SKIPPED, found=_NO_BF16)
+            precision = _precision(bundle, name)
+            if not _runs(runtime, precision):
+                reason = (
+                    f"runtime {runtime.name} does not run {precision} graphs; --runtime torch may"
+                )
+                yield Outcome(name=f"graph {name}", state=SKIPPED, found=reason)
             else:
                 yield _attempt(f"graph {name}", partial(_finite, work))
 
@@ -257,6 +260,12 @@ def _precision(bundle: Bundle, name: str) -> str:
     late = bundle.manifest.switch
     graph = late.graph if late is not None and name == _LATE else bundle.manifest.graphs[name]
     return graph.precision
+
+
+def _runs(runtime: Runtime, precision: str) -> bool:
+    """Whether a runtime has kernels for a precision; one that cannot tell is tried."""
+    runs_precision = getattr(runtime, "runs_precision", None)
+    return runs_precision is None or bool(runs_precision(precision))
 
 
 def _table(bundle: Bundle, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -22,18 +23,20 @@ CACHE_BYTES: Final = 8 * 2**20
 
 
 class SequenceCache:
-    """The rows used last, by token ids, up to a number of bytes."""
+    """The rows used last, by token ids, up to a number of bytes. Threads may share it."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
+        self._lock = threading.Lock()
         self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()
 
     def get(self, key: bytes) -> np.ndarray | None:
         """The row, float32 [tokens, width], which is now the last used; None if it is not kept."""
-        row = self._rows.get(key)
-        if row is not None:
-            self._rows.move_to_end(key)
-        return row
+        with self._lock:
+            row = self._rows.get(key)
+            if row is not None:
+                self._rows.move_to_end(key)
+            return row
 
     def put(self, key: bytes, row: np.ndarray) -> None:
         """Keep a copy of a new row, and drop those used longest ago until all fit.
@@ -42,12 +45,16 @@ class SequenceCache:
             key: bytes of its token ids.
             row: float32 [tokens, width].
         """
-        # A view would hold the whole batch that it was cut from.
-        self._rows[key] = row.copy()
-        self.num_bytes += row.nbytes
-        while self.num_bytes > self.max_bytes:
-            _, dropped = self._rows.popitem(last=False)
-            self.num_bytes -= dropped.nbytes
+        with self._lock:
+            # Another thread may have kept the same row meanwhile.
+            replaced = self._rows.pop(key, None)
+            self.num_bytes -= 0 if replaced is None else replaced.nbytes
+            # A view would hold the whole batch that it was cut from.
+            self._rows[key] = row.copy()
+            self.num_bytes += row.nbytes
+            while self.num_bytes > self.max_bytes:
+                _, dropped = self._rows.popitem(last=False)
+                self.num_bytes -= dropped.nbytes
 
 
 # What a runtime has encoded, kept as long as the runtime is: painting again with the same prompt

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure, UsageError
+from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.runtimes.onnxruntime.trajectory import first_line
 from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
 
@@ -105,12 +106,12 @@ class StepGraphs:
         self._checks: dict[int, int] = {}
         self._free: dict[tuple[tuple[int, ...], ...], list[Place]] = {}
 
-    def start(self, x: np.ndarray, tokens: np.ndarray) -> CapturedTrajectory:
+    def start(self, x: np.ndarray, tokens: np.ndarray, guard: Guard) -> CapturedTrajectory:
         """A trajectory in a place that no living one uses."""
         shapes = (x.shape, tokens.shape[1:])
         free = self._free.setdefault(shapes, [])
         place = free.pop() if free else Place(self, x)
-        state = CapturedTrajectory(place, x, tokens)
+        state = CapturedTrajectory(place, x, tokens, guard)
         weakref.finalize(state, free.append, place)
         return state
 
@@ -186,14 +187,15 @@ class StepGraphs:
 class CapturedTrajectory:
     """State of one batch on recorded steps; arguments as in ``OnnxTrajectory``."""
 
-    def __init__(self, place: Place, x: np.ndarray, tokens: np.ndarray) -> None:
-        self._place, self._tokens = place, tokens
+    def __init__(self, place: Place, x: np.ndarray, tokens: np.ndarray, guard: Guard) -> None:
+        self._place, self._tokens, self._guard = place, tokens, guard
         self._reading = 0
         self._written: set[int] = set()
         start, history = place.pairs[0]
         start.update_inplace(np.ascontiguousarray(x))
         history.update_inplace(np.zeros_like(x))
 
+    @guarded
     def step(
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:

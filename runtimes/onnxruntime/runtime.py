@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,25 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.compatibility import require_engine_fits
 from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure, require
 from minit2i_deploy.protocol import check_threads
-from minit2i_deploy.runtimes.base import GraphRuntime
+from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
+from minit2i_deploy.runtimes.guard import guarded
 from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import (
     CapturedTrajectory,
     StepGraphs,
     check_mode,
 )
-from minit2i_deploy.runtimes.onnxruntime.providers import AUTO, PROVIDERS, provider_version
+from minit2i_deploy.runtimes.onnxruntime.providers import (
+    AUTO,
+    PROVIDERS,
+    Provider,
+    provider_version,
+)
 from minit2i_deploy.runtimes.onnxruntime.session import (
     find_provider,
     matrix_rate,
     open_session,
+    run_toy,
     session_options,
 )
 from minit2i_deploy.runtimes.onnxruntime.trajectory import OnnxTrajectory, first_line
@@ -59,6 +67,7 @@ class OnnxRuntime(GraphRuntime):
     """
 
     name = "onnxruntime"
+    switches_step_graph = True
 
     def __init__(
         self,
@@ -73,7 +82,7 @@ class OnnxRuntime(GraphRuntime):
         cuda_graph: str = "auto",
     ) -> None:
         check_threads(threads)
-        self.bundle = bundle
+        super().__init__(bundle)
         self.threads = threads or _usable_cores()
         if provider == AUTO:
             provider = bundle.manifest.only_for or AUTO
@@ -96,11 +105,28 @@ class OnnxRuntime(GraphRuntime):
         self._sessions: dict[str, Any] = {}
         self._lean = lean
 
+    @classmethod
+    def self_tests(cls) -> list[SelfTest]:
+        """One for each provider."""
+        return [
+            SelfTest(
+                label=f"{cls.name}:{name}",
+                options={"provider": name},
+                run=partial(_self_test, provider),
+            )
+            for name, provider in PROVIDERS.items()
+        ]
+
+    def runs_precision(self, precision: str) -> bool:
+        """Whether the provider has kernels for graphs of this precision."""
+        return precision in self._provider.runs
+
     @property
     def provider(self) -> str:
         """Name of the provider in use, one of ``onnxruntime_providers.PROVIDERS``."""
         return self._provider.name
 
+    @guarded
     def start(
         self,
         x: Float32[np.ndarray, "batch 3 height width"],
@@ -111,16 +137,15 @@ class OnnxRuntime(GraphRuntime):
             self._sessions.pop("text_encoder", None)
         session = self._session("transformer")
         if self._step_graphs is not None:
-            return self._step_graphs.start(x, tokens)
-        return OnnxTrajectory(session, self._ort, x, tokens, self._provider.device)
+            return self._step_graphs.start(x, tokens, self._guard)
+        return OnnxTrajectory(session, self._ort, x, tokens, self._provider.device, self._guard)
 
+    @guarded
     def matrix_rate(self) -> float:
         """FLOP a second of large matrix products on this provider, measured now."""
-        self._check_open()
         return matrix_rate(self._ort, self._provider, **self._settings)
 
     def _session(self, graph: str) -> Any:
-        self._check_open()
         if graph not in self._sessions:
             self._check_precision(graph)
             self._sessions[graph] = self._opened(graph)
@@ -159,7 +184,7 @@ class OnnxRuntime(GraphRuntime):
 
     def _check_precision(self, graph: str) -> None:
         precision = self.bundle.manifest.graphs[graph].precision
-        if precision not in self._provider.runs:
+        if not self.runs_precision(precision):
             raise RuntimeFailure(
                 f"{self.bundle.path}: graph {graph} is {precision}, which provider "
                 f"{self.provider} has no kernels for; it runs {', '.join(self._provider.runs)}"
@@ -176,6 +201,10 @@ class OnnxRuntime(GraphRuntime):
     def _free(self) -> None:
         self._sessions.clear()
         self._step_graphs = None
+
+
+def _self_test(provider: Provider) -> float:
+    return run_toy(require(OnnxRuntime.name, provider.extra), provider)
 
 
 def _usable_cores() -> int:

@@ -25,8 +25,8 @@ from minit2i_deploy.runtimes.onnxruntime.trajectory import first_line
 from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
 from minit2i_deploy.runtimes.toy_graph import (
     RATE_SIZE,
-    TOY_ROWS,
     TOY_SIZE,
+    TOY_STEPS,
     best_rate,
     matmul_model,
     rate_arrays,
@@ -159,7 +159,7 @@ def check_placement(session: Any, provider: Provider, path: Path | str) -> None:
         )
 
 
-def prove(ort: Any, provider: Provider, **settings: Any) -> float:
+def run_toy(ort: Any, provider: Provider, **settings: Any) -> float:
     """Run a toy of ten rows on a provider, its state in two buffers on the provider's device.
 
     Args:
@@ -209,7 +209,7 @@ def _ten_rows(
     fixed, now, after = (
         ort.OrtValue.ortvalue_from_numpy(array.copy(), device, 0) for array in (turn, start, start)
     )
-    for _ in range(TOY_ROWS):
+    for _ in range(TOY_STEPS):
         binding = session.io_binding()
         binding.bind_ortvalue_input("a", now)
         binding.bind_ortvalue_input("b", fixed)
@@ -223,7 +223,7 @@ def _ten_rows(
 
 def _works(ort: Any, provider: Provider) -> bool:
     try:
-        prove(ort, provider)
+        run_toy(ort, provider)
     except (MissingDependencyError, RuntimeFailure):
         return False
     return True

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.solvers.row import Row
 
 
@@ -24,12 +25,20 @@ class OnnxTrajectory:
         x: float32 [batch, 3, H, W].
         tokens: float32 [branches, batch, adapted tokens, hidden].
         device: "cpu" or "cuda".
+        guard: of the runtime; None makes one.
     """
 
     def __init__(
-        self, session: Any, ort: Any, x: np.ndarray, tokens: np.ndarray, device: str = "cpu"
+        self,
+        session: Any,
+        ort: Any,
+        x: np.ndarray,
+        tokens: np.ndarray,
+        device: str = "cpu",
+        guard: Guard | None = None,
     ) -> None:
         self._session, self._ort, self._device = session, ort, device
+        self._guard = guard or Guard("onnxruntime", self)
         self._tokens = tokens
         self._branches: dict[int, Any] = {}
         # A value on the CPU lies on its array's memory: own arrays, in C order whatever the
@@ -37,6 +46,7 @@ class OnnxTrajectory:
         self._now = (self._put(x.copy(order="C")), self._put(np.zeros(x.shape, x.dtype)))
         self._next = (self._empty(x), self._empty(x))
 
+    @guarded
     def step(
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:

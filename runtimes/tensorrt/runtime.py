@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -19,10 +20,12 @@ from minit2i_deploy.engines.cache import Device, require_engine
 from minit2i_deploy.engines.key import TENSORRT, TENSORRT_RTX
 from minit2i_deploy.errors import Minit2iError, UsageError
 from minit2i_deploy.io.files import atomic_write_bytes
-from minit2i_deploy.runtimes.base import GraphRuntime, check_conditions
+from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest, check_conditions
+from minit2i_deploy.runtimes.guard import guarded
 from minit2i_deploy.runtimes.tensorrt.engine import JIT_CACHE_FILE, Card, Engine, HostCall
 from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
 from minit2i_deploy.runtimes.tensorrt.rows import GRAPHS, RowQueue
+from minit2i_deploy.runtimes.tensorrt.toy import run_toy
 from minit2i_deploy.runtimes.tensorrt.trajectory import TensorRtTrajectory, Workspaces
 
 # Adapted tokens of prompts that are kept for the next picture; embeddings are kept by the core.
@@ -62,7 +65,7 @@ class TensorRtRuntime(GraphRuntime):
         if graphs not in GRAPHS:
             raise UsageError(f"graphs is {graphs!r}; choose one of {', '.join(GRAPHS)}")
         require_engine_fits(bundle, f"runtime {self.name}")
-        self.bundle = bundle
+        super().__init__(bundle)
         self._settings = (graphs, debug)
         self._card = Card(RuntimeLibrary.open(self.library), device)
         self._device = Device(capability=self._card.driver.capability, name=self._card.driver.name)
@@ -71,6 +74,11 @@ class TensorRtRuntime(GraphRuntime):
         self._queues: dict[Engine, tuple[RowQueue, Workspaces]] = {}
         self._last: RowQueue | None = None
         self._tokens = _Cache(_CACHE_BYTES if keep_prompts else 0)
+
+    @classmethod
+    def self_tests(cls) -> list[SelfTest]:
+        """One, on the first GPU."""
+        return [SelfTest(label=cls.name, options={}, run=partial(run_toy, cls.library))]
 
     @property
     def graphs(self) -> str:
@@ -101,11 +109,13 @@ class TensorRtRuntime(GraphRuntime):
         """
         return dict(self._card.driver.copies)
 
+    @guarded
     def device_memory(self) -> tuple[int, int]:
         """Free and total bytes of the card's memory, whoever uses it."""
         self._enter()
         return self._card.driver.memory()
 
+    @guarded
     def adapt(
         self,
         context: Float32[np.ndarray, "n length width"],
@@ -126,6 +136,7 @@ class TensorRtRuntime(GraphRuntime):
             rows.append(self._adapted({"context": context[one], "mask": mask[one], **told}))
         return np.concatenate(rows)
 
+    @guarded
     def start(
         self,
         x: Float32[np.ndarray, "batch 3 height width"],
@@ -143,7 +154,8 @@ class TensorRtRuntime(GraphRuntime):
             self._queues[engine] = (queue, Workspaces(queue))
         queue, spaces = self._queues[engine]
         self._last = queue
-        return TensorRtTrajectory(queue, spaces.lend(x.shape, tokens.shape), x, tokens)
+        space = spaces.lend(x.shape, tokens.shape)
+        return TensorRtTrajectory(queue, space, x, tokens, self._guard)
 
     def _adapted(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         # A few values of the context find the entry, all of them decide.
@@ -175,8 +187,17 @@ class TensorRtRuntime(GraphRuntime):
         opened.append(Engine(self._card, self.bundle, require_engine(self.bundle, graph, wanted)))
         return opened[-1]
 
+    def close(self) -> None:
+        """Free the engines' memory, in the thread that opened them. Closing twice is allowed.
+
+        Raises:
+            RuntimeFailure: the thread is another one.
+        """
+        if self.is_open and not self._guard.is_inherited:
+            self._card.driver.check_thread()
+        super().close()
+
     def _enter(self) -> None:
-        self._check_open()
         self._card.use()
 
     def _free(self) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Float32
 
 from minit2i_deploy.protocol import FreshNoise
 from minit2i_deploy.runtimes.cuda.driver import CudaFailure
+from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.runtimes.tensorrt.rows import OnRow, RowQueue
 from minit2i_deploy.runtimes.tensorrt.workspace import Workspace
 from minit2i_deploy.solvers.row import Row
@@ -70,6 +71,7 @@ class TensorRtTrajectory:
         space: lent to this trajectory.
         x: float32 [batch, 3, H, W].
         tokens: float32 [branches, batch, adapted tokens, hidden].
+        guard: of the runtime.
     """
 
     def __init__(
@@ -78,14 +80,16 @@ class TensorRtTrajectory:
         space: Workspace,
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+        guard: Guard,
     ) -> None:
-        self._queue, self._space = queue, space
+        self._queue, self._space, self._guard = queue, space, guard
         self._stream = queue.card.stream
         self._parity = self._done = 0
         space.owner = weakref.ref(self)
         space.put_tokens(tokens, self._stream)
         space.put_state(x, None, 0, self._stream)
 
+    @guarded
     def step(
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
@@ -98,6 +102,7 @@ class TensorRtTrajectory:
             space.put_noise(noise, self._parity, self._stream)
         self._run([len(row.weights)], space.current, "step", None)
 
+    @guarded
     def run_rows(
         self,
         rows: Sequence[Row],
@@ -120,6 +125,7 @@ class TensorRtTrajectory:
             spent += self._run(counts, slot, level, on_row)
         return {"capture": spent} if spent else {}
 
+    @guarded
     def state(
         self,
     ) -> tuple[

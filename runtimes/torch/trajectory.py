@@ -13,6 +13,7 @@ from torch import Tensor
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.protocol import FreshNoise
+from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.solvers.row import Row
 
 StepCall = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -25,18 +26,24 @@ class TorchTrajectory:
         step: x, h, tokens, weights, row to the next x and h.
         x: float32 [batch, 3, H, W].
         tokens: float32 [branches, batch, adapted tokens, hidden].
+        guard: of the runtime; None makes one.
     """
 
-    def __init__(self, step: StepCall, x: Tensor, tokens: Tensor) -> None:
+    def __init__(
+        self, step: StepCall, x: Tensor, tokens: Tensor, guard: Guard | None = None
+    ) -> None:
         self._step, self._x, self._tokens = step, x, tokens
         self._h = torch.zeros_like(x)
+        self._guard = guard or Guard("torch", self)
 
+    @guarded
     def step(
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
         self._advance(self._put(row.values), self._put(row.weights), noise)
 
+    @guarded
     def run_rows(
         self,
         rows: Sequence[Row],

@@ -42,6 +42,7 @@ def test_a_whole_bundle_opens_and_verifies(folder: Path) -> None:
     assert seen[-1] == 1.0 and len(seen) == len(parts(folder)) - 1
     assert all(share * sum(sizes) == pytest.approx(round(share * sum(sizes))) for share in seen)
     assert bundle.config == CONFIG
+    assert repr(bundle) == f"<Bundle {folder.resolve()}, no variant, fp32>"
     data = (folder / "manifest.json").read_bytes()
     assert bundle.digest == hashlib.sha256(data).hexdigest()
 

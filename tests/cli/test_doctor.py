@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minit2i_deploy import runtimes
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure
 from minit2i_deploy.evaluation.bench.machine import (
     cpu_features,
@@ -17,8 +16,9 @@ from minit2i_deploy.evaluation.bench.machine import (
     memory_bytes,
     variant_bytes,
 )
-from minit2i_deploy.runtimes import prove_engines
-from minit2i_deploy.runtimes.toy_graph import TOY_ROWS, toy_arrays, toy_error
+from minit2i_deploy.runtimes import RUNTIMES, runtime_class
+from minit2i_deploy.runtimes.base import SelfTest
+from minit2i_deploy.runtimes.toy_graph import TOY_STEPS, toy_arrays, toy_error
 from tests.helpers.bundles import write_bundle
 from tests.helpers.cli_runs import run
 
@@ -67,7 +67,7 @@ def test_memory_and_weights() -> None:
 def test_the_toy_tells_right_from_wrong() -> None:
     start, turn = toy_arrays()
     state = start
-    for _ in range(TOY_ROWS):
+    for _ in range(TOY_STEPS):
         state = state @ turn
     # Measured 2e-7.
     assert toy_error("numpy", state) < 2e-6
@@ -76,7 +76,8 @@ def test_the_toy_tells_right_from_wrong() -> None:
 
 
 def test_engines_of_this_machine_prove_themselves() -> None:
-    engines = prove_engines()
+    tests = [test for name in RUNTIMES for test in runtime_class(name).self_tests()]
+    engines = {test.label: test.run for test in tests}
     assert next(iter(engines)) == "onnxruntime:cpu"
     for name, extra in (("onnxruntime:cpu", "onnxruntime"), ("torch (cpu)", "torch")):
         pytest.importorskip(extra)
@@ -97,7 +98,16 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeFailure("no device")
 
     made = {"fake": lambda: 1e-7, "openvino::bf16": missing, "torch (cuda)": broken}
-    monkeypatch.setattr(runtimes, "prove_engines", lambda: made)
+    set_tests(monkeypatch, [SelfTest(label=k, options={}, run=v) for k, v in made.items()])
+
+
+def set_tests(
+    monkeypatch: pytest.MonkeyPatch, tests: list[SelfTest], runtime: str = "fake"
+) -> None:
+    """Let one runtime have these self tests and no other runtime any."""
+    for name in RUNTIMES:
+        own = tests if name == runtime else []
+        monkeypatch.setattr(runtime_class(name), "self_tests", lambda own=own: own)
 
 
 def test_the_command_tells_what_works(engines: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +119,10 @@ def test_the_command_tells_what_works(engines: None, capsys: pytest.CaptureFixtu
     assert pip_line in lines
     assert "torch (cuda) does not work no device" in lines
     assert any(line.startswith("b-16 1.0 GB ") for line in lines)
+    assert "fake none" in lines
+    assert any("threads: int = 0" in line for line in lines if line.startswith("openvino "))
     values = json.loads(run(capsys, "doctor", "--json").out)
+    assert values["runtime_options"]["tensorrt"][0] == "device: int = 0"
     assert [item["state"] for item in values["engines"]] == [
         "works", "not installed", "does not work",
     ]  # fmt: skip
@@ -128,7 +141,8 @@ def test_an_engine_that_does_not_run_the_bundle_says_why(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(runtimes, "prove_engines", lambda: {"onnxruntime:cpu": lambda: 0.0})
+    right = SelfTest(label="onnxruntime:cpu", options={"provider": "cpu"}, run=lambda: 0.0)
+    set_tests(monkeypatch, [right], "onnxruntime")
     # The stand-in graphs of this bundle are no ONNX files.
     done = run(capsys, "doctor", write_bundle(tmp_path / "b"), "--json")
     (item,) = json.loads(done.out)["engines"]

@@ -201,7 +201,7 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
         (["--runtime", "magic"], "choose one of onnxruntime"),
         (["--threads", "2"], "has no --threads"),
         (["--device", "cuda:0"], "runtime fake has no --device"),
-        (["--runtime", "tensorrt", "--device", "cuda:0"], "TensorRT takes a card's index"),
+        (["--runtime", "tensorrt", "--device", "cuda:0"], "takes the index of a GPU"),
         (["--repeat", "1"], "--repeat is 1, but at least 2 are needed"),
         (["--repeat", "3", "--animate", "x.gif"], "--repeat came with --preview or --animate"),
     ],

@@ -129,7 +129,7 @@ def test_bfloat16_graphs_compute_what_torch_does(tmp_path: Path, opset: int) -> 
     table = solver_table("euler", steps=6, a_min=0.05)
     with GraphsRuntime(bundle) as graphs, TorchRuntime(bundle) as torch_runtime:
         # In bfloat16 and back: weights, and tables of positions as well, are rounded once.
-        for module in (torch_runtime._adapter, torch_runtime._step):
+        for module in (torch_runtime._network.adapter, torch_runtime._network.step):
             module.to(torch.float32)
         found, wanted = (
             generate(bundle, runtime, "red", seed=3, table=table, guidance=2.5).x

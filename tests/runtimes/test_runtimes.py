@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from typing import Any
@@ -14,8 +13,8 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError
 from minit2i_deploy.generate import generate
 from minit2i_deploy.protocol import Runtime, Trajectory
-from minit2i_deploy.runtimes import RUNTIMES, open_runtime
-from minit2i_deploy.runtimes.base import ClosableRuntime, check_conditions
+from minit2i_deploy.runtimes import RUNTIMES, open_runtime, runtime_class
+from minit2i_deploy.runtimes.base import BaseRuntime, check_conditions
 from minit2i_deploy.runtimes.fake import FakeRuntime
 from minit2i_deploy.solvers.row import Row, advance
 from minit2i_deploy.text.embed import embed
@@ -47,14 +46,21 @@ def test_unknown_options_are_refused_with_the_choices(bundle: Bundle, name: str)
     assert choices[name] in str(caught.value)
 
 
-def test_every_runtime_fits_the_protocol() -> None:
-    for place in RUNTIMES.values():
-        module, attribute = place.split(":")
-        runtime = getattr(importlib.import_module(module), attribute)
-        assert issubclass(runtime, ClosableRuntime)
-        for method in ("encode", "adapt", "start", "close", "__enter__", "__exit__"):
-            assert callable(getattr(runtime, method))
-        assert RUNTIMES[runtime.name] == place
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_every_runtime_fits_the_protocol(name: str) -> None:
+    runtime = runtime_class(name)
+    assert issubclass(runtime, BaseRuntime)
+    for method in ("encode", "adapt", "start", "close", "__enter__", "__exit__"):
+        assert getattr(runtime, method) is not getattr(Runtime, method)
+    assert runtime.name == name
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_the_help_of_open_runtime_names_every_option(name: str) -> None:
+    text = " ".join((open_runtime.__doc__ or "").split())
+    paragraph = ", ".join(str(option) for option in runtime_class(name).options().values())
+    assert f'"{name}"' in text
+    assert paragraph in text
 
 
 @pytest.mark.parametrize(
@@ -77,9 +83,11 @@ def test_a_missing_engine_names_its_pip_line(
 def test_opening_imports_one_engine() -> None:
     code = (
         "import sys\n"
-        "import minit2i_deploy.runtimes, minit2i_deploy.runtimes.fake\n"
+        "from minit2i_deploy.runtimes import RUNTIMES, runtime_class\n"
+        "assert 'numpy' not in sys.modules\n"
+        "[runtime_class(name).options() for name in RUNTIMES]\n"
         "import minit2i_deploy.generate, minit2i_deploy.text.embed\n"
-        "print({'torch', 'onnxruntime', 'PIL', 'tokenizers'} & set(sys.modules))\n"
+        "print({'torch', 'onnxruntime', 'openvino', 'PIL', 'tokenizers'} & set(sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
@@ -154,7 +162,7 @@ def test_generate_and_embed_pass_the_refusal_on(bundle: Bundle) -> None:
 
 
 def test_conditions_are_for_students_only(bundle: Bundle) -> None:
-    with pytest.raises(UsageError, match="only a few-step student"):
+    with pytest.raises(UsageError, match="a base model takes no conditions"):
         check_conditions(bundle.config, np.zeros((1, 4), np.float32))
 
 

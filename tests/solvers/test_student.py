@@ -287,7 +287,7 @@ def test_what_does_not_fit_a_student_is_refused(tmp_path: Path) -> None:
             generate(bundle, runtime, "a", guidance=float("nan"))
         with pytest.raises(UsageError, match="change from row to row"):
             generate(bundle, runtime, "a", table=uneven)
-        with pytest.raises(UsageError, match="conditions miss for a student"):
+        with pytest.raises(UsageError, match="a few-step student needs conditions"):
             runtime.adapt(np.zeros((1, 12, 32), np.float32), np.zeros((1, 12), np.int64))
 
 
@@ -298,7 +298,7 @@ def test_a_base_model_takes_no_student_table(tmp_path: Path) -> None:
     with open_runtime(bundle, "fake") as runtime:
         with pytest.raises(UsageError, match=r"table mean-flow-4 does not fit .*, a base model"):
             generate(bundle, runtime, "a", table=solver_table("mean-flow", steps=4))
-        with pytest.raises(UsageError, match="conditions came for a base model"):
+        with pytest.raises(UsageError, match="a base model takes no conditions"):
             runtime.adapt(
                 np.zeros((1, 12, 32), np.float32),
                 np.zeros((1, 12), np.int64),

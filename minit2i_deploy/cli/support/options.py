@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", int, float)
 
-_LEAN: Final = ("onnxruntime", "openvino")
-# Options of add_engine that stand for an option of the same name of some runtimes.
+# Options of add_engine that stand for an option of the same name, in runtimes that have it.
 _ENGINE: Final = ("provider", "precision", "threads", "device", "compile")
 
 
@@ -34,42 +33,43 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """--runtime, --provider, --precision, --device, --compile and --threads."""
-    group = parser.add_argument_group("engine")
+    from minit2i_deploy.runtimes import DEFAULT_RUNTIME, RUNTIMES
+
+    group = parser.add_argument_group("engine", "minit2i doctor lists the options of each runtime")
     group.add_argument(
         "--runtime",
         metavar="NAME",
-        default="onnxruntime",
-        help="onnxruntime (default), openvino, torch, tensorrt, tensorrt-rtx, or fake (no network, "
-        "for testing programs)",
+        default=DEFAULT_RUNTIME,
+        help=f"one of {', '.join(RUNTIMES)} (default: {DEFAULT_RUNTIME}); fake runs no network and "
+        "is for testing programs",
     )
     group.add_argument(
         "--provider",
         metavar="NAME",
-        help="of onnxruntime: cpu (default), openvino, cuda, tensorrt, tensorrt-rtx, or auto",
+        help="execution provider, for example of onnxruntime: cpu (default), openvino, cuda, "
+        "tensorrt, tensorrt-rtx or auto",
     )
     group.add_argument(
         "--precision",
         metavar="NAME",
-        help="what openvino computes in, as runtime or provider: fp32 (default) or bf16; torch: "
-        "fp32, bf16 or fp16 in place of the bundle's",
+        help="what to compute in, in place of the bundle's precision: fp32, bf16 or fp16",
     )
     group.add_argument(
         "--device",
         metavar="DEVICE",
-        help="torch: cpu (default), cuda:0 and so on; tensorrt and tensorrt-rtx: index of the card "
-        "(default 0)",
+        help="cpu or cuda:0 for torch, the index of a GPU for tensorrt and tensorrt-rtx",
     )
     group.add_argument(
         "--compile",
         action="store_true",
         default=None,
-        help="torch: compile the step at its first use, on a GPU into CUDA graphs",
+        help="compile the step at its first use, on a GPU into CUDA graphs",
     )
     group.add_argument(
         "--threads",
         metavar="N",
         type=int,
-        help="CPU threads of onnxruntime and openvino; 0 (default) is one for each core",
+        help="CPU threads; 0 (default) is one for each core",
     )
 
 
@@ -196,33 +196,36 @@ def opened_runtime(
         MissingDependencyError: its library is not installed.
         RuntimeFailure: it finds no device.
     """
-    from minit2i_deploy.runtimes import open_runtime, runtime_options
+    from minit2i_deploy.runtimes import open_runtime, runtime_class
 
-    # Some commands ask for engines in their own words and know only some of these.
-    given = {name: getattr(options, name, None) for name in _ENGINE}
-    settings = {name: value for name, value in given.items() if value is not None}
-    known = [name for name in _ENGINE if name in runtime_options(options.runtime)]
+    known = runtime_class(options.runtime).options()
+    # Some commands take engines in another form and have only some of these options.
+    values = {name: getattr(options, name, None) for name in _ENGINE}
+    settings = {name: value for name, value in values.items() if value is not None}
     if unknown := [name for name in settings if name not in known]:
-        choices = ", ".join(f"--{name}" for name in known) or "none of the engine's options"
+        choices = ", ".join(f"--{name}" for name in _ENGINE if name in known)
+        choices = choices or "none of the engine's options"
         raise UsageError(f"runtime {options.runtime} has no --{unknown[0]}; it takes {choices}")
-    if options.runtime.startswith("tensorrt") and "device" in settings:
-        settings["device"] = _card(settings["device"])
-    if lean and options.runtime in _LEAN:
+    if "device" in settings and isinstance(known["device"].default, int):
+        settings["device"] = _device_index(options.runtime, settings["device"])
+    if lean and "lean" in known:
         settings["lean"] = True
-    if options.runtime.startswith("tensorrt") and not keep_prompts:
+    if not keep_prompts and "keep_prompts" in known:
         settings["keep_prompts"] = False
     runtime = open_runtime(bundle, options.runtime, **settings)
     if options.provider == "auto":
-        chosen = getattr(runtime, "provider", "")
-        sys.stderr.write(f"minit2i: provider {chosen} (chosen by auto)\n")
+        provider = getattr(runtime, "provider", "")
+        sys.stderr.write(f"minit2i: provider {provider} (chosen by auto)\n")
     return runtime
 
 
-def _card(words: str) -> int:
+def _device_index(runtime: str, text: str) -> int:
     try:
-        return int(words)
+        return int(text)
     except ValueError:
-        raise UsageError(f"--device is {words!r}, but TensorRT takes a card's index") from None
+        raise UsageError(
+            f"--device is {text!r}, but runtime {runtime} takes the index of a GPU"
+        ) from None
 
 
 def _named_table(bundle: Bundle, name: str) -> Table:

@@ -106,7 +106,7 @@ def test_a_runtime_takes_the_step(int8: Bundle, name: str) -> None:
 
 
 def test_the_torch_runtime_refuses_it(int8: Bundle) -> None:
-    with pytest.raises(RuntimeFailure, match="quantised weights are not for runtime torch"):
+    with pytest.raises(RuntimeFailure, match="runtime torch does not run quantized weights"):
         open_runtime(int8, "torch")
 
 

@@ -17,7 +17,7 @@ from minit2i_deploy.runtimes.fake import FakeTrajectory
 from minit2i_deploy.runtimes.onnxruntime import providers as providers
 from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
-from minit2i_deploy.runtimes.onnxruntime.session import find_provider, open_session, prove
+from minit2i_deploy.runtimes.onnxruntime.session import find_provider, open_session, run_toy
 from minit2i_deploy.runtimes.toy_graph import matmul_model
 from minit2i_deploy.solvers.row import Row
 from tests.helpers.bundles import CONFIG, write_bundle
@@ -59,7 +59,7 @@ def test_the_toy_is_a_valid_model() -> None:
 def test_the_real_cpu_provider_proves_itself() -> None:
     ort = pytest.importorskip("onnxruntime")
     # Measured 2.1e-7.
-    assert prove(ort, PROVIDERS["cpu"], threads=1) <= 2e-6
+    assert run_toy(ort, PROVIDERS["cpu"], threads=1) <= 2e-6
     assert find_provider(ort, "cpu", ["fp32"]).name == "cpu"
 
 
@@ -205,14 +205,14 @@ def test_small_work_on_shapes_may_stay_on_the_cpu() -> None:
 
 def test_wrong_values_are_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     ort = FakeOrt(WITH_CUDA)
-    assert prove(ort, PROVIDERS["cuda"]) < 1e-5
+    assert run_toy(ort, PROVIDERS["cuda"]) < 1e-5
 
     def wrong(self: Any, binding: Any) -> None:
         binding.outputs["y"][...] = np.nan
 
     monkeypatch.setattr(ort.InferenceSession, "run_with_iobinding", wrong)
     with pytest.raises(RuntimeFailure, match="provider cuda is off by nan"):
-        prove(ort, PROVIDERS["cuda"])
+        run_toy(ort, PROVIDERS["cuda"])
 
 
 def test_the_state_never_leaves_the_device(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,4 +253,4 @@ def test_the_state_never_leaves_the_device(bundle: Bundle, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", ["cuda", "tensorrt", "tensorrt-rtx"])
 def test_nvidia_providers_prove_themselves(name: str) -> None:
     ort = pytest.importorskip("onnxruntime")
-    assert prove(ort, PROVIDERS[name]) <= 0.01
+    assert run_toy(ort, PROVIDERS[name]) <= 0.01

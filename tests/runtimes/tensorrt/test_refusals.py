@@ -9,7 +9,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError
-from minit2i_deploy.runtimes import open_runtime, prove_engines
+from minit2i_deploy.runtimes import open_runtime, runtime_class
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.fake_cuda import FakeCuda, cudaError_t
 from tests.helpers.fake_tensorrt import FakeTensorRt
@@ -172,16 +172,16 @@ def test_a_toy_proves_a_library(monkeypatch: pytest.MonkeyPatch, rtx: bool) -> N
     cuda = FakeCuda()
     library = FakeTensorRt(cuda, rtx=rtx)
     install(monkeypatch, cuda, library)
-    prove = prove_engines()["tensorrt-rtx" if rtx else "tensorrt"]
+    (test,) = runtime_class("tensorrt-rtx" if rtx else "tensorrt").self_tests()
     # Measured 2e-7.
-    assert prove() <= 1e-5
+    assert test.run() <= 1e-5
     assert cuda.live() == {"blocks": 0, "pinned": 0, "streams": 0, "graphs": 0}
     library.accept_builds = False
     with pytest.raises(RuntimeFailure, match="cannot build a toy engine: a test wants no toy"):
-        prove()
+        test.run()
     cuda.cards = ()
     with pytest.raises(UsageError, match="no NVIDIA card"):
-        prove()
+        test.run()
 
 
 def test_a_trajectory_of_a_closed_runtime_refuses(bench: Bench) -> None:
@@ -189,7 +189,7 @@ def test_a_trajectory_of_a_closed_runtime_refuses(bench: Bench) -> None:
     with bench.open() as runtime:
         state = runtime.start(*start_arrays(bench.bundle))
     for call in (state.state, lambda: state.step(rows[0])):
-        with pytest.raises(RuntimeFailure, match="the runtime is closed; open it again"):
+        with pytest.raises(RuntimeFailure, match="runtime tensorrt-rtx is closed; open it again"):
             call()
     with pytest.raises(RuntimeFailure, match="runtime tensorrt-rtx is closed"):
         runtime.start(*start_arrays(bench.bundle))

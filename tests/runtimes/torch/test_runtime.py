@@ -17,7 +17,8 @@ from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.generate import generate
 from minit2i_deploy.protocol import RowsTrajectory
-from minit2i_deploy.runtimes.torch.runtime import TorchRuntime, read_weights
+from minit2i_deploy.runtimes.torch.network import read_weights
+from minit2i_deploy.runtimes.torch.runtime import TorchRuntime
 from minit2i_deploy.runtimes.torch.trajectory import TorchTrajectory, step_call
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import solver_table
@@ -75,7 +76,7 @@ def test_a_closed_runtime_refuses(bundle: Bundle) -> None:
     runtime.close()
     with pytest.raises(RuntimeFailure, match="runtime torch is closed; open it again"):
         generate(bundle, runtime, "red")
-    assert not hasattr(runtime, "_step")
+    assert not hasattr(runtime, "_network")
 
 
 def other_precision(bundle: Bundle) -> Bundle:
@@ -85,7 +86,7 @@ def other_precision(bundle: Bundle) -> Bundle:
 
 
 def test_a_quantised_bundle_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(RuntimeFailure, match="precision int8 is not for runtime torch; it runs"):
+    with pytest.raises(RuntimeFailure, match="is int8, which runtime torch does not run; it runs"):
         TorchRuntime(other_precision(bundle))
 
 
@@ -190,7 +191,7 @@ def test_an_unknown_precision_is_refused(bundle: Bundle) -> None:
 
 def test_rows_do_not_compile_the_step_anew(bundle: Bundle) -> None:
     with TorchRuntime(bundle) as runtime:
-        eager = runtime._step
+        eager = runtime._network.step
         graphs = []
 
         def count(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:

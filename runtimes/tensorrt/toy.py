@@ -1,4 +1,4 @@
-"""Whether TensorRT or TensorRT-RTX works on the first card: it builds a toy and runs it."""
+"""A toy engine of ten steps, which shows whether TensorRT or TensorRT-RTX works on this GPU."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from minit2i_deploy.runtimes.cuda.memory import GrowingBuffer
 from minit2i_deploy.runtimes.tensorrt.engine import Card
 from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
 from minit2i_deploy.runtimes.toy_graph import (
-    TOY_ROWS,
     TOY_SIZE,
+    TOY_STEPS,
     matmul_model,
     toy_arrays,
     toy_error,
 )
 
 
-def prove(name: str) -> float:
+def run_toy(name: str) -> float:
     """Run a toy of ten rows, its state in two buffers on the card.
 
     Args:
@@ -70,7 +70,7 @@ def _ten_rows(card: Card, engine: Any) -> np.ndarray:
     now, after, fixed = (card.memory.take(start.nbytes, "a toy") for _ in range(3))
     card.driver.to_device(now, start, card.stream)
     card.driver.to_device(fixed, turn, card.stream)
-    for _ in range(TOY_ROWS):
+    for _ in range(TOY_STEPS):
         for name, address in (("a", now), ("b", fixed), ("y", after)):
             context.set_tensor_address(name, address)
         if not context.execute_async_v3(int(card.stream)):
