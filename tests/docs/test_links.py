@@ -11,6 +11,7 @@ import pytest
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+ANCHOR = re.compile(r'<a id="([^"]+)">')
 MENTION = re.compile(r"\bdocs/[\w./-]+\.(?:md|png|svg|json)\b")
 # Goldens and lists of other projects' files name pages that are not ours.
 NOT_OURS = ("tests/golden/", "tests/docs/", "findings/")
@@ -37,7 +38,8 @@ def slug(heading: str) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    return {slug(heading) for heading in HEADING.findall(FENCE.sub("", page.read_text("utf-8")))}
+    text = FENCE.sub("", page.read_text("utf-8"))
+    return {slug(heading) for heading in HEADING.findall(text)} | set(ANCHOR.findall(text))
 
 
 def broken_links(page: Path) -> list[str]:
