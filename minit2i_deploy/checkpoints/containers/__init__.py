@@ -1,0 +1,1 @@
+"""File containers: arrays by name, read without loading the whole file."""
