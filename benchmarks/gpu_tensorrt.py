@@ -40,7 +40,7 @@ from minit2i_deploy.generate import generate
 from minit2i_deploy.io.files import atomic_write_text
 from minit2i_deploy.progress import Progress, ProgressLine
 from minit2i_deploy.protocol import RowsTrajectory
-from minit2i_deploy.runtimes.step_probe import answers, make_probe, relative_errors
+from minit2i_deploy.runtimes.step_probe import answers, graph_errors, make_probe
 from minit2i_deploy.solvers.noise import batch_noise
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import solver_table
@@ -165,7 +165,7 @@ def verify(
         if each.reason or each.runtime is None:
             continue
         try:
-            errors[each.label] = relative_errors(answers(each.runtime, probe), wanted)
+            errors[each.label] = graph_errors(answers(each.runtime, probe), wanted)
         except Minit2iError as error:
             each.reason = str(error)
     _close([trusted])

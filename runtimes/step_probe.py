@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.evaluation.relative_error import max_relative_error
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.solvers.noise import batch_noise
 from minit2i_deploy.solvers.row import Row
@@ -67,11 +68,8 @@ def answers(runtime: Runtime, probe: Probe) -> dict[str, np.ndarray]:
     }
 
 
-def relative_errors(
-    found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
+def graph_errors(
+    actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Graph -> largest difference over the largest value; NaN where something is not finite."""
-    return {
-        graph: float(np.abs(found[graph] - value).max() / np.abs(value).max())
-        for graph, value in wanted.items()
-    }
+    """Graph to the largest difference over the largest value; NaN if a value is not finite."""
+    return {graph: max_relative_error(actual[graph], value) for graph, value in expected.items()}

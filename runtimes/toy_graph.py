@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.evaluation.relative_error import max_relative_error
 
 TOY_STEPS, TOY_SIZE = 10, 16
 # After ten products: measured 2e-7 in fp32; bf16 has 8 bits.
@@ -63,7 +64,7 @@ def toy_error(engine: str, found: Float32[np.ndarray, "n n"]) -> float:
     """
     start, turn = toy_arrays()
     wanted = start @ np.linalg.matrix_power(turn.astype(np.float64), TOY_STEPS)
-    worst = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    worst = max_relative_error(found, wanted)
     if not worst <= _TOY_BOUND:
         raise RuntimeFailure(f"{engine} is off by {worst:.2g} on a toy graph")
     return worst

@@ -14,6 +14,7 @@ import torch
 from minit2i_deploy.bundle.manifest import Check
 from minit2i_deploy.bundle.parity import step_check
 from minit2i_deploy.errors import RuntimeFailure, require
+from minit2i_deploy.evaluation.relative_error import max_relative_error
 from minit2i_deploy.export.graphs.modules import AdapterGraph
 from minit2i_deploy.export.graphs.weights_file import GRAPH_FILE
 from minit2i_deploy.export.verification.bounds import require_within_bounds
@@ -34,7 +35,6 @@ __all__ = [
     "Bounds",
     "compare",
     "compare_torch",
-    "relative_error",
     "require_within_bounds",
     "runs_in_onnxruntime",
 ]
@@ -137,12 +137,6 @@ def compare_torch(
     return [*checks, _pixel_check(pixels, network.pixels, bound, where)]
 
 
-def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """max |found - wanted| / max |wanted|; NaN where a value is not finite."""
-    scale = float(np.abs(wanted).max())
-    return float(np.abs(found - wanted).max()) / max(scale, float(np.finfo(np.float32).tiny))
-
-
 def _session(folder: Path) -> Call:
     ort = require("onnxruntime", "export")
     options = ort.SessionOptions()
@@ -199,7 +193,7 @@ def _checks(
     for item in samples:
         outputs = after(item.inputs, call(item.inputs))
         found = [
-            relative_error(output, wanted)
+            max_relative_error(output, wanted)
             for output, wanted in zip(outputs, item.outputs.values(), strict=True)
         ]
         errors[name] += found

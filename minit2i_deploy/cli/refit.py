@@ -169,7 +169,7 @@ def _checked(
     """Compare the refitted engines with torch, and see that they are not the old ones."""
     from minit2i_deploy.bundle.manifest import Check
     from minit2i_deploy.runtimes import open_runtime
-    from minit2i_deploy.runtimes.step_probe import answers, make_probe, relative_errors
+    from minit2i_deploy.runtimes.step_probe import answers, graph_errors, make_probe
 
     progress(0.6, "torch")
     with open_runtime(bundle, "torch") as runtime:
@@ -189,7 +189,7 @@ def _checked(
             unit="relative",
             where=f"refitted {options.engine} engine to torch, one step from a fixed state",
         )
-        for graph, error in relative_errors(found[1], wanted).items()
+        for graph, error in graph_errors(found[1], wanted).items()
     )
     for check in checks:
         if not check.measured <= check.bound:

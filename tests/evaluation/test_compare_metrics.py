@@ -5,17 +5,14 @@ from __future__ import annotations
 import inspect
 import io
 import math
-import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.compare.chart import log_chart
 from minit2i_deploy.evaluation.compare.difference_images import amplified_difference, png_bytes
 from minit2i_deploy.evaluation.compare.interval import difference_interval
 from minit2i_deploy.evaluation.compare.ssim import ssim
-from minit2i_deploy.evaluation.quality.metrics import relative_errors
 from minit2i_deploy.evaluation.quality.paired import Paired
 
 
@@ -133,32 +130,3 @@ def test_png_bytes_hold_the_pictures_bytes() -> None:
     assert pixels.shape == (4, 5, 3)
     assert pixels[0, 0].tolist() == [255, 0, 128]
     assert pixels[1, 1].tolist() == [255, 128, 128]
-
-
-def test_relative_errors_are_by_picture() -> None:
-    wanted = np.zeros((2, 3, 2, 2), np.float32)
-    wanted[0, 0, 0, 0], wanted[1, 0, 0, 0] = 3.0, 10.0
-    found = wanted.copy()
-    found[0, 0, 0, 1] = 4.0
-    assert relative_errors(found, wanted).tolist() == [pytest.approx(4 / 3), 0.0]
-
-
-def test_the_chart_is_svg_with_a_line_each() -> None:
-    text = log_chart(
-        {"one & two": [(0.0, 1e-3), (0.5, 0.0), (1.0, 1e-1)], "flat": [(0.0, 1e-2)]}, along="t"
-    )
-    root = ET.fromstring(text)
-    lines = [item for item in root.iter() if item.tag.endswith("polyline")]
-    places = [line.attrib["points"].split() for line in lines]
-    # Zero has no logarithm and is left out.
-    assert [len(one) for one in places] == [2, 1]
-    (x0, y0), (x1, y1) = (map(float, place.split(",")) for place in places[0])
-    # A factor of 100 spans the whole chart, and 1e-2 lies in the middle of it.
-    assert float(places[1][0].split(",")[1]) == pytest.approx((y0 + y1) / 2, abs=0.1)
-    assert x0 < x1
-    assert y0 > y1
-    assert "one &amp; two" in text
-
-
-def test_a_chart_of_no_difference_says_so() -> None:
-    assert log_chart({"one": [(0.0, 0.0), (1.0, math.nan)]}, along="t").startswith("<p>No diff")

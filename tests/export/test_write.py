@@ -275,12 +275,6 @@ def test_a_measured_nan_is_over_any_bound() -> None:
         )
 
 
-def test_relative_error() -> None:
-    wanted = np.array([1.0, -4.0], np.float32)
-    assert verify.relative_error(wanted + np.float32(0.5), wanted) == 0.125
-    assert np.isnan(verify.relative_error(np.array([np.nan, 0.0], np.float32), wanted))
-
-
 def test_a_merged_adapter_is_recorded_and_asked_for_again(tmp_path: Path) -> None:
     write_adapter(tmp_path / "lora", targets=["final_layer.linear"])
     bundle = export_bundle(

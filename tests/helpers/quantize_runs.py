@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.evaluation.relative_error import l2_relative_errors
 from minit2i_deploy.export.quantize import Calibration, DrawSettings, Graph, calibrate, read_graph
 from minit2i_deploy.export.quantize.calibration.prompts import PromptSet
 from minit2i_deploy.export.quantize.calibration.trajectory_states import State, draw
@@ -48,5 +49,5 @@ def estimates(graph: Graph) -> list[np.ndarray]:
         return [run(state.estimate_inputs())[0] for state in states()]
 
 
-def relative(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+def l2_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    return float(l2_relative_errors(actual[None], expected[None])[0])

@@ -19,7 +19,7 @@ from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure
 from minit2i_deploy.model.build import network_from_config
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.runtimes import open_runtime
-from minit2i_deploy.runtimes.step_probe import Probe, answers, make_probe, relative_errors
+from minit2i_deploy.runtimes.step_probe import Probe, answers, graph_errors, make_probe
 from tests.checkpoints.test_lora import write_adapter
 from tests.helpers.checkpoint_forms import hub_folder
 from tests.helpers.tiny_bundle import tiny_bundle
@@ -79,6 +79,6 @@ def test_fp32_is_float32(
     except (MissingDependencyError, RuntimeFailure) as error:
         pytest.skip(f"not on this machine: {error}")
     with runtime:
-        errors = relative_errors(answers(runtime, probe), exact)
+        errors = graph_errors(answers(runtime, probe), exact)
     assert set(errors) == {"text_adapter", "transformer"}
     assert max(errors.values()) <= BOUND, errors

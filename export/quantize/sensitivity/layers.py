@@ -15,6 +15,7 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.evaluation.relative_error import l2_relative_errors
 from minit2i_deploy.export.quantize.calibration.prompts import PromptSet
 from minit2i_deploy.export.quantize.graph.linear_layers import default_exclusions, linear_layers
 from minit2i_deploy.export.quantize.graph.model_graph import Graph, Session, widen
@@ -24,7 +25,6 @@ from minit2i_deploy.export.quantize.sensitivity.reference import (
     Drift,
     Reference,
     paint_reference,
-    relative_error,
 )
 from minit2i_deploy.export.quantize.smoothing_search import Prepared
 from minit2i_deploy.progress import Progress, no_progress
@@ -221,7 +221,7 @@ class Laboratory:
         for begin, end in zip(self.edges, self.edges[1:], strict=False):
             index = (begin + end - 1) // 2
             pair = (self.reference.estimate(each, index) for each in (step, self.reference.step))
-            found.append(relative_error(*pair))
+            found.append(float(l2_relative_errors(*pair).mean()))
         return tuple(found)
 
     def _finals(self, step: Session) -> tuple[float, ...]:

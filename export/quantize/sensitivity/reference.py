@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.quality import metrics
+from minit2i_deploy.evaluation.relative_error import l2_relative_errors
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
 from minit2i_deploy.export.quantize.graph.model_graph import Session
 from minit2i_deploy.request import Request
@@ -82,7 +83,8 @@ class Reference:
         """How far final states are from these pictures'."""
         wanted = self.states[-1][0]
         psnr = metrics.psnr(np.asarray(x), wanted)
-        return Drift(error=relative_error(x, wanted), psnr_db=float(psnr.mean()))
+        error = l2_relative_errors(np.asarray(x), wanted)
+        return Drift(error=float(error.mean()), psnr_db=float(psnr.mean()))
 
     def _inputs(self, state: State, row: Row) -> dict[str, np.ndarray]:
         tokens = np.ascontiguousarray(self.tokens[: len(row.weights)])
@@ -125,11 +127,3 @@ def paint_reference(
     for row in reference.rows:
         states.append(reference.run(step, states[-1], [row]))
     return Reference(step=step, table=table, guidance=guidance, tokens=tokens, states=tuple(states))
-
-
-def relative_error(
-    found: Float32[np.ndarray, "batch 3 height width"],
-    wanted: Float32[np.ndarray, "batch 3 height width"],
-) -> float:
-    """|found - wanted| / |wanted| by Euclidean norm, the mean over the pictures."""
-    return float(metrics.relative_errors(found, wanted).mean())

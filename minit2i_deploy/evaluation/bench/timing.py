@@ -12,6 +12,7 @@ import numpy as np
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.bench.stages import STAGES, Subject
+from minit2i_deploy.evaluation.relative_error import max_relative_error
 from minit2i_deploy.progress import Progress, no_progress
 
 
@@ -135,7 +136,7 @@ def _measured(subject: Subject, first: Subject, timings: Mapping[str, Timing]) -
     whole = once + subject.steps_per_image * timings["step"].p50
     off = float("nan")
     if subject.state.shape == first.state.shape:
-        off = float(np.abs(subject.state - first.state).max() / np.abs(first.state).max())
+        off = max_relative_error(subject.state, first.state)
     return Measured(
         label=subject.label,
         timings=timings,

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.evaluation.compare.prompt_set import Task
 from minit2i_deploy.evaluation.compare.subjects import Side
-from minit2i_deploy.evaluation.quality.metrics import relative_errors
+from minit2i_deploy.evaluation.relative_error import l2_relative_errors
 from minit2i_deploy.generate import Frame, frames
 from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.request import Request
@@ -92,7 +92,7 @@ class _Teacher:
     def __init__(self, a: Side, b: Side, request: Request) -> None:
         self.a, self.b, self.request = a, b, request
         first, self.tokens = (request.tokens(side.bundle, side.runtime) for side in (a, b))
-        self.tokens_error = relative_errors(
+        self.tokens_error = l2_relative_errors(
             np.swapaxes(self.tokens, 0, 1), np.swapaxes(first, 0, 1)
         )
         self.x = request.start(a.bundle)
@@ -106,9 +106,9 @@ class _Teacher:
         # h' = y + s x, and both sides had the same x.
         estimate = h_a - np.float32(frame_a.row.slope) * self.x
         errors = (
-            relative_errors(estimate + (h_forced - h_a), estimate),
-            relative_errors(x_forced, x_a),
-            relative_errors(frame_b.x(), x_a),
+            l2_relative_errors(estimate + (h_forced - h_a), estimate),
+            l2_relative_errors(x_forced, x_a),
+            l2_relative_errors(frame_b.x(), x_a),
         )
         self.errors.append(errors)
         self.x, self.h = x_a, h_a

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64
 
 from minit2i_deploy.errors import UsageError
 
@@ -75,24 +75,6 @@ def gmsd(
     p, q = (_gradient_magnitude(_blocks(luma(x))) for x in (a, b))
     similarity = (2.0 * p * q + GMSD_STABILITY) / (p * p + q * q + GMSD_STABILITY)
     return similarity.std(axis=(1, 2))
-
-
-def relative_errors(
-    found: Float[np.ndarray, "batch ..."], wanted: Float[np.ndarray, "batch ..."]
-) -> Float64[np.ndarray, " batch"]:
-    """|found - wanted| / |wanted| by Euclidean norm: float64, one for each entry of the first axis.
-
-    Args:
-        found: [batch, ...], any unit.
-        wanted: [batch, ...], what found should be.
-    """
-    size = len(wanted)
-    first, second = (values.reshape(size, -1).astype(np.float64) for values in (found, wanted))
-    scale = np.linalg.norm(second, axis=1)
-    errors: Float64[np.ndarray, " batch"] = np.linalg.norm(first - second, axis=1) / np.maximum(
-        scale, float(np.finfo(np.float32).tiny)
-    )
-    return errors
 
 
 def outside(x: Float32[np.ndarray, "batch 3 height width"]) -> Float64[np.ndarray, " batch"]:

@@ -27,7 +27,7 @@ from minit2i_deploy.export.quantize import (
 )
 from minit2i_deploy.export.quantize.formats import FP8, INT4, INT8, Format
 from minit2i_deploy.export.quantize.graph.model_graph import widen
-from tests.helpers.quantize_runs import estimates, ranges, relative, states, step_graph
+from tests.helpers.quantize_runs import estimates, l2_error, ranges, states, step_graph
 
 ROWS, INPUTS, OUTPUTS = 40, 64, 48
 
@@ -81,7 +81,7 @@ def test_one_layer_is_the_sum_of_rounded_products(form: Format, inputs_too: bool
     bias = numpy_helper.to_array(one_layer().model.graph.initializer[1])
     wanted = (by_hand(x, form, scale) if inputs_too else x) @ rounded + bias
     # Measured: 4e-7, and 1e-6 where onnxruntime keeps 8-bit weights to the end.
-    assert relative(Session(graph)({"x": x})[0], wanted) < 1e-5
+    assert l2_error(Session(graph)({"x": x})[0], wanted) < 1e-5
 
 
 def test_int4_in_blocks_is_the_sum_of_rounded_products() -> None:
@@ -91,7 +91,7 @@ def test_int4_in_blocks_is_the_sum_of_rounded_products() -> None:
     values = graph.weights["layer.weight"].astype(np.float32) * np.repeat(scales, 32, axis=0)
     bias = numpy_helper.to_array(one_layer().model.graph.initializer[1])
     found = Session(graph)({"x": inputs()})[0]
-    assert relative(found, inputs() @ values + bias) < 1e-5  # measured 3e-7
+    assert l2_error(found, inputs() @ values + bias) < 1e-5  # measured 3e-7
 
 
 def test_the_dynamic_layer_measures_its_own_scale() -> None:
@@ -106,7 +106,7 @@ def test_the_dynamic_layer_measures_its_own_scale() -> None:
     weight = graph.weights["layer.weight"].astype(np.float32) * graph.weights["layer.weight.scale"]
     bias = numpy_helper.to_array(one_layer().model.graph.initializer[1])
     # Measured: 2e-7.
-    assert relative(Session(graph)({"x": x})[0], seen @ weight + bias) < 1e-4
+    assert l2_error(Session(graph)({"x": x})[0], seen @ weight + bias) < 1e-4
 
 
 def test_only_standard_operators_come_in() -> None:
@@ -144,7 +144,7 @@ def quantised(name: str) -> Graph:
 )
 def test_every_scheme_stays_near_its_source(name: str, bound: float) -> None:
     found, wanted = estimates(quantised(name)), estimates(step_graph())
-    errors = [relative(a, b) for a, b in zip(found, wanted, strict=True)]
+    errors = [l2_error(a, b) for a, b in zip(found, wanted, strict=True)]
     assert 1e-5 < max(errors) < bound
 
 
@@ -233,7 +233,7 @@ def test_half_precision_bases_have_half_precision_scales(half: type) -> None:
     whole = quantize_graph(graph, scheme, {"layer": 0.0234375})
     x = {"x": inputs()}
     # The weights differ by their rounding to the half type: 0.4% for bfloat16.
-    assert relative(Session(wide)(x)[0], Session(whole)(x)[0]) < 0.01
+    assert l2_error(Session(wide)(x)[0], Session(whole)(x)[0]) < 0.01
 
 
 def test_what_cannot_be_done_is_refused() -> None:

@@ -25,7 +25,7 @@ from minit2i_deploy.export.quantize.schemes import SCHEMES, check_fits, find_sch
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.solvers.row import Row
 from tests.helpers.cli_runs import run
-from tests.helpers.quantize_runs import estimates, ranges, relative, source, states, step_graph
+from tests.helpers.quantize_runs import estimates, l2_error, ranges, source, states, step_graph
 
 SMALL = DrawSettings(samples=2, strata=2, rows=32)
 
@@ -102,7 +102,7 @@ def test_a_runtime_takes_the_step(int8: Bundle, name: str) -> None:
         trajectory = runtime.start(inputs["x"], inputs["tokens"])
         trajectory.step(Row(values=inputs["row"], weights=inputs["weights"]))
         # Measured: 0.06 for both.
-        assert 1e-4 < relative(trajectory.state()[0], wanted) < 0.2
+        assert 1e-4 < l2_error(trajectory.state()[0], wanted) < 0.2
 
 
 def test_the_torch_runtime_refuses_it(int8: Bundle) -> None:

@@ -11,6 +11,7 @@ import pytest
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.quality import metrics
+from minit2i_deploy.evaluation.relative_error import l2_relative_errors
 from minit2i_deploy.export.quantize import (
     Calibration,
     DrawSettings,
@@ -98,16 +99,8 @@ def painted(bundle: Bundle, laboratory: Laboratory, layers: set[str] | None) -> 
         ).x
 
 
-def relative(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean over pictures of norm over norm."""
-    return float(
-        np.mean(
-            [
-                np.linalg.norm((one - two).ravel()) / np.linalg.norm(two.ravel())
-                for one, two in zip(found, wanted, strict=True)
-            ]
-        )
-    )
+def mean_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    return float(l2_relative_errors(actual, expected).mean())
 
 
 def test_a_layer_alone_is_what_generate_paints_with_it(
@@ -116,7 +109,7 @@ def test_a_layer_alone_is_what_generate_paints_with_it(
     wanted = painted(bundle, laboratory, set())
     found = painted(bundle, laboratory, {alone.name})
     # Measured equal; a batch of another size may round otherwise.
-    assert alone.whole == pytest.approx(relative(found, wanted), rel=1e-3)
+    assert alone.whole == pytest.approx(mean_error(found, wanted), rel=1e-3)
     assert alone.whole is not None
     assert 0 < alone.whole < 0.2
     layer = laboratory.layers[1]
@@ -143,7 +136,7 @@ def test_the_first_estimate_is_that_of_the_first_frame(
 
     found, wanted = (next(frames(graphs)).estimate() for graphs in ({"transformer": one}, {}))
     # Measured 1e-6 off: the estimate is taken from h' = y + s x there, and given as it is here.
-    assert alone.estimate[0] == pytest.approx(relative(found, wanted), rel=1e-3)
+    assert alone.estimate[0] == pytest.approx(mean_error(found, wanted), rel=1e-3)
     assert len(alone.estimate) == len(alone.final) == 4
 
 
@@ -170,7 +163,7 @@ def test_a_stratum_is_quantised_alone(
 
     with Session(laboratory.graph(others)) as step:
         x, _ = reference.run(step, reference.states[3], 3, 4)
-    assert last == pytest.approx(relative(x, reference.states[4][0]))
+    assert last == pytest.approx(mean_error(x, reference.states[4][0]))
 
 
 def test_splits_go_from_nothing_to_everything(bundle: Bundle, laboratory: Laboratory) -> None:
@@ -183,7 +176,7 @@ def test_splits_go_from_nothing_to_everything(bundle: Bundle, laboratory: Labora
     wanted = painted(bundle, laboratory, set())
     found = painted(bundle, laboratory, None)
     for drift in (first.late_quantised, last.early_quantised):
-        assert drift.error == pytest.approx(relative(found, wanted), rel=1e-3)
+        assert drift.error == pytest.approx(mean_error(found, wanted), rel=1e-3)
         assert drift.psnr_db == pytest.approx(metrics.psnr(found, wanted).mean(), rel=1e-3)
     assert first.late_quantised.error > 0
 

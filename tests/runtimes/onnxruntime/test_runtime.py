@@ -13,6 +13,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.evaluation.relative_error import max_relative_error
 from minit2i_deploy.generate import generate
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.protocol import Runtime, Trajectory
@@ -58,10 +59,6 @@ def runtime(
     return ort if request.param == "onnxruntime" else torch_runtime
 
 
-def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
-
-
 def tokens_of(bundle: Bundle, runtime: Runtime, prompts: list[str]) -> np.ndarray:
     return branch_tokens(bundle, runtime, prompts, None, True, {})
 
@@ -79,7 +76,7 @@ def test_encode_agrees(ort: OnnxRuntime, torch_runtime: TorchRuntime, lengths: l
     found, wanted = ort.encode(ids, mask), torch_runtime.encode(ids, mask)
     assert found.dtype == wanted.dtype == np.float32
     real = mask > 0
-    assert relative_error(found[real], wanted[real]) <= MAX_RELATIVE_ERROR
+    assert max_relative_error(found[real], wanted[real]) <= MAX_RELATIVE_ERROR
 
 
 def test_adapt_agrees(bundle: Bundle, ort: OnnxRuntime, torch_runtime: TorchRuntime) -> None:
@@ -90,7 +87,7 @@ def test_adapt_agrees(bundle: Bundle, ort: OnnxRuntime, torch_runtime: TorchRunt
     mask = np.arange(config.prompt_length)[None] < np.array([[12], [4], [0]])
     found, wanted = (r.adapt(context, mask.astype(np.int64)) for r in (ort, torch_runtime))
     assert found.shape == (3, config.num_text_tokens, config.hidden_size)
-    assert relative_error(found, wanted) <= MAX_RELATIVE_ERROR
+    assert max_relative_error(found, wanted) <= MAX_RELATIVE_ERROR
     # What stands where the mask is zero does not reach the network.
     context[2] = 9.0
     assert np.array_equal(ort.adapt(context, mask.astype(np.int64))[2], found[2])
@@ -124,7 +121,7 @@ def test_each_step_agrees(
         fresh = ort.start(x, tokens)
         fresh.step(row, h)
         for found, wanted in zip(fresh.state(), state.state(), strict=True):
-            assert relative_error(found, wanted) <= MAX_RELATIVE_ERROR
+            assert max_relative_error(found, wanted) <= MAX_RELATIVE_ERROR
 
 
 @pytest.mark.parametrize(
@@ -201,8 +198,8 @@ def test_embeddings_agree_and_load_no_denoiser(bundle: Bundle, torch_runtime: To
         assert set(runtime._sessions) == {"text_encoder"}
     wanted = embed(bundle, torch_runtime, PROMPTS, batch_size=2)
     assert np.array_equal(found.mask, wanted.mask)
-    assert relative_error(found.values, wanted.values) <= MAX_RELATIVE_ERROR
-    assert relative_error(found.pooled(), wanted.pooled()) <= MAX_RELATIVE_ERROR
+    assert max_relative_error(found.values, wanted.values) <= MAX_RELATIVE_ERROR
+    assert max_relative_error(found.pooled(), wanted.pooled()) <= MAX_RELATIVE_ERROR
     assert not runtime._sessions
 
 
@@ -263,7 +260,7 @@ def test_rows_may_change_their_number_of_branches(bundle: Bundle, runtime: Runti
         sparse.step(row)
         both = row.weights if len(row.weights) == 2 else np.array([1, 0], np.float32)
         full.step(dataclasses.replace(row, weights=both))
-    assert relative_error(sparse.state()[0], full.state()[0]) <= MAX_RELATIVE_ERROR
+    assert max_relative_error(sparse.state()[0], full.state()[0]) <= MAX_RELATIVE_ERROR
 
 
 def test_an_engine_error_is_one_line_and_leaves_the_runtime_usable(
@@ -310,7 +307,7 @@ def test_a_seed_is_one_picture_in_any_batch_and_runtime(
         for runtime in (ort, torch_runtime):
             alone = generate(bundle, runtime, mix, seed=seed, **settings)
             # Measured 0 in onnxruntime and 2.7e-6 in torch, and no byte differs.
-            assert relative_error(alone.x[0], together.x[index]) <= MAX_RELATIVE_ERROR
+            assert max_relative_error(alone.x[0], together.x[index]) <= MAX_RELATIVE_ERROR
             same = np.asarray(alone.images[0]) == np.asarray(together.images[index])
             assert same.mean() >= 0.999
 

@@ -16,7 +16,7 @@ from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
-from minit2i_deploy.runtimes.step_probe import answers, make_probe, relative_errors
+from minit2i_deploy.runtimes.step_probe import answers, graph_errors, make_probe
 from minit2i_deploy.runtimes.tensorrt.refit import refit_bundle
 from tests.checkpoints.test_lora import write_adapter
 from tests.helpers.checkpoint_forms import hub_folder
@@ -124,8 +124,8 @@ def test_the_probe_tells_one_network_from_another(bench: Bench, tmp_path: Path) 
         with OnnxRuntime(bundle, threads=1) as runtime:
             probe = make_probe(bench.bundle, runtime) if not found else probe
             found.append(answers(runtime, probe))
-    assert set(relative_errors(found[2], found[0]).values()) == {0.0}
-    assert min(relative_errors(found[1], found[0]).values()) > 1e-4
+    assert set(graph_errors(found[2], found[0]).values()) == {0.0}
+    assert min(graph_errors(found[1], found[0]).values()) > 1e-4
 
 
 def test_the_command_refits_an_adapter(
