@@ -1,4 +1,4 @@
-"""A solver of your own: a table of numbers that every runtime follows, in any language.
+"""A solver of your own: one function, one registration, and every runtime runs it.
 
     python examples/own_solver.py [BUNDLE]
 
@@ -6,10 +6,10 @@ The solver is the midpoint rule on the flow v = (y - x) / (1 - t), where y is th
 estimate of the clean image. Each step of length dt has two rows:
 
     p  = x + (dt / 2) (y - x) / (1 - t)            and keeps h = y - x
-    x' = x + dt (y_mid - p) / (1 - t - dt / 2)     with x written in terms of p and h
+    x' = x + dt (y_mid - p) / (1 - t - dt / 2)     with x = p - (dt / 2) h / (1 - t)
 
-The last step is Euler's, which lands on the estimate. To give a solver a name on the command
-line, put its function into ``minit2i_deploy/solvers/methods.py`` and add a line to ``SOLVERS``.
+The last step is Euler's, which lands on the estimate. ``table.save("midpoint.json")`` writes the
+table for ``minit2i generate --table`` and for the C++ client.
 
 Needs the extra ``cpu``.
 """
@@ -23,28 +23,30 @@ import numpy as np
 
 import minit2i_deploy as m
 from minit2i_deploy.demo.ready import ready_bundle
+from minit2i_deploy.solvers.methods import SOLVERS, Solver
 
-COLUMNS = ("t", "a", "b", "c", "n", "s", "share", "clip", "rescale")
 
-
-def midpoint(steps: int) -> m.Table:
-    """Rows of x' = a x + b y + c h, then h' = y + s x."""
-    dt = 1.0 / steps
+def midpoint(points: np.ndarray, a_min: float) -> np.ndarray:
+    """Points of a time grid to rows t, a, b, c, n, s: x' = a x + b y + c h, then h' = y + s x."""
     rows = []
-    for t in np.linspace(0.0, 1.0, steps + 1)[:-2]:
-        half = 0.5 * dt / (1.0 - t)
-        full = dt / (1.0 - t - 0.5 * dt)
-        rows.append([t, 1.0 - half, half, 0.0, 0.0, -1.0, 1.0, 0.0, 0.0])
-        rows.append([t + 0.5 * dt, 1.0 - full, full, -half, 0.0, 0.0, 1.0, 0.0, 0.0])
-    rows.append([1.0 - dt, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
-    return m.Table(name=f"midpoint-{steps}", columns=COLUMNS, rows=np.array(rows))
+    for t, dt in zip(points[:-2], np.diff(points)[:-1], strict=True):
+        half = 0.5 * dt / max(1.0 - t, a_min)
+        full = dt / max(1.0 - t - 0.5 * dt, a_min)
+        rows.append([t, 1.0 - half, half, 0.0, 0.0, -1.0])
+        rows.append([t + 0.5 * dt, 1.0 - full, full, -half, 0.0, 0.0])
+    last = (points[-1] - points[-2]) / max(1.0 - points[-2], a_min)
+    rows.append([points[-2], 1.0 - last, last, 0.0, 0.0, 0.0])
+    return np.array(rows)
+
+
+SOLVERS["midpoint"] = Solver(rows=midpoint)
 
 
 def main(folder: Path) -> None:
     bundle = m.Bundle.open(folder)
-    # Solvers that land on the estimate, at about the same number of evaluations.
+    # An a_min no larger than the last step lets a solver land on the estimate.
     tables = [
-        midpoint(10),
+        m.solver_table("midpoint", steps=10, a_min=1 / 10),
         m.solver_table("euler", steps=19, a_min=1 / 19),
         m.solver_table("dpmpp2m", steps=19),
     ]
