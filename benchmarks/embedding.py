@@ -30,8 +30,8 @@ from optimum.onnxruntime import ORTModelForFeatureExtraction
 from transformers import T5Config, T5EncoderModel
 
 import minit2i_deploy as m
-from minit2i_deploy.demo.machine import describe_machine, machine_line
 from minit2i_deploy.evaluation.bench.stages import short_texts
+from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.runtimes.torch.network import read_weights
 from minit2i_deploy.text.embed import BATCH_SIZE
 from minit2i_deploy.text.encoder import SequenceEncoder

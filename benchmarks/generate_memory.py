@@ -23,7 +23,7 @@ from typing import Any, Final
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import minit2i_deploy as m
-from minit2i_deploy.demo.machine import describe_machine, machine_line
+from minit2i_deploy.machine import describe_machine, machine_line
 
 MAX_RATIO: Final = 1.6
 PROMPT: Final = "two blue squares to the left of a small green triangle"

@@ -28,7 +28,7 @@ import numpy as np
 import onnxruntime
 
 import minit2i_deploy as m
-from minit2i_deploy.demo.machine import describe_machine, machine_line
+from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.progress import Progress, ProgressLine, stage_of
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.solvers.noise import batch_noise

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from minit2i_deploy.cli.support.formatting import columns
-from minit2i_deploy.demo.machine import machine_line
+from minit2i_deploy.machine import machine_line
 
 _QUERY: Final = (
     "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.draw,power.limit,"

@@ -32,12 +32,12 @@ from gpu_contenders import CONFIGS, Contender, make_bundle, official_contender, 
 from gpu_report import read_card, summary, text
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.demo.machine import describe_machine
 from minit2i_deploy.errors import Minit2iError
 from minit2i_deploy.export.tensorrt import BuildOptions, build_bundle
 from minit2i_deploy.flops import denoiser_flops
 from minit2i_deploy.generate import generate
 from minit2i_deploy.io.files import atomic_write_text
+from minit2i_deploy.machine import describe_machine
 from minit2i_deploy.progress import Progress, ProgressLine
 from minit2i_deploy.protocol import RowsTrajectory
 from minit2i_deploy.runtimes.step_probe import answers, graph_errors, make_probe

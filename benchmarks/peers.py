@@ -41,8 +41,8 @@ from peer_engines import (
 )
 
 import minit2i_deploy as m
-from minit2i_deploy.demo.machine import describe_machine, machine_line
 from minit2i_deploy.flops import denoiser_flops
+from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.progress import Progress, ProgressLine
 
 PARTS: Final = ("step", "encoder")

@@ -7,9 +7,12 @@ about one in a thousand, are left out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.config import VARIANTS, ModelConfig
+
+# Parameters of FLAN-T5-Large's encoder. Source: its released weights.
+T5_LARGE_PARAMETERS: Final = 341_231_104
 
 
 def denoiser_flops(config: ModelConfig) -> int:
@@ -68,6 +71,24 @@ def adapter_parameters(config: ModelConfig) -> int:
     """Weights of the matrices of the text adapter."""
     entry = config.txt_input_size * config.hidden_size
     return entry + config.txt_preamble_depth * _block_weights(config)
+
+
+def variant_bytes() -> dict[str, dict[str, int]]:
+    """Bytes of the matrices of each published variant.
+
+    Returns:
+        variant to "fp32" and "16 bit" (denoiser and text adapter) and "with encoder" (fp32, with
+        FLAN-T5-Large in fp32).
+    """
+    sizes = {}
+    for name, config in VARIANTS.items():
+        parameters = denoiser_parameters(config) + adapter_parameters(config)
+        sizes[name] = {
+            "fp32": 4 * parameters,
+            "16 bit": 2 * parameters,
+            "with encoder": 4 * (parameters + T5_LARGE_PARAMETERS),
+        }
+    return sizes
 
 
 def _block_weights(config: ModelConfig) -> int:

@@ -17,8 +17,8 @@ from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.bench.machine import cpu_features, read_cpuinfo
 from minit2i_deploy.io.files import atomic_write_text
+from minit2i_deploy.machine import cpu_features, read_cpuinfo
 
 KEY_FILE: Final = "key.json"
 _DIGITS: Final = 20

@@ -71,9 +71,9 @@ def run(options: argparse.Namespace) -> None:
     """Open all, measure and print."""
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.cli.support.formatting import json_text
-    from minit2i_deploy.demo.machine import describe_machine
     from minit2i_deploy.evaluation.bench.stages import prepare
     from minit2i_deploy.evaluation.bench.timing import measure
+    from minit2i_deploy.machine import describe_machine
     from minit2i_deploy.progress import ProgressLine
 
     _check(options)
@@ -163,7 +163,7 @@ def peak_memory_bytes() -> int | None:
 
 def _text(found: Sequence[Measured], values: dict[str, Any]) -> str:
     from minit2i_deploy.cli.support.formatting import columns, size
-    from minit2i_deploy.demo.machine import machine_line
+    from minit2i_deploy.machine import machine_line
 
     rows = []
     for measured, told in zip(found, values["subjects"], strict=True):

@@ -179,9 +179,9 @@ def _folder(stack: contextlib.ExitStack, options: argparse.Namespace) -> Path | 
 
 def _speed(sides: Sequence[Side], repeats: int, prompt: str) -> dict[str, Any]:
     """Median times of both, taken in turns."""
-    from minit2i_deploy.demo.machine import describe_machine
     from minit2i_deploy.evaluation.bench.stages import prepare
     from minit2i_deploy.evaluation.bench.timing import measure, ratios
+    from minit2i_deploy.machine import describe_machine
     from minit2i_deploy.progress import ProgressLine
 
     subjects = [

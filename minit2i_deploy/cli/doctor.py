@@ -38,13 +38,13 @@ def run(options: argparse.Namespace) -> None:
     """Look, try and print."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support.formatting import json_text
-    from minit2i_deploy.demo.machine import describe_machine
-    from minit2i_deploy.evaluation.bench.machine import (
+    from minit2i_deploy.flops import variant_bytes
+    from minit2i_deploy.machine import (
         cpu_features,
+        describe_machine,
         installed_extras,
         memory_bytes,
         read_cpuinfo,
-        variant_bytes,
     )
 
     bundle = None if options.bundle is None else Bundle.open(options.bundle)
@@ -116,7 +116,7 @@ def _tried_on(bundle: Bundle, name: str, options: Mapping[str, object]) -> dict[
 
 def _text(values: dict[str, Any]) -> str:
     from minit2i_deploy.cli.support.formatting import columns, size
-    from minit2i_deploy.demo.machine import machine_line
+    from minit2i_deploy.machine import machine_line
 
     memory = values["memory_bytes"]
     facts = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from minit2i_deploy.demo.machine import machine_line
 from minit2i_deploy.io.html import document, escaped, image, shortened, table, verdict
+from minit2i_deploy.machine import machine_line
 
 _STYLE: Final = """\
 .pictures { display: flex; flex-wrap: wrap; gap: 1.2rem; }

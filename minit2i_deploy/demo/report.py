@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from minit2i_deploy._version import __version__
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.demo.machine import describe_machine
 from minit2i_deploy.evaluation.shapes import ShapesScore
 from minit2i_deploy.evaluation.shapes.judged import Painted
 from minit2i_deploy.io.strict_json import encode
+from minit2i_deploy.machine import describe_machine
 from minit2i_deploy.solvers.table import Table
 
 KIND: Final = "minit2i-demo"

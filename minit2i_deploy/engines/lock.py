@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from minit2i_deploy.errors import Minit2iError, UsageError
-from minit2i_deploy.io.temporary_folders import gone_if_empty
+from minit2i_deploy.io.files import remove_if_empty
 
 _RETRY_S: Final = 0.5
 
@@ -29,7 +29,7 @@ def locked(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None]:
         UsageError: the folder may not be written.
     """
     deadline = time.monotonic() + wait_s
-    with gone_if_empty(path.parent):
+    with remove_if_empty(path.parent):
         while (stream := _try_lock(path)) is None:
             if time.monotonic() >= deadline:
                 raise Minit2iError(

@@ -203,6 +203,23 @@ def check_target(
         check(target)
 
 
+@contextlib.contextmanager
+def remove_if_empty(folder: Path) -> Iterator[None]:
+    """Remove, when the block ends, those folders of a path that it created and left empty.
+
+    Args:
+        folder: the path; missing parents are removed as well. Folders that existed before stay.
+    """
+    missing = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
+    try:
+        yield
+    finally:
+        # From the innermost; the first that is not empty, or does not exist, ends the loop.
+        with contextlib.suppress(OSError):
+            for place in missing:
+                place.rmdir()
+
+
 def _move_into_place(partial: Path, target: Path) -> None:
     aside = target.with_name(f".{target.name}.replaced-{os.getpid()}")
     try:

@@ -8,7 +8,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.bench.machine import memory_bytes
+from minit2i_deploy.machine import memory_bytes
 from minit2i_deploy.protocol import MAX_THREADS, check_threads
 from minit2i_deploy.runtimes import open_runtime
 from tests.helpers.bundles import write_bundle

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure
-from minit2i_deploy.evaluation.bench.machine import (
+from minit2i_deploy.flops import variant_bytes
+from minit2i_deploy.machine import (
     cpu_features,
     group_extras,
     installed_extras,
     memory_bytes,
-    variant_bytes,
 )
 from minit2i_deploy.runtimes import RUNTIMES, runtime_class
 from minit2i_deploy.runtimes.base import SelfTest

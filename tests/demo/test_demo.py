@@ -17,7 +17,6 @@ import pytest
 import minit2i_deploy.demo
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.config import ModelConfig, StudentConfig
-from minit2i_deploy.demo.machine import describe_machine, machine_line
 from minit2i_deploy.demo.report import Run, median_times
 from minit2i_deploy.demo.shipped import Shipped, shipped_model
 from minit2i_deploy.errors import Minit2iError
@@ -31,6 +30,7 @@ from minit2i_deploy.evaluation.shapes import (
 )
 from minit2i_deploy.evaluation.shapes.judged import paint_captions
 from minit2i_deploy.generate import Result
+from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.runtimes.fake import FakeRuntime
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.bundles import draft, write_bundle, write_files

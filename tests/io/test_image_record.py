@@ -165,7 +165,7 @@ def record_of(bundle: Bundle) -> dict[str, Any]:
         ("[1]", "format_version is None"),
         ({"format_version": 2}, "format_version is 2, but this program reads 1"),
         ({"seed": "7"}, "minit2i.seed is '7', but a whole number is needed"),
-        ({"seed": -1}, "noise seed is -1"),
+        ({"seed": -1}, "noise seed must be an integer from 0 to 2**64 - 1, got -1"),
         ({"prompt": []}, "a mix of no texts"),
         ({"prompt": [{"text": "red"}]}, "missing fields ['weight']"),
         ({"extra": 1}, "unknown fields ['extra']"),

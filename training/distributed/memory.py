@@ -7,7 +7,7 @@ import sys
 from typing import Final
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.bench.machine import memory_bytes
+from minit2i_deploy.machine import memory_bytes
 from minit2i_deploy.training.recipe.recipe import Recipe
 
 _CHANNELS: Final = 3

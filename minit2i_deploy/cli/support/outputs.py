@@ -10,8 +10,8 @@ from pathlib import Path
 from minit2i_deploy.cli.support import output_paths
 from minit2i_deploy.cli.support.image_plan import Picture
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.io.files import remove_if_empty
 from minit2i_deploy.io.images import check_animation
-from minit2i_deploy.io.temporary_folders import gone_if_empty
 
 
 def check_places(options: argparse.Namespace) -> None:
@@ -87,6 +87,6 @@ def made_folders(options: argparse.Namespace, count: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for folder in (options.output if several else None, options.preview):
             if folder is not None:
-                stack.enter_context(gone_if_empty(folder))
+                stack.enter_context(remove_if_empty(folder))
                 output_paths.new_folder(folder)
         yield

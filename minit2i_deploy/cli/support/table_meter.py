@@ -78,14 +78,14 @@ def compare(bundle: Bundle, options: argparse.Namespace) -> MeterReport:
     """
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.errors import require
-    from minit2i_deploy.io.temporary_folders import gone_if_empty
+    from minit2i_deploy.io.files import remove_if_empty
 
     settings, candidates = _settings(options), _candidates(bundle, options)
     if options.plots is None:
         return _measured(bundle, options, candidates, settings)
     # Known before minutes of painting, not after.
     require("matplotlib.figure", "eval")
-    with gone_if_empty(options.plots):
+    with remove_if_empty(options.plots):
         output_paths.new_folder(options.plots)
         report = _measured(bundle, options, candidates, settings)
         from minit2i_deploy.evaluation.quality.plots import write_plots

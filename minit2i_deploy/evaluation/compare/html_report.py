@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from minit2i_deploy.demo.machine import describe_machine, machine_line
 from minit2i_deploy.evaluation.compare.chart import log_chart
 from minit2i_deploy.evaluation.compare.difference_images import (
     GAIN,
@@ -15,6 +14,7 @@ from minit2i_deploy.evaluation.compare.difference_images import (
 from minit2i_deploy.evaluation.compare.report import Comparison, Shown
 from minit2i_deploy.evaluation.compare.summary import denoiser_words, figures, sizes, speeds
 from minit2i_deploy.io.html import document, escaped, image, shortened, table, verdict
+from minit2i_deploy.machine import describe_machine, machine_line
 
 _STYLE: Final = """\
 .trio { margin: 0 0 1.6rem; } .trio div { display: flex; gap: .6rem; }

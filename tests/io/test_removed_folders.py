@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from minit2i_deploy.io.temporary_folders import gone_if_empty
+from minit2i_deploy.io.files import remove_if_empty
 
 
 def test_made_and_empty_goes_with_its_parents(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), gone_if_empty(tmp_path / "a" / "b"):
+    with pytest.raises(KeyboardInterrupt), remove_if_empty(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b").mkdir(parents=True)
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_holds_something_stays(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), gone_if_empty(tmp_path / "a" / "b"):
+    with pytest.raises(KeyboardInterrupt), remove_if_empty(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b").mkdir(parents=True)
         (tmp_path / "a" / "kept").touch()
         raise KeyboardInterrupt
@@ -26,13 +26,13 @@ def test_what_holds_something_stays(tmp_path: Path) -> None:
 
 def test_what_stood_there_stays_though_empty(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with gone_if_empty(tmp_path / "a"):
+    with remove_if_empty(tmp_path / "a"):
         pass
     assert (tmp_path / "a").is_dir()
 
 
 def test_nothing_was_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with gone_if_empty(tmp_path / "file" / "a"):
+    with remove_if_empty(tmp_path / "file" / "a"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
