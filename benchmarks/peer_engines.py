@@ -24,7 +24,7 @@ import torch
 import minit2i_deploy as m
 from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS
 from minit2i_deploy.runtimes.onnxruntime.runtime import open_session
-from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
+from minit2i_deploy.runtimes.signal_stack import preserved_signal_stack
 from minit2i_deploy.runtimes.torch.network import read_weights
 from minit2i_deploy.runtimes.toy_graph import RATE_SIZE, matmul_model, rate_arrays
 from minit2i_deploy.solvers.noise import batch_noise
@@ -236,7 +236,7 @@ def matrix_rates(threads: int) -> dict[str, float]:
     for precision, hint in (("fp32", "f32"), ("bf16", "bf16")):
         settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": str(threads)}
         core = openvino.Core()
-        with kept_signal_stack():
+        with preserved_signal_stack():
             compiled = core.compile_model(core.read_model(model), "CPU", settings)
         products.append((precision, functools.partial(compiled, {"a": a})))
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):

@@ -85,8 +85,8 @@ def runtime_class(name: str) -> type[BaseRuntime]:
     if name not in RUNTIMES:
         raise UsageError(f"runtime {name!r} is unknown; choose one of {', '.join(RUNTIMES)}")
     module, attribute = RUNTIMES[name].split(":")
-    found: type[BaseRuntime] = getattr(importlib.import_module(module), attribute)
-    return found
+    kind: type[BaseRuntime] = getattr(importlib.import_module(module), attribute)
+    return kind
 
 
 __all__ = ["DEFAULT_RUNTIME", "RUNTIMES", "open_runtime", "runtime_class"]

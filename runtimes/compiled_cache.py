@@ -2,7 +2,7 @@
 
 Libraries key their own caches by less, a file's path and time among it, so a folder that is shared
 may give back what was compiled of other weights. Here another graph, library, device or precision
-is another folder, and key.json in it says in words what it is for. Safe to delete at any time.
+is another folder, and key.json in it says what it is for. Safe to delete at any time.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def cache_key(
         for name, info in sorted(bundle.manifest.files.items())
         if Path(name).parent == folder
     }
-    words = {"graph": graph, "library": library, "version": version, "device": device}
-    return files | words | {"precision": precision}
+    values = {"graph": graph, "library": library, "version": version, "device": device}
+    return files | values | {"precision": precision}
 
 
 def cache_folder(root: str | os.PathLike[str], key: Mapping[str, str]) -> Path:
@@ -68,7 +68,7 @@ def cache_folder(root: str | os.PathLike[str], key: Mapping[str, str]) -> Path:
 
 
 def device_name(kind: str, driver: Path = _NVIDIA) -> str:
-    """The processor with the features that kernels are chosen by, or the cards and their driver.
+    """The processor with the features that kernels are chosen by, or the GPUs and their driver.
 
     Args:
         kind: "cpu" or "cuda".
@@ -81,10 +81,10 @@ def device_name(kind: str, driver: Path = _NVIDIA) -> str:
         ]
         name = names[0] if names else platform.processor()
         return " ".join([platform.machine(), name, *sorted(cpu_features(text))])
-    told = [*sorted(driver.glob("gpus/*/information")), driver / "version"]
-    lines = [line for path in told for line in _lines(path)]
-    wanted = [" ".join(line.split()) for line in lines if line.startswith(("Model:", "NVRM"))]
-    return "; ".join(wanted) or kind
+    paths = [*sorted(driver.glob("gpus/*/information")), driver / "version"]
+    lines = [line for path in paths for line in _lines(path)]
+    names = [" ".join(line.split()) for line in lines if line.startswith(("Model:", "NVRM"))]
+    return "; ".join(names) or kind
 
 
 def _lines(path: Path) -> list[str]:

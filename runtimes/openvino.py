@@ -21,7 +21,7 @@ from minit2i_deploy.protocol import check_threads
 from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.guard import Guard, guarded
-from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
+from minit2i_deploy.runtimes.signal_stack import preserved_signal_stack
 from minit2i_deploy.runtimes.toy_graph import (
     RATE_SIZE,
     TOY_SIZE,
@@ -79,9 +79,9 @@ class OpenVinoRuntime(GraphRuntime):
         super().__init__(bundle)
         self._library = require("openvino", "openvino")
         self._core = self._library.Core()
-        hint, needed = _PRECISIONS[precision]
+        hint, capability = _PRECISIONS[precision]
         offered = _capabilities(self._core)
-        if needed not in offered:
+        if capability not in offered:
             raise UsageError(
                 f"precision {precision} is not offered by this processor "
                 f"({', '.join(sorted(offered))}); choose fp32"
@@ -168,12 +168,12 @@ class OpenVinoRuntime(GraphRuntime):
     def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
         compiled = self._compiled(graph)
         try:
-            found = compiled(inputs)[0]
+            output = compiled(inputs)[0]
         except RuntimeError as error:
             path = self.bundle.graph_path(graph)
             raise RuntimeFailure(f"openvino failed in {graph}: {_reason(error, path)}") from error
         # The request's own memory, which the next call writes to.
-        return np.array(found, dtype=np.float32)
+        return np.array(output, dtype=np.float32)
 
     def _free(self) -> None:
         self._graphs.clear()
@@ -224,12 +224,12 @@ class OpenVinoTrajectory:
 
 def _capabilities(core: Any) -> list[str]:
     # The first question loads the plugin.
-    with kept_signal_stack():
+    with preserved_signal_stack():
         return list(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
 
 
 def run_toy(precision: str = "fp32") -> float:
-    """Run a toy of ten rows.
+    """Multiply a state with a matrix ten times.
 
     Args:
         precision: "fp32" or "bf16".
@@ -243,8 +243,8 @@ def run_toy(precision: str = "fp32") -> float:
             are wrong.
     """
     core = require("openvino", "openvino").Core()
-    hint, needed = _PRECISIONS[precision]
-    if needed not in _capabilities(core):
+    hint, capability = _PRECISIONS[precision]
+    if capability not in _capabilities(core):
         raise RuntimeFailure(f"precision {precision} is not offered by this processor")
     state, turn = toy_arrays()
     model = core.read_model(matmul_model(TOY_SIZE, TOY_SIZE, TOY_SIZE))
@@ -260,5 +260,5 @@ def run_toy(precision: str = "fp32") -> float:
 def _reason(error: Exception, path: Path | None = None) -> str:
     """The last line that says something; those before it name places in the library's source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = lines[-1] if lines else type(error).__name__
-    return told if path is None else told.replace(f"{path}: ", "")
+    reason = lines[-1] if lines else type(error).__name__
+    return reason if path is None else reason.replace(f"{path}: ", "")

@@ -1,4 +1,4 @@
-"""Puts back the stack that signals are handled on, where a library leaves its own behind.
+"""The alternate signal stack of a thread, preserved while a library is loaded.
 
 OpenVINO's CPU plugin gives the thread that loads it an alternate signal stack and unmaps it when it
 is freed (2026.4). Python handles signals there, so Ctrl-C would then end the process with a
@@ -21,7 +21,7 @@ class _SignalStack(ctypes.Structure):
 
 
 @contextlib.contextmanager
-def kept_signal_stack() -> Iterator[None]:
+def preserved_signal_stack() -> Iterator[None]:
     """Whatever happens inside, this thread's alternate signal stack is the same afterwards."""
     if not sys.platform.startswith("linux"):
         yield

@@ -16,7 +16,7 @@ from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.text.conditioning import student_conditions
 
 PROMPT: Final = "a red circle"
-# The next state is then the network's own estimate of the picture.
+# The next state is then the network's own estimate of the image.
 _ESTIMATE: Final = np.array([0, 1, 0, 0, 0, 0], np.float32)
 _SEED: Final = 7
 
@@ -34,19 +34,19 @@ class Probe:
 
 
 def make_probe(bundle: Bundle, runtime: Runtime) -> Probe:
-    """Inputs of a bundle's default preset, made by a runtime that is trusted."""
+    """Inputs for a bundle's default preset, made by the reference runtime."""
     table, guidance = bundle.preset()
     (encoded,) = bundle.tokenizer().encode([PROMPT[: bundle.config.prompt_length]])
     ids = np.asarray(encoded.ids, np.int64)[None]
     values = runtime.encode(ids, np.ones_like(ids))
-    # The last row is no prompt at all.
+    # The second sequence is the unconditional one.
     shape = (2, bundle.config.prompt_length)
     context = np.zeros((*shape, values.shape[2]), np.float32)
     mask = np.zeros(shape, np.int64)
     context[0, : ids.shape[1]], mask[0, : ids.shape[1]] = values[0], 1
-    told = student_conditions(bundle, table, guidance, None)
+    scalars = student_conditions(bundle, table, guidance, None)
     weights = table.steps(guidance)[0].weights
-    conditions = None if told is None else np.tile(told, (2, 1))
+    conditions = None if scalars is None else np.tile(scalars, (2, 1))
     size = bundle.config.image_size
     return Probe(
         context=context,
@@ -59,7 +59,7 @@ def make_probe(bundle: Bundle, runtime: Runtime) -> Probe:
 
 
 def answers(runtime: Runtime, probe: Probe) -> dict[str, np.ndarray]:
-    """What adapter and step of a runtime make of the probe, by graph."""
+    """Outputs of a runtime's adapter and step for the probe, by graph."""
     state = runtime.start(probe.x, probe.tokens)
     state.step(probe.row)
     return {

@@ -1,4 +1,4 @@
-"""One matrix product as an ONNX model, made without the onnx package, to try an engine with.
+"""One matrix product as an ONNX model, to test an engine with, made without the onnx package.
 
 Source: onnx.proto of the ONNX project, for the field numbers.
 """
@@ -53,7 +53,7 @@ def toy_arrays() -> tuple[Float32[np.ndarray, "n n"], Float32[np.ndarray, "n n"]
     return start, np.ascontiguousarray(turn, dtype=np.float32)
 
 
-def toy_error(engine: str, found: Float32[np.ndarray, "n n"]) -> float:
+def toy_error(engine: str, result: Float32[np.ndarray, "n n"]) -> float:
     """Compare the start times the matrix, ten times over, with numpy in float64.
 
     Returns:
@@ -63,8 +63,8 @@ def toy_error(engine: str, found: Float32[np.ndarray, "n n"]) -> float:
         RuntimeFailure: it is over what even bf16 explains.
     """
     start, turn = toy_arrays()
-    wanted = start @ np.linalg.matrix_power(turn.astype(np.float64), TOY_STEPS)
-    worst = max_relative_error(found, wanted)
+    expected = start @ np.linalg.matrix_power(turn.astype(np.float64), TOY_STEPS)
+    worst = max_relative_error(result, expected)
     if not worst <= _TOY_BOUND:
         raise RuntimeFailure(f"{engine} is off by {worst:.2g} on a toy graph")
     return worst

@@ -1,4 +1,4 @@
-"""What only a card can show, on the golden network: pytest -m gpu."""
+"""What only a GPU can show, on the golden network: pytest -m gpu."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ pytestmark = pytest.mark.gpu
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 LIBRARIES = [name for name, module in MODULES.items() if importlib.util.find_spec(module)]
-# fp32 kernels of another library; no card has measured it yet.
+# fp32 kernels of another library; no GPU has measured it yet.
 MAX_ERROR = 5e-3
 SETTINGS: dict[str, Any] = {"seed": 4, "guidance": 2.5}
 
 
 @pytest.fixture(params=LIBRARIES)
 def engines(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Bundle]:
-    """A copy of the tiny bundle with engines that can be refitted, built for this card."""
+    """A copy of the tiny bundle with engines that can be refitted, built for this GPU."""
     shutil.copytree(tiny_bundle(), tmp_path / "b", ignore=shutil.ignore_patterns("engines"))
     bundle = Bundle.open(tmp_path / "b")
     flags = BuildFlags(refit=True, allow_unfused=True)

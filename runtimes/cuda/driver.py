@@ -1,6 +1,6 @@
-"""The CUDA calls of one thread on one card, through cuda-python; every error code is raised.
+"""The CUDA calls of one thread on one GPU, through cuda-python; every error code is raised.
 
-Bound to the thread that opened it: CUDA keeps the chosen card for each thread, and TensorRT's
+Bound to the thread that opened it: CUDA keeps the chosen GPU for each thread, and TensorRT's
 contexts are not to be shared between threads.
 """
 
@@ -28,14 +28,14 @@ class CudaFailure(RuntimeFailure):
 
 
 class CudaDriver:
-    """One card, seen from one thread.
+    """One GPU, seen from one thread.
 
     Args:
-        device: index of the card.
+        device: index of the GPU.
         extra: extra of this distribution that brings cuda-python, for the error.
 
     Raises:
-        UsageError: there is no card of that index.
+        UsageError: there is no GPU of that index.
         MissingDependencyError: cuda-python is not installed.
         RuntimeFailure: there is no driver, or it is too old for cuda-python.
     """
@@ -44,21 +44,21 @@ class CudaDriver:
         self._cuda: Any = require("cuda.bindings.runtime", extra)
         self._thread = threading.current_thread()
         self.device = device
-        # Copies that were asked for, by direction; those inside a captured graph count once.
+        # Copies so far, by direction; those inside a captured graph count once.
         self.copies = {"to_device": 0, "to_host": 0}
         count = self._count()
         if not 0 <= device < count:
-            raise UsageError(f"device is {device}, but this machine has {_cards(count)}")
+            raise UsageError(f"device is {device}, but this machine has {_count_text(count)}")
         self.use()
         properties = self.call("cudaGetDeviceProperties", device)
         self.name: str = properties.name.decode("utf-8", "replace")
         self.capability: int = properties.major * 10 + properties.minor
 
     def use(self) -> None:
-        """Choose the card for the calls that follow; every public call of a runtime begins so.
+        """Choose the GPU for the calls that follow; every public call of a runtime begins so.
 
         Raises:
-            RuntimeFailure: the thread is not the one that opened it, or the card has failed.
+            RuntimeFailure: the thread is not the one that opened it, or the GPU has failed.
         """
         self.check_thread()
         self.call("cudaSetDevice", self.device)
@@ -81,7 +81,7 @@ class CudaDriver:
         Args:
             name: of the function.
             arguments: of the function.
-            what: words for the error on what was being done.
+            what: what is being done, for the error.
 
         Returns:
             what the function gives beside its status: nothing, one value or a tuple.
@@ -99,15 +99,15 @@ class CudaDriver:
         self._cuda.cudaGetLastError()
 
     def memory(self) -> tuple[int, int]:
-        """Free and total bytes of the card's memory."""
+        """Free and total bytes of the GPU's memory."""
         free, total = self.call("cudaMemGetInfo")
         return int(free), int(total)
 
     def allocate(self, num_bytes: int, what: str) -> int:
-        """Address of fresh memory on the card, aligned to 256 bytes at least.
+        """Address of fresh memory on the GPU, aligned to 256 bytes at least.
 
         Raises:
-            CudaFailure: there is not so much; the text says what was needed and what was free.
+            CudaFailure: too little is free; the text says how much.
         """
         try:
             return int(self.call("cudaMalloc", num_bytes, what=what))
@@ -120,13 +120,13 @@ class CudaDriver:
                 error.code,
                 f"{what} needs {num_bytes / _MIB:.1f} MiB of memory on {self.name}, but "
                 f"{free / _MIB:.1f} of {total / _MIB:.1f} MiB are free; lower the batch, build "
-                "engines with a smaller --max-batch, or end other programs on the card",
+                "engines with a smaller --max-batch, or end other programs on the GPU",
             ) from error
 
     def release(self, name: str, resource: Any) -> None:
         """Give something back by the function of that name.
 
-        Never an error: after a failure of the card all calls report it, and what could not be
+        Never an error: after a failure of the GPU all calls report it, and what could not be
         given back goes with the process.
         """
         getattr(self._cuda, name)(resource)
@@ -144,19 +144,19 @@ class CudaDriver:
         self.release("cudaFreeHost", array.ctypes.data)
 
     def to_device(self, address: int, array: np.ndarray, stream: Any) -> None:
-        """Queue a copy to the card; a pinned array may not change before the stream is done."""
+        """Queue a copy to the GPU; a pinned array may not change before the stream is done."""
         self.copies["to_device"] += 1
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self.call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream)
 
     def to_host(self, array: np.ndarray, address: int, stream: Any) -> None:
-        """Queue a copy from the card; the array holds it once the stream is done."""
+        """Queue a copy from the GPU; the array holds it once the stream is done."""
         self.copies["to_host"] += 1
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self.call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
 
     def within(self, target: int, source: int, num_bytes: int, stream: Any) -> None:
-        """Queue a copy from one place on the card to another."""
+        """Queue a copy from one place on the GPU to another."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self.call("cudaMemcpyAsync", target, source, num_bytes, kind, stream)
 
@@ -224,7 +224,7 @@ class CudaDriver:
             return int(count)
         if status == errors.cudaErrorNoDevice:
             return 0
-        supported, needed = (
+        supported, required = (
             getattr(self._cuda, name)()[1]
             for name in ("cudaDriverGetVersion", "cudaRuntimeGetVersion")
         )
@@ -238,21 +238,21 @@ class CudaDriver:
             )
         raise CudaFailure(
             status.name,
-            f"the NVIDIA driver knows CUDA {_version(supported)}, but {_version(needed)} is "
+            f"the NVIDIA driver knows CUDA {_version(supported)}, but {_version(required)} is "
             "needed; install a newer driver, or a cuda-bindings of the driver's version",
         )
 
     def _failure(self, status: Any, function: str, what: str) -> CudaFailure:
-        _, words = self._cuda.cudaGetErrorString(status)
-        text = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
+        _, message = self._cuda.cudaGetErrorString(status)
+        text = message.decode("utf-8", "replace") if isinstance(message, bytes) else str(message)
         doing = f" for {what}" if what else ""
         return CudaFailure(status.name, f"{function} failed{doing}: {text} ({status.name})")
 
 
-def _cards(count: int) -> str:
+def _count_text(count: int) -> str:
     if not count:
-        return "no NVIDIA card; choose another runtime"
-    return f"{count} NVIDIA card{'s' if count > 1 else ''}; count from 0"
+        return "no NVIDIA GPU; choose another runtime"
+    return f"{count} NVIDIA GPU{'s' if count > 1 else ''}; count from 0"
 
 
 def _version(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Memory on the card: pieces that are given back together, and one that grows."""
+"""GPU memory: blocks that are freed together, and a buffer that grows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALIGNMENT: Final = 256
 
 
 class DeviceMemory:
-    """Pieces of the card's memory, given back by ``close``."""
+    """Blocks of GPU memory, freed by ``close``."""
 
     def __init__(self, driver: CudaDriver) -> None:
         self._driver = driver
@@ -19,32 +19,32 @@ class DeviceMemory:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes held now."""
+        """Bytes allocated now."""
         return sum(self._sizes.values())
 
     def take(self, num_bytes: int, what: str) -> int:
-        """Address of a fresh piece.
+        """Address of a new block.
 
         Raises:
-            CudaFailure: the card has not so much left.
+            CudaFailure: too little memory is free.
         """
         address = self._driver.allocate(max(num_bytes, 1), what)
         self._sizes[address] = num_bytes
         return address
 
     def give(self, address: int) -> None:
-        """Give one piece back; nothing queued may still use it."""
+        """Free one block; nothing queued may still use it."""
         del self._sizes[address]
         self._driver.release("cudaFree", address)
 
     def close(self) -> None:
-        """Give everything back."""
+        """Free all blocks."""
         for address in list(self._sizes):
             self.give(address)
 
 
 class GrowingBuffer:
-    """One piece that is replaced by a larger one when that is needed.
+    """One block that is replaced by a larger one on demand.
 
     ``version`` counts the replacements: whoever keeps the address looks at it.
     """
@@ -59,7 +59,7 @@ class GrowingBuffer:
         """Make it hold that many bytes; nothing queued may still use it.
 
         Raises:
-            CudaFailure: the card has not so much left; the buffer is then empty.
+            CudaFailure: too little memory is free; the buffer is then empty.
         """
         if num_bytes <= self.num_bytes:
             return

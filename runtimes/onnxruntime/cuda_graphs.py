@@ -2,9 +2,9 @@
 
 A graph replays what it recorded on the very memory it recorded, so all that a step reads or writes
 lies in fixed places: two pairs of states that swap, the row, and for each number of branches the
-tokens and the weights. One session serves them all; each place has a graph of its own, told apart
-by the number under which ONNX Runtime keeps it. Places outlive a trajectory and serve the next one
-of the same shape, because a graph is never given back.
+tokens and the weights. One session serves them all; each place has a graph of its own, identified
+by the number that ONNX Runtime stores it under. Places outlive a trajectory and serve the next one
+of the same shape, because ONNX Runtime never frees a graph.
 
 No graph is trusted unchecked. Its first replays are computed by plain runs as well.
 """
@@ -156,17 +156,17 @@ class StepGraphs:
         return True
 
     def _check(self, number: int, binding: Any, written: tuple[Any, ...]) -> None:
-        found = [value.numpy().copy() for value in written]
+        actual = [value.numpy().copy() for value in written]
         # The plain run writes the same memory, so what stands there afterwards is right anyway.
         self._run(_PLAIN, binding)
-        wanted = [value.numpy().copy() for value in written]
-        worst = max(map(_difference, found, wanted))
+        expected = [value.numpy().copy() for value in written]
+        worst = max(map(_difference, actual, expected))
         if worst <= MAX_DIFFERENCE:
             return
-        said = f"a CUDA graph of the step is off by {worst:.2g} from a plain run"
+        reason = f"a CUDA graph of the step is off by {worst:.2g} from a plain run"
         if self._must:
-            raise RuntimeFailure(f"onnxruntime: {said}; choose cuda_graph=off")
-        self._give_up(said)
+            raise RuntimeFailure(f"onnxruntime: {reason}; choose cuda_graph=off")
+        self._give_up(reason)
 
     def _give_up(self, reason: str) -> None:
         warnings.warn(f"{reason}; running without CUDA graphs", CudaGraphWarning, stacklevel=2)
@@ -220,8 +220,8 @@ class CapturedTrajectory:
         return x, h
 
 
-def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
-    scale = float(np.abs(wanted).max())
-    worst = float(np.abs(found - wanted).max())
+def _difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    scale = float(np.abs(expected).max())
+    worst = float(np.abs(actual - expected).max())
     # NaN is no match, and two states of zeros are one.
     return 0.0 if worst == 0 else worst / scale if scale > 0 else float("inf")

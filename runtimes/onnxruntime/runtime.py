@@ -1,7 +1,7 @@
 """ONNX Runtime: the bundle's graphs as they are.
 
 Sessions are opened on first use, so embedding never loads the denoiser. One session serves any
-number of branches: its weights are held once.
+number of branches: its weights are in memory once.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class OnnxRuntime(GraphRuntime):
             "arena": arena,
         }
         self._cache = cache
-        # Asked here, so that a wrong precision is known before the first graph is read.
+        # Refuses a wrong precision before the first graph is read.
         session_options(self._ort, self._provider, **self._settings)
         self._sessions: dict[str, Any] = {}
         self._lean = lean
@@ -162,8 +162,8 @@ class OnnxRuntime(GraphRuntime):
             except RuntimeFailure as error:
                 if must:
                     raise
-                said = f"{error}; running without CUDA graphs"
-                warnings.warn(said, CudaGraphWarning, stacklevel=2)
+                text = f"{error}; running without CUDA graphs"
+                warnings.warn(text, CudaGraphWarning, stacklevel=2)
             else:
                 self._step_graphs = StepGraphs(session, self._ort, must)
                 return session

@@ -22,7 +22,7 @@ from minit2i_deploy.runtimes.onnxruntime.providers import (
     named_provider,
 )
 from minit2i_deploy.runtimes.onnxruntime.trajectory import first_line
-from minit2i_deploy.runtimes.signal_stack import kept_signal_stack
+from minit2i_deploy.runtimes.signal_stack import preserved_signal_stack
 from minit2i_deploy.runtimes.toy_graph import (
     RATE_SIZE,
     TOY_SIZE,
@@ -58,14 +58,14 @@ def find_provider(
         provider = named_provider(name)
         check_present(ort, provider)
         return provider
-    wanted = set(precisions)
+    graph_precisions = set(precisions)
     for candidate in (PROVIDERS[item] for item in AUTO_ORDER):
         offers = precision is None or precision in candidate.computes
-        if offers and wanted <= set(candidate.runs) and _works(ort, candidate):
+        if offers and graph_precisions <= set(candidate.runs) and _works(ort, candidate):
             return candidate
     computing = "" if precision is None else f" and computes in {precision}"
     raise RuntimeFailure(
-        f"no provider that works here runs {', '.join(sorted(wanted))}{computing}; "
+        f"no provider that works here runs {', '.join(sorted(graph_precisions))}{computing}; "
         "minit2i doctor lists them"
     )
 
@@ -94,10 +94,10 @@ def session_options(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider.name != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    chosen = attach(
+    providers = attach(
         ort, provider, options, precision=precision, threads=threads, cache=cache, capture=capture
     )
-    return options, chosen
+    return options, providers
 
 
 def open_session(ort: Any, graph: Path | bytes, provider: Provider, **settings: Any) -> Any:
@@ -105,7 +105,7 @@ def open_session(ort: Any, graph: Path | bytes, provider: Provider, **settings: 
 
     Args:
         ort: the onnxruntime module.
-        graph: its path, or the whole model.
+        graph: its path, or the complete model.
         provider: one that is present.
         settings: of ``session_options``.
 
@@ -114,14 +114,14 @@ def open_session(ort: Any, graph: Path | bytes, provider: Provider, **settings: 
         RuntimeFailure: the library cannot open it, its first line says why; or the provider left
             the work to another.
     """
-    options, chosen = session_options(ort, provider, **settings)
+    options, providers = session_options(ort, provider, **settings)
     where = "a toy graph" if isinstance(graph, bytes) else graph
     try:
         # Without the last, a provider that fails is replaced by the CPU and a printed line.
         # The openvino provider loads that library here at the latest.
-        with kept_signal_stack():
+        with preserved_signal_stack():
             session = ort.InferenceSession(
-                graph, options, providers=chosen or None, enable_fallback=0
+                graph, options, providers=providers or None, enable_fallback=0
             )
     except Exception as error:  # the library's errors share no base
         raise RuntimeFailure(f"{where}: onnxruntime cannot open it: {first_line(error)}") from error
@@ -160,7 +160,7 @@ def check_placement(session: Any, provider: Provider, path: Path | str) -> None:
 
 
 def run_toy(ort: Any, provider: Provider, **settings: Any) -> float:
-    """Run a toy of ten rows on a provider, its state in two buffers on the provider's device.
+    """Multiply a state with a matrix ten times, the state in two buffers on the provider's device.
 
     Args:
         ort: the onnxruntime module.
@@ -178,12 +178,12 @@ def run_toy(ort: Any, provider: Provider, **settings: Any) -> float:
     start, turn = toy_arrays()
     session = open_session(ort, matmul_model(TOY_SIZE, TOY_SIZE, TOY_SIZE), provider, **settings)
     try:
-        found = _ten_rows(ort, session, provider.device, start, turn)
+        result = _ten_steps(ort, session, provider.device, start, turn)
     except Exception as error:  # the library's errors share no base
         raise RuntimeFailure(
             f"provider {provider.name} cannot run a toy graph: {first_line(error)}"
         ) from error
-    return toy_error(f"provider {provider.name}", found)
+    return toy_error(f"provider {provider.name}", result)
 
 
 def matrix_rate(ort: Any, provider: Provider, **settings: Any) -> float:
@@ -203,7 +203,7 @@ def matrix_rate(ort: Any, provider: Provider, **settings: Any) -> float:
     return best_rate(lambda: session.run(None, {"a": a}))
 
 
-def _ten_rows(
+def _ten_steps(
     ort: Any, session: Any, device: str, start: np.ndarray, turn: np.ndarray
 ) -> np.ndarray:
     fixed, now, after = (

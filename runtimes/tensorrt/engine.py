@@ -1,4 +1,4 @@
-"""One engine on the card and its contexts: shapes, addresses, one call."""
+"""One engine on the GPU and its contexts: shapes, addresses, one call."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _DTYPES: Final = {
 JIT_CACHE_FILE: Final = "kernels.cache"
 
 
-class Card:
-    """What all engines of a runtime share: library, card, stream and memory."""
+class Gpu:
+    """What all engines of a runtime share: library, GPU, stream and memory."""
 
     def __init__(self, library: RuntimeLibrary, device: int) -> None:
         self.library = library
@@ -43,11 +43,11 @@ class Card:
         self._open = True
 
     def use(self) -> None:
-        """Choose the card; every public call of a runtime and its trajectories begins so.
+        """Choose the GPU; every public call of a runtime and its trajectories begins so.
 
         Raises:
             RuntimeFailure: the runtime was closed, the thread is not the one that opened it, or
-                the card has failed.
+                the GPU has failed.
         """
         if not self._open:
             raise RuntimeFailure("the runtime is closed; open it again")
@@ -70,28 +70,28 @@ class Engine:
     """An engine of one graph.
 
     Args:
-        card: that runs it.
+        gpu: that runs it.
         bundle: that the graph is of.
-        found: where the engine is.
+        cached: the engine's files.
 
     Raises:
         RuntimeFailure: the library refuses the plan, or it is not of this graph.
     """
 
-    def __init__(self, card: Card, bundle: Bundle, found: CachedEngine) -> None:
-        self.card, self.found = card, found
-        self.graph = found.record.key.graph
+    def __init__(self, gpu: Gpu, bundle: Bundle, cached: CachedEngine) -> None:
+        self.gpu, self.cached = gpu, cached
+        self.graph = cached.record.key.graph
         self.info = bundle.manifest.graphs[self.graph]
-        self.native = load_plan(card, found)
+        self.native = load_plan(gpu, cached)
         self._check_tensors()
-        stored = found.folder / JIT_CACHE_FILE
-        self.jit_cache = card.library.new_jit_cache(
+        stored = cached.folder / JIT_CACHE_FILE
+        self.jit_cache = gpu.library.new_jit_cache(
             self.native, stored.read_bytes() if stored.is_file() else None
         )
 
     def takes(self, sizes: Mapping[str, int]) -> bool:
         """Whether free sizes lie within those it was built for."""
-        limits = self.found.record.key.sizes
+        limits = self.cached.record.key.sizes
         return all(limits[name][0] <= size <= limits[name][2] for name, size in sizes.items())
 
     def profile(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -103,9 +103,9 @@ class Engine:
         for index in range(self.native.num_optimization_profiles):
             if all(self._within(name, shape, index) for name, shape in shapes.items()):
                 return index
-        asked = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        sizes = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         raise RuntimeFailure(
-            f"{self.found.plan}: no profile takes {asked}; build an engine for these sizes with "
+            f"{self.cached.plan}: no profile takes {sizes}; build an engine for these sizes with "
             "minit2i build"
         )
 
@@ -115,37 +115,37 @@ class Engine:
         return all(low <= size <= high for low, size, high in bounds)
 
     def _check_tensors(self) -> None:
-        native, modes = self.native, self.card.library.module.TensorIOMode
+        native, modes = self.native, self.gpu.library.module.TensorIOMode
         names = [native.get_tensor_name(i) for i in range(native.num_io_tensors)]
-        found = {
+        actual = {
             mode: {n: _DTYPES.get(native.get_tensor_dtype(n).name, "?") for n in names
                    if native.get_tensor_mode(n) == mode}
             for mode in (modes.INPUT, modes.OUTPUT)
         }  # fmt: skip
-        wanted = {modes.INPUT: _types(self.info.inputs), modes.OUTPUT: _types(self.info.outputs)}
-        if found != wanted:
+        expected = {modes.INPUT: _types(self.info.inputs), modes.OUTPUT: _types(self.info.outputs)}
+        if actual != expected:
             raise RuntimeFailure(
-                f"{self.found.plan}: takes and gives {list(found.values())}, but the graph "
-                f"{list(wanted.values())}; run minit2i build again"
+                f"{self.cached.plan}: has tensors {list(actual.values())}, but the graph has "
+                f"{list(expected.values())}; run minit2i build again"
             )
 
 
-def load_plan(card: Card, found: CachedEngine) -> Any:
-    """Deserialise a plan.
+def load_plan(gpu: Gpu, cached: CachedEngine) -> Any:
+    """Deserialize a plan, TensorRT's word for an engine's bytes.
 
     Raises:
         RuntimeFailure: the library refuses it; the reason stands in the text.
     """
-    library = card.library
+    library = gpu.library
     library.forget_lines()
-    with found.plan.open("rb") as file:
-        # Mapped, because a plan holds all weights and the library copies them to the card.
+    with cached.plan.open("rb") as file:
+        # Mapped, because a plan holds all weights and the library copies them to the GPU.
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
-            native = card.loader.deserialize_cuda_engine(plan)
-            reason = None if native is not None else library.why_invalid(card.loader, plan)
+            native = gpu.loader.deserialize_cuda_engine(plan)
+            reason = None if native is not None else library.why_invalid(gpu.loader, plan)
     if native is not None:
         return native
-    what = f"{found.plan}: {library.name} {library.version} refuses this engine"
+    what = f"{cached.plan}: {library.name} {library.version} refuses this engine"
     if reason is not None:
         raise RuntimeFailure(f"{what}: {reason}; run minit2i build again on this machine")
     raise library.failure(what)
@@ -156,14 +156,14 @@ class Context:
 
     Args:
         engine: that it runs.
-        specialise: TensorRT-RTX only: compile for the very shapes; worth it where they stay.
+        specialize: TensorRT-RTX only: compile for the very shapes; worth it where they stay.
     """
 
-    def __init__(self, engine: Engine, *, specialise: bool) -> None:
+    def __init__(self, engine: Engine, *, specialize: bool) -> None:
         self.engine = engine
-        card = engine.card
-        self.native = card.library.new_context(
-            engine.native, specialise=specialise, jit_cache=engine.jit_cache
+        gpu = engine.gpu
+        self.native = gpu.library.new_context(
+            engine.native, specialize=specialize, jit_cache=engine.jit_cache
         )
         self._scratch_version = -1
         self._scratch_bytes = 0
@@ -172,39 +172,39 @@ class Context:
         """Choose the profile, fix the shapes of all inputs and reserve scratch memory for them.
 
         Raises:
-            RuntimeFailure: no profile takes them, or the card has too little memory.
+            RuntimeFailure: no profile takes them, or the GPU has too little memory.
         """
-        card, native = self.engine.card, self.native
+        gpu, native = self.engine.gpu, self.native
         profile = self.engine.profile(shapes)
         if native.active_optimization_profile != profile:
-            if not native.set_optimization_profile_async(profile, int(card.stream)):
-                raise card.library.failure(f"{self.engine.found.plan}: profile {profile}")
+            if not native.set_optimization_profile_async(profile, int(gpu.stream)):
+                raise gpu.library.failure(f"{self.engine.cached.plan}: profile {profile}")
         for name, shape in shapes.items():
             if not native.set_input_shape(name, shape):
-                raise card.library.failure(f"{self.engine.found.plan}: {name} {list(shape)}")
+                raise gpu.library.failure(f"{self.engine.cached.plan}: {name} {list(shape)}")
         # What is queued may use the scratch, or the host's part of the profile's change.
-        card.driver.wait(card.stream)
+        gpu.driver.wait(gpu.stream)
         self._scratch_bytes = max(int(native.update_device_memory_size_for_shapes()), 1)
-        card.scratch.reserve(self._scratch_bytes)
+        gpu.scratch.reserve(self._scratch_bytes)
         self._scratch_version = -1
 
     def bind(self, name: str, address: int) -> None:
         """Where a tensor is; the address is a multiple of 256."""
         if not self.native.set_tensor_address(name, address):
-            raise self.engine.card.library.failure(f"{self.engine.found.plan}: address of {name}")
+            raise self.engine.gpu.library.failure(f"{self.engine.cached.plan}: address of {name}")
 
     def run(self) -> None:
-        """Queue one run on the card's stream.
+        """Queue one run on the GPU's stream.
 
         Raises:
             RuntimeFailure: the library refuses.
         """
-        card = self.engine.card
-        if self._scratch_version != card.scratch.version:
-            self.native.set_device_memory(card.scratch.address, self._scratch_bytes)
-            self._scratch_version = card.scratch.version
-        if not self.native.execute_async_v3(int(card.stream)):
-            raise card.library.failure(f"{card.library.name} failed in {self.engine.graph}")
+        gpu = self.engine.gpu
+        if self._scratch_version != gpu.scratch.version:
+            self.native.set_device_memory(gpu.scratch.address, self._scratch_bytes)
+            self._scratch_version = gpu.scratch.version
+        if not self.native.execute_async_v3(int(gpu.stream)):
+            raise gpu.library.failure(f"{gpu.library.name} failed in {self.engine.graph}")
 
 
 class HostCall:
@@ -213,8 +213,8 @@ class HostCall:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         # Its shapes change from call to call, so kernels are not compiled for each.
-        self._context = Context(engine, specialise=False)
-        memory = engine.card.memory
+        self._context = Context(engine, specialize=False)
+        memory = engine.gpu.memory
         names = (*engine.info.inputs, *engine.info.outputs)
         self._buffers = {n: GrowingBuffer(memory, f"{engine.graph}'s {n}") for n in names}
 
@@ -224,19 +224,19 @@ class HostCall:
         Raises:
             RuntimeFailure: the engine failed or does not take these shapes.
         """
-        card, context = self._engine.card, self._context
-        card.library.forget_lines()
+        gpu, context = self._engine.gpu, self._context
+        gpu.library.forget_lines()
         context.set_shapes({name: array.shape for name, array in inputs.items()})
         for name, array in inputs.items():
             values = np.ascontiguousarray(array, self._engine.info.inputs[name].dtype)
             self._bind(name, values.nbytes)
-            card.driver.to_device(self._buffers[name].address, values, card.stream)
+            gpu.driver.to_device(self._buffers[name].address, values, gpu.stream)
         output, info = next(iter(self._engine.info.outputs.items()))
         result = np.empty(tuple(context.native.get_tensor_shape(output)), info.dtype)
         self._bind(output, result.nbytes)
         context.run()
-        card.driver.to_host(result, self._buffers[output].address, card.stream)
-        card.driver.wait(card.stream)
+        gpu.driver.to_host(result, self._buffers[output].address, gpu.stream)
+        gpu.driver.wait(gpu.stream)
         return result
 
     def _bind(self, name: str, num_bytes: int) -> None:

@@ -41,25 +41,25 @@ class RuntimeLibrary(Library):
         if not hasattr(runtime, "get_engine_validity"):
             return None
         trt = self.module
-        _, found = runtime.get_engine_validity(plan)
+        _, flags = runtime.get_engine_validity(plan)
         kinds = trt.EngineInvalidityDiagnostics
-        words = {
+        reasons = {
             "VERSION_MISMATCH": "it was built by another version of the library",
-            "UNSUPPORTED_CC": "it was not built for this card",
+            "UNSUPPORTED_CC": "it was not built for this GPU",
             "OLD_CUDA_DRIVER": "the NVIDIA driver is too old; install a newer one",
             "OLD_CUDA_RUNTIME": "the CUDA runtime is too old; install a newer one",
-            "INSUFFICIENT_GPU_MEMORY": "the card's memory is too small for it",
+            "INSUFFICIENT_GPU_MEMORY": "the GPU's memory is too small for it",
             "MALFORMED_ENGINE": "it is no engine of this library",
         }
-        reasons = [text for name, text in words.items() if int(getattr(kinds, name)) & int(found)]
-        return "; ".join(reasons) or None
+        present = [text for name, text in reasons.items() if int(getattr(kinds, name)) & int(flags)]
+        return "; ".join(present) or None
 
-    def new_context(self, engine: Any, *, specialise: bool, jit_cache: Any = None) -> Any:
+    def new_context(self, engine: Any, *, specialize: bool, jit_cache: Any = None) -> Any:
         """An execution context without scratch memory of its own.
 
         Args:
-            engine: deserialised.
-            specialise: TensorRT-RTX only: compile kernels for the very shapes, and do it before
+            engine: deserialized.
+            specialize: TensorRT-RTX only: compile kernels for the very shapes, and do it before
                 they run, so that a graph that is captured holds what later runs would use too.
             jit_cache: of ``new_jit_cache``, or None.
 
@@ -77,7 +77,7 @@ class RuntimeLibrary(Library):
             if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
                 kinds = trt.DynamicShapesKernelSpecializationStrategy
                 config.dynamic_shapes_kernel_specialization_strategy = (
-                    kinds.EAGER if specialise else kinds.NONE
+                    kinds.EAGER if specialize else kinds.NONE
                 )
             if jit_cache is not None:
                 config.set_runtime_cache(jit_cache)
@@ -95,7 +95,7 @@ class RuntimeLibrary(Library):
             return None
         cache = config.create_runtime_cache()
         if stored:
-            # Refused when card or driver changed; it is then compiled anew.
+            # Refused when GPU or driver changed; it is then compiled anew.
             cache.deserialize(stored)
         return cache
 

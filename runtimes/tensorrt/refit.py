@@ -30,7 +30,7 @@ from minit2i_deploy.engines.sidecar import PLAN_FILE, RECORD_FILE
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.io.files import atomic_directory
 from minit2i_deploy.progress import Progress, no_progress
-from minit2i_deploy.runtimes.tensorrt.engine import Card, load_plan
+from minit2i_deploy.runtimes.tensorrt.engine import Gpu, load_plan
 from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
 
 # safetensors' name of a type -> TensorRT's.
@@ -44,13 +44,13 @@ class Refitted:
 
     Args:
         plan: its bytes.
-        num_weights: those that were given.
-        kept: names that the engine lists and the graph's file does not hold: constants.
+        num_weights: weights that were replaced.
+        constants: names that the engine lists and the graph's weights lack; they stay as they are.
     """
 
     plan: bytes
     num_weights: int
-    kept: tuple[str, ...]
+    constants: tuple[str, ...]
 
 
 def refittable_engines(bundle: Bundle, library: str, version: str) -> dict[str, list[CachedEngine]]:
@@ -59,71 +59,71 @@ def refittable_engines(bundle: Bundle, library: str, version: str) -> dict[str, 
     Raises:
         RuntimeFailure: adapter or denoiser has none.
     """
-    found: dict[str, list[CachedEngine]] = {"text_adapter": [], "transformer": []}
+    refittable: dict[str, list[CachedEngine]] = {"text_adapter": [], "transformer": []}
     for item in cached_engines(bundle):
-        if not isinstance(item, CachedEngine) or item.record.key.graph not in found:
+        if not isinstance(item, CachedEngine) or item.record.key.graph not in refittable:
             continue
         key = item.record.key
         fits = (
             graph_changes(bundle, key) is None and library_mismatch(key, library, version) is None
         )
         if key.flags.refit and fits:
-            found[key.graph].append(item)
-    for graph, engines in found.items():
+            refittable[key.graph].append(item)
+    for graph, engines in refittable.items():
         if not engines:
             raise RuntimeFailure(
                 f"{bundle.path}: {graph} has no engine of {library} {version} that can be refitted;"
                 f" run: minit2i build {bundle.path} --engine {library.replace('_', '-')} --refit"
             )
-    return found
+    return refittable
 
 
 def refit_plan(
-    card: Card, found: CachedEngine, bundle: Bundle, changed: Collection[str]
+    gpu: Gpu, cached: CachedEngine, bundle: Bundle, changed: Collection[str]
 ) -> Refitted:
     """A plan of the same engine that holds another bundle's weights.
 
     Args:
-        card: that loads it; the library refits on the card only.
-        found: an engine that was built to be refitted.
+        gpu: that loads it; the library refits on the GPU only.
+        cached: an engine that was built to be refitted.
         bundle: whose weights are put in; its graphs are those of the engine.
         changed: names of the weights that differ from the engine's.
 
     Raises:
         RuntimeFailure: the engine cannot be refitted, or not in a weight that changed.
     """
-    library = card.library
-    graph = found.record.key.graph
+    library = gpu.library
+    graph = cached.record.key.graph
     path = Path(f"{bundle.graph_path(graph)}.data")
     stored = stored_tensors(path)
-    engine = load_plan(card, found)
-    refitter = _refitter(card, engine, found)
+    engine = load_plan(gpu, cached)
+    refitter = _refitter(gpu, engine, cached)
     listed = set(refitter.get_all_weights())
     unlisted = sorted(set(changed) - listed)
     if unlisted:
         raise RuntimeFailure(
-            f"{found.plan}: {_some(unlisted)} cannot be replaced in this engine, so it would keep "
+            f"{cached.plan}: {_some(unlisted)} cannot be replaced in this engine, so it would keep "
             "old weights; run minit2i build on the new bundle"
         )
-    given = sorted(listed & set(stored))
-    # Held until the refit is done: the library reads them where they are.
-    held = {name: np.array(read_tensor(path, stored[name])) for name in given}
-    for name in given:
-        weights = _weights(library.module, held[name], stored[name])
+    names = sorted(listed & set(stored))
+    # Alive until the refit is done: the library reads them where they are.
+    arrays = {name: np.array(read_tensor(path, stored[name])) for name in names}
+    for name in names:
+        weights = _weights(library.module, arrays[name], stored[name])
         if not refitter.set_named_weights(name, weights):
-            raise library.failure(f"{found.plan}: {name} is refused")
+            raise library.failure(f"{cached.plan}: {name} is refused")
     missing = list(refitter.get_missing_weights())
     if missing:
         raise RuntimeFailure(
-            f"{found.plan}: the engine also asks for {_some(missing)}, which are not among the "
+            f"{cached.plan}: the engine also asks for {_some(missing)}, which are not among the "
             "bundle's weights; run minit2i build on the new bundle"
         )
     if not refitter.refit_cuda_engine():
-        raise library.failure(f"{found.plan}: the refit failed")
+        raise library.failure(f"{cached.plan}: the refit failed")
     return Refitted(
-        plan=_serialised(card, engine, found),
-        num_weights=len(given),
-        kept=tuple(sorted(listed - set(stored))),
+        plan=_serialize(gpu, engine, cached),
+        num_weights=len(names),
+        constants=tuple(sorted(listed - set(stored))),
     )
 
 
@@ -140,7 +140,7 @@ def refit_bundle(
 
     Args:
         name: of the library, ``tensorrt`` or ``tensorrt_rtx``.
-        device: index of the card.
+        device: index of the GPU.
         base: has engines that were built with ``--refit``.
         bundle: same graphs, other weights.
         progress: called with the share that is done.
@@ -154,27 +154,27 @@ def refit_bundle(
     """
     library = RuntimeLibrary.open(name)
     engines = refittable_engines(base, library.name, library.version)
-    card = Card(library, device)
-    made, total = [], sum(map(len, engines.values()))
+    gpu = Gpu(library, device)
+    refitted, total = [], sum(map(len, engines.values()))
     try:
         for graph, group in engines.items():
             changed = sorted(changed_names(base, bundle, graph))
-            for found in group:
-                made.append(_refit_into(card, found, bundle, changed))
-                progress(len(made) / total)
+            for cached in group:
+                refitted.append(_refit_into(gpu, cached, bundle, changed))
+                progress(len(refitted) / total)
     finally:
-        card.settle()
-        card.close()
+        gpu.settle()
+        gpu.close()
     _take_over(base, bundle)
-    return made
+    return refitted
 
 
 def _refit_into(
-    card: Card, found: CachedEngine, bundle: Bundle, changed: Collection[str]
+    gpu: Gpu, cached: CachedEngine, bundle: Bundle, changed: Collection[str]
 ) -> CachedEngine:
     began = time.perf_counter()
-    old = found.record
-    plan = refit_plan(card, found, bundle, changed).plan
+    old = cached.record
+    plan = refit_plan(gpu, cached, bundle, changed).plan
     key = EngineKey.of(
         bundle,
         old.key.graph,
@@ -206,12 +206,12 @@ def _take_over(base: Bundle, bundle: Bundle) -> None:
                         shutil.copyfile(item.folder / file, partial / file)
 
 
-def _refitter(card: Card, engine: Any, found: CachedEngine) -> Any:
-    library = card.library
+def _refitter(gpu: Gpu, engine: Any, cached: CachedEngine) -> Any:
+    library = gpu.library
     try:
         refitter = library.module.Refitter(engine, library.logger)
     except (RuntimeError, TypeError) as error:
-        raise library.failure(f"{found.plan}: cannot be refitted") from error
+        raise library.failure(f"{cached.plan}: cannot be refitted") from error
     return refitter
 
 
@@ -220,8 +220,8 @@ def _weights(trt: Any, raw: np.ndarray, stored: StoredTensor) -> Any:
     return trt.Weights(kind, raw.ctypes.data, int(np.prod(stored.shape)))
 
 
-def _serialised(card: Card, engine: Any, found: CachedEngine) -> bytes:
-    library = card.library
+def _serialize(gpu: Gpu, engine: Any, cached: CachedEngine) -> bytes:
+    library = gpu.library
     config = engine.create_serialization_config()
     flags = library.module.SerializationFlag
     # Without it the new plan could not be refitted back; older versions always keep that.
@@ -229,7 +229,7 @@ def _serialised(card: Card, engine: Any, found: CachedEngine) -> bytes:
         config.set_flag(flags.INCLUDE_REFIT)
     plan = engine.serialize_with_config(config)
     if plan is None:
-        raise library.failure(f"{found.plan}: the refitted engine cannot be stored")
+        raise library.failure(f"{cached.plan}: the refitted engine cannot be stored")
     return bytes(plan)
 
 

@@ -1,4 +1,4 @@
-"""Rows on the card: queued one by one, from one CUDA graph a row, or from one for all rows.
+"""Rows on the GPU: queued one by one, from one CUDA graph a row, or from one for all rows.
 
 A graph is trusted only after it gave what the rows queued one by one gave, from the same state.
 What is refused falls back one level, with a warning, and stays there while the runtime is open.
@@ -16,7 +16,7 @@ import numpy as np
 
 from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure
 from minit2i_deploy.runtimes.cuda.driver import CudaFailure
-from minit2i_deploy.runtimes.tensorrt.engine import Card, Context, Engine
+from minit2i_deploy.runtimes.tensorrt.engine import Context, Engine, Gpu
 from minit2i_deploy.runtimes.tensorrt.workspace import Workspace
 
 # From the most that is captured at once to nothing.
@@ -33,15 +33,15 @@ class RowQueue:
     """Queues rows of one engine and waits for them.
 
     Args:
-        card: that runs them.
+        gpu: that runs them.
         engine: of the step graph.
         graphs: one of GRAPHS, the most that is to be captured.
         debug: wait after each row and capture nothing.
         path: of the bundle, for errors.
     """
 
-    def __init__(self, card: Card, engine: Engine, graphs: str, debug: bool, path: str) -> None:
-        self.card, self.engine = card, engine
+    def __init__(self, gpu: Gpu, engine: Engine, graphs: str, debug: bool, path: str) -> None:
+        self.gpu, self.engine = gpu, engine
         self.level = "none" if debug else graphs
         self.reasons: dict[str, str] = {}
         self.last_used = "none"
@@ -107,7 +107,7 @@ class RowQueue:
 
         graph = space.graphs.get(key)
         if graph is not None:
-            self.card.driver.launch(graph, self.card.stream)
+            self.gpu.driver.launch(graph, self.gpu.stream)
             self._wait(space, done, len(branches), on_row)
             return 0.0
         end = (parity + len(branches)) % 2
@@ -130,7 +130,7 @@ class RowQueue:
         level: str,
     ) -> float:
         contexts = self._ready(space, branches)
-        driver, stream = self.card.driver, self.card.stream
+        driver, stream = self.gpu.driver, self.gpu.stream
         spent = 0.0
         for index, context in enumerate(contexts):
             slot, now = first + index * space.slots.num_bytes, (parity + index) % 2
@@ -163,7 +163,7 @@ class RowQueue:
         batch = space.image[0]
         for count in sorted(set(branches), reverse=True):
             if (count, batch) not in self._contexts:
-                context = Context(self.engine, specialise=True)
+                context = Context(self.engine, specialize=True)
                 context.set_shapes(
                     {
                         "x": space.image,
@@ -174,10 +174,10 @@ class RowQueue:
                     }
                 )
                 self._contexts[count, batch] = context
-        if space.graphs_scratch != self.card.scratch.version:
+        if space.graphs_scratch != self.gpu.scratch.version:
             # Graphs hold the address of the scratch memory that they were captured with.
             space.drop_graphs()
-            space.graphs_scratch = self.card.scratch.version
+            space.graphs_scratch = self.gpu.scratch.version
         return [self._contexts[count, batch] for count in branches]
 
     def _queue(self, context: Context, space: Workspace, now: int, slot: int) -> None:
@@ -193,8 +193,8 @@ class RowQueue:
         ):
             context.bind(name, address)
         context.run()
-        # Four bytes to pinned memory: readable while rows run, and after the card has failed.
-        self.card.driver.to_host(space.rows_done, slot + space.slots.count, self.card.stream)
+        # Four bytes to pinned memory: readable while rows run, and after the GPU has failed.
+        self.gpu.driver.to_host(space.rows_done, slot + space.slots.count, self.gpu.stream)
 
     def _first_time(
         self,
@@ -205,14 +205,14 @@ class RowQueue:
         parities: tuple[int, int],
     ) -> float:
         """Run without a graph, then capture the same and compare; the result stands either way."""
-        driver, stream = self.card.driver, self.card.stream
+        driver, stream = self.gpu.driver, self.gpu.stream
         began = time.perf_counter()
         before = space.state(parities[0], stream)
         spent = time.perf_counter() - began
         queue()
         wait()
         began = time.perf_counter()
-        wanted = space.state(parities[1], stream)
+        expected = space.state(parities[1], stream)
         rows_done = int(space.rows_done[0])
         graph, reason = self._capture(queue)
         if graph is not None:
@@ -220,13 +220,13 @@ class RowQueue:
             space.spoil(1 - parities[0], stream)
             space.put_state(*before, parities[0], stream)
             driver.launch(graph, stream)
-            error = _relative_error(space.state(parities[1], stream), wanted)
+            error = _relative_error(space.state(parities[1], stream), expected)
             self.replay_error = error
             if not error <= REPLAY_TOLERANCE:
                 reason = f"its replay is off by {error:.2g} of the largest value"
                 driver.release("cudaGraphExecDestroy", graph)
                 graph = None
-            space.put_state(*wanted, parities[1], stream)
+            space.put_state(*expected, parities[1], stream)
             driver.wait(stream)
             space.rows_done[0] = rows_done
         if graph is None:
@@ -236,7 +236,7 @@ class RowQueue:
         return spent + time.perf_counter() - began
 
     def _capture(self, queue: Callable[[], None]) -> tuple[Any, str]:
-        driver, stream = self.card.driver, self.card.stream
+        driver, stream = self.gpu.driver, self.gpu.stream
         for context in self._contexts.values():
             capturable = getattr(context.native, "is_stream_capturable", None)
             if capturable is not None and not capturable(int(stream)):
@@ -269,14 +269,14 @@ class RowQueue:
         )
 
     def _wait(self, space: Workspace, done: int, total: int, on_row: OnRow | None) -> None:
-        driver, stream = self.card.driver, self.card.stream
+        driver, stream = self.gpu.driver, self.gpu.stream
         if on_row is not None:
-            told = 0
+            reported = 0
             while not driver.is_done(stream):
                 count = int(space.rows_done[0])
-                if told < count < total:
+                if reported < count < total:
                     on_row(done + count)
-                    told = count
+                    reported = count
                 time.sleep(_LOOK_S)
         driver.wait(stream)
         if on_row is not None:
@@ -286,17 +286,17 @@ class RowQueue:
         if error.code == "cudaErrorMemoryAllocation":
             return error
         return RuntimeFailure(
-            f"{self._path}: {self.card.library.name} failed in transformer at row {row}: {error}"
+            f"{self._path}: {self.gpu.library.name} failed in transformer at row {row}: {error}"
         )
 
 
 def _relative_error(
-    found: tuple[np.ndarray, np.ndarray], wanted: tuple[np.ndarray, np.ndarray]
+    actual: tuple[np.ndarray, np.ndarray], expected: tuple[np.ndarray, np.ndarray]
 ) -> float:
     """Largest difference over the largest value, NaN beside the same NaN being none."""
-    if all(a.tobytes() == b.tobytes() for a, b in zip(found, wanted, strict=True)):
+    if all(a.tobytes() == b.tobytes() for a, b in zip(actual, expected, strict=True)):
         return 0.0
-    pairs = list(zip(found, wanted, strict=True))
-    scale = max(float(np.abs(value).max()) for value in wanted)
+    pairs = list(zip(actual, expected, strict=True))
+    scale = max(float(np.abs(value).max()) for value in expected)
     worst = max(float(np.abs(a - b).max()) for a, b in pairs)
     return worst / scale if scale else float("inf")

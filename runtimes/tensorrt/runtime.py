@@ -1,6 +1,6 @@
 """TensorRT and TensorRT-RTX: the engines of a bundle's cache, without torch.
 
-The state stays on the card from the first row to the last, and all rows are one CUDA graph where
+The state stays on the GPU from the first row to the last, and all rows are one CUDA graph where
 nobody looks in between. An engine that does not fit is refused with the reason, never rebuilt.
 """
 
@@ -22,13 +22,13 @@ from minit2i_deploy.errors import Minit2iError, UsageError
 from minit2i_deploy.io.files import atomic_write_bytes
 from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest, check_conditions
 from minit2i_deploy.runtimes.guard import guarded
-from minit2i_deploy.runtimes.tensorrt.engine import JIT_CACHE_FILE, Card, Engine, HostCall
+from minit2i_deploy.runtimes.tensorrt.engine import JIT_CACHE_FILE, Engine, Gpu, HostCall
 from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
 from minit2i_deploy.runtimes.tensorrt.rows import GRAPHS, RowQueue
 from minit2i_deploy.runtimes.tensorrt.toy import run_toy
 from minit2i_deploy.runtimes.tensorrt.trajectory import TensorRtTrajectory, Workspaces
 
-# Adapted tokens of prompts that are kept for the next picture; embeddings are kept by the core.
+# Bytes of adapted tokens that are cached by prompt; the core caches embeddings.
 _CACHE_BYTES: Final = 64 * 2**20
 
 
@@ -37,14 +37,14 @@ class TensorRtRuntime(GraphRuntime):
 
     Args:
         bundle: an open bundle whose engines ``minit2i build`` made on this machine.
-        device: index of the card.
-        graphs: what is captured in CUDA graphs at most: "trajectory" (all rows of a picture),
+        device: index of the GPU.
+        graphs: what is captured in CUDA graphs at most: "trajectory" (all rows of an image),
             "step" (one row) or "none"; ``.graphs`` says what was in use last.
         debug: wait after each row, so that an error is met where it happens; slower.
         keep_prompts: adapt each prompt only once; without it, each time.
 
     Raises:
-        UsageError: an unknown card or choice of graphs.
+        UsageError: an unknown GPU or choice of graphs.
         MissingDependencyError: the library or cuda-python is not installed.
         RuntimeFailure: there is no driver, it is too old, or the bundle is for another engine
             alone.
@@ -67,8 +67,8 @@ class TensorRtRuntime(GraphRuntime):
         require_engine_fits(bundle, f"runtime {self.name}")
         super().__init__(bundle)
         self._settings = (graphs, debug)
-        self._card = Card(RuntimeLibrary.open(self.library), device)
-        self._device = Device(capability=self._card.driver.capability, name=self._card.driver.name)
+        self._gpu = Gpu(RuntimeLibrary.open(self.library), device)
+        self._device = Device(capability=self._gpu.driver.capability, name=self._gpu.driver.name)
         self._engines: dict[str, list[Engine]] = {}
         self._calls: dict[Engine, HostCall] = {}
         self._queues: dict[Engine, tuple[RowQueue, Workspaces]] = {}
@@ -97,23 +97,23 @@ class TensorRtRuntime(GraphRuntime):
 
     @property
     def device_name(self) -> str:
-        """The card, as the driver calls it, with its compute capability."""
+        """The GPU, as the driver calls it, with its compute capability."""
         return str(self._device)
 
     @property
     def host_copies(self) -> dict[str, int]:
-        """Copies asked for so far, ``to_device`` and ``to_host``.
+        """Copies so far, ``to_device`` and ``to_host``.
 
         Those that a graph replays, the four bytes a row that count what is done, are not among
         them.
         """
-        return dict(self._card.driver.copies)
+        return dict(self._gpu.driver.copies)
 
     @guarded
     def device_memory(self) -> tuple[int, int]:
-        """Free and total bytes of the card's memory, whoever uses it."""
+        """Free and total bytes of the GPU's memory, whoever uses it."""
         self._enter()
-        return self._card.driver.memory()
+        return self._gpu.driver.memory()
 
     @guarded
     def adapt(
@@ -125,16 +125,16 @@ class TensorRtRuntime(GraphRuntime):
         """Run the text adapter; arguments and result as in ``protocol.Runtime``.
 
         One prompt at a time, and each only once: a prompt that was met before, and no prompt at
-        all, cost nothing, and a kept result is bit for bit what a fresh run gives.
+        all, cost nothing, and a cached result is bit for bit that of a fresh run.
         """
         self._enter()
         check_conditions(self.bundle.config, conditions)
-        rows = []
+        results = []
         for index in range(len(context)):
             one = slice(index, index + 1)
-            told = {} if conditions is None else {"conditions": conditions[one]}
-            rows.append(self._adapted({"context": context[one], "mask": mask[one], **told}))
-        return np.concatenate(rows)
+            further = {} if conditions is None else {"conditions": conditions[one]}
+            results.append(self._adapted({"context": context[one], "mask": mask[one], **further}))
+        return np.concatenate(results)
 
     @guarded
     def start(
@@ -142,15 +142,15 @@ class TensorRtRuntime(GraphRuntime):
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
     ) -> TensorRtTrajectory:
-        """Put a start state and the branches' tokens on the card; h is zero.
+        """Put a start state and the branches' tokens on the GPU; h is zero.
 
         Raises:
-            RuntimeFailure: no engine fits, or the card has too little memory.
+            RuntimeFailure: no engine fits, or the GPU has too little memory.
         """
         self._enter()
         engine = self._engine("transformer", {"batch": len(x), "branches": len(tokens)})
         if engine not in self._queues:
-            queue = RowQueue(self._card, engine, *self._settings, str(self.bundle.path))
+            queue = RowQueue(self._gpu, engine, *self._settings, str(self.bundle.path))
             self._queues[engine] = (queue, Workspaces(queue))
         queue, spaces = self._queues[engine]
         self._last = queue
@@ -161,11 +161,11 @@ class TensorRtRuntime(GraphRuntime):
         # A few values of the context find the entry, all of them decide.
         few = inputs["context"].reshape(-1)[:: max(1, inputs["context"].size // 64)]
         key = few.tobytes() + inputs["mask"].tobytes()
-        kept = self._tokens.get(key, inputs)
-        if kept is None:
-            kept = self._run("text_adapter", **inputs)
-            self._tokens.put(key, inputs, kept)
-        return kept
+        tokens = self._tokens.get(key, inputs)
+        if tokens is None:
+            tokens = self._run("text_adapter", **inputs)
+            self._tokens.put(key, inputs, tokens)
+        return tokens
 
     def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
         self._enter()
@@ -183,8 +183,8 @@ class TensorRtRuntime(GraphRuntime):
         for engine in opened:
             if engine.takes(sizes):
                 return engine
-        wanted = self._card.library.engine_request(self._device, sizes)
-        opened.append(Engine(self._card, self.bundle, require_engine(self.bundle, graph, wanted)))
+        request = self._gpu.library.engine_request(self._device, sizes)
+        opened.append(Engine(self._gpu, self.bundle, require_engine(self.bundle, graph, request)))
         return opened[-1]
 
     def close(self) -> None:
@@ -194,24 +194,24 @@ class TensorRtRuntime(GraphRuntime):
             RuntimeFailure: the thread is another one.
         """
         if self.is_open and not self._guard.is_inherited:
-            self._card.driver.check_thread()
+            self._gpu.driver.check_thread()
         super().close()
 
     def _enter(self) -> None:
-        self._card.use()
+        self._gpu.use()
 
     def _free(self) -> None:
-        self._card.settle()
+        self._gpu.settle()
         for _, spaces in self._queues.values():
             spaces.close()
         for engine in (engine for opened in self._engines.values() for engine in opened):
-            _keep_kernels(engine)
+            _store_kernels(engine)
         # Contexts go before their engines, and both before the memory that they use.
         self._last = None
         self._queues.clear()
         self._calls.clear()
         self._engines.clear()
-        self._card.close()
+        self._gpu.close()
 
 
 class TensorRtRtxRuntime(TensorRtRuntime):
@@ -247,15 +247,15 @@ class _Cache:
         )
 
 
-def _keep_kernels(engine: Engine) -> None:
-    """Store what TensorRT-RTX compiled for this card beside the engine, for the next start."""
+def _store_kernels(engine: Engine) -> None:
+    """Store what TensorRT-RTX compiled for this GPU beside the engine, for the next start."""
     if engine.jit_cache is None:
         return
-    path = engine.found.folder / JIT_CACHE_FILE
+    path = engine.cached.folder / JIT_CACHE_FILE
     compiled = bytes(engine.jit_cache.serialize())
     if path.is_file() and path.read_bytes() == compiled:
         return
     try:
         atomic_write_bytes(path, compiled)
     except Minit2iError as error:
-        warnings.warn(f"compiled kernels are not kept: {error}", stacklevel=3)
+        warnings.warn(f"compiled kernels are not stored: {error}", stacklevel=3)

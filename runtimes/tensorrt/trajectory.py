@@ -1,4 +1,4 @@
-"""The state of one batch on the card, and the workspaces that batches take turns in."""
+"""The state of one batch on the GPU, and the workspaces that batches take turns in."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from minit2i_deploy.runtimes.tensorrt.rows import OnRow, RowQueue
 from minit2i_deploy.runtimes.tensorrt.workspace import Workspace
 from minit2i_deploy.solvers.row import Row
 
-# Sizes of batches whose buffers and graphs are kept for the next picture.
-_MOST_KEPT: Final = 4
+# Sizes of batches whose buffers and graphs stay for the next image.
+_MAX_WORKSPACES: Final = 4
 
 
 class Workspaces:
@@ -25,41 +25,41 @@ class Workspaces:
 
     def __init__(self, queue: RowQueue) -> None:
         self._queue = queue
-        self._kept: list[Workspace] = []
+        self._spaces: list[Workspace] = []
 
     def lend(self, image: tuple[int, ...], tokens: tuple[int, ...]) -> Workspace:
         """A free workspace of that size, with the graphs that it has, or a fresh one.
 
         Raises:
-            CudaFailure: the card has too little memory.
+            CudaFailure: the GPU has too little memory.
         """
         # What a trajectory that was left behind has queued may still run.
-        self._queue.card.driver.wait(self._queue.card.stream)
-        for space in self._kept:
+        self._queue.gpu.driver.wait(self._queue.gpu.stream)
+        for space in self._spaces:
             if space.is_free and (space.image, space.tokens_shape) == (image, tokens):
-                self._kept.remove(space)
-                self._kept.append(space)
+                self._spaces.remove(space)
+                self._spaces.append(space)
                 return space
-        self._shrink(_MOST_KEPT - 1)
+        self._shrink(_MAX_WORKSPACES - 1)
         try:
-            space = Workspace(self._queue.card.driver, image, tokens)
+            space = Workspace(self._queue.gpu.driver, image, tokens)
         except CudaFailure:
             self._shrink(0)
-            space = Workspace(self._queue.card.driver, image, tokens)
-        self._kept.append(space)
+            space = Workspace(self._queue.gpu.driver, image, tokens)
+        self._spaces.append(space)
         return space
 
     def close(self) -> None:
         """Give all memory back, lent or not."""
-        for space in self._kept:
+        for space in self._spaces:
             space.close()
-        self._kept.clear()
+        self._spaces.clear()
 
     def _shrink(self, num_free: int) -> None:
         """Close the free ones that were used longest ago, down to so many."""
-        free = [space for space in self._kept if space.is_free]
+        free = [space for space in self._spaces if space.is_free]
         for space in free[: max(0, len(free) - num_free)]:
-            self._kept.remove(space)
+            self._spaces.remove(space)
             space.close()
 
 
@@ -83,7 +83,7 @@ class TensorRtTrajectory:
         guard: Guard,
     ) -> None:
         self._queue, self._space, self._guard = queue, space, guard
-        self._stream = queue.card.stream
+        self._stream = queue.gpu.stream
         self._parity = self._done = 0
         space.owner = weakref.ref(self)
         space.put_tokens(tokens, self._stream)
@@ -94,8 +94,8 @@ class TensorRtTrajectory:
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
-        driver, space = self._queue.card.driver, self._space
-        self._queue.card.use()
+        driver, space = self._queue.gpu.driver, self._space
+        self._queue.gpu.use()
         slots = space.slots.pack([row])
         driver.to_device(space.current, slots, self._stream)
         if noise is not None:
@@ -110,7 +110,7 @@ class TensorRtTrajectory:
         on_row: OnRow | None = None,
     ) -> Mapping[str, float]:
         """Advance by all rows; arguments as in ``protocol.RowsTrajectory``."""
-        self._queue.card.use()
+        self._queue.gpu.use()
         slots = self._space.slots.pack(rows)
         first = self._space.put_rows(slots, self._stream)
         spent = 0.0
@@ -132,7 +132,7 @@ class TensorRtTrajectory:
         Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
     ]:
         """Copies of x and h."""
-        self._queue.card.use()
+        self._queue.gpu.use()
         return self._space.state(self._parity, self._stream)
 
     def _run(

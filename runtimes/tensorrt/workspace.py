@@ -1,4 +1,4 @@
-"""The memory of one batch on the card, at addresses that captured graphs may keep."""
+"""The memory of one batch on the GPU, at addresses that captured graphs may keep."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLOAT_BYTES: Final = 4
 
 
 class Slots:
-    """Rows as the card takes them: one slot a row with the row, the weights and a count.
+    """Rows as the GPU takes them: one slot a row with the row, the weights and a count.
 
     Args:
         branches: the most weights a row has.
@@ -31,12 +31,12 @@ class Slots:
     def pack(self, rows: Sequence[Row]) -> UInt8[np.ndarray, "n bytes"]:
         """Bytes of the slots; the counts are 1 to n."""
         slots = np.zeros((len(rows), self.num_bytes), np.uint8)
-        floats, whole = slots.view(np.float32), slots.view(np.int32)
+        floats, integers = slots.view(np.float32), slots.view(np.int32)
         begin = self.weights // _FLOAT_BYTES
         for slot, row in zip(floats, rows, strict=True):
             slot[: len(GRAPH_COLUMNS)] = row.values
             slot[begin : begin + len(row.weights)] = row.weights
-        whole[:, self.count // _FLOAT_BYTES] = np.arange(1, len(rows) + 1)
+        integers[:, self.count // _FLOAT_BYTES] = np.arange(1, len(rows) + 1)
         return slots
 
 
@@ -44,12 +44,12 @@ class Workspace:
     """Two states (x, h) whose roles swap from row to row, tokens, rows, and graphs of all that.
 
     Args:
-        driver: of the card.
+        driver: of the GPU.
         image: [batch, 3, H, W].
         tokens: [branches, batch, adapted tokens, hidden].
 
     Raises:
-        CudaFailure: the card has too little memory; nothing is then held.
+        CudaFailure: the GPU has too little memory; nothing is then held.
     """
 
     def __init__(self, driver: CudaDriver, image: tuple[int, ...], tokens: tuple[int, ...]) -> None:
@@ -63,12 +63,12 @@ class Workspace:
         self._known: np.ndarray | None = None
         self._num_rows = 0
         self._rows = 0
-        words = f"a batch of {image[0]}"
+        what = f"a batch of {image[0]}"
         try:
             state = int(np.prod(image)) * _FLOAT_BYTES
-            self.x, self.h = ((self._take(state, words), self._take(state, words)) for _ in "xh")
-            self.tokens = self._take(int(np.prod(tokens)) * _FLOAT_BYTES, words)
-            self.current = self._take(self.slots.num_bytes, words)
+            self.x, self.h = ((self._take(state, what), self._take(state, what)) for _ in "xh")
+            self.tokens = self._take(int(np.prod(tokens)) * _FLOAT_BYTES, what)
+            self.current = self._take(self.slots.num_bytes, what)
             self.host_state = driver.pinned((2, *image), np.float32)
             self.rows_done = driver.pinned((1,), np.int32)
         except BaseException:
@@ -82,7 +82,7 @@ class Workspace:
         return self.owner is None or self.owner() is None
 
     def put_tokens(self, tokens: Float32[np.ndarray, "branches batch n d"], stream: Any) -> None:
-        """Copy those tokens to the card that differ from what is there."""
+        """Copy those tokens to the GPU that differ from what is there."""
         known = self._known
         for place in np.ndindex(tokens.shape[:2]):
             # Compared with the bytes last sent: exact, and quicker than a hash.
@@ -93,7 +93,7 @@ class Workspace:
         self._known = tokens.copy()
 
     def put_rows(self, slots: UInt8[np.ndarray, "n bytes"], stream: Any) -> int:
-        """Copy slots to the card; the address of the first.
+        """Copy slots to the GPU; the address of the first.
 
         A longer table than any before takes new memory, and graphs of the old one are dropped.
         """
@@ -109,7 +109,7 @@ class Workspace:
         return self._rows
 
     def put_state(self, x: np.ndarray, h: np.ndarray | None, parity: int, stream: Any) -> None:
-        """Queue the copy of a state to the card; no h is zero."""
+        """Queue the copy of a state to the GPU; no h is zero."""
         self._driver.wait(stream)
         self.host_state[0] = x
         self._driver.to_device(self.x[parity], self.host_state[0], stream)
@@ -151,5 +151,5 @@ class Workspace:
             self._driver.unpin(array)
         self._memory.close()
 
-    def _take(self, num_bytes: int, words: str) -> int:
-        return self._memory.take(num_bytes, words)
+    def _take(self, num_bytes: int, what: str) -> int:
+        return self._memory.take(num_bytes, what)

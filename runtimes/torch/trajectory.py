@@ -53,7 +53,7 @@ class TorchTrajectory:
         """Advance by all rows; arguments as in ``protocol.RowsTrajectory``.
 
         Nothing is waited for but the end, and the rows go to the device in one piece, so a GPU
-        never runs out of work between rows. ``on_row`` is then told of rows that are queued.
+        never runs out of work between rows. ``on_row`` then counts rows that are queued, not done.
         """
         values = self._put(np.stack([row.values for row in rows]))
         weights = self._put(np.concatenate([row.weights for row in rows]))

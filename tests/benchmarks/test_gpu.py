@@ -56,13 +56,13 @@ def test_a_dry_run_measures_every_engine(
 def test_an_engine_that_fails_is_named_and_the_rest_measured(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_bench(monkeypatch, tmp_path / "tiny-fp32").cuda.cards = ()
+    make_bench(monkeypatch, tmp_path / "tiny-fp32").cuda.gpus = ()
     monkeypatch.setattr(benchmark, "PROMPT", "red")
     words = ["--dry-run", "--no-build", "--no-golden", "--presets", "fast"]
     options = benchmark._parse(words)
     options.rounds, options.batches = 1, [1]
     report = benchmark.measure(options, tmp_path, lambda share, label="": None)
-    assert "this machine has no NVIDIA card" in report["not_run"]["tensorrt-rtx"]
+    assert "this machine has no NVIDIA GPU" in report["not_run"]["tensorrt-rtx"]
     assert set(report["errors"]) == {"torch eager", "onnxruntime cpu"}
 
 

@@ -50,7 +50,7 @@ OK = cudaError_t.cudaSuccess
 
 
 class Fault(Exception):
-    """Something that ran on the card went wrong."""
+    """Something that ran on the GPU went wrong."""
 
 
 @dataclass(eq=False)
@@ -78,7 +78,7 @@ class Graph:
 
 @dataclass
 class Properties:
-    """Of one card."""
+    """Of one GPU."""
 
     name: bytes
     major: int
@@ -89,8 +89,8 @@ class FakeCuda(types.ModuleType):
     """The parts of the library that the runtime uses, and switches that make it fail.
 
     Args:
-        cards: name and compute capability of each.
-        memory: bytes of each card.
+        gpus: name and compute capability of each.
+        memory: bytes of each GPU.
         driver: CUDA version of the driver, 0 for none.
     """
 
@@ -100,12 +100,12 @@ class FakeCuda(types.ModuleType):
 
     def __init__(
         self,
-        cards: tuple[tuple[str, int], ...] = (("Fake RTX 4090", 89),),
+        gpus: tuple[tuple[str, int], ...] = (("Fake RTX 4090", 89),),
         memory: int = 1 << 30,
         driver: int = 13050,
     ) -> None:
         super().__init__("cuda.bindings.runtime")
-        self.cards, self.total, self.driver = cards, memory, driver
+        self.gpus, self.total, self.driver = gpus, memory, driver
         self._current = threading.local()
         self.blocks: dict[int, tuple[int, np.ndarray]] = {}
         self.pinned: dict[int, np.ndarray] = {}
@@ -128,11 +128,11 @@ class FakeCuda(types.ModuleType):
     def live(self) -> dict[str, int]:
         """What was not given back."""
         counts = {"blocks": self.blocks, "pinned": self.pinned, "streams": self.streams}
-        held = {name: len(things) for name, things in counts.items()}
-        return {**held, "graphs": sum(graph.alive for graph in self.execs)}
+        counts_by_kind = {name: len(things) for name, things in counts.items()}
+        return {**counts_by_kind, "graphs": sum(graph.alive for graph in self.execs)}
 
     def view(self, address: int, num_bytes: int) -> np.ndarray:
-        """Bytes on the card; a fault where they are not one piece's."""
+        """Bytes on the GPU; a fault where they are not one piece's."""
         for base, (_, block) in self.blocks.items():
             if base <= address and address + num_bytes <= base + block.size:
                 return block[address - base : address - base + num_bytes]
@@ -171,20 +171,20 @@ class FakeCuda(types.ModuleType):
     def cudaGetDeviceCount(self) -> tuple[cudaError_t, int | None]:
         if self.driver < 13000:
             return cudaError_t.cudaErrorInsufficientDriver, None
-        if not self.cards:
+        if not self.gpus:
             return cudaError_t.cudaErrorNoDevice, None
-        return OK, len(self.cards)
+        return OK, len(self.gpus)
 
     def cudaSetDevice(self, device: int) -> tuple[cudaError_t]:
         if self.dead:
             return (self.dead,)
-        if not 0 <= device < len(self.cards):
+        if not 0 <= device < len(self.gpus):
             return (cudaError_t.cudaErrorInvalidDevice,)
         self._current.device = device
         return (OK,)
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[cudaError_t, Properties]:
-        name, capability = self.cards[device]
+        name, capability = self.gpus[device]
         return OK, Properties(name.encode(), capability // 10, capability % 10)
 
     def cudaMemGetInfo(self) -> tuple[cudaError_t, int, int]:
@@ -202,7 +202,7 @@ class FakeCuda(types.ModuleType):
         if size <= 0 or self._used() + size > self.total:
             return cudaError_t.cudaErrorMemoryAllocation, None
         address = self._next
-        # Nothing on a card is zero unless somebody wrote it.
+        # Nothing on a GPU is zero unless somebody wrote it.
         self.blocks[address] = (self._device(), np.full(size, 0xCD, np.uint8))
         self._next += -(-size // 256) * 256 + _GAP
         return OK, address
@@ -238,8 +238,8 @@ class FakeCuda(types.ModuleType):
         return OK, stream
 
     def cudaStreamDestroy(self, stream: Stream) -> tuple[cudaError_t]:
-        found = self.streams.pop(stream.number, None)
-        return (OK if found else cudaError_t.cudaErrorInvalidResourceHandle,)
+        known = self.streams.pop(stream.number, None)
+        return (OK if known else cudaError_t.cudaErrorInvalidResourceHandle,)
 
     def cudaStreamSynchronize(self, stream: Stream) -> tuple[cudaError_t]:
         if bad := self._unsafe("cudaStreamSynchronize") or self._foreign(stream):

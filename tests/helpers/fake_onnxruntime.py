@@ -60,7 +60,7 @@ class FakeOrt(types.ModuleType):
         super().__init__("onnxruntime")
         self.__version__ = "1.32.0"
         self.__spec__ = importlib.machinery.ModuleSpec("onnxruntime", None)
-        self.providers, self.found = list(providers), list(devices)
+        self.providers, self.plugin_devices = list(providers), list(devices)
         self.working, self.strays = working, list(strays)
         self.recording = recording
         self.registered: list[str] = []
@@ -81,7 +81,7 @@ class FakeOrt(types.ModuleType):
         return self.providers
 
     def get_ep_devices(self) -> list[Device]:
-        plugins = [Device(name) for name in self.found if self.registered]
+        plugins = [Device(name) for name in self.plugin_devices if self.registered]
         return [Device("CPUExecutionProvider"), *plugins]
 
     def register_execution_provider_library(self, name: str, path: str) -> None:
@@ -203,15 +203,15 @@ class Session:
         self.bindings.append(binding)
         number = int(options.entries["gpu_graph_id"]) if options is not None else -1
         self.runs.append(number)
-        given, out = binding.inputs, binding.outputs
+        inputs, out = binding.inputs, binding.outputs
         if self.records and number >= 0:
-            given, out = self._replay(number, binding)
+            inputs, out = self._replay(number, binding)
         if "y" in out:
-            out["y"][...] = given["a"] @ given["b"]
+            out["y"][...] = inputs["a"] @ inputs["b"]
             return
-        tone = given["tokens"].mean(axis=(2, 3))[:, :, None, None, None]
-        x0 = np.tanh(given["x"][None] + tone)
-        x, h = advance(given["x"], given["h"], x0, given["weights"], given["row"])
+        tone = inputs["tokens"].mean(axis=(2, 3))[:, :, None, None, None]
+        x0 = np.tanh(inputs["x"][None] + tone)
+        x, h = advance(inputs["x"], inputs["h"], x0, inputs["weights"], inputs["row"])
         out["x_next"][...], out["h_next"][...] = x, h
 
     def _replay(

@@ -35,8 +35,8 @@ class Refitter:
         return Weights(kind, 0, array.size)
 
     def set_named_weights(self, name: str, weights: Weights) -> bool:
-        wanted = self.get_weights_prototype(name)
-        if (wanted.dtype, wanted.size) != (weights.dtype, weights.size):
+        expected = self.get_weights_prototype(name)
+        if (expected.dtype, expected.size) != (weights.dtype, weights.size):
             self._logger.log(ILogger.ERROR, f"{name}: other type or size")
             return False
         dtype = np.dtype(np.float16 if weights.dtype is DataType.HALF else np.float32)

@@ -42,10 +42,10 @@ _TYPES = {
 
 
 class FakeTensorRt(types.ModuleType):
-    """One of the two libraries on a fake card.
+    """One of the two libraries on a fake GPU.
 
     Args:
-        cuda: the card.
+        cuda: the GPU.
         rtx: whether it is TensorRT-RTX, which has more to ask for.
     """
 
@@ -173,8 +173,8 @@ class Engine:
         self.weights: dict[str, np.ndarray] = dict(stored["weights"])
         self.device_memory_size_v2 = stored["scratch"]
         self.open_session()
-        found = [*self.session.get_inputs(), *self.session.get_outputs()]
-        self._tensors = {item.name: item for item in found}
+        actual = [*self.session.get_inputs(), *self.session.get_outputs()]
+        self._tensors = {item.name: item for item in actual}
         self._inputs = {item.name for item in self.session.get_inputs()}
 
     def open_session(self) -> None:
@@ -324,8 +324,8 @@ class ExecutionContext:
             return self.shapes[name]
         known = {
             symbol: size
-            for given, shape in self.shapes.items()
-            for symbol, size in zip(self.engine.symbols(given), shape, strict=True)
+            for tensor, shape in self.shapes.items()
+            for symbol, size in zip(self.engine.symbols(tensor), shape, strict=True)
         }
         return tuple(s if isinstance(s, int) else known[s] for s in self.engine.symbols(name))
 

@@ -1,4 +1,4 @@
-"""A bundle with fake engines on a fake card, and the settings that a picture is painted with."""
+"""A bundle with fake engines on a fake GPU, and the settings that a image is generated with."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def make_bench(
     **engine: Any,
 ) -> Bench:
     """Copy the tiny bundle and write an engine of each graph."""
-    card = cuda or FakeCuda()
-    library = FakeTensorRt(card, rtx=rtx)
-    install(patch, card, library)
+    gpu = cuda or FakeCuda()
+    library = FakeTensorRt(gpu, rtx=rtx)
+    install(patch, gpu, library)
     shutil.copytree(tiny_bundle(), folder, ignore=shutil.ignore_patterns("engines"))
     bundle = Bundle.open(folder)
     for graph in GRAPHS:
         write_fake_engine(bundle, graph, library, **engine)
-    return Bench(cuda=card, library=library, bundle=bundle)
+    return Bench(cuda=gpu, library=library, bundle=bundle)
 
 
 def start_arrays(
@@ -109,11 +109,11 @@ def write_fake_engine(
     plan_version: str | None = None,
     extra_profiles: Sequence[Mapping[str, tuple[int, int, int]]] = (),
 ) -> CachedEngine:
-    """Put an engine of one graph into a bundle's cache, as a build on this card would."""
+    """Put an engine of one graph into a bundle's cache, as a build on this GPU would."""
     inputs = bundle.manifest.graphs[graph].inputs
     free = {size for info in inputs.values() for size in info.shape if isinstance(size, str)}
     used = {name: values for name, values in sizes.items() if name in free}
-    name, capability = library.cuda.cards[0]
+    name, capability = library.cuda.gpus[0]
     key = EngineKey.of(
         bundle,
         graph,

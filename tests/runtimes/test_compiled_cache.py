@@ -55,11 +55,11 @@ def test_other_weights_are_another_folder(bundle: Bundle, suffix: str) -> None:
 
 def test_openvino_keeps_its_graphs_there(bundle: Bundle, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
-    found = []
+    actual = []
     for _ in range(2):
         with open_runtime(bundle, "openvino", threads=1, cache=tmp_path) as runtime:
-            found.append(runtime.encode(IDS, np.ones_like(IDS)))
-    assert np.array_equal(*found)
+            actual.append(runtime.encode(IDS, np.ones_like(IDS)))
+    assert np.array_equal(*actual)
     (folder,) = tmp_path.iterdir()
     key = json.loads((folder / KEY_FILE).read_text())
     assert key["version"] == openvino.__version__
@@ -74,8 +74,8 @@ def test_onnxruntime_gives_each_graph_a_folder(
 ) -> None:
     ort = FakeOrt(("TensorrtExecutionProvider",))
     monkeypatch.setitem(sys.modules, "onnxruntime", ort)
-    own = Bundle.open(write_bundle(tmp_path / "bundle"))
-    with OnnxRuntime(own, provider="tensorrt", cache=tmp_path / "cache") as runtime:
+    bundle = Bundle.open(write_bundle(tmp_path / "bundle"))
+    with OnnxRuntime(bundle, provider="tensorrt", cache=tmp_path / "cache") as runtime:
         for graph in ("text_encoder", "transformer"):
             runtime._session(graph)
     places = {

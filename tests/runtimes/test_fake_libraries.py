@@ -30,8 +30,8 @@ OWN = {"stored", "module", "weights", "session", "symbols", "open_session", "log
 
 
 def enumerations(module: object) -> list[type[enum.Enum]]:
-    found = inspect.getmembers(module, lambda each: inspect.isclass(each))
-    return [each for _, each in found if issubclass(each, enum.Enum) and each.__members__]
+    actual = inspect.getmembers(module, lambda each: inspect.isclass(each))
+    return [each for _, each in actual if issubclass(each, enum.Enum) and each.__members__]
 
 
 @pytest.mark.parametrize("fake", enumerations(fake_cuda), ids=lambda each: each.__name__)
@@ -57,8 +57,8 @@ def test_cuda_calls_are_the_real_ones() -> None:
             continue
         # The real ones are compiled; the first line of their help is their signature.
         line = (real.__doc__ or "").partition("\n")[0]
-        wanted = line.partition("(")[2].rpartition(")")[0]
-        num_real = len([part for part in wanted.split(",") if part.strip()])
+        expected = line.partition("(")[2].rpartition(")")[0]
+        num_real = len([part for part in expected.split(",") if part.strip()])
         num_fake = len(inspect.signature(getattr(FakeCuda, name)).parameters) - 1
         assert num_fake == num_real, (name, line)
 
@@ -101,6 +101,6 @@ def test_real_cuda_python_without_a_card_gives_one_line() -> None:
     if status == real_cuda.cudaError_t.cudaSuccess and count:
         assert CudaDriver(0, "rtx").capability >= 50
         return
-    with pytest.raises((RuntimeFailure, ValueError), match=r"NVIDIA (driver|card)") as caught:
+    with pytest.raises((RuntimeFailure, ValueError), match=r"NVIDIA (driver|GPU)") as caught:
         CudaDriver(0, "rtx")
     assert "\n" not in str(caught.value)

@@ -101,8 +101,8 @@ def test_on_the_command_line(
     assert (done.code, done.err) == (0, "")
     assert opened == [{"threads": 3, "device": 2, "shade": 0.5}]
     done = run(capsys, "generate", bundle.path, "red", "-o", out, *options[:2], "--provider", "x")
-    words = "runtime grey has no --provider; it takes --threads, --device"
-    assert (done.code, words in done.err) == (2, True)
+    message = "runtime grey has no --provider; it takes --threads, --device"
+    assert (done.code, message in done.err) == (2, True)
     done = run(capsys, "generate", bundle.path, "red", "-o", out, *options[:2], "--device", "x")
     assert (done.code, "takes the index of a GPU" in done.err) == (2, True)
     assert "grey" in run(capsys, "generate", bundle.path, "red", "--runtime", "tpu").err

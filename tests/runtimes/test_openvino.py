@@ -38,35 +38,35 @@ def reference(bundle: Bundle) -> Iterator[Runtime]:
 
 # Measured: fp32 4.0e-7 and 7.2e-7; bf16 4.9e-3 and 1.2e-2.
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("bf16", 5e-2)])
-def test_embeddings_and_pictures_agree(
+def test_embeddings_and_images_agree(
     bundle: Bundle, reference: Runtime, precision: str, bound: float
 ) -> None:
     try:
         opened = open_runtime(bundle, "openvino", precision=precision, threads=1)
     except UsageError as error:
-        # A processor without bf16 must refuse it in words, and that is then what is tested.
+        # A processor without bf16 must refuse it in one line, and that is then what is tested.
         assert precision == "bf16" and "not offered by this processor" in str(error)
         return
     with opened as runtime:
-        found, wanted = (embed(bundle, r, PROMPTS).values for r in (runtime, reference))
-        assert max_relative_error(found, wanted) <= bound
-        pictures = [
+        actual, expected = (embed(bundle, r, PROMPTS).values for r in (runtime, reference))
+        assert max_relative_error(actual, expected) <= bound
+        images = [
             generate(bundle, r, PROMPTS, seed=[1, 2, 3], table=TABLE).x
             for r in (runtime, reference)
         ]
-        assert max_relative_error(*pictures) <= bound
-        state = runtime.start(pictures[0], np.zeros((1, 3, 12, 64), np.float32))
+        assert max_relative_error(*images) <= bound
+        state = runtime.start(images[0], np.zeros((1, 3, 12, 64), np.float32))
         first = state.state()
         state.step(TABLE.steps()[0])
-        assert np.array_equal(first[0], pictures[0]) and not first[1].any()
+        assert np.array_equal(first[0], images[0]) and not first[1].any()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [({"precision": "int8"}, "choose one of fp32, bf16"), ({"threads": -1}, "threads is -1")],
 )
-def test_wrong_options_are_refused(bundle: Bundle, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_wrong_options_are_refused(bundle: Bundle, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         open_runtime(bundle, "openvino", **options)
 
 
@@ -105,6 +105,6 @@ except KeyboardInterrupt:
 
 def test_signals_are_still_handled_where_they_were() -> None:
     # OpenVINO leaves a stack for them that it unmaps later; Ctrl-C then ends in a crash.
-    words = [sys.executable, "-c", SIGNALLED, str(tiny_bundle())]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", SIGNALLED, str(tiny_bundle())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr

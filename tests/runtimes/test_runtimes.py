@@ -94,16 +94,16 @@ def test_opening_imports_one_engine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"provider": "tpu"}, "provider 'tpu' is unknown; choose one of auto, cpu, openvino"),
         ({"threads": -1}, "threads is -1, but 0"),
     ],
 )
 def test_bad_onnxruntime_options_are_refused(
-    bundle: Bundle, options: dict[str, Any], words: str
+    bundle: Bundle, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         open_runtime(bundle, "onnxruntime", **options)
 
 
@@ -180,12 +180,12 @@ def test_the_fake_trajectory_is_its_description(bundle: Bundle) -> None:
     before, history = state.state()
     state.step(row)
     x0 = np.tanh(x[None] + tokens.mean(axis=(2, 3))[:, :, None, None, None])
-    wanted = advance(before, history, x0, row.weights, row.values)
-    for found, right in zip(state.state(), wanted, strict=True):
-        assert np.array_equal(found, right)
+    expected = advance(before, history, x0, row.weights, row.values)
+    for actual, right in zip(state.state(), expected, strict=True):
+        assert np.array_equal(actual, right)
     assert not history.any()
     state.state()[0][:] = 7
-    assert np.array_equal(state.state()[0], wanted[0])
+    assert np.array_equal(state.state()[0], expected[0])
 
 
 def test_the_callers_arrays_are_left_alone(bundle: Bundle) -> None:

@@ -58,7 +58,7 @@ def expected(seed: int, times: int = 1, batch: int = 2) -> tuple[np.ndarray, np.
     return state.state()
 
 
-def painted(
+def generated(
     runtime: OnnxRuntime, seed: int, times: int = 1, batch: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
     state = runtime.start(*arrays(seed, batch))
@@ -72,15 +72,15 @@ def test_graphs_are_recorded_checked_and_then_replayed_alone(
     bundle: Bundle, fake: FakeOrt, mode: str
 ) -> None:
     with OnnxRuntime(bundle, provider="cuda", cuda_graph=mode) as runtime:
-        found = painted(runtime, 1, times=4)
-        assert all(map(np.array_equal, found, expected(1, times=4)))
+        actual = generated(runtime, 1, times=4)
+        assert all(map(np.array_equal, actual, expected(1, times=4)))
         (session,) = fake.sessions
         # Two branches from either pair, and one from the second.
         assert sorted(session.recorded) == [1, 2, 3]
         assert session.runs.count(-1) == CHECKED_REPLAYS * 3
         session.runs.clear()
         fake.copies.clear()
-        assert all(map(np.array_equal, painted(runtime, 2), expected(2)))
+        assert all(map(np.array_equal, generated(runtime, 2), expected(2)))
         # One replay a row, and no check any more.
         assert len(session.runs) == len(ROWS) and -1 not in session.runs
         assert sorted(session.recorded) == [1, 2, 3]
@@ -93,8 +93,8 @@ def test_one_session_serves_one_branch_and_two(bundle: Bundle, fake: FakeOrt) ->
     for mode in ("off", "on"):
         fake.sessions.clear()
         with OnnxRuntime(bundle, provider="cuda", cuda_graph=mode) as runtime:
-            assert all(map(np.array_equal, painted(runtime, 3), expected(3)))
-            assert all(map(np.array_equal, painted(runtime, 3, batch=1), expected(3, batch=1)))
+            assert all(map(np.array_equal, generated(runtime, 3), expected(3)))
+            assert all(map(np.array_equal, generated(runtime, 3, batch=1), expected(3, batch=1)))
         assert len(fake.sessions) == 1
         counts = {len(binding.inputs["weights"]) for binding in fake.sessions[0].bindings}
         assert counts == {1, 2}
@@ -111,23 +111,23 @@ def test_living_trajectories_have_places_of_their_own(bundle: Bundle, fake: Fake
         numbers = set(fake.sessions[0].recorded)
         del first, second
         gc.collect()
-        painted(runtime, 6)
+        generated(runtime, 6)
         assert set(fake.sessions[0].recorded) == numbers
         # Another shape has other memory, so other graphs.
-        painted(runtime, 6, batch=1)
+        generated(runtime, 6, batch=1)
         assert set(fake.sessions[0].recorded) > numbers
 
 
 def test_noise_reaches_the_graph(bundle: Bundle, fake: FakeOrt) -> None:
     x, tokens = arrays(7)
     noises = [np.asfortranarray(np.full_like(x, value)) for value in (0.5, -0.25, 0.125)] * 3
-    wanted = FakeTrajectory(x.copy(), tokens)
+    expected = FakeTrajectory(x.copy(), tokens)
     with OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime:
         state = runtime.start(x, tokens)
         for noise in noises:
             state.step(ROWS[0], noise)
-            wanted.step(ROWS[0], noise)
-        assert all(map(np.array_equal, state.state(), wanted.state()))
+            expected.step(ROWS[0], noise)
+        assert all(map(np.array_equal, state.state(), expected.state()))
 
 
 @pytest.mark.parametrize("fault", ["row", "state", "nothing"])
@@ -137,16 +137,18 @@ def test_a_stale_graph_is_found_out(bundle: Bundle, fake: FakeOrt, fault: str) -
         OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime,
         pytest.raises(RuntimeFailure, match=r"CUDA graph .* is off by .*; choose cuda_graph=off"),
     ):
-        painted(runtime, 8, times=2)
+        generated(runtime, 8, times=2)
     with OnnxRuntime(bundle, provider="cuda") as runtime:
-        with pytest.warns(CudaGraphWarning, match="off by .* running without CUDA graphs") as told:
-            found = painted(runtime, 8, times=2)
-        assert len(told) == 1
+        with pytest.warns(
+            CudaGraphWarning, match="off by .* running without CUDA graphs"
+        ) as caught:
+            actual = generated(runtime, 8, times=2)
+        assert len(caught) == 1
         # The rows before were right, because checked ones keep what the plain run wrote.
-        assert all(map(np.array_equal, found, expected(8, times=2)))
+        assert all(map(np.array_equal, actual, expected(8, times=2)))
         runs = fake.sessions[-1].runs
         runs.clear()
-        assert all(map(np.array_equal, painted(runtime, 9), expected(9)))
+        assert all(map(np.array_equal, generated(runtime, 9), expected(9)))
         assert set(runs) == {-1}
 
 
@@ -156,11 +158,11 @@ def test_a_recording_that_fails_is_told(bundle: Bundle, fake: FakeOrt) -> None:
         OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime,
         pytest.raises(RuntimeFailure, match=r"stream is capturing; cuda_graph=off runs without"),
     ):
-        painted(runtime, 1)
+        generated(runtime, 1)
     with OnnxRuntime(bundle, provider="cuda") as runtime:
         with pytest.warns(CudaGraphWarning, match="stream is capturing"):
-            found = painted(runtime, 1)
-        assert all(map(np.array_equal, found, expected(1)))
+            actual = generated(runtime, 1)
+        assert all(map(np.array_equal, actual, expected(1)))
 
 
 def test_a_session_that_cannot_record_is_told(bundle: Bundle, fake: FakeOrt) -> None:
@@ -169,17 +171,17 @@ def test_a_session_that_cannot_record_is_told(bundle: Bundle, fake: FakeOrt) -> 
         OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime,
         pytest.raises(RuntimeFailure, match=r"cannot use the graph capture feature$"),
     ):
-        painted(runtime, 1)
+        generated(runtime, 1)
     with OnnxRuntime(bundle, provider="cuda") as runtime:
         with pytest.warns(CudaGraphWarning, match="graph capture feature; running without"):
             state = runtime.start(*arrays(1))
         assert not isinstance(state, CapturedTrajectory)
-        assert all(map(np.array_equal, painted(runtime, 1), expected(1)))
+        assert all(map(np.array_equal, generated(runtime, 1), expected(1)))
 
 
 def test_off_records_nothing(bundle: Bundle, fake: FakeOrt) -> None:
     with OnnxRuntime(bundle, provider="cuda", cuda_graph="off") as runtime:
-        assert all(map(np.array_equal, painted(runtime, 1), expected(1)))
+        assert all(map(np.array_equal, generated(runtime, 1), expected(1)))
     assert not fake.sessions[0].recorded
     options = fake.sessions[0].provider_options["CUDAExecutionProvider"]
     assert "enable_cuda_graph" not in options
@@ -200,11 +202,11 @@ def test_graphs_on_a_gpu_give_what_plain_runs_give() -> None:
     pytest.importorskip("onnxruntime")
     bundle = Bundle.open(tiny_bundle())
     table = solver_table("euler", steps=6, interval=(0.3, 0.7))
-    pictures = []
+    images = []
     for mode in ("off", "on"):
         with OnnxRuntime(bundle, provider="cuda", cuda_graph=mode) as runtime:
             options: dict[str, Any] = {"table": table, "guidance": 2.5}
-            pictures += [generate(bundle, runtime, "red", seed=s, **options).x for s in (1, 2, 1)]
-    for plain, captured in zip(pictures[:3], pictures[3:], strict=True):
+            images += [generate(bundle, runtime, "red", seed=s, **options).x for s in (1, 2, 1)]
+    for plain, captured in zip(images[:3], images[3:], strict=True):
         assert np.abs(plain - captured).max() <= 1e-4 * np.abs(plain).max()
-    assert not np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(images[0], images[1])

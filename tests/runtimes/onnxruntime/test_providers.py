@@ -1,4 +1,4 @@
-"""Providers: found, refused and proven; the state stays on the device. No GPU is needed."""
+"""Providers: actual, refused and proven; the state stays on the device. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def test_openvino_is_told_the_precision(plugin: None) -> None:
         open_session(ort, b"", PROVIDERS["openvino"], precision=precision, threads=3)
         ((devices, options),) = ort.sessions[0].options.added
         assert [device.ep_name for device in devices] == [OPENVINO]
-        wanted = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": "3"}
-        assert json.loads(options["load_config"]) == {"CPU": wanted}
+        expected = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": "3"}
+        assert json.loads(options["load_config"]) == {"CPU": expected}
 
 
 def test_compiled_models_are_kept_where_asked(plugin: None, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_graph_that_the_provider_has_no_kernels_for_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("ort", "precision", "wanted"),
+    ("ort", "precision", "expected"),
     [
         (FakeOrt(), None, "cpu"),
         (FakeOrt(WITH_CUDA), None, "cuda"),
@@ -159,9 +159,9 @@ def test_a_graph_that_the_provider_has_no_kernels_for_is_refused(
     ],
 )
 def test_auto_takes_the_first_that_works(
-    ort: FakeOrt, precision: str | None, wanted: str, plugin: None
+    ort: FakeOrt, precision: str | None, expected: str, plugin: None
 ) -> None:
-    assert find_provider(ort, "auto", ["fp32"], precision).name == wanted
+    assert find_provider(ort, "auto", ["fp32"], precision).name == expected
 
 
 def test_auto_keeps_what_was_asked_for(no_plugin: None) -> None:
@@ -182,20 +182,20 @@ def test_what_auto_chose_is_printed(
         OnnxRuntime, "encode", lambda self, ids, mask: np.ones((*ids.shape, 32), np.float32)
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeOrt())
-    words = ("embed", bundle.path, "red", "-o", tmp_path / "t.npz", "--provider", "auto")
-    done = run(capsys, *words)
+    arguments = ("embed", bundle.path, "red", "-o", tmp_path / "t.npz", "--provider", "auto")
+    done = run(capsys, *arguments)
     assert (done.code, done.err) == (0, "minit2i: provider cpu (chosen by auto)\n")
 
 
 @pytest.mark.parametrize(
-    ("ort", "said"),
+    ("ort", "message"),
     [
         (FakeOrt(WITH_CUDA, working=CPU_ONLY), "left everything to the CPU"),
         (FakeOrt(WITH_CUDA, strays=["MatMul", "Shape", "Softmax", "MatMul"]), "2 MatMul, 1 Soft"),
     ],
 )
-def test_work_that_lands_on_the_cpu_is_an_error(ort: FakeOrt, said: str) -> None:
-    with pytest.raises(RuntimeFailure, match=said):
+def test_work_that_lands_on_the_cpu_is_an_error(ort: FakeOrt, message: str) -> None:
+    with pytest.raises(RuntimeFailure, match=message):
         open_session(ort, Path("model.onnx"), PROVIDERS["cuda"])
 
 
@@ -227,7 +227,7 @@ def test_the_state_never_leaves_the_device(bundle: Bundle, monkeypatch: pytest.M
         Row(values=values, weights=np.array(weights, np.float32))
         for weights in ([3, -2], [1], [3, -2], [1], [2, -1])
     ]
-    wanted = FakeTrajectory(x.copy(), tokens)
+    expected = FakeTrajectory(x.copy(), tokens)
     with OnnxRuntime(bundle, provider="cuda", cuda_graph="off") as runtime:
         state = runtime.start(x, tokens)
         for row in rows[:2]:
@@ -236,11 +236,11 @@ def test_the_state_never_leaves_the_device(bundle: Bundle, monkeypatch: pytest.M
         for row in rows[2:]:
             state.step(row)
         assert ort.copies == []
-        found = state.state()
+        actual = state.state()
         assert ort.copies == ["from cuda", "from cuda"]
     for row in rows:
-        wanted.step(row)
-    assert all(map(np.array_equal, found, wanted.state()))
+        expected.step(row)
+    assert all(map(np.array_equal, actual, expected.state()))
     bindings = ort.sessions[-1].bindings
     assert all(set(binding.devices.values()) == {"cuda"} for binding in bindings)
     assert max(binding.host_bytes for binding in bindings) == 6 * 4 + 2 * 4

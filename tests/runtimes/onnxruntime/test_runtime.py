@@ -73,10 +73,10 @@ def test_encode_agrees(ort: OnnxRuntime, torch_runtime: TorchRuntime, lengths: l
     rng = np.random.default_rng(1)
     mask = (np.arange(max(lengths))[None] < np.array(lengths)[:, None]).astype(np.int64)
     ids = rng.integers(3, 30, mask.shape) * mask
-    found, wanted = ort.encode(ids, mask), torch_runtime.encode(ids, mask)
-    assert found.dtype == wanted.dtype == np.float32
+    actual, expected = ort.encode(ids, mask), torch_runtime.encode(ids, mask)
+    assert actual.dtype == expected.dtype == np.float32
     real = mask > 0
-    assert max_relative_error(found[real], wanted[real]) <= MAX_RELATIVE_ERROR
+    assert max_relative_error(actual[real], expected[real]) <= MAX_RELATIVE_ERROR
 
 
 def test_adapt_agrees(bundle: Bundle, ort: OnnxRuntime, torch_runtime: TorchRuntime) -> None:
@@ -85,12 +85,12 @@ def test_adapt_agrees(bundle: Bundle, ort: OnnxRuntime, torch_runtime: TorchRunt
     shape = (3, config.prompt_length, config.txt_input_size)
     context = rng.standard_normal(shape).astype(np.float32)
     mask = np.arange(config.prompt_length)[None] < np.array([[12], [4], [0]])
-    found, wanted = (r.adapt(context, mask.astype(np.int64)) for r in (ort, torch_runtime))
-    assert found.shape == (3, config.num_text_tokens, config.hidden_size)
-    assert max_relative_error(found, wanted) <= MAX_RELATIVE_ERROR
+    actual, expected = (r.adapt(context, mask.astype(np.int64)) for r in (ort, torch_runtime))
+    assert actual.shape == (3, config.num_text_tokens, config.hidden_size)
+    assert max_relative_error(actual, expected) <= MAX_RELATIVE_ERROR
     # What stands where the mask is zero does not reach the network.
     context[2] = 9.0
-    assert np.array_equal(ort.adapt(context, mask.astype(np.int64))[2], found[2])
+    assert np.array_equal(ort.adapt(context, mask.astype(np.int64))[2], actual[2])
 
 
 TABLES = [
@@ -120,8 +120,8 @@ def test_each_step_agrees(
         # the way into the history slot.
         fresh = ort.start(x, tokens)
         fresh.step(row, h)
-        for found, wanted in zip(fresh.state(), state.state(), strict=True):
-            assert max_relative_error(found, wanted) <= MAX_RELATIVE_ERROR
+        for actual, expected in zip(fresh.state(), state.state(), strict=True):
+            assert max_relative_error(actual, expected) <= MAX_RELATIVE_ERROR
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_each_step_agrees(
     ],
     ids=["euler-100", "euler-20-negative", "heun-20", "euler-20-unguided"],
 )
-def test_whole_pictures_agree(
+def test_whole_images_agree(
     bundle: Bundle,
     ort: OnnxRuntime,
     torch_runtime: TorchRuntime,
@@ -148,7 +148,7 @@ def test_whole_pictures_agree(
     pixels = [to_uint8(result.x).astype(np.int64) for result in results]
     within = np.abs(pixels[0] - pixels[1]) <= 1
     assert within.mean() >= 0.999
-    # Measured 1.5e-5 on values up to 7, and not one byte of the pictures differs.
+    # Measured 1.5e-5 on values up to 7, and not one byte of the images differs.
     assert np.abs(results[0].x - results[1].x).max() <= 2e-4
     assert pixels[0].std() > 10
 
@@ -156,18 +156,18 @@ def test_whole_pictures_agree(
 def golden_states(runtime: Runtime, name: str, table: Table) -> tuple[float, np.ndarray]:
     """Largest difference from the official states, and the last state."""
     golden = arrays(name)
-    wanted = golden["x"].transpose(0, 1, 4, 2, 3)
+    expected = golden["x"].transpose(0, 1, 4, 2, 3)
     context, mask = golden["context"], golden["mask"].astype(np.int64)
     tokens = np.stack([runtime.adapt(context, mask), runtime.adapt(context, np.zeros_like(mask))])
-    state: Trajectory = runtime.start(wanted[0], tokens)
+    state: Trajectory = runtime.start(expected[0], tokens)
     error, reached = 0.0, 0
     for row in table.steps(float(golden["cfg_scale"])):
         state.step(row)
         # Heun's first evaluation of a step leaves a state of its own, not one of the solver's.
         if not row.slope:
             reached += 1
-            error = max(error, float(np.abs(state.state()[0] - wanted[reached]).max()))
-    assert reached == len(wanted) - 1
+            error = max(error, float(np.abs(state.state()[0] - expected[reached]).max()))
+    assert reached == len(expected) - 1
     return error, state.state()[0]
 
 
@@ -181,7 +181,7 @@ def test_golden_trajectories(runtime: Runtime, solver: str) -> None:
     assert off.max() <= 1
 
 
-def test_a_picture_does_not_depend_on_its_batch(bundle: Bundle, runtime: Runtime) -> None:
+def test_an_image_does_not_depend_on_its_batch(bundle: Bundle, runtime: Runtime) -> None:
     table = solver_table("euler", steps=10)
     together = generate(bundle, runtime, PROMPTS, seed=[4, 5, 6], table=table)
     for k, prompt in enumerate(PROMPTS):
@@ -194,12 +194,12 @@ def test_a_picture_does_not_depend_on_its_batch(bundle: Bundle, runtime: Runtime
 
 def test_embeddings_agree_and_load_no_denoiser(bundle: Bundle, torch_runtime: TorchRuntime) -> None:
     with OnnxRuntime(bundle, threads=1) as runtime:
-        found = embed(bundle, runtime, PROMPTS, batch_size=2)
+        actual = embed(bundle, runtime, PROMPTS, batch_size=2)
         assert set(runtime._sessions) == {"text_encoder"}
-    wanted = embed(bundle, torch_runtime, PROMPTS, batch_size=2)
-    assert np.array_equal(found.mask, wanted.mask)
-    assert max_relative_error(found.values, wanted.values) <= MAX_RELATIVE_ERROR
-    assert max_relative_error(found.pooled(), wanted.pooled()) <= MAX_RELATIVE_ERROR
+    expected = embed(bundle, torch_runtime, PROMPTS, batch_size=2)
+    assert np.array_equal(actual.mask, expected.mask)
+    assert max_relative_error(actual.values, expected.values) <= MAX_RELATIVE_ERROR
+    assert max_relative_error(actual.pooled(), expected.pooled()) <= MAX_RELATIVE_ERROR
     assert not runtime._sessions
 
 
@@ -207,7 +207,7 @@ def test_states_are_copies_and_arguments_are_left_alone(bundle: Bundle, runtime:
     x = start_of(bundle, 1)
     tokens = tokens_of(bundle, runtime, ["red"])
     noise = batch_noise([9], x.shape[1:])
-    kept = [array.copy() for array in (x, tokens, noise)]
+    copies = [array.copy() for array in (x, tokens, noise)]
     table = solver_table("heun", steps=2)
     row = table.steps(2.0)[0]
     state = runtime.start(x, tokens)
@@ -217,10 +217,10 @@ def test_states_are_copies_and_arguments_are_left_alone(bundle: Bundle, runtime:
     state.step(row, noise)
     second = state.state()
     state.step(row)
-    assert all(map(np.array_equal, (x, tokens, noise), kept))
+    assert all(map(np.array_equal, (x, tokens, noise), copies))
     x[:], tokens[:], noise[:] = 0, 0, 0
-    again = runtime.start(kept[0], kept[1])
-    again.step(row, kept[2])
+    again = runtime.start(copies[0], copies[1])
+    again.step(row, copies[2])
     assert all(map(np.array_equal, second, again.state()))
     again.step(row)
     assert all(map(np.array_equal, state.state(), again.state()))
@@ -296,7 +296,7 @@ def test_threads_are_the_callers_choice(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("solver", ["heun", "sde"])
-def test_a_seed_is_one_picture_in_any_batch_and_runtime(
+def test_a_seed_is_one_image_in_any_batch_and_runtime(
     bundle: Bundle, ort: OnnxRuntime, torch_runtime: TorchRuntime, solver: str
 ) -> None:
     table, seeds = solver_table(solver, steps=6), [7, 2**63, 0]
@@ -312,12 +312,12 @@ def test_a_seed_is_one_picture_in_any_batch_and_runtime(
             assert same.mean() >= 0.999
 
 
-def test_a_picture_is_made_again_to_the_byte(
+def test_an_image_is_made_again_to_the_byte(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, again = tmp_path / "first.png", tmp_path / "again.png"
-    words = ["--solver", "sde", "--steps", 5, "--seed", 3, "--also", "green:0.5"]
-    assert run(capsys, "generate", bundle.path, "red", *words, "-o", first).code == 0
+    arguments = ["--solver", "sde", "--steps", 5, "--seed", 3, "--also", "green:0.5"]
+    assert run(capsys, "generate", bundle.path, "red", *arguments, "-o", first).code == 0
     assert run(capsys, "generate", bundle.path, "--from", first, "-o", again).code == 0
     assert again.read_bytes() == first.read_bytes()
 
@@ -342,7 +342,7 @@ def test_painting_several_prompts_opens_every_graph_once_and_frees_the_encoder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened: list[str] = []
-    held: list[set[str]] = []
+    open_sessions: list[set[str]] = []
     real, freeing = OnnxRuntime._opened, OnnxRuntime._free
 
     def spied(self: OnnxRuntime, graph: str) -> Any:
@@ -350,14 +350,14 @@ def test_painting_several_prompts_opens_every_graph_once_and_frees_the_encoder(
         return real(self, graph)
 
     def noted(self: OnnxRuntime) -> None:
-        held.append(set(self._sessions))
+        open_sessions.append(set(self._sessions))
         freeing(self)
 
     monkeypatch.setattr(OnnxRuntime, "_opened", spied)
     monkeypatch.setattr(OnnxRuntime, "_free", noted)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("red\ngreen\na circle\n", encoding="utf-8")
-    words = ["--prompts", prompts, "--negative", "blue", "--steps", 2]
-    assert run(capsys, "generate", bundle.path, *words, "-o", tmp_path / "pictures").code == 0
+    arguments = ["--prompts", prompts, "--negative", "blue", "--steps", 2]
+    assert run(capsys, "generate", bundle.path, *arguments, "-o", tmp_path / "images").code == 0
     assert sorted(opened) == ["text_adapter", "text_encoder", "transformer"]
-    assert held == [{"text_adapter", "transformer"}]
+    assert open_sessions == [{"text_adapter", "transformer"}]

@@ -32,41 +32,43 @@ def run(bench: Bench, runtime: TensorRtRuntime, steps: int = len(TABLE)) -> np.n
 
 
 @pytest.fixture
-def wanted(bench: Bench) -> np.ndarray:
+def expected(bench: Bench) -> np.ndarray:
     with bench.open(graphs="none") as runtime:
         return run(bench, runtime)
 
 
 @pytest.mark.parametrize("call", ["BeginCapture", "EndCapture"])
-def test_a_refused_capture_falls_back_to_none(bench: Bench, wanted: np.ndarray, call: str) -> None:
+def test_a_refused_capture_falls_back_to_none(
+    bench: Bench, expected: np.ndarray, call: str
+) -> None:
     bench.cuda.refuse[f"cudaStream{call}"] = UNSUPPORTED
     with bench.open() as runtime:
         with pytest.warns(CudaGraphWarning, match="for all rows is not used: cudaStream") as all_:
-            assert np.array_equal(run(bench, runtime), wanted)
+            assert np.array_equal(run(bench, runtime), expected)
         assert "one graph a row is used from here on" in str(all_[0].message)
         with pytest.warns(CudaGraphWarning, match="a row is not used: .*; no graph is used"):
-            assert np.array_equal(run(bench, runtime), wanted)
-        assert np.array_equal(run(bench, runtime), wanted)
+            assert np.array_equal(run(bench, runtime), expected)
+        assert np.array_equal(run(bench, runtime), expected)
         assert runtime.graphs == "none"
         assert sorted(runtime.graph_refusals) == ["step", "trajectory"]
     assert bench.cuda.launches == 0
 
 
-def test_a_refused_instantiation_is_a_refused_capture(bench: Bench, wanted: np.ndarray) -> None:
+def test_a_refused_instantiation_is_a_refused_capture(bench: Bench, expected: np.ndarray) -> None:
     bench.cuda.refuse["cudaGraphInstantiate"] = UNSUPPORTED
     with bench.open() as runtime, pytest.warns(CudaGraphWarning, match="cudaGraphInstantiate"):
-        assert np.array_equal(run(bench, runtime), wanted)
+        assert np.array_equal(run(bench, runtime), expected)
     assert bench.cuda.live() == {"blocks": 0, "pinned": 0, "streams": 0, "graphs": 0}
 
 
-def test_an_engine_that_cannot_be_captured_says_so(bench: Bench, wanted: np.ndarray) -> None:
+def test_an_engine_that_cannot_be_captured_says_so(bench: Bench, expected: np.ndarray) -> None:
     bench.library.capturable = False
     with bench.open() as runtime, pytest.warns(CudaGraphWarning, match="cannot be captured"):
-        assert np.array_equal(run(bench, runtime), wanted)
+        assert np.array_equal(run(bench, runtime), expected)
 
 
 def test_what_the_engine_refuses_inside_a_capture_is_no_failure(
-    bench: Bench, wanted: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began = bench.cuda.cudaStreamBeginCapture
 
@@ -77,12 +79,12 @@ def test_what_the_engine_refuses_inside_a_capture_is_no_failure(
     monkeypatch.setattr(bench.cuda, "cudaStreamBeginCapture", refuse_runs)
     with bench.open() as runtime:
         with pytest.warns(CudaGraphWarning, match="a test wants it refused"):
-            assert np.array_equal(run(bench, runtime), wanted)
+            assert np.array_equal(run(bench, runtime), expected)
         bench.library.accept_runs = True
         monkeypatch.setattr(bench.cuda, "cudaStreamBeginCapture", began)
         # One graph a row is used from here on, and works.
         for _ in range(2):
-            assert np.array_equal(run(bench, runtime), wanted)
+            assert np.array_equal(run(bench, runtime), expected)
         assert runtime.graphs == "step"
         assert bench.cuda.launches > len(TABLE)
 
@@ -93,16 +95,16 @@ def without_last_row(ops: list[Op]) -> list[Op]:
 
 @pytest.mark.parametrize("graphs", ["trajectory", "step"])
 def test_a_stale_replay_is_found_before_it_is_used(
-    bench: Bench, wanted: np.ndarray, graphs: str
+    bench: Bench, expected: np.ndarray, graphs: str
 ) -> None:
     bench.cuda.at_launch = without_last_row
-    words = "its replay is off by .* of the largest value"
+    message = "its replay is off by .* of the largest value"
     with bench.open(graphs=graphs) as runtime:
-        with pytest.warns(CudaGraphWarning, match=words):
-            assert np.array_equal(run(bench, runtime), wanted)
+        with pytest.warns(CudaGraphWarning, match=message):
+            assert np.array_equal(run(bench, runtime), expected)
         assert runtime.replay_error is not None and not runtime.replay_error <= 0.1
         bench.cuda.at_launch = lambda ops: ops
-        assert np.array_equal(run(bench, runtime), wanted)
+        assert np.array_equal(run(bench, runtime), expected)
         assert runtime.graphs == {"trajectory": "step", "step": "none"}[graphs]
 
 
@@ -143,12 +145,12 @@ def test_graphs_are_kept_by_rows_branches_and_batch(bench: Bench) -> None:
         longer, guided = solver_table("euler", steps=6), solver_table(
             "euler", steps=6, interval=(0.0, 0.5)
         )  # fmt: skip
-        made = []
+        captured = []
         for table, batch in ((longer, 1), (guided, 1), (longer, 2), (TABLE, 1), (longer, 1)):
             state = runtime.start(*start_arrays(bench.bundle, batch=batch))
-            made.append("capture" in state.run_rows(table.steps(GUIDANCE), no_noise))
+            captured.append("capture" in state.run_rows(table.steps(GUIDANCE), no_noise))
             del state
-        assert made == [True, True, True, True, False]
+        assert captured == [True, True, True, True, False]
         assert next(captures) == 4
 
 
@@ -159,17 +161,19 @@ def test_more_rows_than_before_take_new_memory_and_new_graphs(bench: Bench) -> N
         assert runtime.graphs == "trajectory"
 
 
-def test_graphs_are_dropped_when_the_scratch_memory_moves(bench: Bench, wanted: np.ndarray) -> None:
+def test_graphs_are_dropped_when_the_scratch_memory_moves(
+    bench: Bench, expected: np.ndarray
+) -> None:
     with bench.open() as runtime:
-        assert np.array_equal(run(bench, runtime), wanted)
-        card = runtime._card
-        card.scratch.reserve(card.scratch.num_bytes * 4)
+        assert np.array_equal(run(bench, runtime), expected)
+        gpu = runtime._gpu
+        gpu.scratch.reserve(gpu.scratch.num_bytes * 4)
         for _ in range(2):
-            assert np.array_equal(run(bench, runtime), wanted)
+            assert np.array_equal(run(bench, runtime), expected)
         assert runtime.graphs == "trajectory"
 
 
-def test_steps_and_rows_may_be_mixed(bench: Bench, wanted: np.ndarray) -> None:
+def test_steps_and_rows_may_be_mixed(bench: Bench, expected: np.ndarray) -> None:
     rows = TABLE.steps(GUIDANCE)
     with bench.open() as runtime:
         for _ in range(2):
@@ -178,5 +182,5 @@ def test_steps_and_rows_may_be_mixed(bench: Bench, wanted: np.ndarray) -> None:
             state.run_rows(rows[1:3], no_noise)
             state.step(rows[3])
             state.run_rows(rows[4:], no_noise)
-            assert np.array_equal(state.state()[0], wanted)
+            assert np.array_equal(state.state()[0], expected)
             del state

@@ -40,7 +40,7 @@ def other_bundle(bench: Bench, folder: Path, factor: float = 1.25) -> Bundle:
     return write_with_weights(bench.bundle, folder, other, bench.bundle.manifest.provenance)
 
 
-def picture(bundle: Bundle) -> np.ndarray:
+def image(bundle: Bundle) -> np.ndarray:
     with open_runtime(bundle, "tensorrt-rtx") as runtime:
         return generate(bundle, runtime, "red", table=TABLE, guidance=GUIDANCE).x
 
@@ -58,35 +58,35 @@ def test_a_refitted_engine_has_the_new_weights_and_its_own_name(
 ) -> None:
     other = other_bundle(bench, tmp_path / "other")
     shares: list[float] = []
-    made = refit_bundle("tensorrt_rtx", 0, bench.bundle, other, shares.append)
+    refitted = refit_bundle("tensorrt_rtx", 0, bench.bundle, other, shares.append)
     assert shares == [0.5, 1.0]
     old = {item.folder.name for item in cached_engines(bench.bundle)}
-    for found in made:
-        assert found.record.fingerprint not in old
-        assert found.record.refitted_from in old
-        assert found.record.key.flags.refit
-        assert read_plan(found.plan.read_bytes())["refit"]
+    for engine in refitted:
+        assert engine.record.fingerprint not in old
+        assert engine.record.refitted_from in old
+        assert engine.record.key.flags.refit
+        assert read_plan(engine.plan.read_bytes())["refit"]
     assert all(isinstance(item, CachedEngine) for item in cached_engines(other))
     assert len(list(cached_engines(other))) == 3
     # The fake engine adds the new weights to the old bundle's graph; onnxruntime reads the new one.
     with OnnxRuntime(other, threads=1) as runtime:
-        wanted = generate(other, runtime, "red", table=TABLE, guidance=GUIDANCE).x
-    assert np.abs(picture(other) - wanted).max() <= 3e-5 * np.abs(wanted).max()
-    assert np.abs(picture(bench.bundle) - wanted).max() > 0.1
+        expected = generate(other, runtime, "red", table=TABLE, guidance=GUIDANCE).x
+    assert np.abs(image(other) - expected).max() <= 3e-5 * np.abs(expected).max()
+    assert np.abs(image(bench.bundle) - expected).max() > 0.1
 
 
 def test_back_to_the_base_bit_for_bit(bench: Bench, tmp_path: Path) -> None:
-    before = picture(bench.bundle)
+    before = image(bench.bundle)
     other = other_bundle(bench, tmp_path / "other")
     refit_bundle("tensorrt_rtx", 0, bench.bundle, other)
-    assert not np.array_equal(picture(other), before)
+    assert not np.array_equal(image(other), before)
     (tmp_path / "back").mkdir()
     back = write_with_weights(
         other, tmp_path / "back", network_tensors(bench.bundle), other.manifest.provenance
     )
     refit_bundle("tensorrt_rtx", 0, other, back)
-    assert np.array_equal(picture(back), before)
-    assert np.array_equal(picture(bench.bundle), before)
+    assert np.array_equal(image(back), before)
+    assert np.array_equal(image(bench.bundle), before)
 
 
 def test_weights_that_the_builder_merged_are_set_together(bench: Bench, tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_weights_that_the_builder_merged_are_set_together(bench: Bench, tmp_path
 
 def test_a_weight_that_the_engine_hides_is_an_error(bench: Bench, tmp_path: Path) -> None:
     bench.library.hidden = {"final_layer.linear.bias"}
-    words = refit_message(bench, tmp_path)
-    assert "final_layer.linear.bias cannot be replaced in this engine" in words
+    message = refit_message(bench, tmp_path)
+    assert "final_layer.linear.bias cannot be replaced in this engine" in message
 
 
 def test_a_merge_with_something_unknown_is_an_error(bench: Bench, tmp_path: Path) -> None:
@@ -113,19 +113,19 @@ def test_engines_that_were_not_built_for_it_name_the_build_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = make_bench(monkeypatch, tmp_path / "base")
-    words = refit_message(bench, tmp_path)
-    assert "run: minit2i build" in words and words.endswith("--engine tensorrt-rtx --refit")
+    message = refit_message(bench, tmp_path)
+    assert "run: minit2i build" in message and message.endswith("--engine tensorrt-rtx --refit")
 
 
 def test_the_probe_tells_one_network_from_another(bench: Bench, tmp_path: Path) -> None:
     other = other_bundle(bench, tmp_path / "other", factor=1.001)
-    found = []
+    actual = []
     for bundle in (bench.bundle, other, bench.bundle):
         with OnnxRuntime(bundle, threads=1) as runtime:
-            probe = make_probe(bench.bundle, runtime) if not found else probe
-            found.append(answers(runtime, probe))
-    assert set(graph_errors(found[2], found[0]).values()) == {0.0}
-    assert min(graph_errors(found[1], found[0]).values()) > 1e-4
+            probe = make_probe(bench.bundle, runtime) if not actual else probe
+            actual.append(answers(runtime, probe))
+    assert set(graph_errors(actual[2], actual[0]).values()) == {0.0}
+    assert min(graph_errors(actual[1], actual[0]).values()) > 1e-4
 
 
 def test_the_command_refits_an_adapter(
@@ -138,10 +138,10 @@ def test_the_command_refits_an_adapter(
     done = run(capsys, "refit", bench.bundle.path, "--lora", tmp_path / "lora", "-o", out,
                *ENGINE, "--json")  # fmt: skip
     assert done.code == 0, done.err
-    told = json.loads(done.out)
-    assert [check["name"] for check in told["checks"]] == ["text_adapter", "transformer"]
+    result = json.loads(done.out)
+    assert [check["name"] for check in result["checks"]] == ["text_adapter", "transformer"]
     # Measured 3e-7 and 1e-6 (AVX-512 with AMX).
-    assert all(check["measured"] <= 1e-5 for check in told["checks"])
+    assert all(check["measured"] <= 1e-5 for check in result["checks"])
     bundle = Bundle.open(out)
     bundle.verify()
     merged = load_checkpoint(hub_folder(), lora=tmp_path / "lora")
@@ -150,12 +150,12 @@ def test_the_command_refits_an_adapter(
         assert np.array_equal(value, merged.tensors[name]), name
     again = run(capsys, "refit", out, "--lora", tmp_path / "lora", "-o", tmp_path / "b", *ENGINE)
     assert (again.code, "an adapter is merged into it already" in again.err) == (2, True)
-    # And back: the checkpoint's weights are the base's, so the pictures are.
+    # And back: the checkpoint's weights are the base's, so the images are.
     back = tmp_path / "back"
     done = run(capsys, "refit", out, "--checkpoint", hub_folder(), "-o", back, *ENGINE)
     assert done.code == 0, done.err
     assert "transformer" in done.out and "refitted" in done.out
-    assert np.array_equal(picture(Bundle.open(back)), picture(bench.bundle))
+    assert np.array_equal(image(Bundle.open(back)), image(bench.bundle))
 
 
 def test_a_refit_that_does_nothing_is_found(

@@ -1,4 +1,4 @@
-"""What the TensorRT runtime refuses, and what it says when the card or the library fails."""
+"""What the TensorRT runtime refuses, and what it says when the GPU or the library fails."""
 
 from __future__ import annotations
 
@@ -67,18 +67,18 @@ def test_missing_cuda_python_names_its_pip_line(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("cuda", "words"),
+    ("cuda", "message"),
     [
         (FakeCuda(driver=0), "there is no NVIDIA driver on this machine; install it"),
         (FakeCuda(driver=12040), r"knows CUDA 12\.4, but 13\.5 is needed; install a newer"),
-        (FakeCuda(cards=()), "device is 0, but this machine has no NVIDIA card"),
+        (FakeCuda(gpus=()), "device is 0, but this machine has no NVIDIA GPU"),
     ],
 )
 def test_a_machine_that_cannot_run_it_says_why(
-    monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, words: str
+    monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda, message: str
 ) -> None:
     install(monkeypatch, cuda, FakeTensorRt(cuda, rtx=True))
-    with pytest.raises((RuntimeFailure, UsageError), match=words) as caught:
+    with pytest.raises((RuntimeFailure, UsageError), match=message) as caught:
         open_runtime(Bundle.open(tiny_bundle()), "tensorrt-rtx")
     assert "\n" not in str(caught.value)
 
@@ -103,12 +103,12 @@ def test_a_batch_beyond_the_profile_is_refused(bench: Bench) -> None:
 def test_a_plan_that_the_library_refuses_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for rtx, words in (
+    for rtx, message in (
         (True, "it was built by another version of the library; run minit2i build"),
         (False, r"tensorrt 10\.14\.1 refuses this engine: version mismatch"),
     ):
         bench = make_bench(monkeypatch, tmp_path / str(rtx), rtx=rtx, plan_version="1.0")
-        with bench.open() as runtime, pytest.raises(RuntimeFailure, match=words):
+        with bench.open() as runtime, pytest.raises(RuntimeFailure, match=message):
             runtime.start(*start_arrays(bench.bundle))
 
 
@@ -118,8 +118,8 @@ def test_too_little_memory_says_how_much(tmp_path: Path, monkeypatch: pytest.Mon
     with bench.open() as runtime:
         state = runtime.start(*start_arrays(bench.bundle))
         rows = TABLE.steps(GUIDANCE)
-        words = r"scratch memory needs 8\.0 MiB of memory on Fake RTX 4090, but 0\.\d of 1\.0 MiB"
-        with pytest.raises(RuntimeFailure, match=words) as caught:
+        message = r"scratch memory needs 8\.0 MiB of memory on Fake RTX 4090, but 0\.\d of 1\.0 MiB"
+        with pytest.raises(RuntimeFailure, match=message) as caught:
             state.run_rows(rows, no_noise)
         assert "lower the batch" in str(caught.value)
     assert bench.cuda.live()["blocks"] == 0
@@ -140,7 +140,7 @@ def test_a_fault_on_the_card_names_the_row(bench: Bench, debug: bool) -> None:
     ):
         again.run_rows(rows, no_noise)
     assert bench.cuda.dead is cudaError_t.cudaErrorIllegalAddress
-    # A card that failed stays so, and closing says nothing further.
+    # A GPU that failed stays so, and closing says nothing further.
     with pytest.raises(RuntimeFailure, match="illegaladdress"):
         runtime.start(x, tokens)
     runtime.close()
@@ -179,8 +179,8 @@ def test_a_toy_proves_a_library(monkeypatch: pytest.MonkeyPatch, rtx: bool) -> N
     library.accept_builds = False
     with pytest.raises(RuntimeFailure, match="cannot build a toy engine: a test wants no toy"):
         test.run()
-    cuda.cards = ()
-    with pytest.raises(UsageError, match="no NVIDIA card"):
+    cuda.gpus = ()
+    with pytest.raises(UsageError, match="no NVIDIA GPU"):
         test.run()
 
 

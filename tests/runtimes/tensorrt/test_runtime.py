@@ -1,4 +1,4 @@
-"""The TensorRT runtime on a fake card whose engines run the bundle's ONNX graphs.
+"""The TensorRT runtime on a fake GPU whose engines run the bundle's ONNX graphs.
 
 Values are compared with runtime onnxruntime, which runs the same graphs with the same library.
 """
@@ -41,7 +41,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def wanted() -> np.ndarray:
+def expected() -> np.ndarray:
     bundle = Bundle.open(tiny_bundle())
     with OnnxRuntime(bundle, threads=1) as runtime:
         result = generate(bundle, runtime, PROMPTS, seed=[3, 4], table=TABLE, guidance=GUIDANCE)
@@ -50,8 +50,8 @@ def wanted() -> np.ndarray:
 
 @pytest.mark.parametrize("rtx", [True, False])
 @pytest.mark.parametrize("graphs", ["trajectory", "step", "none"])
-def test_pictures_are_those_of_onnxruntime(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: np.ndarray, graphs: str, rtx: bool
+def test_images_are_those_of_onnxruntime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: np.ndarray, graphs: str, rtx: bool
 ) -> None:
     bench = make_bench(monkeypatch, tmp_path / "bundle", rtx=rtx)
     name = "tensorrt-rtx" if rtx else "tensorrt"
@@ -60,7 +60,7 @@ def test_pictures_are_those_of_onnxruntime(
             result = generate(
                 bench.bundle, runtime, PROMPTS, seed=[3, 4], table=TABLE, guidance=GUIDANCE
             )
-            assert np.abs(result.x - wanted).max() <= MAX_ABS_ERROR
+            assert np.abs(result.x - expected).max() <= MAX_ABS_ERROR
         assert runtime.graphs == graphs  # type: ignore[attr-defined]
         assert runtime.graph_refusals == {}  # type: ignore[attr-defined]
         frames = [
@@ -73,21 +73,21 @@ def test_pictures_are_those_of_onnxruntime(
     assert bench.cuda.live() == {"blocks": 0, "pinned": 0, "streams": 0, "graphs": 0}
 
 
-def test_a_steady_picture_is_one_launch_and_six_copies(bench: Bench) -> None:
+def test_a_steady_image_is_one_launch_and_six_copies(bench: Bench) -> None:
     x, tokens = start_arrays(bench.bundle)
     rows = TABLE.steps(GUIDANCE)
     with bench.open() as runtime:
         first = runtime.start(x, tokens)
         assert isinstance(first, RowsTrajectory)
         assert "capture" in first.run_rows(rows, no_noise)
-        kept = first.state()
+        first_state = first.state()
         del first
         bench.cuda.copies.clear()
         bench.cuda.launches = 0
         state = runtime.start(x, tokens)
         assert state.run_rows(rows, no_noise) == {}
-        for found, right in zip(state.state(), kept, strict=True):
-            assert np.array_equal(found, right)
+        for actual, right in zip(state.state(), first_state, strict=True):
+            assert np.array_equal(actual, right)
         assert bench.cuda.launches == 1
         assert runtime.replay_error == 0.0
         # There: the start state and the rows, the tokens being there. Back: the count of each row
@@ -159,13 +159,13 @@ def test_rows_with_fewer_branches_have_contexts_of_their_own(bench: Bench) -> No
 def test_fresh_noise_comes_between_rows(bench: Bench) -> None:
     table = solver_table("sde", steps=4)
     with bench.open() as runtime, OnnxRuntime(bench.bundle, threads=1) as other:
-        first, second, wanted = (
+        first, second, expected = (
             generate(bench.bundle, each, "red", table=table, guidance=2.0).x
             for each in (runtime, runtime, other)
         )
         assert runtime.graphs == "step"
     assert np.array_equal(first, second)
-    assert np.abs(first - wanted).max() <= MAX_ABS_ERROR
+    assert np.abs(first - expected).max() <= MAX_ABS_ERROR
 
 
 def test_two_trajectories_at_once_do_not_share_memory(bench: Bench) -> None:
@@ -174,13 +174,13 @@ def test_two_trajectories_at_once_do_not_share_memory(bench: Bench) -> None:
     with bench.open() as runtime:
         alone = runtime.start(x, tokens)
         alone.run_rows(rows, no_noise)
-        wanted = alone.state()[0]
+        expected = alone.state()[0]
         first, second = runtime.start(x, tokens), runtime.start(-x, tokens)
         for row in rows:
             first.step(row)
             second.step(row)
-        assert np.array_equal(first.state()[0], wanted)
-        assert not np.array_equal(second.state()[0], wanted)
+        assert np.array_equal(first.state()[0], expected)
+        assert not np.array_equal(second.state()[0], expected)
 
 
 def test_progress_counts_what_the_card_has_done(bench: Bench) -> None:
@@ -188,14 +188,14 @@ def test_progress_counts_what_the_card_has_done(bench: Bench) -> None:
     rows = solver_table("euler", steps=12).steps(GUIDANCE)
     with bench.open() as runtime:
         for _ in range(2):
-            told: list[int] = []
-            runtime.start(x, tokens).run_rows(rows, no_noise, told.append)
-            assert told == sorted(set(told))
-            assert told[-1] == 12 and len(told) > 2
+            reported: list[int] = []
+            runtime.start(x, tokens).run_rows(rows, no_noise, reported.append)
+            assert reported == sorted(set(reported))
+            assert reported[-1] == 12 and len(reported) > 2
 
 
-def test_leaving_the_loop_cancels_and_the_next_picture_is_right(
-    bench: Bench, wanted: np.ndarray
+def test_leaving_the_loop_cancels_and_the_next_image_is_right(
+    bench: Bench, expected: np.ndarray
 ) -> None:
     settings = {"seed": [3, 4], "table": TABLE, "guidance": GUIDANCE}
     with bench.open() as runtime:
@@ -205,7 +205,7 @@ def test_leaving_the_loop_cancels_and_the_next_picture_is_right(
         assert bench.library.runs.count("transformer") <= 3 * 2  # a check runs a row twice
         del frame
         result = generate(bench.bundle, runtime, PROMPTS, **settings)  # type: ignore[arg-type]
-        assert np.abs(result.x - wanted).max() <= MAX_ABS_ERROR
+        assert np.abs(result.x - expected).max() <= MAX_ABS_ERROR
 
 
 def test_an_interrupt_while_rows_run_leaves_the_runtime_usable(bench: Bench) -> None:
@@ -218,23 +218,23 @@ def test_an_interrupt_while_rows_run_leaves_the_runtime_usable(bench: Bench) -> 
     with bench.open() as runtime:
         state = runtime.start(x, tokens)
         state.run_rows(rows, no_noise)
-        wanted = state.state()[0]
+        expected = state.state()[0]
         with pytest.raises(KeyboardInterrupt):
             runtime.start(x, tokens).run_rows(rows, no_noise, interrupt)
         again = runtime.start(x, tokens)
         again.run_rows(rows, no_noise)
-        assert np.array_equal(again.state()[0], wanted)
+        assert np.array_equal(again.state()[0], expected)
 
 
 def test_sizes_of_batches_come_and_go(bench: Bench) -> None:
     with bench.open() as runtime, OnnxRuntime(bench.bundle, threads=1) as other:
         for count in (1, 2, 3, 4, 1):
             prompts = PROMPTS * 2
-            found, right = (
+            actual, right = (
                 generate(bench.bundle, each, prompts[:count], table=TABLE, guidance=2.0).x
                 for each in (runtime, other)
             )
-            assert np.abs(found - right).max() <= MAX_ABS_ERROR
+            assert np.abs(actual - right).max() <= MAX_ABS_ERROR
 
 
 def test_another_thread_is_refused(bench: Bench) -> None:
@@ -253,12 +253,12 @@ def test_another_thread_is_refused(bench: Bench) -> None:
         thread = threading.Thread(target=use, name="other")
         thread.start()
         thread.join()
-    words = "opened in thread 'MainThread', but is called from 'other'; open one runtime in each"
-    assert [words in str(error) for error in caught] == [True, True]
+    message = "opened in thread 'MainThread', but is called from 'other'; open one runtime in each"
+    assert [message in str(error) for error in caught] == [True, True]
 
 
 def test_cards_are_chosen_by_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = FakeCuda(cards=(("Fake RTX 4090", 89), ("Fake RTX 4090", 89)))
+    cuda = FakeCuda(gpus=(("Fake RTX 4090", 89), ("Fake RTX 4090", 89)))
     bench = make_bench(monkeypatch, tmp_path / "bundle", cuda=cuda)
     x, tokens = start_arrays(bench.bundle)
     rows = TABLE.steps(GUIDANCE)
@@ -269,7 +269,7 @@ def test_cards_are_chosen_by_index(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         one, other = (state.state()[0] for state in states)
         assert np.array_equal(one, other)
         assert {device for device, _ in cuda.blocks.values()} == {0, 1}
-    with pytest.raises(UsageError, match="device is 2, but this machine has 2 NVIDIA cards; count"):
+    with pytest.raises(UsageError, match="device is 2, but this machine has 2 NVIDIA GPUs; count"):
         bench.open(device=2)
 
 
@@ -301,7 +301,7 @@ def test_a_second_engine_is_opened_for_a_larger_batch(bench: Bench) -> None:
 
 
 def test_a_second_profile_of_one_engine_is_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: np.ndarray
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: np.ndarray
 ) -> None:
     tight = {"n": (1, 1, 1), "tokens": (1, 1, 1), "batch": (1, 1, 1), "branches": (1, 1, 1)}
     bench = make_bench(monkeypatch, tmp_path / "bundle", extra_profiles=[tight])
@@ -309,6 +309,6 @@ def test_a_second_profile_of_one_engine_is_chosen(
         result = generate(
             bench.bundle, runtime, PROMPTS, seed=[3, 4], table=TABLE, guidance=GUIDANCE
         )
-        assert np.abs(result.x - wanted).max() <= MAX_ABS_ERROR
+        assert np.abs(result.x - expected).max() <= MAX_ABS_ERROR
     used = {context.active_optimization_profile for context in bench.library.contexts}
     assert used == {0, 1}

@@ -40,11 +40,11 @@ def copy_of(bundle: Bundle, folder: Path) -> Bundle:
 
 
 def test_weights_are_the_checkpoints_bit_for_bit(bundle: Bundle) -> None:
-    wanted = load_checkpoint(hub_folder()).tensors
-    found = read_weights(bundle, "text_adapter") | read_weights(bundle, "transformer")
-    assert sorted(found) == sorted(wanted)
-    for name, value in wanted.items():
-        assert np.array_equal(found[name], value), name
+    expected = load_checkpoint(hub_folder()).tensors
+    actual = read_weights(bundle, "text_adapter") | read_weights(bundle, "transformer")
+    assert sorted(actual) == sorted(expected)
+    for name, value in expected.items():
+        assert np.array_equal(actual[name], value), name
 
 
 def test_official_outputs_from_a_bundle(bundle: Bundle) -> None:
@@ -58,9 +58,9 @@ def test_official_outputs_from_a_bundle(bundle: Bundle) -> None:
             tokens = runtime.adapt(golden["context"], mask.astype(np.int64))[None]
             state = runtime.start(x, tokens)
             state.step(row)
-            wanted = golden[name].transpose(0, 3, 1, 2)
-            for found in state.state():
-                assert np.abs(found - wanted).max() <= MAX_ABS_ERROR
+            expected = golden[name].transpose(0, 3, 1, 2)
+            for actual in state.state():
+                assert np.abs(actual - expected).max() <= MAX_ABS_ERROR
 
 
 def test_official_embeddings_from_a_bundle(bundle: Bundle) -> None:
@@ -156,16 +156,16 @@ def test_all_rows_at_once_are_as_many_steps(bundle: Bundle) -> None:
     x, tokens = start_tensors(bundle)
     fresh = np.random.default_rng(1).standard_normal(x.shape, dtype=np.float32)
     noise = {rows[1]: fresh}
-    told: list[int] = []
+    reported: list[int] = []
     with TorchRuntime(bundle) as runtime:
         states = [runtime.start(x.numpy(), tokens.numpy()) for _ in range(2)]
         assert isinstance(states[0], RowsTrajectory)
-        states[0].run_rows(rows, noise.get, told.append)
+        states[0].run_rows(rows, noise.get, reported.append)
         for row in rows:
             states[1].step(row, noise.get(row))
-    for found, wanted in zip(states[0].state(), states[1].state(), strict=True):
-        assert np.array_equal(found, wanted)
-    assert told == [1, 2, 3]
+    for actual, expected in zip(states[0].state(), states[1].state(), strict=True):
+        assert np.array_equal(actual, expected)
+    assert reported == [1, 2, 3]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -173,13 +173,13 @@ def test_another_precision_than_the_bundles(bundle: Bundle, precision: str) -> N
     x, tokens = start_tensors(bundle)
     values = np.array([0, 1, 0, 0, 0, 0], np.float32)
     row = Row(values=values, weights=np.array([2, -1], np.float32))
-    found = []
-    for chosen in (None, precision):
-        with TorchRuntime(bundle, precision=chosen) as runtime:
+    actual = []
+    for option in (None, precision):
+        with TorchRuntime(bundle, precision=option) as runtime:
             state = runtime.start(x.numpy(), tokens.numpy())
             state.step(row)
-            found.append(state.state()[0])
-    error = np.abs(found[1] - found[0]).max() / np.abs(found[0]).max()
+            actual.append(state.state()[0])
+    error = np.abs(actual[1] - actual[0]).max() / np.abs(actual[0]).max()
     # Measured 1.1e-2 and 1.9e-3.
     assert 0 < error <= {"bf16": 4e-2, "fp16": 5e-3}[precision]
 
@@ -209,8 +209,8 @@ def test_rows_do_not_compile_the_step_anew(bundle: Bundle) -> None:
         for state in states:
             state.step(table.steps()[0])
         assert len(graphs) == 2
-        for found, wanted in zip(states[1].state(), states[0].state(), strict=True):
-            assert np.array_equal(found, wanted)
+        for actual, expected in zip(states[1].state(), states[0].state(), strict=True):
+            assert np.array_equal(actual, expected)
 
 
 # torch's own compiler loads modules that still use its older one.
@@ -218,8 +218,8 @@ def test_rows_do_not_compile_the_step_anew(bundle: Bundle) -> None:
 @pytest.mark.slow
 def test_the_compiled_step_is_the_eager_one(bundle: Bundle) -> None:
     table = solver_table("euler", steps=3)
-    found = []
+    actual = []
     for compiled in (False, True):
         with TorchRuntime(bundle, compile=compiled) as runtime:
-            found.append(generate(bundle, runtime, "red", table=table, guidance=2.0).x)
-    assert np.abs(found[1] - found[0]).max() <= MAX_ABS_ERROR
+            actual.append(generate(bundle, runtime, "red", table=table, guidance=2.0).x)
+    assert np.abs(actual[1] - actual[0]).max() <= MAX_ABS_ERROR
