@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 demo: $(VENV)/.demo
 	$(BIN)/minit2i demo $(ARGS)
 
-test: test-python test-cpp
+test: docs test-python test-cpp
 
 test-python: check
 	$(BIN)/pytest $(ARGS)

@@ -50,6 +50,6 @@ def main(folder: Path, steps: int) -> None:
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     main(
-        Path(arguments[0] if arguments else "lora-example"),
+        Path(arguments[0] if arguments else "minit2i-lora"),
         int(arguments[1]) if len(arguments) > 1 else 4,
     )

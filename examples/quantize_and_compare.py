@@ -42,5 +42,5 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     main(
         Path(arguments[0]) if arguments else ready_bundle("demo"),
-        Path(arguments[1] if len(arguments) > 1 else "demo-int8"),
+        Path(arguments[1] if len(arguments) > 1 else "minit2i-int8"),
     )
