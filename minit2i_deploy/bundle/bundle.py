@@ -1,4 +1,4 @@
-"""A bundle on disk: opened with its sizes checked, verified hash by hash, written last."""
+"""A bundle on disk: open it with its sizes checked, verify its hashes, write its manifest."""
 
 from __future__ import annotations
 
@@ -11,17 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from minit2i_deploy.bundle.manifest import (
-    ENGINES,
-    FILE_NAME,
-    FileInfo,
-    Manifest,
-)
+from minit2i_deploy.bundle.manifest import ENGINES, FILE_NAME, FileInfo, Manifest
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.io.files import atomic_write_bytes, sha256_file
 from minit2i_deploy.progress import Progress, no_progress
-from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
+from minit2i_deploy.solvers.mean_flow import StudentSettings
 from minit2i_deploy.solvers.methods import find_solver
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.tokenizer import Tokenizer
@@ -37,9 +32,9 @@ class Bundle:
 
     Args:
         path: its folder, absolute, symbolic links resolved.
-        manifest: what it promises.
-        digest: sha256 of manifest.json's bytes; it stands for the whole bundle, because the
-            manifest holds the hash of every other file.
+        manifest: its manifest.json.
+        digest: sha256 of manifest.json's bytes; it identifies the complete bundle, because the
+            manifest has the hash of every other file.
     """
 
     path: Path
@@ -48,7 +43,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Read the manifest and check that every file is there with its size.
+        """Read the manifest and check that every file exists with its size.
 
         Raises:
             BundleError: no bundle, an unknown version, a manifest outside the format, or a file
@@ -78,7 +73,7 @@ class Bundle:
             progress: called after each file with the share of bytes that are hashed.
 
         Raises:
-            BundleError: the first file that differs from what the manifest promised.
+            BundleError: names the first file that differs from the manifest.
         """
         data = _read_manifest(self.path)
         _compare(FILE_NAME, hashlib.sha256(data).hexdigest(), self.digest)
@@ -103,7 +98,7 @@ class Bundle:
 
         Raises:
             UsageError: the bundle has no table of that name; those it has are listed.
-            BundleError: the file is no table.
+            BundleError: the file is not a table.
         """
         path = self.path / _choose("table", name, self.manifest.tables)
         try:
@@ -120,23 +115,25 @@ class Bundle:
         shift: float | None = None,
         a_min: float | None = None,
     ) -> Table:
-        """Compile a solver as this bundle's own tables were.
+        """Compile a solver with this bundle's a_min and, for a student, its conditions.
 
         Args:
             solver: a name in ``solvers.SOLVERS``.
             steps: of the solver.
             grid: as for ``table.solver_table``.
             shift: as for ``table.solver_table``.
-            a_min: in place of the flavour's.
+            a_min: floor of the division by 1 - t; None takes the flavour's.
 
         Raises:
             UsageError: an unknown solver, or settings that it does not have.
-            BundleError: the table of the default preset is damaged.
+            BundleError: the table of the default preset is corrupt.
         """
-        own = self.manifest.flavour.a_min if find_solver(solver).divides else None
-        told: StudentSettings = {}
-        if solver == MEAN_FLOW and (table := self.preset()[0]).is_conditioned:
-            told = {
+        method = find_solver(solver)
+        if a_min is None and method.divides:
+            a_min = self.manifest.flavour.a_min
+        conditions: StudentSettings = {}
+        if method.conditioned and (table := self.preset()[0]).is_conditioned:
+            conditions = {
                 "omega": float(table.column("omega")[0]),
                 "t_min": float(table.column("t_min")[0]),
                 "t_max": float(table.column("t_max")[0]),
@@ -146,8 +143,8 @@ class Bundle:
             steps=steps,
             grid=grid,
             shift=shift,
-            a_min=own if a_min is None else a_min,
-            **told,
+            a_min=a_min,
+            **conditions,
         )
 
     def preset(self, name: str | None = None) -> tuple[Table, float]:
@@ -155,17 +152,17 @@ class Bundle:
 
         Raises:
             UsageError: the bundle has no preset of that name; those it has are listed.
-            BundleError: the table's file is no table.
+            BundleError: the table's file is not a table.
         """
-        wanted = self.manifest.default_preset if name is None else name
-        preset = _choose("preset", wanted, self.manifest.presets)
+        name = self.manifest.default_preset if name is None else name
+        preset = _choose("preset", name, self.manifest.presets)
         return self.table(preset.table), preset.guidance
 
     def tokenizer(self) -> Tokenizer:
         """Open the tokenizer at the model's prompt length.
 
         Raises:
-            BundleError: the file is no T5 tokenizer.
+            BundleError: the file is not a T5 tokenizer.
         """
         info = self.manifest.tokenizer
         return _open_tokenizer(self.path / info.path, info.prompt_length, self.digest)
@@ -173,15 +170,15 @@ class Bundle:
 
 @functools.lru_cache(maxsize=4)
 def _open_tokenizer(folder: Path, prompt_length: int, digest: str) -> Tokenizer:
-    """Kept, because parsing a vocabulary takes long; the digest stands for the file's bytes."""
+    """Cached, because parsing a vocabulary is slow; the digest identifies the file's bytes."""
     return Tokenizer.open(folder, prompt_length)
 
 
 def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Manifest:
-    """Hash every file of a folder and write manifest.json, the last act of making a bundle.
+    """Hash every file of a folder and write manifest.json, the last step of making a bundle.
 
     Args:
-        folder: holds the finished files; ``engines/`` and an old manifest.json are left out.
+        folder: has the finished files; ``engines/`` and an old manifest.json are excluded.
         manifest: everything but ``files``, which is replaced.
 
     Returns:
@@ -203,7 +200,7 @@ def _scan(root: Path) -> dict[str, FileInfo]:
         if name == FILE_NAME or name.split("/")[0] == ENGINES:
             continue
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise BundleError(f"{path}: is a link or a device; put the file itself there")
+            raise BundleError(f"{path}: is a link or a device; copy the file itself")
         if path.is_file():
             files[name] = FileInfo(sha256=_hash(path), bytes=path.stat().st_size)
     return files
@@ -214,7 +211,9 @@ def _read_manifest(folder: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path}: {size} bytes is no manifest; re-run minit2i export")
+            raise BundleError(
+                f"{path}: too large for a manifest, {size} bytes; re-run minit2i export"
+            )
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError(
@@ -235,7 +234,7 @@ def _check_size(folder: Path, name: str, info: FileInfo) -> Path:
     if not resolved.is_relative_to(folder):
         raise BundleError(f"{path}: leads out of the bundle to {resolved}; copy the file itself")
     if not resolved.is_file():
-        raise BundleError(f"{path}: is not a file; re-run minit2i export")
+        raise BundleError(f"{path}: not a file; re-run minit2i export")
     if size != info.bytes:
         raise BundleError(
             f"{path}: {size} bytes but manifest says {info.bytes}; re-run minit2i export"
@@ -250,10 +249,11 @@ def _hash(path: Path) -> str:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _compare(name: str, found: str, wanted: str) -> None:
-    if found != wanted:
+def _compare(name: str, actual: str, expected: str) -> None:
+    if actual != expected:
         raise BundleError(
-            f"{name}: sha256 {found[:8]}.. but manifest says {wanted[:8]}..; re-run minit2i export"
+            f"{name}: sha256 {actual[:8]}.. but manifest says {expected[:8]}..; re-run minit2i"
+            " export"
         )
 
 

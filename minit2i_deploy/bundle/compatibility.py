@@ -25,7 +25,7 @@ def require_engine_fits(bundle: Bundle, engine: str) -> None:
         )
 
 
-def require_own_runtime(bundle: Bundle, runtime: Runtime) -> None:
+def require_same_bundle(bundle: Bundle, runtime: Runtime) -> None:
     """Refuse a runtime of another bundle, and a closed one.
 
     A bundle is identified by its folder, and a copy elsewhere by its digest. A runtime from

@@ -1,4 +1,4 @@
-"""The parts of a manifest, as frozen dataclasses that refuse values outside their rules."""
+"""The fields of a manifest: frozen dataclasses that refuse values outside their rules."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TensorInfo:
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, DTYPES)
         if not all(size and (isinstance(size, str) or size > 0) for size in self.shape):
-            raise ValueError(f"shape {list(self.shape)} needs positive sizes or names")
+            raise ValueError(f"shape must have positive sizes or names, got {list(self.shape)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ class GraphInfo:
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, PRECISIONS)
         if self.opset < 1:
-            raise ValueError(f"opset is {self.opset}, but at least 1 is needed")
+            raise ValueError(f"opset must be at least 1, got {self.opset}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +65,7 @@ class TokenizerInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileInfo:
-    """What a file must be: 64 hexadecimal digits and a size in bytes."""
+    """Checksum and size of a file: 64 hexadecimal digits, and bytes."""
 
     sha256: str
     bytes: int
@@ -73,7 +73,7 @@ class FileInfo:
     def __post_init__(self) -> None:
         _digest("sha256", self.sha256)
         if self.bytes < 0:
-            raise ValueError(f"bytes is {self.bytes}, but a size is needed")
+            raise ValueError(f"bytes must be at least 0, got {self.bytes}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +86,7 @@ class Preset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flavour:
-    """The official code that this bundle imitates, where the official codes differ."""
+    """The official code that this bundle reproduces, where the official codes differ."""
 
     name: str
     a_min: float
@@ -98,14 +98,14 @@ class Flavour:
         _one_of("rounding", self.rounding, ROUNDINGS)
         if not 0.0 < self.a_min <= 1.0 or self.steps < 1:
             raise ValueError(
-                f"a_min {self.a_min} and steps {self.steps}, but 0 < a_min <= 1 and at least one"
-                " step are needed"
+                f"expected 0 < a_min <= 1 and steps >= 1, got a_min {self.a_min} and steps"
+                f" {self.steps}"
             )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Noise:
-    """The start noise: generator, and the standard deviation that its unit noise is scaled to."""
+    """The start noise: its generator, and the standard deviation it is scaled to."""
 
     generator: str
     scale: float
@@ -113,7 +113,7 @@ class Noise:
     def __post_init__(self) -> None:
         _one_of("generator", self.generator, (GENERATOR,))
         if self.scale <= 0.0:
-            raise ValueError(f"scale is {self.scale}, but a positive number is needed")
+            raise ValueError(f"scale must be positive, got {self.scale}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +144,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphQuantization:
-    """What became of one graph: formats in words, layers quantised, layers left as they were."""
+    """One quantized graph: formats in words, number of quantized layers, excluded layers."""
 
     scheme: str
     layers: int
@@ -152,20 +152,20 @@ class GraphQuantization:
 
     def __post_init__(self) -> None:
         if self.layers < 1:
-            raise ValueError(f"layers is {self.layers}, but at least 1 is needed")
+            raise ValueError(f"layers must be at least 1, got {self.layers}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quantization:
-    """How a bundle was quantised.
+    """How a bundle was quantized.
 
     Args:
         scheme: name of the scheme.
-        base_precision: of what is not quantised: the source bundle's.
+        base_precision: of everything else: the source bundle's.
         source_digest: of the source bundle.
         calibration_sha256: of the calibration file; None where the scheme needs none.
         smoothing: strength, 0 to 1, by the first layer of every group; empty without smoothing.
-        graphs: what was quantised, by the names of ``Manifest.graphs``.
+        graphs: the quantized graphs, by the names of ``Manifest.graphs``.
     """
 
     scheme: str
@@ -181,7 +181,7 @@ class Quantization:
         if self.calibration_sha256 is not None:
             _digest("calibration_sha256", self.calibration_sha256)
         if not all(0.0 <= strength <= 1.0 for strength in self.smoothing.values()):
-            raise ValueError("a smoothing strength is outside 0..1")
+            raise ValueError("every smoothing strength must be in 0..1")
         for name in self.graphs:
             _one_of("graph", name, GRAPHS)
 
@@ -195,7 +195,7 @@ class StepSwitch:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.t < 1.0:
-            raise ValueError(f"t is {self.t}, but a time between 0 and 1 is needed")
+            raise ValueError(f"t must be a time between 0 and 1, got {self.t}")
 
 
 def check_only_for(name: str | None) -> None:
@@ -210,9 +210,9 @@ def check_only_for(name: str | None) -> None:
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}, but one of {', '.join(choices)} is needed")
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _digest(name: str, value: str) -> None:
     if not SHA256.fullmatch(value):
-        raise ValueError(f"{name} is {value[:70]!r}, but 64 hexadecimal digits are needed")
+        raise ValueError(f"{name} must be 64 hexadecimal digits, got {value[:70]!r}")

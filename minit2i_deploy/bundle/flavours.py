@@ -1,4 +1,4 @@
-"""The official codes differ in a few numbers; a flavour names one of them."""
+"""Reference flavours: the few numbers in which the official codes differ, by name."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ NOISE_SCALE: Final = 2.0
 
 
 def find_flavour(name: str) -> Flavour:
-    """Look a flavour up.
+    """Look up a flavour.
 
     Raises:
-        UsageError: the name is unknown; the known ones are listed.
+        UsageError: the name is unknown; the text lists the choices.
     """
     if name not in FLAVOURS:
         raise UsageError(f"flavour {name!r} is unknown; choose one of {', '.join(FLAVOURS)}")
@@ -46,14 +46,14 @@ def flavour_for(config: ModelConfig, name: str | None) -> Flavour:
     """The flavour of that name, or without one the default for the network.
 
     Raises:
-        UsageError: the name is unknown, or a base model's for a student or the other way round.
+        UsageError: the name is unknown, or for the other kind of model (base, student).
     """
     if name is None:
         return default_flavour(config)
     if (name == MEAN_FLOW) != (config.student is not None):
         kind = "base model" if config.student is None else "few-step student"
         raise UsageError(
-            f"flavour {name!r} does not fit a {kind}; leave it out or take "
+            f"flavour {name!r} does not fit a {kind}; omit it or choose "
             f"{default_flavour(config).name!r}"
         )
     return find_flavour(name)

@@ -1,4 +1,4 @@
-"""The folder of a bundle that is being made: what it may replace, and what it must not."""
+"""The output folder of a new bundle: what it may replace, and what it must not contain."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def bundle_folder(
 
     Args:
         path: the folder to make.
-        overwrite: replace a bundle that stands there; nothing else that is not empty.
-        sources: files and folders that the bundle is made from, which its folder must not be
-            or hold; a bundle among them must not hold the new one either. None counts for none.
+        overwrite: replace an existing bundle; no other folder that is not empty is replaced.
+        sources: files and folders that the bundle is made from. Its folder must not be one of
+            them or contain one, or be inside a source bundle. None entries are ignored.
 
     Raises:
-        UsageError: the target exists and may not be replaced, or is a source, holds one or lies in
-            a source bundle.
+        UsageError: the target exists and may not be replaced, or is a source, contains one or is
+            inside a source bundle.
         Minit2iError: the disk failed or is full.
     """
     _check_sources(path, sources)
@@ -50,12 +50,12 @@ def check_bundle_folder(
 
 
 def require_bundle(folder: Path) -> None:
-    """Refuse a folder, there already, that minit2i did not make as a bundle.
+    """Refuse to replace an existing folder that is not a bundle.
 
-    A damaged bundle or one of another version will do.
+    A corrupt bundle or one of another version is accepted.
 
     Raises:
-        UsageError: its manifest is missing or says something else.
+        UsageError: its manifest is missing or not a bundle's.
     """
     try:
         values = json.loads((folder / FILE_NAME).read_bytes())
@@ -63,7 +63,7 @@ def require_bundle(folder: Path) -> None:
         values = None
     if not isinstance(values, dict) or values.get("kind") != KIND:
         raise UsageError(
-            f"{folder}: is no bundle, and only a bundle is replaced; name a new folder"
+            f"{folder}: exists and is not a bundle, so it is not replaced; name a new folder"
         )
 
 
@@ -76,17 +76,17 @@ def _check_sources(
 
 
 def _check_apart(target: Path, source: Path) -> None:
-    # As the system resolves both, so that links and letters of another case do not hide it.
-    there, origin = target.resolve(), source.resolve()
+    # As the system resolves both: links and case-insensitive names may hide that they are one.
+    output, origin = target.resolve(), source.resolve()
     if not origin.exists():
         return
-    if there == origin or (there.exists() and there.samefile(origin)):
-        raise UsageError(f"{target}: is what the bundle is made from; name another folder")
-    if origin.is_relative_to(there):
+    if output == origin or (output.exists() and output.samefile(origin)):
+        raise UsageError(f"{target}: the bundle is made from this path; name another folder")
+    if origin.is_relative_to(output):
         raise UsageError(
-            f"{target}: holds {source}, which the bundle is made from; name another folder"
+            f"{target}: contains {source}, which the bundle is made from; name another folder"
         )
-    if (origin / FILE_NAME).is_file() and there.is_relative_to(origin):
+    if (origin / FILE_NAME).is_file() and output.is_relative_to(origin):
         raise UsageError(
-            f"{target}: lies in {source}, which the bundle is made from; name a folder outside"
+            f"{target}: is inside {source}, which the bundle is made from; name a folder outside"
         )

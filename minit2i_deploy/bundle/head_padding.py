@@ -1,4 +1,4 @@
-"""Attention heads widened with zeros to a width that an engine's fused kernels take.
+"""Attention heads padded with zeros to a width that an engine's fused kernels accept.
 
 A head of 52 channels becomes one of 56. Each half of it is padded at its own end, so that rotation
 still pairs channel i with the channel half a head further on; pads are turned by nothing (cosine
@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32, Int64
 
-# Where a weight of an attention holds heads side by side, by the end of its name.
+# The axis along which an attention weight has its heads side by side, by the end of its name.
 _AXES: Final[Mapping[str, int]] = {
     "qkv.weight": 0,
     "qkv.bias": 0,
@@ -32,11 +32,11 @@ _AXES: Final[Mapping[str, int]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadPadding:
-    """From heads of one width to wider ones and back.
+    """Padding of heads to a greater width, and its inverse.
 
     Args:
         head_dim: channels of a head, even.
-        padded: channels with the pads, even and more.
+        padded: channels of a padded head, even and greater.
 
     Raises:
         ValueError: one of the two is odd, or there are no pads.
@@ -48,13 +48,13 @@ class HeadPadding:
     def __post_init__(self) -> None:
         if self.head_dim % 2 or self.padded % 2 or not 0 < self.head_dim < self.padded:
             raise ValueError(
-                f"heads of {self.head_dim} padded to {self.padded}, but even widths and a greater"
-                " second one are needed"
+                f"expected even head widths, the padded one greater, got {self.head_dim} and"
+                f" {self.padded}"
             )
 
     @property
     def softmax_scale(self) -> float:
-        """What products of queries and keys are multiplied by."""
+        """The factor on products of queries and keys."""
         ratio = self.padded / self.head_dim
         return float(self.head_dim**-0.5 / ratio)
 
@@ -63,12 +63,12 @@ class HeadPadding:
         return epsilon * self.head_dim / self.padded
 
     def channels(self) -> Int64[np.ndarray, " head_dim"]:
-        """Where the channels of a head stand in a padded one: int64 [head_dim]."""
+        """Positions of a head's channels in a padded head: int64 [head_dim]."""
         half = np.arange(self.head_dim // 2, dtype=np.int64)
         return np.concatenate([half, half + self.padded // 2])
 
     def is_padded(self, name: str) -> bool:
-        """Whether a weight, by its canonical name, is one that heads are padded in."""
+        """Whether the weight of this canonical name has heads to pad."""
         return _axis(name) is not None
 
     def pad(self, name: str, weight: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
@@ -107,7 +107,7 @@ class HeadPadding:
     def pad_rotary(
         self, table: Float32[np.ndarray, "2 tokens head_dim"]
     ) -> Float32[np.ndarray, "2 tokens padded"]:
-        """Cosines and sines that leave the pads where they are: float32 [2, tokens, padded]."""
+        """Cosines and sines that do not rotate the pads: float32 [2, tokens, padded]."""
         wide = np.zeros((*table.shape[:-1], self.padded), table.dtype)
         wide[0] = 1.0
         wide[..., self.channels()] = table
@@ -119,7 +119,7 @@ def _axis(name: str) -> int | None:
 
 
 def _at(axis: int, channels: np.ndarray) -> tuple[slice | np.ndarray, ...]:
-    """Index of those channels in an array whose heads are split."""
+    """Index of channels in an array whose heads are split."""
     return (*(slice(None),) * (axis + 1), channels)
 
 

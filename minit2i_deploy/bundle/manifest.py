@@ -1,7 +1,7 @@
-"""The manifest: everything a runtime must know about a bundle, read strictly and written sealed.
+"""The manifest of a bundle: read strictly, written with a checksum, rules between its fields.
 
-docs/reference/bundle.md specifies every field. This file holds the whole and the rules between
-its parts; manifest_parts.py holds the parts, bundle.py what concerns the folder on disk.
+docs/reference/bundle.md specifies every field. fields.py has the dataclasses of the fields,
+bundle.py the folder on disk.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Manifest:
         return HeadPadding(head_dim=self.model.head_dim, padded=self.padded_head_dim)
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: sorted keys, two spaces, a newline at the end, sealed.
+        """Canonical JSON: sorted keys, two spaces, a newline at the end, with its checksum.
 
         Raises:
             BundleError: the fields break a rule between them.
@@ -142,14 +142,14 @@ class Manifest:
 
         Raises:
             BundleError: an unknown version, an unknown or missing field, a value outside its
-                rule, or bytes that differ from those sealed.
+                rule, or bytes that differ from the checksum.
         """
         try:
             fields = _expect_version(parse_json(data))
-            promised = fields.pop(CHECKSUM_KEY, None)
+            checksum = fields.pop(CHECKSUM_KEY, None)
             manifest = _decode_fields(fields)
             check_links(manifest)
-            verify_checksum(data, promised)
+            verify_checksum(data, checksum)
         except ValueError as error:
             raise BundleError(f"{where}: {error}; re-run minit2i export") from error
         return manifest
@@ -167,17 +167,17 @@ _KEYS: Final = {"switch": "late"}
 
 
 def check_links(manifest: Manifest) -> None:
-    """Check the rules between fields: names are safe, and all that is named is there.
+    """Check the rules between fields: names are safe, and every file that is named is listed.
 
     Raises:
-        ValueError: the first rule that is broken.
+        ValueError: names the first rule that is broken.
     """
     check_file_names(manifest.files)
     # Raises where the widths break its rules.
     _ = manifest.head_padding
     check_only_for(manifest.only_for)
     if sorted(manifest.graphs) != sorted(GRAPHS):
-        raise ValueError(f"graphs are {sorted(manifest.graphs)}, but {sorted(GRAPHS)} are needed")
+        raise ValueError(f"graphs must be {sorted(GRAPHS)}, got {sorted(manifest.graphs)}")
     tokenizer_file = f"{manifest.tokenizer.path}/tokenizer.json"
     named = {
         **{f"graphs.{name}.path": graph.path for name, graph in manifest.graphs.items()},
@@ -194,12 +194,12 @@ def check_links(manifest: Manifest) -> None:
         named["late.graph.path"] = after.path
     for where, path in named.items():
         if path not in manifest.files:
-            raise ValueError(f"{where} names {path[:80]!r}, which is not among the files")
+            raise ValueError(f"{where} names {path[:80]!r}, which is not in files")
     for name, preset in manifest.presets.items():
         if preset.table not in manifest.tables:
-            raise ValueError(f"presets.{name} names table {preset.table!r}, which is not there")
+            raise ValueError(f"presets.{name} names table {preset.table!r}, which is not in tables")
     if manifest.default_preset not in manifest.presets:
-        raise ValueError(f"default_preset {manifest.default_preset!r} is not among the presets")
+        raise ValueError(f"default_preset {manifest.default_preset!r} is not in presets")
     if manifest.tokenizer.prompt_length != manifest.model.prompt_length:
         raise ValueError(
             f"tokenizer.prompt_length {manifest.tokenizer.prompt_length} is not the model's"
@@ -209,9 +209,9 @@ def check_links(manifest: Manifest) -> None:
 
 def _expect_version(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
-        raise ValueError("not an object, so not a manifest")
+        raise ValueError("a manifest must be a JSON object")
     if value.get("kind") != KIND:
-        raise ValueError(f"kind is {value.get('kind')!r}, but {KIND!r} is needed")
+        raise ValueError(f"kind must be {KIND!r}, got {value.get('kind')!r}")
     version = value.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Names of the files in a bundle: those the format fixes, and which others it allows."""
+"""File names in a bundle: those that the format fixes, and the rules for all others."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def check_relative(path: str) -> None:
     plain = all(_PART.fullmatch(part) and not part.endswith(".") for part in parts)
     if not plain or len(path) > _MAX_PATH_CHARACTERS:
         raise ValueError(
-            f"file name {path[:80]!r} is refused; names are relative, of letters, digits and"
-            " . _ + - with single slashes between"
+            f"file name {path[:80]!r} must be relative, of letters, digits and . _ + - with single"
+            " slashes between"
         )
 
 
 def check_file_names(names: Iterable[str]) -> None:
-    """Refuse a list of files that some system could not hold as it is written.
+    """Refuse a list of files that some file system could not store under these names.
 
     Args:
         names: paths in the bundle.
@@ -44,7 +44,7 @@ def check_file_names(names: Iterable[str]) -> None:
         check_relative(path)
         key = path.casefold()
         if key in folded:
-            raise ValueError(f"files {folded[key]!r} and {path!r} differ in case only")
+            raise ValueError(f"file names {folded[key]!r} and {path!r} differ in case only")
         if key == FILE_NAME or key.split("/")[0] == ENGINES:
-            raise ValueError(f"file {path!r} must not be listed; it is not part of the promise")
+            raise ValueError(f"file {path!r} must not be listed in files")
         folded[key] = path

@@ -1,4 +1,4 @@
-"""Presets: which solver a bundle offers under which name (docs/reference/sampling.md)."""
+"""Presets: solvers and steps that a bundle offers by name (docs/reference/sampling.md)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ REFERENCE: Final = "reference"
 BALANCED: Final = "balanced"
 FAST: Final = "fast"
 
-# Chosen with the quality meter on the shipped model: 80 and 40 evaluations with guidance, both
-# landing on the network's estimate, against 200 of the official 100 Euler steps.
+# Selected with the quality meter on the shipped model: 80 and 40 evaluations with guidance, both
+# ending on the network's estimate, against 200 of the official 100 Euler steps.
 _FEWER_EVALUATIONS: Final = {BALANCED: ("dpmpp2m", 40), FAST: ("ab2", 20)}
 
 
 def presets_of(flavour: Flavour) -> dict[str, tuple[str, int]]:
     """Preset name -> solver and steps; the official run of the flavour comes first.
 
-    A few-step student has its own run alone.
+    A few-step student has only the official one.
     """
     if flavour.name == MEAN_FLOW:
         return {REFERENCE: (MEAN_FLOW, flavour.steps)}
@@ -28,5 +28,5 @@ def presets_of(flavour: Flavour) -> dict[str, tuple[str, int]]:
 
 
 def default_preset(presets: Mapping[str, object]) -> str:
-    """What is painted when nothing is asked for: balanced where there is one."""
+    """The preset that is used without a choice: balanced where there is one, else reference."""
     return BALANCED if BALANCED in presets else REFERENCE

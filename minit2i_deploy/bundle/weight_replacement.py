@@ -1,7 +1,7 @@
-"""A bundle's graphs with other weights: the same files, but for numbers in two of them.
+"""Replace the weights of a bundle: the same files but for the data files of two graphs.
 
-The data file beside a graph is a safetensors file whose header holds names, types and places, so
-new weights of the same shapes are written over the old ones and every graph stays as it is.
+The data file beside a graph is a safetensors file whose header has names, types and offsets, so
+new weights of the same shapes are written over the old ones and no graph changes.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _ITEM_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredTensor:
-    """One weight as a data file has it.
+    """One weight in a data file.
 
     Args:
         dtype: F32, F16 or BF16.
         shape: in the file.
-        begin: of its bytes in the file.
-        end: behind the last of them.
-        transposed: the file holds the transpose of the network's matrix.
+        begin: offset of its first byte in the file.
+        end: offset after its last byte.
+        transposed: whether the file has the transpose of the network's matrix.
     """
 
     dtype: str
@@ -48,16 +48,16 @@ class StoredTensor:
 
 
 def stored_tensors(data_file: Path) -> dict[str, StoredTensor]:
-    """The weights in a data file by their canonical names; constant tables are left out.
+    """The weights in a data file by their canonical names; constant tables are excluded.
 
     Raises:
-        BundleError: no such file, or not of this form.
+        BundleError: the file is missing or not of this form.
     """
     try:
         with data_file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if length > _MAX_HEADER_BYTES:
-                raise ValueError("its header is too large")
+                raise ValueError("header too large")
             header: dict[str, Any] = json.loads(stream.read(length))
         transposed = set(json.loads(header.pop("__metadata__", {}).get("transposed", "[]")))
         return {
@@ -66,7 +66,7 @@ def stored_tensors(data_file: Path) -> dict[str, StoredTensor]:
             if not name.startswith(CONSTANT_PREFIX)
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{data_file}: is no weights' file ({error})") from error
+        raise BundleError(f"{data_file}: not a weights file ({error})") from error
 
 
 def read_tensor(data_file: Path, stored: StoredTensor) -> np.ndarray:
@@ -79,10 +79,10 @@ def read_weights(data_file: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The weights of a safetensors file, without the package of that name.
 
     Yields:
-        canonical name, and float32 values in the network's own layout.
+        canonical name, and float32 values in the network's layout.
 
     Raises:
-        BundleError: no such file, or not of this form.
+        BundleError: the file is missing or not of this form.
     """
     for name, stored in stored_tensors(data_file).items():
         values = _widened(read_tensor(data_file, stored), stored)
@@ -90,10 +90,10 @@ def read_weights(data_file: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def network_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
-    """All weights of the network: float32, in the network's own layout, as a checkpoint has them.
+    """All weights of the network: float32, in the network's layout, as a checkpoint has them.
 
     Raises:
-        BundleError: a data file is damaged.
+        BundleError: a data file is corrupt.
     """
     tensors = {}
     padding = bundle.manifest.head_padding
@@ -105,25 +105,25 @@ def network_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
 
 
 def check_refittable(bundle: Bundle) -> None:
-    """Refuse a bundle whose weights are not one network's, each by its own name.
+    """Refuse a bundle whose weights are not those of one network in full precision.
 
     Raises:
-        UsageError: it is quantised, or has a late step graph.
+        UsageError: it is quantized, or has a second step graph.
     """
     if bundle.manifest.switch is not None:
         raise UsageError(
-            f"{bundle.path}: has two step graphs, and the weights of both cannot be written here; "
-            "make such a bundle of the new weights"
+            f"{bundle.path}: has two step graphs, whose weights cannot be replaced; export the new "
+            "weights and quantize that bundle"
         )
     precisions = {graph: bundle.manifest.graphs[graph].precision for graph in GRAPHS}
-    odd = {name: word for name, word in precisions.items() if word not in _PLAIN}
-    made = bundle.manifest.quantization
-    if made is not None or odd:
-        graph, word = next(iter(odd.items()), ("", ""))
-        how = made.scheme if made is not None else f"{graph} is {word}"
+    quantized = {graph: word for graph, word in precisions.items() if word not in _PLAIN}
+    quantization = bundle.manifest.quantization
+    if quantization is not None or quantized:
+        graph, word = next(iter(quantized.items()), ("", ""))
+        reason = f"{graph} is {word}" if quantization is None else quantization.scheme
         raise UsageError(
-            f"{bundle.path}: is quantised ({how}), so its weights cannot be refitted; refit or "
-            "export the bundle that it was made from, and quantise that"
+            f"{bundle.path}: is quantized ({reason}), so its weights cannot be replaced; refit or "
+            "export its source bundle, and quantize that"
         )
 
 
@@ -133,17 +133,17 @@ def write_with_weights(
     """Write a bundle with the same graphs and other weights into an empty folder.
 
     Args:
-        bundle: that gives everything else.
-        folder: where to; the caller makes it atomic.
+        bundle: source of everything else.
+        folder: output; the caller makes it atomic.
         tensors: float32 under canonical names, each weight of the bundle once.
         provenance: of the new weights.
 
     Returns:
-        the new bundle, with no checks in its manifest: those of the old one were of its weights.
+        the new bundle, without checks in its manifest: the source's were measured on its weights.
 
     Raises:
-        UsageError: weights that miss, are left over or have another shape; or a quantised bundle.
-        BundleError: a data file is damaged.
+        UsageError: missing or unknown weights, another shape, or a quantized bundle.
+        BundleError: a data file is corrupt.
     """
     check_refittable(bundle)
     data = {graph: f"{bundle.manifest.graphs[graph].path}.data" for graph in GRAPHS}
@@ -160,7 +160,7 @@ def write_with_weights(
 def write_checks(
     bundle: Bundle, folder: Path, checks: tuple[Check, ...], provenance: Provenance
 ) -> Bundle:
-    """Write the manifest of a reweighed bundle, with what was measured of it."""
+    """Write the manifest of a bundle with replaced weights, with its measured checks."""
     manifest = dataclasses.replace(bundle.manifest, checks=checks, provenance=provenance)
     write_manifest(folder, manifest)
     return Bundle.open(folder)
@@ -181,27 +181,27 @@ def _unpadded(padding: HeadPadding | None, name: str, weight: np.ndarray, path: 
         return padding.unpad(name, weight)
     except ValueError as error:
         raise BundleError(
-            f"{path}: {name} is {list(weight.shape)}, which is no heads of {padding.padded}"
+            f"{path}: {name} has shape {list(weight.shape)}, expected heads of {padding.padded}"
         ) from error
 
 
 def _check_complete(
     bundle: Bundle, data: Mapping[str, str], tensors: Mapping[str, np.ndarray]
 ) -> None:
-    wanted = {
+    expected = {
         name: stored.shape[::-1] if stored.transposed else stored.shape
         for path in data.values()
         for name, stored in stored_tensors(bundle.path / path).items()
     }
     if (padding := bundle.manifest.head_padding) is not None:
-        wanted = {name: padding.unpadded_shape(name, shape) for name, shape in wanted.items()}
-    found = {name: array.shape for name, array in tensors.items()}
-    wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+        expected = {name: padding.unpadded_shape(name, shape) for name, shape in expected.items()}
+    actual = {name: array.shape for name, array in tensors.items()}
+    wrong = sorted(name for name in expected | actual if expected.get(name) != actual.get(name))
     if wrong:
-        came, needed = (list(shapes.get(wrong[0], ())) or "none" for shapes in (found, wanted))
+        shapes = [list(shapes.get(wrong[0], ())) or "none" for shapes in (expected, actual)]
         raise UsageError(
-            f"{bundle.path}: {len(wrong)} weights do not fit, first {wrong[0]}: {came} came for "
-            f"{needed}; give weights of the same architecture"
+            f"{bundle.path}: {len(wrong)} weights do not fit, first {wrong[0]}: expected shape "
+            f"{shapes[0]}, got {shapes[1]}; give weights of the same architecture"
         )
 
 
@@ -222,7 +222,8 @@ def _narrowed(values: np.ndarray, dtype: str) -> bytes:
     if dtype == "F16":
         return array.astype(np.float16).tobytes()
     bits = array.view(np.uint32)
-    # Half of the last kept place, and one more where that place is odd, carries as rounding does.
+    # Adding half of the last remaining bit, and one more where that bit is set, carries exactly
+    # where rounding to nearest, ties to even, rounds up.
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()
 
 
@@ -235,9 +236,9 @@ def _widened(raw: np.ndarray, stored: StoredTensor) -> np.ndarray:
 
 
 def names_in_graph(graph_file: Path, names: Iterable[str]) -> set[str]:
-    """Those names that initializers of an ONNX graph have, found without the onnx package.
+    """The names that are initializers of an ONNX graph, read without the onnx package.
 
-    A data file also holds weights that reach no output and so are in no graph: those of the last
+    A data file also has weights that reach no output and so are in no graph: those of the last
     block's text stream.
 
     Source: onnx.proto of the ONNX project: TensorProto.name is field 8, a string.

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.compatibility import require_own_runtime
+from minit2i_deploy.bundle.compatibility import require_same_bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.tokenizer import Encoded
@@ -88,7 +88,7 @@ class SequenceEncoder:
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size} came; at least 1 is needed")
-        require_own_runtime(bundle, runtime)
+        require_same_bundle(bundle, runtime)
         self.batch_size = batch_size
         self.tokenizer = bundle.tokenizer()
         self._runtime = runtime

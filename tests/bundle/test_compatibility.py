@@ -55,8 +55,8 @@ def test_one_bundle_in_several_guises(tmp_path: Path) -> None:
     shutil.copytree(a.path, tmp_path / "copy")
     (tmp_path / "link").symlink_to(a.path)
     info = dataclasses.replace(draft().graphs["transformer"], path="late/model.onnx")
-    late = dataclasses.replace(a.manifest, switch=StepSwitch(t=0.5, graph=info))
-    view = bundle_after_switch(dataclasses.replace(a, manifest=late))
+    manifest = dataclasses.replace(a.manifest, switch=StepSwitch(t=0.5, graph=info))
+    view = bundle_after_switch(dataclasses.replace(a, manifest=manifest))
     opened = [Bundle.open(tmp_path / name) for name in ("a", "copy", "link")]
     for each in (*opened, view):
         with open_runtime(each, "fake") as runtime:
@@ -71,7 +71,7 @@ def test_a_split_runtime_is_its_early_one_s(tmp_path: Path) -> None:
         generate(a, runtime, "red")
 
 
-def test_a_runtime_that_does_not_tell_is_taken(tmp_path: Path) -> None:
+def test_a_runtime_without_a_bundle_is_accepted(tmp_path: Path) -> None:
     class Silent(FakeRuntime):
         """As somebody else's, without the attribute."""
 

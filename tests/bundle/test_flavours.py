@@ -19,8 +19,8 @@ NUMBERS = {
 
 
 def test_the_numbers_are_those_of_the_official_codes() -> None:
-    found = {name: (f.a_min, f.guidance, f.steps) for name, f in FLAVOURS.items()}
-    assert found == NUMBERS
+    numbers = {name: (f.a_min, f.guidance, f.steps) for name, f in FLAVOURS.items()}
+    assert numbers == NUMBERS
     assert all(flavour.name == name for name, flavour in FLAVOURS.items())
 
 

@@ -34,7 +34,7 @@ def test_what_is_no_bundle_stays(tmp_path: Path, manifest: bytes | None) -> None
         (there / "manifest.json").write_bytes(manifest)
     before = names(there)
     with (
-        pytest.raises(UsageError, match=r"pics: is no bundle, and only a bundle is replaced"),
+        pytest.raises(UsageError, match=r"pics: exists and is not a bundle, so it is not replaced"),
         bundle_folder(there, overwrite=True),
     ):
         pytest.fail("the work began")
@@ -56,7 +56,7 @@ def test_a_bundle_and_an_empty_folder_are_replaced(tmp_path: Path) -> None:
 def test_what_came_during_the_work_stays(tmp_path: Path) -> None:
     place = tmp_path / "out"
     with (
-        pytest.raises(UsageError, match="is no bundle"),
+        pytest.raises(UsageError, match="exists and is not a bundle"),
         bundle_folder(place, overwrite=True) as folder,
     ):
         (folder / "new").write_bytes(b"")
@@ -64,24 +64,24 @@ def test_what_came_during_the_work_stays(tmp_path: Path) -> None:
     assert names(place) == ["a.png"] and names(tmp_path) == ["out"]
 
 
-def test_sources_are_kept_apart(tmp_path: Path) -> None:
+def test_the_output_is_apart_from_its_sources(tmp_path: Path) -> None:
     source = write_bundle(tmp_path / "all" / "b")
     (tmp_path / "link").symlink_to(source)
     wrong = {
-        source: "is what the bundle is made from",
-        tmp_path / "link": "is what the bundle is made from",
-        source / "tables" / "..": "is what the bundle is made from",
-        tmp_path / "all": "holds .*b, which the bundle is made from",
-        source / "new": "lies in .*b, which the bundle is made from",
+        source: "the bundle is made from this path",
+        tmp_path / "link": "the bundle is made from this path",
+        source / "tables" / "..": "the bundle is made from this path",
+        tmp_path / "all": "contains .*b, which the bundle is made from",
+        source / "new": "is inside .*b, which the bundle is made from",
     }
-    for place, said in wrong.items():
+    for place, message in wrong.items():
         with (
-            pytest.raises(UsageError, match=said),
+            pytest.raises(UsageError, match=message),
             bundle_folder(place, overwrite=True, sources=(None, source)),
         ):
             pytest.fail("the work began")
     require_bundle(source)
-    # A checkpoint is no bundle, so a bundle may lie in its folder.
+    # A checkpoint is not a bundle, so a bundle may be in its folder.
     run_folder = pictures(tmp_path / "run")
     with bundle_folder(run_folder / "bundle", sources=(run_folder, tmp_path / "none")):
         pass
@@ -102,29 +102,32 @@ def test_a_folder_is_replaced_only_with_its_mark(tmp_path: Path) -> None:
 
 
 def test_quantize_refuses_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    there, words = pictures(tmp_path / "pics"), ("--scheme", "int8-weights", "--overwrite")
-    done = run(capsys, "quantize", tiny_bundle(), there, *words)
-    assert (done.code, "pics: is no bundle" in done.error) == (2, True)
+    there, options = pictures(tmp_path / "pics"), ("--scheme", "int8-weights", "--overwrite")
+    done = run(capsys, "quantize", tiny_bundle(), there, *options)
+    assert (done.code, "pics: exists and is not a bundle" in done.error) == (2, True)
     assert names(there) == ["a.png"]
     before = (tiny_bundle() / "manifest.json").read_bytes()
-    for late in ((), ("--late-from", "0.5")):
-        done = run(capsys, "quantize", tiny_bundle(), tiny_bundle(), *words, *late)
-        assert (done.code, "is what the bundle is made from" in done.error) == (2, True)
+    for switch in ((), ("--late-from", "0.5")):
+        done = run(capsys, "quantize", tiny_bundle(), tiny_bundle(), *options, *switch)
+        assert (done.code, "the bundle is made from this path" in done.error) == (2, True)
     assert (tiny_bundle() / "manifest.json").read_bytes() == before
 
 
 def test_export_and_refit_refuse_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there = pictures(tmp_path / "pics")
-    words = ("--text-encoder", text_folder(), "--overwrite")
-    done = run(capsys, "export", there, there, *words)
-    assert (done.code, "is what the bundle is made from" in done.error) == (2, True)
-    done = run(capsys, "export", tmp_path / "none", there, *words)
-    assert (done.code, "pics: is no bundle" in done.error) == (2, True)
+    options = ("--text-encoder", text_folder(), "--overwrite")
+    done = run(capsys, "export", there, there, *options)
+    assert (done.code, "the bundle is made from this path" in done.error) == (2, True)
+    done = run(capsys, "export", tmp_path / "none", there, *options)
+    assert (done.code, "pics: exists and is not a bundle" in done.error) == (2, True)
     (tmp_path / "weights").mkdir()
     refit = ("refit", tiny_bundle(), "--lora", tmp_path / "weights", "--engine", "tensorrt-rtx")
-    for place, said in ((there, "is no bundle"), (tiny_bundle(), "is what the bundle is made")):
+    for place, message in (
+        (there, "is not a bundle"),
+        (tiny_bundle(), "the bundle is made from this"),
+    ):
         done = run(capsys, *refit, "-o", place, "--overwrite")
-        assert (done.code, said in done.error) == (2, True)
+        assert (done.code, message in done.error) == (2, True)
     assert names(there) == ["a.png"]
 
 
@@ -132,9 +135,9 @@ def test_export_and_refit_refuse_both(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_quantised_bundle_is_not_refitted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = run(capsys, "quantize", tiny_bundle(), tmp_path / "q", "--scheme", "int8-weights")
-    assert made.code == 0, made.err
-    words = ("--lora", tmp_path / "none", "-o", tmp_path / "o", "--engine", "tensorrt-rtx")
-    done = run(capsys, "refit", tmp_path / "q", *words)
+    quantized = run(capsys, "quantize", tiny_bundle(), tmp_path / "q", "--scheme", "int8-weights")
+    assert quantized.code == 0, quantized.err
+    options = ("--lora", tmp_path / "none", "-o", tmp_path / "o", "--engine", "tensorrt-rtx")
+    done = run(capsys, "refit", tmp_path / "q", *options)
     assert done.code == 2
-    assert "is quantised (int8-weights), so its weights cannot be refitted" in done.error
+    assert "is quantized (int8-weights), so its weights cannot be replaced" in done.error

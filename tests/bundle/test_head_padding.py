@@ -64,7 +64,7 @@ def inputs(config: ModelConfig = CONFIG, dtype: torch.dtype = torch.float32) -> 
     mask = torch.ones(2, config.prompt_length, dtype=torch.int64)
     mask[1, 5:] = 0
     size = config.image_size
-    given = {
+    arguments = {
         "x": 2 * torch.randn(2, 3, size, size, generator=maker, dtype=torch.float64).to(dtype),
         "context": torch.randn(
             2, config.prompt_length, config.txt_input_size, generator=maker, dtype=torch.float64
@@ -72,13 +72,15 @@ def inputs(config: ModelConfig = CONFIG, dtype: torch.dtype = torch.float32) -> 
         "mask": mask,
     }
     if config.student is not None:
-        told = {"h": 0.25, "omega": 5.0, "t_min": 0.2, "t_max": 0.8}
-        given |= {name: torch.full((2,), value, dtype=dtype) for name, value in told.items()}
-    return given
+        conditions = {"h": 0.25, "omega": 5.0, "t_min": 0.2, "t_max": 0.8}
+        arguments |= {
+            name: torch.full((2,), value, dtype=dtype) for name, value in conditions.items()
+        }
+    return arguments
 
 
-def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
+def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 def test_padding_and_back_is_bit_for_bit() -> None:
@@ -100,38 +102,38 @@ def test_heads_stand_in_halves() -> None:
     rng = np.random.default_rng(1)
     weight = rng.standard_normal((3 * 104, 5)).astype(np.float32)
     wide = PADDINGS[0].pad("double_blocks.0.img_qkv.weight", weight)
-    wanted = np.zeros((3 * 112, 5), np.float32)
+    expected = np.zeros((3 * 112, 5), np.float32)
     for head in range(6):
         for i in range(26):
-            wanted[56 * head + i] = weight[52 * head + i]
-            wanted[56 * head + 28 + i] = weight[52 * head + 26 + i]
-    np.testing.assert_array_equal(wide, wanted)
+            expected[56 * head + i] = weight[52 * head + i]
+            expected[56 * head + 28 + i] = weight[52 * head + 26 + i]
+    np.testing.assert_array_equal(wide, expected)
     out = PADDINGS[0].pad("double_blocks.0.txt_attn_proj.weight", weight[:104].T)
-    np.testing.assert_array_equal(out, wanted[:112].T)
+    np.testing.assert_array_equal(out, expected[:112].T)
 
 
 @pytest.mark.parametrize("config", [CONFIG, STUDENT], ids=["base", "student"])
 @pytest.mark.parametrize("padding", PADDINGS, ids=lambda p: str(p.padded))
 def test_the_network_gives_the_same(config: ModelConfig, padding: HeadPadding) -> None:
     net = network(config)
-    other, given = padded(net, padding), inputs(config)
+    other, arguments = padded(net, padding), inputs(config)
     # Measured 3.2e-7 at most, and each of the two is up to 3.9e-7 from float64.
-    assert 0 < error(other(**given), net(**given)) <= 2e-6
+    assert 0 < error(other(**arguments), net(**arguments)) <= 2e-6
     exact = net.double()(**inputs(config, torch.float64))
     # Measured 8e-16; the next test shows how far above that a mistake lies.
     assert error(other.double()(**inputs(config, torch.float64)), exact) <= 1e-13
 
 
-def test_each_part_of_the_rewrite_is_needed() -> None:
+def test_each_part_of_the_rewrite_matters() -> None:
     """Without one of its parts the float64 network gives something else."""
-    given = inputs(dtype=torch.float64)
-    wanted = network().double()(**given)
+    arguments = inputs(dtype=torch.float64)
+    expected = network().double()(**arguments)
 
     def without(spoil: Any) -> float:
         other = padded(network(), PADDINGS[0]).double()
         for block in (*other.text_adapter.txt_preamble_blocks, *other.denoiser.double_blocks):
             spoil(block)
-        return error(other(**given), wanted)
+        return error(other(**arguments), expected)
 
     def no_scale(block: nn.Module) -> None:
         assert isinstance(block.heads, Heads)
@@ -164,17 +166,17 @@ def sessions(net: MMJiT, opset: int, folder: Path) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("opset", [18, 23])
 def test_the_graphs_give_the_same_in_onnxruntime(tmp_path: Path, opset: int) -> None:
-    net, given = network(), inputs()
+    net, arguments = network(), inputs()
     adapter, step = sessions(padded(net, PADDINGS[0]), opset, tmp_path)
-    context, mask = given["context"].numpy(), given["mask"].numpy()
+    context, mask = arguments["context"].numpy(), arguments["mask"].numpy()
     tokens = adapter.run(None, {"context": context, "mask": mask})[0]
-    wanted = net.text_adapter(given["context"], given["mask"])
+    expected = net.text_adapter(arguments["context"], arguments["mask"])
     # Measured 3.0e-7 and 4.3e-7.
-    assert error(torch.from_numpy(tokens), wanted) <= 3e-6
-    x = given["x"].numpy()
+    assert error(torch.from_numpy(tokens), expected) <= 3e-6
+    x = arguments["x"].numpy()
     row = {"weights": np.ones(1, np.float32), "row": np.array([0, 1, 0, 0, 0, 0], np.float32)}
     x_next, _ = step.run(None, {"x": x, "h": 0 * x, "tokens": tokens[None], **row})
-    assert error(torch.from_numpy(x_next), net(**given)) <= 3e-6
+    assert error(torch.from_numpy(x_next), net(**arguments)) <= 3e-6
     graph = onnx.load(tmp_path / "transformer" / "model.onnx", load_external_data=False).graph
     scales = [
         next(item.f for item in node.attribute if item.name == "scale")
@@ -204,8 +206,8 @@ def test_padded_heads_are_fused_by_tensorrt_rtx(multiple: int) -> None:
 
 
 def test_only_heads_that_need_it_are_padded() -> None:
-    found = {multiple: padding_for(CONFIG, multiple) for multiple in (1, 8, 16, 32, 64)}
-    assert {m: None if p is None else p.padded for m, p in found.items()} == {
+    actual = {multiple: padding_for(CONFIG, multiple) for multiple in (1, 8, 16, 32, 64)}
+    assert {m: None if p is None else p.padded for m, p in actual.items()} == {
         1: None, 8: 56, 16: 64, 32: 64, 64: 64,
     }  # fmt: skip
     b16 = dataclasses.replace(CONFIG, hidden_size=128, head_dim=64)
@@ -214,7 +216,7 @@ def test_only_heads_that_need_it_are_padded() -> None:
 
 @pytest.mark.parametrize("widths", [(52, 52), (52, 48), (52, 57), (51, 56), (0, 8)])
 def test_widths_without_pads_in_both_halves_are_refused(widths: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="even widths and a greater second one"):
+    with pytest.raises(ValueError, match="expected even head widths, the padded one greater"):
         HeadPadding(head_dim=widths[0], padded=widths[1])
 
 

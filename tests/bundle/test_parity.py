@@ -63,16 +63,18 @@ def test_a_step_is_named_by_its_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         ({"precision": "fp16", "checkpoint_sha256": "cd" * 32}, r"cdcdcdcd\.\. but .* abababab"),
         ({"precision": "fp16", "lora_sha256": "cd" * 32}, "compare bundles of one checkpoint"),
         ({}, "are both fp32; give one bundle of each precision"),
     ],
 )
-def test_bundles_that_cannot_be_compared(other: dict[str, str], said: str, tmp_path: Path) -> None:
+def test_bundles_that_cannot_be_compared(
+    other: dict[str, str], message: str, tmp_path: Path
+) -> None:
     bundles = (bundle_of(tmp_path / "a"), bundle_of(tmp_path / "b", **other))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         parity_levels(bundles, [bundle.manifest.checks for bundle in bundles])
 
 

@@ -1,4 +1,4 @@
-"""Late rows on another step graph: the switch itself, the format, and who refuses it."""
+"""Two step graphs, switched at a time: the switch itself, the format, and who refuses it."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Shifted(FakeRuntime):
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """A whole small bundle."""
+    """A complete small bundle."""
     return Bundle.open(write_bundle(tmp_path / "b"))
 
 
-def split_by_hand(bundle: Bundle, table: Table, t: float) -> np.ndarray:
+def switched_by_hand(bundle: Bundle, table: Table, t: float) -> np.ndarray:
     """The rows one after another in numpy, the tone moved from t on."""
     from minit2i_deploy.solvers.noise import batch_noise, standard_noise
     from minit2i_deploy.text.conditioning import branch_tokens
@@ -69,19 +69,19 @@ def split_by_hand(bundle: Bundle, table: Table, t: float) -> np.ndarray:
 def test_a_split_keeps_state_and_history(bundle: Bundle, solver: str, t: float) -> None:
     table = solver_table(solver, steps=5)
     runtime = SwitchRuntime(FakeRuntime(bundle), Shifted(bundle), t)
-    found = generate(bundle, runtime, PROMPTS, seed=[5, 6], table=table, guidance=GUIDANCE)
-    np.testing.assert_array_equal(found.x, split_by_hand(bundle, table, t))
+    actual = generate(bundle, runtime, PROMPTS, seed=[5, 6], table=table, guidance=GUIDANCE)
+    np.testing.assert_array_equal(actual.x, switched_by_hand(bundle, table, t))
 
 
-def test_no_row_or_every_row_may_be_late(bundle: Bundle) -> None:
+def test_no_row_or_every_row_may_be_after_the_switch(bundle: Bundle) -> None:
     table = solver_table("ab2", steps=4)
     for t, kind in ((0.99, FakeRuntime), (1e-12, Shifted)):
         runtime = SwitchRuntime(FakeRuntime(bundle), Shifted(bundle), t)
-        found, wanted = (
+        actual, expected = (
             generate(bundle, each, PROMPTS, seed=1, table=table, guidance=GUIDANCE).x
             for each in (runtime, kind(bundle))
         )
-        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_compare_follows_the_switch(bundle: Bundle) -> None:
@@ -90,11 +90,11 @@ def test_compare_follows_the_switch(bundle: Bundle) -> None:
     split = SwitchRuntime(FakeRuntime(bundle), Shifted(bundle), 0.5)
     b = Side(bundle=bundle, runtime=split, engine="fake")
     tasks = [Task(prompt=prompt, seed=seed) for prompt, seed in zip(PROMPTS, (5, 6), strict=True)]
-    found = walk(a, b, tasks, table, GUIDANCE, details=True).details
-    assert found is not None
+    errors = walk(a, b, tasks, table, GUIDANCE, details=True).details
+    assert errors is not None
     # Equal graphs before, another one from t = 0.5 on, seen from the same states.
-    assert (found.step > 0).all(axis=1).tolist() == [False, False, True, True]
-    np.testing.assert_array_equal(found.step[2], found.drift[2])
+    assert (errors.step > 0).all(axis=1).tolist() == [False, False, True, True]
+    np.testing.assert_array_equal(errors.step[2], errors.drift[2])
 
 
 def test_closing_closes_both(bundle: Bundle) -> None:
@@ -106,8 +106,8 @@ def test_closing_closes_both(bundle: Bundle) -> None:
             one.start(np.zeros((1, 3, 32, 32), np.float32), np.zeros((1, 1, 2, 4), np.float32))
 
 
-def with_late(folder: Path, **changes: object) -> Path:
-    """A bundle with a late graph, or something like it."""
+def with_switch(folder: Path, **changes: object) -> Path:
+    """A bundle with a second step graph, or something like it."""
     plain = draft()
     info = dataclasses.replace(plain.graphs["transformer"], path=f"{FOLDER}/model.onnx")
     write_files(folder)
@@ -118,19 +118,19 @@ def with_late(folder: Path, **changes: object) -> Path:
     return folder
 
 
-def test_the_manifest_keeps_the_late_graph(tmp_path: Path) -> None:
-    made = Bundle.open(with_late(tmp_path / "b"))
-    made.verify()
-    assert made.manifest.switch is not None
-    assert made.manifest.switch.t == 0.8
-    assert Manifest.from_bytes(made.manifest.to_bytes(), "m") == made.manifest
-    view = bundle_after_switch(made)
-    assert view.graph_path("transformer") == made.path / FOLDER / "model.onnx"
-    assert view.graph_path("text_encoder") == made.graph_path("text_encoder")
-    assert view.digest != made.digest
-    assert graph_bytes(made)["late step graph"] == 4
-    told = Side(bundle=made, runtime=FakeRuntime(made), engine="fake").to_dict()
-    assert denoiser_words(told) == "fp32, fp32 from t=0.8"
+def test_the_manifest_keeps_the_second_graph(tmp_path: Path) -> None:
+    opened = Bundle.open(with_switch(tmp_path / "b"))
+    opened.verify()
+    assert opened.manifest.switch is not None
+    assert opened.manifest.switch.t == 0.8
+    assert Manifest.from_bytes(opened.manifest.to_bytes(), "m") == opened.manifest
+    view = bundle_after_switch(opened)
+    assert view.graph_path("transformer") == opened.path / FOLDER / "model.onnx"
+    assert view.graph_path("text_encoder") == opened.graph_path("text_encoder")
+    assert view.digest != opened.digest
+    assert graph_bytes(opened)["late step graph"] == 4
+    report = Side(bundle=opened, runtime=FakeRuntime(opened), engine="fake").to_dict()
+    assert denoiser_words(report) == "fp32, fp32 from t=0.8"
 
 
 def test_a_manifest_without_one_does_not_mention_it(bundle: Bundle) -> None:
@@ -138,18 +138,18 @@ def test_a_manifest_without_one_does_not_mention_it(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"path": "none/model.onnx"}, "late.graph.path names 'none/model.onnx'"),
         ({"path": "transformer/model.onnx"}, "late.graph needs graphs.transformer's inputs"),
         ({"inputs": {}}, "late.graph needs graphs.transformer's inputs"),
     ],
 )
-def test_a_late_graph_that_does_not_fit_is_refused(
-    changes: dict[str, object], said: str, tmp_path: Path
+def test_a_second_graph_that_does_not_fit_is_refused(
+    changes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(BundleError, match=said):
-        with_late(tmp_path / "b", **changes)
+    with pytest.raises(BundleError, match=message):
+        with_switch(tmp_path / "b", **changes)
 
 
 @pytest.mark.parametrize("t", [0.0, 1.0, -0.5, float("nan")])
@@ -162,16 +162,16 @@ def test_a_time_outside_is_refused(t: float, bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("name", ["torch", "tensorrt", "tensorrt-rtx"])
 def test_runtimes_that_do_not_switch_say_so(name: str, tmp_path: Path) -> None:
-    made = Bundle.open(with_late(tmp_path / "b"))
+    opened = Bundle.open(with_switch(tmp_path / "b"))
     with pytest.raises(RuntimeFailure, match=rf"from t=0\.8 on, which runtime {name} does not"):
-        open_runtime(made, name)
+        open_runtime(opened, name)
 
 
 def test_the_fake_switches_too(tmp_path: Path) -> None:
-    made = Bundle.open(with_late(tmp_path / "b"))
-    with open_runtime(made, "fake") as runtime:
+    opened = Bundle.open(with_switch(tmp_path / "b"))
+    with open_runtime(opened, "fake") as runtime:
         assert isinstance(runtime, SwitchRuntime)
-        generate(made, runtime, PROMPTS, table=solver_table("euler", steps=4), guidance=1.0)
+        generate(opened, runtime, PROMPTS, table=solver_table("euler", steps=4), guidance=1.0)
 
 
 def test_another_checkpoint_is_refused(bundle: Bundle, tmp_path: Path) -> None:
@@ -182,10 +182,10 @@ def test_another_checkpoint_is_refused(bundle: Bundle, tmp_path: Path) -> None:
         add_late_graph(bundle, Bundle.open(tmp_path / "o"), 0.5)
 
 
-def test_a_second_late_graph_is_refused(bundle: Bundle, tmp_path: Path) -> None:
-    late = Bundle.open(with_late(tmp_path / "o"))
+def test_a_third_step_graph_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    other = Bundle.open(with_switch(tmp_path / "o"))
     with pytest.raises(UsageError, match="has a late step graph already"):
-        add_late_graph(bundle, late, 0.5)
+        add_late_graph(bundle, other, 0.5)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
@@ -216,56 +216,58 @@ def test_engines_run_each_graph_in_its_time(engine: str, tmp_path: Path) -> None
     finals = {}
     for name, each in (("early", early), ("late", source), ("split", both)):
         with open_runtime(each, engine) as runtime:
-            made = generate(each, runtime, "red", seed=3, table=table, guidance=GUIDANCE)
-        finals[name] = made.x
+            result = generate(each, runtime, "red", seed=3, table=table, guidance=GUIDANCE)
+        finals[name] = result.x
     with open_runtime(early, engine) as first, open_runtime(source, engine) as second:
         runtime = SwitchRuntime(first, second, 0.5)
-        wanted = generate(early, runtime, "red", seed=3, table=table, guidance=GUIDANCE).x
-    np.testing.assert_array_equal(finals["split"], wanted)
+        expected = generate(early, runtime, "red", seed=3, table=table, guidance=GUIDANCE).x
+    np.testing.assert_array_equal(finals["split"], expected)
     gaps = [float(np.abs(finals["split"] - finals[name]).max()) for name in ("early", "late")]
     assert min(gaps) > 1e-5
-    whole = float(np.abs(finals["early"] - finals["late"]).max())
-    assert max(gaps) < 3 * whole
+    apart = float(np.abs(finals["early"] - finals["late"]).max())
+    assert max(gaps) < 3 * apart
 
 
 def test_verify_and_inspect_name_both_graphs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = with_late(tmp_path / "b")
-    lines = run(capsys, "verify", made, "--runtime", "fake").out.splitlines()
+    opened = with_switch(tmp_path / "b")
+    lines = run(capsys, "verify", opened, "--runtime", "fake").out.splitlines()
     (line,) = [line for line in lines if "transformer, late rows" in line]
     assert "ok" in line
-    assert "transformer from t=0.8  fp32" in run(capsys, "inspect", made).out
+    assert "transformer from t=0.8  fp32" in run(capsys, "inspect", opened).out
 
 
-# The tiny model takes none of the general prompts whole.
+# The tiny model truncates every general prompt.
 @pytest.mark.filterwarnings("ignore:prompt cut")
 def test_quantize_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("quantize", tiny_bundle(), tmp_path / "q", "--scheme", "int8-weights")
-    done = run(capsys, *words, "--late-from", 1.5)
+    command = ("quantize", tiny_bundle(), tmp_path / "q", "--scheme", "int8-weights")
+    done = run(capsys, *command, "--late-from", 1.5)
     assert (done.code, "between 0 and 1" in done.error) == (2, True)
     assert not (tmp_path / "q").exists()
-    done = run(capsys, *words, "--late-from", 0.75)
+    done = run(capsys, *command, "--late-from", 0.75)
     assert done.code == 0, done.err
     assert "from t=0.75 on: fp32" in done.out
-    made = Bundle.open(tmp_path / "q")
-    made.verify()
-    assert made.manifest.switch is not None
+    opened = Bundle.open(tmp_path / "q")
+    opened.verify()
+    assert opened.manifest.switch is not None
     source = Bundle.open(tiny_bundle())
-    assert bundle_after_switch(made).graph_path("transformer").read_bytes() == (
+    assert bundle_after_switch(opened).graph_path("transformer").read_bytes() == (
         source.graph_path("transformer").read_bytes()
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["q"]
 
 
-# The tiny model takes none of the general prompts whole.
+# The tiny model truncates every general prompt.
 @pytest.mark.filterwarnings("ignore:prompt cut")
 def test_the_checks_are_of_both_graphs(tmp_path: Path) -> None:
     from minit2i_deploy.export.quantize import quantize_bundle
 
     def measured(name: str, late_from: float | None) -> dict[str, Check]:
-        made = quantize_bundle(tiny_bundle(), tmp_path / name, "int8-weights", late_from=late_from)
-        return {check.name: check for check in made.manifest.checks}
+        bundle = quantize_bundle(
+            tiny_bundle(), tmp_path / name, "int8-weights", late_from=late_from
+        )
+        return {check.name: check for check in bundle.manifest.checks}
 
     plain, early = measured("a", None), measured("b", 0.5)
     # The step graph's own error where it runs, and nothing where the source's runs.
@@ -275,26 +277,26 @@ def test_the_checks_are_of_both_graphs(tmp_path: Path) -> None:
     assert "source's step graph from t=0.5 on" in early["trajectory"].where
     # Measured: 0.0104 without and 0.0055 with it.
     assert plain["trajectory"].measured > 1.1 * early["trajectory"].measured
-    painted = _rms_of_pictures(Bundle.open(tmp_path / "b"), Bundle.open(tiny_bundle()))
-    assert early["trajectory"].measured == pytest.approx(painted, rel=1e-3)
+    expected = _rms_of_images(Bundle.open(tmp_path / "b"), Bundle.open(tiny_bundle()))
+    assert early["trajectory"].measured == pytest.approx(expected, rel=1e-3)
 
 
-def _rms_of_pictures(made: Bundle, source: Bundle) -> float:
-    """The same pictures from the files, in the arithmetic of the checks."""
+def _rms_of_images(bundle: Bundle, source: Bundle) -> float:
+    """The same images from the files, in the arithmetic of the checks."""
     from minit2i_deploy.export.quantize import GraphsRuntime, default_prompts
 
     prompts = list(default_prompts(source).texts[1:3])
     table = solver_table("euler", steps=20, a_min=source.manifest.flavour.a_min)
     guidance, seeds = source.manifest.flavour.guidance, [1_000_003, 1_000_004]
-    split = SwitchRuntime(GraphsRuntime(made), GraphsRuntime(bundle_after_switch(made)), 0.5)
+    split = SwitchRuntime(GraphsRuntime(bundle), GraphsRuntime(bundle_after_switch(bundle)), 0.5)
     finals = [
         generate(each, runtime, prompts, seed=seeds, table=table, guidance=guidance).x
-        for each, runtime in ((made, split), (source, GraphsRuntime(source)))
+        for each, runtime in ((bundle, split), (source, GraphsRuntime(source)))
     ]
     return float(np.sqrt(np.square(finals[0] - finals[1], dtype=np.float64).mean())) / 2
 
 
-# The tiny model takes none of the general prompts whole.
+# The tiny model truncates every general prompt.
 @pytest.mark.filterwarnings("ignore:prompt cut")
 def test_an_interrupted_run_leaves_no_bundle_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -119,7 +119,7 @@ def test_export_refuses_wrong_places_before_torch_is_loaded(
     cases = [
         (["none", "new"], 1, "none: does not exist"),
         ([model, "full"], 2, "full: the folder exists and is not empty"),
-        ([model, "full", "--overwrite"], 2, "full: is no bundle"),
+        ([model, "full", "--overwrite"], 2, "full: exists and is not a bundle"),
         ([model, "new", "--text-encoder", "full"], 2, "full: no config.json there"),
         ([model, "new", "--flavour", "x"], 2, "flavour 'x' is unknown"),
         ([model, "new", "--for", "x"], 2, "target 'x' is unknown"),

@@ -204,7 +204,7 @@ def test_an_engine_that_none_is_made_for_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"only_for": "cuda"}, "only_for is 'cuda', but one of cpu is needed"),
+        ({"only_for": "cuda"}, "only_for must be one of cpu, got 'cuda'"),
         ({"only_for": "cpu", "precision": "bf16"}, "came with bf16 at opset 23, but its operators"),
         ({"only_for": "cpu", "opset": 18}, "are for fp32 at opset 23; leave out one of them"),
     ],
