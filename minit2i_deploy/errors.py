@@ -14,6 +14,7 @@ UserWarning
 +-- PromptTruncatedWarning         a prompt has more tokens than the model takes
 +-- DataWarning                    training data is skipped or not what it should be
 +-- CudaGraphWarning               CUDA graphs are not used as requested
++-- PrecisionWarning               a precision is slow here, or has rounded what it should not
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ class DataWarning(UserWarning):
 
 class CudaGraphWarning(UserWarning):
     """CUDA graphs are not used as requested; the text says why and what is done instead."""
+
+
+class PrecisionWarning(UserWarning):
+    """A precision is slow on this device, or parts were rounded; the text says what to do."""
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -19,6 +19,7 @@ from minit2i_deploy.training.distributed.parallel import (
     parallelize,
     shard_like,
 )
+from minit2i_deploy.training.distributed.precision import resolve_precision
 from minit2i_deploy.training.distributed.processes import Processes
 from minit2i_deploy.training.lora.flow_matching import LoraFlowMatching
 from minit2i_deploy.training.objectives.flow_matching import FlowMatching
@@ -51,9 +52,10 @@ class Learner:
     """
 
     def __init__(self, recipe: Recipe, name: str) -> None:
-        self.recipe, self.name = recipe, name
         self.processes = Processes(recipe.device)
         self.device = self.processes.device
+        recipe = resolve_precision(recipe, self.device)
+        self.recipe, self.name = recipe, name
         if self.device.type == "cpu":
             retain_freed_memory()
         self.positions = self.processes.positions(recipe.batch, recipe.accumulate)

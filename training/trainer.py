@@ -43,6 +43,7 @@ class Trainer(Learner):
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         super().__init__(recipe, str(folder))
+        recipe = self.recipe
         self.folder = folder
         self.text = CaptionEncoder(
             recipe.text_encoder_folder,

@@ -26,7 +26,7 @@ WARMUP_START_LR: Final = 1e-6
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "optimizer": ("adamw", "muon"),
-    "precision": ("bf16", "fp32"),
+    "precision": ("auto", "bf16", "fp32"),
     "device": ("auto", "cpu", "cuda"),
     "muon_scale": ("match_rms_adamw", "original"),
     "parallel": ("ddp", "fsdp"),
@@ -79,7 +79,8 @@ class Recipe:
         label_drop: share of captions whose mask is zeroed.
         a_min: floor of 1 - t in the loss; 0.05 in official distillation.
         grad_clip: bound on the gradient's norm; 0 for none.
-        precision: "bf16" (autocast) or "fp32".
+        precision: "bf16" (autocast), "fp32", or "auto" for bf16 where the device multiplies it and
+            fp32 elsewhere. A run records which.
         device: "cpu", "cuda", or "auto" for cuda if available. Random numbers are always drawn on
             the CPU.
         parallel: with several processes: "ddp", each has the network, or "fsdp", each has a part.
@@ -124,7 +125,7 @@ class Recipe:
     label_drop: float = 0.1
     a_min: float = 0.01
     grad_clip: float = 1.0
-    precision: str = "bf16"
+    precision: str = "auto"
     device: str = "cpu"
     parallel: str = "ddp"
     recompute: bool = False

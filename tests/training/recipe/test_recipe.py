@@ -54,7 +54,7 @@ def test_the_shipped_recipe_is_the_shipped_model(repository: Path) -> None:
     recipe = load_recipe(repository / "training" / "recipes" / "demo.yaml")
     assert (recipe.steps, recipe.batch, recipe.optimizer, recipe.seed) == (11500, 64, "muon", 0)
     assert (recipe.text_encoder_folder / "config.json").is_file()
-    assert (recipe.device, recipe.precision, recipe.compile) == ("cpu", "bf16", True)
+    assert (recipe.device, recipe.precision, recipe.compile) == ("cpu", "auto", True)
 
 
 REFUSED = {
@@ -77,7 +77,7 @@ REFUSED = {
     "a_min=0": "a_min is 0, but it must be above 0",
     "grad_clip=-1": "grad_clip is -1, but it must be 0 or more",
     "optimizer=sgd": "optimizer is 'sgd', but it must be adamw or muon",
-    "precision=fp16": "precision is 'fp16', but it must be bf16 or fp32",
+    "precision=fp16": "precision is 'fp16', but it must be auto or bf16 or fp32",
     "device=tpu": "device is 'tpu', but it must be auto or cpu or cuda",
     "compile=1": "compile is 1, but it must be true or false",
     "seed=-1": "seed is -1, but it must be in 0..2147483647",
