@@ -30,9 +30,9 @@ from minit2i_deploy.evaluation.quality import (
     Candidate,
     MeterReport,
     MeterSettings,
-    measure,
+    count_evaluations,
+    measure_candidates,
     parse_table,
-    planned_evaluations,
 )
 from minit2i_deploy.evaluation.quality.fine_reference import end_floor
 from minit2i_deploy.evaluation.quality.plots import plot_settings, write_plots
@@ -69,7 +69,7 @@ class Part:
     @property
     def num_evaluations(self) -> int:
         """What it will cost."""
-        return planned_evaluations(self.candidates, self.settings)
+        return count_evaluations(self.candidates, self.settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,7 +103,9 @@ def run(options: argparse.Namespace) -> None:
         for part in parts:
             began = time.perf_counter()
             with ProgressLine(part.name) as progress:
-                report = measure(bundle, runtime, part.candidates, part.settings, progress)
+                report = measure_candidates(
+                    bundle, runtime, part.candidates, part.settings, progress
+                )
             print(f"\n{part.name}  ({time.perf_counter() - began:.0f} s)\n{report.to_table()}")
             write(part, report, folder)
 

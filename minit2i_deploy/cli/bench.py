@@ -16,7 +16,7 @@ from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
-    from minit2i_deploy.evaluation.bench.timing import Measured
+    from minit2i_deploy.evaluation.bench.timing import SubjectTimings
 
 _EPILOG: Final = """\
 Stages: tokenise, encode and adapt one prompt; one step of the table with all its
@@ -71,8 +71,8 @@ def run(options: argparse.Namespace) -> None:
     """Open all, measure and print."""
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.cli.support.formatting import json_text
-    from minit2i_deploy.evaluation.bench.stages import prepare
-    from minit2i_deploy.evaluation.bench.timing import measure
+    from minit2i_deploy.evaluation.bench.stages import prepare_subject
+    from minit2i_deploy.evaluation.bench.timing import time_subjects
     from minit2i_deploy.machine import describe_machine
     from minit2i_deploy.progress import ProgressLine
 
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
         for label, bundle, settings in engines:
             runtime = stack.enter_context(opened_runtime(bundle, settings, keep_prompts=False))
             subjects.append(
-                prepare(
+                prepare_subject(
                     label,
                     bundle,
                     runtime,
@@ -95,7 +95,9 @@ def run(options: argparse.Namespace) -> None:
                     batch_size=options.batch,
                 )
             )
-        found = measure(subjects, repeats=options.repeats, warm_up=options.warm_up, progress=line)
+        found = time_subjects(
+            subjects, repeats=options.repeats, warm_up=options.warm_up, progress=line
+        )
     values = _values(found, describe_machine())
     if options.output is not None:
         output_paths.write_json(options.output, values)
@@ -133,12 +135,12 @@ def _engine(words: str, options: argparse.Namespace) -> tuple[str, Bundle, argpa
     return words, Bundle.open(folder or options.bundle), settings
 
 
-def _values(found: Sequence[Measured], machine: dict[str, Any]) -> dict[str, Any]:
-    from minit2i_deploy.evaluation.bench.timing import ratios
+def _values(found: Sequence[SubjectTimings], machine: dict[str, Any]) -> dict[str, Any]:
+    from minit2i_deploy.evaluation.bench.timing import speed_ratios
 
     subjects = [measured.to_dict() for measured in found]
     for measured, values in zip(found, subjects, strict=True):
-        values["ratio_to_first"] = ratios(found[0], measured)
+        values["ratio_to_first"] = speed_ratios(found[0], measured)
         # JSON has no NaN: pictures of two sizes have no difference.
         if values["difference"] != values["difference"]:
             values["difference"] = None
@@ -161,7 +163,7 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _text(found: Sequence[Measured], values: dict[str, Any]) -> str:
+def _text(found: Sequence[SubjectTimings], values: dict[str, Any]) -> str:
     from minit2i_deploy.cli.support.formatting import columns, size
     from minit2i_deploy.machine import machine_line
 

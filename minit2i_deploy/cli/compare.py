@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from minit2i_deploy.bundle.bundle import Bundle
-    from minit2i_deploy.evaluation.compare import Comparison, Side, Task
+    from minit2i_deploy.evaluation.compare import Comparison, Contender, PromptCase
 
 REPORT: Final = "report.json"
 PAGE: Final = "report.html"
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support.formatting import json_text
     from minit2i_deploy.evaluation.compare import CompareSettings, check_comparable, compare
-    from minit2i_deploy.evaluation.compare.subjects import Side
+    from minit2i_deploy.evaluation.compare.contenders import Contender
     from minit2i_deploy.progress import ProgressLine
 
     _check(options)
@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         folder = _folder(stack, options)
         sides = [
-            Side(
+            Contender(
                 bundle=bundle,
                 runtime=stack.enter_context(opened_runtime(bundle, engine)),
                 engine=engine_words(engine),
@@ -146,19 +146,19 @@ def _check(options: argparse.Namespace) -> None:
         check_per_kind("--captions", options.captions)
 
 
-def _tasks(bundle: Bundle, options: argparse.Namespace) -> list[Task]:
+def _tasks(bundle: Bundle, options: argparse.Namespace) -> list[PromptCase]:
     from minit2i_deploy.cli.support.image_plan import read_prompts
-    from minit2i_deploy.evaluation.compare import caption_tasks, is_shapes_model, prompt_tasks
+    from minit2i_deploy.evaluation.compare import caption_cases, is_shapes_model, prompt_cases
 
     if options.prompts is not None:
-        return prompt_tasks(read_prompts(options.prompts), options.seeds)
+        return prompt_cases(read_prompts(options.prompts), options.seeds)
     if options.captions is None and not is_shapes_model(bundle):
         raise UsageError(
             f"{bundle.path}: is no model of shapes, so there are no prompts to start from; give "
             "--prompts FILE"
         )
     per_kind = _PER_KIND if options.captions is None else options.captions
-    return caption_tasks(per_kind, options.seeds)
+    return caption_cases(per_kind, options.seeds)
 
 
 def _engine_of_b(options: argparse.Namespace) -> argparse.Namespace:
@@ -177,20 +177,20 @@ def _folder(stack: contextlib.ExitStack, options: argparse.Namespace) -> Path | 
     return None if options.output is None else stack.enter_context(atomic_directory(options.output))
 
 
-def _speed(sides: Sequence[Side], repeats: int, prompt: str) -> dict[str, Any]:
+def _speed(sides: Sequence[Contender], repeats: int, prompt: str) -> dict[str, Any]:
     """Median times of both, taken in turns."""
-    from minit2i_deploy.evaluation.bench.stages import prepare
-    from minit2i_deploy.evaluation.bench.timing import measure, ratios
+    from minit2i_deploy.evaluation.bench.stages import prepare_subject
+    from minit2i_deploy.evaluation.bench.timing import speed_ratios, time_subjects
     from minit2i_deploy.machine import describe_machine
     from minit2i_deploy.progress import ProgressLine
 
     subjects = [
-        prepare(name, side.bundle, side.runtime, prompt=prompt, num_texts=8, batch_size=8)
+        prepare_subject(name, side.bundle, side.runtime, prompt=prompt, num_texts=8, batch_size=8)
         for name, side in zip("AB", sides, strict=True)
     ]
     with ProgressLine("times") as line:
-        first, second = measure(subjects, repeats=repeats, progress=line)
-    ratio = ratios(first, second)
+        first, second = time_subjects(subjects, repeats=repeats, progress=line)
+    ratio = speed_ratios(first, second)
     return {
         "machine": describe_machine(),
         "repeats": repeats,
@@ -216,21 +216,26 @@ def _write(folder: Path, found: Comparison) -> None:
 
 def _text(found: Comparison, options: argparse.Namespace) -> str:
     from minit2i_deploy.cli.support.formatting import columns
-    from minit2i_deploy.evaluation.compare.summary import denoiser_words, figures, sizes, speeds
+    from minit2i_deploy.evaluation.compare.summary import (
+        denoiser_label,
+        figure_cells,
+        size_cells,
+        speed_cells,
+    )
 
     sides = [
-        (name, denoiser_words(side), side["engine"], side["path"])
+        (name, denoiser_label(side), side["engine"], side["path"])
         for name, side in zip("AB", found.sides, strict=True)
     ]
     what = f"{len(found.pairs)} pictures, table {found.table}, guidance {found.guidance:g}"
     parts = [
         f"{columns(sides)}\n{what}",
-        columns(figures(found), head=("figure", "A", "B", "B to A")),
-        columns(sizes(found), head=("bytes", "A", "B", "B over A")),
+        columns(figure_cells(found), head=("figure", "A", "B", "B to A")),
+        columns(size_cells(found), head=("bytes", "A", "B", "B over A")),
     ]
     if found.speed is not None:
         head = ("stage", "A, median ms", "B, median ms", "B is faster, times")
-        parts.append(columns(speeds(found.speed), head=head))
+        parts.append(columns(speed_cells(found.speed), head=head))
     if options.output is not None:
         parts.append(str(options.output / PAGE))
     return "\n\n".join(parts)

@@ -129,7 +129,7 @@ def _paint(
 ) -> list[Run]:
     from minit2i_deploy.demo.report import Run
     from minit2i_deploy.evaluation.shapes import held_out_captions
-    from minit2i_deploy.evaluation.shapes.judged import paint_captions
+    from minit2i_deploy.evaluation.shapes.judged_images import generate_judged_images
     from minit2i_deploy.generate import generate
     from minit2i_deploy.progress import ProgressLine
     from minit2i_deploy.runtimes import open_runtime
@@ -145,7 +145,7 @@ def _paint(
         for name in presets:
             table, guidance = bundle.preset(name)
             with ProgressLine(f"paint {table.name}") as progress:
-                painted = paint_captions(
+                painted = generate_judged_images(
                     bundle,
                     runtime,
                     captions,

@@ -24,7 +24,7 @@ from minit2i_deploy.cli.support.table_meter import (
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
-    from minit2i_deploy.evaluation.shapes.judged import Painted
+    from minit2i_deploy.evaluation.shapes.judged_images import JudgedImage
     from minit2i_deploy.solvers.table import Table
 
 _KINDS: Final = ("known", "novel", "all")
@@ -148,14 +148,14 @@ def _score(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any],
 
 def _paint(
     bundle: Bundle, options: argparse.Namespace, table: Table, guidance: float
-) -> list[Painted]:
+) -> list[JudgedImage]:
     from minit2i_deploy.evaluation.shapes import held_out_captions
-    from minit2i_deploy.evaluation.shapes.judged import paint_captions
+    from minit2i_deploy.evaluation.shapes.judged_images import generate_judged_images
     from minit2i_deploy.progress import ProgressLine
 
     captions = held_out_captions(options.per_kind, options.seed, _kinds(options.kinds))
     with ProgressLine("eval shapes") as progress, opened_runtime(bundle, options) as runtime:
-        painted = paint_captions(
+        painted = generate_judged_images(
             bundle,
             runtime,
             captions,

@@ -10,7 +10,7 @@ from typing import Any, Final
 from minit2i_deploy._version import __version__
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.evaluation.shapes import ShapesScore
-from minit2i_deploy.evaluation.shapes.judged import Painted
+from minit2i_deploy.evaluation.shapes.judged_images import JudgedImage
 from minit2i_deploy.io.strict_json import encode
 from minit2i_deploy.machine import describe_machine
 from minit2i_deploy.solvers.table import Table
@@ -25,7 +25,7 @@ class Run:
     name: str
     table: Table
     guidance: float
-    painted: Sequence[Painted]
+    painted: Sequence[JudgedImage]
 
     def file_name(self, index: int) -> str:
         """Name of one picture, inside the output folder."""

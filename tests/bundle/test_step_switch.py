@@ -14,10 +14,10 @@ from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.manifest import Check, Manifest, StepSwitch
 from minit2i_deploy.bundle.step_switch import SwitchRuntime, bundle_after_switch
 from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
-from minit2i_deploy.evaluation.compare.lockstep import walk
-from minit2i_deploy.evaluation.compare.prompt_set import Task
-from minit2i_deploy.evaluation.compare.subjects import Side, graph_bytes
-from minit2i_deploy.evaluation.compare.summary import denoiser_words
+from minit2i_deploy.evaluation.compare.contenders import Contender, graph_bytes
+from minit2i_deploy.evaluation.compare.lockstep import run_lockstep
+from minit2i_deploy.evaluation.compare.prompt_cases import PromptCase
+from minit2i_deploy.evaluation.compare.summary import denoiser_label
 from minit2i_deploy.export.quantize.switch_bundle import FOLDER, add_late_graph
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
@@ -86,11 +86,13 @@ def test_no_row_or_every_row_may_be_after_the_switch(bundle: Bundle) -> None:
 
 def test_compare_follows_the_switch(bundle: Bundle) -> None:
     table = solver_table("ab2", steps=4)
-    a = Side(bundle=bundle, runtime=FakeRuntime(bundle), engine="fake")
+    a = Contender(bundle=bundle, runtime=FakeRuntime(bundle), engine="fake")
     split = SwitchRuntime(FakeRuntime(bundle), Shifted(bundle), 0.5)
-    b = Side(bundle=bundle, runtime=split, engine="fake")
-    tasks = [Task(prompt=prompt, seed=seed) for prompt, seed in zip(PROMPTS, (5, 6), strict=True)]
-    errors = walk(a, b, tasks, table, GUIDANCE, details=True).details
+    b = Contender(bundle=bundle, runtime=split, engine="fake")
+    tasks = [
+        PromptCase(prompt=prompt, seed=seed) for prompt, seed in zip(PROMPTS, (5, 6), strict=True)
+    ]
+    errors = run_lockstep(a, b, tasks, table, GUIDANCE, details=True).details
     assert errors is not None
     # Equal graphs before, another one from t = 0.5 on, seen from the same states.
     assert (errors.step > 0).all(axis=1).tolist() == [False, False, True, True]
@@ -129,8 +131,8 @@ def test_the_manifest_keeps_the_second_graph(tmp_path: Path) -> None:
     assert view.graph_path("text_encoder") == opened.graph_path("text_encoder")
     assert view.digest != opened.digest
     assert graph_bytes(opened)["late step graph"] == 4
-    report = Side(bundle=opened, runtime=FakeRuntime(opened), engine="fake").to_dict()
-    assert denoiser_words(report) == "fp32, fp32 from t=0.8"
+    report = Contender(bundle=opened, runtime=FakeRuntime(opened), engine="fake").to_dict()
+    assert denoiser_label(report) == "fp32, fp32 from t=0.8"
 
 
 def test_a_manifest_without_one_does_not_mention_it(bundle: Bundle) -> None:

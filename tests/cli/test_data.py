@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minit2i_deploy.evaluation.shapes import draw, sample
+from minit2i_deploy.evaluation.shapes import draw_scene, sample_scene
 from minit2i_deploy.training.data.images import decode_image
 from minit2i_deploy.training.data.shards.index import open_index
 from tests.helpers.cli_runs import run
@@ -122,9 +122,9 @@ def test_drawn_shapes_are_packed(tmp_path: Path, capsys: Capsys) -> None:
     for name in ("000000.tar", "000001.tar"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     members = read_all(tmp_path / "a" / "000001.tar")[1]
-    scene, _, caption = sample(np.random.default_rng([1, 4, 6]))
+    scene, _, caption = sample_scene(np.random.default_rng([1, 4, 6]))
     assert members["txt"].decode() == caption
-    assert np.array_equal(np.asarray(decode_image(members["png"])), draw(scene, 32))
+    assert np.array_equal(np.asarray(decode_image(members["png"])), draw_scene(scene, 32))
 
 
 WRONG_PACK: dict[str, tuple[tuple[object, ...], str]] = {

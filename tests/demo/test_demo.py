@@ -24,11 +24,11 @@ from minit2i_deploy.evaluation.shapes import (
     KINDS,
     Requirement,
     Spec,
-    draw,
+    draw_scene,
     held_out_captions,
-    sample,
+    sample_scene,
 )
-from minit2i_deploy.evaluation.shapes.judged import paint_captions
+from minit2i_deploy.evaluation.shapes.judged_images import generate_judged_images
 from minit2i_deploy.generate import Result
 from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.runtimes.fake import FakeRuntime
@@ -187,6 +187,7 @@ def test_a_missing_asset_is_one_clear_error(tmp_path: Path) -> None:
         checkpoint=tmp_path / "model",
         student=tmp_path / "student",
         text_encoder=tmp_path / "text_encoder",
+        tokenizer=tmp_path / "tokenizer",
     )
 
 
@@ -195,8 +196,8 @@ def test_pictures_are_judged_by_their_own_captions(
 ) -> None:
     bundle = Bundle.open(write_bundle(tmp_path / "b"))
     rng = np.random.default_rng(0)
-    scenes = [sample(rng, kind) for kind in KINDS]
-    drawn = {caption: draw(scene) for scene, _, caption in scenes}
+    scenes = [sample_scene(rng, kind) for kind in KINDS]
+    drawn = {caption: draw_scene(scene) for scene, _, caption in scenes}
     shares: list[float] = []
 
     def perfect(bundle: Bundle, runtime: object, prompts: list[str], **options: object) -> Result:
@@ -206,11 +207,11 @@ def test_pictures_are_judged_by_their_own_captions(
         empty = np.zeros((len(prompts), 3, 1, 1), dtype=np.float32)
         return Result(images=images, x=empty, timings={}, seeds=(), guidance=1.0, table="t")
 
-    monkeypatch.setattr("minit2i_deploy.evaluation.shapes.judged.generate", perfect)
+    monkeypatch.setattr("minit2i_deploy.evaluation.shapes.judged_images.generate", perfect)
     captions = [(spec, caption) for _, spec, caption in scenes]
     with FakeRuntime(bundle) as runtime:
         painted = list(
-            paint_captions(
+            generate_judged_images(
                 bundle, runtime, captions, table=solver_table("euler", steps=1), guidance=1.0,
                 batch=4, seed=3, progress=lambda share, label="": shares.append(share),
             )
@@ -229,7 +230,7 @@ def test_progress_reaches_the_end_in_even_shares(tmp_path: Path) -> None:
     shares: list[float] = []
     with FakeRuntime(bundle) as runtime:
         list(
-            paint_captions(
+            generate_judged_images(
                 bundle, runtime, held_out_captions(1, 0), table=solver_table("euler", steps=2),
                 guidance=2.0, batch=3, progress=lambda share, label="": shares.append(share),
             )

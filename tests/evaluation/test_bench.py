@@ -13,8 +13,8 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.cli.bench import peak_memory_bytes
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.bench import timing as measuring
-from minit2i_deploy.evaluation.bench.stages import STAGES, Subject, prepare, short_texts
-from minit2i_deploy.evaluation.bench.timing import Timing, measure, ratios
+from minit2i_deploy.evaluation.bench.stages import STAGES, Subject, prepare_subject, short_texts
+from minit2i_deploy.evaluation.bench.timing import Timing, speed_ratios, time_subjects
 from minit2i_deploy.flops import denoiser_flops
 from minit2i_deploy.runtimes.fake import FakeRuntime
 from tests.helpers.bundles import write_bundle
@@ -62,7 +62,7 @@ def test_subjects_take_turns_and_warm_up_is_not_timed(clock: Clock) -> None:
     slow = dict(zip(STAGES, (1.0, 2.0, 3.0, 1.0, 4.0, 8.0), strict=True))
     fast = {name: seconds / 4 for name, seconds in slow.items()}
     subjects = [subject("a", clock, calls, slow), subject("b", clock, calls, fast)]
-    first, second = measure(subjects, repeats=3, warm_up=2)
+    first, second = time_subjects(subjects, repeats=3, warm_up=2)
     assert calls[:10] == ["a tokenise", "b tokenise"] * 5
     assert len(calls) == len(STAGES) * 5 * 2
     assert first.timings["adapt"].seconds == (3.0, 3.0, 3.0)
@@ -71,7 +71,7 @@ def test_subjects_take_turns_and_warm_up_is_not_timed(clock: Clock) -> None:
     assert first.texts_per_s == 8.0
     assert first.step_share == 0.6
     assert second.step_share == pytest.approx(2.4)
-    assert ratios(first, second) == dict.fromkeys(STAGES, 4.0)
+    assert speed_ratios(first, second) == dict.fromkeys(STAGES, 4.0)
 
 
 def test_percentiles() -> None:
@@ -82,25 +82,25 @@ def test_percentiles() -> None:
 def test_ratios_are_of_pairs(clock: Clock) -> None:
     calls: list[str] = []
     base = dict.fromkeys(STAGES, 1.0)
-    (a,) = measure([subject("a", clock, calls, base)], repeats=3, warm_up=0)
+    (a,) = time_subjects([subject("a", clock, calls, base)], repeats=3, warm_up=0)
     fields = {"seconds": (1.0, 10.0, 100.0)}
     doubled = {"seconds": (0.5, 5.0, 50.0)}
     one, two = (
-        measuring.Measured(
+        measuring.SubjectTimings(
             label="x", timings={"step": Timing(**item)}, images_per_s=1, texts_per_s=1,
             step_flops=1, matrix_rate=1, difference=0,
         )
         for item in (fields, doubled)
     )  # fmt: skip
     # A machine that slows down a hundredfold in between does not show.
-    assert ratios(one, two) == {"step": 2.0}
+    assert speed_ratios(one, two) == {"step": 2.0}
     assert a.difference == 0.0
 
 
 @pytest.mark.parametrize("options", [{"repeats": 0}, {"warm_up": -1}])
 def test_wrong_counts_are_refused(clock: Clock, options: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="at least 1 and 0 are needed"):
-        measure([subject("a", clock, [], dict.fromkeys(STAGES, 1.0))], **options)
+        time_subjects([subject("a", clock, [], dict.fromkeys(STAGES, 1.0))], **options)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
 
 def test_the_stages_of_a_bundle(bundle: Bundle) -> None:
     with FakeRuntime(bundle) as runtime:
-        found = prepare("fake", bundle, runtime, prompt="a red circle", num_texts=5)
+        found = prepare_subject("fake", bundle, runtime, prompt="a red circle", num_texts=5)
         assert list(found.stages) == list(STAGES)
         for call in found.stages.values():
             call()
@@ -122,7 +122,7 @@ def test_the_stages_of_a_bundle(bundle: Bundle) -> None:
     assert found.flops["step"] == 2 * denoiser_flops(bundle.config)
     assert found.matrix_rate == 1e9
     with FakeRuntime(bundle) as runtime:
-        again = prepare("fake", bundle, runtime, prompt="a red circle")
+        again = prepare_subject("fake", bundle, runtime, prompt="a red circle")
     assert np.array_equal(found.state, again.state)
 
 
@@ -185,7 +185,7 @@ def test_a_share_above_the_whole_is_explained(
 ) -> None:
     words = ("bench", "b", "--runtime", "fake", "--repeats", 1, "--warm-up", 0, "--texts", 1)
     for share, explained in ((1.3, True), (0.9, False)):
-        monkeypatch.setattr(measuring.Measured, "step_share", share)
+        monkeypatch.setattr(measuring.SubjectTimings, "step_share", share)
         done = run(capsys, *words)
         assert done.code == 0
         assert ("share above 100%: either" in done.out) == explained

@@ -14,19 +14,19 @@ from minit2i_deploy.bundle.manifest import Manifest
 from minit2i_deploy.errors import PromptTruncatedWarning, RuntimeFailure, UsageError
 from minit2i_deploy.evaluation.compare import (
     CompareSettings,
-    Side,
-    Task,
-    caption_tasks,
+    Contender,
+    PromptCase,
+    caption_cases,
     check_comparable,
     compare,
     is_shapes_model,
-    prompt_tasks,
+    prompt_cases,
 )
 from minit2i_deploy.evaluation.compare import comparison as measure_module
-from minit2i_deploy.evaluation.compare.lockstep import walk
-from minit2i_deploy.evaluation.compare.prompt_set import is_shapes_tokenizer, spread
-from minit2i_deploy.evaluation.compare.subjects import graph_bytes
-from minit2i_deploy.evaluation.quality import metrics
+from minit2i_deploy.evaluation.compare.contenders import graph_bytes
+from minit2i_deploy.evaluation.compare.lockstep import run_lockstep
+from minit2i_deploy.evaluation.compare.prompt_cases import is_shapes_tokenizer, spread_indices
+from minit2i_deploy.evaluation.quality import image_metrics
 from minit2i_deploy.evaluation.relative_error import l2_relative_errors
 from minit2i_deploy.evaluation.shapes import Spec, Verdict, held_out_captions
 from minit2i_deploy.generate import generate
@@ -37,7 +37,11 @@ from minit2i_deploy.tokenizer import Tokenizer
 from tests.helpers.bundles import draft, write_bundle, write_files
 
 GUIDANCE = 2.5
-TASKS = (Task(prompt="red", seed=3), Task(prompt="a blue", seed=8), Task(prompt="", seed=9))
+TASKS = (
+    PromptCase(prompt="red", seed=3),
+    PromptCase(prompt="a blue", seed=8),
+    PromptCase(prompt="", seed=9),
+)
 
 
 class Louder(FakeRuntime):
@@ -65,9 +69,9 @@ def bundle(tmp_path: Path) -> Bundle:
     return Bundle.open(write_bundle(tmp_path / "b"))
 
 
-def side(bundle: Bundle, kind: type[FakeRuntime] = FakeRuntime) -> Side:
+def side(bundle: Bundle, kind: type[FakeRuntime] = FakeRuntime) -> Contender:
     """That bundle on a runtime of that kind."""
-    return Side(bundle=bundle, runtime=kind(bundle), engine=kind.name)
+    return Contender(bundle=bundle, runtime=kind(bundle), engine=kind.name)
 
 
 def settings(table: Table, **changes: int) -> CompareSettings:
@@ -107,7 +111,7 @@ def by_hand(
 @pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "dpmpp2m"])
 def test_rows_are_measured_from_equal_and_from_own_states(bundle: Bundle, solver: str) -> None:
     table = solver_table(solver, steps=5)
-    found = walk(side(bundle), side(bundle, Louder), TASKS, table, GUIDANCE, details=True)
+    found = run_lockstep(side(bundle), side(bundle, Louder), TASKS, table, GUIDANCE, details=True)
     assert found.details is not None
     states, estimates, reference = by_hand(bundle, table, forced=True)
     running, _, _ = by_hand(bundle, table, forced=False)
@@ -133,7 +137,7 @@ def test_rows_are_measured_from_equal_and_from_own_states(bundle: Bundle, solver
 
 def test_pictures_are_those_of_generate(bundle: Bundle) -> None:
     table = solver_table("ab2", steps=4)
-    found = walk(side(bundle), side(bundle, Louder), TASKS, table, GUIDANCE, details=False)
+    found = run_lockstep(side(bundle), side(bundle, Louder), TASKS, table, GUIDANCE, details=False)
     for kind, x in ((FakeRuntime, found.x_a), (Louder, found.x_b)):
         wanted = generate(
             bundle,
@@ -150,7 +154,7 @@ def test_pictures_are_those_of_generate(bundle: Bundle) -> None:
 def test_rows_with_fresh_noise_draw_the_same_for_both(bundle: Bundle) -> None:
     table = solver_table("sde", steps=4)
     assert table.column("n").any()
-    found = walk(side(bundle), side(bundle), TASKS, table, GUIDANCE, details=True)
+    found = run_lockstep(side(bundle), side(bundle), TASKS, table, GUIDANCE, details=True)
     assert found.details is not None
     np.testing.assert_array_equal(found.x_a, found.x_b)
     for kind in ("tokens", "estimate", "step", "drift"):
@@ -185,14 +189,14 @@ def test_final_figures_are_those_of_the_metrics(bundle: Bundle) -> None:
     table = solver_table("euler", steps=3)
     found = compare(side(bundle), side(bundle, Louder), TASKS, settings(table, details=3))
     x_a, x_b = (np.stack([getattr(one, name) for one in found.shown]) for name in ("x_a", "x_b"))
-    assert [pair.psnr_db for pair in found.pairs] == metrics.psnr(x_b, x_a).tolist()
+    assert [pair.psnr_db for pair in found.pairs] == image_metrics.psnr(x_b, x_a).tolist()
     first, second = (
         np.floor(np.clip(np.clip(x, -1, 1) * 127.5 + 128, 0, 255)).astype(int) for x in (x_a, x_b)
     )
     off = np.abs(first - second)
     assert found.final()["levels_off"] == off.max() > 0
     assert found.final()["bytes_off"]["mean"] == pytest.approx((off > 0).mean())
-    ratio = metrics.seam_ratios(metrics.seam_gradients(x_b, bundle.config.patch_size))
+    ratio = image_metrics.seam_ratios(image_metrics.seam_gradients(x_b, bundle.config.patch_size))
     assert found.seams[1] == pytest.approx(ratio)
 
 
@@ -207,7 +211,7 @@ def test_verdicts_make_a_paired_score(bundle: Bundle, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(measure_module, "judge", judge)
     # The captions are longer than the small bundle takes; the verdict is made up anyway.
-    tasks = [dataclasses.replace(task, prompt="red") for task in caption_tasks(1)]
+    tasks = [dataclasses.replace(task, prompt="red") for task in caption_cases(1)]
     found = compare(
         side(bundle), side(bundle, Louder), tasks, settings(solver_table("euler", steps=2))
     )
@@ -222,7 +226,7 @@ def test_verdicts_make_a_paired_score(bundle: Bundle, monkeypatch: pytest.Monkey
 
 
 def test_a_prompt_that_is_cut_is_told_once(bundle: Bundle) -> None:
-    tasks = prompt_tasks(["red " * 40], [0, 1, 2])
+    tasks = prompt_cases(["red " * 40], [0, 1, 2])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         compare(
@@ -307,10 +311,10 @@ def test_sizes_add_up(bundle: Bundle) -> None:
 
 
 def test_tasks_pair_prompts_with_seeds() -> None:
-    plain = caption_tasks(2)
+    plain = caption_cases(2)
     assert [task.seed for task in plain] == list(range(12))
     assert [(task.spec, task.prompt) for task in plain] == held_out_captions(2, 0)
-    crossed = prompt_tasks(["a", "b"], [5, 7])
+    crossed = prompt_cases(["a", "b"], [5, 7])
     assert [(task.prompt, task.seed) for task in crossed] == [
         ("a", 5), ("a", 7), ("b", 5), ("b", 7),
     ]  # fmt: skip
@@ -319,18 +323,18 @@ def test_tasks_pair_prompts_with_seeds() -> None:
 
 def test_tasks_refuse_nothing() -> None:
     with pytest.raises(UsageError, match="no prompt came"):
-        prompt_tasks([])
+        prompt_cases([])
     with pytest.raises(UsageError, match="at least 1"):
-        caption_tasks(0)
+        caption_cases(0)
     with pytest.raises(UsageError, match="seed"):
-        prompt_tasks(["a"], [-1])
+        prompt_cases(["a"], [-1])
 
 
 @pytest.mark.parametrize(
     ("count", "wanted"), [(1, [0]), (2, [0, 5]), (4, [0, 2, 5, 7]), (99, list(range(10)))]
 )
 def test_details_are_spread_over_the_tasks(count: int, wanted: list[int]) -> None:
-    assert spread([Task(prompt="", seed=i) for i in range(10)], count) == wanted
+    assert spread_indices([PromptCase(prompt="", seed=i) for i in range(10)], count) == wanted
 
 
 @pytest.mark.parametrize("name", ["batch", "details"])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.evaluation.compare.confidence_interval import difference_interval
 from minit2i_deploy.evaluation.compare.difference_images import amplified_difference, png_bytes
-from minit2i_deploy.evaluation.compare.interval import difference_interval
 from minit2i_deploy.evaluation.compare.ssim import ssim
-from minit2i_deploy.evaluation.quality.paired import Paired
+from minit2i_deploy.evaluation.quality.paired_verdicts import PairedVerdicts
 
 
 def pictures(seed: int, size: int = 16) -> np.ndarray:
@@ -79,7 +79,9 @@ def test_the_interval_is_walds_with_half_a_caption_in_every_cell() -> None:
     mean = (share * (first - second)).sum()
     variance = (share * (first - second - mean) ** 2).sum() / cells.sum()
     wanted = (mean - 1.959964 * math.sqrt(variance), mean + 1.959964 * math.sqrt(variance))
-    assert difference_interval(Paired(won=won, lost=lost), total) == pytest.approx(wanted, rel=1e-6)
+    assert difference_interval(PairedVerdicts(won=won, lost=lost), total) == pytest.approx(
+        wanted, rel=1e-6
+    )
 
 
 def test_the_interval_covers_what_it_should() -> None:
@@ -87,22 +89,22 @@ def test_the_interval_covers_what_it_should() -> None:
     won, lost, total = 0.08, 0.05, 120
     hits, trials = 0, 2000
     for gained, missed, _ in rng.multinomial(total, [won, lost, 1 - won - lost], trials):
-        low, high = difference_interval(Paired(won=int(gained), lost=int(missed)), total)
+        low, high = difference_interval(PairedVerdicts(won=int(gained), lost=int(missed)), total)
         hits += low <= won - lost <= high
     # 0.9555 measured; 0.95 promised, and 2000 trials have a deviation of 0.005.
     assert 0.94 <= hits / trials <= 0.97
 
 
 def test_the_interval_stays_a_difference_of_shares() -> None:
-    assert difference_interval(Paired(won=1, lost=0), 1)[1] == 1.0
-    low, high = difference_interval(Paired(won=0, lost=0), 100)
+    assert difference_interval(PairedVerdicts(won=1, lost=0), 1)[1] == 1.0
+    low, high = difference_interval(PairedVerdicts(won=0, lost=0), 100)
     assert low == -high < 0
 
 
 @pytest.mark.parametrize(("won", "lost", "total"), [(0, 0, 0), (3, 3, 5)])
 def test_the_interval_refuses_counts_that_do_not_fit(won: int, lost: int, total: int) -> None:
     with pytest.raises(UsageError, match="captions came"):
-        difference_interval(Paired(won=won, lost=lost), total)
+        difference_interval(PairedVerdicts(won=won, lost=lost), total)
 
 
 def test_the_difference_is_amplified_around_grey() -> None:

@@ -18,16 +18,16 @@ from minit2i_deploy.evaluation.quality import (
     MeterReport,
     MeterSettings,
     Outcome,
-    measure,
+    count_evaluations,
+    image_metrics,
+    iter_outcomes,
+    measure_candidates,
     meter,
-    metrics,
-    outcomes,
-    planned_evaluations,
     plots,
 )
-from minit2i_deploy.evaluation.quality.candidates import candidates_of
+from minit2i_deploy.evaluation.quality.candidates import list_candidates
 from minit2i_deploy.evaluation.quality.fine_reference import fine_table
-from minit2i_deploy.evaluation.quality.paired import Paired
+from minit2i_deploy.evaluation.quality.paired_verdicts import PairedVerdicts
 from minit2i_deploy.evaluation.shapes import ShapesScore, Spec, Verdict, held_out_captions
 from minit2i_deploy.evaluation.shapes.score import Rate
 from minit2i_deploy.generate import generate
@@ -69,7 +69,7 @@ def cheap_judge(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def report_of(bundle: Bundle, settings: MeterSettings = SETTINGS) -> MeterReport:
     with FakeRuntime(bundle) as runtime:
-        return measure(bundle, runtime, candidates_of(TABLES, [2.5]), settings)
+        return measure_candidates(bundle, runtime, list_candidates(TABLES, [2.5]), settings)
 
 
 def without_seconds(report: MeterReport) -> list[dict[str, object]]:
@@ -101,13 +101,13 @@ def test_figures_are_those_of_pictures_painted_by_hand(bundle: Bundle) -> None:
     for one, results, right in zip(report.outcomes, painted, verdicts, strict=True):
         x = np.concatenate([result.x for result in results])
         assert one.score.overall.num_correct == sum(right)
-        assert one.outside == pytest.approx(metrics.outside(x).mean(), abs=1e-12)
-        assert one.clipped == pytest.approx(metrics.clipped(x).mean(), abs=1e-12)
-        gradients = metrics.seam_gradients(x, CONFIG.patch_size)
-        assert one.seams == pytest.approx(metrics.seam_ratios(gradients), abs=1e-9)
+        assert one.outside == pytest.approx(image_metrics.share_outside(x).mean(), abs=1e-12)
+        assert one.clipped == pytest.approx(image_metrics.share_clipped(x).mean(), abs=1e-12)
+        gradients = image_metrics.seam_gradients(x, CONFIG.patch_size)
+        assert one.seams == pytest.approx(image_metrics.seam_ratios(gradients), abs=1e-9)
     for one, right in zip(report.outcomes[1:], verdicts[1:], strict=True):
         pairs = list(zip(right, verdicts[0], strict=True))
-        assert one.paired == Paired(
+        assert one.paired == PairedVerdicts(
             won=sum(a and not b for a, b in pairs), lost=sum(b and not a for a, b in pairs)
         )
     assert report.outcomes[0].paired is None
@@ -124,8 +124,8 @@ def test_distance_is_to_the_fine_grid_on_the_first_captions_of_each_kind(bundle:
             for table in (TABLES[0], fine)
         )
     assert found is not None and found.num_pictures == 12
-    assert found.psnr_db == pytest.approx(metrics.psnr(x, reference).mean(), abs=1e-6)
-    assert found.gmsd == pytest.approx(metrics.gmsd(x, reference).mean(), abs=1e-9)
+    assert found.psnr_db == pytest.approx(image_metrics.psnr(x, reference).mean(), abs=1e-6)
+    assert found.gmsd == pytest.approx(image_metrics.gmsd(x, reference).mean(), abs=1e-9)
 
 
 def test_more_steps_come_nearer(bundle: Bundle) -> None:
@@ -153,7 +153,7 @@ def test_the_grid_must_be_finer_than_what_it_judges(bundle: Bundle) -> None:
     settings = MeterSettings(per_kind=1, reference_steps=31)
     with FakeRuntime(bundle) as runtime:
         with pytest.raises(UsageError, match="dpmpp2m-8 has 8 rows; give at least 32"):
-            measure(bundle, runtime, candidates_of(TABLES, [2.5]), settings)
+            measure_candidates(bundle, runtime, list_candidates(TABLES, [2.5]), settings)
 
 
 def test_planned_evaluations_are_those_spent(
@@ -168,15 +168,15 @@ def test_planned_evaluations_are_those_spent(
 
     monkeypatch.setattr(FakeTrajectory, "step", counted)
     shares: list[float] = []
-    candidates = candidates_of(TABLES, [2.5, 1.0])
+    candidates = list_candidates(TABLES, [2.5, 1.0])
     with FakeRuntime(bundle) as runtime:
-        measure(bundle, runtime, candidates, SETTINGS, lambda share, label="": shares.append(share))
-    assert sum(spent) == planned_evaluations(candidates, SETTINGS)
+        measure_candidates(
+            bundle, runtime, candidates, SETTINGS, lambda share, label="": shares.append(share)
+        )
+    assert sum(spent) == count_evaluations(candidates, SETTINGS)
     # dpmpp2m's two tables share a grid; euler's interval has one of its own; two scales.
     rows = 16 + 8 + 9 + 8 + 4 + 6
-    assert (
-        planned_evaluations(candidates, MeterSettings(per_kind=2, reference_steps=0)) == 12 * rows
-    )
+    assert count_evaluations(candidates, MeterSettings(per_kind=2, reference_steps=0)) == 12 * rows
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
 
 
@@ -206,10 +206,10 @@ def test_an_engine_that_takes_whole_trajectories_is_given_them(
     monkeypatch.setattr(fake, "FakeTrajectory", WholeTrajectory)
     shares: list[float] = []
     with FakeRuntime(bundle) as runtime:
-        report = measure(
+        report = measure_candidates(
             bundle,
             runtime,
-            candidates_of(TABLES, [2.5]),
+            list_candidates(TABLES, [2.5]),
             SETTINGS,
             lambda share, label="": shares.append(share),
         )
@@ -220,10 +220,10 @@ def test_an_engine_that_takes_whole_trajectories_is_given_them(
 def test_leaving_the_loop_paints_no_more(bundle: Bundle) -> None:
     names = []
     with FakeRuntime(bundle) as runtime:
-        run = outcomes(
+        run = iter_outcomes(
             bundle,
             runtime,
-            candidates_of(TABLES, [2.5]),
+            list_candidates(TABLES, [2.5]),
             MeterSettings(per_kind=1, reference_steps=0),
             lambda _, name: names.append(name),
         )
@@ -233,11 +233,11 @@ def test_leaving_the_loop_paints_no_more(bundle: Bundle) -> None:
 
 def test_what_cannot_be_compared_is_refused(bundle: Bundle) -> None:
     with FakeRuntime(bundle) as runtime:
-        twice = candidates_of([TABLES[0], TABLES[0]], [2.5])
+        twice = list_candidates([TABLES[0], TABLES[0]], [2.5])
         with pytest.raises(UsageError, match="dpmpp2m-8 came twice"):
-            measure(bundle, runtime, twice, SETTINGS)
+            measure_candidates(bundle, runtime, twice, SETTINGS)
         with pytest.raises(UsageError, match="no table came"):
-            measure(bundle, runtime, [], SETTINGS)
+            measure_candidates(bundle, runtime, [], SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -261,12 +261,14 @@ def test_mcnemar_counts_coin_tosses(won: int, lost: int) -> None:
     total = won + lost
     uneven = [abs(2 * tosses.bit_count() - total) >= abs(won - lost) for tosses in range(2**total)]
     # Measured 0.
-    assert Paired(won=won, lost=lost).p_value == pytest.approx(sum(uneven) / 2**total, abs=1e-15)
+    assert PairedVerdicts(won=won, lost=lost).p_value == pytest.approx(
+        sum(uneven) / 2**total, abs=1e-15
+    )
 
 
 def test_mcnemar_holds_for_thousands() -> None:
-    assert Paired(won=1000, lost=1000).p_value == 1.0
-    assert 0 < Paired(won=900, lost=1100).p_value < 1e-4
+    assert PairedVerdicts(won=1000, lost=1000).p_value == 1.0
+    assert 0 < PairedVerdicts(won=900, lost=1100).p_value < 1e-4
 
 
 def outcome(name: str, steps: int, correct: int, **figures: object) -> Outcome:

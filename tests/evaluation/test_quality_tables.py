@@ -9,7 +9,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.quality.candidates import Candidate, candidates_of, parse_table
+from minit2i_deploy.evaluation.quality.candidates import Candidate, list_candidates, parse_table
 from minit2i_deploy.evaluation.quality.fine_reference import end_floor, fine_table
 from minit2i_deploy.solvers.guidance import adjust_guidance
 from minit2i_deploy.solvers.row import advance
@@ -99,11 +99,11 @@ def test_evaluations_are_branches_over_rows() -> None:
 
 def test_names_hold_the_scale_where_there_are_several() -> None:
     tables = [solver_table("euler", steps=n) for n in (4, 8)]
-    assert [one.name for one in candidates_of(tables, [2.5])] == ["euler-4", "euler-8"]
-    names = [one.name for one in candidates_of(tables, [1.0, 2.5])]
+    assert [one.name for one in list_candidates(tables, [2.5])] == ["euler-4", "euler-8"]
+    names = [one.name for one in list_candidates(tables, [1.0, 2.5])]
     assert names == ["euler-4@1", "euler-4@2.5", "euler-8@1", "euler-8@2.5"]
     with pytest.raises(UsageError, match="at least one of each"):
-        candidates_of(tables, [])
+        list_candidates(tables, [])
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image, ImageFilter
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.shapes import KINDS, Object, Scene, detect, draw, sample
-from minit2i_deploy.evaluation.shapes.detect import check_picture
+from minit2i_deploy.evaluation.shapes import KINDS, Object, Scene, detect, draw_scene, sample_scene
+from minit2i_deploy.evaluation.shapes.detect import check_image
 
 
 def _scenes(num_per_kind: int) -> list[Scene]:
     rng = np.random.default_rng(31)
-    return [sample(rng, kind)[0] for kind in KINDS for _ in range(num_per_kind)]
+    return [sample_scene(rng, kind)[0] for kind in KINDS for _ in range(num_per_kind)]
 
 
 def _agree(scene: Scene, image: np.ndarray) -> bool:
@@ -25,7 +25,7 @@ def _agree(scene: Scene, image: np.ndarray) -> bool:
 
 def test_drawings_are_read_back_exactly() -> None:
     for scene in _scenes(100):
-        reading = detect(draw(scene))
+        reading = detect(draw_scene(scene))
         assert reading.background == scene.background
         assert len(reading.detections) == len(scene.objects)
         for thing in scene.objects:
@@ -41,7 +41,7 @@ def test_drawings_are_read_back_exactly() -> None:
 
 
 def test_larger_pictures_are_read_too() -> None:
-    assert all(_agree(scene, draw(scene, size=128)) for scene in _scenes(5))
+    assert all(_agree(scene, draw_scene(scene, size=128)) for scene in _scenes(5))
 
 
 def test_noise_is_forgiven() -> None:
@@ -49,7 +49,7 @@ def test_noise_is_forgiven() -> None:
     scenes = _scenes(50)
     right = 0
     for scene in scenes:
-        noisy = draw(scene) + rng.normal(0, 8, (64, 64, 3))
+        noisy = draw_scene(scene) + rng.normal(0, 8, (64, 64, 3))
         right += _agree(scene, np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
     # Measured 300 of 300; 2000 of 2000 in a longer run.
     assert right >= 0.99 * len(scenes)
@@ -60,7 +60,7 @@ def test_soft_and_off_colour_pictures_are_forgiven() -> None:
     scenes = _scenes(50)
     right = 0
     for scene in scenes:
-        soft = np.asarray(Image.fromarray(draw(scene)).filter(ImageFilter.GaussianBlur(1)))
+        soft = np.asarray(Image.fromarray(draw_scene(scene)).filter(ImageFilter.GaussianBlur(1)))
         tinted = soft + rng.normal(0, 10, 3) + rng.normal(0, 5, soft.shape)
         right += _agree(scene, np.clip(np.rint(tinted), 0, 255).astype(np.uint8))
     # Measured 299 of 300.
@@ -68,7 +68,7 @@ def test_soft_and_off_colour_pictures_are_forgiven() -> None:
 
 
 def _picture(*objects: Object, background: str = "white") -> np.ndarray:
-    return draw(Scene(objects=objects, background=background))
+    return draw_scene(Scene(objects=objects, background=background))
 
 
 @pytest.mark.parametrize("background", ["white", "black", "grey"])
@@ -133,4 +133,4 @@ def test_strange_backgrounds_are_unknown() -> None:
 )
 def test_other_arrays_are_refused(image: np.ndarray) -> None:
     with pytest.raises(UsageError, match="height, width, 3"):
-        check_picture(image)
+        check_image(image)

@@ -23,11 +23,11 @@ from minit2i_deploy.evaluation.shapes import (
     Scene,
     Spec,
     detect,
-    draw,
+    draw_scene,
     held_out_captions,
     is_held_out,
     judge,
-    sample,
+    sample_scene,
 )
 from minit2i_deploy.evaluation.shapes.caption import every_caption, vocabulary_corpus
 from minit2i_deploy.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ PROMPT_LENGTH = 20
 
 def novel(kind: str, num: int) -> list[tuple[Scene, Spec, str]]:
     rng = np.random.default_rng(51)
-    return [sample(rng, kind) for _ in range(num)]
+    return [sample_scene(rng, kind) for _ in range(num)]
 
 
 def test_what_the_shipped_model_was_trained_on_has_not_moved() -> None:
@@ -49,8 +49,8 @@ def test_what_the_shipped_model_was_trained_on_has_not_moved() -> None:
     rng = np.random.default_rng(3)
     some = {"counting": 2.0, "position": 1.0, "colour_attribution": 1.0}
     for i in range(60):
-        scene, _, caption = sample(rng, weights=some if i % 2 else None)
-        digest.update(caption.encode() + draw(scene).tobytes())
+        scene, _, caption = sample_scene(rng, weights=some if i % 2 else None)
+        digest.update(caption.encode() + draw_scene(scene).tobytes())
     for _, caption in held_out_captions(5, 0):
         digest.update(caption.encode())
     # Taken before there was a novel kind.
@@ -79,7 +79,7 @@ def test_captions_name_the_novel_colour_once(kind: str) -> None:
 @pytest.mark.parametrize("kind", NOVEL_KINDS)
 def test_every_drawing_is_correct_for_its_caption(kind: str, size: int) -> None:
     for scene, spec, _ in novel(kind, 100):
-        verdict = judge(draw(scene, size), spec)
+        verdict = judge(draw_scene(scene, size), spec)
         assert verdict.correct, (verdict.reason, scene)
 
 
@@ -88,7 +88,7 @@ def test_noisy_drawings_stay_correct() -> None:
     drawn = [item for kind in NOVEL_KINDS for item in novel(kind, 100)]
     right = 0
     for scene, spec, _ in drawn:
-        noisy = np.rint(draw(scene) + rng.normal(0, 8, (64, 64, 3)))
+        noisy = np.rint(draw_scene(scene) + rng.normal(0, 8, (64, 64, 3)))
         right += judge(np.clip(noisy, 0, 255).astype(np.uint8), spec).correct
     # measured 200 of 200
     assert right >= 0.99 * len(drawn)
@@ -107,7 +107,7 @@ def test_a_known_colour_is_no_novel_one(colour: str) -> None:
     scene = Scene(
         objects=(Object(shape="circle", colour=colour, x=32, y=32, size=24),), background="white"
     )
-    verdict = judge(draw(scene), spec)
+    verdict = judge(draw_scene(scene), spec)
     assert not verdict.correct and f"found {colour} circle" in verdict.reason
 
 
@@ -117,11 +117,11 @@ def test_known_kinds_do_not_know_the_novel_colour() -> None:
     scene = Scene(
         objects=(Object(shape="circle", colour="cyan", x=32, y=32, size=24),), background="white"
     )
-    (found,) = detect(draw(scene)).detections
+    (found,) = detect(draw_scene(scene)).detections
     assert found.colour == "unknown"
     free = Spec(kind="single_object", required=(Requirement(shape="circle"),))
-    assert not judge(draw(scene), free).correct
-    assert judge(draw(scene), dataclasses.replace(free, kind="novel_colour")).correct
+    assert not judge(draw_scene(scene), free).correct
+    assert judge(draw_scene(scene), dataclasses.replace(free, kind="novel_colour")).correct
 
 
 def test_the_shipped_vocabulary_spells_the_word() -> None:
@@ -138,9 +138,9 @@ def test_the_shipped_vocabulary_spells_the_word() -> None:
 
 def test_names_that_are_unknown() -> None:
     with pytest.raises(UsageError, match="kind 'novel' is unknown; use one of single_object"):
-        sample(np.random.default_rng(0), "novel")
+        sample_scene(np.random.default_rng(0), "novel")
     with pytest.raises(UsageError, match=r"kinds among .* novel_colour, novel_attribution"):
-        sample(np.random.default_rng(0), weights={"novel": 1.0})
+        sample_scene(np.random.default_rng(0), weights={"novel": 1.0})
 
 
 # The test tokenizer has few words, so captions are longer than the model's 12 tokens.

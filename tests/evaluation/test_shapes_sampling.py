@@ -18,10 +18,10 @@ from minit2i_deploy.evaluation.shapes import (
     Requirement,
     Scene,
     Spec,
-    draw,
+    draw_scene,
     held_out_captions,
     is_held_out,
-    sample,
+    sample_scene,
     vocabulary_corpus,
 )
 from minit2i_deploy.evaluation.shapes.caption import every_caption
@@ -33,7 +33,7 @@ PER_KIND = 100
 @pytest.fixture(scope="module")
 def samples() -> list[tuple[Scene, Spec, str]]:
     rng = np.random.default_rng(20)
-    return [sample(rng, kind) for kind in KINDS for _ in range(PER_KIND)]
+    return [sample_scene(rng, kind) for kind in KINDS for _ in range(PER_KIND)]
 
 
 def test_scenes_keep_margin_gap_and_sizes(samples: list[tuple[Scene, Spec, str]]) -> None:
@@ -96,19 +96,19 @@ def test_every_kind_varies(samples: list[tuple[Scene, Spec, str]]) -> None:
 
 def test_samples_are_deterministic() -> None:
     first, second = np.random.default_rng(3), np.random.default_rng(3)
-    assert [sample(first) for _ in range(50)] == [sample(second) for _ in range(50)]
+    assert [sample_scene(first) for _ in range(50)] == [sample_scene(second) for _ in range(50)]
     other = np.random.default_rng(4)
-    assert sample(np.random.default_rng(3)) != sample(other)
+    assert sample_scene(np.random.default_rng(3)) != sample_scene(other)
 
 
 def test_weights_choose_the_kinds() -> None:
     rng = np.random.default_rng(0)
     weights = {"counting": 3.0, "colours": 1.0, "position": 0.0}
-    kinds = [sample(rng, weights=weights)[1].kind for _ in range(400)]
+    kinds = [sample_scene(rng, weights=weights)[1].kind for _ in range(400)]
     assert set(kinds) == {"counting", "colours"}
     # Expected 0.75, standard deviation 0.022; measured 0.745.
     assert abs(kinds.count("counting") / 400 - 0.75) < 0.08
-    kinds = [sample(rng)[1].kind for _ in range(600)]
+    kinds = [sample_scene(rng)[1].kind for _ in range(600)]
     # Expected 100 each, standard deviation 9.1; measured 93 to 111.
     assert all(60 < kinds.count(kind) < 140 for kind in KINDS)
 
@@ -116,14 +116,14 @@ def test_weights_choose_the_kinds() -> None:
 @pytest.mark.parametrize("weights", [{}, {"counting": 0.0}, {"counting": -1.0, "colours": 2.0}])
 def test_weights_must_add_up(weights: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="non-negative"):
-        sample(np.random.default_rng(0), weights=weights)
+        sample_scene(np.random.default_rng(0), weights=weights)
 
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(UsageError, match="single_object"):
-        sample(np.random.default_rng(0), "colour")
+        sample_scene(np.random.default_rng(0), "colour")
     with pytest.raises(UsageError, match="kinds among"):
-        sample(np.random.default_rng(0), weights={"colour": 1.0})
+        sample_scene(np.random.default_rng(0), weights={"colour": 1.0})
     with pytest.raises(UsageError, match="circle, square"):
         Spec(kind="colours", required=(Requirement(shape="star"),))
     with pytest.raises(UsageError, match="needs two"):
@@ -228,7 +228,7 @@ def test_drawing_has_the_scene_s_colours() -> None:
         Object(shape="square", colour="red", x=16.0, y=16.0, size=20.0),
         Object(shape="cross", colour="blue", x=44.0, y=44.0, size=24.0),
     )
-    picture = draw(Scene(objects=objects, background="grey"))
+    picture = draw_scene(Scene(objects=objects, background="grey"))
     assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
     assert tuple(picture[0, 0]) == BACKGROUNDS["grey"]
     assert (picture[6:26, 6:26] == COLOURS["red"]).all()
@@ -239,9 +239,9 @@ def test_drawing_has_the_scene_s_colours() -> None:
 
 
 def test_larger_drawing_is_the_same_picture() -> None:
-    scene = sample(np.random.default_rng(1), "position")[0]
-    large = draw(scene, size=128).reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
+    scene = sample_scene(np.random.default_rng(1), "position")[0]
+    large = draw_scene(scene, size=128).reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
     # Measured 0.062 of 255 on average.
-    assert np.abs(large - draw(scene)).mean() < 0.2
+    assert np.abs(large - draw_scene(scene)).mean() < 0.2
     with pytest.raises(UsageError, match="positive"):
-        draw(scene, size=0)
+        draw_scene(scene, size=0)

@@ -21,17 +21,17 @@ from minit2i_deploy.evaluation.shapes import (
     ShapesScore,
     Spec,
     Verdict,
-    draw,
+    draw_scene,
     held_out_captions,
     judge,
-    sample,
+    sample_scene,
     wilson_interval,
 )
 
 
 def _samples(kinds: tuple[str, ...], num_per_kind: int) -> list[tuple[Scene, Spec]]:
     rng = np.random.default_rng(41)
-    return [sample(rng, kind)[:2] for kind in kinds for _ in range(num_per_kind)]
+    return [sample_scene(rng, kind)[:2] for kind in kinds for _ in range(num_per_kind)]
 
 
 def _with(scene: Scene, **changes: Any) -> Scene:
@@ -45,7 +45,7 @@ def _next(names: tuple[str, ...], name: str) -> str:
 
 def test_every_drawing_is_correct_for_its_caption() -> None:
     for scene, spec in _samples(KINDS, 100):
-        verdict = judge(draw(scene), spec)
+        verdict = judge(draw_scene(scene), spec)
         assert verdict.correct, (verdict.reason, scene)
 
 
@@ -54,7 +54,7 @@ def test_noisy_drawings_stay_correct() -> None:
     samples = _samples(KINDS, 50)
     right = 0
     for scene, spec in samples:
-        noisy = np.rint(draw(scene) + rng.normal(0, 8, (64, 64, 3)))
+        noisy = np.rint(draw_scene(scene) + rng.normal(0, 8, (64, 64, 3)))
         right += judge(np.clip(noisy, 0, 255).astype(np.uint8), spec).correct
     # Measured 300 of 300.
     assert right >= 0.99 * len(samples)
@@ -64,20 +64,20 @@ def test_wrong_shape_fails() -> None:
     for scene, spec in _samples(KINDS, 20):
         others = [item.shape for item in scene.objects[1:]]
         shape = next(s for s in SHAPES if s not in (scene.objects[0].shape, *others))
-        verdict = judge(draw(_with(scene, shape=shape)), spec)
+        verdict = judge(draw_scene(_with(scene, shape=shape)), spec)
         assert not verdict.correct and shape in verdict.reason and "wanted" in verdict.reason
 
 
 def test_wrong_colour_fails_where_it_was_promised() -> None:
     for scene, spec in _samples(("colours", "colour_attribution"), 40):
         colour = _next(tuple(COLOURS), scene.objects[0].colour)
-        assert not judge(draw(_with(scene, colour=colour)), spec).correct
+        assert not judge(draw_scene(_with(scene, colour=colour)), spec).correct
 
 
 def test_colour_is_free_where_it_was_not_promised() -> None:
     for scene, spec in _samples(("single_object", "two_objects", "counting", "position"), 20):
         colour = _next(tuple(COLOURS), scene.objects[0].colour)
-        assert judge(draw(_with(scene, colour=colour)), spec).correct
+        assert judge(draw_scene(_with(scene, colour=colour)), spec).correct
 
 
 def test_swapped_colours_fail() -> None:
@@ -90,13 +90,13 @@ def test_swapped_colours_fail() -> None:
                 dataclasses.replace(two, colour=one.colour),
             ),
         )
-        assert not judge(draw(swapped), spec).correct
+        assert not judge(draw_scene(swapped), spec).correct
 
 
 def test_missing_objects_fail() -> None:
     for scene, spec in _samples(KINDS, 20):
         fewer = dataclasses.replace(scene, objects=scene.objects[1:])
-        assert not judge(draw(fewer), spec).correct
+        assert not judge(draw_scene(fewer), spec).correct
 
 
 def test_extra_objects_fail() -> None:
@@ -106,7 +106,7 @@ def test_extra_objects_fail() -> None:
         if all(max(item.x, item.y) - item.size / 2 > 8 for item in scene.objects):
             num_seen += 1
             crowded = dataclasses.replace(scene, objects=(*scene.objects, stray))
-            assert not judge(draw(crowded), spec).correct
+            assert not judge(draw_scene(crowded), spec).correct
     assert num_seen >= 60
 
 
@@ -122,12 +122,12 @@ def test_mirrored_relation_fails() -> None:
                 for item in scene.objects
             ),
         )
-        verdict = judge(draw(mirrored), spec)
+        verdict = judge(draw_scene(mirrored), spec)
         assert not verdict.correct and "it is not" in verdict.reason
         other = dataclasses.replace(spec, relation=opposite[spec.relation])
-        assert judge(draw(mirrored), other).correct
+        assert judge(draw_scene(mirrored), other).correct
         assert not judge(
-            draw(scene), dataclasses.replace(spec, required=spec.required[::-1])
+            draw_scene(scene), dataclasses.replace(spec, required=spec.required[::-1])
         ).correct
 
 
@@ -141,7 +141,7 @@ def test_diagonal_is_no_relation() -> None:
     def picture(y: float) -> np.ndarray:
         circle = Object(shape="circle", colour="red", x=16.0, y=16.0, size=18.0)
         square = Object(shape="square", colour="blue", x=40.0, y=y, size=18.0)
-        return draw(Scene(objects=(circle, square), background="white"))
+        return draw_scene(Scene(objects=(circle, square), background="white"))
 
     assert judge(picture(30.0), spec).correct
     assert not judge(picture(46.0), spec).correct
@@ -153,9 +153,9 @@ def test_background_must_match_only_when_named() -> None:
         background="black",
     )
     spec = Spec(kind="single_object", required=(Requirement(shape="cross"),))
-    assert judge(draw(scene), spec).correct
-    assert judge(draw(scene), dataclasses.replace(spec, background="black")).correct
-    verdict = judge(draw(scene), dataclasses.replace(spec, background="white"))
+    assert judge(draw_scene(scene), spec).correct
+    assert judge(draw_scene(scene), dataclasses.replace(spec, background="black")).correct
+    verdict = judge(draw_scene(scene), dataclasses.replace(spec, background="white"))
     assert not verdict.correct and "found black" in verdict.reason
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from minit2i_deploy.evaluation.shapes import Scene, draw, sample
+from minit2i_deploy.evaluation.shapes import Scene, draw_scene, sample_scene
 from minit2i_deploy.training.data.sample import Sample
 
 DATA_STREAM: Final = 1
@@ -37,7 +37,7 @@ class ShapesSource:
         """Sample number ``number``."""
         page, index = divmod(number, self.page)
         scene, caption = _scenes(self.seed, page, self.page, self.kinds)[index]
-        return Sample(key=str(number), image=draw(scene, self.image_size), caption=caption)
+        return Sample(key=str(number), image=draw_scene(scene, self.image_size), caption=caption)
 
     def substitute(self, slot: int, attempt: int) -> Sample:
         """Never called: no drawn sample is bad."""
@@ -49,5 +49,5 @@ def _scenes(
     seed: int, page: int, length: int, kinds: tuple[tuple[str, float], ...]
 ) -> list[tuple[Scene, str]]:
     rng = np.random.default_rng([DATA_STREAM, seed, page])
-    drawn = (sample(rng, weights=dict(kinds) or None) for _ in range(length))
+    drawn = (sample_scene(rng, weights=dict(kinds) or None) for _ in range(length))
     return [(scene, caption) for scene, _, caption in drawn]

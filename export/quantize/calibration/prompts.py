@@ -10,8 +10,8 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.compare.prompt_set import is_shapes_tokenizer
-from minit2i_deploy.evaluation.shapes import KINDS, sample
+from minit2i_deploy.evaluation.compare.prompt_cases import is_shapes_tokenizer
+from minit2i_deploy.evaluation.shapes import KINDS, sample_scene
 from minit2i_deploy.text.text_lines import read_prompt_lines
 
 LEAST_PROMPTS: Final = 4
@@ -57,7 +57,7 @@ def default_prompts(bundle: Bundle) -> PromptSet:
 def _captions() -> tuple[str, ...]:
     # Captions as in training: those the model is judged by stay unseen.
     rng = np.random.default_rng(_SHAPES_SEED)
-    drawn = [sample(rng, kind)[2] for kind in KINDS for _ in range(_SHAPES_PER_KIND)]
+    drawn = [sample_scene(rng, kind)[2] for kind in KINDS for _ in range(_SHAPES_PER_KIND)]
     return ("", *dict.fromkeys(drawn))
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from minit2i_deploy.errors import UsageError, VerificationError
 from minit2i_deploy.evaluation.shapes import held_out_captions
-from minit2i_deploy.evaluation.shapes.judged import paint_captions
+from minit2i_deploy.evaluation.shapes.judged_images import generate_judged_images
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
 from minit2i_deploy.export.quantize.graph.model_graph import Graph
 from minit2i_deploy.export.quantize.sensitivity.layers import Laboratory, LayerError
@@ -223,7 +223,7 @@ def _accuracy(laboratory: Laboratory, graph: Graph, per_kind: int, progress: Pro
     reference = laboratory.reference
     graphs = {"transformer": graph}
     with GraphsRuntime(laboratory.bundle, graphs, threads=laboratory.threads) as runtime:
-        painted = paint_captions(
+        painted = generate_judged_images(
             laboratory.bundle,
             runtime,
             captions,

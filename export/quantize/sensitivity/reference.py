@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.quality import metrics
+from minit2i_deploy.evaluation.quality import image_metrics
 from minit2i_deploy.evaluation.relative_error import l2_relative_errors
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
 from minit2i_deploy.export.quantize.graph.model_graph import Session
@@ -82,7 +82,7 @@ class Reference:
     def drift(self, x: Float32[np.ndarray, "batch 3 height width"]) -> Drift:
         """How far final states are from these pictures'."""
         wanted = self.states[-1][0]
-        psnr = metrics.psnr(np.asarray(x), wanted)
+        psnr = image_metrics.psnr(np.asarray(x), wanted)
         error = l2_relative_errors(np.asarray(x), wanted)
         return Drift(error=float(error.mean()), psnr_db=float(psnr.mean()))
 

@@ -100,11 +100,11 @@ def _measured(
     candidates: list[Candidate],
     settings: MeterSettings,
 ) -> MeterReport:
-    from minit2i_deploy.evaluation.quality import measure
+    from minit2i_deploy.evaluation.quality import measure_candidates
     from minit2i_deploy.progress import ProgressLine
 
     with ProgressLine("eval shapes") as progress, opened_runtime(bundle, options) as runtime:
-        return measure(bundle, runtime, candidates, settings, progress)
+        return measure_candidates(bundle, runtime, candidates, settings, progress)
 
 
 def _settings(options: argparse.Namespace) -> MeterSettings:
@@ -124,19 +124,19 @@ def _settings(options: argparse.Namespace) -> MeterSettings:
 
 
 def _candidates(bundle: Bundle, options: argparse.Namespace) -> list[Candidate]:
-    from minit2i_deploy.evaluation.quality.candidates import candidates_of, parse_table
+    from minit2i_deploy.evaluation.quality.candidates import list_candidates, parse_table
 
     tables = [
         adjusted_table(parse_table(bundle, spec.strip()), options)
         for spec in options.tables.split(",")
     ]
     if options.guidance is not None:
-        return candidates_of(tables, options.guidance)
+        return list_candidates(tables, options.guidance)
     scale = bundle.preset()[1]
     return [
         candidate
         for table in tables
-        for candidate in candidates_of(
+        for candidate in list_candidates(
             [table], [scale if table.student_guidance is None else table.student_guidance]
         )
     ]

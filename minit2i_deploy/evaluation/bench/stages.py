@@ -57,7 +57,7 @@ class Subject:
     matrix_rate: float
 
 
-def prepare(
+def prepare_subject(
     label: str,
     bundle: Bundle,
     runtime: Runtime,

@@ -34,7 +34,7 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Measured:
+class SubjectTimings:
     """What was measured of one subject.
 
     Args:
@@ -79,13 +79,13 @@ class Measured:
         }
 
 
-def measure(
+def time_subjects(
     subjects: Sequence[Subject],
     *,
     repeats: int = 10,
     warm_up: int = 2,
     progress: Progress = no_progress,
-) -> list[Measured]:
+) -> list[SubjectTimings]:
     """Time every stage of every subject: A B A B, stage by stage.
 
     Args:
@@ -121,7 +121,7 @@ def measure(
     ]
 
 
-def ratios(first: Measured, other: Measured) -> dict[str, float]:
+def speed_ratios(first: SubjectTimings, other: SubjectTimings) -> dict[str, float]:
     """Stage to the median of the paired ratios: above 1, ``other`` is that many times faster."""
     return {
         stage: statistics.median(
@@ -131,13 +131,13 @@ def ratios(first: Measured, other: Measured) -> dict[str, float]:
     }
 
 
-def _measured(subject: Subject, first: Subject, timings: Mapping[str, Timing]) -> Measured:
+def _measured(subject: Subject, first: Subject, timings: Mapping[str, Timing]) -> SubjectTimings:
     once = sum(timings[stage].p50 for stage in ("tokenise", "encode", "adapt", "image"))
     whole = once + subject.steps_per_image * timings["step"].p50
     off = float("nan")
     if subject.state.shape == first.state.shape:
         off = max_relative_error(subject.state, first.state)
-    return Measured(
+    return SubjectTimings(
         label=subject.label,
         timings=timings,
         images_per_s=1.0 / whole,

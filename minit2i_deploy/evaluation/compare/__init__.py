@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from minit2i_deploy.evaluation.compare.comparison import CompareSettings, compare
-from minit2i_deploy.evaluation.compare.prompt_set import (
-    Task,
-    caption_tasks,
+from minit2i_deploy.evaluation.compare.comparison_result import Comparison
+from minit2i_deploy.evaluation.compare.contenders import Contender, check_comparable
+from minit2i_deploy.evaluation.compare.prompt_cases import (
+    PromptCase,
+    caption_cases,
     is_shapes_model,
-    prompt_tasks,
+    prompt_cases,
 )
-from minit2i_deploy.evaluation.compare.report import Comparison
-from minit2i_deploy.evaluation.compare.subjects import Side, check_comparable
 
 __all__ = [
     "CompareSettings",
     "Comparison",
-    "Side",
-    "Task",
-    "caption_tasks",
+    "Contender",
+    "PromptCase",
+    "caption_cases",
     "check_comparable",
     "compare",
     "is_shapes_model",
-    "prompt_tasks",
+    "prompt_cases",
 ]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from minit2i_deploy.errors import PromptTruncatedWarning, UsageError
-from minit2i_deploy.evaluation.compare.lockstep import Details, Walk, walk
-from minit2i_deploy.evaluation.compare.prompt_set import Task, spread
-from minit2i_deploy.evaluation.compare.report import Comparison, Pair, Shown
+from minit2i_deploy.evaluation.compare.comparison_result import Comparison, ImagePair, PairStates
+from minit2i_deploy.evaluation.compare.contenders import Contender, check_comparable
+from minit2i_deploy.evaluation.compare.lockstep import LockstepResult, RowErrors, run_lockstep
+from minit2i_deploy.evaluation.compare.prompt_cases import PromptCase, spread_indices
 from minit2i_deploy.evaluation.compare.ssim import ssim
-from minit2i_deploy.evaluation.compare.subjects import Side, check_comparable
-from minit2i_deploy.evaluation.quality import metrics
+from minit2i_deploy.evaluation.quality import image_metrics
 from minit2i_deploy.evaluation.shapes import Verdict, judge
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.progress import Progress, no_progress, stage_of
@@ -48,9 +48,9 @@ class CompareSettings:
 
 
 def compare(
-    a: Side,
-    b: Side,
-    tasks: Sequence[Task],
+    a: Contender,
+    b: Contender,
+    tasks: Sequence[PromptCase],
     settings: CompareSettings,
     progress: Progress = no_progress,
 ) -> Comparison:
@@ -80,15 +80,15 @@ def compare(
 class _Comparing:
     def __init__(
         self,
-        a: Side,
-        b: Side,
-        tasks: Sequence[Task],
+        a: Contender,
+        b: Contender,
+        tasks: Sequence[PromptCase],
         settings: CompareSettings,
         progress: Progress,
     ) -> None:
         self.a, self.b, self.tasks, self.settings = a, b, tasks, settings
         self.progress, self.done = progress, 0
-        self.close = spread(tasks, settings.details)
+        self.close = spread_indices(tasks, settings.details)
         rest = [index for index in range(len(tasks)) if index not in set(self.close)]
         self.batches = [
             (indices[start : start + settings.batch], details)
@@ -99,23 +99,23 @@ class _Comparing:
         self.total = sum(len(chosen) * (3 if details else 2) for chosen, details in self.batches)
 
     def run(self) -> Comparison:
-        pairs: dict[int, Pair] = {}
-        shown: list[Shown] = []
-        found: list[Details] = []
+        pairs: dict[int, ImagePair] = {}
+        shown: list[PairStates] = []
+        found: list[RowErrors] = []
         sides = (self.a, self.b)
         gradients: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for indices, details in self.batches:
             walked = self._walk(indices, details)
             pairs |= zip(indices, self._pairs(indices, walked), strict=True)
             for side, x, kept in zip(sides, (walked.x_a, walked.x_b), gradients, strict=True):
-                kept.append(metrics.seam_gradients(x, side.bundle.config.patch_size))
+                kept.append(image_metrics.seam_gradients(x, side.bundle.config.patch_size))
             if walked.details is not None:
                 found.append(walked.details)
                 shown += [
-                    Shown(index=index, x_a=x_a, x_b=x_b)
+                    PairStates(index=index, x_a=x_a, x_b=x_b)
                     for index, x_a, x_b in zip(indices, walked.x_a, walked.x_b, strict=True)
                 ]
-        ratios = [metrics.seam_ratios(np.concatenate(kept)) for kept in gradients]
+        ratios = [image_metrics.seam_ratios(np.concatenate(kept)) for kept in gradients]
         return Comparison(
             sides=(self.a.to_dict(), self.b.to_dict()),
             table=self.settings.table.name,
@@ -127,11 +127,11 @@ class _Comparing:
             shown=tuple(shown),
         )
 
-    def _walk(self, indices: Sequence[int], details: bool) -> Walk:
+    def _walk(self, indices: Sequence[int], details: bool) -> LockstepResult:
         begin, self.done = self.done, self.done + len(indices) * (3 if details else 2)
         label = "row by row" if details else "images"
         part = stage_of(self.progress, begin / self.total, self.done / self.total, label)
-        return walk(
+        return run_lockstep(
             self.a,
             self.b,
             [self.tasks[index] for index in indices],
@@ -141,13 +141,13 @@ class _Comparing:
             progress=part,
         )
 
-    def _pairs(self, indices: Sequence[int], walked: Walk) -> list[Pair]:
+    def _pairs(self, indices: Sequence[int], walked: LockstepResult) -> list[ImagePair]:
         first, second = to_uint8(walked.x_a), to_uint8(walked.x_b)
         off = np.abs(first.astype(np.int16) - second.astype(np.int16))
-        psnr = metrics.psnr(walked.x_b, walked.x_a)
-        similar, far = ssim(walked.x_b, walked.x_a), metrics.gmsd(walked.x_b, walked.x_a)
+        psnr = image_metrics.psnr(walked.x_b, walked.x_a)
+        similar, far = ssim(walked.x_b, walked.x_a), image_metrics.gmsd(walked.x_b, walked.x_a)
         return [
-            Pair(
+            ImagePair(
                 task=self.tasks[task],
                 psnr_db=float(psnr[i]),
                 ssim=float(similar[i]),
@@ -160,12 +160,12 @@ class _Comparing:
         ]
 
 
-def _verdicts(task: Task, a: np.ndarray, b: np.ndarray) -> tuple[Verdict, Verdict] | None:
+def _verdicts(task: PromptCase, a: np.ndarray, b: np.ndarray) -> tuple[Verdict, Verdict] | None:
     return None if task.spec is None else (judge(a, task.spec), judge(b, task.spec))
 
 
-def _joined(found: Sequence[Details]) -> Details:
-    return Details(
+def _joined(found: Sequence[RowErrors]) -> RowErrors:
+    return RowErrors(
         tokens=np.concatenate([one.tokens for one in found]),
         estimate=np.concatenate([one.estimate for one in found], axis=1),
         step=np.concatenate([one.step for one in found], axis=1),

@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from minit2i_deploy.evaluation.compare.chart import log_chart
+from minit2i_deploy.evaluation.compare.comparison_result import Comparison, PairStates
 from minit2i_deploy.evaluation.compare.difference_images import (
     GAIN,
     amplified_difference,
     png_bytes,
 )
-from minit2i_deploy.evaluation.compare.report import Comparison, Shown
-from minit2i_deploy.evaluation.compare.summary import denoiser_words, figures, sizes, speeds
+from minit2i_deploy.evaluation.compare.summary import (
+    denoiser_label,
+    figure_cells,
+    size_cells,
+    speed_cells,
+)
 from minit2i_deploy.io.html import document, escaped, image, shortened, table, verdict
 from minit2i_deploy.machine import describe_machine, machine_line
 
@@ -40,13 +45,13 @@ def to_html(comparison: Comparison) -> str:
         table(_SIDE_HEAD, [_side("A", a), _side("B", b)], numbers=()),
         f"<p>{escaped(_what(comparison))}<br>{escaped(machine_line(describe_machine()))}</p>",
         "<h2>Figures</h2>",
-        table(("figure", "A", "B", "B to A"), figures(comparison), numbers=_NUMBERS),
+        table(("figure", "A", "B", "B to A"), figure_cells(comparison), numbers=_NUMBERS),
         "<h2>Errors row by row</h2>",
         "<p>Relative, by Euclidean norm, the mean over "
         f"{len(comparison.details.tokens)} pictures; t goes from 0 noise to 1 data.</p>",
         log_chart(_lines(comparison), along="t"),
         "<h2>Sizes</h2>",
-        table(("part", "A", "B", "B over A"), sizes(comparison), numbers=_NUMBERS),
+        table(("part", "A", "B", "B over A"), size_cells(comparison), numbers=_NUMBERS),
         *_speed(comparison),
         "<h2>Pictures</h2>",
         f"<p>A, B, and {GAIN:g} times their difference around mid grey, brighter where B is.</p>",
@@ -56,7 +61,7 @@ def to_html(comparison: Comparison) -> str:
 
 
 def _side(name: str, side: Mapping[str, Any]) -> tuple[str, ...]:
-    return name, side["path"], side["digest"][:12], denoiser_words(side), side["engine"]
+    return name, side["path"], side["digest"][:12], denoiser_label(side), side["engine"]
 
 
 def _what(comparison: Comparison) -> str:
@@ -77,11 +82,11 @@ def _speed(comparison: Comparison) -> list[str]:
     if comparison.speed is None:
         return []
     head = ("stage", "A, median ms", "B, median ms", "B is faster, times")
-    rows = speeds(comparison.speed)
+    rows = speed_cells(comparison.speed)
     return ["<h2>Speed</h2>", table(head, rows, numbers=_NUMBERS)]
 
 
-def _trio(comparison: Comparison, shown: Shown) -> str:
+def _trio(comparison: Comparison, shown: PairStates) -> str:
     pair = comparison.pairs[shown.index]
     difference = amplified_difference(shown.x_a, shown.x_b)
     images = "".join(

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from minit2i_deploy.errors import RuntimeFailure
-from minit2i_deploy.evaluation.compare.prompt_set import Task
-from minit2i_deploy.evaluation.compare.subjects import Side
+from minit2i_deploy.evaluation.compare.contenders import Contender
+from minit2i_deploy.evaluation.compare.prompt_cases import PromptCase
 from minit2i_deploy.evaluation.relative_error import l2_relative_errors
 from minit2i_deploy.generate import Frame, frames
 from minit2i_deploy.progress import Progress, no_progress
@@ -20,7 +20,7 @@ from minit2i_deploy.solvers.table import Table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Details:
+class RowErrors:
     """Relative errors of B to A by Euclidean norm, a picture each.
 
     Args:
@@ -38,24 +38,24 @@ class Details:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Walk:
+class LockstepResult:
     """What one batch gave: the final states, float32 [batch, 3, H, W], and the rows' details."""
 
     x_a: Float32[np.ndarray, "batch 3 height width"]
     x_b: Float32[np.ndarray, "batch 3 height width"]
-    details: Details | None
+    details: RowErrors | None
 
 
-def walk(
-    a: Side,
-    b: Side,
-    tasks: Sequence[Task],
+def run_lockstep(
+    a: Contender,
+    b: Contender,
+    tasks: Sequence[PromptCase],
     table: Table,
     guidance: float,
     *,
     details: bool,
     progress: Progress = no_progress,
-) -> Walk:
+) -> LockstepResult:
     """Paint one batch on both sides.
 
     Args:
@@ -83,13 +83,13 @@ def walk(
     for x, side in zip(states, (a, b), strict=True):
         _check_finite(x, side)
     found = None if teacher is None else teacher.details()
-    return Walk(x_a=states[0], x_b=states[1], details=found)
+    return LockstepResult(x_a=states[0], x_b=states[1], details=found)
 
 
 class _Teacher:
     """Keeps A's state before each row, and lets B take that row from it."""
 
-    def __init__(self, a: Side, b: Side, request: Request) -> None:
+    def __init__(self, a: Contender, b: Contender, request: Request) -> None:
         self.a, self.b, self.request = a, b, request
         first, self.tokens = (request.tokens(side.bundle, side.runtime) for side in (a, b))
         self.tokens_error = l2_relative_errors(
@@ -113,10 +113,10 @@ class _Teacher:
         self.errors.append(errors)
         self.x, self.h = x_a, h_a
 
-    def details(self) -> Details:
+    def details(self) -> RowErrors:
         """All rows together."""
         estimate, step, drift = (np.stack(rows) for rows in zip(*self.errors, strict=True))
-        return Details(tokens=self.tokens_error, estimate=estimate, step=step, drift=drift)
+        return RowErrors(tokens=self.tokens_error, estimate=estimate, step=step, drift=drift)
 
     def _step(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
         state = self.b.runtime.start(self.x, self.tokens)
@@ -126,7 +126,7 @@ class _Teacher:
         return state.state()
 
 
-def _check_finite(x: np.ndarray, side: Side) -> None:
+def _check_finite(x: np.ndarray, side: Contender) -> None:
     if not np.isfinite(x).all():
         raise RuntimeFailure(
             f"{side.bundle.path}: a picture holds NaN or infinity on {side.engine}; use a higher"

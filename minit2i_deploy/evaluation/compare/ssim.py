@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.quality.metrics import luma
+from minit2i_deploy.evaluation.quality.image_metrics import luma
 
 WINDOW: Final = 11
 SIGMA: Final = 1.5

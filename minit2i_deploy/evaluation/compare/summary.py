@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minit2i_deploy.evaluation.compare.report import Comparison
+from minit2i_deploy.evaluation.compare.comparison_result import Comparison
 
 Row = tuple[str, str, str, str]
 
 
-def figures(comparison: Comparison) -> list[Row]:
+def figure_cells(comparison: Comparison) -> list[Row]:
     """What there is to know of the pictures: figure, A, B, and B to A."""
     final, rows = comparison.final(), comparison.rows()
     found = [
@@ -34,14 +34,14 @@ def figures(comparison: Comparison) -> list[Row]:
     return [*found, ("error of the final state: mean (largest)", "", "", words)]
 
 
-def denoiser_words(side: Mapping[str, Any]) -> str:
+def denoiser_label(side: Mapping[str, Any]) -> str:
     """Precision of one side's denoiser, and of its late rows where those differ."""
     words: str = side["precisions"]["transformer"]
     late = side.get("late")
     return words if late is None else f"{words}, {late['precision']} from t={late['t']:g}"
 
 
-def sizes(comparison: Comparison) -> list[Row]:
+def size_cells(comparison: Comparison) -> list[Row]:
     """Bytes of each part: part, A, B, and B over A."""
     first, second = (side["bytes"] for side in comparison.sides)
     return [
@@ -56,7 +56,7 @@ def sizes(comparison: Comparison) -> list[Row]:
     ]
 
 
-def speeds(speed: Mapping[str, Any]) -> list[Row]:
+def speed_cells(speed: Mapping[str, Any]) -> list[Row]:
     """Each stage: its name, medians of A and B in milliseconds, how many times B is faster."""
     return [
         (

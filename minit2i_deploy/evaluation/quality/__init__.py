@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from minit2i_deploy.evaluation.quality.candidates import Candidate, parse_table
-from minit2i_deploy.evaluation.quality.meter import measure, outcomes, planned_evaluations
-from minit2i_deploy.evaluation.quality.report import Distance, MeterReport, Outcome
-from minit2i_deploy.evaluation.quality.settings import MeterSettings
+from minit2i_deploy.evaluation.quality.meter import (
+    count_evaluations,
+    iter_outcomes,
+    measure_candidates,
+)
+from minit2i_deploy.evaluation.quality.meter_report import Distance, MeterReport, Outcome
+from minit2i_deploy.evaluation.quality.meter_settings import MeterSettings
 from minit2i_deploy.solvers.guidance import adjust_guidance
 
 __all__ = [
@@ -15,8 +19,8 @@ __all__ = [
     "MeterSettings",
     "Outcome",
     "adjust_guidance",
-    "measure",
-    "outcomes",
+    "count_evaluations",
+    "iter_outcomes",
+    "measure_candidates",
     "parse_table",
-    "planned_evaluations",
 ]

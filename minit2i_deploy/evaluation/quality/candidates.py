@@ -31,7 +31,7 @@ class Candidate:
         return sum(len(row.weights) for row in self.table.steps(self.guidance))
 
 
-def candidates_of(tables: Sequence[Table], guidances: Sequence[float]) -> list[Candidate]:
+def list_candidates(tables: Sequence[Table], guidances: Sequence[float]) -> list[Candidate]:
     """Every table at every scale; the scale is in the name where there are several.
 
     Raises:

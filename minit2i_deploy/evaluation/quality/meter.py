@@ -12,12 +12,12 @@ from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.quality import metrics
+from minit2i_deploy.evaluation.quality import image_metrics
 from minit2i_deploy.evaluation.quality.candidates import Candidate
 from minit2i_deploy.evaluation.quality.fine_reference import fine_table
-from minit2i_deploy.evaluation.quality.paired import Paired
-from minit2i_deploy.evaluation.quality.report import Distance, MeterReport, Outcome
-from minit2i_deploy.evaluation.quality.settings import MeterSettings
+from minit2i_deploy.evaluation.quality.meter_report import Distance, MeterReport, Outcome
+from minit2i_deploy.evaluation.quality.meter_settings import MeterSettings
+from minit2i_deploy.evaluation.quality.paired_verdicts import PairedVerdicts
 from minit2i_deploy.evaluation.shapes import (
     KINDS,
     ShapesScore,
@@ -31,7 +31,7 @@ from minit2i_deploy.progress import Progress, by_count, no_progress, stage_of
 from minit2i_deploy.protocol import Runtime
 
 
-def measure(
+def measure_candidates(
     bundle: Bundle,
     runtime: Runtime,
     candidates: Sequence[Candidate],
@@ -55,11 +55,11 @@ def measure(
         bundle=bundle.digest,
         runtime=runtime.name,
         settings=settings,
-        outcomes=tuple(outcomes(bundle, runtime, candidates, settings, progress)),
+        outcomes=tuple(iter_outcomes(bundle, runtime, candidates, settings, progress)),
     )
 
 
-def outcomes(
+def iter_outcomes(
     bundle: Bundle,
     runtime: Runtime,
     candidates: Sequence[Candidate],
@@ -68,10 +68,10 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """The same as an iterator, one outcome a candidate; leaving the loop cancels the rest.
 
-    Args and Raises: as ``measure``.
+    Args and Raises: as ``measure_candidates``.
     """
     references = _references(candidates, settings)
-    total = planned_evaluations(candidates, settings)
+    total = count_evaluations(candidates, settings)
     painter = _Painter(bundle, runtime, settings, total, progress)
     compared = painter.compared
     painted: dict[Candidate, np.ndarray] = {}
@@ -92,8 +92,8 @@ def outcomes(
         baseline = tally.correct if baseline is None else baseline
 
 
-def planned_evaluations(candidates: Sequence[Candidate], settings: MeterSettings) -> int:
-    """Evaluations of the denoiser, each of one picture, that ``measure`` would spend.
+def count_evaluations(candidates: Sequence[Candidate], settings: MeterSettings) -> int:
+    """Evaluations of the denoiser, each of one picture, that ``measure_candidates`` would spend.
 
     Raises:
         UsageError: no candidates, two of one name, or too few reference steps for one.
@@ -182,8 +182,10 @@ class _Tally:
     def add(self, specs: Sequence[Spec], result: Result) -> None:
         for spec, image in zip(specs, result.images, strict=True):
             self.results.append((spec, judge(np.asarray(image), spec)))
-        self.figures.append(np.stack([metrics.outside(result.x), metrics.clipped(result.x)]))
-        self.gradients.append(metrics.seam_gradients(result.x, self.patch_size))
+        self.figures.append(
+            np.stack([image_metrics.share_outside(result.x), image_metrics.share_clipped(result.x)])
+        )
+        self.gradients.append(image_metrics.seam_gradients(result.x, self.patch_size))
         self.seconds += result.timings["steps"]
 
     def keep(self, indices: Sequence[int], result: Result, wanted: Sequence[int]) -> None:
@@ -196,11 +198,11 @@ class _Tally:
         return Outcome(
             candidate=candidate,
             score=ShapesScore.of(self.results),
-            paired=None if baseline is None else Paired.of(self.correct, baseline),
+            paired=None if baseline is None else PairedVerdicts.of(self.correct, baseline),
             distance=distance,
             outside=outside,
             clipped=clipped,
-            seams=metrics.seam_ratios(np.concatenate(self.gradients)),
+            seams=image_metrics.seam_ratios(np.concatenate(self.gradients)),
             seconds=self.seconds / len(self.results),
         )
 
@@ -210,7 +212,7 @@ def _distance(
     reference: Float32[np.ndarray, "batch 3 height width"],
 ) -> Distance:
     return Distance(
-        psnr_db=float(metrics.psnr(x, reference).mean()),
-        gmsd=float(metrics.gmsd(x, reference).mean()),
+        psnr_db=float(image_metrics.psnr(x, reference).mean()),
+        gmsd=float(image_metrics.gmsd(x, reference).mean()),
         num_pictures=len(x),
     )

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from minit2i_deploy.errors import UsageError, require
 from minit2i_deploy.evaluation.quality.fine_reference import end_floor
-from minit2i_deploy.evaluation.quality.report import MeterReport, Outcome
+from minit2i_deploy.evaluation.quality.meter_report import MeterReport, Outcome
 from minit2i_deploy.io.files import atomic_write_bytes
 
 _DPI: Final = 110

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from minit2i_deploy.evaluation.shapes.caption import is_held_out, vocabulary_corpus
 from minit2i_deploy.evaluation.shapes.detect import Detection, Reading, detect
-from minit2i_deploy.evaluation.shapes.draw import draw
-from minit2i_deploy.evaluation.shapes.sampling import held_out_captions, sample
+from minit2i_deploy.evaluation.shapes.draw import draw_scene
+from minit2i_deploy.evaluation.shapes.random_scenes import held_out_captions, sample_scene
 from minit2i_deploy.evaluation.shapes.scene import (
     BACKGROUNDS,
     COLOURS,
@@ -36,11 +36,11 @@ __all__ = [
     "Spec",
     "Verdict",
     "detect",
-    "draw",
+    "draw_scene",
     "held_out_captions",
     "is_held_out",
     "judge",
-    "sample",
+    "sample_scene",
     "vocabulary_corpus",
     "wilson_interval",
 ]

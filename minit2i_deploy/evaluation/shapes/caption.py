@@ -19,7 +19,7 @@ from minit2i_deploy.evaluation.shapes.scene import (
 )
 
 PREFIXES: Final = ("", "a picture of ", "a drawing of ", "an image of ")
-RELATION_WORDS: Final[dict[str, tuple[str, ...]]] = {
+RELATION_PHRASES: Final[dict[str, tuple[str, ...]]] = {
     "left": ("left of", "to the left of"),
     "right": ("right of", "to the right of"),
     "above": ("above",),
@@ -44,7 +44,9 @@ def wordings(spec: Spec) -> tuple[str, ...]:
         return (f"{_NUMBERS[len(spec.required)]} {_PLURALS[shape]}",)
     things = [_with_article(item) for item in spec.required]
     if spec.relation is not None:
-        return tuple(f"{things[0]} {words} {things[1]}" for words in RELATION_WORDS[spec.relation])
+        return tuple(
+            f"{things[0]} {words} {things[1]}" for words in RELATION_PHRASES[spec.relation]
+        )
     return (" and ".join(things),)
 
 

@@ -74,7 +74,7 @@ def detect(
     Raises:
         UsageError: the array is not such a picture.
     """
-    check_picture(image)
+    check_image(image)
     pixels = image.astype(np.float32)
     ground = _border_median(pixels)
     speck_area = SPECK_AREA * (image.shape[0] * image.shape[1]) / FRAME**2
@@ -91,7 +91,7 @@ def detect(
     return Reading(detections=tuple(item for _, item in found), background=background)
 
 
-def check_picture(image: np.ndarray) -> None:
+def check_image(image: np.ndarray) -> None:
     """Refuse an array that is not uint8 [height, width, 3].
 
     Raises:

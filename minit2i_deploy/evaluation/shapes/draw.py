@@ -16,7 +16,7 @@ _COLOUR_VALUES: Final = {
 _BACKGROUND_VALUES: Final = {n: np.array(c, dtype=np.float32) for n, c in BACKGROUNDS.items()}
 
 
-def draw(scene: Scene, size: int = FRAME) -> UInt8[np.ndarray, "size size 3"]:
+def draw_scene(scene: Scene, size: int = FRAME) -> UInt8[np.ndarray, "size size 3"]:
     """Draw a scene.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.shapes.caption import RELATION_WORDS
+from minit2i_deploy.evaluation.shapes.caption import RELATION_PHRASES
 from minit2i_deploy.evaluation.shapes.detect import UNKNOWN, Detection, detect
 from minit2i_deploy.evaluation.shapes.scene import (
     KINDS,
@@ -23,7 +23,7 @@ from minit2i_deploy.evaluation.shapes.scene import (
     colours_of,
 )
 
-_RELATION_PHRASES: Final = {name: words[0] for name, words in RELATION_WORDS.items()}
+_RELATION_PHRASES: Final = {name: words[0] for name, words in RELATION_PHRASES.items()}
 
 # The 97.5% point of the normal distribution.
 Z_95: Final = 1.959963984540054

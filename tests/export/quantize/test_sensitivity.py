@@ -10,7 +10,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.quality import metrics
+from minit2i_deploy.evaluation.quality import image_metrics
 from minit2i_deploy.evaluation.relative_error import l2_relative_errors
 from minit2i_deploy.export.quantize import (
     Calibration,
@@ -177,7 +177,7 @@ def test_splits_go_from_nothing_to_everything(bundle: Bundle, laboratory: Labora
     found = painted(bundle, laboratory, None)
     for drift in (first.late_quantised, last.early_quantised):
         assert drift.error == pytest.approx(mean_error(found, wanted), rel=1e-3)
-        assert drift.psnr_db == pytest.approx(metrics.psnr(found, wanted).mean(), rel=1e-3)
+        assert drift.psnr_db == pytest.approx(image_metrics.psnr(found, wanted).mean(), rel=1e-3)
     assert first.late_quantised.error > 0
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from minit2i_deploy.errors import DataWarning, TrainingError, UsageError
-from minit2i_deploy.evaluation.shapes import draw, is_held_out, sample
+from minit2i_deploy.evaluation.shapes import draw_scene, is_held_out, sample_scene
 from minit2i_deploy.training.data import Batches, DataBatch
 from minit2i_deploy.training.data.mixture import ATTEMPTS
 from minit2i_deploy.training.recipe.data import parse_data
@@ -53,9 +53,9 @@ def test_shapes_are_the_generator_of_their_step_in_order() -> None:
     recipe = recipe_of("shapes", seed=3)
     batch = read(recipe, 12)[11]
     rng = np.random.default_rng([1, 3, 11])
-    drawn = [sample(rng) for _ in range(4)]
+    drawn = [sample_scene(rng) for _ in range(4)]
     assert batch.captions == [caption for _, _, caption in drawn]
-    images = [draw(scene, 16) for scene, _, _ in drawn]
+    images = [draw_scene(scene, 16) for scene, _, _ in drawn]
     assert np.array_equal(batch.images.numpy(), np.stack(images)) and batch.values is None
     assert read(recipe_of("shapes", seed=4), 12)[11].captions != batch.captions
 

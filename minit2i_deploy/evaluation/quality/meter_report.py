@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from minit2i_deploy.evaluation.quality.candidates import Candidate
-from minit2i_deploy.evaluation.quality.paired import Paired
-from minit2i_deploy.evaluation.quality.settings import MeterSettings
+from minit2i_deploy.evaluation.quality.meter_settings import MeterSettings
+from minit2i_deploy.evaluation.quality.paired_verdicts import PairedVerdicts
 from minit2i_deploy.evaluation.shapes import ShapesScore
 
 
@@ -18,7 +18,7 @@ class Distance:
 
     Args:
         psnr_db: decibels, infinite where a picture equals its reference.
-        gmsd: ``metrics.gmsd``, 0 equal.
+        gmsd: ``image_metrics.gmsd``, 0 equal.
         num_pictures: how many were compared.
     """
 
@@ -50,7 +50,7 @@ class Outcome:
 
     candidate: Candidate
     score: ShapesScore
-    paired: Paired | None
+    paired: PairedVerdicts | None
     distance: Distance | None
     outside: float
     clipped: float

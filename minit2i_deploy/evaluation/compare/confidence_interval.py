@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.evaluation.quality.paired import Paired
+from minit2i_deploy.evaluation.quality.paired_verdicts import PairedVerdicts
 from minit2i_deploy.evaluation.shapes.score import Z_95
 
 
-def difference_interval(paired: Paired, total: int) -> tuple[float, float]:
+def difference_interval(paired: PairedVerdicts, total: int) -> tuple[float, float]:
     """The 95% interval of the difference of two accuracies, by captions judged for both.
 
     Args:

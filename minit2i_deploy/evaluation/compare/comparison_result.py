@@ -10,30 +10,30 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from minit2i_deploy.evaluation.compare.interval import difference_interval
-from minit2i_deploy.evaluation.compare.lockstep import Details
-from minit2i_deploy.evaluation.compare.prompt_set import Task
-from minit2i_deploy.evaluation.quality.paired import Paired
+from minit2i_deploy.evaluation.compare.confidence_interval import difference_interval
+from minit2i_deploy.evaluation.compare.lockstep import RowErrors
+from minit2i_deploy.evaluation.compare.prompt_cases import PromptCase
+from minit2i_deploy.evaluation.quality.paired_verdicts import PairedVerdicts
 from minit2i_deploy.evaluation.shapes import ShapesScore, Verdict
 
 KIND = "minit2i-compare"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
+class ImagePair:
     """One picture of each side.
 
     Args:
         task: prompt, seed and what a shapes caption promises.
         psnr_db: of B to A, decibels; infinite where they are equal.
         ssim: ``ssim.ssim``, 1 equal.
-        gmsd: ``metrics.gmsd``, 0 equal.
+        gmsd: ``image_metrics.gmsd``, 0 equal.
         bytes_off: share of bytes that differ, 0 to 1.
         levels_off: largest difference of a byte, 0 to 255.
         verdicts: A's and B's, for a shapes caption.
     """
 
-    task: Task
+    task: PromptCase
     psnr_db: float
     ssim: float
     gmsd: float
@@ -60,7 +60,7 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Shown:
+class PairStates:
     """One pair to look at: its index among the pairs and both final states, float32 [3, H, W]."""
 
     index: int
@@ -89,10 +89,10 @@ class Comparison:
     table: str
     guidance: float
     times: Float64[np.ndarray, " rows"]
-    pairs: tuple[Pair, ...]
-    details: Details
+    pairs: tuple[ImagePair, ...]
+    details: RowErrors
     seams: tuple[tuple[float | None, ...], tuple[float | None, ...]]
-    shown: tuple[Shown, ...]
+    shown: tuple[PairStates, ...]
     speed: Mapping[str, Any] | None = None
 
     def score(self) -> dict[str, Any] | None:
@@ -103,7 +103,7 @@ class Comparison:
             return None
         scores = [ShapesScore.of((spec, found[i]) for spec, found in both) for i in (0, 1)]
         correct = [[found[i].correct for _, found in both] for i in (0, 1)]
-        paired = Paired.of(correct[1], correct[0])
+        paired = PairedVerdicts.of(correct[1], correct[0])
         low, high = difference_interval(paired, len(both))
         return {
             "a": scores[0].to_dict(),

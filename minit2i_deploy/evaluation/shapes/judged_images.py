@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Painted:
+class JudgedImage:
     """One judged picture; ``timings`` are stage to seconds of the batch it was painted in."""
 
     caption: str
@@ -42,7 +42,7 @@ class Painted:
         }
 
 
-def paint_captions(
+def generate_judged_images(
     bundle: Bundle,
     runtime: Runtime,
     captions: Sequence[tuple[Spec, str]],
@@ -52,7 +52,7 @@ def paint_captions(
     seed: int = 0,
     batch: int = 1,
     progress: Progress = no_progress,
-) -> Iterator[Painted]:
+) -> Iterator[JudgedImage]:
     """Paint each caption and judge the picture.
 
     Args:
@@ -87,7 +87,7 @@ def paint_captions(
             on_row=by_count(part),
         )
         for (spec, caption), own, image in zip(chosen, seeds, result.images, strict=True):
-            yield Painted(
+            yield JudgedImage(
                 caption=caption,
                 spec=spec,
                 seed=own,

@@ -12,7 +12,7 @@ from minit2i_deploy.protocol import Runtime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Side:
+class Contender:
     """A bundle on an open runtime.
 
     Args:

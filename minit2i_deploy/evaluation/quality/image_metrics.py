@@ -77,15 +77,16 @@ def gmsd(
     return similarity.std(axis=(1, 2))
 
 
-def outside(x: Float32[np.ndarray, "batch 3 height width"]) -> Float64[np.ndarray, " batch"]:
+def share_outside(x: Float32[np.ndarray, "batch 3 height width"]) -> Float64[np.ndarray, " batch"]:
     """Share of values outside [-1, 1] before clamping: float64 [batch], 0 to 1."""
     return (np.abs(x) > 1.0).mean(axis=(1, 2, 3), dtype=np.float64)
 
 
-def clipped(x: Float32[np.ndarray, "batch 3 height width"]) -> Float64[np.ndarray, " batch"]:
+def share_clipped(x: Float32[np.ndarray, "batch 3 height width"]) -> Float64[np.ndarray, " batch"]:
     """Share of bytes that only the clamp keeps in 0 to 255: float64 [batch], 0 to 1.
 
-    A value counts from half a byte outside [-1, 1] on: ``outside`` also counts a white of 1.001.
+    A value counts from half a byte outside [-1, 1] on; a white of 1.001 counts in ``share_outside``
+    only.
     """
     level = np.floor(x * np.float32(127.5) + np.float32(128.0))
     return ((level < 0) | (level > 255)).mean(axis=(1, 2, 3), dtype=np.float64)

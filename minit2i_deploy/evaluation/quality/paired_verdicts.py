@@ -11,7 +11,7 @@ from minit2i_deploy.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Paired:
+class PairedVerdicts:
     """Captions whose verdict differs from the baseline's; the others say nothing on the two.
 
     Args:
@@ -23,7 +23,7 @@ class Paired:
     lost: int
 
     @classmethod
-    def of(cls, verdicts: Sequence[bool], baseline: Sequence[bool]) -> Paired:
+    def of(cls, verdicts: Sequence[bool], baseline: Sequence[bool]) -> PairedVerdicts:
         """Count, caption by caption.
 
         Raises:

@@ -33,7 +33,7 @@ _BACKGROUND_NAMES: Final = tuple(BACKGROUNDS)
 _RELATION_NAMES: Final = tuple(RELATIONS)
 
 
-def sample(
+def sample_scene(
     rng: np.random.Generator,
     kind: str | None = None,
     *,
@@ -55,7 +55,7 @@ def sample(
     while True:
         spec, caption = _draw_caption(rng, kind)
         if not is_held_out(caption):
-            return _draw_scene(rng, spec), spec, caption
+            return _random_scene(rng, spec), spec, caption
 
 
 def held_out_captions(
@@ -175,7 +175,7 @@ _DRAW_CONTENT: Final[dict[str, Callable[[np.random.Generator], tuple[Requirement
 }
 
 
-def _draw_scene(rng: np.random.Generator, spec: Spec) -> Scene:
+def _random_scene(rng: np.random.Generator, spec: Spec) -> Scene:
     places = lay_out(rng, len(spec.required), spec.relation)
     objects = tuple(
         Object(shape=item.shape or _pick(rng, SHAPES), colour=colour, x=x, y=y, size=size)

@@ -18,7 +18,7 @@ _LARGEST_SHAPES_VOCABULARY: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
+class PromptCase:
     """One picture: its prompt, the seed of its noise, and what a shapes caption promises."""
 
     prompt: str
@@ -41,7 +41,7 @@ def is_shapes_tokenizer(tokenizer: Tokenizer) -> bool:
     return all(unknown not in item.ids and not item.truncated for item in encoded)
 
 
-def caption_tasks(per_kind: int, seeds: Sequence[int] | None = None) -> list[Task]:
+def caption_cases(per_kind: int, seeds: Sequence[int] | None = None) -> list[PromptCase]:
     """Held-out shapes captions, those of ``minit2i eval shapes`` with the same noise.
 
     Args:
@@ -56,7 +56,7 @@ def caption_tasks(per_kind: int, seeds: Sequence[int] | None = None) -> list[Tas
     return _tasks([(text, spec) for spec, text in held_out_captions(per_kind, 0)], seeds)
 
 
-def prompt_tasks(prompts: Sequence[str], seeds: Sequence[int] | None = None) -> list[Task]:
+def prompt_cases(prompts: Sequence[str], seeds: Sequence[int] | None = None) -> list[PromptCase]:
     """Prompts that nobody judges.
 
     Args:
@@ -71,18 +71,20 @@ def prompt_tasks(prompts: Sequence[str], seeds: Sequence[int] | None = None) -> 
     return _tasks([(text, None) for text in prompts], seeds)
 
 
-def spread(tasks: Sequence[Task], count: int) -> list[int]:
+def spread_indices(tasks: Sequence[PromptCase], count: int) -> list[int]:
     """Indices of so many tasks, as evenly over them as whole numbers allow."""
     count = min(count, len(tasks))
     return [index * len(tasks) // count for index in range(count)]
 
 
-def _tasks(texts: Sequence[tuple[str, Spec | None]], seeds: Sequence[int] | None) -> list[Task]:
+def _tasks(
+    texts: Sequence[tuple[str, Spec | None]], seeds: Sequence[int] | None
+) -> list[PromptCase]:
     for seed in seeds or ():
         # Refuses a seed outside its range now, not after the pictures before it.
         standard_noise(seed, (1,))
     return [
-        Task(prompt=text, seed=seed, spec=spec)
+        PromptCase(prompt=text, seed=seed, spec=spec)
         for index, (text, spec) in enumerate(texts)
         for seed in ((index,) if seeds is None else seeds)
     ]
