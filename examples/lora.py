@@ -17,10 +17,10 @@ from minit2i_deploy.cli import main as minit2i
 from minit2i_deploy.demo.shipped import shipped_model
 
 
-def run(*words: object) -> None:
+def run(*arguments: object) -> None:
     """One minit2i command, as on the command line."""
-    print("minit2i", *words)
-    if exit_code := minit2i([str(word) for word in words]):
+    print("minit2i", *arguments)
+    if exit_code := minit2i([str(argument) for argument in arguments]):
         raise SystemExit(exit_code)
 
 

@@ -26,8 +26,8 @@ def generate(bundle: m.Bundle) -> np.ndarray:
 
 
 def main(source: Path, target: Path) -> None:
-    words = ["quantize", str(source), str(target), "--scheme", "int8", "--samples", "4"]
-    if exit_code := minit2i(words):
+    command = ["quantize", str(source), str(target), "--scheme", "int8", "--samples", "4"]
+    if exit_code := minit2i(command):
         raise SystemExit(exit_code)
     bundles = [m.Bundle.open(source), m.Bundle.open(target)]
     expected, actual = (np.clip(generate(bundle), -1, 1) for bundle in bundles)

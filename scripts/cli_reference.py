@@ -71,11 +71,11 @@ def section(parser: argparse.ArgumentParser, *, level: int) -> Iterator[str]:
 
 def usage(parser: argparse.ArgumentParser) -> str:
     """One line; Python's own form of it differs between its versions."""
-    words = [parser.prog]
+    parts = [parser.prog]
     if any(visible(action) and action.option_strings for action in parser._actions):
-        words.append("[options]")
-    words += [positional(action) for action in parser._actions if not action.option_strings]
-    return " ".join(words)
+        parts.append("[options]")
+    parts += [positional(action) for action in parser._actions if not action.option_strings]
+    return " ".join(parts)
 
 
 def positional(action: argparse.Action) -> str:

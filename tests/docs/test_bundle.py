@@ -11,7 +11,7 @@ from minit2i_deploy.solvers.table import Table, solver_table
 from tests.helpers.checkpoint_forms import CONFIG
 
 
-def test_the_example_manifest_is_whole_and_sealed(repository: Path) -> None:
+def test_the_example_manifest_is_complete(repository: Path) -> None:
     path = repository / "docs" / "reference" / "bundle-example.json"
     manifest = Manifest.from_bytes(path.read_bytes(), str(path))
     assert manifest.to_bytes() == path.read_bytes()
@@ -24,12 +24,12 @@ def test_the_example_manifest_has_the_shape_that_export_writes(repository: Path)
     from tests.helpers.tiny_bundle import tiny_bundle
 
     path = repository / "docs" / "reference" / "bundle-example.json"
-    shown = Manifest.from_bytes(path.read_bytes(), str(path))
-    made = Bundle.open(tiny_bundle()).manifest
-    assert shown.graphs == made.graphs
-    assert shown.tables == made.tables
-    assert list(shown.files) == list(made.files)
-    assert [check.name for check in shown.checks] == [check.name for check in made.checks]
+    example = Manifest.from_bytes(path.read_bytes(), str(path))
+    exported = Bundle.open(tiny_bundle()).manifest
+    assert example.graphs == exported.graphs
+    assert example.tables == exported.tables
+    assert list(example.files) == list(exported.files)
+    assert [check.name for check in example.checks] == [check.name for check in exported.checks]
 
 
 def test_the_example_table_is_what_the_solver_compiles_to(repository: Path) -> None:

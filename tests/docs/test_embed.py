@@ -21,7 +21,7 @@ def blocks(repository: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
-def wanted() -> Any:
+def reference() -> Any:
     bundle = m.Bundle.open(tiny_bundle())
     with m.open_runtime(bundle, "onnxruntime", threads=1) as runtime:
         return m.embed(bundle, runtime, TEXTS)
@@ -33,14 +33,14 @@ def test_the_graph_used_directly_and_through_optimum(blocks: list[str]) -> None:
     assert len(direct.strip().splitlines()) <= 16
     names: dict[str, Any] = {"folder": tiny_bundle(), "texts": TEXTS}
     exec(direct, names)
-    expected = wanted()
+    expected = reference()
     assert np.array_equal(names["mask"], expected.mask)
-    found = names["values"] * names["mask"][..., None]
+    actual = names["values"] * names["mask"][..., None]
     # Measured 0: the same graph on the same ids.
-    assert np.abs(found - expected.values).max() <= 1e-6
+    assert np.abs(actual - expected.values).max() <= 1e-6
     exec(through.replace("my-bundle", str(tiny_bundle())), names)
-    found = np.asarray(names["values"]) * names["mask"][..., None]
-    assert np.abs(found - expected.values).max() <= 1e-6
+    actual = np.asarray(names["values"]) * names["mask"][..., None]
+    assert np.abs(actual - expected.values).max() <= 1e-6
 
 
 def test_the_python_api(

@@ -39,7 +39,7 @@ def test_previews(repository: Path, bundle: Path, tmp_path: Path) -> None:
     assert names == ["final.png", "row-00.png", "row-05.png", "row-10.png", "row-15.png"]
 
 
-def test_a_solver_of_your_own(
+def test_registering_a_solver(
     repository: Path,
     bundle: Path,
     capsys: pytest.CaptureFixture[str],
@@ -48,8 +48,8 @@ def test_a_solver_of_your_own(
     # The example registers its solver; other tests list those of the package.
     monkeypatch.setattr(methods, "SOLVERS", dict(methods.SOLVERS))
     example(repository, "own_solver.py")(bundle)
-    found = re.findall(r"^(\S+) +19 rows, ([\d.]+) from", capsys.readouterr().out, re.MULTILINE)
-    errors = {name: float(error) for name, error in found}
+    lines = re.findall(r"^(\S+) +19 rows, ([\d.]+) from", capsys.readouterr().out, re.MULTILINE)
+    errors = {name: float(error) for name, error in lines}
     assert len(errors) == 3
     # A second-order method is nearer to the fine grid than Euler.
     assert errors["midpoint-10"] < errors["euler-19"]
