@@ -31,20 +31,41 @@ _PREFIX: Final = re.compile(r"^(base_model\.model\.)?(model\.)?(net\.)?")
 _UNUSED_MODULES: Final = frozenset(
     name.removesuffix(".weight") for name in UNUSED if name.endswith(".weight")
 )
-# Settings that change what peft computes unless they have one of these values.
+# Settings that may have any value: W + scale * B @ A is what peft computes with all of them.
+_NEUTRAL: Final = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "inference_mode",
+        "layers_pattern",
+        "layers_to_transform",
+        "lora_alpha",
+        "lora_dropout",
+        "megatron_core",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "use_rslora",
+    }
+)
+# Settings with values of their own that leave the sum as it is. PiSSA, OLoRA, CorDA, LoftQ and
+# LoRA-GA are missing from init_lora_weights because they subtract a part from the base, and a file
+# of such an adapter does not hold the base that is left.
+# Source: peft/tuners/lora/layer.py, LoraLayer.update_layer and its *_init methods (peft 0.21).
 _PLAIN: Final[dict[str, tuple[Any, ...]]] = {
     "peft_type": ("LORA",),
-    "use_dora": (None, False),
-    "fan_in_fan_out": (None, False),
     "bias": (None, "none"),
-    "lora_bias": (None, False),
-    "modules_to_save": (None, []),
-    "rank_pattern": (None, {}),
-    "alpha_pattern": (None, {}),
-    "layer_replication": (None,),
-    "trainable_token_indices": (None,),
-    "target_parameters": (None, []),
+    "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal", "mica"),
 }
+# All other settings, those of later releases of peft too, must be switched off.
+_OFF: Final[tuple[Any, ...]] = (None, False, {}, [])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,7 +106,10 @@ def merge_lora(base: Checkpoint, path: Path) -> Checkpoint:
         alpha=adapter.alpha,
         scale=adapter.scale,
         num_modules=len(adapter.pairs),
-        sha256=sha256_files([adapter.path], adapter.path.parent),
+        # The settings are part of it, because they hold the scale.
+        sha256=sha256_files(
+            [adapter.path.parent / _CONFIG_NAME, adapter.path], adapter.path.parent
+        ),
     )
     dropped = base.report.dropped
     if adapter.num_unused:
@@ -117,11 +141,14 @@ def _read(path: Path) -> _Adapter:
 
 
 def _check_config(config: dict[str, Any], path: Path) -> tuple[int, float]:
-    for key, plain in _PLAIN.items():
-        if config.get(key) not in plain:
+    if config.get("peft_type") is None:
+        raise CheckpointError(f"{path}: has no peft_type; give an adapter that peft has saved")
+    for key, value in config.items():
+        allowed = _PLAIN.get(key, _OFF)
+        if key not in _NEUTRAL and not any(value is plain or value == plain for plain in allowed):
             raise CheckpointError(
-                f"{path}: {key} is {config.get(key)!r}, expected {plain[-1]!r}, because only a "
-                "plain LoRA can be merged; merge it with peft and give the merged model"
+                f"{path}: {key} is {value!r}, but only a plain LoRA (W + scale * B @ A) can be "
+                "merged; merge it with peft and give the merged model"
             )
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1 or not isinstance(alpha, int | float):

@@ -146,6 +146,16 @@ def test_adapters_of_another_base(tmp_path: Path) -> None:
         {"alpha_pattern": {"img_qkv": 8}},
         {"fan_in_fan_out": True},
         {"peft_type": "LOHA"},
+        {"peft_type": None},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "pissa_niter_16"},
+        {"init_lora_weights": "olora"},
+        {"init_lora_weights": "corda"},
+        {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}},
+        {"init_lora_weights": "lora_ga"},
+        {"init_lora_weights": "of a later release"},
+        {"use_bdlora": {"nblocks": 2}},
+        {"a_setting_of_a_later_release": True},
         {"r": 0},
         {"r": 8},
         {"lora_alpha": None},
@@ -157,6 +167,62 @@ def test_settings_that_a_plain_merge_does_not_cover(
     write_adapter(tmp_path / "lora", **settings)
     text = refused(tmp_path / "lora")
     assert str(tmp_path / "lora") in text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"init_lora_weights": value}
+        for value in (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+    ]
+    + [{"a_setting_of_a_later_release": value} for value in (False, None, {}, [])],
+)
+def test_settings_that_a_plain_merge_covers(settings: dict[str, Any], tmp_path: Path) -> None:
+    write_adapter(tmp_path / "lora", **settings)
+    assert load_checkpoint(hub_folder(), lora=tmp_path / "lora").report.lora is not None
+
+
+@pytest.mark.parametrize("init", [True, "gaussian", "orthogonal", "mica", "pissa", "olora"])
+def test_a_merge_is_what_peft_merges_or_is_refused(init: Any, tmp_path: Path) -> None:
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    name = "double_blocks.0.img_qkv"
+    base = load_checkpoint(hub_folder())
+
+    def model() -> Any:
+        """The official module tree down to one layer."""
+        weight = torch.from_numpy(base.tensors[f"{name}.weight"].copy())
+        layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        layer.weight.data = weight
+        for part in reversed(f"model.net.{name}".split(".")):
+            holder = torch.nn.Module()
+            holder.add_module(part, layer)
+            layer = holder
+        return layer
+
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=[name], init_lora_weights=init)
+    adapted = peft.get_peft_model(model(), config)
+    for key, value in adapted.named_parameters():
+        if "lora_" in key:
+            value.data.add_(0.02 * torch.randn_like(value))
+    adapted.save_pretrained(tmp_path / "lora")
+    if init in ("pissa", "olora"):
+        assert f"init_lora_weights is {init!r}" in refused(tmp_path / "lora")
+        return
+    loaded = peft.PeftModel.from_pretrained(model(), str(tmp_path / "lora"))
+    expected = loaded.merge_and_unload().get_submodule(f"model.net.{name}").weight
+    merged = load_checkpoint(hub_folder(), lora=tmp_path / "lora").tensors[f"{name}.weight"]
+    assert np.abs(merged - expected.detach().numpy()).max() <= 1e-6  # measured 0
+
+
+def test_the_digest_covers_the_scale(tmp_path: Path) -> None:
+    digests = set()
+    for alpha in (6, 12):
+        write_adapter(tmp_path / str(alpha), targets=["txt_embedder"], lora_alpha=alpha)
+        lora = load_checkpoint(hub_folder(), lora=tmp_path / str(alpha)).report.lora
+        assert lora is not None
+        digests.add(lora.sha256)
+    assert len(digests) == 2
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ def test_help_imports_no_library_and_no_command() -> None:
     assert done.stderr == (
         "[] ['minit2i_deploy._version', 'minit2i_deploy.cli', 'minit2i_deploy.cli.commands', "
         "'minit2i_deploy.cli.support', 'minit2i_deploy.cli.support.interrupt', "
-        "'minit2i_deploy.cli.support.parser', 'minit2i_deploy.errors']\n"
+        "'minit2i_deploy.cli.support.parser', 'minit2i_deploy.cli.support.store_once', "
+        "'minit2i_deploy.errors']\n"
     )
     assert all(f"\n    {command.name} " in done.stdout for command in COMMANDS)
 

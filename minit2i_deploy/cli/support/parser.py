@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from minit2i_deploy._version import __version__
 from minit2i_deploy.cli.commands import COMMANDS, Command
+from minit2i_deploy.cli.support.store_once import StoreOnce
 from minit2i_deploy.errors import UsageError
 
 _DESCRIPTION: Final = "Export and run MiniT2I text-to-image models."
@@ -20,6 +21,11 @@ _EPILOG: Final = (
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are UsageErrors of one line."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        for action in (None, "store"):
+            self.register("action", action, StoreOnce)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
