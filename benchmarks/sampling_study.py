@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.cli.support.output_paths import new_folder, write_json
+from minit2i_deploy.cli.support.output_paths import create_folder, write_json
 from minit2i_deploy.errors import Minit2iError, UsageError, require
 from minit2i_deploy.evaluation.quality import (
     Candidate,
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
     if options.guidance is None:
         options.guidance = bundle.preset()[1]
     parts = [PARTS[name](bundle, options) for name in options.parts]
-    folder = new_folder(options.output)
+    folder = create_folder(options.output)
     total = sum(part.num_evaluations for part in parts)
     with open_runtime(bundle, options.runtime) as runtime:
         rate = evaluations_per_second(bundle, runtime, options.batch)

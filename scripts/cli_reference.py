@@ -41,7 +41,7 @@ def main() -> int:
 def page() -> str:
     """The whole page, as Markdown."""
     from minit2i_deploy.cli.commands import COMMANDS
-    from minit2i_deploy.cli.support.parser import build
+    from minit2i_deploy.cli.support.parser import build_parser
 
     lines = ["| command | what it does |", "|---|---|"]
     lines += [
@@ -49,7 +49,7 @@ def page() -> str:
         for command in COMMANDS
     ]
     for command in COMMANDS:
-        lines += ["", *section(subparsers(build(command.name))[command.name], level=2)]
+        lines += ["", *section(subparsers(build_parser(command.name))[command.name], level=2)]
     return INTRODUCTION + "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from minit2i_deploy.cli.support.interrupt import uninterrupted_imports
-from minit2i_deploy.cli.support.parser import parse
+from minit2i_deploy.cli.support.parser import Invocation, parse
 from minit2i_deploy.errors import Minit2iError, UsageError
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -25,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after the program's name; None takes this process's.
 
     Returns:
-        exit code: 0 done, 2 wrong use, 130 interrupted, 1 anything else.
+        exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -38,36 +37,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(words: Sequence[str]) -> int:
     try:
-        options = parse(words)
+        invocation = parse(words)
     except UsageError as error:
         return _report(error, WRONG_USE, debug=False)
     except SystemExit:
         # argparse has printed the help or the version.
         return _finish(sys.stdout.flush)
     with warnings.catch_warnings():
-        warnings.showwarning = _warner(options.debug)
-        return _run(options)
+        warnings.showwarning = _warner(invocation.debug)
+        return _run(invocation)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(invocation: Invocation) -> int:
     try:
         # A prompt may hold letters that the terminal's encoding lacks.
         with contextlib.suppress(AttributeError):
             sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-        return _finish(lambda: options.run(options))
+        return _finish(lambda: invocation.run(invocation.options))
     except UsageError as error:
-        return _report(error, WRONG_USE, debug=options.debug)
+        return _report(error, WRONG_USE, debug=invocation.debug)
     except Exception as error:
-        return _report(_explained(error, options.extra), FAILED, debug=options.debug)
+        return _report(_explained(error, invocation.extra), FAILED, debug=invocation.debug)
 
 
 def _finish(work: Callable[[], None]) -> int:
-    """Do the work and flush; a reader that closed the pipe early, as head does, is no news."""
+    """Do the work and flush; a reader may close the pipe early, as head does."""
     try:
         work()
         sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter flushes once more at exit, which must not fail aloud.
+        # The interpreter flushes once more at exit, which must not print a second error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return DONE
@@ -76,18 +75,26 @@ def _finish(work: Callable[[], None]) -> int:
 def _explained(error: Exception, extra: str) -> Exception:
     if isinstance(error, Minit2iError):
         return error
-    if isinstance(error, ModuleNotFoundError) and error.name is not None:
-        library = error.name.partition(".")[0]
+    library = _missing_library(error)
+    if library is not None:
         text = f"{library} is not installed; run: pip install 'minit2i-deploy[{extra}]'"
     elif isinstance(error, OSError):
         text = str(error)
     elif isinstance(error, MemoryError):
-        text = "out of memory; close other programs or take a smaller batch"
+        text = "out of memory; close other programs or use a smaller batch"
     else:
-        text = f"{type(error).__name__}: {error} (not foreseen; --debug shows where)"
+        text = f"{type(error).__name__}: {error} (unexpected; minit2i --debug shows where)"
     explained = Minit2iError(text)
     explained.__cause__ = error
     return explained
+
+
+def _missing_library(error: Exception) -> str | None:
+    """The library that an import did not find; a missing module of ours is a mistake of ours."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return None
+    library = error.name.partition(".")[0]
+    return None if library == "minit2i_deploy" else library
 
 
 def _report(error: Exception, code: int, *, debug: bool) -> int:

@@ -1,4 +1,4 @@
-"""minit2i bench: time of each stage of a bundle, on one engine or on several in turns."""
+"""minit2i bench: time the stages of a bundle, on one engine or on several in turns."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.counts import MAX_TEXTS, check_count, check_repeats
-from minit2i_deploy.cli.support.engine_spec import FORM, engine_options, engine_words
-from minit2i_deploy.cli.support.options import add_bundle, add_engine, add_json, opened_runtime
+from minit2i_deploy.cli.support.engine_opening import open_engine, opened_spec
+from minit2i_deploy.cli.support.limits import (
+    MAX_TEXTS,
+    check_count,
+    check_least,
+    check_repeats,
+)
+from minit2i_deploy.cli.support.options.engine_options import SPEC_FORM, EngineOptions, add_engine
+from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json, integer
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,19 +26,48 @@ if TYPE_CHECKING:
     from minit2i_deploy.evaluation.bench.timing import SubjectTimings
 
 _EPILOG: Final = """\
-Stages: tokenise, encode and adapt one prompt; one step of the table with all its
-branches; the state to a picture; embed, --texts short texts in batches. images/s
+Stages: tokenize, encode and adapt one prompt; one step of the table with all its
+branches; the state to an image; embed, --texts short texts in batches. images/s
 adds up the medians over the rows of the preset's table. The share is the step's
-arithmetic a second over that of large matrix products on the same engine.
+arithmetic per second over that of large matrix products on the same engine.
 
-Each --against is timed in turns with the first engine (A B A B); a ratio above 1
-says how many times faster it is, by the median over the turns.
+Each --against is timed in turns with the first engine (A B A B). A ratio above 1
+is how many times faster it is, by the median over the turns. The error is that of
+its estimate of the clean image to the first engine's, the worst of several rows
+from the same states, as a Euclidean norm relative to it and in decibels; minit2i
+compare measures complete images.
 
 examples:
   minit2i bench my-bundle --threads 2
   minit2i bench my-bundle --against openvino::bf16 --against onnxruntime:openvino
   minit2i bench my-bundle --against other-bundle@onnxruntime --json
 """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchOptions:
+    """Options of minit2i bench."""
+
+    bundle: str
+    against: tuple[str, ...]
+    repeats: int
+    warm_up: int
+    texts: int
+    batch: int
+    prompt: str
+    preset: str | None
+    output: Path | None
+    engine: EngineOptions
+    json: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Contender:
+    """A bundle on an engine, under a name in the report; without one, the engine's."""
+
+    label: str
+    bundle: Bundle
+    engine: EngineOptions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,34 +77,53 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
     parser.add_argument(
         "--against",
-        metavar=f"[BUNDLE@]{FORM}",
+        metavar=f"[BUNDLE@]{SPEC_FORM}",
         action="append",
         default=[],
         help="another engine or bundle to time in turns; may be given several times",
     )
     parser.add_argument(
-        "--repeats", metavar="N", type=int, default=10, help="timed calls a stage (default: 10)"
+        "--repeats",
+        metavar="N",
+        type=integer,
+        default=10,
+        help="timed calls per stage (default 10)",
     )
     parser.add_argument(
-        "--warm-up", metavar="N", type=int, default=2, help="calls before those (default: 2)"
+        "--warm-up", metavar="N", type=integer, default=2, help="calls before those (default 2)"
     )
     parser.add_argument(
-        "--texts", metavar="N", type=int, default=64, help="texts of the embed stage (default: 64)"
+        "--texts",
+        metavar="N",
+        type=integer,
+        default=64,
+        help="texts of the embed stage (default 64)",
     )
-    parser.add_argument("--batch", metavar="N", type=int, default=32, help="of those (default: 32)")
     parser.add_argument(
-        "--prompt", metavar="TEXT", default="a red circle above a blue square", help="to time with"
+        "--batch", metavar="N", type=integer, default=32, help="texts encoded at once (default 32)"
     )
-    parser.add_argument("--preset", metavar="NAME", help="default: the bundle's default preset")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help=".json file to write as well"
+        "--prompt",
+        metavar="TEXT",
+        default="a red circle above a blue square",
+        help="prompt to time with",
+    )
+    parser.add_argument(
+        "--preset", metavar="NAME", help="table and guidance; default: the bundle's default preset"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help=".json file for the report, besides the text",
     )
     add_engine(parser)
     add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Open all, measure and print."""
+def run(options: BenchOptions) -> None:
+    """Open every engine, measure and print."""
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.cli.support.formatting import json_text
     from minit2i_deploy.evaluation.bench.stages import prepare_subject
@@ -79,15 +134,17 @@ def run(options: argparse.Namespace) -> None:
     _check(options)
     if options.output is not None:
         output_paths.output_file(options.output, ".json")
-    engines = [_own_engine(options), *(_engine(words, options) for words in options.against)]
+    contenders = _contenders(options)
     with contextlib.ExitStack() as stack, ProgressLine("bench") as line:
         subjects = []
-        for label, bundle, settings in engines:
-            runtime = stack.enter_context(opened_runtime(bundle, settings, keep_prompts=False))
+        for contender in contenders:
+            runtime = stack.enter_context(
+                open_engine(contender.bundle, contender.engine, keep_prompts=False)
+            )
             subjects.append(
                 prepare_subject(
-                    label,
-                    bundle,
+                    contender.label or opened_spec(contender.engine, runtime),
+                    contender.bundle,
                     runtime,
                     prompt=options.prompt,
                     preset=options.preset,
@@ -95,44 +152,41 @@ def run(options: argparse.Namespace) -> None:
                     batch_size=options.batch,
                 )
             )
-        found = time_subjects(
+        results = time_subjects(
             subjects, repeats=options.repeats, warm_up=options.warm_up, progress=line
         )
-    values = _values(found, describe_machine())
+    values = _values(results, describe_machine())
     if options.output is not None:
         output_paths.write_json(options.output, values)
-    print(json_text(values) if options.json else _text(found, values))
+    print(json_text(values) if options.json else _text(results, values))
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: BenchOptions) -> None:
     check_repeats("--repeats", options.repeats)
     check_repeats("--warm-up", options.warm_up, least=0)
-    check_count("--texts", options.texts, MAX_TEXTS, "all of them are held at once")
-    if options.batch < 1:
-        raise UsageError(f"--batch is {options.batch}, but at least 1 is needed")
+    check_count("--texts", options.texts, MAX_TEXTS, "all of them are held in memory")
+    check_least("--batch", options.batch, 1)
 
 
-def _own_engine(options: argparse.Namespace) -> tuple[str, Bundle, argparse.Namespace]:
-    from minit2i_deploy.bundle.bundle import Bundle
-
-    return engine_words(options), Bundle.open(options.bundle), options
-
-
-def _engine(words: str, options: argparse.Namespace) -> tuple[str, Bundle, argparse.Namespace]:
-    """What one --against asks for, with the threads of the first engine where it has such."""
+def _contenders(options: BenchOptions) -> list[_Contender]:
+    """The first engine, and each --against with its threads where it has such."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.runtimes import RUNTIMES
 
-    folder, _, engine = words.rpartition("@")
-    try:
-        settings = engine_options(engine, threads=options.threads)
-        if settings.runtime not in RUNTIMES:
-            raise ValueError(settings.runtime)
-    except ValueError as error:
-        raise UsageError(
-            f"--against {words!r} is not [BUNDLE@]{FORM} with one of {', '.join(RUNTIMES)}"
-        ) from error
-    return words, Bundle.open(folder or options.bundle), settings
+    first = _Contender(label="", bundle=Bundle.open(options.bundle), engine=options.engine)
+    contenders = [first]
+    for label in options.against:
+        folder, _, spec = label.rpartition("@")
+        try:
+            engine = EngineOptions.from_spec(spec, threads=options.engine.threads)
+        except (ValueError, UsageError) as error:
+            raise UsageError(
+                f"--against: expected [BUNDLE@]{SPEC_FORM} with one of {', '.join(RUNTIMES)}, got "
+                f"{label!r}"
+            ) from error
+        bundle = Bundle.open(folder) if folder else first.bundle
+        contenders.append(_Contender(label=label, bundle=bundle, engine=engine))
+    return contenders
 
 
 def _values(found: Sequence[SubjectTimings], machine: dict[str, Any]) -> dict[str, Any]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.counts import check_per_kind, check_repeats
-from minit2i_deploy.cli.support.engine_spec import FORM, engine_options, engine_words
-from minit2i_deploy.cli.support.options import (
-    add_engine,
-    add_json,
-    add_painting,
-    chosen_painting,
-    opened_runtime,
-    whole_numbers,
+from minit2i_deploy.cli.support.engine_opening import open_engine, opened_spec
+from minit2i_deploy.cli.support.limits import check_per_kind, check_repeats
+from minit2i_deploy.cli.support.options.engine_options import SPEC_FORM, EngineOptions, add_engine
+from minit2i_deploy.cli.support.options.sampling_options import (
+    TableOptions,
+    add_sampling,
+    choose_table,
 )
+from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer, integers
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ PAGE: Final = "report.html"
 _PER_KIND: Final = 2
 _STAGES: Final = ("encode", "adapt", "step")
 _EPILOG: Final = """\
-A is the reference. Both paint with A's table and guidance. The folder receives
-  report.html  figures, errors row by row, pictures side by side; one file
-  report.json  the same figures, and those of every picture
+A is the reference. Both sides use A's table and guidance. The folder receives
+  report.html  figures, errors row by row, images side by side; one file
+  report.json  the same figures, and those of every image
 
-Without --prompts, a model of shapes paints held-out captions, which an exact
-detector judges; the score's difference comes with its paired 95% interval.
+Without --prompts, a model of shapes generates images of held-out captions, which
+an exact detector scores; the difference of the scores has a paired 95% interval.
 
 examples:
   minit2i compare my-bundle my-int8 -o comparison
@@ -46,64 +46,87 @@ examples:
 """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareOptions:
+    """Options of minit2i compare; None where one was not given."""
+
+    a: str
+    b: str
+    prompts: Path | None
+    captions: int | None
+    seeds: tuple[int, ...] | None
+    details: int
+    batch: int
+    repeats: int
+    output: Path | None
+    sampling: TableOptions
+    guidance: float | None
+    engine: EngineOptions
+    runtime_b: str | None
+    json: bool
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
         "Compare two bundles on the same prompts, noise and table: errors row by row, final "
-        "pictures, prompt following, seams between patches, size and speed."
+        "images, prompt following, seams between patches, size and speed."
     )
     parser.epilog = _EPILOG
     for name in ("A", "B"):
-        words = "folder of a bundle" + (", the reference" if name == "A" else "")
-        parser.add_argument(name.lower(), metavar=name, help=words)
+        text = "folder of a bundle" + (", the reference" if name == "A" else "")
+        parser.add_argument(name.lower(), metavar=name, help=text)
     parser.add_argument(
-        "--prompts", metavar="FILE", type=Path, help=".txt file of prompts, one a line"
+        "--prompts",
+        metavar="FILE",
+        type=Path,
+        help=".txt file with one prompt per line; - reads standard input",
     )
     parser.add_argument(
         "--captions",
         metavar="N",
-        type=int,
-        help=f"shapes captions of each of the six kinds, judged (default {_PER_KIND} without "
+        type=integer,
+        help=f"scored captions of each of the six kinds of shapes (default {_PER_KIND} without "
         "--prompts)",
     )
     parser.add_argument(
         "--seeds",
         metavar="S,S..",
-        type=whole_numbers,
-        help="paint every prompt from each of these; default: the n-th prompt from seed n",
+        type=integers,
+        help="generate every prompt from each of these seeds; default: prompt n from seed n",
     )
     parser.add_argument(
         "--details",
         metavar="N",
-        type=int,
+        type=integer,
         default=12,
-        help="pictures measured row by row and shown (default 12)",
+        help="images that are measured row by row and shown (default 12)",
     )
     parser.add_argument(
-        "--batch", metavar="N", type=int, default=8, help="pictures painted at once (default 8)"
+        "--batch", metavar="N", type=integer, default=8, help="images generated at once (default 8)"
     )
     parser.add_argument(
         "--repeats",
         metavar="N",
-        type=int,
+        type=integer,
         default=10,
-        help="timed calls a stage, A and B in turns; 0: no times (default 10)",
+        help="timed calls per stage, A and B in turns; 0 for no times (default 10)",
     )
     parser.add_argument(
         "-o", "--output", "--out", metavar="DIR", type=Path, help="new folder for the reports"
     )
-    add_painting(parser)
+    add_sampling(parser)
     add_engine(parser)
     parser.add_argument(
         "--runtime-b",
-        metavar=FORM,
+        metavar=SPEC_FORM,
         help="engine of B; default: that of A",
     )
     add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Open both, compare, write and print."""
+def run(options: CompareOptions) -> None:
+    """Open both bundles, compare, write and print."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support.formatting import json_text
     from minit2i_deploy.evaluation.compare import CompareSettings, check_comparable, compare
@@ -114,64 +137,60 @@ def run(options: argparse.Namespace) -> None:
     a, b = Bundle.open(options.a), Bundle.open(options.b)
     check_comparable(a, b)
     tasks = _tasks(a, options)
-    table, guidance = chosen_painting(a, options)
+    table, guidance = choose_table(a, options.sampling, options.guidance)
     settings = CompareSettings(
         table=table, guidance=guidance, batch=options.batch, details=options.details
     )
     with contextlib.ExitStack() as stack:
         folder = _folder(stack, options)
-        sides = [
-            Contender(
-                bundle=bundle,
-                runtime=stack.enter_context(opened_runtime(bundle, engine)),
-                engine=engine_words(engine),
-            )
-            for bundle, engine in ((a, options), (b, _engine_of_b(options)))
-        ]
+        sides = []
+        for bundle, engine in ((a, options.engine), (b, _engine_of_b(options))):
+            runtime = stack.enter_context(open_engine(bundle, engine))
+            spec = opened_spec(engine, runtime)
+            sides.append(Contender(bundle=bundle, runtime=runtime, engine=spec))
         with ProgressLine("compare") as line:
-            found = compare(sides[0], sides[1], tasks, settings, line)
+            comparison = compare(sides[0], sides[1], tasks, settings, line)
         if options.repeats:
             speed = _speed(sides, options.repeats, tasks[0].prompt)
-            found = dataclasses.replace(found, speed=speed)
+            comparison = dataclasses.replace(comparison, speed=speed)
         if folder is not None:
-            _write(folder, found)
-    print(json_text(found.to_dict()) if options.json else _text(found, options))
+            _write(folder, comparison)
+    print(json_text(comparison.to_dict()) if options.json else _text(comparison, options))
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: CompareOptions) -> None:
     if options.prompts is not None and options.captions is not None:
-        raise UsageError("--prompts came with --captions; give one or the other")
+        raise UsageError("--prompts and --captions are mutually exclusive")
     check_repeats("--repeats", options.repeats, least=0)
     if options.captions is not None:
         check_per_kind("--captions", options.captions)
 
 
-def _tasks(bundle: Bundle, options: argparse.Namespace) -> list[PromptCase]:
-    from minit2i_deploy.cli.support.image_plan import read_prompts
+def _tasks(bundle: Bundle, options: CompareOptions) -> list[PromptCase]:
+    from minit2i_deploy.cli.support.images.image_requests import read_prompts
     from minit2i_deploy.evaluation.compare import caption_cases, is_shapes_model, prompt_cases
 
     if options.prompts is not None:
         return prompt_cases(read_prompts(options.prompts), options.seeds)
     if options.captions is None and not is_shapes_model(bundle):
         raise UsageError(
-            f"{bundle.path}: is no model of shapes, so there are no prompts to start from; give "
-            "--prompts FILE"
+            f"{bundle.path}: there are captions for models of shapes only; add --prompts FILE"
         )
     per_kind = _PER_KIND if options.captions is None else options.captions
     return caption_cases(per_kind, options.seeds)
 
 
-def _engine_of_b(options: argparse.Namespace) -> argparse.Namespace:
-    """Engine options of B: its own, or all of A's."""
+def _engine_of_b(options: CompareOptions) -> EngineOptions:
+    """The engine of B: --runtime-b, or that of A."""
     if options.runtime_b is None:
-        return options
+        return options.engine
     try:
-        return engine_options(options.runtime_b, threads=options.threads)
+        return EngineOptions.from_spec(options.runtime_b, threads=options.engine.threads)
     except ValueError as error:
-        raise UsageError(f"--runtime-b {error}; give that") from error
+        raise UsageError(f"--runtime-b: {error}") from error
 
 
-def _folder(stack: contextlib.ExitStack, options: argparse.Namespace) -> Path | None:
+def _folder(stack: contextlib.ExitStack, options: CompareOptions) -> Path | None:
     from minit2i_deploy.io.files import atomic_directory
 
     return None if options.output is None else stack.enter_context(atomic_directory(options.output))
@@ -205,16 +224,16 @@ def _speed(sides: Sequence[Contender], repeats: int, prompt: str) -> dict[str, A
     }
 
 
-def _write(folder: Path, found: Comparison) -> None:
+def _write(folder: Path, comparison: Comparison) -> None:
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.evaluation.compare.html_report import to_html
     from minit2i_deploy.io.files import atomic_write_text
 
-    output_paths.write_json(folder / REPORT, found.to_dict())
-    atomic_write_text(folder / PAGE, to_html(found))
+    output_paths.write_json(folder / REPORT, comparison.to_dict())
+    atomic_write_text(folder / PAGE, to_html(comparison))
 
 
-def _text(found: Comparison, options: argparse.Namespace) -> str:
+def _text(comparison: Comparison, options: CompareOptions) -> str:
     from minit2i_deploy.cli.support.formatting import columns
     from minit2i_deploy.evaluation.compare.summary import (
         denoiser_label,
@@ -225,17 +244,17 @@ def _text(found: Comparison, options: argparse.Namespace) -> str:
 
     sides = [
         (name, denoiser_label(side), side["engine"], side["path"])
-        for name, side in zip("AB", found.sides, strict=True)
+        for name, side in zip("AB", comparison.sides, strict=True)
     ]
-    what = f"{len(found.pairs)} pictures, table {found.table}, guidance {found.guidance:g}"
+    settings = f"table {comparison.table}, guidance {comparison.guidance:g}"
     parts = [
-        f"{columns(sides)}\n{what}",
-        columns(figure_cells(found), head=("figure", "A", "B", "B to A")),
-        columns(size_cells(found), head=("bytes", "A", "B", "B over A")),
+        f"{columns(sides)}\n{len(comparison.pairs)} images, {settings}",
+        columns(figure_cells(comparison), head=("figure", "A", "B", "B to A")),
+        columns(size_cells(comparison), head=("bytes", "A", "B", "B over A")),
     ]
-    if found.speed is not None:
+    if comparison.speed is not None:
         head = ("stage", "A, median ms", "B, median ms", "B is faster, times")
-        parts.append(columns(speed_cells(found.speed), head=head))
+        parts.append(columns(speed_cells(comparison.speed), head=head))
     if options.output is not None:
         parts.append(str(options.output / PAGE))
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""minit2i demo: the shipped model from checkpoint to judged pictures."""
+"""minit2i demo: the shipped model from checkpoint to scored images."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import functools
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.bundle.presets import FAST, REFERENCE
-from minit2i_deploy.cli.support.counts import check_per_kind
-from minit2i_deploy.cli.support.options import add_json
+from minit2i_deploy.cli.support.limits import check_per_kind
+from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer
 from minit2i_deploy.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -22,25 +23,34 @@ if TYPE_CHECKING:
 
 REPORT: Final = "report.json"
 PAGE: Final = "report.html"
-# Captions and noise of every demo, so that two machines paint the same pictures.
+# Captions and noise of every demo, so that two machines generate the same images.
 _SEED: Final = 0
 _RUNTIME: Final = "onnxruntime"
 
 _EPILOG: Final = """\
 The folder receives
   bundle/      the exported model: minit2i generate DIR/bundle "a red circle"
-  student/     its few-step student, exported: four evaluations a picture
-  pictures/    one PNG for each picture
+  student/     its few-step student, exported: four evaluations per image
+  pictures/    a PNG per image
   report.html  verdicts, times and parity; one file, for any browser
   report.json  the same numbers
 """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoOptions:
+    """Options of minit2i demo."""
+
+    output: Path
+    per_kind: int
+    json: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
         "Export the model that comes with this package and its few-step student, verify the "
-        "bundles, paint captions they were not trained on, judge each picture with an exact "
+        "bundles, generate images of captions they were not trained on, score each with an exact "
         "detector, and write a report."
     )
     parser.epilog = _EPILOG
@@ -54,15 +64,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-kind",
         metavar="N",
-        type=int,
+        type=integer,
         default=1,
-        help="captions for each of the six kinds (default 1)",
+        help="captions of each of the six kinds (default 1)",
     )
     add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Do all of it in a folder that is renamed into place at the end."""
+def run(options: DemoOptions) -> None:
+    """Do everything in a folder that is renamed into place at the end."""
     from minit2i_deploy.demo.shipped import shipped_model
     from minit2i_deploy.io.files import atomic_directory
 
@@ -73,14 +83,14 @@ def run(options: argparse.Namespace) -> None:
         bundle = _export("export", shipped.checkpoint, shipped, folder / "bundle", seconds)
         student = _export("export student", shipped.student, shipped, folder / "student", seconds)
         _verify([bundle, student], seconds)
-        runs = _paint(bundle, [REFERENCE, FAST], options.per_kind, seconds)
-        runs += _paint(student, [REFERENCE], options.per_kind, seconds, prefix="student-")
+        runs = _generate(bundle, [REFERENCE, FAST], options.per_kind, seconds)
+        runs += _generate(student, [REFERENCE], options.per_kind, seconds, prefix="student-")
         values = _write(folder, bundle, runs, seconds, options.output)
     _print(options, values, runs)
 
 
 def _is_demo(folder: Path) -> bool:
-    """Whether an earlier demo made the folder, so that nothing else is lost with it."""
+    """Whether an earlier demo wrote the folder, so that nothing else is lost with it."""
     from minit2i_deploy.demo.report import KIND
 
     try:
@@ -91,20 +101,20 @@ def _is_demo(folder: Path) -> bool:
 
 
 def _export(
-    words: str, checkpoint: Path, shipped: Shipped, folder: Path, seconds: dict[str, float]
+    title: str, checkpoint: Path, shipped: Shipped, folder: Path, seconds: dict[str, float]
 ) -> Bundle:
     from minit2i_deploy.export import export_bundle
     from minit2i_deploy.progress import ProgressLine
 
     began = time.perf_counter()
-    with ProgressLine(words) as progress:
+    with ProgressLine(title) as progress:
         bundle = export_bundle(
             checkpoint,
             folder,
             text_encoder=shipped.text_encoder,
             progress=progress,
         )
-    seconds[words] = time.perf_counter() - began
+    seconds[title] = time.perf_counter() - began
     return bundle
 
 
@@ -120,7 +130,7 @@ def _verify(bundles: Sequence[Bundle], seconds: dict[str, float]) -> None:
     seconds["verify"] = time.perf_counter() - began
 
 
-def _paint(
+def _generate(
     bundle: Bundle,
     presets: Sequence[str],
     per_kind: int,
@@ -138,14 +148,14 @@ def _paint(
     runs = []
     with open_runtime(bundle, _RUNTIME) as runtime:
         began = time.perf_counter()
-        # Opens the graphs, which would otherwise count as the first picture's time.
+        # Opens the graphs, which would otherwise count as the time of the first image.
         table, guidance = bundle.preset(presets[-1])
         generate(bundle, runtime, captions[0][1], table=table, guidance=guidance)
         seconds[f"open and warm up {prefix}".strip(" -")] = time.perf_counter() - began
         for name in presets:
             table, guidance = bundle.preset(name)
-            with ProgressLine(f"paint {table.name}") as progress:
-                painted = generate_judged_images(
+            with ProgressLine(f"generate {table.name}") as progress:
+                images = generate_judged_images(
                     bundle,
                     runtime,
                     captions,
@@ -154,9 +164,9 @@ def _paint(
                     seed=_SEED,
                     progress=progress,
                 )
-                run_name = prefix + name
-                made = Run(name=run_name, table=table, guidance=guidance, painted=list(painted))
-                runs.append(made)
+                runs.append(
+                    Run(name=prefix + name, table=table, guidance=guidance, painted=list(images))
+                )
     return runs
 
 
@@ -170,16 +180,16 @@ def _write(
     from minit2i_deploy.io.images import save_png
 
     (folder / "pictures").mkdir()
-    pictures = {}
-    for made in runs:
-        for index, item in enumerate(made.painted):
-            path = folder / made.file_name(index)
-            fields = {"prompt": item.caption, "seed": str(item.seed), "table": made.table.name}
+    images = {}
+    for run in runs:
+        for index, item in enumerate(run.painted):
+            path = folder / run.file_name(index)
+            fields = {"prompt": item.caption, "seed": str(item.seed), "table": run.table.name}
             save_png(item.image, path, fields)
-            pictures[made.file_name(index)] = path.read_bytes()
+            images[run.file_name(index)] = path.read_bytes()
     values = report_values(bundle, _RUNTIME, runs, seconds)
     output_paths.write_json(folder / REPORT, values)
-    atomic_write_text(folder / PAGE, to_html(values, pictures, _commands(output)))
+    atomic_write_text(folder / PAGE, to_html(values, images, _commands(output)))
     return values
 
 
@@ -195,7 +205,7 @@ def _commands(output: Path) -> list[str]:
     ]
 
 
-def _print(options: argparse.Namespace, values: dict[str, Any], runs: list[Run]) -> None:
+def _print(options: DemoOptions, values: dict[str, Any], runs: list[Run]) -> None:
     from minit2i_deploy.cli.support.formatting import columns, json_text
 
     page = options.output / PAGE
@@ -204,25 +214,25 @@ def _print(options: argparse.Namespace, values: dict[str, Any], runs: list[Run])
         return
     rows = []
     for index, item in enumerate(runs[0].painted):
-        word = "right" if item.verdict.correct else "wrong"
+        verdict = "right" if item.verdict.correct else "wrong"
         kind = item.spec.kind.replace("_", " ")
-        rows.append((word, kind, item.caption, str(options.output / runs[0].file_name(index))))
-    print(columns(rows, head=("verdict", "kind", "caption", "picture")))
+        rows.append((verdict, kind, item.caption, str(options.output / runs[0].file_name(index))))
+    print(columns(rows, head=("verdict", "kind", "caption", "image")))
     print()
-    print(columns(_summary(values), head=("table", "right", "s a picture", "ms a row")))
+    print(columns(_summary(values), head=("table", "right", "s per image", "ms per row")))
     print(f"\n{page}")
 
 
 def _summary(values: dict[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for made in values["runs"]:
-        overall, spent = made["score"]["overall"], made["seconds_p50"]
+    for run in values["runs"]:
+        overall, seconds = run["score"]["overall"], run["seconds_p50"]
         rows.append(
             (
-                made["table"],
+                run["table"],
                 f"{overall['correct']}/{overall['total']}",
-                f"{spent['total']:.2f}",
-                f"{1000 * spent['steps'] / made['rows']:.1f}",
+                f"{seconds['total']:.2f}",
+                f"{1000 * seconds['steps'] / run['rows']:.1f}",
             )
         )
     return rows

@@ -1,14 +1,18 @@
-"""minit2i distill: a base model to a student that paints in a few evaluations."""
+"""minit2i distill: a base model to a student that needs a few evaluations."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Final
 
-from minit2i_deploy.cli.support.recipe_options import add_recipe, follow
+from minit2i_deploy.cli.support.options.recipe_options import (
+    RecipeOptions,
+    add_recipe,
+    follow_recipe,
+)
 
 _EPILOG: Final = """\
-An interrupted run is continued by the same command, with the same teacher. The
+The same command continues an interrupted run, with the same teacher. The
 student is exported as any checkpoint is, and runs the tables of solver mean-flow.
 
 examples:
@@ -21,20 +25,20 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Distil a base model to a few-step student from a recipe: by Mean Flow, or on the base "
+        "Distill a base model into a few-step student from a recipe: by Mean Flow, or on the base "
         "model's own trajectories."
     )
     parser.epilog = _EPILOG
     add_recipe(
         parser,
-        "YAML file with distill, or the name of a shipped one: b16-distill, demo-student, "
+        "YAML file with a section distill, or a shipped recipe: b16-distill, demo-student, "
         "demo-student-finish",
-        "values in place of the recipe's; distill.KEY=VALUE for the distillation's",
+        "a value in place of the recipe's; distill.KEY=VALUE for the distillation's",
     )
 
 
-def run(options: argparse.Namespace) -> None:
-    """Distil and name the last checkpoint, or print the recipe."""
+def run(options: RecipeOptions) -> None:
+    """Distill and print the path of the last checkpoint, or print the recipe."""
     from minit2i_deploy.training import distill
 
-    follow(options, distill)
+    follow_recipe(options, distill)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.options import add_json
+from minit2i_deploy.cli.support.options.shared_arguments import add_json
 from minit2i_deploy.errors import Minit2iError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 _ROWS: Final = 10
 _EPILOG: Final = """\
-An engine works if it has just run a toy of ten rows and its values are right; with
-BUNDLE, it must also embed a text and run ten rows of that bundle.
+An engine works if it has just run a toy model of ten rows with the right values.
+With BUNDLE, it must also embed a text and run ten rows of that bundle.
 
 examples:
   minit2i doctor
@@ -24,17 +25,27 @@ examples:
 """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoctorOptions:
+    """Options of minit2i doctor."""
+
+    bundle: str | None
+    json: bool
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.description = "Show what is installed, what works here, and what to install."
+    parser.description = (
+        "Show what is installed, which engines work here, and what to install for the others."
+    )
     parser.epilog = _EPILOG
     parser.add_argument(
-        "bundle", metavar="BUNDLE", nargs="?", help="try the engines on this bundle as well"
+        "bundle", metavar="BUNDLE", nargs="?", help="bundle to try the engines on as well"
     )
     add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: DoctorOptions) -> None:
     """Look, try and print."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support.formatting import json_text
@@ -69,9 +80,9 @@ def _engines(bundle: Bundle | None) -> list[dict[str, Any]]:
     results = []
     for name in RUNTIMES:
         for test in runtime_class(name).self_tests():
-            result = _tried(test.run)
+            result = _try_toy(test.run)
             if bundle is not None and result["state"] == "works":
-                result |= _tried_on(bundle, name, test.options)
+                result |= _try_bundle(bundle, name, test.options)
             results.append({"engine": test.label, **result})
     return results
 
@@ -79,11 +90,13 @@ def _engines(bundle: Bundle | None) -> list[dict[str, Any]]:
 def _runtime_options() -> dict[str, list[str]]:
     from minit2i_deploy.runtimes import RUNTIMES, runtime_class
 
-    return {name: [str(option) for option in runtime_class(name).options().values()]
-            for name in RUNTIMES}  # fmt: skip
+    return {
+        name: [str(option) for option in runtime_class(name).options().values()]
+        for name in RUNTIMES
+    }
 
 
-def _tried(prove: Callable[[], float]) -> dict[str, Any]:
+def _try_toy(prove: Callable[[], float]) -> dict[str, Any]:
     try:
         return {"state": "works", "error": prove(), "why": None}
     except MissingDependencyError as error:
@@ -92,7 +105,7 @@ def _tried(prove: Callable[[], float]) -> dict[str, Any]:
         return {"state": "does not work", "error": None, "why": str(error)}
 
 
-def _tried_on(bundle: Bundle, name: str, options: Mapping[str, object]) -> dict[str, Any]:
+def _try_bundle(bundle: Bundle, name: str, options: Mapping[str, object]) -> dict[str, Any]:
     """Embed a text and run ten rows, or as many as a student's table has."""
     from minit2i_deploy.generate import trajectory
     from minit2i_deploy.runtimes import open_runtime
@@ -110,8 +123,7 @@ def _tried_on(bundle: Bundle, name: str, options: Mapping[str, object]) -> dict[
             rows = [frame.seconds for frame in frames]
     except Minit2iError as error:
         return {"state": "does not run this bundle", "why": str(error)}
-    whole = time.perf_counter() - began
-    return {"row_s": sorted(rows)[len(rows) // 2], "whole_s": whole}
+    return {"row_s": sorted(rows)[len(rows) // 2], "total_s": time.perf_counter() - began}
 
 
 def _text(values: dict[str, Any]) -> str:
@@ -123,8 +135,8 @@ def _text(values: dict[str, Any]) -> str:
         ("machine", machine_line(values["machine"])),
         ("memory", "unknown" if memory is None else size(memory)),
     ]
-    features = list(values["cpu_features"].items()) or [("none", "that this command knows")]
-    engines = [(item["engine"], item["state"], _engine_words(item)) for item in values["engines"]]
+    features = list(values["cpu_features"].items()) or [("none", "of those that matter here")]
+    engines = [(item["engine"], item["state"], _engine_text(item)) for item in values["engines"]]
     runtimes = [
         (name, ", ".join(options) or "none") for name, options in values["runtime_options"].items()
     ]
@@ -153,14 +165,14 @@ def _extra_rows(extras: dict[str, Any]) -> list[tuple[str, str, str]]:
         packages = ", ".join(
             f"{package} {version or '(missing)'}" for package, version in extra["packages"].items()
         )
-        rows.append((name, "whole" if extra["pip"] is None else extra["pip"], packages))
+        rows.append((name, "complete" if extra["pip"] is None else extra["pip"], packages))
     return rows or [("unknown", "this package was not installed with pip", "")]
 
 
-def _engine_words(item: dict[str, Any]) -> str:
+def _engine_text(item: dict[str, Any]) -> str:
     if item["why"] is not None:
         return str(item["why"])
-    words = f"error {item['error']:.1e}"
+    text = f"error {item['error']:.1e}"
     if "row_s" in item:
-        words += f", {item['row_s'] * 1e3:.1f} ms a row, {item['whole_s']:.1f} s with opening"
-    return words
+        text += f", {item['row_s'] * 1e3:.1f} ms per row, {item['total_s']:.1f} s with opening"
+    return text

@@ -6,10 +6,13 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from minit2i_deploy.cli.support.options import add_bundle, add_engine, add_json, opened_runtime
+from minit2i_deploy.cli.support.engine_opening import open_engine
+from minit2i_deploy.cli.support.options.engine_options import EngineOptions, add_engine
+from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json, integer
 from minit2i_deploy.errors import Minit2iError, UsageError
 
 if TYPE_CHECKING:
@@ -25,13 +28,13 @@ The file holds
   values  float32 [texts, tokens, width], zero at padding
   mask    int64 [texts, tokens], 1 at real tokens
   pooled  float32 [texts, width], with --pooled
-  line    int64 [texts], number of each text's line, with --input
-A .npy file holds values; the others go beside it as NAME.mask.npy and so on. A
-.parquet file has a row for each text, without padding, and the text itself.
+  line    int64 [texts], line number of each text, with --input
+A .npy file holds values; the others are written beside it as NAME.mask.npy and so
+on. A .parquet file has a row per text, without padding, with the text itself.
 
-A line of --input that holds no text is named and left out, and the exit code is
-then 1. After an interruption the same command goes on where it stopped; until the
-end the rows stand in FILE.parts.
+A line of --input without a text is reported and skipped, and the exit code is then
+1. After an interruption the same command resumes where it stopped; until the end
+the embeddings are kept in FILE.parts.
 
 examples:
   minit2i embed my-bundle "a red circle" "a blue square" -o texts.npz
@@ -40,25 +43,73 @@ examples:
 """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbedOptions:
+    """Options of minit2i embed; None where one was not given."""
+
+    bundle: str
+    texts: tuple[str, ...]
+    input: str | None
+    field: str | None
+    output: Path
+    pooled: bool
+    pooled_only: bool
+    batch: int
+    window: int | None
+    engine: EngineOptions
+    json: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Source:
+    """Where texts come from: a file or standard input, and the JSON field in each line of it."""
+
+    place: str
+    field: str | None
+
+    @property
+    def is_stdin(self) -> bool:
+        return self.place == _STDIN
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[tuple[BinaryIO, int]]:
+        """The stream and its size in bytes, 0 where it has none."""
+        if self.is_stdin:
+            yield sys.stdin.buffer, 0
+            return
+        try:
+            stream = open(self.place, "rb")
+            num_bytes = Path(self.place).stat().st_size
+        except OSError as error:
+            raise UsageError(f"{self.place}: cannot be read ({error.strerror})") from error
+        with stream:
+            yield stream, num_bytes
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = "Embed texts with a bundle's text encoder."
     parser.epilog = _EPILOG
     add_bundle(parser)
     parser.add_argument(
-        "texts", metavar="TEXT", nargs="*", help="texts; a single - reads them from stdin"
+        "texts",
+        metavar="TEXT",
+        nargs="*",
+        help="texts to embed; - reads one per line from standard input",
     )
     parser.set_defaults(gather="texts")
     parser.add_argument(
         "-i",
         "--input",
         metavar="FILE",
-        help=".txt (a text on each line), .jsonl (an object on each line), or - for stdin",
+        help=".txt file (a text per line), .jsonl file (an object per line), or - for standard "
+        "input",
     )
     parser.add_argument(
         "--field",
         metavar="NAME",
-        help="where each JSON object has its text (default: text); makes stdin JSON lines",
+        help="field of each JSON object that holds its text (default text); standard input is then "
+        "read as JSON lines",
     )
     parser.add_argument(
         "-o",
@@ -66,82 +117,85 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         required=True,
-        help=".npz, .npy or .parquet file, replaced if it is there",
+        help=".npz, .npy or .parquet file, replaced if it exists",
     )
     parser.add_argument(
         "--pooled", action="store_true", help="add the mean over each text's tokens, of length 1"
     )
     parser.add_argument("--pooled-only", action="store_true", help="write that mean and no tokens")
     parser.add_argument(
-        "--batch", metavar="N", type=int, default=32, help="texts encoded at once (default: 32)"
+        "--batch", metavar="N", type=integer, default=32, help="texts encoded at once (default 32)"
     )
     parser.add_argument(
         "--window",
         metavar="N",
-        type=int,
-        help="texts of --input sorted by length and kept in memory at once (default: 256)",
+        type=integer,
+        help="texts of --input sorted by length and kept in memory at once (default 256)",
     )
     add_engine(parser)
     add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Embed and write; the exit code is 1 if a line was left out."""
+def run(options: EmbedOptions) -> None:
+    """Embed and write; the exit code is 1 if a line was skipped."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.text.embedding_files import Contents, check_suffix
     from minit2i_deploy.text.encoder import SequenceEncoder
 
-    place = _input(options)
+    source = _source(options)
     check_suffix(options.output)
     output_paths.output_file(options.output, options.output.suffix.lower())
     contents = Contents(
         tokens=not options.pooled_only,
         pooled=options.pooled or options.pooled_only,
-        lines=place is not None,
+        lines=source is not None,
     )
     bundle = Bundle.open(options.bundle)
-    with opened_runtime(bundle, options) as runtime:
+    with open_engine(bundle, options.engine) as runtime:
         encoder = SequenceEncoder(bundle, runtime, batch_size=options.batch)
-        if place is None:
-            _tell(options, _embed_arguments(encoder, options, contents))
+        if source is None:
+            _print(options, _embed_arguments(encoder, options, contents))
             return
-        report = _embed_input(bundle, encoder, place, options, contents)
-    _tell(options, report.shapes, report)
+        report = _embed_source(bundle, encoder, source, options, contents)
+    _print(options, report.shapes, report)
     if report.num_skipped:
         raise Minit2iError(
-            f"{place}: {report.num_skipped} lines hold no text and were left out; the other "
+            f"{source.place}: skipped {report.num_skipped} lines without a text; the other "
             f"{report.num_texts} are in {options.output}"
         )
 
 
-def _input(options: argparse.Namespace) -> str | None:
-    """The file that texts come from, - for stdin, or None for arguments."""
-    place: str | None = options.input
-    if options.texts == [_STDIN]:
-        options.texts, place = [], place or _STDIN
-    if options.texts and place is not None:
-        raise UsageError("TEXT came with --input; give one or the other")
-    if not options.texts and place is None:
-        raise UsageError("no text came; give TEXT, --input FILE, or - to read stdin")
-    if place is None and options.field is not None:
-        raise UsageError("--field came without --input; it names a member of JSON lines")
-    if place is None and options.window is not None:
-        raise UsageError("--window came without --input; it cuts what is read into pieces")
-    if place in (None, _STDIN):
-        return place
+def _source(options: EmbedOptions) -> _Source | None:
+    """The file that texts come from, or None where they are arguments."""
+    texts, place, field = options.texts, options.input, options.field
+    if texts == (_STDIN,):
+        texts, place = (), place or _STDIN
+    if place is None:
+        _check_arguments(options)
+        return None
+    if texts:
+        raise UsageError("TEXT and --input are mutually exclusive")
+    if place == _STDIN:
+        return _Source(place=place, field=field)
     suffix = Path(place).suffix.lower()
     if suffix not in (_TEXT_SUFFIX, _JSON_SUFFIX):
-        raise UsageError(f"{place}: texts are read from .txt and .jsonl files; name one")
-    if suffix == _TEXT_SUFFIX and options.field is not None:
-        raise UsageError(f"{place}: --field is for .jsonl files; leave it out or name one")
-    if suffix == _JSON_SUFFIX:
-        options.field = options.field or "text"
-    return place
+        raise UsageError(f"{place}: expected a {_TEXT_SUFFIX} or {_JSON_SUFFIX} file")
+    if suffix == _TEXT_SUFFIX and field is not None:
+        raise UsageError(f"{place}: --field requires a {_JSON_SUFFIX} file")
+    return _Source(place=place, field=field or "text" if suffix == _JSON_SUFFIX else None)
+
+
+def _check_arguments(options: EmbedOptions) -> None:
+    if not options.texts:
+        raise UsageError("no text given; expected TEXT, --input FILE, or - for standard input")
+    for name in ("field", "window"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name} requires --input")
 
 
 def _embed_arguments(
-    encoder: SequenceEncoder, options: argparse.Namespace, contents: Contents
+    encoder: SequenceEncoder, options: EmbedOptions, contents: Contents
 ) -> dict[str, list[int]]:
     import warnings
 
@@ -151,18 +205,18 @@ def _embed_arguments(
     from minit2i_deploy.text.text_lines import Line
 
     items = [Line(number=number, text=text) for number, text in enumerate(options.texts, 1)]
-    part, cut = make_part(encoder, items, contents)
-    for number, notice in cut:
+    part, truncations = make_part(encoder, items, contents)
+    for number, notice in truncations:
         warnings.warn(f"text {number}: {notice}", PromptTruncatedWarning, stacklevel=2)
     sizes = Sizes(num_texts=len(part), longest=int(part.lengths.max()), width=part.tokens.shape[1])
     return write_parts(options.output, lambda: iter([part]), sizes, contents)
 
 
-def _embed_input(
+def _embed_source(
     bundle: Bundle,
     encoder: SequenceEncoder,
-    place: str,
-    options: argparse.Namespace,
+    source: _Source,
+    options: EmbedOptions,
     contents: Contents,
 ) -> Report:
     from minit2i_deploy.progress import ProgressLine
@@ -170,7 +224,7 @@ def _embed_input(
     from minit2i_deploy.text.embed_job import embed_lines, parts_folder
     from minit2i_deploy.text.text_lines import TextSource
 
-    with _opened(place) as (stream, num_bytes), ProgressLine("embed") as line:
+    with source.open() as (stream, num_bytes), ProgressLine("embed") as line:
 
         def on_part(state: JobState) -> None:
             share = state.num_bytes / num_bytes if num_bytes else 0.0
@@ -179,69 +233,61 @@ def _embed_input(
         try:
             return embed_lines(
                 encoder,
-                TextSource(stream, options.field),
+                TextSource(stream, source.field),
                 options.output,
                 contents,
-                job=_job(bundle, place, options),
-                resumable=place != _STDIN,
+                job=_identity(bundle, source, options.engine),
+                resumable=not source.is_stdin,
                 window=WINDOW if options.window is None else options.window,
                 on_part=on_part,
             )
         except KeyboardInterrupt:
-            if place != _STDIN:
-                kept = parts_folder(options.output)
-                sys.stderr.write(f"minit2i: {kept} keeps what is done; run this again to go on\n")
+            if not source.is_stdin:
+                parts = parts_folder(options.output)
+                sys.stderr.write(
+                    f"minit2i: embeddings so far are in {parts}; the same command resumes\n"
+                )
             raise
 
 
-def _job(bundle: Bundle, place: str, options: argparse.Namespace) -> dict[str, Any]:
+def _identity(bundle: Bundle, source: _Source, engine: EngineOptions) -> dict[str, Any]:
+    """What must be equal for an interrupted job to be resumed."""
     return {
         "bundle": bundle.digest,
-        "input": place if place == _STDIN else str(Path(place).resolve()),
-        "field": options.field,
-        "engine": [options.runtime, options.provider, options.precision],
+        "input": source.place if source.is_stdin else str(Path(source.place).resolve()),
+        "field": source.field,
+        "engine": [engine.name, engine.provider, engine.precision],
     }
 
 
-@contextlib.contextmanager
-def _opened(place: str) -> Iterator[tuple[BinaryIO, int]]:
-    """The stream and its size in bytes, 0 where it has none."""
-    if place == _STDIN:
-        yield sys.stdin.buffer, 0
-        return
-    try:
-        stream = open(place, "rb")
-        num_bytes = Path(place).stat().st_size
-    except OSError as error:
-        raise UsageError(f"{place}: cannot be read ({error.strerror})") from error
-    with stream:
-        yield stream, num_bytes
-
-
-def _tell(
-    options: argparse.Namespace, shapes: dict[str, list[int]], report: Report | None = None
+def _print(
+    options: EmbedOptions, shapes: dict[str, list[int]], report: Report | None = None
 ) -> None:
     from minit2i_deploy.cli.support.formatting import json_text
 
     if report is not None:
-        for number, problem in report.skipped:
-            sys.stderr.write(f"minit2i: warning: line {number}: {problem}; left out\n")
-        if report.num_cut:
-            sys.stderr.write(
-                f"minit2i: warning: {report.num_cut} texts are longer than the model takes and "
-                "were cut\n"
-            )
+        _warn(report)
     if not options.json:
-        words = " ".join(f"{name} {shape}" for name, shape in shapes.items())
-        print(options.output, words, sep="  ")
+        print(
+            options.output, " ".join(f"{name} {shape}" for name, shape in shapes.items()), sep="  "
+        )
         return
     values: dict[str, Any] = {"file": str(options.output), "shapes": shapes}
     if report is not None:
-        skipped = [{"line": number, "problem": problem} for number, problem in report.skipped]
+        problems = [{"line": number, "problem": problem} for number, problem in report.skipped]
         values |= {
             "resumed": report.num_resumed,
             "cut": report.num_cut,
             "skipped": report.num_skipped,
-            "problems": skipped,
+            "problems": problems,
         }
     print(json_text(values))
+
+
+def _warn(report: Report) -> None:
+    for number, problem in report.skipped:
+        sys.stderr.write(f"minit2i: warning: line {number}: {problem}; skipped\n")
+    if report.num_cut:
+        sys.stderr.write(
+            f"minit2i: warning: truncated {report.num_cut} texts to the model's prompt length\n"
+        )

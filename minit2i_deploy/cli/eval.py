@@ -1,26 +1,33 @@
-"""minit2i eval: how often a bundle's pictures keep what their prompts promise."""
+"""minit2i eval: score how often a bundle's images show what their prompts ask for."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.options import (
+from minit2i_deploy.cli.support.engine_opening import open_engine
+from minit2i_deploy.cli.support.limits import check_per_kind
+from minit2i_deploy.cli.support.options.engine_options import EngineOptions, add_engine
+from minit2i_deploy.cli.support.options.sampling_options import (
+    AdjustmentOptions,
+    TableOptions,
     add_adjustments,
-    add_bundle,
-    add_engine,
-    add_json,
-    add_painting,
-    adjusted_table,
-    chosen_painting,
-    opened_runtime,
+    add_sampling,
+    adjust_table,
+    choose_table,
 )
-from minit2i_deploy.cli.support.table_meter import (
-    add_meter,
-    check_options,
-    compare,
+from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json, integer
+from minit2i_deploy.cli.support.parser import add_task
+from minit2i_deploy.cli.support.table_comparison import (
+    ComparisonOptions,
+    ComparisonRun,
+    add_comparison,
+    check_comparison,
+    compare_tables,
 )
+from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
@@ -38,23 +45,41 @@ examples:
 """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShapesOptions:
+    """Options of minit2i eval shapes; None where one was not given."""
+
+    bundle: str
+    per_kind: int
+    kinds: str
+    batch: int
+    seed: int
+    output: Path | None
+    sampling: TableOptions
+    guidance: tuple[float, ...] | None
+    adjustments: AdjustmentOptions
+    comparison: ComparisonOptions
+    engine: EngineOptions
+    json: bool
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the one test there is."""
-    parser.description = "Measure how often a bundle's pictures keep what their prompts promise."
+    parser.description = "Score how often a bundle's images show what their prompts ask for."
     tests = parser.add_subparsers(metavar="TEST", title="tests", required=True)
-    shapes = tests.add_parser(
+    shapes = add_task(
+        tests,
         "shapes",
-        help="drawn shapes, judged by an exact detector",
+        run_shapes,
+        help="drawn shapes, scored by an exact detector",
         description=(
-            "Paint held-out captions of the shapes data, six kinds of them, and judge each "
-            "picture with an exact detector. Prints the accuracy of each kind and of all, with "
+            "Generate images of held-out captions of the shapes data, six kinds of them, and "
+            "score each with an exact detector. Prints the accuracy of each kind and of all, with "
             "its 95% Wilson interval. With --tables: compares solvers by that score, by their "
-            "distance to a fine grid and by what is wrong with the pixels, against evaluations "
-            "of the network."
+            "distance to a fine time grid and by artifacts in the pixels, against evaluations of "
+            "the network."
         ),
         epilog=_EPILOG,
-        allow_abbrev=False,
-        formatter_class=parser.formatter_class,
     )
     _configure_shapes(shapes)
 
@@ -62,100 +87,114 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _configure_shapes(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
     parser.add_argument(
-        "--per-kind", metavar="N", type=int, default=100, help="captions a kind (default 100)"
+        "--per-kind", metavar="N", type=integer, default=100, help="captions per kind (default 100)"
     )
     parser.add_argument(
         "--kinds",
         choices=_KINDS,
         default="known",
         help="known: the six that the demo model was trained on (default); novel: those with a "
-        "colour it never saw, which an adapter can teach it; all: both",
+        "color that it was not trained on, which an adapter can teach it; all: both",
     )
     parser.add_argument(
-        "--batch", metavar="N", type=int, default=8, help="pictures painted at once (default 8)"
+        "--batch", metavar="N", type=integer, default=8, help="images generated at once (default 8)"
     )
     parser.add_argument(
         "--seed",
         metavar="N",
-        type=int,
+        type=integer,
         default=0,
-        help="of the captions, and of the first picture's noise; the next has N + 1 (default 0)",
+        help="of the captions, and of the noise of the first image; the next has N + 1 (default 0)",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="FILE",
         type=Path,
-        help=".json file for the report, replaced if it is there",
+        help=".json file for the report, replaced if it exists",
     )
-    add_painting(parser, several_guidances=True)
+    add_sampling(parser, several_guidances=True)
     add_adjustments(parser)
-    add_meter(parser)
+    add_comparison(parser)
     add_engine(parser)
     add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Paint, judge, print."""
+def run_shapes(options: ShapesOptions) -> None:
+    """Generate, score, print."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support import output_paths
-    from minit2i_deploy.cli.support.counts import check_per_kind
     from minit2i_deploy.cli.support.formatting import json_text
-    from minit2i_deploy.errors import UsageError
 
-    check_options(options)
-    check_per_kind("--per-kind", options.per_kind)
-    if options.reference_per_kind is not None:
-        check_per_kind("--reference-per-kind", options.reference_per_kind)
-    if options.tables is not None and options.kinds != "known":
-        raise UsageError(
-            f"--tables came with --kinds {options.kinds}, but tables are compared on the six known "
-            "kinds; drop one of the two"
-        )
+    _check(options)
     if options.output is not None:
         output_paths.output_file(options.output, ".json")
     bundle = Bundle.open(options.bundle)
-    if options.tables is not None:
-        report = compare(bundle, options)
-        values, text = report.to_dict(), report.to_table()
-    else:
+    if options.comparison.tables is None:
         values, text = _score(bundle, options)
+    else:
+        report = compare_tables(bundle, _comparison_run(options), options.comparison)
+        values, text = report.to_dict(), report.to_table()
     if options.output is not None:
         output_paths.write_json(options.output, values)
     print(json_text(values) if options.json else text)
 
 
-def _score(bundle: Bundle, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """One table's score and every verdict: for programs, and for people."""
+def _check(options: ShapesOptions) -> None:
+    check_per_kind("--per-kind", options.per_kind)
+    check_comparison(options.comparison, options.sampling)
+    if options.comparison.tables is None:
+        if options.guidance is not None and len(options.guidance) > 1:
+            raise UsageError(f"expected one --guidance, got {len(options.guidance)}; add --tables")
+    elif options.kinds != "known":
+        raise UsageError(
+            f"--tables compares the known kinds only; leave out --kinds {options.kinds}"
+        )
+
+
+def _comparison_run(options: ShapesOptions) -> ComparisonRun:
+    return ComparisonRun(
+        per_kind=options.per_kind,
+        batch=options.batch,
+        seed=options.seed,
+        guidance=options.guidance,
+        adjustments=options.adjustments,
+        engine=options.engine,
+    )
+
+
+def _score(bundle: Bundle, options: ShapesOptions) -> tuple[dict[str, Any], str]:
+    """Score and verdicts of one table: for programs, and for people."""
     from minit2i_deploy.evaluation.shapes import ShapesScore
 
-    options.guidance = None if options.guidance is None else options.guidance[0]
-    table, guidance = chosen_painting(bundle, options)
-    table = adjusted_table(table, options)
-    painted = _paint(bundle, options, table, guidance)
-    score = ShapesScore.of((item.spec, item.verdict) for item in painted)
+    scale = None if options.guidance is None else options.guidance[0]
+    table, guidance = choose_table(bundle, options.sampling, scale)
+    table = adjust_table(table, options.adjustments)
+    runtime_name, images = _generate(bundle, options, table, guidance)
+    score = ShapesScore.of((item.spec, item.verdict) for item in images)
     values = {
         "bundle": bundle.digest,
-        "runtime": options.runtime,
+        "runtime": runtime_name,
         "table": table.name,
         "guidance": guidance,
         "seed": options.seed,
         **score.to_dict(),
-        "pictures": [item.to_dict() for item in painted],
+        "pictures": [item.to_dict() for item in images],
     }
     return values, score.to_table()
 
 
-def _paint(
-    bundle: Bundle, options: argparse.Namespace, table: Table, guidance: float
-) -> list[JudgedImage]:
+def _generate(
+    bundle: Bundle, options: ShapesOptions, table: Table, guidance: float
+) -> tuple[str, list[JudgedImage]]:
+    """The name of the runtime, and the images with their verdicts."""
     from minit2i_deploy.evaluation.shapes import held_out_captions
     from minit2i_deploy.evaluation.shapes.judged_images import generate_judged_images
     from minit2i_deploy.progress import ProgressLine
 
     captions = held_out_captions(options.per_kind, options.seed, _kinds(options.kinds))
-    with ProgressLine("eval shapes") as progress, opened_runtime(bundle, options) as runtime:
-        painted = generate_judged_images(
+    with ProgressLine("eval shapes") as progress, open_engine(bundle, options.engine) as runtime:
+        images = generate_judged_images(
             bundle,
             runtime,
             captions,
@@ -165,10 +204,10 @@ def _paint(
             batch=options.batch,
             progress=progress,
         )
-        return list(painted)
+        return runtime.name, list(images)
 
 
-def _kinds(word: str) -> tuple[str, ...]:
+def _kinds(name: str) -> tuple[str, ...]:
     from minit2i_deploy.evaluation.shapes import KINDS, NOVEL_KINDS
 
-    return {"known": KINDS, "novel": NOVEL_KINDS, "all": (*KINDS, *NOVEL_KINDS)}[word]
+    return {"known": KINDS, "novel": NOVEL_KINDS, "all": (*KINDS, *NOVEL_KINDS)}[name]

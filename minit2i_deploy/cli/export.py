@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.checkpoint_options import add_source, source_arguments
-from minit2i_deploy.cli.support.options import add_json
+from minit2i_deploy.cli.support.options.checkpoint_options import (
+    CheckpointOptions,
+    add_checkpoint_options,
+)
+from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
 _EPILOG: Final = """\
 CHECKPOINT may be a Hugging Face folder, a .pt file of the PyTorch port, a Flax
 checkpoint (msgpack file or Orbax folder) or a checkpoint of minit2i train; its
-form is told by content.
+form is detected from its content.
 
 examples:
   minit2i export minit2i-b-16 b16-bundle --text-encoder flan-t5-large
@@ -25,11 +29,26 @@ examples:
 """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportCommandOptions:
+    """Options of minit2i export; None leaves a choice to the engine or the checkpoint."""
+
+    checkpoint: str
+    bundle: str
+    precision: str | None
+    engine: str | None
+    head_multiple: int | None
+    flavour: str | None
+    overwrite: bool
+    source: CheckpointOptions
+    json: bool
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
         "Export a checkpoint to ONNX graphs, compare each with PyTorch, and write a bundle. "
-        "Over a bound there is no bundle."
+        "Nothing is written if a check exceeds its bound."
     )
     parser.epilog = _EPILOG
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file or folder to export")
@@ -42,32 +61,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--for",
-        dest="target",
+        dest="engine",
         metavar="ENGINE",
         help="choose opset, precision and width of heads for cpu, openvino, cuda, tensorrt or "
-        "tensorrt-rtx, and print why; default: fp32 at opset 23, which cpu, openvino and cuda run "
-        "(a bundle for cpu is faster there, and runs nowhere else)",
+        "tensorrt-rtx (minit2i help engines), and print why; default: fp32 at opset 23, which "
+        "cpu, openvino and cuda run (a bundle for cpu is faster there, and runs nowhere else)",
     )
     parser.add_argument(
         "--head-multiple",
         metavar="N",
-        type=int,
+        type=integer,
         help="pad attention heads with zeros to the next multiple of 8, 16, 32 or 64, for fused "
-        "kernels that need it; the pictures stay the same (default: 1, no pads, or what --for "
+        "kernels that need it; the images stay the same (default: 1, no padding, or what --for "
         "chooses)",
     )
     parser.add_argument(
         "--flavour",
         metavar="NAME",
         help="official code to match: torch-hub, jax-b16, jax-l16 or mean-flow; default: the "
-        "one that suits the checkpoint",
+        "one of the checkpoint",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
-    add_source(parser)
+    add_checkpoint_options(parser)
     add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: ExportCommandOptions) -> None:
     """Export and print the checks."""
     from minit2i_deploy.export.choices import check_multiple, choose
     from minit2i_deploy.progress import ProgressLine
@@ -76,8 +95,8 @@ def run(options: argparse.Namespace) -> None:
         check_multiple(options.head_multiple)
     _check_places(options)
     settings: dict[str, Any] = {"precision": options.precision or "fp32"}
-    if options.target is not None:
-        choice = choose(options.target, options.precision)
+    if options.engine is not None:
+        choice = choose(options.engine, options.precision)
         settings = {
             "precision": choice.precision,
             "opset": choice.opset,
@@ -96,15 +115,15 @@ def run(options: argparse.Namespace) -> None:
             Path(options.bundle),
             **settings,
             flavour=options.flavour,
-            **source_arguments(options),
+            **options.source.arguments(),
             overwrite=options.overwrite,
             progress=progress,
         )
     _print(options, bundle, settings["precision"])
 
 
-def _check_places(options: argparse.Namespace) -> None:
-    """Refuse at once what the export would refuse after torch is loaded.
+def _check_places(options: ExportCommandOptions) -> None:
+    """Refuse at once what the export would refuse after loading torch.
 
     Raises:
         UsageError: an unknown flavour, a target that may not be written, or no text encoder.
@@ -117,14 +136,14 @@ def _check_places(options: argparse.Namespace) -> None:
 
     if options.flavour is not None:
         find_flavour(options.flavour)
-    sources = (options.checkpoint, options.text_encoder, options.lora)
+    text_encoder = options.source.text_encoder
+    sources = (options.checkpoint, text_encoder, options.source.lora)
     check_bundle_folder(options.bundle, overwrite=options.overwrite, sources=sources)
-    match = find_checkpoint(Path(options.checkpoint))
-    given = None if options.text_encoder is None else Path(options.text_encoder)
-    find_text_encoder(match.path, given)
+    checkpoint = find_checkpoint(Path(options.checkpoint))
+    find_text_encoder(checkpoint.path, None if text_encoder is None else Path(text_encoder))
 
 
-def _print(options: argparse.Namespace, bundle: Bundle, precision: str) -> None:
+def _print(options: ExportCommandOptions, bundle: Bundle, precision: str) -> None:
     from minit2i_deploy.cli.support.formatting import check_lines, json_text, size
     from minit2i_deploy.io.strict_json import encode
 
@@ -137,5 +156,5 @@ def _print(options: argparse.Namespace, bundle: Bundle, precision: str) -> None:
     if manifest.padded_head_dim is not None:
         print(f"heads of {manifest.model.head_dim} padded with zeros to {manifest.padded_head_dim}")
     if manifest.only_for is not None:
-        print(f"for provider {manifest.only_for} of onnxruntime alone")
+        print(f"for provider {manifest.only_for} of onnxruntime only")
     print(f"{bundle.path}  {len(manifest.files)} files, {size(manifest.num_bytes)}, {precision}")

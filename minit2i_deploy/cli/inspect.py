@@ -1,12 +1,13 @@
-"""minit2i inspect: what a path holds."""
+"""minit2i inspect: describe a bundle, a checkpoint, or an image that was generated."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.options import add_json
+from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,37 +21,59 @@ _GRAPH_HEAD: Final = ("graph", "precision", "opset", "size", "inputs -> outputs"
 _ENGINE_HEAD: Final = ("engine", "graph", "for", "sizes", "size", "kernels", "state")
 _EPILOG: Final = """\
 An engine is current if its graph and weights are the bundle's, its plan has the
-length that was built and the library installed here is the one that built it.
-Bytes are compared when an engine is loaded.
+length that was built, and the installed library is the one that built it. Bytes
+are compared when an engine is loaded.
 
 examples:
   minit2i inspect my-bundle
   minit2i inspect run/step-020000 --json
+  minit2i inspect circle.png
 """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InspectOptions:
+    """Options of minit2i inspect; None where one was not given."""
+
+    path: Path
+    lora: str | None
+    image_size: int | None
+    prompt_length: int | None
+    json: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Show what a bundle holds (graphs, presets, built engines, measured checks, where it "
-        "comes from), or what is taken from a checkpoint and what is left out."
+        "Show what is in a bundle (graphs, presets, built engines, measured checks, its source), "
+        "what is read from a checkpoint and what is not, or how an image was generated."
     )
     parser.epilog = _EPILOG
-    parser.add_argument("path", metavar="PATH", type=Path, help="a bundle or a checkpoint")
-    parser.add_argument("--lora", metavar="ADAPTER", help="merge this PEFT adapter")
-    parser.add_argument("--image-size", metavar="PIXELS", type=int, help="as for minit2i export")
-    parser.add_argument("--prompt-length", metavar="TOKENS", type=int, help="as for minit2i export")
+    parser.add_argument(
+        "path", metavar="PATH", type=Path, help="bundle, checkpoint, or .png, .jpg or .webp image"
+    )
+    parser.add_argument("--lora", metavar="ADAPTER", help="checkpoint: merge this PEFT adapter")
+    parser.add_argument(
+        "--image-size", metavar="PIXELS", type=integer, help="as for minit2i export"
+    )
+    parser.add_argument(
+        "--prompt-length", metavar="TOKENS", type=integer, help="as for minit2i export"
+    )
     add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Tell the two apart by the manifest and print."""
+def run(options: InspectOptions) -> None:
+    """Detect what the path is, and print."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.bundle.manifest import FILE_NAME
     from minit2i_deploy.cli.support.formatting import json_text
 
+    if _is_image(options.path):
+        _refuse_checkpoint_options(options, "an image")
+        _print_record(options)
+        return
     if (options.path / FILE_NAME).exists():
-        _refuse_checkpoint_options(options)
+        _refuse_checkpoint_options(options, "a bundle")
         bundle = Bundle.open(options.path)
         print(json_text(_bundle_values(bundle)) if options.json else _bundle_text(bundle))
         return
@@ -67,14 +90,33 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
-def _refuse_checkpoint_options(options: argparse.Namespace) -> None:
+def _refuse_checkpoint_options(options: InspectOptions, kind: str) -> None:
     for name in ("lora", "image_size", "prompt_length"):
         if getattr(options, name) is not None:
-            word = f"--{name.replace('_', '-')}"
             raise UsageError(
-                f"{word} came with a bundle, {options.path}, which is exported already; leave it "
-                "out, or name the checkpoint"
+                f"--{name.replace('_', '-')} requires a checkpoint, but {options.path} is {kind}"
             )
+
+
+def _is_image(path: Path) -> bool:
+    from minit2i_deploy.io.image_formats import SUFFIXES
+
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _print_record(options: InspectOptions) -> None:
+    from minit2i_deploy.cli.support.formatting import columns, json_text
+    from minit2i_deploy.io.image_record import FIELD, Record
+    from minit2i_deploy.io.strict_json import encode
+
+    record = Record.read(options.path)
+    if options.json:
+        print(json_text(encode(record)))
+        return
+    fields = {name: value for name, value in record.fields().items() if name != FIELD}
+    facts = [("image", str(options.path)), *fields.items(), ("checkpoint", record.checkpoint)]
+    print(columns(facts))
+    print(f"next: minit2i generate BUNDLE --from {options.path} -o again{options.path.suffix}")
 
 
 def _bundle_values(bundle: Bundle) -> dict[str, Any]:
@@ -103,11 +145,11 @@ def _bundle_text(bundle: Bundle) -> str:
         padded = f"padded with zeros to {manifest.padded_head_dim} in the graphs"
         facts.insert(5, ("heads", f"{manifest.model.head_dim} wide, {padded}"))
     if manifest.only_for is not None:
-        facts.insert(-1, ("runs on", f"provider {manifest.only_for} of onnxruntime alone"))
+        facts.insert(-1, ("runs on", f"provider {manifest.only_for} of onnxruntime only"))
     if provenance.lora_sha256 is not None:
         facts.insert(-1, ("lora", f"merged, sha256 {provenance.lora_sha256}"))
     if manifest.quantization is not None:
-        facts.insert(-1, ("quantised", _quantised_line(manifest.quantization)))
+        facts.insert(-1, ("quantized", _quantization_line(manifest.quantization)))
     parts = [
         columns(facts),
         columns(_graph_rows(bundle), head=_GRAPH_HEAD),
@@ -119,7 +161,7 @@ def _bundle_text(bundle: Bundle) -> str:
     return "\n\n".join([*parts, *([check_lines(manifest.checks)] if manifest.checks else [])])
 
 
-def _quantised_line(record: Quantization) -> str:
+def _quantization_line(record: Quantization) -> str:
     graphs = [f"{name}: {graph.scheme}" for name, graph in sorted(record.graphs.items())]
     return f"{record.scheme} on {record.base_precision} ({'; '.join(graphs)})"
 
@@ -227,11 +269,11 @@ def _checkpoint_text(checkpoint: Checkpoint) -> str:
         merged = f"rank {report.lora.rank}, alpha {report.lora.alpha:g} on "
         merged += f"{report.lora.num_modules} matrices, sha256 {report.lora.sha256}"
         facts.append(("lora", merged))
-    left = [
-        ("left out", f"{item.what}: {item.num_tensors} tensors, {item.reason}")
+    dropped = [
+        ("dropped", f"{item.what}: {item.num_tensors} tensors, {item.reason}")
         for item in report.dropped
     ]
-    return columns([*facts, *left])
+    return columns([*facts, *dropped])
 
 
 def _config_line(config: ModelConfig) -> str:

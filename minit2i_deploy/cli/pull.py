@@ -4,34 +4,48 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from minit2i_deploy.cli.support.options import add_json
+from minit2i_deploy.cli.support.options.shared_arguments import add_json
 
 if TYPE_CHECKING:
     from minit2i_deploy.checkpoints.pull import PulledModel
 
 _MODELS: Final = ("b16", "l16", "b16-mf")
 _EPILOG: Final = """\
-The commit of each repository is recorded in pull.json; run again, the command
-goes on where it stopped, at the same commits, unless --revision names another.
+pull.json records the commit of each repository. Run again, the command resumes
+at the same commits, unless --revision names another.
 
-example:
+examples:
   minit2i pull b16 --output release
   minit2i export release/minit2i-b-16/transformer b16-bundle
 """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PullOptions:
+    """Options of minit2i pull."""
+
+    model: str
+    output: Path | None
+    revision: str | None
+    no_text_encoder: bool
+    json: bool
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.description = "Fetch a released checkpoint and its text encoder, only the files needed."
+    parser.description = (
+        "Download the files of a released checkpoint and its text encoder that an export needs."
+    )
     parser.epilog = _EPILOG
     parser.add_argument(
         "model", metavar="MODEL", choices=_MODELS, help=f"one of {', '.join(_MODELS)}"
     )
     parser.add_argument(
-        "--output", metavar="DIR", type=Path, help="folder for it; default: minit2i-MODEL"
+        "--output", metavar="DIR", type=Path, help="folder to download to; default: minit2i-MODEL"
     )
     parser.add_argument(
         "--revision", metavar="REV", help="branch, tag or commit of the model's repository"
@@ -39,13 +53,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-text-encoder",
         action="store_true",
-        help="leave out google/flan-t5-large (1.3 GB of it are read, 3.1 GB fetched)",
+        help="skip google/flan-t5-large (3.1 GB to download, of which 1.3 GB are used)",
     )
     add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Fetch, and say what to do next."""
+def run(options: PullOptions) -> None:
+    """Download, and print the next command."""
     from minit2i_deploy.checkpoints.pull import pull
 
     pulled = pull(
@@ -58,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     _print(options, pulled)
 
 
-def _print(options: argparse.Namespace, pulled: PulledModel) -> None:
+def _print(options: PullOptions, pulled: PulledModel) -> None:
     from minit2i_deploy.cli.support.formatting import columns, json_text
     from minit2i_deploy.io.strict_json import encode
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.options import add_json
+from minit2i_deploy.cli.support.gpu_names import TARGET_HELP, target_of
+from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer, number
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,44 +18,70 @@ if TYPE_CHECKING:
 _GRAPHS: Final = ("text_encoder", "text_adapter", "transformer")
 _DIFF_HEAD: Final = ("input", "largest A", "largest B", "B to A", "99.9% A", "99.9% B")
 _EPILOG: Final = """\
-schemes (minit2i quantize --list says what each is for):
+schemes (minit2i quantize --list describes each):
   int8 fp8 fp8-attention int8-weights int4-weights int8-cpu
 
-What is not quantised stays in the source bundle's precision: quantise an fp16
-bundle for NVIDIA cards, an fp32 one for CPUs. Ranges are kept beside OUT as
-OUT.calibration.npz until the bundle is whole; a run that was interrupted takes
-them from there.
+What is not quantized stays in the source bundle's precision: quantize an fp16
+bundle for NVIDIA GPUs, an fp32 one for CPUs. Ranges are kept beside OUT as
+OUT.calibration.npz until the bundle is complete; the same command resumes an
+interrupted run from there.
 
 examples:
   minit2i quantize my-bundle my-int8 --scheme int8
-  minit2i quantize my-fp16 my-fp8 --scheme fp8 --target sm89 --prompts prompts.txt
+  minit2i quantize my-fp16 my-fp8 --scheme fp8 --target rtx4090 --prompts prompts.txt
   minit2i quantize my-bundle my-int8 --scheme int8 --exclude '*.txt_mlp.w2'
   minit2i quantize --calibration A.npz --diff B.npz
 """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizeCommandOptions:
+    """Options of minit2i quantize; None where one was not given."""
+
+    bundle: str | None
+    out: str | None
+    scheme: str | None
+    list: bool
+    target: str | None
+    switch_at: float | None
+    overwrite: bool
+    exclude: tuple[str, ...]
+    exclude_from: Path | None
+    include: tuple[str, ...]
+    keep: tuple[str, ...]
+    no_smoothing: bool
+    calibration: Path | None
+    save_calibration: Path | None
+    diff: Path | None
+    prompts: Path | None
+    samples: int | None
+    seed: int | None
+    clip: bool
+    json: bool
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Quantise a bundle, measure it against its source, and write the new bundle. "
-        "Over a bound there is none."
+        "Quantize a bundle, measure it against its source, and write the new bundle. Nothing is "
+        "written if a check exceeds its bound."
     )
     parser.epilog = _EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="folder to quantise")
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="bundle to quantize")
     parser.add_argument("out", metavar="OUT", nargs="?", help="new folder for the bundle")
-    parser.add_argument("--scheme", metavar="NAME", help="what to make of it")
-    parser.add_argument("--list", action="store_true", help="say what each scheme is for")
+    parser.add_argument("--scheme", metavar="NAME", help="how to quantize it")
+    parser.add_argument("--list", action="store_true", help="list the schemes and what each is for")
     parser.add_argument(
         "--target",
         metavar="NAME",
-        help="what it is to run on, checked first: cpu, or an NVIDIA card such as sm89",
+        help=f"what it is to run on, checked first: cpu, or {TARGET_HELP}",
     )
     parser.add_argument(
-        "--late-from",
+        "--switch-at",
         metavar="T",
-        type=float,
-        help="rows from this time on, 0 noise to 1 data, run the source's step graph, which the "
-        "new bundle holds as well (onnxruntime and openvino in Python, and the C++ client)",
+        type=number,
+        help="switch to the source's step graph for rows from this time on, 0 noise to 1 data; the "
+        "new bundle contains both (onnxruntime and openvino in Python, and the C++ client)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     _add_layers(parser)
@@ -68,20 +96,20 @@ def _add_layers(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         action="append",
         default=[],
-        help="layers that stay as they are, such as '*.w2'; may be given several times",
+        help="layers not to quantize, such as '*.w2'; may be given several times",
     )
     group.add_argument(
         "--exclude-from",
         metavar="FILE",
         type=Path,
-        help="layers that minit2i sensitivity found too costly under its budget",
+        help="file of minit2i sensitivity --budget, whose excluded layers are not quantized",
     )
     group.add_argument(
         "--include",
         metavar="PATTERN",
         action="append",
         default=[],
-        help="layers to quantise although the scheme leaves them, such as 'final_layer.*'",
+        help="layers to quantize although the scheme excludes them, such as 'final_layer.*'",
     )
     group.add_argument(
         "--keep",
@@ -89,10 +117,10 @@ def _add_layers(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         choices=_GRAPHS[:2],
-        help="graph to leave as it is: text_encoder or text_adapter",
+        help="graph not to quantize: text_encoder or text_adapter",
     )
     group.add_argument(
-        "--no-smoothing", action="store_true", help="leave the ranges of channels as they are"
+        "--no-smoothing", action="store_true", help="do not smooth the ranges of channels"
     )
 
 
@@ -106,20 +134,20 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--diff", metavar="FILE", type=Path, help="compare --calibration with this")
     group.add_argument(
-        "--prompts", metavar="FILE", type=Path, help="text file to draw prompts from, one a line"
+        "--prompts", metavar="FILE", type=Path, help=".txt file to draw prompts from, one per line"
     )
     group.add_argument(
-        "--samples", metavar="N", type=int, help="trajectories that are drawn (default 16)"
+        "--samples", metavar="N", type=integer, help="trajectories to draw (default 16)"
     )
-    group.add_argument("--seed", metavar="N", type=int, help="of the draw (default 0)")
+    group.add_argument("--seed", metavar="N", type=integer, help="of the draw (default 0)")
     group.add_argument(
         "--clip",
         action="store_true",
-        help="let an input's scale clip the largest values where that leaves less error",
+        help="let the scale of an input clip the largest values where that lowers the error",
     )
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: QuantizeCommandOptions) -> None:
     """List, compare two calibrations, or quantise and print the checks."""
     if options.list:
         _print_schemes(options)
@@ -130,27 +158,26 @@ def run(options: argparse.Namespace) -> None:
         _quantize(options)
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: QuantizeCommandOptions) -> None:
     if options.bundle is None or options.out is None or options.scheme is None:
         raise UsageError(
-            "a bundle, a folder for the new one and --scheme are needed: "
-            "minit2i quantize BUNDLE OUT --scheme int8"
+            "expected BUNDLE, OUT and --scheme, as in: minit2i quantize BUNDLE OUT --scheme int8"
         )
-    drawn = {name: getattr(options, name) for name in ("prompts", "samples", "seed")}
-    given = [f"--{name}" for name, value in drawn.items() if value is not None]
-    if options.calibration is not None and given:
-        raise UsageError(f"--calibration holds what {given[0]} would draw; give one of them")
+    for name in ("prompts", "samples", "seed"):
+        if options.calibration is not None and getattr(options, name) is not None:
+            raise UsageError(f"--calibration and --{name} are mutually exclusive")
     if options.save_calibration is not None:
         from minit2i_deploy.cli.support import output_paths
 
         output_paths.output_file(options.save_calibration, ".npz")
 
 
-def _quantize(options: argparse.Namespace) -> None:
+def _quantize(options: QuantizeCommandOptions) -> None:
     from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
     from minit2i_deploy.progress import ProgressLine
 
-    chosen = {name: getattr(options, name) for name in ("samples", "seed")}
+    assert options.bundle is not None and options.out is not None and options.scheme is not None
+    draw = {name: getattr(options, name) for name in ("samples", "seed")}
     with ProgressLine("quantize") as progress:
         bundle = quantize_bundle(
             options.bundle,
@@ -158,14 +185,14 @@ def _quantize(options: argparse.Namespace) -> None:
             options.scheme,
             calibration=options.calibration,
             prompts=options.prompts,
-            settings=DrawSettings(**{k: v for k, v in chosen.items() if v is not None}),
-            exclude=[*options.exclude, *_found_layers(options)],
+            settings=DrawSettings(**{k: v for k, v in draw.items() if v is not None}),
+            exclude=[*options.exclude, *_excluded_by_file(options)],
             include=options.include,
             graphs=[name for name in _GRAPHS if name not in options.keep],
             smoothing=not options.no_smoothing,
             clip=options.clip,
-            target=options.target,
-            late_from=options.late_from,
+            target=None if options.target is None else target_of(options.target),
+            late_from=options.switch_at,
             save_calibration=options.save_calibration,
             overwrite=options.overwrite,
             progress=progress,
@@ -173,17 +200,18 @@ def _quantize(options: argparse.Namespace) -> None:
     _print_bundle(options, bundle)
 
 
-def _found_layers(options: argparse.Namespace) -> Sequence[str]:
+def _excluded_by_file(options: QuantizeCommandOptions) -> Sequence[str]:
     if options.exclude_from is None:
         return ()
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.export.quantize.sensitivity.results_file import read_exclusions
 
+    assert options.bundle is not None and options.scheme is not None
     origin = Bundle.open(options.bundle).manifest.provenance.checkpoint_sha256
     return read_exclusions(options.exclude_from, checkpoint_sha256=origin, scheme=options.scheme)
 
 
-def _print_bundle(options: argparse.Namespace, bundle: Bundle) -> None:
+def _print_bundle(options: QuantizeCommandOptions, bundle: Bundle) -> None:
     from minit2i_deploy.cli.support.formatting import check_lines, json_text, size
     from minit2i_deploy.io.strict_json import encode
 
@@ -196,16 +224,16 @@ def _print_bundle(options: argparse.Namespace, bundle: Bundle) -> None:
         return
     print(check_lines(manifest.checks))
     for name, graph in manifest.quantization.graphs.items():
-        left = f", {len(graph.excluded)} left as they were" if graph.excluded else ""
-        print(f"{name}: {graph.scheme}, {graph.layers} layers{left}")
+        excluded = f", {len(graph.excluded)} excluded" if graph.excluded else ""
+        print(f"{name}: {graph.scheme}, {graph.layers} layers{excluded}")
     if manifest.switch is not None:
         print(f"from t={manifest.switch.t:g} on: {manifest.switch.graph.precision}")
     total = f"{len(manifest.files)} files, {size(manifest.num_bytes)}"
-    words = f"{manifest.quantization.scheme} on {manifest.quantization.base_precision}"
-    print(f"{bundle.path}  {total}, {words}")
+    scheme = f"{manifest.quantization.scheme} on {manifest.quantization.base_precision}"
+    print(f"{bundle.path}  {total}, {scheme}")
 
 
-def _print_schemes(options: argparse.Namespace) -> None:
+def _print_schemes(options: QuantizeCommandOptions) -> None:
     from minit2i_deploy.cli.support.formatting import columns, json_text
     from minit2i_deploy.export.quantize import SCHEMES
 
@@ -215,18 +243,19 @@ def _print_schemes(options: argparse.Namespace) -> None:
     print(columns([(name, scheme.words) for name, scheme in SCHEMES.items()]))
 
 
-def _print_diff(options: argparse.Namespace) -> None:
+def _print_diff(options: QuantizeCommandOptions) -> None:
     from minit2i_deploy.cli.support.formatting import columns, json_text
     from minit2i_deploy.export.quantize import Calibration, compare_ranges
 
     if options.calibration is None:
-        raise UsageError("--diff compares with --calibration FILE; give both")
-    one, other = Calibration.load(options.calibration), Calibration.load(options.diff)
-    rows = compare_ranges(one, other)
+        raise UsageError("--diff requires --calibration FILE")
+    assert options.diff is not None
+    a, b = Calibration.load(options.calibration), Calibration.load(options.diff)
+    rows = compare_ranges(a, b)
     if options.json:
-        values = {"a": one.digest, "b": other.digest, "inputs": [row.to_dict() for row in rows]}
+        values = {"a": a.digest, "b": b.digest, "inputs": [row.to_dict() for row in rows]}
         print(json_text(values))
         return
     print(columns([_DIFF_HEAD, *(row.cells() for row in rows)]))
-    same = "the same file" if one.digest == other.digest else "different files"
-    print(f"{same}: {one.digest[:12]}.. and {other.digest[:12]}..")
+    same = "the same file" if a.digest == b.digest else "different files"
+    print(f"{same}: {a.digest[:12]}.. and {b.digest[:12]}..")

@@ -1,13 +1,14 @@
-"""minit2i refit: other weights into a bundle and its TensorRT engines, without a rebuild."""
+"""minit2i refit: replace the weights of a bundle and its TensorRT engines without a rebuild."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from minit2i_deploy.cli.support.options import add_bundle, add_json
+from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json, integer
 from minit2i_deploy.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
     from minit2i_deploy.engines.cache import CachedEngine
     from minit2i_deploy.progress import Progress
 
-# Of adapter and step against torch in the bundle's precision. Not measured on a card yet: wide
-# enough for other kernels of the same number type, far below what a stale weight does.
+# Of adapter and step against torch in the bundle's precision. Not measured on a GPU yet: wide
+# enough for other kernels of the same number type, far below the effect of a stale weight.
 BOUNDS: Final = {"fp32": 2e-3, "fp16": 2e-2, "bf16": 8e-2}
 
 _EPILOG: Final = """\
-BUNDLE stays as it is, so going back is naming it again. The new bundle has the
-same graphs with the new weights, for every runtime, and the engines refitted;
-they are compared with PyTorch before the bundle appears.
+BUNDLE does not change. The new bundle has the same graphs with the new weights,
+for every runtime, and refitted engines, which are compared with PyTorch before the
+bundle is written.
 
 Engines must have been built with minit2i build --refit, and are refitted on the
 machine that runs them.
@@ -39,10 +40,24 @@ examples:
 """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefitOptions:
+    """Options of minit2i refit; None where one was not given."""
+
+    bundle: str
+    checkpoint: Path | None
+    lora: Path | None
+    output: Path
+    engine: str
+    device: int
+    overwrite: bool
+    json: bool
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Make a bundle with other weights of the same architecture and refit its TensorRT engines."
+        "Write a bundle with other weights of the same architecture and refit its TensorRT engines."
     )
     parser.epilog = _EPILOG
     add_bundle(parser)
@@ -50,13 +65,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         metavar="PATH",
         type=Path,
-        help="take all weights from this checkpoint, of any form that minit2i export reads",
+        help="take all weights from this checkpoint, in any form that minit2i export reads",
     )
     parser.add_argument(
         "--lora",
         metavar="ADAPTER",
         type=Path,
-        help="merge this PEFT adapter onto --checkpoint's weights, or onto the bundle's own",
+        help="merge this PEFT adapter into the weights of --checkpoint, or of the bundle",
     )
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, required=True, help="new folder for the bundle"
@@ -65,17 +80,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--engine",
         required=True,
         choices=("tensorrt", "tensorrt-rtx"),
-        help="the library whose engines are refitted",
+        help="the runtime whose engines are refitted (minit2i help engines)",
     )
     parser.add_argument(
-        "--device", metavar="N", type=int, default=0, help="index of the card (default 0)"
+        "--device", metavar="N", type=integer, default=0, help="index of the GPU (default 0)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Write, refit, compare, and only then let the bundle appear."""
+def run(options: RefitOptions) -> None:
+    """Write, refit and compare; the bundle is in place only after that."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.bundle.folder import bundle_folder
     from minit2i_deploy.bundle.weight_replacement import (
@@ -87,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
     from minit2i_deploy.runtimes.tensorrt.refit import refit_bundle
 
     if options.checkpoint is None and options.lora is None:
-        raise UsageError("no weights came; give --checkpoint or --lora")
+        raise UsageError("no weights given; expected --checkpoint or --lora")
     base = Bundle.open(options.bundle)
     check_refittable(base)
     sources = (options.bundle, options.checkpoint, options.lora)
@@ -96,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
         bundle_folder(options.output, overwrite=options.overwrite, sources=sources) as folder,
     ):
         progress(0.0, "read weights")
-        source = _weights(base, options)
+        source = _new_weights(base, options)
         provenance = _provenance(base, source)
         bundle = write_with_weights(base, folder, source.tensors, provenance)
         library = options.engine.replace("-", "_")
@@ -107,45 +122,46 @@ def run(options: argparse.Namespace) -> None:
             bundle,
             stage_of(progress, 0.2, 0.6, "refit engines"),
         )
-        checks = _checked(base, bundle, options, progress)
+        checks = _compare_with_torch(base, bundle, options, progress)
         write_checks(bundle, folder, checks, provenance)
     _print(options, engines, checks)
 
 
-def _weights(base: Bundle, options: argparse.Namespace) -> Checkpoint:
+def _new_weights(base: Bundle, options: RefitOptions) -> Checkpoint:
     from minit2i_deploy.checkpoints import load_checkpoint
     from minit2i_deploy.checkpoints.lora import merge_lora
 
     if options.checkpoint is None:
-        return merge_lora(_own_weights(base), options.lora)
+        assert options.lora is not None
+        return merge_lora(_bundle_weights(base), options.lora)
     config = base.config
     source = load_checkpoint(options.checkpoint, lora=options.lora)
     if source.config != config:
         differing = [
-            f"{field.name} {getattr(source.config, field.name)} for {getattr(config, field.name)}"
+            f"{field.name} {getattr(source.config, field.name)}, not {getattr(config, field.name)}"
             for field in dataclasses.fields(config)
             if getattr(source.config, field.name) != getattr(config, field.name)
         ]
         raise UsageError(
-            f"{options.checkpoint}: another architecture than {base.path}: {differing[0]}; export "
-            "it to a bundle of its own"
+            f"{options.checkpoint}: not the architecture of {base.path}: {differing[0]}; run "
+            "minit2i export and minit2i build"
         )
     return source
 
 
-def _own_weights(base: Bundle) -> Checkpoint:
+def _bundle_weights(base: Bundle) -> Checkpoint:
     from minit2i_deploy.bundle.weight_replacement import network_tensors
     from minit2i_deploy.checkpoints.checkpoint import Checkpoint, CheckpointReport
 
     if base.manifest.provenance.lora_sha256 is not None:
         raise UsageError(
-            f"{base.path}: an adapter is merged into it already; name the bundle without it"
+            f"{base.path}: already contains a merged adapter; name the bundle without it"
         )
     tensors = network_tensors(base)
     report = CheckpointReport(
         form=base.manifest.provenance.checkpoint_form,
         path=str(base.path),
-        weights="as in the bundle",
+        weights="those of the bundle",
         sha256=base.manifest.provenance.checkpoint_sha256,
         dtypes={base.manifest.graphs["transformer"].precision: len(tensors)},
         num_parameters=sum(array.size for array in tensors.values()),
@@ -163,10 +179,10 @@ def _provenance(base: Bundle, source: Checkpoint) -> Provenance:
     )
 
 
-def _checked(
-    base: Bundle, bundle: Bundle, options: argparse.Namespace, progress: Progress
+def _compare_with_torch(
+    base: Bundle, bundle: Bundle, options: RefitOptions, progress: Progress
 ) -> tuple[Check, ...]:
-    """Compare the refitted engines with torch, and see that they are not the old ones."""
+    """Compare the refitted engines with torch, and make sure they are not the old ones."""
     from minit2i_deploy.bundle.manifest import Check
     from minit2i_deploy.runtimes import open_runtime
     from minit2i_deploy.runtimes.step_probe import answers, graph_errors, make_probe
@@ -174,13 +190,13 @@ def _checked(
     progress(0.6, "torch")
     with open_runtime(bundle, "torch") as runtime:
         probe = make_probe(bundle, runtime)
-        wanted = answers(runtime, probe)
-    found = []
+        expected = answers(runtime, probe)
+    actual = []
     for each in (base, bundle):
         progress(0.7, "compare")
         with open_runtime(each, options.engine, device=options.device) as runtime:
-            found.append(answers(runtime, probe))
-    _refuse_stale(base, bundle, *found)
+            actual.append(answers(runtime, probe))
+    _refuse_stale(base, bundle, *actual)
     checks = tuple(
         Check(
             name=graph,
@@ -189,13 +205,13 @@ def _checked(
             unit="relative",
             where=f"refitted {options.engine} engine to torch, one step from a fixed state",
         )
-        for graph, error in graph_errors(found[1], wanted).items()
+        for graph, error in graph_errors(actual[1], expected).items()
     )
     for check in checks:
         if not check.measured <= check.bound:
             raise VerificationError(
-                f"{check.name}: {check.measured:.3g} {check.unit} but at most {check.bound:.3g} is "
-                f"allowed ({check.where}); no bundle was written"
+                f"{check.name}: {check.measured:.3g} {check.unit} exceeds the bound of "
+                f"{check.bound:.3g} ({check.where}); no bundle was written"
             )
     return checks
 
@@ -209,14 +225,12 @@ def _refuse_stale(
         changed = next(iter(changed_names(base, bundle, graph)), None)
         if changed is not None and values.tobytes() == old[graph].tobytes():
             raise VerificationError(
-                f"{graph}: the refitted engine gives what it gave before, although {changed} "
-                "changed; no bundle was written, so export the weights and run minit2i build"
+                f"{graph}: the refitted engine gives the old values although {changed} changed; no "
+                "bundle was written; run minit2i export and minit2i build"
             )
 
 
-def _print(
-    options: argparse.Namespace, engines: list[CachedEngine], checks: tuple[Check, ...]
-) -> None:
+def _print(options: RefitOptions, engines: list[CachedEngine], checks: tuple[Check, ...]) -> None:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support.formatting import check_lines, json_text
     from minit2i_deploy.io.strict_json import encode

@@ -1,14 +1,21 @@
-"""minit2i sensitivity: what the quantisation of each layer costs, and which to leave out."""
+"""minit2i sensitivity: what quantizing each layer costs, and which layers to exclude."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from minit2i_deploy.cli.support.options import add_bundle, add_json
+from minit2i_deploy.cli.support.limits import check_least
+from minit2i_deploy.cli.support.options.shared_arguments import (
+    add_bundle,
+    add_json,
+    integer,
+    number,
+)
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,20 +24,20 @@ if TYPE_CHECKING:
     from minit2i_deploy.export.quantize.sensitivity.run import SensitivityJob
     from minit2i_deploy.progress import Progress
 
-_MOST: Final = 0.5
+_MAX_SHARE: Final = 0.5
 _PER_KIND: Final = 10
-_SHOWN: Final = 12
+_MAX_LAYERS_PRINTED: Final = 12
 _EPILOG: Final = """\
-BUNDLE is not yet quantised. One layer of the denoiser at a time is quantised, in
-float32 arithmetic on the CPU, and all others stay; the cost is some trajectories
-a layer, or two steps a stratum with --estimates-only. An interrupted run goes on
-where it stopped, and one with another budget takes the layers' errors from FILE.
+BUNDLE is not quantized yet. One layer of the denoiser at a time is quantized, in
+float32 arithmetic on the CPU; that takes some trajectories per layer, or two steps
+per stratum with --estimates-only. The same command resumes an interrupted run, and
+one with another budget reads the layers' errors from FILE.
 
---budget leaves out as few layers as it can, those first that cause the most
-squared error a weight, until all others together meet it:
-  psnr=35     final pictures at least 35 dB from the unquantised ones
+--budget excludes as few layers as possible, those with the most squared error per
+weight first, until all others together meet it:
+  psnr=35     final images with a PSNR of at least 35 dB to the unquantized ones
   score=0.01  at most 0.01 of the shapes captions lost
-The file then goes to minit2i quantize --exclude-from.
+The file is then for minit2i quantize --exclude-from.
 
 examples:
   minit2i sensitivity my-bundle --scheme int8 -o int8.json --plot int8.png
@@ -39,11 +46,34 @@ examples:
 """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SensitivityOptions:
+    """Options of minit2i sensitivity; None where one was not given."""
+
+    bundle: str
+    output: Path
+    scheme: str
+    plot: Path | None
+    calibration: Path | None
+    prompts: Path | None
+    samples: int
+    strata: int
+    seed: int
+    preset: str | None
+    no_smoothing: bool
+    estimates_only: bool
+    threads: int
+    budget: str | None
+    most: float | None
+    captions: int | None
+    json: bool
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Measure the error that the quantisation of each linear layer alone causes, by stratum of "
-        "time, in the estimate of the clean image and in the final state."
+        "Measure the error that quantizing each linear layer alone causes, by stratum of time, in "
+        "the estimate of the clean image and in the final state."
     )
     parser.epilog = _EPILOG
     add_bundle(parser)
@@ -65,24 +95,30 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         "--calibration", metavar="FILE", type=Path, help=".npz file of ranges; default: measure"
     )
     group.add_argument(
-        "--prompts", metavar="FILE", type=Path, help="text file of prompts, one a line"
+        "--prompts", metavar="FILE", type=Path, help=".txt file with one prompt per line"
     )
     group.add_argument(
-        "--samples", metavar="N", type=int, default=4, help="pictures measured on (default 4)"
+        "--samples", metavar="N", type=integer, default=4, help="images to measure on (default 4)"
     )
     group.add_argument(
-        "--strata", metavar="N", type=int, default=4, help="parts of the time (default 4)"
+        "--strata", metavar="N", type=integer, default=4, help="intervals of time (default 4)"
     )
     group.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="of prompts and noise (default 0)"
+        "--seed", metavar="N", type=integer, default=0, help="of prompts and noise (default 0)"
     )
     group.add_argument("--preset", metavar="NAME", help="default: the one with the fewest rows")
-    group.add_argument("--no-smoothing", action="store_true", help="quantise weights as they are")
     group.add_argument(
-        "--estimates-only", action="store_true", help="leave out final states: quicker by far"
+        "--no-smoothing", action="store_true", help="do not smooth the ranges of channels"
     )
     group.add_argument(
-        "--threads", metavar="N", type=int, default=0, help="0 (default) is one for each core"
+        "--estimates-only", action="store_true", help="skip final states, which is much faster"
+    )
+    group.add_argument(
+        "--threads",
+        metavar="N",
+        type=integer,
+        default=0,
+        help="CPU threads; 0 (default) is one per core",
     )
 
 
@@ -92,18 +128,18 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--most",
         metavar="SHARE",
-        type=float,
-        help=f"of the layers' weights that may be left out (default {_MOST})",
+        type=number,
+        help=f"of the layers' weights that may be excluded (default {_MAX_SHARE})",
     )
     group.add_argument(
         "--captions",
         metavar="N",
-        type=int,
-        help=f"of each of the six kinds, for a score (default {_PER_KIND})",
+        type=integer,
+        help=f"captions of each of the six kinds, for a score (default {_PER_KIND})",
     )
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: SensitivityOptions) -> None:
     """Measure, search, write and print."""
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.cli.support.formatting import json_text
@@ -114,22 +150,24 @@ def run(options: argparse.Namespace) -> None:
     partial = partial_path(options.output)
     try:
         with ProgressLine("sensitivity") as line:
-            found = _measure(options, job, line)
+            result = _measure(options, job, line)
     except KeyboardInterrupt:
         if partial.exists():
-            sys.stderr.write(f"minit2i: kept in {partial}; the same command goes on from there\n")
+            sys.stderr.write(
+                f"minit2i: results so far are in {partial}; the same command resumes\n"
+            )
         raise
     if options.plot is not None:
         from minit2i_deploy.export.quantize.sensitivity.heat_map import plot_heat_map
 
-        plot_heat_map(found, options.plot)
-    values = found.to_dict()
+        plot_heat_map(result, options.plot)
+    values = result.to_dict()
     output_paths.write_json(options.output, values)
     partial.unlink(missing_ok=True)
-    print(json_text(values) if options.json else _text(found, options))
+    print(json_text(values) if options.json else _text(result, options.output))
 
 
-def _job(options: argparse.Namespace) -> SensitivityJob:
+def _job(options: SensitivityOptions) -> SensitivityJob:
     """The options as a job, after every check that needs no bundle."""
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.errors import require
@@ -144,13 +182,12 @@ def _job(options: argparse.Namespace) -> SensitivityJob:
         # Known before minutes of measuring, not after.
         require("matplotlib.figure", "eval")
         output_paths.output_file(options.plot, ".png")
-    if options.threads < 0:
-        raise UsageError(f"--threads is {options.threads}, but 0 (all cores) or more is needed")
+    check_least("--threads", options.threads, 0)
     budget = None if options.budget is None else Budget.parse(options.budget)
     if budget is None and options.most is not None:
-        raise UsageError("--most came without --budget; add one")
+        raise UsageError("--most requires --budget")
     if options.captions is not None and (budget is None or budget.kind != SCORE):
-        raise UsageError("--captions came without --budget score=SHARE; add it")
+        raise UsageError("--captions requires --budget score=SHARE")
     return SensitivityJob(
         scheme=scheme,
         settings=SensitivitySettings(
@@ -162,13 +199,13 @@ def _job(options: argparse.Namespace) -> SensitivityJob:
         preset=options.preset,
         smoothing=not options.no_smoothing,
         budget=budget,
-        most=_MOST if options.most is None else options.most,
+        most=_MAX_SHARE if options.most is None else options.most,
         per_kind=_PER_KIND if options.captions is None else options.captions,
         threads=options.threads,
     )
 
 
-def _measure(options: argparse.Namespace, job: SensitivityJob, progress: Progress) -> Sensitivity:
+def _measure(options: SensitivityOptions, job: SensitivityJob, progress: Progress) -> Sensitivity:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.export.quantize import (
         Calibration,
@@ -191,11 +228,11 @@ def _measure(options: argparse.Namespace, job: SensitivityJob, progress: Progres
     return run_sensitivity(bundle, job, prompts, calibration, options.output, progress)
 
 
-def _text(found: Sensitivity, options: argparse.Namespace) -> str:
+def _text(result: Sensitivity, file: Path) -> str:
     from minit2i_deploy.cli.support.formatting import columns
     from minit2i_deploy.export.quantize.sensitivity.budget import ranked
 
-    order = ranked(found.layers)
+    order = ranked(result.layers)
     worst = [
         (
             layer.name,
@@ -203,36 +240,36 @@ def _text(found: Sensitivity, options: argparse.Namespace) -> str:
             *(f"{error:.2e}" for error in layer.estimate),
             "-" if layer.whole is None else f"{layer.whole:.2e}",
         )
-        for layer in order[:_SHOWN]
+        for layer in order[:_MAX_LAYERS_PRINTED]
     ]
-    times = tuple(f"t {begin:.2f}-" for begin in found.times)
+    times = tuple(f"t {begin:.2f}-" for begin in result.times)
     parts = [
-        f"{len(order)} layers; those with the most squared error a weight, each alone:\n"
+        f"{len(order)} layers; those with the most squared error per weight, each alone:\n"
         + columns(worst, head=("layer", "weights", *times, "final"))
     ]
-    if found.splits:
-        parts.append("all layers, for a part of the time; PSNR in dB:\n" + _splits_text(found))
-    if found.found is not None:
-        parts.append(_budget_text(found.found, len(order)))
-    return "\n\n".join([*parts, str(options.output)])
+    if result.splits:
+        parts.append("all layers, for a part of the time; PSNR in dB:\n" + _splits_text(result))
+    if result.found is not None:
+        parts.append(_budget_text(result.found, len(order)))
+    return "\n\n".join([*parts, str(file)])
 
 
-def _splits_text(found: Sensitivity) -> str:
+def _splits_text(result: Sensitivity) -> str:
     from minit2i_deploy.cli.support.formatting import columns
 
     rows = []
-    for split in found.splits:
+    for split in result.splits:
         both = (split.early_quantised.psnr_db, split.late_quantised.psnr_db)
         rows.append((f"{split.t:.2f}", *("equal" if p == math.inf else f"{p:.2f}" for p in both)))
-    return columns(rows, head=("t", "quantised before t", "quantised from t on"))
+    return columns(rows, head=("t", "quantized before t", "quantized from t on"))
 
 
-def _budget_text(found: Found, num_layers: int) -> str:
-    unit = " dB" if found.budget.kind == "psnr" else " of the captions lost"
-    trials = ", ".join(f"{one.num_excluded}: {one.value:.4g}" for one in found.trials)
+def _budget_text(search: Found, num_layers: int) -> str:
+    unit = " dB" if search.budget.kind == "psnr" else " of the captions lost"
+    trials = ", ".join(f"{one.num_excluded}: {one.value:.4g}" for one in search.trials)
     lines = [
-        f"budget {found.budget.kind}={found.budget.limit:g}: {found.value:.4g}{unit} with "
-        f"{len(found.excluded)} of {num_layers} layers left out (tried {trials})",
-        *found.excluded,
+        f"budget {search.budget.kind}={search.budget.limit:g}: {search.value:.4g}{unit} with "
+        f"{len(search.excluded)} of {num_layers} layers excluded (tried {trials})",
+        *search.excluded,
     ]
     return "\n".join(lines)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from minit2i_deploy.cli.support.options import add_json, numbers
+from minit2i_deploy.cli.support.options.shared_arguments import (
+    add_json,
+    integer,
+    number,
+    numbers,
+)
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,7 +20,7 @@ if TYPE_CHECKING:
 
 _EPILOG: Final = """\
 One row is one evaluation of the denoiser; y is its guided estimate of the
-clean picture:
+clean image:
   x' = a x + b y + c h + n noise        h' = y + s x
 
 examples:
@@ -24,15 +30,35 @@ examples:
 """
 
 _STUDENT: Final = {
-    "omega": "guidance that the student is told (default 12)",
-    "t-min": "least noise level that it guides (default 0.2)",
-    "t-max": "greatest noise level that it guides (default 0.8)",
+    "omega": "guidance scale of the student (default 12)",
+    "t-min": "smallest noise level that is guided (default 0.2)",
+    "t-max": "largest noise level that is guided (default 0.8)",
 }
-# What --list has no use for.
+# Options that --list excludes.
 _COMPILING: Final = (
     "solver", "steps", "a_min", "interval", "clip", "rescale", "shift", "times",
     "omega", "t_min", "t_max", "output",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SolverTableOptions:
+    """Options of minit2i table; None leaves a value to the compiler."""
+
+    list: bool
+    solver: str | None
+    steps: int | None
+    a_min: float | None
+    interval: tuple[float, ...] | None
+    clip: float | None
+    rescale: float | None
+    shift: float | None
+    times: tuple[float, ...] | None
+    omega: float | None
+    t_min: float | None
+    t_max: float | None
+    output: Path | None
+    json: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,62 +79,62 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _add_solver(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--solver", metavar="NAME", help="solver to compile")
-    parser.add_argument("--steps", metavar="N", type=int, help="intervals of its time grid")
+    parser.add_argument("--steps", metavar="N", type=integer, help="intervals of its time grid")
     parser.add_argument(
         "--a-min",
         metavar="A",
-        type=float,
+        type=number,
         help="floor of the division by 1 - t (default 0.05)",
     )
     parser.add_argument(
         "--interval",
         metavar=("START", "END"),
         nargs=2,
-        type=float,
+        type=number,
         help="guide only rows with START <= t <= END (default 0 1)",
     )
     parser.add_argument(
         "--clip",
         metavar="C",
-        type=float,
+        type=number,
         help="bound on each estimate before guidance, for example 1 (default 0: none)",
     )
     parser.add_argument(
         "--rescale",
         metavar="R",
-        type=float,
+        type=number,
         help="share of guidance rescale, 0 to 1 (default 0)",
     )
     parser.add_argument(
         "--shift",
         metavar="S",
-        type=float,
-        help="time grid t / (t + S (1 - t)): above 1 more of the steps are near noise",
+        type=number,
+        help="time grid t / (t + S (1 - t)); above 1, more of the steps are near noise",
     )
     parser.add_argument(
         "--times",
         metavar="T,T..",
         type=numbers,
-        help="time grid of your own, rising from 0 to 1, in place of --steps and --shift",
+        help="time grid as a list rising from 0 to 1, in place of --steps and --shift",
     )
     for name, what in _STUDENT.items():
-        parser.add_argument(f"--{name}", metavar="X", type=float, help=f"mean-flow only: {what}")
+        parser.add_argument(f"--{name}", metavar="X", type=number, help=f"mean-flow only: {what}")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: SolverTableOptions) -> None:
     """List, print or write."""
     if options.list:
         for name in _COMPILING:
             if getattr(options, name) is not None:
-                raise UsageError(f"--list came with --{name.replace('_', '-')}; give one of them")
+                raise UsageError(f"--list and --{name.replace('_', '-')} are mutually exclusive")
         _list(options)
         return
     if options.solver is None or (options.steps is None and options.times is None):
         raise UsageError(
-            "--solver NAME and --steps N are needed, or --times; --list names the solvers"
+            "expected --solver NAME with --steps N or --times T,T..; --list names the solvers"
         )
     if options.times is not None and options.shift is not None:
-        raise UsageError("--times came with --shift; give one or the other")
+        raise UsageError("--times and --shift are mutually exclusive")
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.solvers.table import solver_table
 
@@ -118,7 +144,9 @@ def run(options: argparse.Namespace) -> None:
         options.solver,
         steps=options.steps,
         a_min=options.a_min,
-        interval=(0.0, 1.0) if options.interval is None else tuple(options.interval),
+        interval=(0.0, 1.0)
+        if options.interval is None
+        else (options.interval[0], options.interval[1]),
         clip=0.0 if options.clip is None else options.clip,
         rescale=0.0 if options.rescale is None else options.rescale,
         grid=_grid(options),
@@ -134,14 +162,13 @@ def run(options: argparse.Namespace) -> None:
         print(table.to_json().rstrip() if options.json else _text(table))
 
 
-def _grid(options: argparse.Namespace) -> str | tuple[float, ...]:
+def _grid(options: SolverTableOptions) -> str | tuple[float, ...]:
     if options.times is not None:
-        times: tuple[float, ...] = options.times
-        return times
+        return options.times
     return "uniform" if options.shift is None else "shifted"
 
 
-def _list(options: argparse.Namespace) -> None:
+def _list(options: SolverTableOptions) -> None:
     from minit2i_deploy.cli.support.formatting import columns, json_text
     from minit2i_deploy.solvers.methods import SOLVERS
 
@@ -156,14 +183,14 @@ def _list(options: argparse.Namespace) -> None:
     if options.json:
         print(json_text(solvers))
         return
-    words = {
-        "divides": {True: "takes --a-min", False: "lands on the estimate, no --a-min"},
-        "own_grid": {True: "time grid of its own", False: "takes --shift"},
+    labels = {
+        "divides": {True: "takes --a-min", False: "ends on the estimate, no --a-min"},
+        "own_grid": {True: "fixed time grid", False: "takes --shift"},
     }
     print(
         columns(
             [
-                (str(item["solver"]), *(words[key][bool(item[key])] for key in words))
+                (str(item["solver"]), *(labels[key][bool(item[key])] for key in labels))
                 for item in solvers
             ]
         )

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from minit2i_deploy.cli.support.recipe_options import add_recipe, follow
+from minit2i_deploy.cli.support.options.recipe_options import (
+    RecipeOptions,
+    add_recipe,
+    follow_recipe,
+)
 
 _EPILOG: Final = """\
-An interrupted run is continued by the same command. The same recipe gives the
-same weights on one machine, interrupted or not. Under torchrun or accelerate
+The same command continues an interrupted run. The same recipe gives the same
+weights on one machine, interrupted or not. Under torchrun or accelerate
 launch all processes share each batch.
 
 examples:
@@ -27,12 +31,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(
         parser,
         "YAML file, or the name of a shipped recipe such as b16-pretrain",
-        "values in place of the recipe's; model.KEY=VALUE for the network's",
+        "a value in place of the recipe's; model.KEY=VALUE for the network's",
     )
 
 
-def run(options: argparse.Namespace) -> None:
-    """Train and name the last checkpoint, or print the recipe."""
+def run(options: RecipeOptions) -> None:
+    """Train and print the path of the last checkpoint, or print the recipe."""
     from minit2i_deploy.training import train
 
-    follow(options, train)
+    follow_recipe(options, train)

@@ -1,4 +1,4 @@
-"""minit2i verify: a bundle is what its manifest says, and it runs."""
+"""minit2i verify: check the files of a bundle against its manifest, and run its graphs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from minit2i_deploy.cli.support.checkpoint_options import (
-    add_source,
-    refuse_source,
-    source_arguments,
+from minit2i_deploy.cli.support.engine_opening import open_engine
+from minit2i_deploy.cli.support.options.checkpoint_options import (
+    CheckpointOptions,
+    add_checkpoint_options,
 )
-from minit2i_deploy.cli.support.options import add_bundle, add_engine, add_json, opened_runtime
+from minit2i_deploy.cli.support.options.engine_options import EngineOptions, add_engine
+from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json
 from minit2i_deploy.errors import (
     Minit2iError,
     MissingDependencyError,
@@ -33,72 +34,88 @@ if TYPE_CHECKING:
 
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 
-# The second step graph, in a bundle whose late rows have one.
-_LATE: Final = "transformer, late rows"
+# The second step graph, in a bundle that switches to one.
+_AFTER_SWITCH: Final = "transformer after the switch"
 _EPILOG: Final = """\
-Checked are sizes, the sha256 of every file, the tokenizer and the tables; then
-each graph is run once on noise and must give finite values.
+It checks sizes, the sha256 of every file, the tokenizer and the tables, then runs
+each graph once on noise and expects finite values.
 
-With --ladder, every file is hashed and what was measured is printed as a table:
-a column a bundle, a row a graph, a step from a stored state at several times t
-(0 noise, 1 data) and the whole picture, each against PyTorch in float32. With
---checkpoint it is measured now, without it what export stored is shown.
+--parity hashes every file and prints a table of errors to PyTorch in float32: a
+column per bundle, and a line per graph, per step from a stored state at several
+times t (0 noise, 1 data) and for complete images. --checkpoint measures them now;
+without it they are those that export stored.
 
-example:
-  minit2i verify b16 --ladder --rung b16-fp16 --rung b16-bf16
+examples:
+  minit2i verify b16
+  minit2i verify b16 --parity --with b16-fp16 --with b16-bf16
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """One check: its name, OK, FAILED or SKIPPED, and what was found."""
+    """One check: its name, OK, FAILED or SKIPPED, and the details."""
 
     name: str
     state: str
     found: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyOptions:
+    """Options of minit2i verify; None where one was not given."""
+
+    bundle: str
+    checkpoint: str | None
+    parity: bool
+    other_bundles: tuple[str, ...]
+    source: CheckpointOptions
+    engine: EngineOptions
+    json: bool
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.description = "Check that a bundle is whole, unchanged and runs."
+    parser.description = "Check that a bundle is complete and unchanged, and that it runs."
     parser.epilog = _EPILOG
     add_bundle(parser)
     parser.add_argument(
         "--checkpoint",
         metavar="PATH",
-        help="what it was exported from: measure every graph against PyTorch again",
+        help="what it was exported from; measures every graph against PyTorch again",
     )
     parser.add_argument(
-        "--ladder", action="store_true", help="print the parity ladder in place of the checks"
+        "--parity", action="store_true", help="print the parity table in place of the checks"
     )
     parser.add_argument(
-        "--rung",
+        "--with",
+        dest="other_bundles",
         metavar="BUNDLE",
         action="append",
         default=[],
-        help="with --ladder, one more bundle of the same checkpoint in another precision",
+        help="with --parity, a bundle of the same checkpoint in another precision; may be given "
+        "several times",
     )
-    add_source(parser, only_with="--checkpoint")
+    add_checkpoint_options(parser, only_with="--checkpoint")
     add_engine(parser)
     add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: VerifyOptions) -> None:
     """Print every check; raise if one failed."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support.formatting import columns, json_text
 
     if options.checkpoint is None:
-        refuse_source(options, "--checkpoint")
-    if options.ladder:
-        _climb(options)
+        options.source.refuse_without("--checkpoint")
+    if options.parity:
+        _run_parity(options)
         return
-    if options.rung:
-        raise UsageError("--rung came without --ladder; add it")
+    if options.other_bundles:
+        raise UsageError("--with requires --parity")
     bundle = Bundle.open(options.bundle)
-    outcomes = list(check_bundle(bundle, lambda: opened_runtime(bundle, options)))
+    outcomes = list(check_bundle(bundle, lambda: open_engine(bundle, options.engine)))
     if options.checkpoint is not None:
-        outcomes += _measured(options)
+        outcomes += _parity_outcomes(options)
     if options.json:
         print(json_text([asdict(outcome) for outcome in outcomes]))
     else:
@@ -107,7 +124,7 @@ def run(options: argparse.Namespace) -> None:
     if failed:
         raise VerificationError(
             f"{bundle.path}: {len(failed)} of {len(outcomes)} checks failed ({', '.join(failed)}); "
-            "copy the bundle again or re-run minit2i export"
+            "copy the bundle again or run minit2i export again"
         )
 
 
@@ -144,41 +161,41 @@ def check_bundle(bundle: Bundle, open_engine: Callable[[], Runtime]) -> Iterator
                 yield _attempt(f"graph {name}", partial(_finite, work))
 
 
-def _climb(options: argparse.Namespace) -> None:
+def _run_parity(options: VerifyOptions) -> None:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.bundle.parity import parity_levels, require_within_bounds
     from minit2i_deploy.cli.support.formatting import json_text
     from minit2i_deploy.io.strict_json import encode
 
-    bundles = [Bundle.open(path) for path in (options.bundle, *options.rung)]
+    bundles = [Bundle.open(path) for path in (options.bundle, *options.other_bundles)]
     stored = [bundle.manifest.checks for bundle in bundles]
-    rungs = parity_levels(bundles, stored)
-    for rung in rungs:
-        _hashes(rung.bundle)
+    levels = parity_levels(bundles, stored)
+    for level in levels:
+        _hashes(level.bundle)
     if options.checkpoint is not None:
-        rungs = parity_levels(bundles, [_measure(bundle.path, options) for bundle in bundles])
+        levels = parity_levels(bundles, [_measure(bundle.path, options) for bundle in bundles])
     if options.json:
-        values = {rung.precision: encode(rung.checks) for rung in rungs}
-        paths = {rung.precision: str(rung.bundle.path) for rung in rungs}
-        print(json_text({"bundles": paths, "rungs": values}))
+        values = {level.precision: encode(level.checks) for level in levels}
+        paths = {level.precision: str(level.bundle.path) for level in levels}
+        print(json_text({"bundles": paths, "checks": values}))
     else:
-        print(_ladder_text(rungs))
-    require_within_bounds(rungs)
+        print(_parity_text(levels))
+    require_within_bounds(levels)
 
 
-def _ladder_text(rungs: tuple[ParityLevel, ...]) -> str:
+def _parity_text(levels: tuple[ParityLevel, ...]) -> str:
     from minit2i_deploy.bundle.parity import parity_lines
     from minit2i_deploy.cli.support.formatting import columns
 
-    head = ["to torch fp32", *(word for rung in rungs for word in (rung.precision, "bound"))]
-    lines = [columns(parity_lines(rungs), head=head), ""]
-    for rung in rungs:
-        units = dict.fromkeys(f"{check.where} ({check.unit})" for check in rung.checks)
-        lines += [f"{rung.precision}: {rung.bundle.path}", *(f"  {unit}" for unit in units)]
+    head = ["to torch fp32", *(cell for level in levels for cell in (level.precision, "bound"))]
+    lines = [columns(parity_lines(levels), head=head), ""]
+    for level in levels:
+        units = dict.fromkeys(f"{check.where} ({check.unit})" for check in level.checks)
+        lines += [f"{level.precision}: {level.bundle.path}", *(f"  {unit}" for unit in units)]
     return "\n".join(lines)
 
 
-def _measure(bundle: Path, options: argparse.Namespace) -> tuple[Check, ...]:
+def _measure(bundle: Path, options: VerifyOptions) -> tuple[Check, ...]:
     from minit2i_deploy.export import verify_bundle
     from minit2i_deploy.progress import ProgressLine
 
@@ -186,19 +203,19 @@ def _measure(bundle: Path, options: argparse.Namespace) -> tuple[Check, ...]:
         return verify_bundle(
             bundle,
             options.checkpoint,
-            **source_arguments(options),
+            **options.source.arguments(),
             progress=progress,
         )
 
 
-def _measured(options: argparse.Namespace) -> list[Outcome]:
+def _parity_outcomes(options: VerifyOptions) -> list[Outcome]:
     return [
         Outcome(
             name=f"parity {check.name}",
             state=OK,
             found=f"{check.measured:.3g} {check.unit}, bound {check.bound:.3g}, {check.where}",
         )
-        for check in _measure(options.bundle, options)
+        for check in _measure(Path(options.bundle), options)
     ]
 
 
@@ -212,9 +229,9 @@ def _attempt(name: str, work: Callable[[], str]) -> Outcome:
 def _hashes(bundle: Bundle) -> str:
     from minit2i_deploy.progress import ProgressLine
 
-    with ProgressLine("hashing") as progress:
+    with ProgressLine("hash files") as progress:
         bundle.verify(progress)
-    return "every file as the manifest says"
+    return "every file matches the manifest"
 
 
 def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.ndarray]]:
@@ -225,7 +242,7 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
     from minit2i_deploy.text.conditioning import student_conditions, tokenise
 
     config = bundle.config
-    picture = (1, *config.image_shape)
+    image = (1, *config.image_shape)
     tokens = (2, 1, config.num_text_tokens, config.hidden_size)
     context = (1, config.prompt_length, config.txt_input_size)
 
@@ -241,7 +258,7 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
         return runtime.adapt(standard_noise(0, context), mask, None if told is None else told[None])
 
     def step(t: float) -> np.ndarray:
-        start = standard_noise(0, picture), standard_noise(1, tokens)
+        start = standard_noise(0, image), standard_noise(1, tokens)
         state = runtime.start(*start)
         state.step(dataclasses.replace(table.steps(guidance)[0], t=t))
         return np.stack(state.state())
@@ -252,13 +269,15 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
         "transformer": partial(step, 0.0),
     }
     if bundle.manifest.switch is not None:
-        runs[_LATE] = partial(step, bundle.manifest.switch.t)
+        runs[_AFTER_SWITCH] = partial(step, bundle.manifest.switch.t)
     return runs
 
 
 def _precision(bundle: Bundle, name: str) -> str:
     late = bundle.manifest.switch
-    graph = late.graph if late is not None and name == _LATE else bundle.manifest.graphs[name]
+    graph = (
+        late.graph if late is not None and name == _AFTER_SWITCH else bundle.manifest.graphs[name]
+    )
     return graph.precision
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from minit2i_deploy._version import __version__
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.io.images import read_metadata
+from minit2i_deploy.io.image_formats import read_image_metadata
 from minit2i_deploy.io.strict_json import decode, parse_json
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.prompts import Mix
@@ -102,12 +102,13 @@ class Record:
         """Read a picture's record.
 
         Raises:
-            UsageError: no PNG, no record in it, an unknown version, or a damaged record.
+            UsageError: no PNG, JPEG or WebP, no record in it, an unknown version, or a corrupt
+                record.
         """
-        text = read_metadata(path).get(FIELD)
+        text = read_image_metadata(path).get(FIELD)
         if text is None:
             raise UsageError(
-                f"{path}: has no field {FIELD!r}; name a PNG that minit2i generate wrote"
+                f"{path}: has no field {FIELD!r}; name an image that minit2i generate wrote"
             )
         try:
             values = parse_json(text.encode("utf-8"))

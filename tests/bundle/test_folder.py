@@ -107,7 +107,7 @@ def test_quantize_refuses_both(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (done.code, "pics: exists and is not a bundle" in done.error) == (2, True)
     assert names(there) == ["a.png"]
     before = (tiny_bundle() / "manifest.json").read_bytes()
-    for switch in ((), ("--late-from", "0.5")):
+    for switch in ((), ("--switch-at", "0.5")):
         done = run(capsys, "quantize", tiny_bundle(), tiny_bundle(), *options, *switch)
         assert (done.code, "the bundle is made from this path" in done.error) == (2, True)
     assert (tiny_bundle() / "manifest.json").read_bytes() == before

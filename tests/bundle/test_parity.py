@@ -92,29 +92,31 @@ def test_the_command_shows_what_export_stored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = bundle_of(tmp_path / "a"), bundle_of(tmp_path / "b", "fp16", 2e-5)
-    done = run(capsys, "verify", first.path, "--ladder")
+    done = run(capsys, "verify", first.path, "--parity")
     assert (done.code, done.err) == (0, "")
     lines = [line.split() for line in done.out.splitlines()]
     assert lines[0] == ["to", "torch", "fp32", "fp32", "bound"]
     assert [line[0] for line in lines[1:5]] == NAMES
-    over = run(capsys, "verify", first.path, "--ladder", "--rung", second.path, "--json")
+    over = run(capsys, "verify", first.path, "--parity", "--with", second.path, "--json")
     assert (over.code, "fp16 text_encoder is 2e-05" in over.error) == (1, True)
     values = json.loads(over.out)
     assert values["bundles"] == {"fp32": str(first.path), "fp16": str(second.path)}
-    assert [check["measured"] for check in values["rungs"]["fp16"]] == [2e-5] * 4
+    assert [check["measured"] for check in values["checks"]["fp16"]] == [2e-5] * 4
 
 
 def test_the_command_hashes_every_rung(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = bundle_of(tmp_path / "a"), bundle_of(tmp_path / "b", "fp16")
     path = second.path / "transformer" / "model.onnx.data"
     path.write_bytes(bytes(1024))
-    done = run(capsys, "verify", first.path, "--ladder", "--rung", second.path)
+    done = run(capsys, "verify", first.path, "--parity", "--with", second.path)
     assert (done.code, "transformer/model.onnx.data: sha256" in done.error) == (1, True)
 
 
-def test_rungs_without_a_ladder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run(capsys, "verify", tmp_path, "--rung", "b")
-    assert (done.code, done.error) == (2, "--rung came without --ladder; add it")
+def test_other_bundles_require_the_parity_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(capsys, "verify", tmp_path, "--with", "b")
+    assert (done.code, done.error) == (2, "--with requires --parity")
 
 
 def test_a_real_ladder_is_measured_again(
@@ -126,13 +128,13 @@ def test_a_real_ladder_is_measured_again(
     )
     shutil.copytree(tiny_bundle(), tmp_path / "whole")
     done = run(
-        capsys, "verify", tmp_path / "whole", "--ladder", "--rung", half.path, "--json",
+        capsys, "verify", tmp_path / "whole", "--parity", "--with", half.path, "--json",
         "--checkpoint", hub_folder(), "--text-encoder", text_folder(),
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     rungs = {
         precision: {check["name"]: check["measured"] for check in checks}
-        for precision, checks in json.loads(done.out)["rungs"].items()
+        for precision, checks in json.loads(done.out)["checks"].items()
     }
     assert list(rungs) == ["fp32", "bf16"]
     steps = [name for name in rungs["fp32"] if "@t=" in name]

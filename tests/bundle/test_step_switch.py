@@ -235,7 +235,7 @@ def test_verify_and_inspect_name_both_graphs(
 ) -> None:
     opened = with_switch(tmp_path / "b")
     lines = run(capsys, "verify", opened, "--runtime", "fake").out.splitlines()
-    (line,) = [line for line in lines if "transformer, late rows" in line]
+    (line,) = [line for line in lines if "transformer after the switch" in line]
     assert "ok" in line
     assert "transformer from t=0.8  fp32" in run(capsys, "inspect", opened).out
 
@@ -244,10 +244,10 @@ def test_verify_and_inspect_name_both_graphs(
 @pytest.mark.filterwarnings("ignore:prompt cut")
 def test_quantize_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("quantize", tiny_bundle(), tmp_path / "q", "--scheme", "int8-weights")
-    done = run(capsys, *command, "--late-from", 1.5)
+    done = run(capsys, *command, "--switch-at", 1.5)
     assert (done.code, "between 0 and 1" in done.error) == (2, True)
     assert not (tmp_path / "q").exists()
-    done = run(capsys, *command, "--late-from", 0.75)
+    done = run(capsys, *command, "--switch-at", 0.75)
     assert done.code == 0, done.err
     assert "from t=0.75 on: fp32" in done.out
     opened = Bundle.open(tmp_path / "q")

@@ -115,7 +115,7 @@ def test_words_of_people_are_escaped_on_the_page(capsys: pytest.CaptureFixture[s
 
 def test_text_names_both_sides_and_lists_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, *SHORT, "--runtime-b", "fake").out
-    assert re.match(r"A  fp32  fake  .*/a\nB  fp32  fake  .*/b\n2 pictures, table euler-4", out)
+    assert re.match(r"A  fp32  fake  .*/a\nB  fp32  fake  .*/b\n2 images, table euler-4", out)
     assert re.search(r"PSNR, dB: mean \(lowest\) +equal \(equal\)", out)
     assert "report.html" not in out
 
@@ -123,16 +123,19 @@ def test_text_names_both_sides_and_lists_the_figures(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((*WORDS,), "is no model of shapes, so there are no prompts"),
-        ((*SHORT, "--captions", 1), "--prompts came with --captions"),
-        ((*WORDS, "--captions", 0), "at least 1 is needed"),
-        ((*WORDS, "--captions", 1, "--repeats", -1), "--repeats is -1"),
+        ((*WORDS,), "there are captions for models of shapes only"),
+        ((*SHORT, "--captions", 1), "--prompts and --captions are mutually exclusive"),
+        ((*WORDS, "--captions", 0), "--captions: expected at least 1, got 0"),
+        ((*WORDS, "--captions", 1, "--repeats", -1), "--repeats: expected at least 0, got -1"),
         ((*SHORT, "--details", 0), "details is 0"),
         ((*SHORT, "--batch", 0), "batch is 0"),
         ((*SHORT, "--seeds", "1,x"), "argument --seeds"),
         ((*SHORT, "--seeds=-1"), "seed"),
         ((*SHORT, "--runtime-b", "nothing"), "runtime 'nothing' is unknown"),
-        ((*SHORT, "--runtime-b", "a:b:c:d"), "is not RUNTIME[:PROVIDER[:PRECISION]]"),
+        (
+            (*SHORT, "--runtime-b", "a:b:c:d"),
+            "--runtime-b: expected RUNTIME[:PROVIDER[:PRECISION]]",
+        ),
         ((*SHORT, "-o", "a"), "the folder exists and is not empty"),
         ((*SHORT, "--table", "none"), "table 'none' is not in the bundle"),
         (("compare", "a"), "required: B"),

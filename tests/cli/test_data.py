@@ -128,15 +128,15 @@ def test_drawn_shapes_are_packed(tmp_path: Path, capsys: Capsys) -> None:
 
 
 WRONG_PACK: dict[str, tuple[tuple[object, ...], str]] = {
-    "no out": (("in",), "1 folders came; give FOLDER OUT"),
-    "too many": (("in", "out", "more"), "3 folders came"),
-    "shapes and folder": (("in", "out", "--shapes", 3), "give --shapes N OUT"),
-    "size alone": (("in", "out", "--size", 3), "--size came without --shapes"),
+    "no out": (("in",), "expected FOLDER OUT, got 1 folders"),
+    "too many": (("in", "out", "more"), "got 3 folders"),
+    "shapes and folder": (("in", "out", "--shapes", 3), "expected --shapes N OUT"),
+    "size alone": (("in", "out", "--size", 3), "--size requires --shapes"),
     "no shapes": (("out", "--shapes", 0), "0 images of 64 pixels"),
     "no size": (("out", "--shapes", 3, "--size", 0), "3 images of 0 pixels"),
     "seed": (("out", "--shapes", 3, "--seed", -1), "seed -1"),
-    "per shard": (("in", "out", "--per-shard", 0), "--per-shard 0 came"),
-    "limit": (("in", "out", "--bad-limit", -1), "--bad-limit -1 came"),
+    "per shard": (("in", "out", "--per-shard", 0), "--per-shard: expected at least 1, got 0"),
+    "limit": (("in", "out", "--bad-limit", -1), "--bad-limit: expected at least 0, got -1"),
     "no folder": (("nowhere", "out"), "nowhere: is not a folder"),
     "no pictures": (("empty", "out"), "empty: has no image (.jpg, .jpeg, .png, .webp)"),
     "occupied": (("in", "in"), "the folder exists and is not empty"),
@@ -179,7 +179,7 @@ def test_check_reports_what_there_is(tmp_path: Path, capsys: Capsys) -> None:
     words = (f"{tmp_path}/set/*.tar", "--min-side", 12, "--tokenizer", RECIPE.tokenizer_folder)
     done = run(capsys, "data", "check", *words, "--prompt-length", 20, "--json")
     assert done.code == 1
-    assert done.error.startswith("5 of 17 samples are bad and --bad-limit is 0")
+    assert done.error.startswith("5 of 17 samples are bad, but --bad-limit is 0")
     found = json.loads(done.out)
     assert found["shards"] == 3 and found["samples"] == 17
     assert found["empty"] == [f"{tmp_path}/set/c.tar"] and found["damaged"] == {}
@@ -249,7 +249,7 @@ def test_check_reads_a_server_that_sends_whole_files(tmp_path: Path, capsys: Cap
 
 
 def test_from_pictures_to_a_checkpoint(tmp_path: Path, capsys: Capsys) -> None:
-    """PackResult, checked, embedded, trained, stopped and resumed."""
+    """Packed, checked, embedded, trained, stopped and resumed."""
     folder = pictures(tmp_path / "in")
     shards, embedded = tmp_path / "shards", tmp_path / "embedded"
     assert run(capsys, "data", "pack", folder, shards, "--per-shard", 3).code == 0
@@ -295,9 +295,9 @@ def test_embed_goes_on_and_leaves_out(tmp_path: Path, capsys: Capsys) -> None:
         "00.tar.index.json",
     ]
     done = run(capsys, *words, "--bad-limit", 1)
-    assert done.code == 0 and "sample 1: no caption (no .txt); left out" in done.err
+    assert done.code == 0 and "sample 1: no caption (no .txt); skipped" in done.err
     assert done.out.startswith(f"{tmp_path}/out  1 samples, ")
-    assert done.out.endswith(" in 2 shards, 1 shards stood there before\n")
+    assert done.out.endswith(" in 2 shards, 1 of them from before\n")
 
 
 def test_embed_of_a_bad_shard_leaves_no_empty_folder(tmp_path: Path, capsys: Capsys) -> None:

@@ -134,7 +134,7 @@ def test_engines_are_tried_on_a_bundle(
     bundle = write_bundle(tmp_path / "b")
     values = json.loads(run(capsys, "doctor", bundle, "--json").out)
     assert values["engines"][0]["row_s"] > 0
-    assert "ms a row" in run(capsys, "doctor", bundle).out
+    assert "ms per row" in run(capsys, "doctor", bundle).out
 
 
 def test_an_engine_that_does_not_run_the_bundle_says_why(

@@ -73,12 +73,15 @@ def test_adjustments_reach_the_plain_score(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--plots", "p"], "--plots came without --tables"),
-        (["--reference-steps", "9"], "--reference-steps came without --tables"),
-        (["--guidance", "1,2"], "several guidance scales came without --tables"),
+        (["--plots", "p"], "--plots requires --tables"),
+        (["--reference-steps", "9"], "--reference-steps requires --tables"),
+        (["--guidance", "1,2"], "expected one --guidance, got 2"),
         (["--guidance", "two"], "argument --guidance"),
-        (["--tables", "euler:4", "--steps", "4"], "--tables came with --steps"),
-        (["--tables", "euler:4", "--preset", "fast"], "--tables came with --preset"),
+        (["--tables", "euler:4", "--steps", "4"], "--tables and --steps are mutually exclusive"),
+        (
+            ["--tables", "euler:4", "--preset", "fast"],
+            "--tables and --preset are mutually exclusive",
+        ),
         (["--tables", "euler:4,euler:4"], "euler-4 came twice"),
         (["--tables", "elder:4"], "choose one of euler"),
         (["--tables", ""], "euler-4"),

@@ -105,7 +105,8 @@ def test_json(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
         "tokenise", "encode", "adapt", "noise", "steps", "image",
     }  # fmt: skip
     assert values == {
-        "file": "minit2i-3.png", "seed": 3, "table": "euler-4", "guidance": 2.5, "runtime": "fake",
+        "file": "minit2i-3.png", "prompt": "", "seed": 3, "table": "euler-4", "guidance": 2.5,
+        "runtime": "fake",
     }  # fmt: skip
 
 
@@ -139,33 +140,40 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
     ("words", "said"),
     [
         (["-o", "no/such/x.png"], "no/such: cannot be written"),
-        (["-o", "x.jpg"], "only .png files"),
-        (["-o", "."], "only .png files"),
+        (["-o", "x.bmp"], "expected a .png, .jpg, .jpeg or .webp file, or a folder"),
+        (["-o", "x"], "or a folder with / at its end"),
         (["-o", "folder.png"], "is a folder"),
         (["--save-state", "/proc/s.npy"], "/proc: cannot be written"),
         (["--steps", "-1"], "10000, got -1"),
-        (["--solver", "heun"], "without --steps"),
+        (["--solver", "heun"], "--solver heun requires --steps N"),
         (["--solver", "magic", "--steps", "2"], "choose one of euler"),
-        (["--table", "euler-4", "--steps", "2"], "one or the other"),
+        (["--table", "euler-4", "--steps", "2"], "--table and --steps are mutually exclusive"),
         (["--table", "euler-5"], "it has euler-4"),
         (["--table", "b/manifest.json"], "not a solver table"),
         (["--preset", "fast"], "it has default"),
-        (["--preset", "default", "--table", "euler-4"], "--preset came with --table"),
-        (["--preset", "default", "--steps", "4"], "--preset came with --steps"),
+        (
+            ["--preset", "default", "--table", "euler-4"],
+            "--preset and --table are mutually exclusive",
+        ),
+        (["--preset", "default", "--solver", "heun"], "--preset and --solver are mutually"),
+        (["--solver", "heun", "--table", "euler-4"], "--table and --solver are mutually"),
         (["--seed", "-1"], "- 1, got -1"),
         (["--guidance", "nan"], "guidance must be finite"),
         (["--noise", "none.npy"], "none.npy: cannot be read"),
-        (["--noise", "b/manifest.json"], "is no .npy file"),
+        (["--noise", "b/manifest.json"], "not a .npy file"),
         (["--noise", "small.npy"], "noise is float32 [1, 3, 2, 2]"),
-        (["--noise", "double.npy"], "double.npy: is float64 [3, 32, 32]"),
-        (["--noise", "flat.npy"], "flat.npy: is float32 [3072]"),
-        (["--noise", "several.npz"], "holds several arrays"),
-        (["--noise", "double.npy", "--seed", "1"], "--seed does nothing"),
-        (["--noise", "two.npy"], "noise for 2 pictures, but 1 are painted"),
-        (["--noise", "nan.npy"], "nan.npy: holds NaN or infinity"),
+        (
+            ["--noise", "double.npy"],
+            "double.npy: expected float32 [3, H, W] or [images, 3, H, W], got float64 [3",
+        ),
+        (["--noise", "flat.npy"], "got float32 [3072]"),
+        (["--noise", "several.npz"], "expected one .npy array"),
+        (["--noise", "double.npy", "--seed", "1"], "--seed and --noise are mutually exclusive"),
+        (["--noise", "two.npy"], "noise for 2 images, but 1 are generated"),
+        (["--noise", "nan.npy"], "nan.npy: expected finite unit normal values, got NaN"),
         (["--steps", "0"], "steps must be an integer from 1 to 10000, got 0"),
         (["--steps", "10001"], "steps must be an integer from 1 to 10000, got 10001"),
-        (["--solver", "magic"], "without --steps"),
+        (["--solver", "magic"], "--solver magic requires --steps"),
         (["--table", "columns.json"], "columns.json: table 'euler-4' has columns"),
         (["--table", "nan.json"], "nan.json: not a solver table: NaN is not a finite number"),
         (["--table", "none.json"], "none.json: cannot be read"),
@@ -175,35 +183,44 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
         (["--interval", "nan", "1"], "0 <= start <= end <= 1, got"),
         (["--clip", "-1"], "clip must be 0 (off) or positive"),
         (["--rescale", "1.5"], "rescale must be in 0..1"),
-        (["--seed", "1,x"], "'1,x' is no whole number"),
-        (["--seed", "1,,2"], "'1,,2' is no whole number"),
+        (["--seed", "1,x"], "expected comma-separated integers or random, got '1,x'"),
+        (["--seed", "1,,2"], "expected comma-separated integers or random, got '1,,2'"),
         (["--seed", "1,-1"], "- 1, got -1"),
         (
             ["--seed", "18446744073709551615", "--num-images", "2"],
             "goes past the last seed",
         ),
-        (["--seed", "1,2", "--num-images", "2"], "--num-images came with 2 seeds"),
-        (["--num-images", "0"], "--num-images is 0"),
-        (["--batch", "0"], "--batch is 0"),
-        (["--also", "green"], "'green' is no TEXT:WEIGHT"),
-        (["--also", "green:much"], "'green:much' is no TEXT:WEIGHT"),
+        (
+            ["--seed", "1,2", "--num-images", "2"],
+            "--num-images expects one --seed to count from, got 2",
+        ),
+        (["--num-images", "0"], "--num-images: expected at least 1, got 0"),
+        (["--batch", "0"], "--batch: expected at least 1, got 0"),
+        (["--also", "green"], "expected TEXT:WEIGHT such as 'a square:0.5', got 'green'"),
+        (["--also", "green:much"], "got 'green:much'"),
         (["--also", "green:-1"], "sum that is not 0"),
         (["--also", "green:nan"], "finite numbers"),
-        (["--prompts", "p.txt"], "PROMPT came with --prompts"),
-        (["--num-images", "2", "-o", "x.png"], "x.png: is one file, but 2 pictures"),
-        (["--num-images", "2", "--animate", "x.gif"], "--animate shows one picture"),
+        (["--prompts", "p.txt"], "PROMPT and --prompts are mutually exclusive"),
+        (["--num-images", "2", "-o", "x.png"], "x.png: one file for 2 images"),
+        (["--num-images", "2", "--animate", "x.gif"], "--animate shows one image, but 2"),
         (["--animate", "x.mp4"], ".webp or .gif"),
-        (["--every", "2"], "--every came without"),
-        (["--every", "0", "--preview", "p"], "--every is 0"),
-        (["--grid", "x.jpg"], "only .png files"),
-        (["--grid", "x.png", "-o", "x.png"], "came for -o and for --grid"),
+        (["--every", "2"], "--every requires --preview or --animate"),
+        (["--every", "0", "--preview", "p"], "--every: expected at least 1, got 0"),
+        (["--grid", "x.bmp"], "expected a .png, .jpg, .jpeg or .webp file"),
+        (["--grid", "x.png", "-o", "x.png"], "given for both -o and --grid"),
         (["--from", "none.png"], "none.png: cannot be read as PNG"),
         (["--runtime", "magic"], "choose one of onnxruntime"),
         (["--threads", "2"], "has no --threads"),
         (["--device", "cuda:0"], "runtime fake has no --device"),
-        (["--runtime", "tensorrt", "--device", "cuda:0"], "takes the index of a GPU"),
-        (["--repeat", "1"], "--repeat is 1, but at least 2 are needed"),
-        (["--repeat", "3", "--animate", "x.gif"], "--repeat came with --preview or --animate"),
+        (
+            ["--runtime", "tensorrt", "--device", "cuda:0"],
+            "expected the index of a GPU for runtime tensorrt, or",
+        ),
+        (["--repeat", "1"], "--repeat: expected at least 2, got 1"),
+        (
+            ["--repeat", "3", "--animate", "x.gif"],
+            "--repeat and --preview or --animate are mutually exclusive",
+        ),
     ],
 )
 def test_wrong_use_exits_2_and_writes_nothing(
@@ -233,7 +250,7 @@ def test_an_interrupted_run_leaves_no_empty_folder(
     def interrupted(*words: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("minit2i_deploy.cli.support.image_batches.paint", interrupted)
+    monkeypatch.setattr("minit2i_deploy.cli.support.images.image_batches.run_job", interrupted)
     words = ("a", "--num-images", 2, "-o", "new/pictures", "--preview", "new/previews")
     assert paint(capsys, *words).code == 130
     assert [path.name for path in Path().iterdir()] == ["b"]
@@ -257,7 +274,7 @@ def test_repeats_are_timed_and_the_pictures_written_once(
     assert told["repeat"].keys() == {"first_s", "p50_s", "p95_s", "n"}
     assert told["repeat"]["n"] == 6
     assert 0 < told["repeat"]["p50_s"] <= told["repeat"]["p95_s"]
-    files = [Path(picture["file"]) for picture in told["pictures"]]
+    files = [Path(picture["file"]) for picture in told["images"]]
     assert sorted(Path().glob("*.png")) == sorted(files) and len(files) == 3
     once = paint(capsys, "red", "--seed", "2", "-o", "once.png")
     assert once.code == 0

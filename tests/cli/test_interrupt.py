@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from minit2i_deploy.cli.support.interrupt import held_back, uninterrupted_imports
+from minit2i_deploy.cli.table import SolverTableOptions
 from tests.helpers.cli_runs import run
 
 RAISE = "import signal\nsignal.raise_signal(signal.SIGINT)\n"
@@ -40,8 +40,8 @@ def heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
-def importing(name: str) -> Callable[[argparse.Namespace], None]:
-    def work(options: argparse.Namespace) -> None:
+def importing(name: str) -> Callable[[SolverTableOptions], None]:
+    def work(options: SolverTableOptions) -> None:
         importlib.import_module(name)
         raise AssertionError("an interrupt came and nobody heard of it")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,13 @@ from minit2i_deploy._version import __version__
 from minit2i_deploy.cli import main
 from minit2i_deploy.cli.commands import COMMANDS
 from minit2i_deploy.cli.support import parser
+from minit2i_deploy.cli.support.options.recipe_options import RecipeOptions
+from minit2i_deploy.cli.table import SolverTableOptions
 from minit2i_deploy.errors import BundleError, PromptTruncatedWarning, UsageError
 from tests.helpers.cli_runs import run
 
 SOURCE = ["--image-size", "--lora", "--prompt-length", "--raw", "--text-encoder"]
-PAINTING = ["--guidance", "--preset", "--solver", "--steps", "--table"]
+SAMPLING = ["--guidance", "--preset", "--solver", "--steps", "--table"]
 ENGINE = ["--compile", "--device", "--precision", "--provider", "--runtime", "--threads"]
 # Changing a flag changes what other programs may rely on: change the CHANGELOG with it.
 FLAGS = {
@@ -28,10 +31,10 @@ FLAGS = {
         "CHECKPOINT", "BUNDLE",
     ],
     "generate": [
-        *PAINTING, *ENGINE, "--also", "--animate", "--batch", "--clip", "--every", "--from",
-        "--grid", "--interval", "--json", "--negative", "--noise", "--num-images", "--output",
-        "--preview", "--prompts", "--repeat", "--rescale", "--save-state", "--seed", "-o", "BUNDLE",
-        "PROMPT",
+        *SAMPLING, *ENGINE, "--also", "--animate", "--batch", "--clip", "--every", "--from",
+        "--format", "--grid", "--interval", "--json", "--negative", "--noise", "--num-images",
+        "--output", "--preview", "--prompts", "--repeat", "--rescale", "--save-state", "--seed",
+        "-o", "BUNDLE", "PROMPT",
     ],
     "refit": [
         "--checkpoint", "--device", "--engine", "--json", "--lora", "--output", "--overwrite", "-o",
@@ -48,16 +51,49 @@ FLAGS = {
     "doctor": ["--json", "BUNDLE"],
     "inspect": ["--image-size", "--json", "--lora", "--prompt-length", "PATH"],
     "pull": ["--json", "--no-text-encoder", "--output", "--revision", "MODEL"],
-    "verify": [*SOURCE, *ENGINE, "--checkpoint", "--json", "--ladder", "--rung", "BUNDLE"],
+    "verify": [*SOURCE, *ENGINE, "--checkpoint", "--json", "--parity", "--with", "BUNDLE"],
     "table": [
         "--a-min", "--clip", "--interval", "--json", "--list", "--omega", "--output", "--rescale",
         "--shift", "--solver", "--steps", "--t-max", "--t-min", "--times", "-o",
     ],
     "eval shapes": [
-        *PAINTING, *ENGINE, "--batch", "--clip", "--interval", "--json", "--kinds", "--output",
+        *SAMPLING, *ENGINE, "--batch", "--clip", "--interval", "--json", "--kinds", "--output",
         "--per-kind", "--plots", "--reference-per-kind", "--reference-steps", "--rescale", "--seed",
         "--tables", "-o", "BUNDLE",
     ],
+    "quantize": [
+        "--calibration", "--clip", "--diff", "--exclude", "--exclude-from", "--include", "--json",
+        "--keep", "--list", "--no-smoothing", "--overwrite", "--prompts", "--samples",
+        "--save-calibration", "--scheme", "--seed", "--switch-at", "--target", "BUNDLE", "OUT",
+    ],
+    "build": [
+        "--allow-unfused", "--batch", "--branches", "--device", "--engine", "--force", "--graph",
+        "--hardware-compatible", "--json", "--max-batch", "--optimization-level", "--plan",
+        "--refit", "--require-fused", "--strip-weights", "--target", "--texts", "--tf32",
+        "--timing-cache", "--version-compatible", "--wait", "--workspace", "BUNDLE",
+    ],
+    "sensitivity": [
+        "--budget", "--calibration", "--captions", "--estimates-only", "--json", "--most",
+        "--no-smoothing", "--output", "--plot", "--preset", "--prompts", "--samples", "--scheme",
+        "--seed", "--strata", "--threads", "-o", "BUNDLE",
+    ],
+    "compare": [
+        *SAMPLING, *ENGINE, "--batch", "--captions", "--details", "--json", "--out", "--output",
+        "--prompts", "--repeats", "--runtime-b", "--seeds", "-o", "A", "B",
+    ],
+    "data pack": [
+        "--bad-limit", "--json", "--per-shard", "--seed", "--shapes", "--size", "FOLDER",
+    ],
+    "data check": [
+        "--bad-limit", "--caption", "--index", "--json", "--min-side", "--prompt-length",
+        "--tokenizer", "SHARDS",
+    ],
+    "data embed": [
+        "--bad-limit", "--caption", "--dtype", "--json", "--prompt-length", "--text-encoder",
+        "--tokenizer", "OUT", "SHARDS",
+    ],
+    "completion": ["SHELL"],
+    "help": ["TOPIC"],
     "train": ["--output", "--print", "RECIPE", "KEY=VALUE"],
     "distill": ["--output", "--print", "RECIPE", "KEY=VALUE"],
 }  # fmt: skip
@@ -85,7 +121,7 @@ def test_help_imports_no_library_and_no_command() -> None:
 @pytest.mark.parametrize("command", FLAGS)
 def test_flags_are_frozen(command: str) -> None:
     words = command.split()
-    found = _child(parser.build(words[0]), words)
+    found = _child(parser.build_parser(words[0]), words)
     shown = [action for action in found._actions if action.help is not argparse.SUPPRESS]
     names = {name for action in shown for name in action.option_strings or [str(action.metavar)]}
     assert sorted(names - {"-h", "--help"}) == sorted(FLAGS[command])
@@ -112,18 +148,27 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "required: COMMAND; see minit2i --help"),
         (["paint"], "invalid choice: 'paint'"),
+        (["generat"], "unknown command 'generat' (did you mean generate?); see minit2i --help"),
+        (["--debug"], "required: COMMAND; see minit2i --help"),
         (["generate"], "required: BUNDLE"),
-        (["generate", "bundle"], "no prompt came; give PROMPT"),
-        (["generate", "bundle", "a", "b"], "2 prompts came; put one in quotes"),
+        (["generate", "bundle"], "no prompt given; expected PROMPT, --prompts FILE or --from"),
         (["embed", "bundle", "a", "-o"], "expected one argument"),
         (["inspect", "bundle", "b"], "unrecognized arguments: b; see minit2i inspect"),
         (["inspect", "bundle", "--jso"], "unrecognized arguments: --jso"),
-        (["generate", "bundle", "a", "--steps", "many"], "--steps: invalid int value: 'many'"),
-        (["generate", "bundle", "a", "--seed", "1,x"], "--seed: '1,x' is no whole number, and no"),
-        (["compare", "a", "b", "--seeds", "x"], "--seeds: 'x' is no whole number, and no list"),
-        (["table", "--times", "0,x,1"], "--times: '0,x,1' is no number, and no list of them"),
+        (
+            ["generate", "bundle", "a", "--steps", "many"],
+            "--steps: expected an integer, got 'many'",
+        ),
+        (
+            ["generate", "bundle", "a", "--seed", "1,x"],
+            "--seed: expected comma-separated integers or",
+        ),
+        (
+            ["compare", "a", "b", "--seeds", "x"],
+            "--seeds: expected comma-separated integers, got 'x'",
+        ),
+        (["table", "--times", "0,x,1"], "--times: expected comma-separated numbers, got '0,x,1'"),
         (["eval"], "required: TEST"),
         (["train", "recipe.yaml"], "one of the arguments --output --print is required"),
     ],
@@ -136,10 +181,13 @@ def test_wrong_words_exit_2_with_one_line(
     assert said in done.error
 
 
-def _raises(error: BaseException) -> Callable[[argparse.Namespace], None]:
-    def raising(options: argparse.Namespace) -> None:
+def _raises(
+    error: BaseException, options_type: type[Any] = SolverTableOptions
+) -> Callable[[Any], None]:
+    def raising(options: Any) -> None:
         raise error
 
+    raising.__annotations__["options"] = options_type
     return raising
 
 
@@ -149,7 +197,7 @@ def _raises(error: BaseException) -> Callable[[argparse.Namespace], None]:
         (UsageError("steps is 0"), 2, "error: steps is 0"),
         (BundleError("two\n  lines"), 1, "error: two lines"),
         (PermissionError(13, "Permission denied", "x"), 1, "error: [Errno 13] Permission denied"),
-        (ZeroDivisionError("oh"), 1, "error: ZeroDivisionError: oh (not foreseen; --debug"),
+        (ZeroDivisionError("oh"), 1, "error: ZeroDivisionError: oh (unexpected; minit2i"),
         (ModuleNotFoundError("no", name="onnx.x"), 1, "error: onnx is not installed; run: pip"),
         (MemoryError(), 1, "error: out of memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
@@ -172,7 +220,7 @@ def test_a_missing_library_names_the_extra_of_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = ModuleNotFoundError("No module named 'yaml'", name="yaml")
-    monkeypatch.setattr("minit2i_deploy.cli.train.run", _raises(missing))
+    monkeypatch.setattr("minit2i_deploy.cli.train.run", _raises(missing, RecipeOptions))
     done = run(capsys, "train", "r.yaml", "--output", "d")
     assert done.error == "yaml is not installed; run: pip install 'minit2i-deploy[train]'"
 
@@ -182,7 +230,9 @@ def test_debug_shows_where(words: list[str], capsys: pytest.CaptureFixture[str])
     done = run(capsys, *words)
     assert done.code == 2
     assert done.err.startswith("Traceback") and "cli/table.py" in done.err
-    assert done.err.splitlines()[-1].startswith("minit2i: error: --solver NAME and --steps N")
+    assert done.err.splitlines()[-1].startswith(
+        "minit2i: error: expected --solver NAME with --steps N"
+    )
 
 
 @pytest.mark.filterwarnings("default")
@@ -190,7 +240,7 @@ def test_debug_shows_where(words: list[str], capsys: pytest.CaptureFixture[str])
 def test_own_warnings_are_one_line_and_others_are_for_debugging(
     debug: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def warning(options: argparse.Namespace) -> None:
+    def warning(options: SolverTableOptions) -> None:
         warnings.warn("cut\nhere", PromptTruncatedWarning, stacklevel=1)
         warnings.warn("a library's", FutureWarning, stacklevel=1)
 

@@ -118,7 +118,7 @@ def test_an_interrupted_run_goes_on(
     asked = fake_layers(monkeypatch, stop_after=2)
     done = run(capsys, *words)
     assert done.code == 130
-    assert "the same command goes on from there" in done.err
+    assert "the same command resumes" in done.err
     assert not Path("s.json").exists()
     first = fake_layers(monkeypatch)
     assert run(capsys, *words).code == 0
@@ -198,17 +198,17 @@ def test_other_files_give_no_exclusions(text: str, said: str) -> None:
     ("more", "said"),
     [
         (("--scheme", "int3"), "scheme 'int3' is unknown"),
-        (("-o", "s.txt"), "only .json files"),
-        (("--plot", "map.svg"), "only .png files"),
+        (("-o", "s.txt"), "expected a .json file"),
+        (("--plot", "map.svg"), "expected a .png file"),
         (("--budget", "size=3"), "is not psnr=DECIBELS"),
-        (("--most", 0.3), "--most came without --budget"),
-        (("--captions", 3), "--captions came without --budget score"),
+        (("--most", 0.3), "--most requires --budget"),
+        (("--captions", 3), "--captions requires --budget score"),
         (("--budget", "psnr=30", "--most", 2), "the largest share excluded is 2, but 0 to 1"),
         (("--budget", "score=0.1", "--captions", 0), "captions are 0 a kind"),
-        (("--budget", "psnr=30", "--captions", 3), "--captions came without --budget score"),
+        (("--budget", "psnr=30", "--captions", 3), "--captions requires --budget score"),
         (("--samples", 0), "samples is 0"),
         (("--strata", 0), "strata is 0"),
-        (("--threads", -1), "--threads is -1"),
+        (("--threads", -1), "--threads: expected at least 0, got -1"),
         (("--preset", "none"), "preset 'none' is not in the bundle"),
     ],
 )

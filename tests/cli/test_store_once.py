@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from minit2i_deploy.cli.commands import COMMANDS
-from minit2i_deploy.cli.support.parser import build, parse
+from minit2i_deploy.cli.support.parser import build_parser, parse
 from minit2i_deploy.cli.support.store_once import StoreOnce
 from minit2i_deploy.errors import UsageError
 from tests.helpers.cli_runs import run
@@ -34,12 +34,12 @@ def test_both_names_of_an_option_are_one_option() -> None:
 
 
 def test_every_command_line_may_have_it_once() -> None:
-    parser = build("inspect")
+    parser = build_parser("inspect")
     for _ in range(2):
         assert parser.parse_args(["inspect", "checkpoint", "--lora", "one"]).lora == "one"
 
 
 @pytest.mark.parametrize("name", [command.name for command in COMMANDS])
 def test_no_command_overwrites_a_value_silently(name: str) -> None:
-    stored = [a for a in actions(build(name)) if isinstance(a, argparse._StoreAction)]
+    stored = [a for a in actions(build_parser(name)) if isinstance(a, argparse._StoreAction)]
     assert stored and all(isinstance(action, StoreOnce) for action in stored)

@@ -87,12 +87,12 @@ def test_verify_has_one_line_a_check(bundle: Bundle, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["verify", "b", "--text-encoder", "x"], "--text-encoder came without --checkpoint"),
-        (["verify", "b", "--lora", "x"], "--lora came without --checkpoint"),
-        (["verify", "b", "--raw"], "--raw came without --checkpoint; add --checkpoint"),
-        (["verify", "b", "--ladder", "--image-size", "9"], "--image-size came without"),
-        (["inspect", "b", "--lora", "x"], "--lora came with a bundle, b, which is exported"),
-        (["inspect", "b", "--prompt-length", "9"], "--prompt-length came with a bundle"),
+        (["verify", "b", "--text-encoder", "x"], "--text-encoder requires --checkpoint"),
+        (["verify", "b", "--lora", "x"], "--lora requires --checkpoint"),
+        (["verify", "b", "--raw"], "--raw requires --checkpoint"),
+        (["verify", "b", "--parity", "--image-size", "9"], "--image-size requires --checkpoint"),
+        (["inspect", "b", "--lora", "x"], "--lora requires a checkpoint, but b is a bundle"),
+        (["inspect", "b", "--prompt-length", "9"], "--prompt-length requires a checkpoint"),
     ],
 )
 def test_options_of_checkpoints_are_refused_without_one(
@@ -214,15 +214,18 @@ def test_table_options_reach_the_compiler(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "--solver NAME and --steps N are needed"),
+        ([], "expected --solver NAME with --steps N"),
         (["--solver", "euler", "--steps", "0"], "10000, got 0"),
-        (["--solver", "euler", "--steps", "2", "-o", "t.txt"], "only .json"),
+        (["--solver", "euler", "--steps", "2", "-o", "t.txt"], "expected a .json file"),
         (["--solver", "euler", "--times", "0,0.5,0.5,1"], "0.5"),
-        (["--solver", "euler", "--times", "0,1", "--shift", "2"], "one or the other"),
-        (["--list", "--solver", "nope"], "--list came with --solver"),
-        (["--list", "--interval", "0", "1"], "--list came with --interval"),
-        (["--list", "--a-min", "0"], "--list came with --a-min"),
-        (["--list", "-o", "t.json"], "--list came with --output"),
+        (
+            ["--solver", "euler", "--times", "0,1", "--shift", "2"],
+            "--times and --shift are mutually exclusive",
+        ),
+        (["--list", "--solver", "nope"], "--list and --solver are mutually exclusive"),
+        (["--list", "--interval", "0", "1"], "--list and --interval are"),
+        (["--list", "--a-min", "0"], "--list and --a-min are"),
+        (["--list", "-o", "t.json"], "--list and --output are"),
     ],
 )
 def test_table_refuses(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,11 +251,11 @@ def test_eval_counts_the_same_in_any_batch(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--per-kind", "0"], "--per-kind is 0, but at least 1"),
-        (["--per-kind", "-1"], "--per-kind is -1, but at least 1"),
+        (["--per-kind", "0"], "--per-kind: expected at least 1, got 0"),
+        (["--per-kind", "-1"], "--per-kind: expected at least 1, got -1"),
         (["--batch", "0"], "batch is 0"),
         (["-o", "none/score.json"], "none: cannot be written"),
-        (["--preset", "default", "--steps", "2"], "--preset came with --steps"),
+        (["--preset", "default", "--solver", "heun"], "--preset and --solver are mutually"),
     ],
 )
 def test_eval_refuses(

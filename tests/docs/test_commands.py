@@ -45,7 +45,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 def options_of() -> dict[str, set[str]]:
     """Command -> its options, those of its subcommands among them."""
     from minit2i_deploy.cli.commands import COMMANDS
-    from minit2i_deploy.cli.support.parser import build
+    from minit2i_deploy.cli.support.parser import build_parser
 
     def strings(parser: argparse.ArgumentParser) -> set[str]:
         options: set[str] = set()
@@ -58,7 +58,7 @@ def options_of() -> dict[str, set[str]]:
 
     options = {}
     for command in COMMANDS:
-        root = build(command.name)
+        root = build_parser(command.name)
         (children,) = (a for a in root._actions if isinstance(a, argparse._SubParsersAction))
         options[command.name] = strings(children.choices[command.name])
     return options

@@ -155,11 +155,14 @@ def test_the_command_prints_a_table_and_json(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--against", "tpu"], "--against 'tpu' is not [BUNDLE@]RUNTIME"),
-        (["--against", "fake:a:b:c"], "is not [BUNDLE@]RUNTIME"),
+        (
+            ["--against", "tpu"],
+            "--against: expected [BUNDLE@]RUNTIME[:PROVIDER[:PRECISION]] with one of",
+        ),
+        (["--against", "fake:a:b:c"], "got 'fake:a:b:c'"),
         (["--against", "fake:cuda"], "runtime fake has no --provider"),
-        (["--repeats", "0"], "--repeats is 0"),
-        (["--texts", "0"], "--texts is 0"),
+        (["--repeats", "0"], "--repeats: expected at least 1, got 0"),
+        (["--texts", "0"], "--texts: expected at least 1, got 0"),
         (["-o", "none/b.json"], "none: cannot be written"),
         (["--preset", "none"], "preset 'none' is not in the bundle"),
     ],

@@ -142,9 +142,9 @@ def test_broken_lines_are_named_and_the_rest_kept(
     done = run(capsys, *embed_words("-i", "t.jsonl", "-o", "t.npz", "--json"))
     assert done.code == 1
     assert done.err.splitlines() == [
-        "minit2i: warning: line 2: not JSON (Expecting value); left out",
-        "minit2i: warning: line 4: not UTF-8 at byte 14; left out",
-        "minit2i: error: t.jsonl: 2 lines hold no text and were left out; the other 2 are in t.npz",
+        "minit2i: warning: line 2: not JSON (Expecting value); skipped",
+        "minit2i: warning: line 4: not UTF-8 at byte 14; skipped",
+        "minit2i: error: t.jsonl: skipped 2 lines without a text; the other 2 are in t.npz",
     ]
     assert [item["line"] for item in json.loads(done.out)["problems"]] == [2, 4]
     with np.load("t.npz") as found:
@@ -159,7 +159,7 @@ def test_many_broken_lines_are_counted_and_the_first_told(
     Path("t.jsonl").write_text("{\n" * 50 + '{"text": "red"}\n')
     done = run(capsys, *embed_words("-i", "t.jsonl", "-o", "t.npz", "--window", 7))
     assert len(done.err.splitlines()) == embed_job.MAX_REPORTED + 1
-    assert "50 lines hold no text" in done.err
+    assert "skipped 50 lines without a text" in done.err
 
 
 def test_a_file_without_a_text_writes_nothing(
@@ -189,7 +189,7 @@ def test_long_texts_are_cut_and_named(bundle: Bundle, capsys: pytest.CaptureFixt
     done = run(capsys, *embed_words("-i", "t.txt", "-o", "t.npz"))
     assert done.code == 0
     assert "warning: line 2: prompt cut after" in done.err
-    assert "1 texts are longer" in done.err
+    assert "truncated 1 texts" in done.err
     assert "text 1: prompt cut" in run(capsys, *embed_words("red " * 60, "-o", "t.npz")).err
 
 
@@ -221,7 +221,7 @@ def test_an_interrupted_run_leaves_whole_rows_and_goes_on(
 ) -> None:
     assert stopped.code == 130
     assert stopped.err.splitlines() == [
-        "minit2i: t.npz.parts keeps what is done; run this again to go on",
+        "minit2i: embeddings so far are in t.npz.parts; the same command resumes",
         "minit2i: interrupted",
     ]
     assert not Path("t.npz").exists()
@@ -332,17 +332,17 @@ def test_what_a_kill_left_of_stdin_is_replaced(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["-o", "t.npz"], "no text came"),
-        (["red", "-i", "t.txt", "-o", "t.npz"], "TEXT came with --input"),
-        (["red", "--field", "c", "-o", "t.npz"], "--field came without --input"),
-        (["-i", "t.txt", "--field", "c", "-o", "t.npz"], "--field is for .jsonl files"),
-        (["-i", "t.csv", "-o", "t.npz"], "read from .txt and .jsonl files"),
+        (["-o", "t.npz"], "no text given"),
+        (["red", "-i", "t.txt", "-o", "t.npz"], "TEXT and --input are mutually exclusive"),
+        (["red", "--field", "c", "-o", "t.npz"], "--field requires --input"),
+        (["-i", "t.txt", "--field", "c", "-o", "t.npz"], "--field requires a .jsonl file"),
+        (["-i", "t.csv", "-o", "t.npz"], "expected a .txt or .jsonl file"),
         (["-i", "none.txt", "-o", "t.npz"], "none.txt: cannot be read (No such file"),
         (["red", "-o", "t.csv"], "only .npz, .npy, .parquet files"),
         (["red", "-o", "none/t.npz"], "none: cannot be written"),
         (["-i", "t.txt", "-o", "t.npz", "--window", "0"], "window 0 came"),
         (["red", "-o", "t.npz", "--batch", "0"], "batch_size 0 came"),
-        (["red", "-o", "t.npz", "--window", "0"], "--window came without --input"),
+        (["red", "-o", "t.npz", "--window", "0"], "--window requires --input"),
     ],
 )
 def test_wrong_use(

@@ -1,10 +1,14 @@
-"""From words to options. Only the module of the command that is asked for is imported."""
+"""From the words of a command line to a command and its options.
+
+Only the module of the command that is named is imported.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from minit2i_deploy._version import __version__
@@ -12,11 +16,27 @@ from minit2i_deploy.cli.commands import COMMANDS, Command
 from minit2i_deploy.cli.support.store_once import StoreOnce
 from minit2i_deploy.errors import UsageError
 
-_DESCRIPTION: Final = "Export and run MiniT2I text-to-image models."
-_EPILOG: Final = (
-    "minit2i COMMAND --help explains one command. Exit code: 0 done, 2 wrong use, 1 any other "
-    "failure."
-)
+_DESCRIPTION: Final = "Export, run and quantize MiniT2I text-to-image models."
+_EPILOG: Final = """\
+minit2i COMMAND --help explains a command, minit2i help engines the names of engines and devices.
+Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Invocation:
+    """A command line that was understood.
+
+    Args:
+        run: the command.
+        options: its dataclass, which ``run`` takes.
+        extra: extra of the distribution that installs what the command needs.
+        debug: whether tracebacks and every warning are shown.
+    """
+
+    run: Callable[[Any], None]
+    options: Any
+    extra: str
+    debug: bool
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,7 +48,9 @@ class Parser(argparse.ArgumentParser):
             self.register("action", action, StoreOnce)
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
+        from minit2i_deploy.cli.support.option_hints import with_hint
+
+        raise UsageError(f"{with_hint(self, message)}; see {self.prog} --help")
 
 
 class Formatter(argparse.HelpFormatter):
@@ -38,7 +60,7 @@ class Formatter(argparse.HelpFormatter):
         return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
-class Overview(argparse.HelpFormatter):
+class Overview(Formatter):
     """Keeps each command and its line together: argparse forgets that commands are indented."""
 
     def __init__(self, prog: str) -> None:
@@ -46,29 +68,28 @@ class Overview(argparse.HelpFormatter):
         self._action_max_length = max(len(command.name) for command in COMMANDS) + 4
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
+def parse(words: Sequence[str]) -> Invocation:
     """Read a command line.
-
-    Returns:
-        the options, with ``run`` (what to call with them), ``extra`` and ``debug``.
 
     Raises:
         UsageError: the words fit no command.
         SystemExit: help or the version was asked for and is printed.
     """
-    wanted = _command_word(words)
-    parser = build(wanted)
-    options, rest = parser.parse_known_args(words)
+    name = _command_name(words)
+    parser = build_parser(name)
+    if not words:
+        parser.print_help()
+        raise SystemExit(0)
+    values, rest = parser.parse_known_args(words)
     # argparse fills a list of words only from those that stand together; see Python issue 58573.
-    if rest and (options.gather is None or any(_is_option(word) for word in rest)):
-        parser.prog = f"{parser.prog} {wanted}"
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest and (values.gather is None or any(_is_option(word) for word in rest)):
+        values.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        getattr(options, options.gather).extend(rest)
-    return options
+        getattr(values, values.gather).extend(rest)
+    return _invocation(values)
 
 
-def build(wanted: str | None) -> Parser:
+def build_parser(name: str | None) -> Parser:
     """The parser, with the arguments of one command; the others only have their name and help."""
     parser = Parser(
         prog="minit2i",
@@ -81,8 +102,6 @@ def build(wanted: str | None) -> Parser:
     parser.add_argument(
         "--debug", action="store_true", help="show where an error came from, and every warning"
     )
-    # Name of the option that words left over belong to, where a command has such a list.
-    parser.set_defaults(gather=None)
     choices = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
     for command in COMMANDS:
         child = choices.add_parser(
@@ -91,19 +110,56 @@ def build(wanted: str | None) -> Parser:
             allow_abbrev=False,
             formatter_class=Formatter,
         )
-        if command.name == wanted:
+        if command.name == name:
             _configure(child, command)
     return parser
 
 
+def add_task(
+    tasks: Any, name: str, run: Callable[[Any], None], **settings: Any
+) -> argparse.ArgumentParser:
+    """Add the parser of a command's task, such as ``data pack``.
+
+    Args:
+        tasks: what ``add_subparsers`` gave.
+        name: of the task.
+        run: called with its options.
+        settings: of the parser: help, description, epilog.
+    """
+    child: argparse.ArgumentParser = tasks.add_parser(
+        name, allow_abbrev=False, formatter_class=Formatter, **settings
+    )
+    _add_debug(child)
+    child.set_defaults(run=run, parser=child)
+    return child
+
+
 def _configure(parser: argparse.ArgumentParser, command: Command) -> None:
+    # Name of the option that stray words belong to, where a command has such a list.
+    parser.set_defaults(gather=None, extra=command.extra, parser=parser)
     module = importlib.import_module(f"minit2i_deploy.cli.{command.name}")
     module.configure(parser)
+    _add_debug(parser)
+    # A command of tasks has no run of its own.
+    parser.set_defaults(run=getattr(module, "run", None))
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
     # Without a default of its own, so that it does not undo the one before the command.
     parser.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
     )
-    parser.set_defaults(run=module.run, extra=command.extra)
+
+
+def _invocation(values: argparse.Namespace) -> Invocation:
+    from minit2i_deploy.cli.support.options.typed_options import options_type, read_options
+
+    return Invocation(
+        run=values.run,
+        options=read_options(options_type(values.run), vars(values)),
+        extra=values.extra,
+        debug=values.debug,
+    )
 
 
 def _is_option(word: str) -> bool:
@@ -111,5 +167,5 @@ def _is_option(word: str) -> bool:
     return word.startswith("-") and word != "-"
 
 
-def _command_word(words: Sequence[str]) -> str | None:
+def _command_name(words: Sequence[str]) -> str | None:
     return next((word for word in words if not word.startswith("-")), None)

@@ -64,8 +64,9 @@ def test_pictures_do_not_depend_on_the_batch(
     state = np.load("s.npy")
     assert state.shape == (5, *SHAPE)
     with FakeRuntime(bundle) as runtime:
-        for k, picture in enumerate(json.loads(done.out)["pictures"]):
-            assert picture == {"file": f"out/{k:04d}-{7 + k}.png", "seed": 7 + k}
+        for k, picture in enumerate(json.loads(done.out)["images"]):
+            file = f"out/{k:04d}-{7 + k}.png"
+            assert picture == {"file": file, "prompt": "red", "seed": 7 + k}
             alone = generate(bundle, runtime, "red", seed=7 + k)
             assert np.array_equal(alone.x[0], state[k])
             assert np.array_equal(pixels(picture["file"]), to_uint8(alone.x)[0])
@@ -103,11 +104,15 @@ def test_prompts_from_a_file_meet_their_seeds(
         (b"red\nblue\nb\xe9\n", [], "p.txt: line 3: not UTF-8 at byte 2; write one prompt a line"),
         ("red".encode("utf-16"), [], "p.txt: line 1: not UTF-8 at byte 1"),
         (b"red\n\0\n", [], "p.txt: line 2: a NUL character at position 0"),
-        (b"\n \n", [], "p.txt: holds no prompt"),
+        (b"\n \n", [], "p.txt: no prompt in it"),
         (None, [], "p.txt: cannot be read"),
-        (b"red\nblue\n", ["--seed", "1,2,3"], "3 seeds came for 2 prompts"),
-        (b"red\nblue\nx\n", ["--seed", "1,2"], "2 seeds came for 3 prompts"),
-        (b"red\n", ["--prompts", "b/manifest.json"], "prompts are read from .txt files"),
+        (b"red\nblue\n", ["--seed", "1,2,3"], "got 3 seeds for 2 prompts"),
+        (b"red\nblue\nx\n", ["--seed", "1,2"], "got 2 seeds for 3 prompts"),
+        (
+            b"red\n",
+            ["--prompts", "b/manifest.json"],
+            "expected a .txt file with one prompt per line",
+        ),
     ],
 )
 def test_bad_prompt_files_exit_2(

@@ -1,11 +1,22 @@
-"""Arguments of the commands that follow a recipe, train and distill, and what both do with them."""
+"""What train and distill share: a recipe, values in place of its own, and an output folder."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeOptions:
+    """A recipe with overrides, and either a folder to train in or the wish to see the recipe."""
+
+    recipe: Path
+    overrides: tuple[str, ...]
+    output: Path | None
+    print: bool
 
 
 def add_recipe(parser: argparse.ArgumentParser, recipe: str, overrides: str) -> None:
@@ -14,31 +25,30 @@ def add_recipe(parser: argparse.ArgumentParser, recipe: str, overrides: str) -> 
     # Without a default of its own argparse calls it required.
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help=overrides)
     parser.set_defaults(gather="overrides")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument(
         "--output",
         metavar="DIR",
         type=Path,
         help="folder for checkpoints, sample grids and the log",
     )
-    what.add_argument(
+    action.add_argument(
         "--print",
-        dest="show",
         action="store_true",
         help="print the recipe with every value filled in, as YAML, and do nothing else",
     )
 
 
-def follow(
-    options: argparse.Namespace, command: Callable[[Path, Path, Sequence[str]], Path]
+def follow_recipe(
+    options: RecipeOptions, train: Callable[[Path, Path, Sequence[str]], Path]
 ) -> None:
-    """Print the recipe, or train and name the last checkpoint."""
-    if options.show:
+    """Print the recipe, or train and print the path of the last checkpoint."""
+    if options.output is None:
         from minit2i_deploy.training import resolved_recipe
 
         print(resolved_recipe(options.recipe, options.overrides), end="")
         return
-    last = command(options.recipe, options.output, options.overrides)
-    # torchrun starts this once for each device; one of them speaks.
+    last = train(options.recipe, options.output, options.overrides)
+    # torchrun starts this once per device; one of them prints.
     if os.environ.get("RANK", "0") == "0":
         print(last)

@@ -1,0 +1,80 @@
+"""What a parser knows by name, and which of it was probably meant by a wrong name."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Final
+
+# What other programs call it -> ours. Only names that a parser has are suggested.
+_ELSEWHERE: Final = {
+    "--cfg": "--guidance",
+    "--cfg-scale": "--guidance",
+    "--guidance-scale": "--guidance",
+    "--scale": "--guidance",
+    "--sampler": "--solver",
+    "--scheduler": "--solver",
+    "--num-inference-steps": "--steps",
+    "--num-steps": "--steps",
+    "--negative-prompt": "--negative",
+    "--num-samples": "--num-images",
+    "--count": "--num-images",
+    "--batch-size": "--batch",
+    "--out": "--output",
+    "--outdir": "--output",
+    "--seeds": "--seed",
+    "--backend": "--runtime",
+    "--gpu": "--device",
+    "--cuda": "--device",
+    "--engine": "--runtime",
+    "--dtype": "--precision",
+    "--late-from": "--switch-at",
+}
+_UNKNOWN_OPTION: Final = re.compile(r"unrecognized arguments:.*?(--?[A-Za-z][\w-]*)")
+_UNKNOWN_COMMAND: Final = re.compile(r"invalid choice: '([^']*)'")
+
+
+def with_hint(parser: argparse.ArgumentParser, message: str) -> str:
+    """An error of a parser, with what was probably meant where something is near."""
+    if match := _UNKNOWN_OPTION.search(message):
+        near = near_option(match[1], option_names(parser))
+        return f"{message} (did you mean {near}?)" if near else message
+    if match := _UNKNOWN_COMMAND.search(message):
+        near = _near(match[1], list(subparsers(parser)))
+        if near:
+            return f"unknown command {match[1]!r} (did you mean {near}?)"
+    return message
+
+
+def near_option(name: str, known: Sequence[str]) -> str | None:
+    """The option of ``known`` that was probably meant by ``name``, or None."""
+    elsewhere = _ELSEWHERE.get(name.replace("_", "-").lower())
+    return elsewhere if elsewhere in known else _near(name, known)
+
+
+def option_names(parser: argparse.ArgumentParser) -> list[str]:
+    """Long names of the options that a parser's help shows."""
+    return [
+        name
+        for action in parser._actions
+        if action.help is not argparse.SUPPRESS
+        for name in action.option_strings
+        if name.startswith("--")
+    ]
+
+
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of a parser's commands or tasks, by name."""
+    return {
+        name: child
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for name, child in action.choices.items()
+    }
+
+
+def _near(name: str, known: Sequence[str]) -> str | None:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return matches[0] if matches else None

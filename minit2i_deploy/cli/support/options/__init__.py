@@ -1,0 +1,1 @@
+"""Options that several commands share: their arguments, and the dataclasses they fill."""
