@@ -145,7 +145,9 @@ def _contenders(bundle: m.Bundle, runtime: Any, threads: int) -> dict[str, Embed
 
     def ours(encoded: Sequence[Encoded]) -> np.ndarray:
         encoder = SequenceEncoder(bundle, runtime, cache_bytes=0)
-        pooled: dict[int, np.ndarray] = {k: row.mean(axis=0) for k, row in encoder.rows(encoded)}
+        pooled: dict[int, np.ndarray] = {
+            k: row.mean(axis=0) for k, row in encoder.sequences(encoded)
+        }
         return np.stack([pooled[k] for k in range(len(encoded))])
 
     return {

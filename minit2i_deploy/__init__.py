@@ -1,7 +1,7 @@
-"""Export, quantise and run MiniT2I text-to-image models.
+"""Export, quantize and run MiniT2I text-to-image models.
 
-Nothing is imported until a public name is first used, so that ``minit2i --help`` and programs
-that need one part do not pay for the others.
+Nothing is imported before a public name is first used, so that ``minit2i --help`` and programs that
+need one part do not load the others.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ __all__ = [
 
 
 class _Package(ModuleType):
-    """This package; a public function wins over the submodule of the same name.
+    """This package; a public function has precedence over the submodule of its name.
 
     The import system binds every submodule on its package, so importing
     ``minit2i_deploy.generate`` anywhere would otherwise turn the function into a module.

@@ -38,7 +38,7 @@ class ModelConfig:
     """Shape of an MM-JiT network. Field names are those of the official config.json.
 
     Args:
-        image_size: height and width of the picture in pixels, a multiple of patch_size.
+        image_size: height and width of the image in pixels, a multiple of patch_size.
         patch_size: height and width of one image token in pixels.
         hidden_size: width of both streams; equals num_heads * head_dim.
         head_dim: width of one attention head, a multiple of 4 (two axes of rotary pairs).
@@ -73,11 +73,11 @@ class ModelConfig:
             value = getattr(self, field.name)
             if field.name == "student":
                 continue
-            wanted = (int, float) if field.name == "mlp_ratio" else int
-            if not isinstance(value, wanted) or isinstance(value, bool) or value <= 0:
+            kind = (int, float) if field.name == "mlp_ratio" else int
+            if not isinstance(value, kind) or isinstance(value, bool) or value <= 0:
                 raise CheckpointError(
-                    f"config: {field.name} is {value!r}, but a positive number is needed; "
-                    "fix config.json"
+                    f"config: {field.name} must be a positive number, got {value!r}; fix "
+                    "config.json"
                 )
         if self.hidden_size != self.num_heads * self.head_dim:
             raise CheckpointError(
@@ -102,7 +102,7 @@ class ModelConfig:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Sizes of one picture's array: channels, height, width."""
+        """Sizes of one image's array: channels, height, width."""
         return self.in_channels, self.image_size, self.image_size
 
     @property
@@ -112,7 +112,7 @@ class ModelConfig:
 
     @property
     def num_image_tokens(self) -> int:
-        """Image tokens of one picture."""
+        """Image tokens of one image."""
         return self.num_patches_side**2
 
     @property
@@ -121,7 +121,7 @@ class ModelConfig:
         return self.prompt_length + (self.student.num_tokens if self.student else 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; ``student`` is left out of a base model's."""
+        """Plain values for JSON; a base model's have no ``student``."""
         values = dataclasses.asdict(self)
         if self.student is None:
             del values["student"]
@@ -129,16 +129,16 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Build from ``to_dict``'s form; every key must be known and every needed key there.
+        """Build from ``to_dict``'s form; every key must be known and no required key missing.
 
         Raises:
             CheckpointError: unknown or missing keys, or values that do not fit together.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        needed = {
+        required = {
             field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING
         }
-        unknown, missing = sorted(set(values) - names), sorted(needed - set(values))
+        unknown, missing = sorted(set(values) - names), sorted(required - set(values))
         if unknown or missing:
             raise CheckpointError(
                 f"config: unknown keys {unknown}, missing keys {missing}; "

@@ -1,7 +1,7 @@
-"""Arithmetic of the exported graphs, in floating-point operations of the matrix products.
+"""Operation and parameter counts of the exported graphs' matrix products.
 
-A multiplication and the addition after it are two. Normalisation, softmax and position tables,
-about one in a thousand, are left out.
+A multiplication and the addition after it count as two. Normalization, softmax and position
+tables, about one in a thousand, are excluded.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ T5_LARGE_PARAMETERS: Final = 341_231_104
 
 
 def denoiser_flops(config: ModelConfig) -> int:
-    """One evaluation of the denoiser as it is exported: one picture, one branch.
+    """One evaluation of the exported denoiser: one image, one branch.
 
-    The text stream of the last block makes keys and values only: nothing reads its output.
+    The text stream of the last block computes keys and values only: nothing reads its output.
     """
     width, inner = config.hidden_size, config.num_heads * config.head_dim
     text, image = config.num_text_tokens, config.num_image_tokens
@@ -33,7 +33,7 @@ def denoiser_flops(config: ModelConfig) -> int:
 
 
 def adapter_flops(config: ModelConfig) -> int:
-    """One prompt through the text adapter; the few-step student's condition tokens are in it."""
+    """One prompt through the text adapter, a few-step student's condition tokens included."""
     inner, text = config.num_heads * config.head_dim, config.num_text_tokens
     entry = 2 * config.prompt_length * config.txt_input_size * config.hidden_size
     block = 2 * text * _block_weights(config) + 4 * text**2 * inner
@@ -55,12 +55,12 @@ def text_encoder_flops(encoder: Mapping[str, Any], num_tokens: int) -> int:
 
 
 def denoiser_parameters(config: ModelConfig) -> int:
-    """Weights of the matrices of the exported denoiser; norms and biases are left out."""
+    """Weights of the matrices of the exported denoiser; norms and biases are excluded."""
     width, inner = config.hidden_size, config.num_heads * config.head_dim
     patch = config.in_channels * config.patch_size**2
     unread = 2 * width * inner + 3 * width * config.mlp_hidden_size
-    # The text stream of the last block keeps its keys' and values' matrices, and in the file its
-    # queries' too, because the three are one.
+    # The text stream of the last block needs the matrices of its keys and values only, but those of
+    # the queries are in the file too, because the three are one tensor.
     unread -= width * inner
     channels = config.pca_channels
     ends = patch * channels + channels * width + width * patch

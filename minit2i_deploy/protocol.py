@@ -1,7 +1,7 @@
-"""What generating and embedding ask of an engine. Runtimes implement it; the core calls it.
+"""The protocol between the core and a runtime: what an engine must do to generate and embed.
 
-A runtime knows no solver, no guidance scale and no prompt: a row's scalars, weights of branches and
-arrays are all it sees.
+A runtime knows no solver, no guidance scale and no prompt. It gets arrays, and rows of scalars and
+branch weights.
 
 Threads: calls from several threads on one runtime are taken one after another, and each gets its
 own result; a trajectory is one thread's. The runtimes tensorrt and tensorrt-rtx refuse every thread
@@ -57,7 +57,7 @@ class Trajectory(Protocol):
 
 @runtime_checkable
 class RowsTrajectory(Trajectory, Protocol):
-    """A trajectory that may be given all its rows at once, where nobody looks at it in between."""
+    """A trajectory that can run all its rows at once, where no state between them is needed."""
 
     def run_rows(
         self,
@@ -70,8 +70,7 @@ class RowsTrajectory(Trajectory, Protocol):
         Args:
             rows: as ``step`` takes them.
             fresh_noise: called with each row in turn, for its unit noise or None.
-            on_row: told how many rows of the trajectory are done, from time to time and at the
-                end.
+            on_row: called with the number of finished rows, from time to time and at the end.
 
         Returns:
             seconds spent on other things than the rows, for example on capturing a CUDA graph.
@@ -113,7 +112,7 @@ class Runtime(Protocol):
             conditions: float32 [n, 4], ``table.CONDITION_COLUMNS``; for a few-step student only.
 
         Raises:
-            UsageError: conditions came for a base model, or none for a student.
+            UsageError: conditions for a base model, or none for a student.
         """
 
     def start(
@@ -149,6 +148,6 @@ def check_threads(threads: int) -> None:
     """
     if not 0 <= threads <= MAX_THREADS:
         raise UsageError(
-            f"threads is {threads}, but 0 (the engine's choice) to {MAX_THREADS} is needed; more "
-            "than the machine's cores gains nothing"
+            f"threads must be 0 (the engine's choice) to {MAX_THREADS}, got {threads}; more than "
+            "the machine's cores gains nothing"
         )

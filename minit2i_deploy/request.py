@@ -1,7 +1,7 @@
-"""What is to be painted and how, decided before any engine runs.
+"""Requests: prompts, seeds, table and guidance of some images, complete before any engine runs.
 
-Whoever paints rows starts here: ``generate``, comparisons, calibration. Two runtimes that are given
-the same request start from the same noise and take the same rows.
+``generate``, comparisons and calibration start here. Two runtimes with the same request start from
+the same noise and run the same rows.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from minit2i_deploy.text.prompts import Prompt, common_shares
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Request:
-    """Some pictures to paint at once; ``Request.of`` makes one.
+    """Some images to generate at once; ``Request.of`` makes one.
 
     Args:
-        prompts: one for each picture, all with the same shares.
-        seeds: one for each picture.
+        prompts: one for each image, all with the same shares.
+        seeds: one for each image.
         table: solver.
         guidance: scale of classifier-free guidance, for a few-step student omega.
-        negative: prompt in the place of the unconditional branch, or None.
+        negative: prompt in place of the unconditional branch, or None.
         noise: float32 [batch, 3, H, W], unit normal start noise in place of the seeds', or None.
-        guided: whether any row runs another branch than the prompts'.
+        guided: whether any row runs the unconditional branch.
         rows: of the table, their weights in the order of ``branch_tokens``.
-        conditions: float32 [4], what a few-step student is told; None for a base model.
+        conditions: float32 [4], a few-step student's; None for a base model.
     """
 
     prompts: tuple[Prompt, ...]
@@ -63,22 +63,22 @@ class Request:
         negative: str | None = None,
         noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
     ) -> Request:
-        """Fill in what was left open; arguments as in ``generate``.
+        """Fill in the defaults; arguments as in ``generate``.
 
         Raises:
-            UsageError: arguments that do not fit together, or not the bundle.
+            UsageError: arguments that do not fit together, or do not fit the bundle.
         """
-        wanted = as_prompts(prompts)
+        prompt_list = as_prompts(prompts)
         check_settings(table, guidance, negative, noise)
-        chosen, scale = _preset(bundle, table, guidance)
-        conditions = student_conditions(bundle, chosen, scale, negative)
-        shares = common_shares(wanted)
-        rows = chosen.steps(scale)
+        table, guidance = _with_defaults(bundle, table, guidance)
+        conditions = student_conditions(bundle, table, guidance, negative)
+        shares = common_shares(prompt_list)
+        rows = table.steps(guidance)
         return cls(
-            prompts=tuple(wanted),
-            seeds=as_seeds(seed, len(wanted)),
-            table=chosen,
-            guidance=scale,
+            prompts=tuple(prompt_list),
+            seeds=as_seeds(seed, len(prompt_list)),
+            table=table,
+            guidance=guidance,
             negative=negative,
             noise=noise,
             guided=any(len(row.weights) > 1 for row in rows),
@@ -92,10 +92,10 @@ class Request:
     def tokens(
         self, bundle: Bundle, runtime: Runtime, timings: dict[str, float] | None = None
     ) -> Float32[np.ndarray, "branches batch adapted hidden"]:
-        """Read the texts: float32 [branches, batch, adapted tokens, hidden].
+        """Tokenize, encode and adapt: float32 [branches, batch, adapted tokens, hidden].
 
         Args:
-            bundle: gives tokenizer and sizes.
+            bundle: source of tokenizer and sizes.
             runtime: an open runtime of that bundle.
             timings: receives tokenise, encode and adapt in seconds.
 
@@ -126,19 +126,17 @@ class Request:
         """The start state: float32 [batch, 3, H, W], noise of the bundle's deviation.
 
         Raises:
-            UsageError: the noise that came has another shape or type, or is not finite.
+            UsageError: the request's noise has another shape or type, or is not finite.
         """
-        wanted = (len(self.seeds), *bundle.config.image_shape)
-        noise = self.noise
-        if noise is None:
-            noise = batch_noise(self.seeds, wanted[1:])
-        if noise.shape != wanted or noise.dtype != np.float32:
+        shape = (len(self.seeds), *bundle.config.image_shape)
+        noise = batch_noise(self.seeds, shape[1:]) if self.noise is None else self.noise
+        if noise.shape != shape or noise.dtype != np.float32:
             raise UsageError(
-                f"noise is {noise.dtype} {list(noise.shape)}, but float32 {list(wanted)} is "
-                "needed: unit normal, one image for each prompt"
+                f"noise must be float32 {list(shape)}, unit normal, one image for each prompt, got "
+                f"{noise.dtype} {list(noise.shape)}"
             )
         if not np.isfinite(noise).all():
-            raise UsageError("noise holds NaN or infinity; give finite unit normal values")
+            raise UsageError("noise must be finite, got NaN or infinity")
         return noise * np.float32(bundle.manifest.noise.scale)
 
     def fresh_noise(
@@ -154,7 +152,9 @@ class Request:
         return batch_noise(self.seeds, bundle.config.image_shape, stream=row.index + 1)
 
 
-def _preset(bundle: Bundle, table: Table | None, guidance: float | None) -> tuple[Table, float]:
+def _with_defaults(
+    bundle: Bundle, table: Table | None, guidance: float | None
+) -> tuple[Table, float]:
     if table is not None:
         guidance = table.student_guidance if guidance is None else guidance
         if guidance is not None:

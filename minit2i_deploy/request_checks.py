@@ -1,4 +1,4 @@
-"""Whether what was asked to be painted is of the types that painting takes."""
+"""Check the types of a request's arguments."""
 
 from __future__ import annotations
 
@@ -18,60 +18,63 @@ def as_prompts(prompts: object) -> list[Prompt]:
     """One prompt or several, as a list.
 
     Raises:
-        UsageError: something else, or none.
+        UsageError: another type, or an empty list.
     """
     if isinstance(prompts, str | Mix):
         return [prompts]
-    wanted = list(prompts) if isinstance(prompts, Iterable) else None
-    if wanted is None or not all(isinstance(item, str | Mix) for item in wanted):
+    items = list(prompts) if isinstance(prompts, Iterable) else None
+    if items is None or not all(isinstance(item, str | Mix) for item in items):
         raise UsageError(
-            f"prompts are {_words(prompts)}, but a text, a Mix or a list of them is needed"
+            f"prompts must be a string, a Mix or a list of them, got {_brief(prompts)}"
         )
-    if not wanted:
-        raise UsageError("no prompt came; give at least one (it may be empty)")
-    return wanted
+    if not items:
+        raise UsageError("expected at least one prompt (it may be empty), got none")
+    return items
 
 
 def as_seeds(seed: object, count: int) -> tuple[int, ...]:
     """One seed for each of ``count`` prompts.
 
     Raises:
-        UsageError: no whole number and no list of them, or another number of seeds.
+        UsageError: neither an integer nor a list of integers, or another number of seeds.
     """
     several = isinstance(seed, Iterable) and not isinstance(seed, str)
-    given: list[Any] = list(cast("Iterable[Any]", seed)) if several else [seed]
+    items: list[Any] = list(cast("Iterable[Any]", seed)) if several else [seed]
     try:
-        # True counts as 1 there.
-        truths = any(isinstance(item, bool | np.bool_) for item in given)
-        seeds = () if truths else tuple(operator.index(item) for item in given)
-    except TypeError:
-        truths = True
-    if truths:
+        seeds = tuple(_index(item) for item in items)
+    except TypeError as error:
         raise UsageError(
-            f"seed is {_words(seed)}, but a whole number, or one for each prompt, is needed"
-        )
+            f"seed must be an integer, or one for each prompt, got {_brief(seed)}"
+        ) from error
     if several and len(seeds) != count:
-        raise UsageError(f"{len(seeds)} seeds came for {count} prompts; give one, or one for each")
+        raise UsageError(f"expected one seed, or one for each of {count} prompts, got {len(seeds)}")
     return seeds if several else seeds * count
 
 
 def check_settings(table: object, guidance: object, negative: object, noise: object) -> None:
-    """Refuse settings of another type; None, for what was left open, is right for each.
+    """Refuse settings of another type; each may be None.
 
     Raises:
         UsageError: names the first of them.
     """
-    wanted: tuple[tuple[str, object, Any, str], ...] = (
-        ("table", table, Table, "a Table, as solver_table or Bundle.table gives it,"),
+    rules: tuple[tuple[str, object, Any, str], ...] = (
+        ("table", table, Table, "a Table of solver_table or Bundle.table"),
         ("guidance", guidance, Real | np.floating | np.integer, "a number"),
-        ("negative", negative, str, "a text"),
+        ("negative", negative, str, "a string"),
         ("noise", noise, np.ndarray, "a float32 numpy array"),
     )
-    for name, value, kind, words in wanted:
+    for name, value, kind, description in rules:
         if value is not None and not isinstance(value, kind):
-            raise UsageError(f"{name} is {_words(value)}, but {words} is needed")
+            raise UsageError(f"{name} must be {description}, got {_brief(value)}")
 
 
-def _words(value: object) -> str:
+def _index(value: Any) -> int:
+    # operator.index takes True for 1.
+    if isinstance(value, bool | np.bool_):
+        raise TypeError
+    return operator.index(value)
+
+
+def _brief(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

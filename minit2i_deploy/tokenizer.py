@@ -1,4 +1,4 @@
-"""Prompts to T5 token ids, with the cut stated instead of silent."""
+"""Prompts to T5 token ids; truncation is reported, not silent."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def find_tokenizer(text_encoder: Path) -> Path:
     Raises:
         UsageError: it is in none of them.
     """
-    places = (text_encoder / "tokenizer", text_encoder, text_encoder.parent / "tokenizer")
-    for place in places:
-        if (place / FILE_NAME).is_file():
-            return place
+    folders = (text_encoder / "tokenizer", text_encoder, text_encoder.parent / "tokenizer")
+    for folder in folders:
+        if (folder / FILE_NAME).is_file():
+            return folder
     raise UsageError(
-        f"{text_encoder}: no {FILE_NAME} in tokenizer/, in it or in ../tokenizer; save the T5 "
-        "tokenizer of transformers there with save_pretrained"
+        f"{text_encoder}: no {FILE_NAME} in its tokenizer/, in itself or in ../tokenizer; save the "
+        "T5 tokenizer of transformers there with save_pretrained"
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Encoded:
-    """One tokenised prompt.
+    """One tokenized prompt.
 
     Args:
-        text: the prompt as it came.
+        text: the prompt.
         ids: int64 [tokens], at most prompt_length, the last one is the end token.
-        num_characters_used: characters of the text that the ids stand for.
-        truncated: whether the rest of the text was cut.
+        num_characters_used: number of characters of the text that the ids cover.
+        truncated: whether the rest of the text was cut off.
     """
 
     text: str
@@ -56,7 +56,7 @@ class Encoded:
 
     @property
     def notice(self) -> str | None:
-        """One line that says where the prompt was cut, or None when it was not."""
+        """One line that says where the prompt was truncated, or None."""
         if not self.truncated:
             return None
         tail = self.text[: self.num_characters_used][-_TAIL_CHARACTERS:]
@@ -68,10 +68,10 @@ class Tokenizer:
     """A T5 tokenizer that ends every prompt with the end token and never pads.
 
     Args:
-        rust: the ``tokenizers`` object; its own padding, cutting and special tokens are unused.
-        prompt_length: most tokens a prompt may have, the end token included.
+        rust: the ``tokenizers`` object; its padding, truncation and special tokens are unused.
+        prompt_length: most tokens of a prompt, the end token included.
         eos_id: id of the end token.
-        pad_id: id for the places after a shorter prompt, where a batch needs them.
+        pad_id: id of the padding that a batch needs after shorter prompts.
     """
 
     rust: RustTokenizer
@@ -85,7 +85,7 @@ class Tokenizer:
 
         Args:
             folder: folder in Hugging Face form.
-            prompt_length: most tokens a prompt may have, at least 1.
+            prompt_length: most tokens of a prompt, at least 1.
 
         Raises:
             UsageError: prompt_length is below 1.
@@ -94,7 +94,7 @@ class Tokenizer:
         from tokenizers import Tokenizer as RustTokenizer
 
         if prompt_length < 1:
-            raise UsageError(f"prompt_length is {prompt_length}, but at least 1 is needed")
+            raise UsageError(f"prompt_length must be at least 1, got {prompt_length}")
         path = Path(folder) / FILE_NAME
         try:
             rust = RustTokenizer.from_buffer(path.read_bytes())
@@ -106,13 +106,13 @@ class Tokenizer:
             raise BundleError(
                 f"{path}: not a tokenizer ({error}); re-run minit2i export"
             ) from error
-        # What the file says on cutting and padding belongs to whoever saved it.
+        # The file's settings of truncation and padding are those of whoever saved it.
         rust.no_truncation()
         rust.no_padding()
         ids = {token: rust.token_to_id(token) for token in (EOS_TOKEN, PAD_TOKEN)}
         for token, token_id in ids.items():
             if token_id is None:
-                raise BundleError(f"{path}: has no token {token}, so it is not a T5 tokenizer")
+                raise BundleError(f"{path}: not a T5 tokenizer, it has no token {token}")
         return cls(
             rust=rust,
             prompt_length=prompt_length,
@@ -121,38 +121,36 @@ class Tokenizer:
         )
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokenise prompts, each on its own; an empty one is the end token alone.
+        """Tokenize prompts, each on its own; an empty one is the end token alone.
 
         Args:
             texts: prompts of any length.
 
         Raises:
-            UsageError: not a list of text, or text with a NUL character or broken Unicode.
+            UsageError: not a list of strings, or one with a NUL character or broken Unicode.
         """
         if isinstance(texts, str):
-            raise UsageError("encode got one text, but a list of texts is needed; write [text]")
+            raise UsageError("encode takes a list of texts, got one text; write [text]")
         return [self._encode(index, text) for index, text in enumerate(texts)]
 
     def _encode(self, index: int, text: str) -> Encoded:
         _check_text(index, text)
         encoding = self.rust.encode(text, add_special_tokens=False)
-        keep = self.prompt_length - 1
-        truncated = len(encoding.ids) > keep
+        room = self.prompt_length - 1
+        truncated = len(encoding.ids) > room
         used = len(text)
         if truncated:
-            used = encoding.offsets[keep - 1][1] if keep else 0
-        ids = np.array([*encoding.ids[:keep], self.eos_id], dtype=np.int64)
+            used = encoding.offsets[room - 1][1] if room else 0
+        ids = np.array([*encoding.ids[:room], self.eos_id], dtype=np.int64)
         return Encoded(text=text, ids=ids, num_characters_used=used, truncated=truncated)
 
 
 def _check_text(index: int, text: object) -> None:
     if not isinstance(text, str):
-        raise UsageError(f"prompt {index} is {type(text).__name__}, but text is needed")
+        raise UsageError(f"prompt {index} must be a string, got {type(text).__name__}")
     position = text.find("\0")
     if position >= 0:
-        raise UsageError(
-            f"prompt {index} holds a NUL character at position {position}; take it out"
-        )
+        raise UsageError(f"prompt {index} has a NUL character at position {position}; remove it")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""The main loop on the fake runtime: against a loop of its own, and its promises one by one."""
+"""The main path on the fake runtime: against a textbook loop, and its promises one by one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def runtime(bundle: Bundle) -> Iterator[SpyRuntime]:
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
-    """Take off the shape checks that tests run under, which would speak before our own."""
+    """Remove the shape checks that tests run under, which would raise before the code does."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -55,7 +55,7 @@ def hand_table(name: str, rows: list[dict[str, float]]) -> Table:
 def textbook_euler(
     x: np.ndarray, steps: int, a_min: float, guidance: float, tones: tuple[float, float]
 ) -> np.ndarray:
-    """dx/dt = v with v_u + g (v_c - v_u), in float64, one picture."""
+    """dx/dt = v with v_u + g (v_c - v_u), in float64, one image."""
     x = x.astype(np.float64)
     for i in range(steps):
         t = i / steps
@@ -81,9 +81,9 @@ def test_equals_a_textbook_loop(bundle: Bundle, guidance: float, negative: str |
     for k, prompt in enumerate(PROMPTS):
         start = 2.0 * standard_noise(5 + k, SHAPE)
         tones = (tone(bundle, prompt), tone(bundle, negative))
-        wanted = textbook_euler(start, 9, 0.05, guidance, tones)
-        assert np.abs(result.x[k] - wanted).max() < MAX_FLOAT32_ERROR
-        pixels = np.clip(np.clip(wanted, -1, 1) * 127.5 + 128, 0, 255).transpose(1, 2, 0)
+        expected = textbook_euler(start, 9, 0.05, guidance, tones)
+        assert np.abs(result.x[k] - expected).max() < MAX_FLOAT32_ERROR
+        pixels = np.clip(np.clip(expected, -1, 1) * 127.5 + 128, 0, 255).transpose(1, 2, 0)
         assert np.abs(np.asarray(result.images[k]) - np.trunc(pixels)).max() <= 1
     assert result.seeds == (5, 6, 7)
     assert (result.table, result.guidance) == ("euler-9", guidance)
@@ -98,7 +98,7 @@ def test_a_mix_equals_a_textbook_loop(
     with FakeRuntime(bundle) as runtime, warnings.catch_warnings():
         warnings.simplefilter("ignore", SettingIgnoredWarning)
         table = solver_table("euler", steps=9)
-        found = generate(
+        result = generate(
             bundle, runtime, mix, seed=5, table=table, guidance=guidance, negative=negative
         )
     x = 2.0 * standard_noise(5, SHAPE).astype(np.float64)
@@ -109,7 +109,7 @@ def test_a_mix_equals_a_textbook_loop(
         conditional = sum(weight / 2 * v for v, weight in parts) / max(1 - t, 0.05)
         other = (np.tanh(x + tone(bundle, negative)) - x) / max(1 - t, 0.05)
         x = x + (other + guidance * (conditional - other)) / 9
-    assert np.abs(found.x[0] - x).max() < MAX_FLOAT32_ERROR
+    assert np.abs(result.x[0] - x).max() < MAX_FLOAT32_ERROR
 
 
 def test_a_mix_runs_a_branch_for_each_part(bundle: Bundle, runtime: SpyRuntime) -> None:
@@ -135,12 +135,17 @@ def test_mixes_of_other_weights_are_refused(bundle: Bundle, runtime: SpyRuntime)
 
 
 def test_prompt_seed_and_negative_all_matter(bundle: Bundle, runtime: SpyRuntime) -> None:
-    def paint(prompt: str = "a red circle", **options: Any) -> np.ndarray:
+    def image_of(prompt: str = "a red circle", **options: Any) -> np.ndarray:
         return generate(bundle, runtime, prompt, **options).x
 
-    base = paint()
-    assert np.array_equal(paint(), base)
-    for other in (paint("green"), paint(seed=1), paint(negative="green"), paint(guidance=5.0)):
+    base = image_of()
+    assert np.array_equal(image_of(), base)
+    for other in (
+        image_of("green"),
+        image_of(seed=1),
+        image_of(negative="green"),
+        image_of(guidance=5.0),
+    ):
         assert np.abs(other - base).max() > 1e-3
 
 
@@ -219,18 +224,18 @@ def test_a_negative_prompt_without_guidance_warns(bundle: Bundle, runtime: SpyRu
     assert np.array_equal(result.x, generate(bundle, runtime, "red", guidance=1.0).x)
 
 
-def test_noisy_rows_take_their_own_streams(bundle: Bundle, runtime: SpyRuntime) -> None:
+def test_noisy_rows_use_one_stream_each(bundle: Bundle, runtime: SpyRuntime) -> None:
     noisy = {"a": 0.5, "b": 0.5, "n": 0.25}
     table = hand_table("noisy", [noisy, {"a": 0.5, "b": 0.5}, noisy | {"t": 0.5}])
     result = generate(bundle, runtime, ["red", "red"], seed=[1, 2], table=table, guidance=1.0)
-    given = runtime.started[0].noise
-    assert given[1] is None
+    passed = runtime.started[0].noise
+    assert passed[1] is None
     x = np.stack([2.0 * standard_noise(seed, SHAPE) for seed in (1, 2)]).astype(np.float64)
     for row in range(3):
         x = 0.5 * x + 0.5 * np.tanh(x + tone(bundle, "red"))
         if row != 1:
             fresh = np.stack([standard_noise(seed, SHAPE, stream=row + 1) for seed in (1, 2)])
-            assert np.array_equal(given[row], fresh)
+            assert np.array_equal(passed[row], fresh)
             x = x + 0.25 * fresh
     assert np.abs(result.x - x).max() < MAX_FLOAT32_ERROR
 
@@ -238,27 +243,30 @@ def test_noisy_rows_take_their_own_streams(bundle: Bundle, runtime: SpyRuntime) 
 def test_noise_takes_the_place_of_the_seed(bundle: Bundle, runtime: SpyRuntime) -> None:
     noise = np.stack([standard_noise(11, SHAPE)])
     before = noise.copy()
-    given = generate(bundle, runtime, "red", seed=3, noise=noise)
-    assert np.array_equal(given.x, generate(bundle, runtime, "red", seed=11).x)
+    passed = generate(bundle, runtime, "red", seed=3, noise=noise)
+    assert np.array_equal(passed.x, generate(bundle, runtime, "red", seed=11).x)
     assert np.array_equal(noise, before)
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("noise", "words"),
+    ("noise", "message"),
     [
-        (np.zeros((1, 3, 32, 31), np.float32), r"float32 \[1, 3, 32, 31\], but float32 \[1, 3"),
-        (np.zeros((2, 3, 32, 32), np.float32), r"\[2, 3, 32, 32\], but"),
-        (np.zeros((3, 32, 32), np.float32), r"\[3, 32, 32\], but"),
-        (np.zeros((1, 3, 32, 32), np.float64), "noise is float64"),
+        (
+            np.zeros((1, 3, 32, 31), np.float32),
+            r"float32 \[1, 3, 32, 32\], .*, got float32 \[1, 3, 32, 31\]",
+        ),
+        (np.zeros((2, 3, 32, 32), np.float32), r"got float32 \[2, 3, 32, 32\]"),
+        (np.zeros((3, 32, 32), np.float32), r"got float32 \[3, 32, 32\]"),
+        (np.zeros((1, 3, 32, 32), np.float64), "got float64"),
         (np.full((1, 3, 32, 32), np.nan, np.float32), "NaN or infinity"),
         (np.full((1, 3, 32, 32), np.inf, np.float32), "NaN or infinity"),
     ],
 )
 def test_wrong_noise_is_refused(
-    bundle: Bundle, runtime: SpyRuntime, noise: np.ndarray, words: str
+    bundle: Bundle, runtime: SpyRuntime, noise: np.ndarray, message: str
 ) -> None:
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         generate(bundle, runtime, "red", noise=noise)
     assert not runtime.started
 
@@ -276,14 +284,14 @@ def test_leaving_the_loop_cancels_and_the_runtime_lives_on(
 
 
 def test_frames_tell_where_the_run_is(bundle: Bundle, runtime: SpyRuntime) -> None:
-    seen: list[tuple[int, int, float]] = []
+    progress: list[tuple[int, int, float]] = []
 
     def note(frame: Frame) -> None:
-        seen.append((frame.index, frame.total, frame.t))
+        progress.append((frame.index, frame.total, frame.t))
         assert frame.x().shape == (1, *SHAPE)
 
     generate(bundle, runtime, "red", on_frame=note)
-    assert seen == [(0, 4, 0.0), (1, 4, 0.25), (2, 4, 0.5), (3, 4, 0.75)]
+    assert progress == [(0, 4, 0.0), (1, 4, 0.25), (2, 4, 0.5), (3, 4, 0.75)]
 
 
 def test_a_frame_gives_copies(bundle: Bundle, runtime: SpyRuntime) -> None:
@@ -294,7 +302,7 @@ def test_a_frame_gives_copies(bundle: Bundle, runtime: SpyRuntime) -> None:
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
-def test_previews_are_the_rows_own_estimates(
+def test_previews_are_the_estimates_of_the_rows(
     bundle: Bundle, runtime: SpyRuntime, solver: str
 ) -> None:
     table = solver_table(solver, steps=5)
@@ -308,7 +316,7 @@ def test_previews_are_the_rows_own_estimates(
         x = frame.x()[0].astype(np.float64)
 
 
-def test_an_estimate_that_was_not_kept_is_refused(bundle: Bundle, runtime: SpyRuntime) -> None:
+def test_an_estimate_without_previews_is_refused(bundle: Bundle, runtime: SpyRuntime) -> None:
     frames = trajectory(bundle, runtime, "red", table=solver_table("heun", steps=2))
     with pytest.raises(UsageError, match="previews=True"):
         next(frames).estimate()
@@ -342,7 +350,7 @@ def test_an_empty_prompt_is_not_the_unconditional_branch(
 
 
 @pytest.mark.parametrize(
-    ("prompts", "options", "words"),
+    ("prompts", "options", "message"),
     [
         ("a\0b", {}, "NUL character at position 1"),
         ("red", {"negative": "\0"}, "NUL character at position 0"),
@@ -352,8 +360,8 @@ def test_an_empty_prompt_is_not_the_unconditional_branch(
     ],
 )
 def test_wrong_calls_are_refused_before_any_step(
-    bundle: Bundle, runtime: SpyRuntime, prompts: Any, options: dict[str, Any], words: str
+    bundle: Bundle, runtime: SpyRuntime, prompts: Any, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         generate(bundle, runtime, prompts, **options)
     assert not runtime.started

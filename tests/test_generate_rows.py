@@ -1,4 +1,4 @@
-"""Runtimes that take all rows at once: the same pictures, and who is told of what."""
+"""Runtimes that run all rows at once: the same images, and which callbacks are called."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.open(write_bundle(tmp_path_factory.mktemp("rows") / "bundle"))
 
 
-class WholeTrajectory(SpyTrajectory):
-    """Takes all rows at once, and says that it spent a second on something else."""
+class AtOnceTrajectory(SpyTrajectory):
+    """Runs all rows at once, and reports a second spent on something else."""
 
     def run_rows(
         self,
@@ -37,36 +37,36 @@ class WholeTrajectory(SpyTrajectory):
         return {"capture": 1.0}
 
 
-class WholeRuntime(SpyRuntime):
+class AtOnceRuntime(SpyRuntime):
     """Starts such trajectories."""
 
-    def start(self, x: np.ndarray, tokens: np.ndarray) -> WholeTrajectory:
-        return WholeTrajectory(x.copy(), tokens)
+    def start(self, x: np.ndarray, tokens: np.ndarray) -> AtOnceTrajectory:
+        return AtOnceTrajectory(x.copy(), tokens)
 
 
 @pytest.mark.parametrize("solver", ["euler", "sde", "dpmpp2m"])
 def test_all_rows_at_once_are_the_rows_one_by_one(bundle: Bundle, solver: str) -> None:
     table = solver_table(solver, steps=4)
-    found = [
+    results = [
         generate(bundle, runtime, ["red", "blue"], seed=[3, 9], table=table, guidance=2.0, **looks)
-        for runtime in (WholeRuntime(bundle), SpyRuntime(bundle))
+        for runtime in (AtOnceRuntime(bundle), SpyRuntime(bundle))
         for looks in ({}, {"on_frame": lambda frame: None})  # type: ignore[var-annotated]
     ]
-    for result in found:
-        assert np.array_equal(result.x, found[0].x)
-    assert found[0].timings["capture"] == 1.0
-    assert "capture" not in found[1].timings
+    for result in results:
+        assert np.array_equal(result.x, results[0].x)
+    assert results[0].timings["capture"] == 1.0
+    assert "capture" not in results[1].timings
 
 
-def test_rows_that_are_done_are_told_with_and_without_frames(bundle: Bundle) -> None:
+def test_finished_rows_are_reported_with_and_without_frames(bundle: Bundle) -> None:
     table = solver_table("euler", steps=3)
-    for runtime, looks, wanted in (
+    for runtime, looks, expected in (
         (SpyRuntime(bundle), False, [(1, 3), (2, 3), (3, 3)]),
         (SpyRuntime(bundle), True, [(1, 3), (2, 3), (3, 3)]),
-        (WholeRuntime(bundle), False, [(3, 3)]),
-        (WholeRuntime(bundle), True, [(1, 3), (2, 3), (3, 3)]),
+        (AtOnceRuntime(bundle), False, [(3, 3)]),
+        (AtOnceRuntime(bundle), True, [(1, 3), (2, 3), (3, 3)]),
     ):
-        told: list[tuple[int, int]] = []
+        calls: list[tuple[int, int]] = []
         frames: list[Frame] = []
         generate(
             bundle,
@@ -74,7 +74,7 @@ def test_rows_that_are_done_are_told_with_and_without_frames(bundle: Bundle) -> 
             "red",
             table=table,
             on_frame=frames.append if looks else None,
-            on_row=lambda done, total, told=told: told.append((done, total)),  # type: ignore[misc]
+            on_row=lambda done, total, calls=calls: calls.append((done, total)),  # type: ignore[misc]
         )
-        assert told == wanted
+        assert calls == expected
         assert [frame.index for frame in frames] == ([0, 1, 2] if looks else [])

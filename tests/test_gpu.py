@@ -53,15 +53,15 @@ def test_pictures_and_graphs(engines: tuple[str, Bundle]) -> None:
     name, bundle = engines
     with OnnxRuntime(bundle, threads=2) as reference:
         tables = [solver_table("euler", steps=9, interval=(0.2, 0.8)), solver_table("sde", steps=4)]
-        wanted = [generate(bundle, reference, "red", table=t, **SETTINGS).x for t in tables]
+        expected = [generate(bundle, reference, "red", table=t, **SETTINGS).x for t in tables]
     for graphs in ("trajectory", "step", "none"):
         with open_runtime(bundle, name, graphs=graphs) as runtime:
-            for table, right in zip(tables, wanted, strict=True):
-                found = [
+            for table, right in zip(tables, expected, strict=True):
+                results = [
                     generate(bundle, runtime, "red", table=table, **SETTINGS).x for _ in range(3)
                 ]
-                assert np.abs(found[0] - right).max() <= MAX_ERROR * np.abs(right).max()
-                assert np.array_equal(found[1], found[2])
+                assert np.abs(results[0] - right).max() <= MAX_ERROR * np.abs(right).max()
+                assert np.array_equal(results[1], results[2])
                 assert runtime.graph_refusals == {}  # type: ignore[attr-defined]
 
 
@@ -72,7 +72,7 @@ def test_refit_and_back(
     write_adapter(tmp_path / "lora", lora_alpha=0.05)
     table = solver_table("euler", steps=3)
 
-    def picture(path: Path) -> np.ndarray:
+    def image_bytes(path: Path) -> np.ndarray:
         opened = Bundle.open(path)
         with open_runtime(opened, name) as runtime:
             return generate(opened, runtime, "red", table=table, **SETTINGS).x
@@ -86,18 +86,18 @@ def test_refit_and_back(
                    "--json")  # fmt: skip
         assert done.code == 0, done.err
         assert len(json.loads(done.out)["engines"]) == 2
-    assert not np.array_equal(picture(tmp_path / "there"), picture(bundle.path))
-    assert np.array_equal(picture(tmp_path / "back"), picture(bundle.path))
+    assert not np.array_equal(image_bytes(tmp_path / "there"), image_bytes(bundle.path))
+    assert np.array_equal(image_bytes(tmp_path / "back"), image_bytes(bundle.path))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_compiled_step_on_the_card() -> None:
     bundle = Bundle.open(tiny_bundle())
     table = solver_table("euler", steps=6, interval=(0.2, 0.8))
-    found = []
+    results = []
     for options in ({"compile": False}, {"compile": True}):
         with open_runtime(bundle, "torch", device="cuda:0", **options) as runtime:
-            pictures = [generate(bundle, runtime, "red", table=table, **SETTINGS).x for _ in "12"]
-            assert np.array_equal(*pictures)
-            found.append(pictures[0])
-    assert np.abs(found[1] - found[0]).max() <= MAX_ERROR * np.abs(found[0]).max()
+            images = [generate(bundle, runtime, "red", table=table, **SETTINGS).x for _ in "12"]
+            assert np.array_equal(*images)
+            results.append(images[0])
+    assert np.abs(results[1] - results[0]).max() <= MAX_ERROR * np.abs(results[0]).max()

@@ -78,7 +78,7 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize(("path", "source"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_rule_is_found(path: str, source: str) -> None:
+def test_a_broken_rule_is_reported(path: str, source: str) -> None:
     assert len(violations(path, source)) == 1
 
 

@@ -91,14 +91,14 @@ def test_python_needs_onnxruntime_only(bundle: Bundle, tmp_path: Path) -> None:
     report = report_of(run_alone(code, bundle.path, tmp_path / "out.npz"))
     assert {"onnxruntime", "numpy", "tokenizers", "PIL"} <= set(report["loaded"])
     # The full environment gives the same bits: nothing here depends on what else is installed.
-    with OnnxRuntime(bundle, threads=1) as runtime, np.load(tmp_path / "out.npz") as found:
+    with OnnxRuntime(bundle, threads=1) as runtime, np.load(tmp_path / "out.npz") as result:
         table = solver_table("euler", steps=STEPS)
         prompt = "a red circle"
         x = generate(bundle, runtime, prompt, seed=SEED, table=table, guidance=2.5).x
-        assert np.array_equal(found["x"], x)
+        assert np.array_equal(result["x"], x)
         emb = embed(bundle, runtime, ["a red circle", "green"])
-        assert np.array_equal(found["values"], emb.values)
-        assert np.array_equal(found["mask"], emb.mask)
+        assert np.array_equal(result["values"], emb.values)
+        assert np.array_equal(result["mask"], emb.mask)
 
 
 def test_the_command_line_needs_onnxruntime_only(bundle: Bundle, tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_the_command_line_needs_onnxruntime_only(bundle: Bundle, tmp_path: Path)
     paths = tmp_path / "picture.png", tmp_path / "embeddings.npz"
     assert report_of(run_alone(code, bundle.path, *paths))["codes"] == [0, 0, 0, 0]
     size = bundle.config.image_size
-    with Image.open(paths[0]) as picture, np.load(paths[1]) as embeddings:
-        assert picture.size == (size, size)
+    with Image.open(paths[0]) as image, np.load(paths[1]) as embeddings:
+        assert image.size == (size, size)
         assert embeddings["values"].shape[2] == bundle.config.txt_input_size
 
 

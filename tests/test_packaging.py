@@ -92,7 +92,7 @@ def test_every_library_named_in_the_project_is_pinned(repository: Path) -> None:
     named = [*project["dependencies"]]
     for extra in tested:
         named += project["optional-dependencies"][extra]
-    wanted = {line.partition(">=")[0].lower() for line in named if "[" not in line}
+    required = {line.partition(">=")[0].lower() for line in named if "[" not in line}
     lines = (repository / "constraints.txt").read_text("utf-8").splitlines()
     pinned = {line.partition("==")[0].lower() for line in lines if "==" in line}
-    assert wanted <= pinned
+    assert required <= pinned

@@ -30,23 +30,23 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.open(write_bundle(tmp_path_factory.mktemp("request") / "bundle"))
 
 
-def test_what_is_left_open_is_the_presets(bundle: Bundle) -> None:
+def test_defaults_are_the_presets(bundle: Bundle) -> None:
     request = Request.of(bundle, "red")
     table, guidance = bundle.preset()
     assert (request.table, request.guidance) == (table, guidance)
     assert (request.prompts, request.seeds, request.guided) == (("red",), (0,), True)
     assert request.conditions is None
     assert Request.of(bundle, "red", guidance=4.0).table == table
-    own = solver_table("heun", steps=3)
-    assert Request.of(bundle, "red", table=own).guidance == guidance
+    table = solver_table("heun", steps=3)
+    assert Request.of(bundle, "red", table=table).guidance == guidance
 
 
 def test_weights_are_the_shares_times_the_scale_of_each_row(bundle: Bundle) -> None:
     mix = Mix(parts=(("red", 1.0), ("blue", 3.0)))
     table = solver_table("euler", steps=4, interval=(0.5, 1.0))
     request = Request.of(bundle, mix, table=table, guidance=3.0)
-    wanted = [[0.25, 0.75], [0.25, 0.75], [0.75, 2.25, -2.0], [0.75, 2.25, -2.0]]
-    assert [row.weights.tolist() for row in request.rows] == wanted
+    expected = [[0.25, 0.75], [0.25, 0.75], [0.75, 2.25, -2.0], [0.75, 2.25, -2.0]]
+    assert [row.weights.tolist() for row in request.rows] == expected
     assert request.guided
     unguided = Request.of(bundle, mix, table=table, guidance=1.0)
     assert not unguided.guided and {len(row.weights) for row in unguided.rows} == {2}
@@ -56,19 +56,19 @@ def test_weights_are_the_shares_times_the_scale_of_each_row(bundle: Bundle) -> N
 def test_tokens_are_those_of_its_branches(bundle: Bundle, guidance: float) -> None:
     request = Request.of(bundle, ["red", "blue"], guidance=guidance, negative="green")
     guided = guidance != 1.0
-    wanted = branch_tokens(
+    expected = branch_tokens(
         bundle, FakeRuntime(bundle), ["red", "blue"], "green" if guided else None, guided, {}
     )
     timings: dict[str, float] = {}
-    found = request.tokens(bundle, FakeRuntime(bundle), timings)
-    assert np.array_equal(found, wanted) and len(found) == 1 + guided
+    actual = request.tokens(bundle, FakeRuntime(bundle), timings)
+    assert np.array_equal(actual, expected) and len(actual) == 1 + guided
     assert set(timings) == {"tokenise", "encode", "adapt"}
 
 
 def test_noise_is_of_each_seed_and_each_row(bundle: Bundle) -> None:
     request = Request.of(bundle, ["a", "b"], seed=[3, 9], table=solver_table("sde", steps=3))
-    wanted = np.stack([standard_noise(seed, SHAPE) for seed in (3, 9)])
-    assert np.array_equal(request.start(bundle), 2.0 * wanted)
+    expected = np.stack([standard_noise(seed, SHAPE) for seed in (3, 9)])
+    assert np.array_equal(request.start(bundle), 2.0 * expected)
     noisy = [row for row in request.rows if row.draws_noise]
     assert [row.index for row in noisy] == [0, 1]
     for row in noisy:
@@ -77,13 +77,13 @@ def test_noise_is_of_each_seed_and_each_row(bundle: Bundle) -> None:
         assert fresh is not None and np.array_equal(fresh, drawn)
     plain = Request.of(bundle, "a")
     assert all(plain.fresh_noise(bundle, row) is None for row in plain.rows)
-    given = Request.of(bundle, ["a", "b"], noise=wanted)
-    assert np.array_equal(given.start(bundle), request.start(bundle))
+    same = Request.of(bundle, ["a", "b"], noise=expected)
+    assert np.array_equal(same.start(bundle), request.start(bundle))
 
 
 def test_noise_of_another_shape_is_refused(bundle: Bundle) -> None:
     request = Request.of(bundle, ["a", "b"], noise=np.zeros((1, *SHAPE), np.float32))
-    with pytest.raises(UsageError, match=r"noise is float32 \[1, 3, 32, 32\], but"):
+    with pytest.raises(UsageError, match=r"got float32 \[1, 3, 32, 32\]"):
         request.start(bundle)
 
 

@@ -1,4 +1,4 @@
-"""Arguments of other types than painting takes are wrong use, said in one line."""
+"""Arguments of other types than generating takes are wrong use, reported in one line."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from tests.helpers.bundles import write_bundle
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """A whole small bundle."""
+    """A complete small bundle."""
     return Bundle.open(write_bundle(tmp_path / "b"))
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "prompt": ({"prompts": 3}, "prompts are 3, but a text, a Mix or a list of them is needed"),
-    "bytes": ({"prompts": b"red"}, "prompts are b'red', but a text"),
-    "list": ({"prompts": ["red", None]}, r"prompts are \['red', None\], but a text"),
-    "none": ({"prompts": []}, "no prompt came"),
-    "guidance": ({"guidance": "3"}, "guidance is '3', but a number is needed"),
-    "complex": ({"guidance": 3j}, "guidance is 3j, but a number is needed"),
-    "table": ({"table": "x"}, "table is 'x', but a Table, as solver_table"),
-    "noise": ({"noise": [[1]]}, r"noise is \[\[1\]\], but a float32 numpy array is needed"),
-    "long": ({"noise": list(range(99))}, r"noise is .{57}\.\.\., but a float32"),
-    "negative": ({"negative": 3}, "negative is 3, but a text is needed"),
-    "seed": ({"seed": "7"}, "seed is '7', but a whole number, or one for each prompt"),
-    "half a seed": ({"seed": 0.5}, "seed is 0.5, but a whole number"),
-    "seeds": ({"seed": [1, "2"]}, r"seed is \[1, '2'\], but a whole number"),
-    "number": ({"seed": [1, 2]}, "2 seeds came for 1 prompts"),
+    "prompt": ({"prompts": 3}, "prompts must be a string, a Mix or a list of them, got 3"),
+    "bytes": ({"prompts": b"red"}, "prompts must be a string, .*, got b'red'"),
+    "list": ({"prompts": ["red", None]}, r"list of them, got \['red', None\]"),
+    "none": ({"prompts": []}, "at least one prompt .*, got none"),
+    "guidance": ({"guidance": "3"}, "guidance must be a number, got '3'"),
+    "complex": ({"guidance": 3j}, "guidance must be a number, got 3j"),
+    "table": ({"table": "x"}, "table must be a Table of solver_table or Bundle.table, got 'x'"),
+    "noise": ({"noise": [[1]]}, r"noise must be a float32 numpy array, got \[\[1\]\]"),
+    "long": ({"noise": list(range(99))}, r"a float32 numpy array, got .{57}\.\.\.$"),
+    "negative": ({"negative": 3}, "negative must be a string, got 3"),
+    "seed": ({"seed": "7"}, "seed must be an integer, or one for each prompt, got '7'"),
+    "half a seed": ({"seed": 0.5}, "seed must be an integer, .*, got 0.5"),
+    "seeds": ({"seed": [1, "2"]}, r"seed must be an integer, .*, got \[1, '2'\]"),
+    "number": ({"seed": [1, 2]}, "expected one seed, or one for each of 1 prompts, got 2"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_another_type_is_wrong_use(name: str) -> None:
-    given, said = WRONG[name]
+    arguments, message = WRONG[name]
     values: dict[str, Any] = dict.fromkeys(("table", "guidance", "negative", "noise"))
-    with pytest.raises(UsageError, match=said) as caught:
-        as_seeds(given.get("seed", 0), len(as_prompts(given.get("prompts", "red"))))
-        check_settings(**values | {key: given[key] for key in values if key in given})
+    with pytest.raises(UsageError, match=message) as caught:
+        as_seeds(arguments.get("seed", 0), len(as_prompts(arguments.get("prompts", "red"))))
+        check_settings(**values | {key: arguments[key] for key in values if key in arguments})
     assert "\n" not in str(caught.value)
 
 
@@ -58,12 +58,12 @@ import sys
 import minit2i_deploy as m
 bundle = m.Bundle.open(sys.argv[1])
 with m.open_runtime(bundle, "fake") as runtime:
-    for given in (
+    for arguments in (
         {"prompts": 3}, {"guidance": "3"}, {"table": "x"}, {"noise": [[1]]}, {"seed": "7"},
         {"negative": 3},
     ):
         try:
-            m.generate(bundle, runtime, **{"prompts": "red", **given})
+            m.generate(bundle, runtime, **{"prompts": "red", **arguments})
         except m.UsageError as error:
             print(error)
 """
@@ -71,13 +71,13 @@ with m.open_runtime(bundle, "fake") as runtime:
 
 def test_generate_says_so_itself(tmp_path: Path) -> None:
     # In a process of its own, because here beartype would speak first.
-    words = [sys.executable, "-c", _CALLS, str(write_bundle(tmp_path / "b"))]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", _CALLS, str(write_bundle(tmp_path / "b"))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     names = [line.split()[0] for line in done.stdout.splitlines()]
     assert names == ["prompts", "guidance", "table", "noise", "seed", "negative"]
 
 
-def test_what_is_like_the_wanted_type_is_taken() -> None:
+def test_similar_types_are_accepted() -> None:
     mix = Mix(parts=(("red", 1.0), ("blue", 0.5)))
     assert as_prompts(mix) == [mix]
     assert as_prompts(text for text in ("a", "b")) == as_prompts(("a", "b")) == ["a", "b"]
@@ -90,5 +90,5 @@ def test_what_is_like_the_wanted_type_is_taken() -> None:
 
 @pytest.mark.parametrize("guidance", [1e300, -1e300, 3.5e38, float("inf"), float("nan")])
 def test_guidance_fits_float32(bundle: Bundle, guidance: float) -> None:
-    with pytest.raises(UsageError, match="a finite number is needed, in float32 too"):
+    with pytest.raises(UsageError, match="guidance must be finite in float32, got"):
         Request.of(bundle, "red", guidance=guidance)

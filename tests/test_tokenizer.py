@@ -88,10 +88,10 @@ def test_the_answer_does_not_depend_on_the_list(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "text"),
     [
-        ("a red circle", "a list of texts is needed"),
-        (["a", "b\0c"], "prompt 1 holds a NUL character at position 1"),
-        (["a", 7], "prompt 1 is int, but text is needed"),
-        ([b"a"], "prompt 0 is bytes"),
+        ("a red circle", "encode takes a list of texts, got one text"),
+        (["a", "b\0c"], "prompt 1 has a NUL character at position 1"),
+        (["a", 7], "prompt 1 must be a string, got int"),
+        ([b"a"], "prompt 0 must be a string, got bytes"),
         (["ab\udcff"], "prompt 0 is not valid Unicode at position 2"),
     ],
 )
@@ -105,7 +105,7 @@ def test_wrong_files_are_refused(folder: Path) -> None:
     path = folder / "tokenizer.json"
     whole = path.read_text(encoding="utf-8")
     path.write_text(whole.replace("</s>", "<end>"), encoding="utf-8")
-    with pytest.raises(BundleError, match="has no token </s>"):
+    with pytest.raises(BundleError, match="it has no token </s>"):
         Tokenizer.open(folder, 8)
     path.write_text(whole[:100], encoding="utf-8")
     with pytest.raises(BundleError, match="not a tokenizer"):
@@ -113,5 +113,5 @@ def test_wrong_files_are_refused(folder: Path) -> None:
     path.unlink()
     with pytest.raises(BundleError, match="cannot be read"):
         Tokenizer.open(folder, 8)
-    with pytest.raises(UsageError, match="prompt_length is 0"):
+    with pytest.raises(UsageError, match="prompt_length must be at least 1, got 0"):
         Tokenizer.open(folder, 0)

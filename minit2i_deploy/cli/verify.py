@@ -239,7 +239,7 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
     import numpy as np
 
     from minit2i_deploy.solvers.noise import standard_noise
-    from minit2i_deploy.text.conditioning import student_conditions, tokenise
+    from minit2i_deploy.text.conditioning import student_conditions, tokenize
 
     config = bundle.config
     image = (1, *config.image_shape)
@@ -250,7 +250,7 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
     told = student_conditions(bundle, table, guidance, None)
 
     def encode() -> np.ndarray:
-        ids = tokenise(bundle, ["a"])[0].ids[None]
+        ids = tokenize(bundle, ["a"])[0].ids[None]
         return runtime.encode(ids, np.ones_like(ids))
 
     def adapt() -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Prompts to the tokens that the denoiser takes: tokenise, encode, adapt."""
+"""Prompts to the denoiser's tokens: tokenize, encode, adapt."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from minit2i_deploy.text.encoder import SequenceEncoder
 from minit2i_deploy.text.prompts import Prompt, as_mix, common_shares
 from minit2i_deploy.tokenizer import Encoded
 
-# Above tokenise stand branch_tokens, Request.tokens, the loop's beginning and ``generate``; whoever
-# called that wrote the prompt.
-_PAINTERS_CALLER: Final = 6
+# Between tokenize and the line that has the prompt are branch_tokens, Request.tokens, frames and
+# generate or trajectory.
+_GENERATE_CALLER: Final = 6
 
 
 class Stopwatch:
@@ -52,16 +52,16 @@ def branch_tokens(
     timings: dict[str, float],
     conditions: Float32[np.ndarray, " 4"] | None = None,
 ) -> Float32[np.ndarray, "branches batch adapted hidden"]:
-    """Adapted tokens of every branch: those of the prompts' parts, then the other one.
+    """Adapted tokens of every branch: those of the prompts' parts, then the unconditional one.
 
     Args:
-        bundle: gives tokenizer and sizes.
+        bundle: source of tokenizer and sizes.
         runtime: runs encoder and adapter.
-        prompts: one for each picture, all with the same shares.
-        negative: prompt of the other branch; None is the unconditional branch (mask all zero).
-        guided: whether there is another branch at all.
+        prompts: one for each image, all with the same shares.
+        negative: prompt in place of the unconditional branch; None is a mask of zeros.
+        guided: whether there is an unconditional branch.
         timings: receives tokenise, encode and adapt in seconds.
-        conditions: float32 [4], what a few-step student is told, the same for every picture.
+        conditions: float32 [4], a few-step student's, the same for every image.
 
     Returns:
         float32 [parts or parts + 1, len(prompts), adapted tokens, hidden].
@@ -74,17 +74,17 @@ def branch_tokens(
     texts = [mix.texts[part] for part in range(num_parts) for mix in mixes]
     with Stopwatch(timings, "tokenise"):
         texts_and_negative = texts if negative is None else [*texts, negative]
-        encoded = tokenise(bundle, texts_and_negative, stacklevel=_PAINTERS_CALLER)
+        encoded = tokenize(bundle, texts_and_negative, stacklevel=_GENERATE_CALLER)
     with Stopwatch(timings, "encode"):
-        # What stands at padding never reaches the network.
+        # Values at padding never reach the network, because the adapter masks them.
         encoder = SequenceEncoder(bundle, runtime)
         context, mask = encoder.padded(encoded, bundle.config.prompt_length)
     if guided and negative is None:
         context = np.concatenate([context, np.zeros_like(context[:1])])
         mask = np.concatenate([mask, np.zeros_like(mask[:1])])
     with Stopwatch(timings, "adapt"):
-        told = None if conditions is None else np.tile(conditions, (len(context), 1))
-        adapted = runtime.adapt(context, mask, told)
+        repeated = None if conditions is None else np.tile(conditions, (len(context), 1))
+        adapted = runtime.adapt(context, mask, repeated)
     parts = adapted[: len(texts)].reshape(num_parts, len(mixes), *adapted.shape[1:])
     if not guided:
         return parts
@@ -94,7 +94,7 @@ def branch_tokens(
 def branch_weights(
     shares: Float64[np.ndarray, " parts"], guidance: Float32[np.ndarray, " sides"]
 ) -> Float32[np.ndarray, " branches"]:
-    """Weights of every branch in one row: the scale shared out over the parts, then the rest.
+    """Weights of every branch in one row: the scale split over the parts, then the rest.
 
     Args:
         shares: float64 [parts], sum 1.
@@ -109,13 +109,13 @@ def branch_weights(
 def student_conditions(
     bundle: Bundle, table: Table, omega: float, negative: str | None
 ) -> Float32[np.ndarray, " 4"] | None:
-    """What a few-step student is told; the same in every row, so its adapter runs once.
+    """Conditions of a few-step student; the same in every row, so its adapter runs once.
 
     Args:
-        bundle: says whether the model is a student.
-        table: gives h, t_min and t_max.
-        omega: guidance scale, in the place of the table's.
-        negative: the negative prompt, which a student has no branch for.
+        bundle: of a base model or a student.
+        table: source of h, t_min and t_max.
+        omega: guidance scale, in place of the table's.
+        negative: the negative prompt, for which a student has no branch.
 
     Returns:
         float32 [4], ``table.CONDITION_COLUMNS``; None for a base model.
@@ -127,35 +127,33 @@ def student_conditions(
     if (bundle.config.student is None) == table.is_conditioned:
         kind, solver = ("base model", "euler") if table.is_conditioned else ("student", "mean-flow")
         raise UsageError(
-            f"table {table.name} does not fit {bundle.path}, a {kind}; take one of solver {solver}"
+            f"table {table.name} does not fit {bundle.path}, a {kind}; use solver {solver}"
         )
     if not table.is_conditioned:
         return None
     if negative is not None:
-        raise UsageError(
-            "a few-step student runs one branch and takes no negative prompt; leave it out"
-        )
+        raise UsageError("a few-step student runs one branch and takes no negative prompt; omit it")
     if not 1.0 <= omega <= float(np.finfo(np.float32).max):
         raise UsageError(
-            f"guidance is {omega!r}, but a student is told 1 (none) or more, a float32 at most"
+            f"guidance of a student must be at least 1 (none) and a float32, got {omega!r}"
         )
-    told = table.conditions()
-    told[:, CONDITION_COLUMNS.index("omega")] = omega
-    if (told != told[0]).any():
+    conditions = table.conditions()
+    conditions[:, CONDITION_COLUMNS.index("omega")] = omega
+    if (conditions != conditions[0]).any():
         raise UsageError(
             f"table {table.name}: h, t_min and t_max change from row to row, but the text adapter "
-            "runs once a picture; take equal steps"
+            "runs once an image; use equal steps"
         )
-    return told[0].astype(np.float32)
+    return conditions[0].astype(np.float32)
 
 
-def tokenise(bundle: Bundle, texts: Sequence[str], *, stacklevel: int = 2) -> list[Encoded]:
-    """Tokenise and warn, once for each text that is cut.
+def tokenize(bundle: Bundle, texts: Sequence[str], *, stacklevel: int = 2) -> list[Encoded]:
+    """Tokenize, and warn once for each text that is truncated.
 
     Args:
-        bundle: gives the tokenizer.
+        bundle: source of the tokenizer.
         texts: any number.
-        stacklevel: whose line the warnings name: 1 this function's, 2 its caller's and so on.
+        stacklevel: the line that warnings name: 1 in this function, 2 in its caller and so on.
 
     Raises:
         UsageError: a text with a NUL character or broken Unicode.
@@ -166,7 +164,7 @@ def tokenise(bundle: Bundle, texts: Sequence[str], *, stacklevel: int = 2) -> li
 
 
 def warn_truncated(encoded: Sequence[Encoded], *, stacklevel: int = 2) -> None:
-    """Warn of each text that was cut; ``stacklevel`` as in ``tokenise``."""
+    """Warn of each truncated text; ``stacklevel`` as in ``tokenize``."""
     for item in encoded:
         if item.notice is not None:
             warnings.warn(item.notice, PromptTruncatedWarning, stacklevel=stacklevel)

@@ -1,4 +1,4 @@
-"""Text embeddings: the text encoder's output for any number of texts."""
+"""Embed texts: the text encoder's output for any number of them."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Embeddings:
     def pooled(self) -> Float32[np.ndarray, "n width"]:
         """Mean over each text's real tokens, scaled to length 1: float32 [n, width].
 
-        Summed in float64, each text for itself, so that neither padding nor what else is in the
-        batch changes a bit.
+        Summed in float64, each text alone, so that neither padding nor the rest of the batch
+        changes a bit.
         """
         pairs = zip(self.values, self.mask, strict=True)
-        return np.stack([pool(row[mask > 0]) for row, mask in pairs])
+        return np.stack([pool(sequence[mask > 0]) for sequence, mask in pairs])
 
 
 def embed(
@@ -49,15 +49,15 @@ def embed(
     *,
     batch_size: int = BATCH_SIZE,
 ) -> Embeddings:
-    """Embed texts, in batches of similar length, returned in the order they came.
+    """Embed texts, in batches of similar length, and return them in their order.
 
-    A text that comes several times is encoded once, and not at all where the runtime has just
-    encoded it for something else. For more texts than fit in memory take ``embed_stream``.
+    A repeated text is encoded once, and not at all if it is in the runtime's cache. For more
+    texts than fit in memory use ``embed_stream``.
 
     Args:
         bundle: what to run.
         runtime: an open runtime of that bundle.
-        texts: one text or several; too long ones are cut with a PromptTruncatedWarning.
+        texts: one text or several; long ones are truncated with a PromptTruncatedWarning.
         batch_size: most texts the encoder sees at once.
 
     Raises:
@@ -66,7 +66,7 @@ def embed(
     """
     items = [texts] if isinstance(texts, str) else list(texts)
     if not items:
-        raise UsageError("0 texts came; give at least one (it may be empty)")
+        raise UsageError("expected at least one text (it may be empty), got none")
     return _embedded(SequenceEncoder(bundle, runtime, batch_size=batch_size), items)
 
 
@@ -78,26 +78,26 @@ def embed_stream(
     batch_size: int = BATCH_SIZE,
     window: int = WINDOW,
 ) -> Iterator[Embeddings]:
-    """Embed any number of texts in the order they come, with memory for one window of them.
+    """Embed any number of texts in their order, with memory for one window of them.
 
     Args:
         bundle: what to run.
         runtime: an open runtime of that bundle.
-        texts: as in ``embed``; taken one window at a time.
+        texts: as in ``embed``; read one window at a time.
         batch_size: as in ``embed``.
-        window: texts that are sorted by length, encoded and yielded together.
+        window: number of texts that are sorted by length, encoded and yielded together.
 
     Yields:
         the embeddings of the next ``window`` texts, padded to the longest among them.
 
     Raises:
-        UsageError: a batch size or a window below 1; none is raised for no text.
+        UsageError: a batch size or a window below 1. No text is not an error.
         RuntimeFailure: the engine failed.
     """
     if isinstance(texts, str):
-        raise UsageError("one text came, but embed_stream takes several; write [text]")
+        raise UsageError("embed_stream takes several texts, got one; write [text]")
     if window < 1:
-        raise UsageError(f"window {window} came; at least 1 is needed")
+        raise UsageError(f"window must be at least 1, got {window}")
     return _windows(SequenceEncoder(bundle, runtime, batch_size=batch_size), iter(texts), window)
 
 

@@ -1,4 +1,4 @@
-"""A file of texts to a file of embeddings: window by window, in bounded memory, resumable."""
+"""Embed a file of texts into a file: window by window, in bounded memory, resumable."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from minit2i_deploy.text.encoder import SequenceEncoder
 from minit2i_deploy.text.text_lines import Line, TextSource
 
 PROGRESS_FILE: Final = "progress.json"
-# Of the lines that were left out or cut, so many are told; all are counted.
+# Of skipped lines and truncated texts, the first so many are reported; all are counted.
 MAX_REPORTED: Final = 20
 _VERSION: Final = 1
 
 
 @dataclass(kw_only=True, slots=True)
 class JobState:
-    """How far a job is; what the progress file holds.
+    """Progress of a job, as the progress file has it.
 
     Args:
-        job: what must be the same for the job to go on.
-        num_lines, num_bytes, sha256: of what has been read of the texts.
-        num_parts, num_texts: of what has been written.
+        job: settings that must be the same to resume it.
+        num_lines, num_bytes, sha256: of the part of the texts that has been read.
+        num_parts, num_texts: written so far.
         longest: tokens of the longest text so far.
         width: of a token; 0 before the first part.
-        num_skipped: lines that hold no text.
+        num_skipped: lines without a text.
         skipped: number and problem of the first of them.
-        num_cut: texts that were longer than the model takes.
+        num_cut: texts that were truncated.
     """
 
     job: dict[str, Any]
@@ -57,15 +57,15 @@ class JobState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What a finished job did.
+    """The outcome of a finished job.
 
     Args:
-        shapes: names and shapes of what was written.
-        num_texts: rows written.
-        num_resumed: rows that an earlier, interrupted run had left.
-        num_skipped: lines that hold no text.
+        shapes: names and shapes of the arrays that were written.
+        num_texts: texts that were embedded.
+        num_resumed: of those, texts of an earlier, interrupted run.
+        num_skipped: lines without a text.
         skipped: number and problem of the first MAX_REPORTED of them.
-        num_cut: texts that were longer than the model takes.
+        num_cut: texts that were truncated.
     """
 
     shapes: dict[str, list[int]]
@@ -77,7 +77,7 @@ class Report:
 
 
 def parts_folder(target: Path) -> Path:
-    """Where the parts of an unfinished file stand: beside it, removed at the end."""
+    """The folder with the parts of an unfinished file: beside it, removed at the end."""
     return target.with_name(f"{target.name}.parts")
 
 
@@ -92,30 +92,30 @@ def embed_lines(
     window: int = WINDOW,
     on_part: Callable[[JobState], None] | None = None,
 ) -> Report:
-    """Embed every text of a source and write one file; lines without a text are left out.
+    """Embed every text of a source and write one file; lines without a text are skipped.
 
     Args:
-        encoder: encodes; its cache lasts for the whole job.
+        encoder: its cache lasts for the job.
         source: at its start.
-        target: file to write, of a suffix in ``embed_output.SUFFIXES``.
-        contents: what the file is to hold.
-        job: plain values that say what is embedded and how. Rows of an interrupted run are taken
-            up if its values were the same and the source begins with what that run had read.
-        resumable: keep the rows when this run is interrupted.
-        window: texts that are sorted by length, encoded and kept together.
+        target: file to write, of a suffix in ``embedding_files.SUFFIXES``.
+        contents: the arrays to write.
+        job: plain values that identify the texts and the settings. An interrupted run is resumed
+            if its values were the same and the source begins with the lines it had read.
+        resumable: whether to keep the parts when this run is interrupted.
+        window: number of texts that are sorted by length, encoded and saved together.
         on_part: called after each window.
 
     Raises:
-        UsageError: all lines are blank, the rows of another job stand there, or the folder may
-            not be written.
-        Minit2iError: lines came and none holds a text, or the disk failed or is full.
+        UsageError: all lines are blank, the folder has parts of another job, or it is not
+            writable.
+        Minit2iError: no line has a text, or the disk failed or is full.
         RuntimeFailure: the engine failed.
     """
     if window < 1:
-        raise UsageError(f"window {window} came; at least 1 is needed")
+        raise UsageError(f"window must be at least 1, got {window}")
     folder = parts_folder(target)
     progress = _open(folder, {**job, **asdict(contents), "version": _VERSION}, resumable)
-    _take_up(folder, source, progress)
+    _resume(folder, source, progress)
     num_resumed = progress.num_texts
     try:
         lines = iter(source)
@@ -144,20 +144,20 @@ def embed_lines(
 def make_part(
     encoder: SequenceEncoder, items: Sequence[Line], contents: Contents
 ) -> tuple[Part, list[tuple[int, str]]]:
-    """Encode lines that hold texts.
+    """Encode lines that have a text.
 
     Returns:
-        the part, and number and notice of every text that was cut.
+        the part, and line number and notice of every truncated text.
     """
     texts = [item.text or "" for item in items]
     encoded = encoder.tokenizer.encode(texts)
-    rows: list[np.ndarray | None] = [None] * len(encoded)
+    sequences: list[np.ndarray | None] = [None] * len(encoded)
     pooled: list[np.ndarray | None] = [None] * len(encoded)
-    for position, row in encoder.rows(encoded):
-        rows[position] = row if contents.tokens else row[:0]
-        pooled[position] = pool(row) if contents.pooled else None
+    for position, sequence in encoder.sequences(encoded):
+        sequences[position] = sequence if contents.tokens else sequence[:0]
+        pooled[position] = pool(sequence) if contents.pooled else None
     part = Part(
-        tokens=np.concatenate([row for row in rows if row is not None]),
+        tokens=np.concatenate([sequence for sequence in sequences if sequence is not None]),
         lengths=np.array([len(item.ids) for item in encoded], dtype=np.int64),
         lines=np.array([item.number for item in items], dtype=np.int64),
         pooled=np.stack([p for p in pooled if p is not None]) if contents.pooled else None,
@@ -168,26 +168,26 @@ def make_part(
 
 
 def _open(folder: Path, job: dict[str, Any], resumable: bool) -> JobState:
-    """The progress of the same job that was interrupted, or of a new one."""
+    """The state of the same job that was interrupted, or of a new one."""
     path = folder / PROGRESS_FILE
     if folder.exists():
-        found = _read_progress(path)
-        differing = sorted(k for k in {*job, *found.job} if job.get(k) != found.job.get(k))
+        stored = _read_progress(path)
+        differing = sorted(k for k in {*job, *stored.job} if job.get(k) != stored.job.get(k))
         if differing:
             raise UsageError(
-                f"{folder}: holds rows of another run (other {', '.join(differing)}); delete it "
-                "or write to another file"
+                f"{folder}: has parts of another run (different {', '.join(differing)}); delete "
+                "it or write to another file"
             )
         if resumable:
-            return found
-        # What a kill left of a run that could not be gone on with.
+            return stored
+        # The parts of a killed run that was not resumable.
         shutil.rmtree(folder)
     progress = JobState(job=job)
     try:
         folder.mkdir()
     except OSError as error:
         raise UsageError(
-            f"{folder}: cannot be made ({error.strerror}); name a folder you can write"
+            f"{folder}: cannot be created ({error.strerror}); choose a writable folder"
         ) from error
     _write_progress(folder, progress)
     return progress
@@ -200,8 +200,8 @@ def _read_progress(path: Path) -> JobState:
         return JobState(**values, skipped=skipped)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{path}: cannot be read, so what stands there cannot be gone on with; delete "
-            f"{path.parent} or write to another file"
+            f"{path}: cannot be read, so the run cannot be resumed; delete {path.parent} or write "
+            "to another file"
         ) from error
 
 
@@ -209,13 +209,13 @@ def _write_progress(folder: Path, progress: JobState) -> None:
     atomic_write_text(folder / PROGRESS_FILE, json.dumps(asdict(progress), indent=2) + "\n")
 
 
-def _take_up(folder: Path, source: TextSource, progress: JobState) -> None:
+def _resume(folder: Path, source: TextSource, progress: JobState) -> None:
     if not progress.num_lines:
         return
     if not source.skip(progress.num_lines) or source.sha256 != progress.sha256:
         raise UsageError(
-            f"{folder}: holds rows of an earlier run, but the first {progress.num_lines} lines of "
-            "the texts have changed since; delete it or write to another file"
+            f"{folder}: has parts of an earlier run, but the first {progress.num_lines} lines of "
+            "the texts have changed; delete it or write to another file"
         )
 
 
@@ -234,7 +234,7 @@ def _add_part(
     if good:
         part, cut = make_part(encoder, good, contents)
         part.save(folder / _part_name(progress.num_parts))
-        _warn_of_cuts(cut, progress.num_cut)
+        _warn_truncated(cut, progress.num_cut)
         progress.num_cut += len(cut)
         progress.num_parts += 1
         progress.num_texts += len(part)
@@ -242,11 +242,11 @@ def _add_part(
         progress.width = part.tokens.shape[1]
     progress.num_lines, progress.num_bytes = source.num_lines, source.num_bytes
     progress.sha256 = source.sha256
-    # Last, so that a part counts only once all of it is on disk.
+    # Last, so that a part counts only once it is complete on disk.
     _write_progress(folder, progress)
 
 
-def _warn_of_cuts(cut: Sequence[tuple[int, str]], num_before: int) -> None:
+def _warn_truncated(cut: Sequence[tuple[int, str]], num_before: int) -> None:
     for line, notice in cut[: max(0, MAX_REPORTED - num_before)]:
         warnings.warn(f"line {line}: {notice}", PromptTruncatedWarning, stacklevel=2)
 
@@ -256,7 +256,7 @@ def _finish(
 ) -> dict[str, list[int]]:
     if not progress.num_parts:
         shutil.rmtree(folder, ignore_errors=True)
-        raise _nothing(progress)
+        raise _no_text_error(progress)
 
     def parts() -> Iterator[Part]:
         for index in range(progress.num_parts):
@@ -266,14 +266,14 @@ def _finish(
     return write_parts(target, parts, sizes, contents)
 
 
-def _nothing(progress: JobState) -> Minit2iError:
+def _no_text_error(progress: JobState) -> Minit2iError:
     if not progress.skipped:
         return UsageError(
-            f"no text came in {progress.num_lines} lines; write one a line; nothing was written"
+            f"no text in {progress.num_lines} lines; write one a line; nothing was written"
         )
     number, problem = progress.skipped[0]
     return Minit2iError(
-        f"no text came in {progress.num_lines} lines; line {number}: {problem}; mend the lines; "
+        f"no text in {progress.num_lines} lines; line {number}: {problem}; correct the lines; "
         "nothing was written"
     )
 

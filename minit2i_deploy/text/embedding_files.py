@@ -1,4 +1,4 @@
-"""Parts to one file: .npz and .npy, written row by row, so memory does not grow with the texts."""
+"""Write parts to one .npz or .npy file, text by text, so memory does not grow with the texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIXES: Final = (".npz", ".npy", ".parquet")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
-    """What a file of embeddings is to hold.
+    """The arrays in a file of embeddings.
 
     Args:
         tokens: the texts' tokens and their mask.
@@ -37,7 +37,7 @@ class Contents:
 
     def __post_init__(self) -> None:
         if not (self.tokens or self.pooled):
-            raise UsageError("nothing to write came; ask for tokens, pooled vectors or both")
+            raise UsageError("nothing to write; choose tokens, pooled vectors or both")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,14 +50,14 @@ class Sizes:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a kind of file that is not written here, and one whose library is missing.
+    """Refuse a file format that is not supported, or whose library is missing.
 
     Raises:
         UsageError: another suffix.
         MissingDependencyError: parquet without pyarrow.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: only {', '.join(SUFFIXES)} files are written here; name one")
+        raise UsageError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
     if path.suffix.lower() == ".parquet":
         require("pyarrow.parquet", "parquet")
 
@@ -65,22 +65,22 @@ def check_suffix(path: Path) -> None:
 def write_parts(
     path: Path, parts: Callable[[], Iterator[Part]], sizes: Sizes, contents: Contents
 ) -> dict[str, list[int]]:
-    """Write all parts as one file, whole or not at all.
+    """Write all parts as one file, complete or not at all.
 
-    A .npy file holds one array: values, or pooled where no tokens are wanted. The others go beside
-    it as NAME.mask.npy, NAME.pooled.npy and NAME.line.npy.
+    A .npy file has one array: values, or pooled without tokens. The others are written beside it
+    as NAME.mask.npy, NAME.pooled.npy and NAME.line.npy.
 
     Args:
-        path: where to; its suffix says what kind.
-        parts: gives the parts from the first on, as often as it is called.
+        path: output; its suffix is the format.
+        parts: iterates over the parts from the first on, at every call.
         sizes: of all parts together.
-        contents: what to write.
+        contents: the arrays to write.
 
     Returns:
-        names and shapes of what is there.
+        names and shapes of the arrays.
 
     Raises:
-        UsageError: the folder may not be written.
+        UsageError: the folder is not writable.
         Minit2iError: the disk failed or is full.
         MissingDependencyError: parquet without pyarrow.
     """
@@ -95,7 +95,7 @@ def write_parts(
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                     _write_array(cast(BinaryIO, stream), name, shape, parts())
     else:
-        # The one that was named comes last, so that where it is, all are.
+        # The named file is written last, so that it exists only when all others do.
         for name in reversed(shapes):
             with atomic_file(npy_path(path, name, shapes)) as partial:
                 with open(partial, "wb") as stream:
@@ -104,7 +104,7 @@ def write_parts(
 
 
 def npy_path(path: Path, name: str, shapes: dict[str, tuple[int, ...]]) -> Path:
-    """The .npy file that an array goes to: the first one to the file that was named."""
+    """The .npy file of an array: the named file for the first one, one beside it for the others."""
     return path if name == next(iter(shapes)) else path.with_suffix(f".{name}{path.suffix}")
 
 
@@ -133,9 +133,9 @@ def _write_array(
 
 def _chunks(name: str, shape: tuple[int, ...], part: Part) -> Iterator[np.ndarray]:
     if name == "values":
-        for row in part.rows():
-            yield row
-            yield np.zeros((shape[1] - len(row), shape[2]), np.float32)
+        for sequence in part.sequences():
+            yield sequence
+            yield np.zeros((shape[1] - len(sequence), shape[2]), np.float32)
     elif name == "mask":
         yield np.arange(shape[1])[None] < part.lengths[:, None]
     elif name == "pooled":

@@ -1,4 +1,4 @@
-"""Parts to a Parquet file, one row a text and one row group a part."""
+"""Write parts to a Parquet file: one record a text, one row group a part."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from minit2i_deploy.text.embedding_parts import Part
 def write_parquet(
     path: Path, parts: Iterator[Part], width: int, with_tokens: bool, with_pooled: bool
 ) -> None:
-    """Write columns line, text, and as wanted values and mask, and pooled.
+    """Write columns line and text, and optionally values, mask and pooled.
 
-    Nothing is padded: values has a text's own number of tokens, and mask is 1 throughout.
+    Nothing is padded: values has as many tokens as the text, and mask is all ones.
 
     Raises:
         MissingDependencyError: pyarrow is not installed.

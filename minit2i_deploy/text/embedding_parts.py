@@ -1,4 +1,4 @@
-"""Embeddings of a few hundred texts without padding, in memory and as a file."""
+"""One part of an embedding job: a few hundred texts without padding, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from minit2i_deploy.io.files import atomic_write_bytes
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Part:
-    """Rows of several texts, one after the other.
+    """Sequences of several texts, concatenated.
 
     Args:
-        tokens: float32 [tokens of all texts, width]; no rows where only pooled ones are wanted.
+        tokens: float32 [tokens of all texts, width]; empty for pooled vectors only.
         lengths: int64 [n], tokens of each text.
         lines: int64 [n], number of each text's line in its file, from 1.
         pooled: float32 [n, width], mean over each text's tokens, of length 1; or None.
@@ -36,7 +36,7 @@ class Part:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def rows(self) -> Iterator[Float32[np.ndarray, "tokens width"]]:
+    def sequences(self) -> Iterator[Float32[np.ndarray, "tokens width"]]:
         """Each text's tokens: float32 [tokens, width]."""
         end = 0
         for length in self.lengths:
@@ -44,10 +44,10 @@ class Part:
             yield self.tokens[begin:end]
 
     def save(self, path: Path) -> None:
-        """Write the part, whole or not at all.
+        """Write the part, complete or not at all.
 
         Raises:
-            UsageError: the folder may not be written.
+            UsageError: the folder is not writable.
             Minit2iError: the disk failed or is full.
         """
         buffer = io.BytesIO()
@@ -63,7 +63,7 @@ class Part:
         """Read what ``save`` wrote.
 
         Raises:
-            Minit2iError: the file is missing or damaged.
+            Minit2iError: the file is missing or corrupt.
         """
         try:
             with np.load(path) as stored:
@@ -80,7 +80,7 @@ class Part:
             ) from error
 
 
-def pool(row: Float32[np.ndarray, "tokens width"]) -> Float32[np.ndarray, " width"]:
+def pool(sequence: Float32[np.ndarray, "tokens width"]) -> Float32[np.ndarray, " width"]:
     """Mean over a text's tokens, scaled to length 1: float32 [width], summed in float64."""
-    mean = row.mean(axis=0, dtype=np.float64)
+    mean = sequence.mean(axis=0, dtype=np.float64)
     return (mean / np.linalg.norm(mean)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Token ids to the text encoder's rows: batches of like length, each distinct text encoded once."""
+"""Token ids to encoded sequences: batches of similar length, each distinct text encoded once."""
 
 from __future__ import annotations
 
@@ -23,59 +23,59 @@ CACHE_BYTES: Final = 8 * 2**20
 
 
 class SequenceCache:
-    """The rows used last, by token ids, up to a number of bytes. Threads may share it."""
+    """The most recently used sequences by token ids, up to a number of bytes; thread-safe."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
         self._lock = threading.Lock()
-        self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._sequences: OrderedDict[bytes, np.ndarray] = OrderedDict()
 
     def get(self, key: bytes) -> np.ndarray | None:
-        """The row, float32 [tokens, width], which is now the last used; None if it is not kept."""
+        """The sequence, float32 [tokens, width], or None; it becomes the most recently used."""
         with self._lock:
-            row = self._rows.get(key)
-            if row is not None:
-                self._rows.move_to_end(key)
-            return row
+            sequence = self._sequences.get(key)
+            if sequence is not None:
+                self._sequences.move_to_end(key)
+            return sequence
 
-    def put(self, key: bytes, row: np.ndarray) -> None:
-        """Keep a copy of a new row, and drop those used longest ago until all fit.
+    def put(self, key: bytes, sequence: np.ndarray) -> None:
+        """Store a copy of a sequence, and drop the least recently used ones until all fit.
 
         Args:
             key: bytes of its token ids.
-            row: float32 [tokens, width].
+            sequence: float32 [tokens, width].
         """
         with self._lock:
-            # Another thread may have kept the same row meanwhile.
-            replaced = self._rows.pop(key, None)
+            # Another thread may have stored the same sequence meanwhile.
+            replaced = self._sequences.pop(key, None)
             self.num_bytes -= 0 if replaced is None else replaced.nbytes
-            # A view would hold the whole batch that it was cut from.
-            self._rows[key] = row.copy()
-            self.num_bytes += row.nbytes
+            # A view would keep the batch that it is a part of in memory.
+            self._sequences[key] = sequence.copy()
+            self.num_bytes += sequence.nbytes
             while self.num_bytes > self.max_bytes:
-                _, dropped = self._rows.popitem(last=False)
+                _, dropped = self._sequences.popitem(last=False)
                 self.num_bytes -= dropped.nbytes
 
 
-# What a runtime has encoded, kept as long as the runtime is: painting again with the same prompt
-# does not run the encoder again.
+# The sequences that a runtime has encoded, as long as the runtime lives: generating again with the
+# same prompt does not run the encoder again.
 _caches: WeakKeyDictionary[Runtime, SequenceCache] = WeakKeyDictionary()
 
 
 class SequenceEncoder:
-    """The one way from token ids to the text encoder's rows, for painting and for embedding.
+    """Token ids to encoded sequences, for generating and for embedding.
 
     Args:
-        bundle: gives the tokenizer.
+        bundle: source of the tokenizer.
         runtime: an open runtime of that bundle.
-        batch_size: most texts the encoder sees at once.
-        cache_bytes: most bytes of rows to keep for texts that come again, 0 keeps none; None
-            shares the runtime's own cache of CACHE_BYTES with every other caller.
+        batch_size: most texts in one call of the encoder.
+        cache_bytes: most bytes of sequences to cache for repeated texts, 0 for no cache; None
+            shares the runtime's cache of CACHE_BYTES with every other caller.
 
     Raises:
         UsageError: a batch size below 1, or a runtime of another bundle.
         RuntimeFailure: the runtime is closed.
-        BundleError: the tokenizer is damaged.
+        BundleError: the tokenizer is corrupt.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class SequenceEncoder:
         cache_bytes: int | None = None,
     ) -> None:
         if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size} came; at least 1 is needed")
+            raise UsageError(f"batch_size must be at least 1, got {batch_size}")
         require_same_bundle(bundle, runtime)
         self.batch_size = batch_size
         self.tokenizer = bundle.tokenizer()
@@ -97,48 +97,48 @@ class SequenceEncoder:
         else:
             self._cache = SequenceCache(cache_bytes)
 
-    def rows(
+    def sequences(
         self, encoded: Sequence[Encoded]
     ) -> Iterator[tuple[int, Float32[np.ndarray, "tokens width"]]]:
-        """Encode texts, each distinct one once, in batches of like length.
+        """Encode texts, each distinct one once, in batches of similar length.
 
         Args:
-            encoded: tokenised texts.
+            encoded: tokenized texts.
 
         Yields:
-            position in ``encoded`` and its row: float32 [tokens, width], real tokens only, not to
-            be written to. Every position comes once, in the order of the batches.
+            position in ``encoded`` and its sequence: float32 [tokens, width], real tokens only,
+            read-only by contract. Every position comes once, in the order of the batches.
 
         Raises:
             RuntimeFailure: the engine failed.
         """
-        places: dict[bytes, list[int]] = {}
+        positions_of: dict[bytes, list[int]] = {}
         for position, item in enumerate(encoded):
-            places.setdefault(item.ids.tobytes(), []).append(position)
+            positions_of.setdefault(item.ids.tobytes(), []).append(position)
         missing = []
-        for key, positions in places.items():
-            row = self._cache.get(key)
-            if row is None:
+        for key, positions in positions_of.items():
+            cached = self._cache.get(key)
+            if cached is None:
                 missing.append((key, encoded[positions[0]].ids))
             else:
-                yield from ((position, row) for position in positions)
+                yield from ((position, cached) for position in positions)
         missing.sort(key=lambda item: len(item[1]))
         for start in range(0, len(missing), self.batch_size):
             batch = missing[start : start + self.batch_size]
             values = self._encode([ids for _, ids in batch])
-            for (key, ids), row in zip(batch, values, strict=True):
-                real = row[: len(ids)]
-                self._cache.put(key, real)
-                yield from ((position, real) for position in places[key])
+            for (key, ids), padded in zip(batch, values, strict=True):
+                sequence = padded[: len(ids)]
+                self._cache.put(key, sequence)
+                yield from ((position, sequence) for position in positions_of[key])
 
     def padded(
         self, encoded: Sequence[Encoded], length: int
     ) -> tuple[Float32[np.ndarray, "n length width"], Int64[np.ndarray, "n length"]]:
-        """All rows as one array, in the order of the texts.
+        """All sequences as one array, in the order of the texts.
 
         Args:
-            encoded: tokenised texts, at least one.
-            length: places for each, as many as the longest has tokens or more.
+            encoded: tokenized texts, at least one.
+            length: tokens of each sequence with its padding, at least the longest one's.
 
         Returns:
             values: float32 [n, length, width], zero at padding; mask: int64 [n, length], 1 at real
@@ -149,10 +149,11 @@ class SequenceEncoder:
         """
         mask = np.zeros((len(encoded), length), dtype=np.int64)
         values = np.zeros((0, length, 0), dtype=np.float32)
-        for position, row in self.rows(encoded):
+        for position, sequence in self.sequences(encoded):
             if not values.size:
-                values = np.zeros((*mask.shape, row.shape[1]), dtype=np.float32)
-            values[position, : len(row)], mask[position, : len(row)] = row, 1
+                values = np.zeros((*mask.shape, sequence.shape[1]), dtype=np.float32)
+            values[position, : len(sequence)] = sequence
+            mask[position, : len(sequence)] = 1
         return values, mask
 
     def _encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
@@ -160,26 +161,25 @@ class SequenceEncoder:
         longest = max(len(ids) for ids in batch)
         ids = np.full((len(batch), longest), self.tokenizer.pad_id, dtype=np.int64)
         mask = np.zeros((len(batch), longest), dtype=np.int64)
-        for row, item in enumerate(batch):
-            ids[row, : len(item)] = item
-            mask[row, : len(item)] = 1
+        for position, item in enumerate(batch):
+            ids[position, : len(item)] = item
+            mask[position, : len(item)] = 1
         return self._runtime.encode(ids, mask)
 
 
 def encode_ahead(bundle: Bundle, runtime: Runtime, texts: Sequence[str]) -> None:
-    """Encode texts, each alone, into the runtime's cache, for what is painted later.
+    """Encode texts, each alone, into the runtime's cache, for images generated later.
 
     Args:
-        bundle: gives the tokenizer.
+        bundle: source of the tokenizer.
         runtime: an open runtime of that bundle.
-        texts: any number; those that the cache has no room for are encoded again when they are
-            painted.
+        texts: any number; texts that do not fit in the cache are encoded again later.
 
     Raises:
         UsageError: a text with a NUL character or broken Unicode.
         RuntimeFailure: the engine failed.
     """
-    # One by one, so that the last bits of a row do not depend on the texts beside it.
+    # One by one, so that the last bits of a sequence do not depend on the other texts.
     encoder = SequenceEncoder(bundle, runtime, batch_size=1)
-    for _ in encoder.rows(encoder.tokenizer.encode(texts)):
+    for _ in encoder.sequences(encoder.tokenizer.encode(texts)):
         pass

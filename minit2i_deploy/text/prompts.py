@@ -1,4 +1,4 @@
-"""What a picture is painted from: one text, or a weighted mix of several."""
+"""Prompts: one text, or a weighted mix of several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minit2i_deploy.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mix:
-    """Several texts that paint one picture together.
+    """Several texts that generate one image together.
 
     Each text is a branch of its own. The branches' estimates of the clean image are summed by
     weight, and the sum stands where a single prompt's estimate would.
@@ -33,16 +33,16 @@ class Mix:
             parts = tuple((text, float(weight)) for text, weight in self.parts)
         except (TypeError, ValueError) as error:
             raise UsageError(
-                f"mix is {self.parts!r}, but pairs of a text and a number are needed"
+                f"mix must be pairs of a text and a number, got {self.parts!r}"
             ) from error
         object.__setattr__(self, "parts", parts)
         if not parts:
-            raise UsageError("a mix of no texts came; give at least one")
+            raise UsageError("a mix must have at least one text, got none")
         # The graph takes float32, where a larger share would become infinity; NaN fails too.
         if not (np.abs(self.shares()) <= np.finfo(np.float32).max).all():
             raise UsageError(
-                f"mix weights are {[weight for _, weight in parts]}, but finite numbers with a "
-                "sum that is not 0 are needed"
+                "mix weights must be finite numbers whose sum is not 0, got "
+                f"{[weight for _, weight in parts]}"
             )
 
     @property
@@ -67,16 +67,16 @@ def as_mix(prompt: Prompt) -> Mix:
 
 
 def common_shares(prompts: Sequence[Prompt]) -> Float64[np.ndarray, " parts"]:
-    """The shares that all prompts have: float64 [parts].
+    """The shares of all prompts: float64 [parts].
 
     Raises:
-        UsageError: they differ; pictures that are painted at once have one weight a branch.
+        UsageError: they differ; images that are generated at once share the branches' weights.
     """
     shares = [as_mix(prompt).shares() for prompt in prompts]
     for index, other in enumerate(shares):
         if other.tolist() != shares[0].tolist():
             raise UsageError(
                 f"prompt {index} has weights {other.tolist()}, but prompt 0 has "
-                f"{shares[0].tolist()}; paint prompts of other weights in a call of their own"
+                f"{shares[0].tolist()}; generate prompts of other weights in another call"
             )
     return shares[0]

@@ -1,4 +1,4 @@
-"""Texts from lines of bytes, plain or JSON; a line that cannot be read is named, not fatal."""
+"""Read texts from lines of bytes, plain or JSON; invalid lines are reported, not fatal."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import BinaryIO, Final
 from minit2i_deploy.errors import UsageError
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-# Far over any prompt, and what keeps one endless line from filling the memory.
+# Far longer than any prompt; keeps one endless line from filling the memory.
 MAX_LINE_BYTES: Final = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One line that holds a text, or should.
+    """One line that is not blank.
 
     Args:
         number: from 1, blank lines counted.
-        text: what it says, or None.
-        problem: why there is no text, or None.
+        text: its text, or None.
+        problem: why it has no text, or None.
     """
 
     number: int
@@ -32,11 +32,11 @@ class Line:
 
 
 class TextSource:
-    """The texts of a stream, and how far it has been read.
+    """The texts of a stream, and its position.
 
     Args:
         stream: open for reading bytes.
-        field: name of the text in each line's JSON object; None takes lines as they are.
+        field: name of the text in each line's JSON object; None for plain lines.
     """
 
     def __init__(self, stream: BinaryIO, field: str | None = None) -> None:
@@ -52,34 +52,34 @@ class TextSource:
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[Line]:
-        """The lines that are not blank, from where the last reading stopped."""
-        while (data := self._next()) is not None:
+        """The lines that are not blank, from the current position on."""
+        while (data := self._next_line()) is not None:
             if data.strip():
-                yield self._read(data)
+                yield self._parse(data)
 
     def skip(self, num_lines: int) -> bool:
-        """Pass over so many lines; False where the stream ends before."""
-        return all(self._next() is not None for _ in range(num_lines))
+        """Skip lines; False where the stream ends before."""
+        return all(self._next_line() is not None for _ in range(num_lines))
 
-    def _next(self) -> bytes | None:
-        """The next line; more than MAX_LINE_BYTES of it are read, and not returned."""
-        data = kept = self._take()
+    def _next_line(self) -> bytes | None:
+        """The next line; of a longer one than MAX_LINE_BYTES the first MAX_LINE_BYTES + 1."""
+        data = line = self._read_piece()
         while len(data) > MAX_LINE_BYTES and not data.endswith(b"\n"):
-            data = self._take()
-        if not kept:
+            data = self._read_piece()
+        if not line:
             return None
         if self.num_lines == 0:
-            kept = kept.removeprefix(_BYTE_ORDER_MARK)
+            line = line.removeprefix(_BYTE_ORDER_MARK)
         self.num_lines += 1
-        return kept
+        return line
 
-    def _take(self) -> bytes:
+    def _read_piece(self) -> bytes:
         data = self._stream.readline(MAX_LINE_BYTES + 1)
         self._hash.update(data)
         self.num_bytes += len(data)
         return data
 
-    def _read(self, data: bytes) -> Line:
+    def _parse(self, data: bytes) -> Line:
         number = self.num_lines
         try:
             return Line(number=number, text=_text(data, self.field))
@@ -88,10 +88,10 @@ class TextSource:
 
 
 def read_prompt_lines(path: Path) -> list[str]:
-    """The prompts of a UTF-8 text file, one a line; blank lines are left out.
+    """The prompts of a UTF-8 text file, one a line; blank lines are skipped.
 
     Raises:
-        UsageError: the file cannot be read, or a line of it is no text.
+        UsageError: the file cannot be read, or a line of it is not a text.
     """
     try:
         with path.open("rb") as stream:
@@ -110,7 +110,7 @@ def _text(data: bytes, field: str | None) -> str:
     """The text of one line.
 
     Raises:
-        ValueError: there is none; says why.
+        ValueError: there is none; the message says why.
     """
     if len(data) > MAX_LINE_BYTES:
         raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
@@ -122,7 +122,7 @@ def _text(data: bytes, field: str | None) -> str:
     if "\0" in text:
         raise ValueError(f"a NUL character at position {text.index(chr(0))}")
     try:
-        # JSON may spell half of a surrogate pair, which no encoding can write.
+        # JSON may have half of a surrogate pair, which no encoding can write.
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"not valid Unicode at position {error.start}") from error
@@ -133,7 +133,7 @@ def _member(line: str, field: str) -> str:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "nested too deep")
+        reason = getattr(error, "msg", "nested too deeply")
         raise ValueError(f"not JSON ({reason})") from error
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
@@ -141,5 +141,5 @@ def _member(line: str, field: str) -> str:
         raise ValueError(f"no field {field!r}")
     text = value[field]
     if not isinstance(text, str):
-        raise ValueError(f"field {field!r} is not a text")
+        raise ValueError(f"field {field!r} is not a string")
     return text

@@ -161,7 +161,7 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
         (["--guidance", "nan"], "guidance must be finite"),
         (["--noise", "none.npy"], "none.npy: cannot be read"),
         (["--noise", "b/manifest.json"], "not a .npy file"),
-        (["--noise", "small.npy"], "noise is float32 [1, 3, 2, 2]"),
+        (["--noise", "small.npy"], "got float32 [1, 3, 2, 2]"),
         (
             ["--noise", "double.npy"],
             "double.npy: expected float32 [3, H, W] or [images, 3, H, W], got float64 [3",
@@ -198,7 +198,7 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
         (["--batch", "0"], "--batch: expected at least 1, got 0"),
         (["--also", "green"], "expected TEXT:WEIGHT such as 'a square:0.5', got 'green'"),
         (["--also", "green:much"], "got 'green:much'"),
-        (["--also", "green:-1"], "sum that is not 0"),
+        (["--also", "green:-1"], "whose sum is not 0"),
         (["--also", "green:nan"], "finite numbers"),
         (["--prompts", "p.txt"], "PROMPT and --prompts are mutually exclusive"),
         (["--num-images", "2", "-o", "x.png"], "x.png: one file for 2 images"),

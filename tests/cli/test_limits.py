@@ -72,10 +72,10 @@ def test_the_last_seed_is_taken(bundle: Path, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("threads", [-1, MAX_THREADS + 1, 100_000_000])
 def test_threads_that_no_machine_has(bundle: Path, threads: int) -> None:
-    with pytest.raises(UsageError, match=f"threads is {threads}, but 0 .* to 4096 is needed"):
+    with pytest.raises(UsageError, match=rf"threads must be 0 .* to 4096, got {threads}"):
         check_threads(threads)
     for name in ("onnxruntime", "openvino"):
-        with pytest.raises(UsageError, match=f"threads is {threads}"):
+        with pytest.raises(UsageError, match=f"to 4096, got {threads}"):
             open_runtime(Bundle.open(bundle), name, threads=threads)
 
 

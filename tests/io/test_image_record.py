@@ -166,7 +166,7 @@ def record_of(bundle: Bundle) -> dict[str, Any]:
         ({"format_version": 2}, "format_version is 2, but this program reads 1"),
         ({"seed": "7"}, "minit2i.seed is '7', but a whole number is needed"),
         ({"seed": -1}, "noise seed must be an integer from 0 to 2**64 - 1, got -1"),
-        ({"prompt": []}, "a mix of no texts"),
+        ({"prompt": []}, "a mix must have at least one text"),
         ({"prompt": [{"text": "red"}]}, "missing fields ['weight']"),
         ({"extra": 1}, "unknown fields ['extra']"),
         ({"runtime": "magic"}, "choose one of onnxruntime"),

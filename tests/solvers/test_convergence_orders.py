@@ -57,8 +57,8 @@ MIXTURE = MixtureFlow([-0.6, 0.5], 0.3)
 
 
 def errors(flow: MixtureFlow, solver: str, counts: list[int], **grid: Any) -> list[float]:
-    wanted = flow.solution(START)
-    found = []
+    expected = flow.solution(START)
+    actual = []
     for steps in counts:
         # A floor below every step: the flow itself is solved, not the reference's.
         a_min = None if solver == "dpmpp2m" else 1e-6
@@ -66,37 +66,37 @@ def errors(flow: MixtureFlow, solver: str, counts: list[int], **grid: Any) -> li
         x, h = START, np.zeros_like(START)
         for row in table.steps(dtype=np.float64):
             x, h = advance(x, h, flow.estimate(x, row.t)[None], row.weights, row.values)
-        found.append(float(np.abs(x - wanted).max()))
-    return found
+        actual.append(float(np.abs(x - expected).max()))
+    return actual
 
 
-def order(found: list[float], counts: list[int]) -> float:
-    return float(-np.polyfit(np.log(counts), np.log(found), 1)[0])
+def order(actual: list[float], counts: list[int]) -> float:
+    return float(-np.polyfit(np.log(counts), np.log(actual), 1)[0])
 
 
 def test_the_reference_solution_is_the_known_one() -> None:
     # One Gaussian moves affinely: from N(0, 2^2) to N(0.4, 0.5^2). Measured 2.3e-13.
-    wanted = 0.4 + 0.5 / NOISE_SCALE * START
-    np.testing.assert_allclose(GAUSSIAN.solution(START), wanted, atol=1e-11)
+    expected = 0.4 + 0.5 / NOISE_SCALE * START
+    np.testing.assert_allclose(GAUSSIAN.solution(START), expected, atol=1e-11)
     x, t = START, 0.3
     v = (MIXTURE.estimate(x, t) - x) / (1.0 - t)
     np.testing.assert_allclose(MIXTURE.velocity(x, t), v, atol=1e-13)
 
 
 # Measured, Gaussian and mixture: euler 0.99 0.98, heun 2.02 2.02, ab2 2.03 2.01.
-@pytest.mark.parametrize(("solver", "wanted"), [("euler", 1), ("heun", 2), ("ab2", 2)])
+@pytest.mark.parametrize(("solver", "expected"), [("euler", 1), ("heun", 2), ("ab2", 2)])
 @pytest.mark.parametrize("flow", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
-def test_order_of_convergence(flow: MixtureFlow, solver: str, wanted: int) -> None:
+def test_order_of_convergence(flow: MixtureFlow, solver: str, expected: int) -> None:
     counts = [40, 80, 160, 320]
-    assert abs(order(errors(flow, solver, counts), counts) - wanted) < 0.25
+    assert abs(order(errors(flow, solver, counts), counts) - expected) < 0.25
 
 
 # Measured on shift 0.4: euler 0.99, heun 2.01, ab2 2.00.
-@pytest.mark.parametrize(("solver", "wanted"), [("euler", 1), ("heun", 2), ("ab2", 2)])
-def test_order_holds_on_a_shifted_grid(solver: str, wanted: int) -> None:
+@pytest.mark.parametrize(("solver", "expected"), [("euler", 1), ("heun", 2), ("ab2", 2)])
+def test_order_holds_on_a_shifted_grid(solver: str, expected: int) -> None:
     counts = [40, 80, 160, 320]
-    found = errors(MIXTURE, solver, counts, grid="shifted", shift=0.4)
-    assert abs(order(found, counts) - wanted) < 0.25
+    actual = errors(MIXTURE, solver, counts, grid="shifted", shift=0.4)
+    assert abs(order(actual, counts) - expected) < 0.25
 
 
 @pytest.mark.parametrize("flow", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
@@ -105,14 +105,14 @@ def test_order_of_dpmpp2m(flow: MixtureFlow) -> None:
     # as log(n) / n^2: the slope nears 2 from below. Measured 1.82 and 1.79 on these counts, 1.79
     # and 1.75 on half of each.
     counts = [640, 1280, 2560, 5120]
-    found = errors(flow, "dpmpp2m", counts)
-    assert abs(order(found, counts) - 2) < 0.25
-    assert found[-1] < 1e-5
+    actual = errors(flow, "dpmpp2m", counts)
+    assert abs(order(actual, counts) - 2) < 0.25
+    assert actual[-1] < 1e-5
 
 
 # Printed in docs/reference/sampling.md; column by column 10, 20 and 40 evaluations, heun one less.
 @pytest.mark.parametrize(
-    ("solver", "counts", "wanted"),
+    ("solver", "counts", "expected"),
     [
         ("euler", [10, 20, 40], [0.167, 0.088, 0.0454]),
         ("heun", [5, 10, 20], [0.241, 0.0861, 0.0228]),
@@ -121,13 +121,13 @@ def test_order_of_dpmpp2m(flow: MixtureFlow) -> None:
     ],
 )
 def test_documented_errors_by_evaluations(
-    solver: str, counts: list[int], wanted: list[float]
+    solver: str, counts: list[int], expected: list[float]
 ) -> None:
-    np.testing.assert_allclose(errors(MIXTURE, solver, counts), wanted, rtol=0.01)
+    np.testing.assert_allclose(errors(MIXTURE, solver, counts), expected, rtol=0.01)
 
 
-@pytest.mark.parametrize(("noise_scale", "wanted"), [(2.0, 0.263), (1.0, 0.5)])
-def test_sde_belongs_to_noise_of_deviation_1(noise_scale: float, wanted: float) -> None:
+@pytest.mark.parametrize(("noise_scale", "expected"), [(2.0, 0.263), (1.0, 0.5)])
+def test_sde_belongs_to_noise_of_deviation_1(noise_scale: float, expected: float) -> None:
     # Printed in docs/reference/sampling.md. Every row is affine in x, so the variance has a
     # recursion.
     spread = 0.5
@@ -137,4 +137,4 @@ def test_sde_belongs_to_noise_of_deviation_1(noise_scale: float, wanted: float) 
         slope = t * spread**2 / ((t * spread) ** 2 + ((1.0 - t) * noise_scale) ** 2)
         variance = (a + b * slope) ** 2 * variance + n**2
     # Measured 0.2626 and 0.4998.
-    assert abs(variance**0.5 - wanted) < 1e-3
+    assert abs(variance**0.5 - expected) < 1e-3

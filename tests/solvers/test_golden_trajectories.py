@@ -54,14 +54,14 @@ def states(net: MMJiT, golden: dict[str, np.ndarray], table: Table) -> Iterator[
 def test_every_state_of_the_official_sampler(solver: str, net: MMJiT) -> None:
     golden = arrays(f"sampler_{solver.replace('-', '_')}")
     table = solver_table(solver, steps=STEPS, a_min=float(golden["a_min"]))
-    found = list(states(net, golden, table))
+    actual = list(states(net, golden, table))
     if solver == "heun":
         # The first row of a step is its predictor, which the golden file does not hold.
-        found = [*found[1::2], found[-1]]
-    wanted = channels_first(golden["x"][1:])
-    assert len(found) == STEPS
-    assert np.abs(np.stack(found) - wanted).max() < TOLERANCE
-    assert np.abs(to_uint8(found[-1]).astype(int) - golden["images_uint8"]).max() <= 1
+        actual = [*actual[1::2], actual[-1]]
+    expected = channels_first(golden["x"][1:])
+    assert len(actual) == STEPS
+    assert np.abs(np.stack(actual) - expected).max() < TOLERANCE
+    assert np.abs(to_uint8(actual[-1]).astype(int) - golden["images_uint8"]).max() <= 1
 
 
 def test_end_of_the_official_sampler_with_clipped_estimates(net: MMJiT) -> None:

@@ -139,8 +139,8 @@ def test_rows_are_the_textbook_solver(
     x = 2.0 * np.random.default_rng(3).standard_normal(SHAPE)
     for a_min in (0.01, 0.05, 0.2) if SOLVERS[solver].divides else (None,):
         table = solver_table(solver, a_min=a_min, **arguments)
-        wanted = TEXTBOOK[solver](x, times(arguments), a_min or 0.0, estimate)
-        assert np.abs(run(table, estimate) - wanted).max() < TOLERANCE
+        expected = TEXTBOOK[solver](x, times(arguments), a_min or 0.0, estimate)
+        assert np.abs(run(table, estimate) - expected).max() < TOLERANCE
 
 
 def test_the_shift_equals_a_change_of_noise_scale() -> None:
@@ -228,7 +228,7 @@ def test_a_min_belongs_to_solvers_that_divide() -> None:
 
 
 @pytest.mark.parametrize("solver", ["euler-4e-2", "mean-flow"])
-def test_a_solver_with_its_own_grid_takes_no_other(solver: str) -> None:
+def test_a_solver_with_a_fixed_grid_takes_no_other(solver: str) -> None:
     for arguments in ({"grid": [0.0, 1.0]}, {"steps": 4, "grid": "shifted", "shift": 2.0}):
         with pytest.raises(UsageError, match=f"the grid of solver {solver} is fixed"):
             solver_table(solver, **arguments)
@@ -262,7 +262,7 @@ def test_interval_holds_its_bounds(
     assert np.flatnonzero(share).tolist() == inside
 
 
-def test_interval_counts_every_evaluation_of_heun_at_its_own_time() -> None:
+def test_interval_counts_every_evaluation_of_heun_at_its_time() -> None:
     table = solver_table("heun", steps=4, interval=(0.25, 0.5))
     assert table.column("t").tolist() == [0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
     assert table.column("share").tolist() == [0, 1, 1, 1, 1, 0, 0]
@@ -284,9 +284,9 @@ def test_no_solver_is_named_in_a_runtime(repository: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     ]
     assert files
-    found = {
+    named = {
         str(path.relative_to(repository)): match.group()
         for path in files
         if (match := word.search(path.read_text(encoding="utf-8", errors="ignore")))
     }
-    assert not found
+    assert not named

@@ -22,7 +22,7 @@ VECTORS = [
 ]  # fmt: skip
 
 
-def words(text: str) -> list[int]:
+def integers(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
 
 
@@ -47,20 +47,20 @@ def scalar_noise(seed: int, index: int, stream: int = 0) -> float:
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), VECTORS)
-def test_philox_gives_the_published_words(counter: str, key: str, answer: str) -> None:
-    low, high = words(key)
-    got = philox(np.array([words(counter)], dtype=np.uint32), (low, high))
-    assert got.tolist() == [words(answer)]
-    assert scalar_philox(words(counter), words(key)) == words(answer)
+def test_philox_gives_the_published_integers(counter: str, key: str, answer: str) -> None:
+    low, high = integers(key)
+    got = philox(np.array([integers(counter)], dtype=np.uint32), (low, high))
+    assert got.tolist() == [integers(answer)]
+    assert scalar_philox(integers(counter), integers(key)) == integers(answer)
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 + 5, 2**64 - 1])
 @pytest.mark.parametrize("stream", [0, 3])
 def test_elements_follow_the_documented_layout(seed: int, stream: int) -> None:
     got = standard_noise(seed, (3, 5, 7), stream=stream).reshape(-1)
-    wanted = np.array([scalar_noise(seed, i, stream) for i in range(105)])
+    expected = np.array([scalar_noise(seed, i, stream) for i in range(105)])
     # One last bit is 1.2e-7 relative; measured 0 after rounding the second form to float32.
-    np.testing.assert_allclose(got, wanted, rtol=1.2e-7, atol=1e-9)
+    np.testing.assert_allclose(got, expected, rtol=1.2e-7, atol=1e-9)
 
 
 def test_values_are_pinned_for_other_languages() -> None:

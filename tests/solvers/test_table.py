@@ -65,9 +65,9 @@ def test_table_is_the_textbook_solver(solver: str, steps: int, a_min: float) -> 
     early = np.append(np.linspace(0, 0.96, steps), 1.0)
     grid = early if solver == "euler-4e-2" else uniform
     got = run_table(solver_table(solver, steps=steps, a_min=a_min), start())
-    wanted = textbook(start(), grid, a_min, solver == "heun")
+    expected = textbook(start(), grid, a_min, solver == "heun")
     # Rounding only; measured at most 1.2e-15.
-    assert np.abs(got - wanted).max() < 1e-12
+    assert np.abs(got - expected).max() < 1e-12
 
 
 @pytest.mark.parametrize("solver", ["euler", "euler-4e-2"])

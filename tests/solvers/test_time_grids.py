@@ -22,8 +22,8 @@ def test_named_grids_rise_from_0_to_1(steps: int, shift: float | None) -> None:
 
 def test_shift_by_hand_and_back() -> None:
     # Noise levels 1, 3/4, 1/2, 1/4, 0 under s u / (1 + (s - 1) u) with s = 3.
-    wanted = 1 - np.array([1, 9 / 10, 3 / 4, 1 / 2, 0])
-    np.testing.assert_allclose(time_grid("shifted", 4, 3.0), wanted, atol=1e-15)
+    expected = 1 - np.array([1, 9 / 10, 3 / 4, 1 / 2, 0])
+    np.testing.assert_allclose(time_grid("shifted", 4, 3.0), expected, atol=1e-15)
     np.testing.assert_allclose(time_grid("shifted", 9, 1.0), time_grid("uniform", 9, None))
 
 

@@ -10,7 +10,7 @@ import pytest
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import PromptTruncatedWarning
 from minit2i_deploy.runtimes.fake import FakeRuntime
-from minit2i_deploy.text.conditioning import Stopwatch, branch_tokens, branch_weights, tokenise
+from minit2i_deploy.text.conditioning import Stopwatch, branch_tokens, branch_weights, tokenize
 from minit2i_deploy.text.embed import embed
 from minit2i_deploy.text.prompts import Mix, Prompt
 from tests.helpers.bundles import CONFIG, write_bundle
@@ -65,19 +65,19 @@ def test_parts_come_first_and_the_other_branch_last(
         Mix(parts=(("red", 1.0), ("a circle", 3.0))),
         Mix(parts=(("green", 2.0), ("a red circle", 6.0))),
     ]
-    found = tokens(bundle, runtime, mixes, negative, True)
+    actual = tokens(bundle, runtime, mixes, negative, True)
     first = tokens(bundle, runtime, ["red", "green"], negative, True)
     second = tokens(bundle, runtime, ["a circle", "a red circle"], negative, True)
-    assert np.array_equal(found, np.stack([first[0], second[0], first[1]]))
-    assert np.array_equal(tokens(bundle, runtime, mixes, None, False), found[:2])
+    assert np.array_equal(actual, np.stack([first[0], second[0], first[1]]))
+    assert np.array_equal(tokens(bundle, runtime, mixes, None, False), actual[:2])
 
 
 @pytest.mark.parametrize("scale", [0.0, 2.5, 7.3])
 def test_parts_share_the_scale(scale: float) -> None:
     guidance = np.array([scale, 1 - scale], np.float32)
-    found = branch_weights(np.array([0.25, 0.75]), guidance)
-    assert found.dtype == np.float32
-    assert found == pytest.approx([scale / 4, 3 * scale / 4, 1 - scale], abs=1e-6)
+    actual = branch_weights(np.array([0.25, 0.75]), guidance)
+    assert actual.dtype == np.float32
+    assert actual == pytest.approx([scale / 4, 3 * scale / 4, 1 - scale], abs=1e-6)
     assert branch_weights(np.array([0.25, 0.75]), guidance[:1] * 0 + 1).tolist() == [0.25, 0.75]
     # One part changes no bit.
     assert np.array_equal(branch_weights(np.array([1.0]), guidance), guidance)
@@ -125,7 +125,7 @@ def test_equal_prompts_are_encoded_once_however_often_they_are_painted(bundle: B
 
 def test_each_cut_text_is_warned_of(bundle: Bundle) -> None:
     with pytest.warns(PromptTruncatedWarning) as caught:
-        encoded = tokenise(bundle, ["red " * 50, "red", "green " * 50])
+        encoded = tokenize(bundle, ["red " * 50, "red", "green " * 50])
     assert [item.truncated for item in encoded] == [True, False, True]
     assert ["red'" in str(w.message) for w in caught] == [True, False]
     assert len(caught) == 2

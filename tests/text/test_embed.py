@@ -42,12 +42,12 @@ def runtime(bundle: Bundle) -> CountingRuntime:
 def test_rows_come_in_the_order_of_the_texts(
     bundle: Bundle, runtime: CountingRuntime, batch_size: int
 ) -> None:
-    found = embed(bundle, runtime, TEXTS, batch_size=batch_size)
+    result = embed(bundle, runtime, TEXTS, batch_size=batch_size)
     ids = [item.ids for item in bundle.tokenizer().encode(TEXTS)]
-    assert found.mask.sum(axis=1).tolist() == [len(row) for row in ids]
-    assert found.values.shape == (len(TEXTS), max(map(len, ids)), CONFIG.txt_input_size)
+    assert result.mask.sum(axis=1).tolist() == [len(row) for row in ids]
+    assert result.values.shape == (len(TEXTS), max(map(len, ids)), CONFIG.txt_input_size)
     channel = np.arange(1, CONFIG.txt_input_size + 1) / CONFIG.txt_input_size
-    for values, row in zip(found.values, ids, strict=True):
+    for values, row in zip(result.values, ids, strict=True):
         # Measured 0: the fake runtime rounds the same float64 values.
         assert np.abs(values[: len(row)] - np.sin(np.outer(row, channel))).max() < 1e-6
         assert not values[len(row) :].any()
@@ -73,41 +73,41 @@ def test_pooled_is_the_scaled_mean_of_the_real_tokens() -> None:
     values = np.zeros((2, 3, 2), np.float32)
     values[0] = [[3, 0], [0, 4], [3, 4]]
     values[1, 0] = [0, 5]
-    found = Embeddings(values=values, mask=np.array([[1, 1, 1], [1, 0, 0]]))
-    assert found.pooled().dtype == np.float32
+    result = Embeddings(values=values, mask=np.array([[1, 1, 1], [1, 0, 0]]))
+    assert result.pooled().dtype == np.float32
     # Means (2, 8/3) and (0, 5); a plain mean over the padding would give the same direction,
     # so the first row decides between mean and sum only together with its length.
-    assert np.allclose(found.pooled(), [[0.6, 0.8], [0, 1]], atol=1e-7)
+    assert np.allclose(result.pooled(), [[0.6, 0.8], [0, 1]], atol=1e-7)
 
 
 def test_pooling_sums_in_float64() -> None:
     # Summed in float32 the ones are lost beside 2**25, and the first channel is 0.
     row = np.array([[2.0**25, 0, 0], *[[1, 1, 0]] * 30, [-(2.0**25), 0, 40]], np.float32)
     values = np.concatenate([row, np.zeros((3, 3), np.float32)])[None]
-    found = Embeddings(values=values, mask=np.array([[1] * len(row) + [0] * 3])).pooled()
-    assert found.dtype == np.float32
+    result = Embeddings(values=values, mask=np.array([[1] * len(row) + [0] * 3])).pooled()
+    assert result.dtype == np.float32
     # One rounding to float32 of values below 1.
-    assert np.abs(found - np.array([30, 30, 40]) / np.sqrt(3400)).max() <= 2**-24
+    assert np.abs(result - np.array([30, 30, 40]) / np.sqrt(3400)).max() <= 2**-24
 
 
 def test_a_long_text_is_cut_with_a_warning(bundle: Bundle, runtime: CountingRuntime) -> None:
     with pytest.warns(PromptTruncatedWarning, match="cut after"):
-        found = embed(bundle, runtime, ["red " * 100, "red"])
-    assert found.mask.sum(axis=1).tolist()[0] == CONFIG.prompt_length
+        result = embed(bundle, runtime, ["red " * 100, "red"])
+    assert result.mask.sum(axis=1).tolist()[0] == CONFIG.prompt_length
 
 
 @pytest.mark.parametrize(
-    ("texts", "options", "words"),
+    ("texts", "options", "message"),
     [
-        ([], {}, "0 texts"),
-        (["red"], {"batch_size": 0}, "batch_size 0"),
-        (["red"], {"batch_size": -3}, "batch_size -3"),
-        (["red", "a\0"], {}, "prompt 1 holds a NUL"),
+        ([], {}, "at least one text .*, got none"),
+        (["red"], {"batch_size": 0}, "at least 1, got 0"),
+        (["red"], {"batch_size": -3}, "at least 1, got -3"),
+        (["red", "a\0"], {}, "prompt 1 has a NUL"),
     ],
 )
 def test_wrong_calls_are_refused(
-    bundle: Bundle, runtime: CountingRuntime, texts: Any, options: dict[str, Any], words: str
+    bundle: Bundle, runtime: CountingRuntime, texts: Any, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         embed(bundle, runtime, texts, **options)
     assert not runtime.batches

@@ -32,36 +32,36 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     return Bundle.open(write_bundle(tmp_path / "b"))
 
 
-def wanted(bundle: Bundle, texts: list[str] = TEXTS) -> Any:
+def expected_embeddings(bundle: Bundle, texts: list[str] = TEXTS) -> Any:
     with FakeRuntime(bundle) as runtime:
         return embed(bundle, runtime, texts)
 
 
-def embed_words(*words: object) -> tuple[object, ...]:
-    return ("embed", "b", *words, *FAKE)
+def embed_command(*arguments: object) -> tuple[object, ...]:
+    return ("embed", "b", *arguments, *FAKE)
 
 
 @pytest.mark.parametrize("window", [1, 2, 256])
 def test_npz_of_a_file(bundle: Bundle, capsys: pytest.CaptureFixture[str], window: int) -> None:
-    words = embed_words("-i", "t.txt", "-o", "t.npz", "--pooled", "--window", window)
-    done = run(capsys, *words)
+    arguments = embed_command("-i", "t.txt", "-o", "t.npz", "--pooled", "--window", window)
+    done = run(capsys, *arguments)
     assert (done.code, done.err) == (0, "")
-    expected = wanted(bundle)
-    with np.load("t.npz") as found:
-        assert set(found) == {"values", "mask", "pooled", "line"}
-        assert np.array_equal(found["values"], expected.values)
-        assert np.array_equal(found["mask"], expected.mask)
-        assert found["mask"].dtype == np.int64
+    expected = expected_embeddings(bundle)
+    with np.load("t.npz") as written:
+        assert set(written) == {"values", "mask", "pooled", "line"}
+        assert np.array_equal(written["values"], expected.values)
+        assert np.array_equal(written["mask"], expected.mask)
+        assert written["mask"].dtype == np.int64
         # Measured 0: the sums over zero padding add nothing.
-        assert np.abs(found["pooled"] - expected.pooled()).max() <= 1e-7
-        assert found["line"].tolist() == list(range(1, 8))
+        assert np.abs(written["pooled"] - expected.pooled()).max() <= 1e-7
+        assert written["line"].tolist() == list(range(1, 8))
     assert sorted(path.name for path in Path().iterdir()) == ["b", "t.npz", "t.txt"]
 
 
 def test_npy_has_the_others_beside_it(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run(capsys, *embed_words("-i", "t.txt", "-o", "t.npy", "--pooled", "--window", 3))
+    done = run(capsys, *embed_command("-i", "t.txt", "-o", "t.npy", "--pooled", "--window", 3))
     assert (done.code, done.err) == (0, "")
-    expected = wanted(bundle)
+    expected = expected_embeddings(bundle)
     assert np.array_equal(np.load("t.npy", mmap_mode="r"), expected.values)
     assert np.array_equal(np.load("t.mask.npy"), expected.mask)
     assert np.abs(np.load("t.pooled.npy") - expected.pooled()).max() <= 1e-7
@@ -69,8 +69,8 @@ def test_npy_has_the_others_beside_it(bundle: Bundle, capsys: pytest.CaptureFixt
 
 
 def test_pooled_only(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, *embed_words(*TEXTS, "-o", "p.npy", "--pooled-only")).code == 0
-    assert np.abs(np.load("p.npy") - wanted(bundle).pooled()).max() <= 1e-7
+    assert run(capsys, *embed_command(*TEXTS, "-o", "p.npy", "--pooled-only")).code == 0
+    assert np.abs(np.load("p.npy") - expected_embeddings(bundle).pooled()).max() <= 1e-7
     assert not Path("p.mask.npy").exists()
 
 
@@ -80,9 +80,9 @@ def test_parquet_has_a_row_for_each_text(
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     texts = ["-i", "t.txt", "--window", 3] if from_file else TEXTS
-    done = run(capsys, *embed_words(*texts, "-o", "t.parquet", "--pooled"))
+    done = run(capsys, *embed_command(*texts, "-o", "t.parquet", "--pooled"))
     assert (done.code, done.err) == (0, "")
-    expected, table = wanted(bundle), parquet.read_table("t.parquet").to_pydict()
+    expected, table = expected_embeddings(bundle), parquet.read_table("t.parquet").to_pydict()
     assert table["text"] == TEXTS
     assert table["line"] == list(range(1, 8))
     for index, count in enumerate(expected.mask.sum(axis=1)):
@@ -97,7 +97,7 @@ def test_parquet_without_its_library_names_the_pip_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    done = run(capsys, *embed_words("red", "-o", "t.parquet"))
+    done = run(capsys, *embed_command("red", "-o", "t.parquet"))
     assert done.code == 1
     assert "pip install 'minit2i-deploy[parquet]'" in done.error
 
@@ -109,18 +109,18 @@ class Stdin:
         self.buffer = io.BytesIO(data)
 
 
-@pytest.mark.parametrize("words", [["-"], ["--input", "-"]])
+@pytest.mark.parametrize("arguments", [["-"], ["--input", "-"]])
 def test_stdin_plain(
     bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    words: list[str],
+    arguments: list[str],
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Stdin("\n".join(TEXTS).encode()))
     # After an option, where the parser has to gather it.
-    assert run(capsys, "embed", "b", "-o", "t.npz", *FAKE, *words).code == 0
-    with np.load("t.npz") as found:
-        assert np.array_equal(found["values"], wanted(bundle).values)
+    assert run(capsys, "embed", "b", "-o", "t.npz", *FAKE, *arguments).code == 0
+    with np.load("t.npz") as written:
+        assert np.array_equal(written["values"], expected_embeddings(bundle).values)
 
 
 def test_stdin_as_json_lines(
@@ -128,18 +128,18 @@ def test_stdin_as_json_lines(
 ) -> None:
     lines = "".join(json.dumps({"c": text}) + "\n" for text in TEXTS)
     monkeypatch.setattr(sys, "stdin", Stdin(lines.encode()))
-    assert run(capsys, *embed_words("-", "--field", "c", "-o", "t.npz")).code == 0
-    with np.load("t.npz") as found:
-        assert np.array_equal(found["values"], wanted(bundle).values)
+    assert run(capsys, *embed_command("-", "--field", "c", "-o", "t.npz")).code == 0
+    with np.load("t.npz") as written:
+        assert np.array_equal(written["values"], expected_embeddings(bundle).values)
 
 
-def test_broken_lines_are_named_and_the_rest_kept(
+def test_broken_lines_are_named_and_the_rest_is_embedded(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("t.jsonl").write_bytes(
         b'{"text": "red"}\n{"text": \n\n{"text": "caf\xe9"}\n{"text": "green"}\n'
     )
-    done = run(capsys, *embed_words("-i", "t.jsonl", "-o", "t.npz", "--json"))
+    done = run(capsys, *embed_command("-i", "t.jsonl", "-o", "t.npz", "--json"))
     assert done.code == 1
     assert done.err.splitlines() == [
         "minit2i: warning: line 2: not JSON (Expecting value); skipped",
@@ -147,17 +147,19 @@ def test_broken_lines_are_named_and_the_rest_kept(
         "minit2i: error: t.jsonl: skipped 2 lines without a text; the other 2 are in t.npz",
     ]
     assert [item["line"] for item in json.loads(done.out)["problems"]] == [2, 4]
-    with np.load("t.npz") as found:
-        assert found["line"].tolist() == [1, 5]
-        assert np.array_equal(found["values"], wanted(bundle, ["red", "green"]).values)
+    with np.load("t.npz") as written:
+        assert written["line"].tolist() == [1, 5]
+        assert np.array_equal(
+            written["values"], expected_embeddings(bundle, ["red", "green"]).values
+        )
     assert not Path("t.npz.parts").exists()
 
 
-def test_many_broken_lines_are_counted_and_the_first_told(
+def test_many_broken_lines_are_counted_and_the_first_reported(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("t.jsonl").write_text("{\n" * 50 + '{"text": "red"}\n')
-    done = run(capsys, *embed_words("-i", "t.jsonl", "-o", "t.npz", "--window", 7))
+    done = run(capsys, *embed_command("-i", "t.jsonl", "-o", "t.npz", "--window", 7))
     assert len(done.err.splitlines()) == embed_job.MAX_REPORTED + 1
     assert "skipped 50 lines without a text" in done.err
 
@@ -166,9 +168,9 @@ def test_a_file_without_a_text_writes_nothing(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("t.txt").write_bytes(b"\n\xff\n")
-    done = run(capsys, *embed_words("-i", "t.txt", "-o", "t.npz"))
+    done = run(capsys, *embed_command("-i", "t.txt", "-o", "t.npz"))
     assert done.code == 1
-    assert "no text came in 2 lines; line 2: not UTF-8 at byte 1" in done.error
+    assert "no text in 2 lines; line 2: not UTF-8 at byte 1" in done.error
     assert sorted(path.name for path in Path().iterdir()) == ["b", "t.txt"]
 
 
@@ -177,20 +179,20 @@ def test_an_empty_file_is_wrong_use(
     bundle: Bundle, capsys: pytest.CaptureFixture[str], content: bytes, count: int
 ) -> None:
     Path("t.txt").write_bytes(content)
-    done = run(capsys, *embed_words("-i", "t.txt", "-o", "t.npz"))
+    done = run(capsys, *embed_command("-i", "t.txt", "-o", "t.npz"))
     assert done.code == 2
-    assert f"no text came in {count} lines; write one a line; nothing was written" in done.error
+    assert f"no text in {count} lines; write one a line; nothing was written" in done.error
     assert sorted(path.name for path in Path().iterdir()) == ["b", "t.txt"]
 
 
 @pytest.mark.filterwarnings("default")
 def test_long_texts_are_cut_and_named(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     Path("t.txt").write_text("red\n" + "green " * 60)
-    done = run(capsys, *embed_words("-i", "t.txt", "-o", "t.npz"))
+    done = run(capsys, *embed_command("-i", "t.txt", "-o", "t.npz"))
     assert done.code == 0
     assert "warning: line 2: prompt cut after" in done.err
     assert "truncated 1 texts" in done.err
-    assert "text 1: prompt cut" in run(capsys, *embed_words("red " * 60, "-o", "t.npz")).err
+    assert "text 1: prompt cut" in run(capsys, *embed_command("red " * 60, "-o", "t.npz")).err
 
 
 class Interrupted(FakeRuntime):
@@ -213,7 +215,7 @@ def stopped(
     Interrupted.calls = 0
     with monkeypatch.context() as patch:
         patch.setattr("minit2i_deploy.runtimes.fake.FakeRuntime", Interrupted)
-        return run(capsys, *embed_words("-i", "t.txt", "-o", "t.npz", "--window", 2))
+        return run(capsys, *embed_command("-i", "t.txt", "-o", "t.npz", "--window", 2))
 
 
 def test_an_interrupted_run_leaves_whole_rows_and_goes_on(
@@ -227,11 +229,11 @@ def test_an_interrupted_run_leaves_whole_rows_and_goes_on(
     assert not Path("t.npz").exists()
     parts = sorted(Path("t.npz.parts").glob("part-*"))
     assert [Part.load(path).texts for path in parts] == [TEXTS[:2], TEXTS[2:4]]
-    words = embed_words("-i", "t.txt", "-o", "t.npz", "--window", 2, "--json")
-    done = run(capsys, *words)
+    arguments = embed_command("-i", "t.txt", "-o", "t.npz", "--window", 2, "--json")
+    done = run(capsys, *arguments)
     assert (done.code, json.loads(done.out)["resumed"]) == (0, 4)
-    with np.load("t.npz") as found:
-        assert np.array_equal(found["values"], wanted(bundle).values)
+    with np.load("t.npz") as written:
+        assert np.array_equal(written["values"], expected_embeddings(bundle).values)
     assert not Path("t.npz.parts").exists()
 
 
@@ -240,9 +242,9 @@ def test_a_part_without_progress_is_written_again(
 ) -> None:
     # As a kill between a part and its progress leaves it.
     Path("t.npz.parts/part-000002.npz").write_bytes(b"half")
-    assert run(capsys, *embed_words("-i", "t.txt", "-o", "t.npz")).code == 0
-    with np.load("t.npz") as found:
-        assert np.array_equal(found["values"], wanted(bundle).values)
+    assert run(capsys, *embed_command("-i", "t.txt", "-o", "t.npz")).code == 0
+    with np.load("t.npz") as written:
+        assert np.array_equal(written["values"], expected_embeddings(bundle).values)
 
 
 def test_a_text_file_may_grow_between_two_runs(
@@ -250,24 +252,30 @@ def test_a_text_file_may_grow_between_two_runs(
 ) -> None:
     with open("t.txt", "a", encoding="utf-8") as stream:
         stream.write("\nred\n")
-    assert run(capsys, *embed_words("-i", "t.txt", "-o", "t.npz")).code == 0
-    with np.load("t.npz") as found:
-        assert np.array_equal(found["values"], wanted(bundle, [*TEXTS, "red"]).values)
+    assert run(capsys, *embed_command("-i", "t.txt", "-o", "t.npz")).code == 0
+    with np.load("t.npz") as written:
+        assert np.array_equal(
+            written["values"], expected_embeddings(bundle, [*TEXTS, "red"]).values
+        )
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
-        (["-i", "t.txt", "--pooled"], "holds rows of another run (other pooled)"),
-        (["-i", "other.txt"], "holds rows of another run (other input)"),
+        (["-i", "t.txt", "--pooled"], "has parts of another run (different pooled)"),
+        (["-i", "other.txt"], "has parts of another run (different input)"),
     ],
 )
 def test_rows_of_another_job_are_not_mixed_in(
-    bundle: Bundle, stopped: Any, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    bundle: Bundle,
+    stopped: Any,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
     Path("other.txt").write_text("red\n")
-    done = run(capsys, *embed_words(*words, "-o", "t.npz"))
-    assert (done.code, said in done.error) == (2, True)
+    done = run(capsys, *embed_command(*arguments, "-o", "t.npz"))
+    assert (done.code, message in done.error) == (2, True)
     assert len(list(Path("t.npz.parts").glob("part-*"))) == 2
 
 
@@ -275,7 +283,7 @@ def test_a_changed_text_file_is_refused(
     bundle: Bundle, stopped: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("t.txt").write_text("\n".join(["blue", *TEXTS[1:]]))
-    done = run(capsys, *embed_words("-i", "t.txt", "-o", "t.npz"))
+    done = run(capsys, *embed_command("-i", "t.txt", "-o", "t.npz"))
     assert (done.code, "first 4 lines of the texts have changed" in done.error) == (2, True)
 
 
@@ -283,7 +291,7 @@ def test_a_damaged_progress_file_is_refused(
     bundle: Bundle, stopped: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("t.npz.parts/progress.json").write_text("{")
-    done = run(capsys, *embed_words("-i", "t.txt", "-o", "t.npz"))
+    done = run(capsys, *embed_command("-i", "t.txt", "-o", "t.npz"))
     assert (done.code, "progress.json: cannot be read" in done.error) == (2, True)
 
 
@@ -295,10 +303,10 @@ def test_a_full_disk_is_one_line_and_keeps_the_rows(
 
     with monkeypatch.context() as patch:
         patch.setattr("minit2i_deploy.text.embedding_files._write_array", full)
-        done = run(capsys, *embed_words("-i", "t.txt", "-o", "t.npz", "--window", 3))
+        done = run(capsys, *embed_command("-i", "t.txt", "-o", "t.npz", "--window", 3))
     assert (done.code, done.error) == (1, "t.npz: cannot be written: No space left on device")
     assert sorted(path.name for path in Path().iterdir()) == ["b", "t.npz.parts", "t.txt"]
-    assert run(capsys, *embed_words("-i", "t.txt", "-o", "t.npz", "--json")).code == 0
+    assert run(capsys, *embed_command("-i", "t.txt", "-o", "t.npz", "--json")).code == 0
     assert np.load("t.npz")["values"].shape[0] == len(TEXTS)
 
 
@@ -310,27 +318,27 @@ def test_a_full_disk_while_reading_stdin_leaves_nothing(
 
     monkeypatch.setattr("minit2i_deploy.text.embedding_files._write_array", full)
     monkeypatch.setattr(sys, "stdin", Stdin(b"red\n"))
-    assert run(capsys, *embed_words("-", "-o", "t.npz")).code == 1
+    assert run(capsys, *embed_command("-", "-o", "t.npz")).code == 1
     assert sorted(path.name for path in Path().iterdir()) == ["b", "t.txt"]
 
 
-def test_what_a_kill_left_of_stdin_is_replaced(
+def test_parts_of_a_killed_run_from_stdin_are_replaced(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
         # As a kill leaves it: nothing is cleaned up.
         patch.setattr("minit2i_deploy.text.embed_job.shutil.rmtree", lambda *a, **k: None)
         patch.setattr(sys, "stdin", Stdin(b"red\ngreen\n"))
-        run(capsys, *embed_words("-", "-o", "t.npz", "--window", 1))
+        run(capsys, *embed_command("-", "-o", "t.npz", "--window", 1))
     assert Path("t.npz.parts").exists()
     monkeypatch.setattr(sys, "stdin", Stdin(b"a\n"))
-    assert run(capsys, *embed_words("-", "-o", "t.npz")).code == 0
-    with np.load("t.npz") as found:
-        assert np.array_equal(found["values"], wanted(bundle, ["a"]).values)
+    assert run(capsys, *embed_command("-", "-o", "t.npz")).code == 0
+    with np.load("t.npz") as written:
+        assert np.array_equal(written["values"], expected_embeddings(bundle, ["a"]).values)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["-o", "t.npz"], "no text given"),
         (["red", "-i", "t.txt", "-o", "t.npz"], "TEXT and --input are mutually exclusive"),
@@ -338,16 +346,16 @@ def test_what_a_kill_left_of_stdin_is_replaced(
         (["-i", "t.txt", "--field", "c", "-o", "t.npz"], "--field requires a .jsonl file"),
         (["-i", "t.csv", "-o", "t.npz"], "expected a .txt or .jsonl file"),
         (["-i", "none.txt", "-o", "t.npz"], "none.txt: cannot be read (No such file"),
-        (["red", "-o", "t.csv"], "only .npz, .npy, .parquet files"),
+        (["red", "-o", "t.csv"], "must be one of .npz, .npy, .parquet"),
         (["red", "-o", "none/t.npz"], "none: cannot be written"),
-        (["-i", "t.txt", "-o", "t.npz", "--window", "0"], "window 0 came"),
-        (["red", "-o", "t.npz", "--batch", "0"], "batch_size 0 came"),
+        (["-i", "t.txt", "-o", "t.npz", "--window", "0"], "window must be at least 1, got 0"),
+        (["red", "-o", "t.npz", "--batch", "0"], "batch_size must be at least 1, got 0"),
         (["red", "-o", "t.npz", "--window", "0"], "--window requires --input"),
     ],
 )
 def test_wrong_use(
-    bundle: Bundle, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    done = run(capsys, *embed_words(*words))
-    assert (done.code, said in done.error) == (2, True)
+    done = run(capsys, *embed_command(*arguments))
+    assert (done.code, message in done.error) == (2, True)
     assert sorted(path.name for path in Path().iterdir()) == ["b", "t.txt"]

@@ -47,11 +47,11 @@ def runtime(bundle: Bundle) -> CountingRuntime:
 
 
 def test_a_text_that_comes_again_is_encoded_once(bundle: Bundle, runtime: CountingRuntime) -> None:
-    found = embed(bundle, runtime, TEXTS)
+    result = embed(bundle, runtime, TEXTS)
     assert runtime.num_texts == len(set(TEXTS)) == 6
-    assert np.array_equal(found.values[2], found.values[4])
-    assert np.array_equal(found.values[2], found.values[7])
-    assert np.array_equal(found.values[7, :3], embed(bundle, runtime, "green").values[0, :3])
+    assert np.array_equal(result.values[2], result.values[4])
+    assert np.array_equal(result.values[2], result.values[7])
+    assert np.array_equal(result.values[7, :3], embed(bundle, runtime, "green").values[0, :3])
 
 
 @pytest.mark.parametrize("window", [1, 3, 100])
@@ -59,14 +59,14 @@ def test_a_stream_is_embed_in_windows(
     bundle: Bundle, runtime: CountingRuntime, window: int
 ) -> None:
     whole = embed(bundle, CountingRuntime(bundle), TEXTS)
-    row = 0
+    sequence = 0
     for part in embed_stream(bundle, runtime, iter(TEXTS), window=window):
         count, longest = part.mask.shape
-        assert count == min(window, len(TEXTS) - row)
-        assert longest == whole.mask[row : row + count].sum(axis=1).max()
-        assert np.array_equal(part.values, whole.values[row : row + count, :longest])
-        row += count
-    assert row == len(TEXTS)
+        assert count == min(window, len(TEXTS) - sequence)
+        assert longest == whole.mask[sequence : sequence + count].sum(axis=1).max()
+        assert np.array_equal(part.values, whole.values[sequence : sequence + count, :longest])
+        sequence += count
+    assert sequence == len(TEXTS)
     # The cache outlives the windows.
     assert runtime.num_texts == 6
 
@@ -74,41 +74,47 @@ def test_a_stream_is_embed_in_windows(
 def test_a_stream_takes_texts_one_window_at_a_time(
     bundle: Bundle, runtime: CountingRuntime
 ) -> None:
-    taken = []
+    read = []
 
     def endless() -> Iterator[str]:
         while True:
-            taken.append("red")
-            yield taken[-1]
+            read.append("red")
+            yield read[-1]
 
     stream = embed_stream(bundle, runtime, endless(), window=3)
-    assert not taken
-    assert next(stream).mask.shape[0] == len(taken) == 3
+    assert not read
+    assert next(stream).mask.shape[0] == len(read) == 3
     assert list(embed_stream(bundle, runtime, [])) == []
 
 
 @pytest.mark.parametrize(
-    ("texts", "options", "said"),
+    ("texts", "options", "message"),
     [
-        ("red", {}, "one text came, but embed_stream takes several"),
-        (["red"], {"window": 0}, "window 0 came"),
-        (["red"], {"batch_size": 0}, "batch_size 0 came"),
+        ("red", {}, "embed_stream takes several texts, got one"),
+        (["red"], {"window": 0}, "window must be at least 1, got 0"),
+        (["red"], {"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
 def test_wrong_streams_are_refused_before_the_first_window(
-    bundle: Bundle, runtime: CountingRuntime, texts: list[str], options: dict[str, int], said: str
+    bundle: Bundle,
+    runtime: CountingRuntime,
+    texts: list[str],
+    options: dict[str, int],
+    message: str,
 ) -> None:
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         embed_stream(bundle, runtime, texts, **options)
 
 
 def test_the_cache_drops_what_was_used_longest_ago() -> None:
     cache = SequenceCache(max_bytes=3 * 8)
-    rows = {name: np.full(2, index, np.float32) for index, name in enumerate((b"a", b"b", b"c"))}
-    for name, row in rows.items():
-        cache.put(name, row)
+    sequences = {
+        name: np.full(2, index, np.float32) for index, name in enumerate((b"a", b"b", b"c"))
+    }
+    for name, sequence in sequences.items():
+        cache.put(name, sequence)
     assert cache.get(b"a") is not None
-    cache.put(b"d", rows[b"a"])
+    cache.put(b"d", sequences[b"a"])
     assert cache.get(b"b") is None
     assert all(cache.get(name) is not None for name in (b"a", b"c", b"d"))
     assert cache.num_bytes == 24
@@ -121,8 +127,8 @@ def test_the_cache_holds_copies_of_real_tokens_only(
 ) -> None:
     encoder = SequenceEncoder(bundle, runtime)
     encoded = encoder.tokenizer.encode(TEXTS)
-    rows = dict(encoder.rows(encoded))
-    assert sorted(rows) == list(range(len(TEXTS)))
+    sequences = dict(encoder.sequences(encoded))
+    assert sorted(sequences) == list(range(len(TEXTS)))
     num_tokens = sum(
         len(ids) for ids in {item.ids.tobytes(): item.ids for item in encoded}.values()
     )
@@ -130,7 +136,7 @@ def test_the_cache_holds_copies_of_real_tokens_only(
     uncached = SequenceEncoder(bundle, runtime, cache_bytes=0)
     runtime.batches.clear()
     for _ in range(2):
-        list(uncached.rows(encoded))
+        list(uncached.sequences(encoded))
     assert runtime.num_texts == 12
 
 
@@ -155,13 +161,13 @@ def test_encoders_of_one_runtime_share_a_cache_that_ends_with_it(bundle: Bundle)
     assert first._cache is second._cache
     assert SequenceEncoder(bundle, runtime, cache_bytes=0)._cache is not first._cache
     assert SequenceEncoder(bundle, CountingRuntime(bundle))._cache is not first._cache
-    list(first.rows(encoded))
-    list(second.rows(encoded))
+    list(first.sequences(encoded))
+    list(second.sequences(encoded))
     assert runtime.num_texts == 6
-    gone = weakref.ref(first._cache)
+    cache_reference = weakref.ref(first._cache)
     del first, second, runtime
     gc.collect()
-    assert gone() is None
+    assert cache_reference() is None
 
 
 def test_the_cache_keeps_to_its_limit_over_many_texts(bundle: Bundle) -> None:
@@ -169,9 +175,9 @@ def test_the_cache_keeps_to_its_limit_over_many_texts(bundle: Bundle) -> None:
     encoder = SequenceEncoder(bundle, runtime, cache_bytes=4000)
     texts = [f"{a} {b}" for a in ("red", "green", "blue", "a", "") for b in ("red", "a", "circle")]
     for window in (texts, texts[::-1], texts):
-        list(encoder.rows(encoder.tokenizer.encode(window)))
+        list(encoder.sequences(encoder.tokenizer.encode(window)))
         assert 0 < encoder._cache.num_bytes <= 4000
-        assert encoder._cache.num_bytes == sum(r.nbytes for r in encoder._cache._rows.values())
+        assert encoder._cache.num_bytes == sum(r.nbytes for r in encoder._cache._sequences.values())
 
 
 def test_the_tokenizer_is_opened_once(

@@ -29,7 +29,7 @@ def test_shares_are_the_weights_over_their_sum(weights: list[float], shares: lis
     assert mix.texts == tuple(f"text {k}" for k in range(len(weights)))
 
 
-def test_lists_are_taken_and_the_mix_stays_hashable() -> None:
+def test_lists_are_accepted_and_the_mix_stays_hashable() -> None:
     pairs: Any = [["red", 1], ["green", 2]]
     mix = Mix(parts=pairs)
     assert mix.parts == (("red", 1.0), ("green", 2.0))
@@ -42,11 +42,11 @@ def test_a_text_is_a_mix_of_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "words"),
+    ("parts", "message"),
     [
-        ((), "no texts"),
-        ((("red", 1.0), ("green", -1.0)), "sum that is not 0"),
-        ((("red", 0.0),), "sum that is not 0"),
+        ((), "at least one text, got none"),
+        ((("red", 1.0), ("green", -1.0)), "whose sum is not 0, got"),
+        ((("red", 0.0),), "whose sum is not 0, got"),
         ((("red", math.nan),), "finite"),
         ((("red", math.inf), ("green", 1.0)), "finite"),
         # Finite in float64 and infinite in the graph's float32.
@@ -55,8 +55,8 @@ def test_a_text_is_a_mix_of_one() -> None:
         (("red",), "pairs of a text and a number"),
     ],
 )
-def test_bad_mixes_are_refused(parts: Any, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
+def test_bad_mixes_are_refused(parts: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         Mix(parts=parts)
 
 

@@ -41,16 +41,16 @@ def test_json_lines_keep_their_text_as_it_is() -> None:
         (b'{"text": "a"', "text", "not JSON (Expecting ',' delimiter)"),
         (b"a red circle", "text", "not JSON (Expecting value)"),
         (b"[1]", "text", "not a JSON object"),
-        (b'{"text": 3}', "text", "field 'text' is not a text"),
-        (b'{"text": null}', "text", "field 'text' is not a text"),
+        (b'{"text": 3}', "text", "field 'text' is not a string"),
+        (b'{"text": null}', "text", "field 'text' is not a string"),
         (b'{"text": "\\u0000"}', "text", "a NUL character at position 0"),
         (b'{"text": "\\ud800"}', "text", "not valid Unicode at position 0"),
-        (b"[" * 100_000, "text", "not JSON (nested too deep)"),
+        (b"[" * 100_000, "text", "not JSON (nested too deeply)"),
         (b"a" * (MAX_LINE_BYTES + 1), None, f"longer than {MAX_LINE_BYTES} bytes"),
         (b"a" * (3 * MAX_LINE_BYTES + 5), None, f"longer than {MAX_LINE_BYTES} bytes"),
     ],
 )
-def test_a_line_without_a_text_is_named_and_the_rest_kept(
+def test_a_line_without_a_text_is_named_and_the_rest_is_read(
     data: bytes, field: str | None, problem: str
 ) -> None:
     good = b"green" if field is None else json.dumps({"text": "green"}).encode()

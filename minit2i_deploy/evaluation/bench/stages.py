@@ -107,7 +107,7 @@ def prepare_subject(
             "adapt": lambda: runtime.adapt(context, room, told),
             "step": lambda: state.step(costliest),
             "image": lambda: to_pil(first),
-            "embed": lambda: list(encoder.rows(texts)),
+            "embed": lambda: list(encoder.sequences(texts)),
         },
         flops=_flops(bundle, ids.size, branches),
         steps_per_image=sum(len(row.weights) for row in request.rows) / branches,

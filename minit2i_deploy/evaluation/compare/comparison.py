@@ -19,7 +19,7 @@ from minit2i_deploy.evaluation.shapes import Verdict, judge
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.progress import Progress, no_progress, stage_of
 from minit2i_deploy.solvers.table import Table
-from minit2i_deploy.text.conditioning import tokenise
+from minit2i_deploy.text.conditioning import tokenize
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +71,7 @@ def compare(
     if not tasks:
         raise UsageError("nothing to paint came; give at least one prompt")
     # Once here, and not again for every side and batch.
-    tokenise(a.bundle, list(dict.fromkeys(task.prompt for task in tasks)), stacklevel=3)
+    tokenize(a.bundle, list(dict.fromkeys(task.prompt for task in tasks)), stacklevel=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptTruncatedWarning)
         return _Comparing(a, b, tasks, settings, progress).run()
