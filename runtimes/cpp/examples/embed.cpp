@@ -1,4 +1,4 @@
-// Embed a list of strings and print how alike each is to the first.
+// Embed a list of strings and print the similarity of each to the first.
 #include <minit2i.hpp>
 
 #include <cstdio>
@@ -11,14 +11,15 @@ int main(int argc, char **argv) {
     }
     const std::vector<std::string> texts{"a red circle", "a crimson circle", "two blue squares"};
     try {
-        minit2i::Client client(argv[1]);
-        const minit2i::Embeddings embeddings = client.embed(texts);
+        const minit2i::Model model(argv[1]);
+        minit2i::State state(model);
+        const minit2i::Embeddings embeddings = state.embed(texts);
         const float *first = embeddings.pooled();
         for (std::size_t text = 0; text < texts.size(); ++text) {
             const float *other = first + text * embeddings.width();
-            const double likeness =
+            const double similarity =
                 std::inner_product(first, first + embeddings.width(), other, 0.0);
-            std::printf("%.4f  %s\n", likeness, texts[text].c_str());
+            std::printf("%.4f  %s\n", similarity, texts[text].c_str());
         }
     } catch (const minit2i::Error &error) {
         std::fprintf(stderr, "%s\n", error.what());

@@ -1,10 +1,10 @@
-// Feeds damaged manifests, tables and tokenizers to their readers for a bounded time. Each either
-// reads or raises; a crash or a sanitizer's report is the failure.
-// Usage: fuzz_readers SECONDS FILE... with whole files to damage.
+// Feeds corrupt manifests, tables and tokenizers to their readers for a bounded time. Each either
+// reads or throws; a crash or a sanitizer's report is the failure.
+// Usage: fuzz_readers SECONDS FILE... with the files to corrupt.
 
-#include "common/failure.hpp"
 #include "bundle/manifest.hpp"
 #include "bundle/table.hpp"
+#include "common/failure.hpp"
 #include "common/unicode.hpp"
 #include "text/normalizer.hpp"
 #include "text/unigram.hpp"
@@ -18,7 +18,7 @@
 
 namespace {
 
-std::string damaged(std::string text, std::mt19937 &random) {
+std::string corrupt(std::string text, std::mt19937 &random) {
     static const std::string marks = "{}[]\",:0123456789-+.eE\\/nulltrue \n\xff\x00";
     const std::size_t count = 1 + random() % 8;
     for (std::size_t i = 0; i < count && !text.empty(); ++i) {
@@ -75,8 +75,8 @@ int main(int argc, char **argv) {
     while (std::chrono::steady_clock::now() < end) {
         for (int file = 2; file < argc; ++file) {
             std::ifstream stream(argv[file], std::ios::binary);
-            const std::string whole{std::istreambuf_iterator<char>(stream), {}};
-            read_all(damaged(whole, random));
+            const std::string content{std::istreambuf_iterator<char>(stream), {}};
+            read_all(corrupt(content, random));
         }
         ++rounds;
     }

@@ -1,30 +1,39 @@
 /*
- * minit2i: text embeddings and pictures from a MiniT2I bundle, without Python.
+ * minit2i: text embeddings and images from a MiniT2I bundle, without Python.
  *
- *     minit2i_client *client = NULL;
- *     if (minit2i_open("my-bundle", NULL, &client) != MINIT2I_OK) {
- *         fprintf(stderr, "%s\n", minit2i_last_error());
- *         return 1;
- *     }
- *     minit2i_text texts[] = {{"a red circle", MINIT2I_NUL_TERMINATED}};
+ *     minit2i_model *model = NULL;
+ *     minit2i_state *state = NULL;
  *     minit2i_embeddings *embeddings = NULL;
- *     if (minit2i_embed(client, texts, 1, &embeddings) == MINIT2I_OK) {
+ *     minit2i_text texts[] = {{"a red circle", MINIT2I_NUL_TERMINATED}};
+ *     minit2i_embed_params params;
+ *     minit2i_embed_params_defaults(&params, sizeof params);
+ *     params.texts = texts;
+ *     params.num_texts = 1;
+ *     if (minit2i_open("my-bundle", NULL, &model) != MINIT2I_OK ||
+ *         minit2i_state_new(model, NULL, &state) != MINIT2I_OK ||
+ *         minit2i_embed(state, &params, &embeddings) != MINIT2I_OK) {
+ *         fprintf(stderr, "%s\n", minit2i_last_error());
+ *     } else {
  *         const float *values = minit2i_embeddings_values(embeddings);
  *         ...
- *         minit2i_embeddings_free(embeddings);
  *     }
- *     minit2i_close(client);
+ *     minit2i_embeddings_free(embeddings);
+ *     minit2i_state_free(state);
+ *     minit2i_close(model);
  *
- * Threads: one client is for one thread at a time; several clients in several threads are fine.
- * Results do not depend on their client: they may outlive it, and any number of threads may read
- * one. minit2i_last_error() is per thread.
+ * Threads: a model holds the weights and may be used by any number of threads at once. A state is
+ * one caller's use of a model: it takes one call at a time, costs a few hundred bytes, and a second
+ * thread that calls it meanwhile gets MINIT2I_ERROR_USAGE. Make one for each thread. Results do not
+ * depend on their state or model: they may outlive both, and any number of threads may read one.
+ * minit2i_last_error() is per thread.
  *
- * Errors: every function that can fail returns a status. Where it is not MINIT2I_OK, the outputs
- * are as they were (those that come as NULL stay NULL) and minit2i_last_error() holds one line:
- * what came, what was wanted, what to do. No exception leaves the library.
+ * Errors: every function that can fail returns a status. If it is not MINIT2I_OK, the outputs are
+ * unchanged (those that were NULL stay NULL) and minit2i_last_error() returns one line: what came,
+ * what was expected, what to do. No exception leaves the library.
  *
- * Structs with struct_size grow at their end. Fill them with their _defaults function, which
- * takes the size that the caller was compiled with, and then set what differs.
+ * Structs with struct_size grow at their end. Fill parameters with their _defaults function, which
+ * takes the size that the caller was compiled with, and then set what differs; in structs that the
+ * library fills, set struct_size to sizeof first.
  *
  * Text is UTF-8. Arrays are row-major. Numbers have the byte order of the machine.
  */
@@ -34,8 +43,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(_WIN32)
+/* Of this header; minit2i_version() is the library's. Before 1.0.0 each minor version has an ABI of
+ * its own, and the shared library's name says which: libminit2i.so.0.1. */
+#define MINIT2I_VERSION_MAJOR 0
+#define MINIT2I_VERSION_MINOR 1
+#define MINIT2I_VERSION_PATCH 0
+/* For #if: 100 for 0.1.0. */
+#define MINIT2I_VERSION_NUMBER                                                                     \
+    (MINIT2I_VERSION_MAJOR * 10000 + MINIT2I_VERSION_MINOR * 100 + MINIT2I_VERSION_PATCH)
+
+/* Define MINIT2I_STATIC to link the static library; find_package and pkg-config do. */
+#if defined(MINIT2I_STATIC)
 #define MINIT2I_API
+#elif defined(_WIN32) && defined(MINIT2I_BUILD)
+#define MINIT2I_API __declspec(dllexport)
+#elif defined(_WIN32)
+#define MINIT2I_API __declspec(dllimport)
 #else
 #define MINIT2I_API __attribute__((visibility("default")))
 #endif
@@ -47,16 +70,17 @@ extern "C" {
 typedef enum minit2i_status {
     MINIT2I_OK = 0,
     MINIT2I_ERROR_USAGE = 1,     /* an argument is wrong, also NULL and a buffer too small */
-    MINIT2I_ERROR_BUNDLE = 2,    /* the bundle is missing, damaged or of an unknown version */
+    MINIT2I_ERROR_BUNDLE = 2,    /* the bundle is missing, corrupt or of an unknown version */
     MINIT2I_ERROR_RUNTIME = 3,   /* onnxruntime failed or cannot do what was asked */
-    MINIT2I_ERROR_CANCELLED = 4, /* the progress callback asked for it */
+    MINIT2I_ERROR_CANCELLED = 4, /* a callback or minit2i_cancel asked for it */
     MINIT2I_ERROR_MEMORY = 5,    /* out of memory */
     MINIT2I_ERROR_INTERNAL = 6   /* a mistake of this library */
 } minit2i_status;
 
-typedef struct minit2i_client minit2i_client;
+typedef struct minit2i_model minit2i_model;
+typedef struct minit2i_state minit2i_state;
 typedef struct minit2i_embeddings minit2i_embeddings;
-typedef struct minit2i_pictures minit2i_pictures;
+typedef struct minit2i_images minit2i_images;
 
 /* Size of a text that ends at its first NUL character. */
 #define MINIT2I_NUL_TERMINATED ((size_t)-1)
@@ -66,51 +90,15 @@ typedef struct minit2i_text {
     size_t size_bytes; /* or MINIT2I_NUL_TERMINATED; a NUL inside the text is refused */
 } minit2i_text;
 
-/* Called after each piece of work; done runs from 1 to total. Anything but 0 cancels. */
+/* Called after each piece of work, in the thread that made the call; done runs from 1 to total.
+ * Anything but 0 cancels. */
 typedef int (*minit2i_progress)(void *user_data, uint64_t done, uint64_t total);
 
-/* One line on a setting or a part of a prompt that had no effect. */
+/* One line on a setting or a part of a prompt that had no effect, or on wrong arithmetic of this
+ * machine. */
 typedef void (*minit2i_warning)(void *user_data, const char *text);
 
-typedef struct minit2i_open_params {
-    size_t struct_size;
-    const char *provider; /* "cpu" (default), "cuda", "tensorrt", "openvino" or "tensorrt-rtx" */
-    int32_t num_threads;        /* of one operator; 0 (default): the cores this process may use */
-    minit2i_warning on_warning; /* NULL (default): warnings are dropped */
-    void *warning_data;
-    int32_t lean; /* 1: the text encoder leaves memory before the denoiser comes; 0 (default) */
-    const char *plugin;    /* library of "openvino" or "tensorrt-rtx", which stays loaded to the end
-                              of the process; NULL (default): none */
-    const char *precision; /* "fp32" or "bf16", of "openvino"; NULL (default): fp32 there, as the
-                              graphs say elsewhere */
-} minit2i_open_params;
-
-typedef struct minit2i_info {
-    size_t struct_size;
-    int32_t image_size;         /* height and width of a picture in pixels */
-    int32_t prompt_length;      /* most tokens of a prompt, end token included */
-    int32_t embedding_width;    /* values of one token's embedding */
-    int32_t is_student;         /* 1: few-step student, told its guidance */
-    char digest[65];            /* sha256 of manifest.json; stands for the whole bundle */
-    char default_preset[128];   /* cut where it is longer */
-} minit2i_info;
-
-typedef struct minit2i_generate_params {
-    size_t struct_size;
-    const minit2i_text *prompts; /* one for each picture; may be empty texts */
-    const uint64_t *seeds;       /* one for each picture; NULL (default): all 0 */
-    size_t num_pictures;
-    const minit2i_text *negative; /* in place of the unconditional branch; NULL (default): none */
-    const char *preset;           /* NULL (default): the bundle's default preset */
-    const char *table;            /* a table of the bundle, or a .json file; NULL: the preset's */
-    double guidance;              /* NaN (default): the preset's; 1 is none */
-    double interval_start;        /* guide only rows with start <= t <= end; */
-    double interval_end;          /* NaN (default, both): as the table says */
-    const float *noise;           /* float32 [num_pictures, 3, size, size], unit normal; NULL: seeds */
-    size_t noise_count;           /* number of floats in noise */
-    minit2i_progress on_progress; /* after each row of the table; NULL (default): none */
-    void *progress_data;
-} minit2i_generate_params;
+/* ---- The library ---- */
 
 /* "0.1.0". */
 MINIT2I_API const char *minit2i_version(void);
@@ -121,32 +109,119 @@ MINIT2I_API const char *minit2i_status_name(minit2i_status status);
 /* One line on this thread's last failure; valid until this thread's next call. */
 MINIT2I_API const char *minit2i_last_error(void);
 
-MINIT2I_API minit2i_status minit2i_open_params_defaults(minit2i_open_params *params, size_t size);
+/* Unit normal noise: the first count values of a seed and stream (0 is the start noise). */
+MINIT2I_API minit2i_status minit2i_noise(uint64_t seed, uint32_t stream, float *values,
+                                         size_t count);
+
+/* ---- Models ---- */
+
+typedef struct minit2i_model_params {
+    size_t struct_size;
+    const char *provider;  /* "cpu" (default), "cuda", "tensorrt", "openvino" or "tensorrt-rtx" */
+    const char *plugin;    /* library of "openvino" or "tensorrt-rtx", which stays loaded to the end
+                              of the process; NULL (default): none */
+    const char *precision; /* "fp32" or "bf16", of "openvino"; NULL (default): fp32 there, as the
+                              graphs say elsewhere */
+    int32_t device;        /* index of the provider's device, from 0 (default) */
+    int32_t num_threads;   /* of one operator; 0 (default): the cores this process may use */
+    int32_t lean; /* 1: the text encoder leaves memory before the denoiser comes; 0 (default) */
+    minit2i_warning on_warning; /* NULL (default): warnings are dropped */
+    void *warning_data;
+} minit2i_model_params;
+
+typedef struct minit2i_info {
+    size_t struct_size;
+    int32_t image_size;         /* height and width of an image in pixels */
+    int32_t prompt_length;      /* most tokens of a prompt, end token included */
+    int32_t embedding_width;    /* values of one token's embedding */
+    int32_t is_student;         /* 1: few-step student, whose guidance is an input; 0: base model */
+    const char *digest;         /* sha256 of manifest.json; stands for the complete bundle */
+    const char *default_preset; /* this text and digest are valid as long as the model */
+} minit2i_info;
+
+typedef struct minit2i_preset {
+    size_t struct_size;
+    const char *name;   /* valid as long as the model, like table */
+    const char *table;  /* name of its solver table */
+    double guidance;    /* its guidance scale; 1 is none */
+    int32_t is_default; /* 1: used if none is named */
+} minit2i_preset;
+
+typedef struct minit2i_table {
+    size_t struct_size;
+    const char *name;  /* valid as long as the model */
+    uint64_t num_rows; /* steps: each runs the denoiser once, guided ones on two branches */
+} minit2i_table;
+
+MINIT2I_API minit2i_status minit2i_model_params_defaults(minit2i_model_params *params, size_t size);
 
 /* Reads the manifest and checks every file's size; graphs are loaded when first needed.
- * params may be NULL for the defaults. *client must be NULL. */
-MINIT2I_API minit2i_status minit2i_open(const char *bundle, const minit2i_open_params *params,
-                                        minit2i_client **client);
+ * params may be NULL for the defaults. *model must be NULL. */
+MINIT2I_API minit2i_status minit2i_open(const char *bundle, const minit2i_model_params *params,
+                                        minit2i_model **model);
 
-/* NULL is allowed. */
-MINIT2I_API void minit2i_close(minit2i_client *client);
+/* Its memory is freed with the last of its states. NULL is allowed. */
+MINIT2I_API void minit2i_close(minit2i_model *model);
 
-/* info->struct_size says how much of it the caller knows. */
-MINIT2I_API minit2i_status minit2i_get_info(const minit2i_client *client, minit2i_info *info);
+MINIT2I_API minit2i_status minit2i_get_info(const minit2i_model *model, minit2i_info *info);
+
+/* Presets and tables, each sorted by name. index counts from 0. */
+MINIT2I_API size_t minit2i_num_presets(const minit2i_model *model);
+MINIT2I_API minit2i_status minit2i_get_preset(const minit2i_model *model, size_t index,
+                                              minit2i_preset *preset);
+MINIT2I_API size_t minit2i_num_tables(const minit2i_model *model);
+MINIT2I_API minit2i_status minit2i_get_table(const minit2i_model *model, size_t index,
+                                             minit2i_table *table);
 
 /* Hashes every file of the bundle; progress counts bytes and may be NULL. */
-MINIT2I_API minit2i_status minit2i_verify(minit2i_client *client, minit2i_progress on_progress,
+MINIT2I_API minit2i_status minit2i_verify(const minit2i_model *model, minit2i_progress on_progress,
                                           void *progress_data);
 
 /* Token ids of one text, the end token last. ids has room for capacity of them and may be NULL
- * where capacity is 0. *num_ids is set to the number of ids also where the room is too small
+ * if capacity is 0. *num_ids is set to the number of ids also if the room is too small
  * (MINIT2I_ERROR_USAGE). was_cut may be NULL. */
-MINIT2I_API minit2i_status minit2i_tokenize(minit2i_client *client, minit2i_text text, int64_t *ids,
-                                            size_t capacity, size_t *num_ids, int32_t *was_cut);
+MINIT2I_API minit2i_status minit2i_tokenize(const minit2i_model *model, minit2i_text text,
+                                            int64_t *ids, size_t capacity, size_t *num_ids,
+                                            int32_t *was_cut);
 
-/* Embeds texts, in the order they came. *embeddings must be NULL. */
-MINIT2I_API minit2i_status minit2i_embed(minit2i_client *client, const minit2i_text *texts,
-                                         size_t num_texts, minit2i_embeddings **embeddings);
+/* ---- States ---- */
+
+typedef struct minit2i_state_params {
+    size_t struct_size;
+    minit2i_warning on_warning; /* NULL (default): the model's */
+    void *warning_data;
+} minit2i_state_params;
+
+MINIT2I_API minit2i_status minit2i_state_params_defaults(minit2i_state_params *params, size_t size);
+
+/* params may be NULL for the defaults. *state must be NULL. */
+MINIT2I_API minit2i_status minit2i_state_new(minit2i_model *model,
+                                             const minit2i_state_params *params,
+                                             minit2i_state **state);
+
+/* NULL is allowed; a state with a call in progress is not. */
+MINIT2I_API void minit2i_state_free(minit2i_state *state);
+
+/* Ends the call in progress early, with MINIT2I_ERROR_CANCELLED; without one it does nothing.
+ * For any thread, also inside a callback. */
+MINIT2I_API void minit2i_cancel(minit2i_state *state);
+
+/* ---- Text embeddings ---- */
+
+typedef struct minit2i_embed_params {
+    size_t struct_size;
+    const minit2i_text *texts;
+    size_t num_texts;
+    size_t batch_size;            /* most texts that the encoder sees at once; default 32 */
+    minit2i_progress on_progress; /* after each batch, counts texts; NULL (default): none */
+    void *progress_data;
+} minit2i_embed_params;
+
+MINIT2I_API minit2i_status minit2i_embed_params_defaults(minit2i_embed_params *params, size_t size);
+
+/* Embeds texts; results are in the order of the texts. *embeddings must be NULL. */
+MINIT2I_API minit2i_status minit2i_embed(minit2i_state *state, const minit2i_embed_params *params,
+                                         minit2i_embeddings **embeddings);
 
 MINIT2I_API size_t minit2i_embeddings_num_texts(const minit2i_embeddings *embeddings);
 /* Tokens of the longest text. */
@@ -160,34 +235,71 @@ MINIT2I_API const int64_t *minit2i_embeddings_mask(const minit2i_embeddings *emb
 MINIT2I_API const float *minit2i_embeddings_pooled(const minit2i_embeddings *embeddings);
 MINIT2I_API void minit2i_embeddings_free(minit2i_embeddings *embeddings);
 
-/* Unit normal noise: the first count values of a seed and stream (0 is the start noise). */
-MINIT2I_API minit2i_status minit2i_noise(uint64_t seed, uint32_t stream, float *values,
-                                         size_t count);
+/* ---- Images ---- */
+
+/* The images as they would be if this row were the last one. */
+typedef struct minit2i_frame {
+    size_t struct_size;
+    uint64_t row; /* of the table, from 0 */
+    uint64_t num_rows;
+    double t; /* time of the row, 0 noise to 1 data */
+    size_t num_images;
+    size_t size;           /* height and width in pixels */
+    const uint8_t *pixels; /* uint8 [num_images, size, size, 3]; valid during the call */
+    const float *estimate; /* float32 [num_images, 3, size, size], the guided estimate of the clean
+                              image, -1 black to 1 white; valid during the call */
+} minit2i_frame;
+
+/* Called after each row of the table. Anything but 0 cancels. */
+typedef int (*minit2i_preview)(void *user_data, const minit2i_frame *frame);
+
+typedef struct minit2i_generate_params {
+    size_t struct_size;
+    const minit2i_text *prompts; /* [num_images, num_parts]; texts may be empty */
+    const uint64_t *seeds;       /* [num_images]; NULL (default): all 0 */
+    size_t num_images;
+    size_t num_parts;             /* texts that are mixed for one image; default 1 */
+    const double *weights;        /* [num_parts], divided by their sum, the same for all images;
+                                     NULL (default): all 1 */
+    const minit2i_text *negative; /* in place of the unconditional branch; NULL (default): none */
+    const char *preset;           /* NULL (default): the bundle's default preset */
+    const char *table;            /* a table of the bundle, or a .json file; NULL: the preset's */
+    double guidance;              /* NaN (default): the preset's; 1 is none */
+    double interval_start;        /* guide only rows with start <= t <= end; */
+    double interval_end;          /* NaN (default, both): as the table says */
+    const float *noise; /* float32 [num_images, 3, size, size], unit normal; NULL: the seeds' */
+    size_t noise_count; /* number of floats in noise */
+    minit2i_progress on_progress; /* after each row of the table; NULL (default): none */
+    void *progress_data;
+    minit2i_preview on_preview; /* after each row of the table; NULL (default): none */
+    void *preview_data;
+} minit2i_generate_params;
 
 MINIT2I_API minit2i_status minit2i_generate_params_defaults(minit2i_generate_params *params,
                                                             size_t size);
 
-/* Paints one picture for each prompt. *pictures must be NULL. */
-MINIT2I_API minit2i_status minit2i_generate(minit2i_client *client,
+/* Generates num_images images; one does not depend on the others. *images must be NULL. */
+MINIT2I_API minit2i_status minit2i_generate(minit2i_state *state,
                                             const minit2i_generate_params *params,
-                                            minit2i_pictures **pictures);
+                                            minit2i_images **images);
 
-MINIT2I_API size_t minit2i_pictures_count(const minit2i_pictures *pictures);
-/* Height and width. */
-MINIT2I_API size_t minit2i_pictures_size(const minit2i_pictures *pictures);
+MINIT2I_API size_t minit2i_images_count(const minit2i_images *images);
+/* Height and width in pixels. */
+MINIT2I_API size_t minit2i_images_size(const minit2i_images *images);
 /* uint8 [count, size, size, 3]: red, green, blue. */
-MINIT2I_API const uint8_t *minit2i_pictures_pixels(const minit2i_pictures *pictures);
+MINIT2I_API const uint8_t *minit2i_images_pixels(const minit2i_images *images);
 /* float32 [count, 3, size, size]: the final state, -1 black to 1 white, not clamped. */
-MINIT2I_API const float *minit2i_pictures_state(const minit2i_pictures *pictures);
+MINIT2I_API const float *minit2i_images_state(const minit2i_images *images);
 /* Seconds that the rows of the table took. */
-MINIT2I_API double minit2i_pictures_step_seconds(const minit2i_pictures *pictures);
+MINIT2I_API double minit2i_images_step_seconds(const minit2i_images *images);
 /* Name of the table and the guidance scale that were used. */
-MINIT2I_API const char *minit2i_pictures_table(const minit2i_pictures *pictures);
-MINIT2I_API double minit2i_pictures_guidance(const minit2i_pictures *pictures);
-/* Writes one picture as PNG, whole or not at all, with what made it in text fields. */
-MINIT2I_API minit2i_status minit2i_pictures_save_png(const minit2i_pictures *pictures, size_t index,
-                                                     const char *path);
-MINIT2I_API void minit2i_pictures_free(minit2i_pictures *pictures);
+MINIT2I_API const char *minit2i_images_table(const minit2i_images *images);
+MINIT2I_API double minit2i_images_guidance(const minit2i_images *images);
+/* Writes one image as PNG with its settings in text fields; the file is replaced at once or not at
+ * all. */
+MINIT2I_API minit2i_status minit2i_images_save_png(const minit2i_images *images, size_t index,
+                                                   const char *path);
+MINIT2I_API void minit2i_images_free(minit2i_images *images);
 
 #ifdef __cplusplus
 }

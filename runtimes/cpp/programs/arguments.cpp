@@ -1,7 +1,5 @@
 #include "arguments.hpp"
 
-#include "minit2i.hpp"
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
@@ -10,35 +8,41 @@
 namespace programs {
 namespace {
 
+constexpr std::uint64_t kMaxCount = INT32_MAX;
+
 bool contains(const std::vector<std::string> &names, const std::string &name) {
     return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 } // namespace
 
+const std::vector<std::string> kModelOptions{"--provider", "--plugin", "--precision", "--device",
+                                             "--threads"};
+
 Arguments::Arguments(int argc, char **argv, const std::vector<std::string> &names,
                      const std::vector<std::string> &flags) {
-    bool only_words = false;
+    bool options_ended = false;
     for (int at = 1; at < argc; ++at) {
-        std::string word = argv[at];
-        if (only_words || word.size() < 2 || word[0] != '-') {
-            words_.push_back(word);
+        const std::string argument = argv[at];
+        // A single - is standard input.
+        if (options_ended || argument.size() < 2 || argument[0] != '-') {
+            positionals_.push_back(argument);
             continue;
         }
-        if (word == "--") {
-            only_words = true;
+        if (argument == "--") {
+            options_ended = true;
             continue;
         }
-        const std::size_t equals = word.find('=');
-        const std::string name = word == "-o" ? "--output" : word.substr(0, equals);
+        const std::size_t equals = argument.find('=');
+        const std::string name = argument == "-o" ? "--output" : argument.substr(0, equals);
         if (contains(flags, name) && equals == std::string::npos) {
             values_[name] = "";
         } else if (!contains(names, name)) {
-            throw WrongUse("option " + word + " is unknown; see --help");
+            throw UsageError("option " + argument + " is unknown; see --help");
         } else if (equals != std::string::npos) {
-            values_[name] = word.substr(equals + 1);
+            values_[name] = argument.substr(equals + 1);
         } else if (at + 1 == argc) {
-            throw WrongUse("option " + word + " came without its value");
+            throw UsageError("option " + argument + " expects a value");
         } else {
             values_[name] = argv[++at];
         }
@@ -46,64 +50,87 @@ Arguments::Arguments(int argc, char **argv, const std::vector<std::string> &name
 }
 
 std::string Arguments::value(const std::string &name, const std::string &otherwise) const {
-    const auto found = values_.find(name);
-    return found == values_.end() ? otherwise : found->second;
-}
-
-const char *Arguments::pointer(const std::string &name) const {
-    const auto found = values_.find(name);
-    return found == values_.end() ? nullptr : found->second.c_str();
+    const auto entry = values_.find(name);
+    return entry == values_.end() ? otherwise : entry->second;
 }
 
 double Arguments::number(const std::string &name, double otherwise) const {
-    const auto found = values_.find(name);
-    if (found == values_.end()) {
-        return otherwise;
+    return has(name) ? parse_number(name, value(name)) : otherwise;
+}
+
+std::int32_t Arguments::count(const std::string &name) const {
+    const std::uint64_t result = parse_unsigned(name, value(name, "0"));
+    if (result > kMaxCount) {
+        throw UsageError(name + " is " + std::to_string(result) + ", but at most " +
+                         std::to_string(kMaxCount) + " is possible");
     }
+    return static_cast<std::int32_t>(result);
+}
+
+double parse_number(const std::string &name, const std::string &text) {
     char *end = nullptr;
-    const double result = std::strtod(found->second.c_str(), &end);
-    if (found->second.empty() || *end != '\0' || !(result - result == 0.0)) {
-        throw WrongUse(name + " is '" + found->second + "', but a finite number is needed");
+    const double result = std::strtod(text.c_str(), &end);
+    if (text.empty() || *end != '\0' || !(result - result == 0.0)) {
+        throw UsageError(name + " is '" + text + "', but a finite number is needed");
     }
     return result;
 }
 
-std::uint64_t Arguments::whole(const std::string &name, const std::string &text) const {
+std::uint64_t parse_unsigned(const std::string &name, const std::string &text) {
     char *end = nullptr;
     errno = 0;
     const unsigned long long result = std::strtoull(text.c_str(), &end, 10);
     // The C function would take a minus sign and wrap around.
-    const bool plain = !text.empty() && text[0] >= '0' && text[0] <= '9';
-    if (!plain || *end != '\0' || errno != 0) {
-        throw WrongUse(name + " is '" + text + "', but a whole number from 0 is needed");
+    const bool starts_with_digit = !text.empty() && text[0] >= '0' && text[0] <= '9';
+    if (!starts_with_digit || *end != '\0' || errno != 0) {
+        throw UsageError(name + " is '" + text + "', but an integer from 0 to 2**64 - 1 is needed");
     }
     return result;
 }
 
-std::int32_t thread_count(const Arguments &arguments) {
-    const std::uint64_t count = arguments.whole("--threads", arguments.value("--threads", "0"));
-    if (count > INT32_MAX) {
-        throw WrongUse("--threads is " + std::to_string(count) + ", more than any machine has");
+std::vector<std::string> split_commas(const std::string &text) {
+    std::vector<std::string> parts;
+    for (std::size_t start = 0; start <= text.size();) {
+        const std::size_t end = std::min(text.find(',', start), text.size());
+        parts.push_back(text.substr(start, end - start));
+        start = end + 1;
     }
-    return static_cast<std::int32_t>(count);
+    return parts;
+}
+
+minit2i::ModelOptions model_options(const Arguments &arguments, const char *program) {
+    minit2i::ModelOptions options;
+    options.provider = arguments.value("--provider", "cpu");
+    if (arguments.has("--plugin")) {
+        options.plugin = arguments.value("--plugin");
+    }
+    if (arguments.has("--precision")) {
+        options.precision = arguments.value("--precision");
+    }
+    options.device = arguments.count("--device");
+    options.num_threads = arguments.count("--threads");
+    options.on_warning = [program](const std::string &text) {
+        std::fprintf(stderr, "%s: warning: %s\n", program, text.c_str());
+    };
+    return options;
 }
 
 int run_program(const char *name, const char *help, int argc, char **argv,
                 int (*body)(int argc, char **argv)) {
     for (int at = 1; at < argc; ++at) {
-        const std::string word = argv[at];
-        if (word == "--help" || word == "-h") {
+        const std::string argument = argv[at];
+        if (argument == "--help" || argument == "-h") {
             std::fputs(help, stdout);
             return 0;
         }
-        if (word == "--version") {
+        if (argument == "--version") {
             std::printf("%s %s\n", name, minit2i_version());
             return 0;
         }
     }
     try {
         return body(argc, argv);
-    } catch (const WrongUse &error) {
+    } catch (const UsageError &error) {
         std::fprintf(stderr, "%s: error: %s\n", name, error.what());
         return 2;
     } catch (const minit2i::Error &error) {

@@ -1,5 +1,7 @@
-// Command-line words: options with a value, flags, and the rest in order.
+// Command-line arguments: options with a value, flags, and the positional ones in order.
 #pragma once
+
+#include "minit2i.hpp"
 
 #include <cstdint>
 #include <map>
@@ -9,8 +11,8 @@
 
 namespace programs {
 
-// The user named something wrong; the program exits 2.
-class WrongUse : public std::runtime_error {
+// An argument is wrong; the program exits 2.
+class UsageError : public std::runtime_error {
 public:
     using std::runtime_error::runtime_error;
 };
@@ -23,19 +25,28 @@ public:
 
     bool has(const std::string &name) const { return values_.count(name) != 0; }
     std::string value(const std::string &name, const std::string &otherwise = "") const;
-    // The option's value, or null where it was not given: what the C functions take.
-    const char *pointer(const std::string &name) const;
     double number(const std::string &name, double otherwise) const;
-    std::uint64_t whole(const std::string &name, const std::string &text) const;
-    const std::vector<std::string> &words() const { return words_; }
+    // The option's value from 0 to a limit, 0 without the option.
+    std::int32_t count(const std::string &name) const;
+    const std::vector<std::string> &positionals() const { return positionals_; }
 
 private:
     std::map<std::string, std::string> values_;
-    std::vector<std::string> words_;
+    std::vector<std::string> positionals_;
 };
 
-// The value of --threads, 0 where it was not given.
-std::int32_t thread_count(const Arguments &arguments);
+// A decimal number from 0 to 2**64 - 1; name is the option's, for the error.
+std::uint64_t parse_unsigned(const std::string &name, const std::string &text);
+
+// A finite number.
+double parse_number(const std::string &name, const std::string &text);
+
+std::vector<std::string> split_commas(const std::string &text);
+
+// Options that both programs take, each with a value.
+extern const std::vector<std::string> kModelOptions;
+
+minit2i::ModelOptions model_options(const Arguments &arguments, const char *program);
 
 // Runs a program's body; prints one line on failure and returns the exit code.
 int run_program(const char *name, const char *help, int argc, char **argv,

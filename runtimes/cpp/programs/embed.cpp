@@ -5,63 +5,78 @@
 #include "minit2i.hpp"
 #include "npy.hpp"
 
+#include <unistd.h>
+
 #include <cstdio>
 
 namespace {
 
+constexpr char kProgram[] = "minit2i-embed";
 constexpr char kHelp[] = R"(usage: minit2i-embed [options] BUNDLE TEXT... -o FILE.npz
 
-Embed texts with a bundle's text encoder.
+Embed texts with a bundle's text encoder. A single - in place of TEXT reads
+texts from standard input, one per line.
 
   -o, --output FILE.npz  values float32 [texts, tokens, width], zero at padding;
                          mask int64 [texts, tokens], 1 at real tokens
-  --texts FILE           UTF-8 file in place of TEXT, one a line
+  --texts FILE           UTF-8 file in place of TEXT, one per line; - is standard
+                         input
   --pooled               add the mean over each text's tokens, of length 1
-  --tokens               print token ids, one text a line, in place of -o
+  --tokens               print token ids, one text per line, in place of -o
+  --batch N              most texts that the encoder sees at once (default: 32)
   --provider NAME        cpu (default), cuda, tensorrt, openvino or tensorrt-rtx
   --plugin PATH          library of the provider openvino or tensorrt-rtx
   --precision NAME       fp32 (default) or bf16, of the provider openvino
+  --device N             index of the provider's device, from 0 (default)
   --threads N            CPU threads; 0 (default) is one for each core
   --version              print the version
 
 Exit codes: 0 done, 2 wrong use, 1 anything else.
 )";
 
-void warn(void *, const char *text) { std::fprintf(stderr, "minit2i-embed: warning: %s\n", text); }
-
-std::vector<std::string> lines_of(const std::string &path) {
-    std::vector<std::string> lines;
-    const std::string text = programs::read_file(path);
-    for (std::size_t start = 0; start < text.size();) {
-        const std::size_t end = std::min(text.find('\n', start), text.size());
-        lines.push_back(text.substr(start, end - start));
-        start = end + 1;
+std::vector<std::string> requested_texts(const programs::Arguments &arguments) {
+    std::vector<std::string> texts(arguments.positionals().begin() + 1,
+                                   arguments.positionals().end());
+    if (arguments.has("--texts") && !texts.empty()) {
+        throw programs::UsageError("TEXT and --texts are mutually exclusive");
     }
-    return lines;
-}
-
-std::vector<std::string> wanted_texts(const programs::Arguments &arguments) {
-    std::vector<std::string> texts(arguments.words().begin() + 1, arguments.words().end());
     if (arguments.has("--texts")) {
-        if (!texts.empty()) {
-            throw programs::WrongUse("TEXT came with --texts; give one or the other");
-        }
-        texts = lines_of(arguments.value("--texts"));
+        texts = programs::read_lines(arguments.value("--texts"));
+    } else if (texts.size() == 1 && texts[0] == "-") {
+        texts = programs::read_lines("-");
     }
     if (texts.empty()) {
-        throw programs::WrongUse("no text came; give at least one (it may be empty)");
+        throw programs::UsageError("no text given; pass TEXT, --texts FILE, or - for stdin");
     }
     return texts;
 }
 
-void print_tokens(minit2i::Client &client, const std::vector<std::string> &texts) {
+void print_tokens(const minit2i::Model &model, const std::vector<std::string> &texts) {
     for (const std::string &text : texts) {
         std::string line;
-        for (const std::int64_t id : client.tokenize(text)) {
+        for (const std::int64_t id : model.tokenize(text)) {
             line += (line.empty() ? "" : " ") + std::to_string(id);
         }
         std::printf("%s\n", line.c_str());
     }
+}
+
+minit2i::EmbedOptions embed_options(const programs::Arguments &arguments) {
+    minit2i::EmbedOptions options;
+    if (arguments.has("--batch")) {
+        options.batch_size = static_cast<std::size_t>(arguments.count("--batch"));
+    }
+    if (isatty(STDERR_FILENO) != 0) {
+        options.on_progress = [](std::uint64_t done, std::uint64_t total) {
+            // One batch needs no progress.
+            if (done < total || total > 32) {
+                std::fprintf(stderr, "\rtext %llu/%llu%s", static_cast<unsigned long long>(done),
+                             static_cast<unsigned long long>(total), done == total ? "\n" : "");
+            }
+            return true;
+        };
+    }
+    return options;
 }
 
 void write_embeddings(const programs::Arguments &arguments, const minit2i::Embeddings &embeddings) {
@@ -80,37 +95,30 @@ void write_embeddings(const programs::Arguments &arguments, const minit2i::Embed
 }
 
 int run(int argc, char **argv) {
-    const programs::Arguments arguments(argc, argv,
-                                        {"--output", "--texts", "--provider", "--plugin",
-                                         "--precision", "--threads"},
-                                        {"--pooled", "--tokens"});
-    if (arguments.words().empty()) {
-        throw programs::WrongUse("BUNDLE is missing; see --help");
+    std::vector<std::string> names{"--output", "--texts", "--batch"};
+    names.insert(names.end(), programs::kModelOptions.begin(), programs::kModelOptions.end());
+    const programs::Arguments arguments(argc, argv, names, {"--pooled", "--tokens"});
+    if (arguments.positionals().empty()) {
+        throw programs::UsageError("BUNDLE is missing; see --help");
     }
-    const std::vector<std::string> texts = wanted_texts(arguments);
     if (arguments.has("--tokens") == arguments.has("--output")) {
-        throw programs::WrongUse("give one of -o FILE.npz and --tokens");
+        throw programs::UsageError("pass exactly one of -o FILE.npz and --tokens");
     }
     if (arguments.has("--output")) {
         programs::check_suffix(arguments.value("--output"), ".npz");
     }
-    minit2i_open_params params = minit2i::open_params();
-    params.provider = arguments.pointer("--provider");
-    params.plugin = arguments.pointer("--plugin");
-    params.precision = arguments.pointer("--precision");
-    params.num_threads = programs::thread_count(arguments);
-    params.on_warning = warn;
-    minit2i::Client client(arguments.words()[0], params);
+    const minit2i::EmbedOptions options = embed_options(arguments);
+    const std::vector<std::string> texts = requested_texts(arguments);
+    const minit2i::Model model(arguments.positionals()[0],
+                               programs::model_options(arguments, kProgram));
     if (arguments.has("--tokens")) {
-        print_tokens(client, texts);
+        print_tokens(model, texts);
     } else {
-        write_embeddings(arguments, client.embed(texts));
+        write_embeddings(arguments, minit2i::State(model).embed(texts, options));
     }
     return 0;
 }
 
 } // namespace
 
-int main(int argc, char **argv) {
-    return programs::run_program("minit2i-embed", kHelp, argc, argv, run);
-}
+int main(int argc, char **argv) { return programs::run_program(kProgram, kHelp, argc, argv, run); }

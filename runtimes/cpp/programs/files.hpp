@@ -1,11 +1,16 @@
-// Whole files in and out.
+// Reads and writes complete files.
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace programs {
 
+// The bytes of a file, or of standard input for "-".
 std::string read_file(const std::string &path);
+
+// The texts of a file, one per line; "-" is standard input.
+std::vector<std::string> read_lines(const std::string &path);
 
 // Writes beside the place, then renames.
 void write_file(const std::string &path, const std::string &bytes);

@@ -1,4 +1,4 @@
-// minit2i-generate: prompts to pictures. Written over minit2i.hpp only.
+// minit2i-generate: prompts to images. Written over minit2i.hpp only.
 
 #include "arguments.hpp"
 #include "files.hpp"
@@ -7,135 +7,161 @@
 
 #include <unistd.h>
 
-#include <cmath>
+#include <array>
 #include <cstdio>
-#include <optional>
 
 namespace {
 
+constexpr char kProgram[] = "minit2i-generate";
 constexpr char kHelp[] = R"(usage: minit2i-generate [options] BUNDLE PROMPT -o FILE.png
+       minit2i-generate BUNDLE --list
 
-Paint one picture of a prompt for each seed and write it as PNG, with what made
-it in text fields.
+Generate an image of a prompt for each seed and write it as PNG, with its
+settings in text fields. A single - in place of PROMPT reads prompts from
+standard input, one per line.
 
-  -o, --output FILE.png  the picture; of several: FILE-SEED.png each
+  -o, --output FILE.png  the image; several seeds: FILE-SEED.png each; several
+                         prompts: FILE-INDEX-SEED.png each, INDEX from 0
   --seed N[,N..]         seeds of the noise, 0 (default) to 2**64 - 1
-  --negative TEXT        prompt to move away from, in place of no prompt
+  --also TEXT:WEIGHT     mix another text into the prompt, whose weight is 1
+  --negative TEXT        prompt to move away from, in place of no prompt; - is
+                         standard input
   --preset NAME          table and guidance that belong together
   --table NAME           a table of the bundle, or a .json file
   --guidance G           guidance scale; 1 is none
   --interval START,END   guide only rows with START <= t <= END
   --noise FILE.npy       float32 unit normal noise, [3, H, W] or
-                         [pictures, 3, H, W], in place of the seeds'
-  --save-state FILE.npy  float32 [pictures, 3, H, W] before rounding, -1 to 1
+                         [images, 3, H, W], in place of the seeds'
+  --save-state FILE.npy  float32 [images, 3, H, W] before rounding, -1 to 1
   --provider NAME        cpu (default), cuda, tensorrt, openvino or tensorrt-rtx
   --plugin PATH          library of the provider openvino or tensorrt-rtx
   --precision NAME       fp32 (default) or bf16, of the provider openvino
+  --device N             index of the provider's device, from 0 (default)
   --threads N            CPU threads; 0 (default) is one for each core
   --verify               hash every file of the bundle first
-  --json                 print one JSON object a picture, in place of text
+  --list                 print the bundle's presets and tables
+  --json                 print one JSON object per image, in place of text
   --version              print the version
 
 Exit codes: 0 done, 2 wrong use, 1 anything else.
 )";
 
-void warn(void *, const char *text) {
-    std::fprintf(stderr, "minit2i-generate: warning: %s\n", text);
-}
-
-// user_data counts the rows of the table.
-int show_progress(void *user_data, std::uint64_t done, std::uint64_t total) {
-    *static_cast<std::uint64_t *>(user_data) = total;
-    if (isatty(STDERR_FILENO) != 0) {
-        std::fprintf(stderr, "\rrow %llu/%llu%s", static_cast<unsigned long long>(done),
-                     static_cast<unsigned long long>(total), done == total ? "\n" : "");
-    }
-    return 0;
-}
-
-std::string quoted(const std::string &text) {
+std::string json_text(const std::string &text) {
     std::string result = "\"";
     for (const char c : text) {
         if (c == '"' || c == '\\') {
             result += '\\';
         }
-        // No other control character can stand in a name that a terminal gave.
-        result += c == '\n' ? std::string("\\n") : std::string(1, c);
+        if (static_cast<unsigned char>(c) < 0x20) {
+            std::array<char, 8> escape{};
+            std::snprintf(escape.data(), escape.size(), "\\u%04x", static_cast<unsigned>(c));
+            result += escape.data();
+        } else {
+            result += c;
+        }
     }
     return result + "\"";
 }
 
-std::vector<std::string> split(const std::string &text) {
-    std::vector<std::string> parts;
-    for (std::size_t start = 0; start <= text.size();) {
-        const std::size_t end = std::min(text.find(',', start), text.size());
-        parts.push_back(text.substr(start, end - start));
-        start = end + 1;
-    }
-    return parts;
-}
-
-std::vector<std::uint64_t> wanted_seeds(const programs::Arguments &arguments) {
+// Images of one prompt: a seed each, or noise of the caller.
+struct Job {
+    std::string prompt;
     std::vector<std::uint64_t> seeds;
-    for (const std::string &part : split(arguments.value("--seed", "0"))) {
-        seeds.push_back(arguments.whole("--seed", part));
+    std::vector<float> noise;
+};
+
+std::vector<std::uint64_t> requested_seeds(const programs::Arguments &arguments) {
+    std::vector<std::uint64_t> seeds;
+    for (const std::string &part : programs::split_commas(arguments.value("--seed", "0"))) {
+        seeds.push_back(programs::parse_unsigned("--seed", part));
     }
     return seeds;
 }
 
-void set_interval(const programs::Arguments &arguments, minit2i_generate_params &params) {
-    if (!arguments.has("--interval")) {
+std::vector<std::string> requested_prompts(const programs::Arguments &arguments) {
+    const std::string &prompt = arguments.positionals()[1];
+    if (prompt != "-") {
+        return {prompt};
+    }
+    std::vector<std::string> prompts;
+    for (const std::string &line : programs::read_lines("-")) {
+        if (line.find_first_not_of(" \t\r") != std::string::npos) {
+            prompts.push_back(line);
+        }
+    }
+    if (prompts.empty()) {
+        throw programs::UsageError("-: no prompt in it; write one per line");
+    }
+    return prompts;
+}
+
+void set_negative(const programs::Arguments &arguments, minit2i::GenerateOptions &options) {
+    if (!arguments.has("--negative")) {
         return;
     }
-    const std::vector<std::string> ends = split(arguments.value("--interval"));
-    char *rest[2] = {};
-    if (ends.size() == 2 && !ends[0].empty() && !ends[1].empty()) {
-        params.interval_start = std::strtod(ends[0].c_str(), &rest[0]);
-        params.interval_end = std::strtod(ends[1].c_str(), &rest[1]);
-    }
-    if (rest[0] == nullptr || *rest[0] != '\0' || *rest[1] != '\0' ||
-        !std::isfinite(params.interval_start) || !std::isfinite(params.interval_end)) {
-        throw programs::WrongUse("--interval is '" + arguments.value("--interval") +
-                                 "', but START,END is needed, for example 0.1,0.9");
+    options.negative = arguments.value("--negative");
+    if (options.negative == "-") {
+        if (arguments.positionals()[1] == "-") {
+            throw programs::UsageError("PROMPT and --negative cannot both be -");
+        }
+        const std::vector<std::string> lines = programs::read_lines("-");
+        options.negative = lines.empty() ? "" : lines[0];
     }
 }
 
-// Noise of [3, H, W] stands for one picture; without --seed it also says how many there are.
-std::vector<float> wanted_noise(const programs::Arguments &arguments, std::size_t size,
-                                std::vector<std::uint64_t> &seeds) {
+void set_interval(const programs::Arguments &arguments, minit2i::GenerateOptions &options) {
+    if (!arguments.has("--interval")) {
+        return;
+    }
+    const std::string text = arguments.value("--interval");
+    const std::vector<std::string> ends = programs::split_commas(text);
+    if (ends.size() != 2) {
+        throw programs::UsageError("--interval is '" + text +
+                                   "', but START,END is needed, for example 0.1,0.9");
+    }
+    options.interval_start = programs::parse_number("--interval", ends[0]);
+    options.interval_end = programs::parse_number("--interval", ends[1]);
+}
+
+void set_mix(const programs::Arguments &arguments, minit2i::GenerateOptions &options) {
+    if (!arguments.has("--also")) {
+        return;
+    }
+    const std::string text = arguments.value("--also");
+    const std::size_t colon = text.rfind(':');
+    if (colon == std::string::npos) {
+        throw programs::UsageError("--also is '" + text +
+                                   "', but TEXT:WEIGHT is needed, for example \"a square:0.5\"");
+    }
+    options.also = {{text.substr(0, colon),
+                     programs::parse_number("weight of --also", text.substr(colon + 1))}};
+}
+
+// Noise of [3, H, W] is for one image; without --seed it also says how many there are.
+void read_noise(const programs::Arguments &arguments, std::size_t size, Job &job) {
     programs::Shape shape;
-    std::vector<float> noise = programs::read_npy(arguments.value("--noise"), shape);
+    job.noise = programs::read_npy(arguments.value("--noise"), shape);
     if (shape.size() == 3) {
         shape.insert(shape.begin(), 1);
     }
     if (shape.size() == 4 && shape[0] > 0 && !arguments.has("--seed")) {
-        seeds.assign(shape[0], 0);
+        job.seeds.assign(shape[0], 0);
     }
-    if (shape != programs::Shape{seeds.size(), 3, size, size}) {
+    if (shape != programs::Shape{job.seeds.size(), 3, size, size}) {
         const std::string side = std::to_string(size);
-        throw programs::WrongUse(arguments.value("--noise") + ": has another shape than [" +
-                                 std::to_string(seeds.size()) + ", 3, " + side + ", " + side + "]");
+        throw programs::UsageError(arguments.value("--noise") + ": has another shape than [" +
+                                   std::to_string(job.seeds.size()) + ", 3, " + side + ", " + side +
+                                   "]");
     }
-    return noise;
-}
-
-std::string picture_path(const std::string &output, std::uint64_t seed, std::size_t index,
-                         const std::vector<std::uint64_t> &seeds, bool has_seeds) {
-    if (seeds.size() == 1) {
-        return output;
-    }
-    const std::uint64_t number = has_seeds ? seed : index;
-    return output.substr(0, output.size() - 4) + "-" + std::to_string(number) + ".png";
 }
 
 void check_arguments(const programs::Arguments &arguments) {
-    if (arguments.words().size() != 2) {
-        throw programs::WrongUse(std::to_string(arguments.words().size()) +
-                                 " words came, but BUNDLE and PROMPT are needed (quotes around "
-                                 "the prompt)");
+    if (arguments.positionals().size() != 2) {
+        throw programs::UsageError("expected BUNDLE and PROMPT (in quotes), got " +
+                                   std::to_string(arguments.positionals().size()) + " arguments");
     }
     if (!arguments.has("--output")) {
-        throw programs::WrongUse("-o FILE.png is missing");
+        throw programs::UsageError("-o FILE.png is missing");
     }
     programs::check_suffix(arguments.value("--output"), ".png");
     if (arguments.has("--save-state")) {
@@ -143,79 +169,145 @@ void check_arguments(const programs::Arguments &arguments) {
     }
 }
 
-void write_pictures(const programs::Arguments &arguments, const minit2i::Pictures &pictures,
-                    const std::vector<std::uint64_t> &seeds, std::uint64_t num_rows) {
-    const std::string output = arguments.value("--output");
-    for (std::size_t index = 0; index < pictures.count(); ++index) {
-        const std::string path = picture_path(output, seeds[index], index, seeds,
-                                              arguments.has("--seed") || !arguments.has("--noise"));
-        pictures.save_png(index, path);
-        if (arguments.has("--json")) {
-            std::printf("{\"path\": %s, \"table\": %s, \"guidance\": %.17g, \"rows\": %llu, "
-                        "\"step_seconds\": %.6f}\n",
-                        quoted(path).c_str(), quoted(pictures.table()).c_str(),
-                        pictures.guidance(), static_cast<unsigned long long>(num_rows),
-                        pictures.step_seconds());
-            continue;
+minit2i::GenerateOptions generate_options(const programs::Arguments &arguments) {
+    minit2i::GenerateOptions options;
+    options.preset = arguments.value("--preset");
+    options.table = arguments.value("--table");
+    options.guidance = arguments.number("--guidance", options.guidance);
+    set_negative(arguments, options);
+    set_interval(arguments, options);
+    set_mix(arguments, options);
+    return options;
+}
+
+bool show_progress(std::uint64_t done, std::uint64_t total) {
+    if (isatty(STDERR_FILENO) != 0) {
+        std::fprintf(stderr, "\rrow %llu/%llu%s", static_cast<unsigned long long>(done),
+                     static_cast<unsigned long long>(total), done == total ? "\n" : "");
+    }
+    return true;
+}
+
+// Writes images, and gathers what --save-state writes of all prompts at once.
+class Output {
+public:
+    Output(const programs::Arguments &arguments, std::size_t num_prompts)
+        : arguments_(arguments), num_prompts_(num_prompts) {}
+
+    void write(const Job &job, std::size_t prompt, const minit2i::Images &images,
+               std::uint64_t num_rows) {
+        for (std::size_t index = 0; index < images.count(); ++index) {
+            const std::string path = path_of(job, prompt, index);
+            images.save_png(index, path);
+            print(path, job.prompt, images, num_rows);
         }
-        std::printf("%s  %s, guidance %g, %.2f s\n", path.c_str(), pictures.table().c_str(),
-                    pictures.guidance(), pictures.step_seconds());
+        if (arguments_.has("--save-state")) {
+            const std::size_t count = images.count() * 3 * images.size() * images.size();
+            states_.insert(states_.end(), images.state(), images.state() + count);
+            shape_ = {shape_[0] + images.count(), 3, images.size(), images.size()};
+        }
     }
-    if (arguments.has("--save-state")) {
-        const programs::Shape shape{pictures.count(), 3, pictures.size(), pictures.size()};
-        programs::write_file(arguments.value("--save-state"),
-                             programs::npy_bytes(pictures.state(), shape));
+
+    void finish() const {
+        if (arguments_.has("--save-state")) {
+            programs::write_file(arguments_.value("--save-state"),
+                                 programs::npy_bytes(states_.data(), shape_));
+        }
     }
+
+private:
+    std::string path_of(const Job &job, std::size_t prompt, std::size_t index) const {
+        const std::string output = arguments_.value("--output");
+        if (job.seeds.size() == 1 && num_prompts_ == 1) {
+            return output;
+        }
+        const bool has_seeds = arguments_.has("--seed") || !arguments_.has("--noise");
+        const std::string number = std::to_string(has_seeds ? job.seeds[index] : index);
+        return output.substr(0, output.size() - 4) +
+               (num_prompts_ == 1 ? "" : "-" + std::to_string(prompt)) + "-" + number + ".png";
+    }
+
+    void print(const std::string &path, const std::string &prompt, const minit2i::Images &images,
+               std::uint64_t num_rows) const {
+        if (arguments_.has("--json")) {
+            std::printf("{\"path\": %s, \"prompt\": %s, \"table\": %s, \"guidance\": %.17g, "
+                        "\"rows\": %llu, \"step_seconds\": %.6f}\n",
+                        json_text(path).c_str(), json_text(prompt).c_str(),
+                        json_text(images.table()).c_str(), images.guidance(),
+                        static_cast<unsigned long long>(num_rows), images.step_seconds());
+            return;
+        }
+        std::printf("%s  %s, guidance %g, %.2f s\n", path.c_str(), images.table().c_str(),
+                    images.guidance(), images.step_seconds());
+    }
+
+    const programs::Arguments &arguments_;
+    std::size_t num_prompts_;
+    std::vector<float> states_;
+    programs::Shape shape_{0, 3, 0, 0};
+};
+
+int list(const programs::Arguments &arguments) {
+    const minit2i::Model model(arguments.positionals().at(0));
+    for (const minit2i::Preset &preset : model.presets()) {
+        std::printf("preset %s: table %s, guidance %g%s\n", preset.name.c_str(),
+                    preset.table.c_str(), preset.guidance, preset.is_default ? " (default)" : "");
+    }
+    for (const minit2i::TableInfo &table : model.tables()) {
+        std::printf("table %s: %llu rows\n", table.name.c_str(),
+                    static_cast<unsigned long long>(table.num_rows));
+    }
+    return 0;
+}
+
+int generate(const programs::Arguments &arguments) {
+    check_arguments(arguments);
+    minit2i::GenerateOptions options = generate_options(arguments);
+    minit2i::ModelOptions open = programs::model_options(arguments, kProgram);
+    const std::vector<std::uint64_t> seeds = requested_seeds(arguments);
+    const std::vector<std::string> prompts = requested_prompts(arguments);
+    // A single prompt is encoded once.
+    open.lean = prompts.size() == 1;
+    const minit2i::Model model(arguments.positionals()[0], open);
+    if (arguments.has("--verify")) {
+        model.verify();
+    }
+    std::uint64_t num_rows = 0;
+    options.on_progress = [&num_rows](std::uint64_t done, std::uint64_t total) {
+        num_rows = total;
+        return show_progress(done, total);
+    };
+    minit2i::State state(model);
+    Output output(arguments, prompts.size());
+    for (std::size_t index = 0; index < prompts.size(); ++index) {
+        Job job{prompts[index], seeds, {}};
+        if (arguments.has("--noise")) {
+            read_noise(arguments, static_cast<std::size_t>(model.info().image_size), job);
+        }
+        options.prompts.assign(job.seeds.size(), job.prompt);
+        options.seeds = job.seeds;
+        options.noise = job.noise;
+        output.write(job, index, state.generate(options), num_rows);
+    }
+    output.finish();
+    return 0;
 }
 
 int run(int argc, char **argv) {
-    const programs::Arguments arguments(
-        argc, argv,
-        {"--output", "--seed", "--negative", "--preset", "--table", "--guidance", "--interval",
-         "--noise", "--save-state", "--provider", "--plugin", "--precision", "--threads"},
-        {"--verify", "--json"});
-    check_arguments(arguments);
-    minit2i_open_params open = minit2i::open_params();
-    open.provider = arguments.pointer("--provider");
-    open.plugin = arguments.pointer("--plugin");
-    open.precision = arguments.pointer("--precision");
-    open.num_threads = programs::thread_count(arguments);
-    open.on_warning = warn;
-    // Prompts are encoded once a run.
-    open.lean = 1;
-    minit2i_generate_params params = minit2i::generate_params();
-    std::vector<std::uint64_t> seeds = wanted_seeds(arguments);
-    params.guidance = arguments.number("--guidance", params.guidance);
-    set_interval(arguments, params);
-    minit2i::Client client(arguments.words()[0], open);
-    if (arguments.has("--verify")) {
-        client.verify();
+    std::vector<std::string> names{"--output",   "--seed",      "--also",  "--negative",
+                                   "--preset",   "--table",     "--noise", "--guidance",
+                                   "--interval", "--save-state"};
+    names.insert(names.end(), programs::kModelOptions.begin(), programs::kModelOptions.end());
+    const programs::Arguments arguments(argc, argv, names, {"--verify", "--json", "--list"});
+    if (arguments.has("--list")) {
+        if (arguments.positionals().size() != 1) {
+            throw programs::UsageError("--list expects BUNDLE and nothing else");
+        }
+        return list(arguments);
     }
-    std::vector<float> noise;
-    if (arguments.has("--noise")) {
-        noise = wanted_noise(arguments, static_cast<std::size_t>(client.info().image_size), seeds);
-        params.noise = noise.data();
-        params.noise_count = noise.size();
-    }
-    const std::vector<minit2i_text> prompts(seeds.size(), minit2i::as_text(arguments.words()[1]));
-    const std::string negative = arguments.value("--negative");
-    const minit2i_text negative_text = minit2i::as_text(negative);
-    params.prompts = prompts.data();
-    params.seeds = seeds.data();
-    params.num_pictures = seeds.size();
-    params.negative = arguments.has("--negative") ? &negative_text : nullptr;
-    params.preset = arguments.pointer("--preset");
-    params.table = arguments.pointer("--table");
-    std::uint64_t num_rows = 0;
-    params.on_progress = show_progress;
-    params.progress_data = &num_rows;
-    const minit2i::Pictures pictures = client.generate(params);
-    write_pictures(arguments, pictures, seeds, num_rows);
-    return 0;
+    return generate(arguments);
 }
 
 } // namespace
 
-int main(int argc, char **argv) {
-    return programs::run_program("minit2i-generate", kHelp, argc, argv, run);
-}
+int main(int argc, char **argv) { return programs::run_program(kProgram, kHelp, argc, argv, run); }

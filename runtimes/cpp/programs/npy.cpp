@@ -76,7 +76,7 @@ std::string between(const std::string &text, const std::string &start, char end,
     const std::size_t from = text.find(start);
     const std::size_t to = from == std::string::npos ? from : text.find(end, from + start.size());
     if (to == std::string::npos) {
-        throw WrongUse(path + ": is no .npy file; save one with numpy.save");
+        throw UsageError(path + ": is not a .npy file; save one with numpy.save");
     }
     return text.substr(from + start.size(), to - from - start.size());
 }
@@ -94,7 +94,7 @@ Shape parsed_shape(const std::string &text, const std::string &path) {
             value = 0;
             in_number = false;
         } else if (c != ' ' && c != ',') {
-            throw WrongUse(path + ": has no usable shape (" + text + ")");
+            throw UsageError(path + ": has no usable shape (" + text + ")");
         }
     }
     return shape;
@@ -116,7 +116,8 @@ std::string npz_bytes(const std::vector<std::pair<std::string, std::string>> &ar
     for (const auto &[name, content] : arrays) {
         const std::string file = name + ".npy";
         if (bytes.size() + content.size() >= 0xffff0000U) {
-            throw std::runtime_error("the arrays are too large for one .npz file; embed fewer texts");
+            throw std::runtime_error(
+                "the arrays are too large for one .npz file; embed fewer texts");
         }
         put(directory, 0x02014b50, 4);
         put(directory, 20, 2);
@@ -144,7 +145,7 @@ std::string npz_bytes(const std::vector<std::pair<std::string, std::string>> &ar
 std::vector<float> read_npy(const std::string &path, Shape &shape) {
     const std::string bytes = read_file(path);
     if (bytes.size() < kHeaderStart + 2 || bytes.compare(0, kMagic.size(), kMagic) != 0) {
-        throw WrongUse(path + ": is no .npy file; save one with numpy.save");
+        throw UsageError(path + ": is not a .npy file; save one with numpy.save");
     }
     const auto byte = [&bytes](std::size_t at) {
         return std::size_t{static_cast<unsigned char>(bytes[at])};
@@ -157,12 +158,12 @@ std::vector<float> read_npy(const std::string &path, Shape &shape) {
     }
     const std::size_t start = kHeaderStart + (is_long ? 2 : 0);
     if (length > bytes.size() - start) {
-        throw WrongUse(path + ": is cut short");
+        throw UsageError(path + ": is cut short");
     }
     const std::string header = bytes.substr(start, length);
     const std::string type = between(header, "'descr': '", '\'', path);
     if (type != "<f4" || between(header, "'fortran_order': ", ',', path) != "False") {
-        throw WrongUse(path + ": holds " + type + ", but float32 in C order is needed");
+        throw UsageError(path + ": holds " + type + ", but float32 in C order is needed");
     }
     shape = parsed_shape(between(header, "'shape': (", ')', path), path);
     std::vector<float> values((bytes.size() - start - length) / sizeof(float));
@@ -172,7 +173,7 @@ std::vector<float> read_npy(const std::string &path, Shape &shape) {
         count = size != 0 && count > values.size() / size ? values.size() + 1 : count * size;
     }
     if (count != values.size() || (bytes.size() - start - length) % sizeof(float) != 0) {
-        throw WrongUse(path + ": is cut short or longer than its shape");
+        throw UsageError(path + ": is cut short or longer than its shape");
     }
     std::memcpy(values.data(), bytes.data() + start + length, values.size() * sizeof(float));
     return values;

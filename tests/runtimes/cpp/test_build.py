@@ -1,4 +1,4 @@
-"""The C++ client as others take it: installed, linked from CMake and pkg-config, sanitised."""
+"""The C++ client as others take it: examples, memory and time, sanitizers."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ target_compile_features(consumer PRIVATE cxx_std_17)
 """
 
 
-def run(*words: object) -> str:
-    made = subprocess.run([str(w) for w in words], capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
-    return made.stdout
+def run(*command: object) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_versions_agree() -> None:
     assert program("minit2i-embed", "--version") == f"minit2i-embed {__version__}\n"
 
 
-def test_examples_in_both_languages_say_the_same() -> None:
+def test_examples_in_both_languages_print_the_same() -> None:
     lines = program("embed_c", tiny_bundle())
     assert re.fullmatch(r"1\.0000  a red circle\n(-?\d\.\d{4}  .+\n){2}", lines)
     assert program("embed_cpp", tiny_bundle()) == lines
@@ -107,7 +107,7 @@ def test_headers_newer_than_the_library_are_refused(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [library, python]
 
 
-def test_the_readers_survive_damage() -> None:
+def test_the_readers_survive_corrupt_files() -> None:
     files = [tiny_bundle() / "manifest.json", tiny_bundle() / "tables" / "euler-20.json"]
     files += [tiny_bundle() / "tokenizer" / "tokenizer.json", DEMO_TOKENIZER / "tokenizer.json"]
     rounds = int(program("fuzz_readers", 3, *files).split()[0])
@@ -119,12 +119,12 @@ def test_start_up_and_memory_beside_python(tmp_path: Path) -> None:
         table = solver_table("euler", steps=steps)
         (tmp_path / f"euler-{steps}.json").write_text(table.to_json(), encoding="utf-8")
     rows = f"{tmp_path}/euler-{{steps}}.json"
-    painter = cpp_client.build() / "minit2i-generate"
-    peer = f"{painter} {tiny_bundle()} {{prompt}} --table {rows} -o {{output}}"
-    words = ("--client", cpp_client.build(), "--rounds", 1, "--rows", 6, "--json")
-    words += ("--also", shipped_bundle("int8-cpu"), "--peer", peer)
+    generator = cpp_client.build() / "minit2i-generate"
+    peer = f"{generator} {tiny_bundle()} {{prompt}} --table {rows} -o {{output}}"
+    options = ("--client", cpp_client.build(), "--rounds", 1, "--rows", 6, "--json")
+    options += ("--also", shipped_bundle("int8-cpu"), "--peer", peer)
     script = ROOT / "benchmarks" / "cpp_client.py"
-    report = json.loads(run(sys.executable, script, shipped_bundle(), *words))
+    report = json.loads(run(sys.executable, script, shipped_bundle(), *options))
     names = ["C++ client", "Python runtime", "C++ client, checkpoint-int8-cpu", "peer"]
     assert [item["name"] for item in report["programs"]] == names
     for item in report["programs"]:
@@ -139,7 +139,7 @@ def test_start_up_and_memory_beside_python(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("options", "line"),
     [
         (("--rows", "1"), "--rows is 1, but at least 2 are needed"),
         (("--rounds", "0"), "--rounds is 0, but at least 1 is needed"),
@@ -147,15 +147,15 @@ def test_start_up_and_memory_beside_python(tmp_path: Path) -> None:
         (("--also", "nowhere"), "nowhere is no bundle; give one of minit2i export"),
     ],
 )
-def test_the_benchmark_refuses(words: tuple[str, ...], line: str) -> None:
+def test_the_benchmark_refuses(options: tuple[str, ...], line: str) -> None:
     script = ROOT / "benchmarks" / "cpp_client.py"
-    command = [sys.executable, script, tiny_bundle(), "--client", cpp_client.build(), *words]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert made.returncode == 2 and line in made.stderr
+    command = [sys.executable, script, tiny_bundle(), "--client", cpp_client.build(), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and line in done.stderr
 
 
-def test_sanitised(tmp_path: Path) -> None:
-    folder = ROOT / "build" / "cpp-sanitised"
+def test_sanitized(tmp_path: Path) -> None:
+    folder = ROOT / "build" / "cpp-sanitized"
     script = ROOT / "scripts" / "build_cpp.sh"
     run("sh", script, folder, sys.executable, "-DMINIT2I_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug")
     assert os.environ.get("ASAN_OPTIONS") is None
@@ -166,11 +166,11 @@ def test_sanitised(tmp_path: Path) -> None:
     output = ("-o", tmp_path / "a.png")
     program("soak", tiny_bundle(), 100, folder=folder)
     program("soak", tiny_bundle(), 100, idle_plugin(folder), folder=folder)
-    words = ("--negative", "green", "--table", "euler-20", "--seed", "1,2", *output)
-    program("minit2i-generate", tiny_bundle(), "a red circle", *words, folder=folder)
+    options = ("--negative", "green", "--table", "euler-20", "--seed", "1,2", *output)
+    program("minit2i-generate", tiny_bundle(), "a red circle", *options, folder=folder)
     program("minit2i-generate", shipped_student(), "a red circle", *output, folder=folder)
-    words = ("--preset", "fast", *output)
-    program("minit2i-generate", late_bundle(), "a red circle", *words, folder=folder)
+    options = ("--preset", "fast", *output)
+    program("minit2i-generate", late_bundle(), "a red circle", *options, folder=folder)
     program("minit2i-embed", tiny_bundle(), b"\xff", "--tokens", folder=folder, code=2)
     program("minit2i-embed", tmp_path, "a", "--tokens", folder=folder, code=1)
     for provider, plugin, code in (
@@ -178,7 +178,7 @@ def test_sanitised(tmp_path: Path) -> None:
         ("openvino", tmp_path / "nowhere.so", 2),
         ("tensorrt-rtx", idle_plugin(folder), 1),
     ):
-        words = ("--provider", provider, "--plugin", plugin, "-o", tmp_path / "a.npz")
-        program("minit2i-embed", tiny_bundle(), "a", *words, folder=folder, code=code)
+        options = ("--provider", provider, "--plugin", plugin, "-o", tmp_path / "a.npz")
+        program("minit2i-embed", tiny_bundle(), "a", *options, folder=folder, code=code)
     texts = ("a", "", "a red circle " * 30, "</s>\u2460\u0301")
     program("minit2i-embed", tiny_bundle(), *texts, "-o", tmp_path / "a.npz", folder=folder)

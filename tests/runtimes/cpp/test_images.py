@@ -1,4 +1,4 @@
-"""The C++ client's noise, states, pictures and records against the Python side's."""
+"""The C++ client's noise, states, images and records against the Python side's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_NOISE_ERROR = 1e-6
 MAX_STATE_ERROR = 1e-4
 MIN_EQUAL_SHARE = 0.999
 
-# The shipped models as they are, and quantised in each form that onnxruntime runs on a CPU.
+# The shipped models as they are, and quantized in each form that onnxruntime runs on a CPU.
 FORMS = (None, "int8", "int8-cpu", "int8-weights")
 
 
@@ -41,37 +41,39 @@ FORMS = (None, "int8", "int8-cpu", "int8-weights")
 @pytest.mark.parametrize("stream", [0, 3, 2**32 - 1])
 def test_noise(seed: int, stream: int) -> None:
     for count in (1, 2, 3, 4, 3 * 64 * 64 + 1):
-        made = cpp_client.noise(seed, stream, count)
-        wanted = standard_noise(seed, [count], stream=stream)
-        assert np.abs(made - wanted).max() <= MAX_NOISE_ERROR
+        actual = cpp_client.noise(seed, stream, count)
+        expected = standard_noise(seed, [count], stream=stream)
+        assert np.abs(actual - expected).max() <= MAX_NOISE_ERROR
 
 
 def check(
     tmp_path: Path,
     bundle_path: Path,
-    words: list[object],
+    options: list[object],
     table: Table | None = None,
+    also: tuple[tuple[str, float], ...] = (),
     **arguments: Any,
 ) -> None:
-    """Paint in both languages; states, bytes and records must agree."""
+    """Generate in both languages; states, bytes and records must agree."""
     bundle = Bundle.open(bundle_path)
+    prompt = Mix(parts=(("a red circle", 1.0), *also))
     files = ("-o", tmp_path / "a.png", "--save-state", tmp_path / "a.npy")
-    program("minit2i-generate", bundle_path, "a red circle", *words, "--threads", 2, *files)
+    program("minit2i-generate", bundle_path, "a red circle", *options, "--threads", 2, *files)
     with open_runtime(bundle, "onnxruntime") as runtime:
-        wanted = generate(bundle, runtime, "a red circle", table=table, **arguments)
+        expected = generate(bundle, runtime, prompt, table=table, **arguments)
     state = np.load(tmp_path / "a.npy")
-    assert state.dtype == np.float32 and state.shape == wanted.x.shape
-    assert np.abs(state - wanted.x).max() <= MAX_STATE_ERROR
-    made = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
-    off = np.abs(made - np.asarray(wanted.images[0]).astype(int))
-    assert (off <= 1).mean() >= MIN_EQUAL_SHARE
+    assert state.dtype == np.float32 and state.shape == expected.x.shape
+    assert np.abs(state - expected.x).max() <= MAX_STATE_ERROR
+    pixels = np.asarray(Image.open(tmp_path / "a.png")).astype(int)
+    difference = np.abs(pixels - np.asarray(expected.images[0]).astype(int))
+    assert (difference <= 1).mean() >= MIN_EQUAL_SHARE
     noise = arguments.get("noise")
     record = Record.of(
         bundle,
         table or bundle.preset()[0],
-        prompt=Mix(parts=(("a red circle", 1.0),)),
+        prompt=prompt,
         seed=arguments.get("seed", 0),
-        guidance=wanted.guidance,
+        guidance=expected.guidance,
         negative=arguments.get("negative"),
         noise=None if noise is None else noise[0],
         runtime="onnxruntime",
@@ -96,18 +98,18 @@ def test_the_default_preset(tmp_path: Path, base: Path) -> None:
 def test_guidance_seed_and_negative_prompt(tmp_path: Path, base: Path) -> None:
     table = solver_table("euler", steps=6)
     table.save(tmp_path / "own.json")
-    words = ["--table", tmp_path / "own.json", "--guidance", "6.5", "--seed", 2**64 - 1]
-    words += ["--negative", 'gr\u00fcn \u597d\n"\\']
+    options = ["--table", tmp_path / "own.json", "--guidance", "6.5", "--seed", 2**64 - 1]
+    options += ["--negative", 'gr\u00fcn \u597d\n"\\']
     check(
-        tmp_path, base, words, table, guidance=6.5, seed=2**64 - 1,
+        tmp_path, base, options, table, guidance=6.5, seed=2**64 - 1,
         negative="gr\u00fcn \u597d\n\"\\",
     )  # fmt: skip
 
 
 def test_interval_runs_one_branch_outside(tmp_path: Path, base: Path) -> None:
     table = adjust_guidance(Bundle.open(base).table("euler-20"), interval=(0.3, 0.7))
-    words = ["--table", "euler-20", "--guidance", "4", "--interval", "0.3,0.7"]
-    check(tmp_path, base, words, table, guidance=4.0)
+    options = ["--table", "euler-20", "--guidance", "4", "--interval", "0.3,0.7"]
+    check(tmp_path, base, options, table, guidance=4.0)
 
 
 def test_student(tmp_path: Path, student: Path) -> None:
@@ -118,24 +120,24 @@ def test_student(tmp_path: Path, student: Path) -> None:
 def test_a_bundle_for_this_provider_alone(tmp_path: Path) -> None:
     check(tmp_path, cpu_bundle(), ["--seed", "4"], seed=4)
     for provider in ("cuda", "tensorrt"):
-        words = ("--provider", provider, "-o", tmp_path / "b.png")
-        line = program("minit2i-generate", cpu_bundle(), "a red circle", *words, code=1)
-        said = "is for provider cpu of onnxruntime alone (export --for cpu), so "
-        assert f"{cpu_bundle()}: {said}{provider} cannot run it" in line and line.count("\n") == 1
+        options = ("--provider", provider, "-o", tmp_path / "b.png")
+        line = program("minit2i-generate", cpu_bundle(), "a red circle", *options, code=1)
+        reason = "is for provider cpu of onnxruntime alone (export --for cpu), so "
+        assert f"{cpu_bundle()}: {reason}{provider} cannot run it" in line and line.count("\n") == 1
         assert not (tmp_path / "b.png").exists()
 
 
 @pytest.mark.parametrize("solver", ["ab2", "heun", "dpmpp2m"])
-def test_late_rows_run_the_other_graph(tmp_path: Path, solver: str) -> None:
+def test_rows_after_the_switch_run_the_other_graph(tmp_path: Path, solver: str) -> None:
     table = solver_table(solver, steps=6)
     table.save(tmp_path / "own.json")
-    words = ["--table", tmp_path / "own.json", "--guidance", "3", "--seed", "5"]
-    check(tmp_path, late_bundle(), words, table, guidance=3.0, seed=5)
+    options = ["--table", tmp_path / "own.json", "--guidance", "3", "--seed", "5"]
+    check(tmp_path, late_bundle(), options, table, guidance=3.0, seed=5)
     switched = np.load(tmp_path / "a.npy")
     for scheme in (None, "int8-cpu"):
         base = shipped_bundle(scheme)
         state = ("-o", tmp_path / "b.png", "--save-state", tmp_path / "b.npy")
-        program("minit2i-generate", base, "a red circle", *words, "--threads", 2, *state)
+        program("minit2i-generate", base, "a red circle", *options, "--threads", 2, *state)
         assert np.abs(np.load(tmp_path / "b.npy") - switched).max() > MAX_STATE_ERROR
 
 
@@ -151,11 +153,11 @@ def test_late_rows_run_the_other_graph(tmp_path: Path, solver: str) -> None:
 def test_a_table_from_a_file(tmp_path: Path, solver: str, settings: dict[str, Any]) -> None:
     table = solver_table(solver, steps=7, **settings)
     table.save(tmp_path / "own.json")
-    words = ["--table", tmp_path / "own.json", "--guidance", "3", "--seed", "5"]
-    check(tmp_path, shipped_bundle(), words, table, guidance=3.0, seed=5)
+    options = ["--table", tmp_path / "own.json", "--guidance", "3", "--seed", "5"]
+    check(tmp_path, shipped_bundle(), options, table, guidance=3.0, seed=5)
 
 
-def test_given_noise(tmp_path: Path) -> None:
+def test_noise_from_a_file(tmp_path: Path) -> None:
     size = Bundle.open(tiny_bundle()).config.image_size
     noise = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
     np.save(tmp_path / "noise.npy", noise)
@@ -164,13 +166,19 @@ def test_given_noise(tmp_path: Path) -> None:
     check(tmp_path, tiny_bundle(), ["--noise", tmp_path / "noise.npy"], noise=noise)
 
 
+def test_a_mix_of_prompts(tmp_path: Path, base: Path) -> None:
+    for text, weight in (("two blue squares", 0.5), ("it's \u597d", -0.25)):
+        options = ["--also", f"{text}:{weight}", "--seed", "2"]
+        check(tmp_path, base, options, also=((text, weight),), seed=2)
+
+
 def test_student_takes_its_tables_guidance(tmp_path: Path) -> None:
     table = solver_table("mean-flow", steps=2, omega=5.0)
     table.save(tmp_path / "own.json")
     check(tmp_path, shipped_student(), ["--table", tmp_path / "own.json"], table, guidance=5.0)
 
 
-def test_pictures_do_not_depend_on_their_batch(tmp_path: Path) -> None:
+def test_images_do_not_depend_on_their_batch(tmp_path: Path) -> None:
     base = ("minit2i-generate", tiny_bundle(), "a red circle", "--table", "euler-20")
     program(*base, "--seed", "4,9", "-o", tmp_path / "a.png", "--save-state", tmp_path / "a.npy")
     program(*base, "--seed", "9", "-o", tmp_path / "b.png", "--save-state", tmp_path / "b.npy")
@@ -180,11 +188,27 @@ def test_pictures_do_not_depend_on_their_batch(tmp_path: Path) -> None:
     assert read_metadata(tmp_path / "a-9.png") == read_metadata(tmp_path / "b.png")
 
 
-def test_python_makes_the_picture_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--interval", "0.2,0.9", "--negative", "green", "--seed", "11")
-    program("minit2i-generate", tiny_bundle(), "a red circle", *words, "-o", tmp_path / "a.png")
+def test_prompts_from_standard_input(tmp_path: Path) -> None:
+    base = ("minit2i-generate", tiny_bundle(), "--table", "euler-20", "--seed", "4")
+    output = tmp_path / "a.png"
+    program(*base, "-", "-o", output, stdin=b"a red circle\n\ngreen\n")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a-0-4.png", "a-1-4.png"]
+    program(*base, "green", "-o", output)
+    assert output.read_bytes() == (tmp_path / "a-1-4.png").read_bytes()
+    program(*base, "a", "--negative", "-", "-o", output, stdin=b"green\n")
+    assert read_metadata(output)["negative"] == "green"
+    line = program(*base, "-", "--negative", "-", "-o", output, code=2)
+    assert "PROMPT and --negative cannot both be -" in line
+    line = program(*base, "-", "-o", output, code=2, stdin=b"\n")
+    assert "no prompt in it" in line
+
+
+def test_python_makes_the_image_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--interval", "0.2,0.9", "--negative", "green", "--seed", "11")
+    program("minit2i-generate", tiny_bundle(), "a red circle", *options, "-o", tmp_path / "a.png")
     again = ["generate", tiny_bundle(), "--from", tmp_path / "a.png", "-o", tmp_path / "b.png"]
-    assert main([str(word) for word in again]) == 0, capsys.readouterr().err
+    assert main([str(argument) for argument in again]) == 0, capsys.readouterr().err
     first, second = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in
                      ("a.png", "b.png"))  # fmt: skip
     assert (np.abs(first - second) <= 1).mean() >= MIN_EQUAL_SHARE
@@ -199,13 +223,9 @@ def test_a_negative_prompt_without_guidance_warns(tmp_path: Path) -> None:
         pytest.warns(SettingIgnoredWarning),
     ):
         generate(bundle, runtime, "a", negative="b", guidance=1.0)
-        params = cpp_client.generate_params(b"a")
-        negative = cpp_client.text(b"b")
-        params.guidance, params.negative = 1.0, cpp_client.ctypes.pointer(negative)
-        pictures = cpp_client.c_void_p()
-        call, by = cpp_client.library().minit2i_generate, cpp_client.byref
-        assert call(client.handle, by(params), by(pictures)) == cpp_client.OK
-        cpp_client.library().minit2i_pictures_free(pictures)
+        negative = cpp_client.ctypes.pointer(cpp_client.text(b"b"))
+        params = cpp_client.generate_params(b"a", guidance=1.0, negative=negative)
+        client.generate(params, bundle.config.image_size)
     assert client.warnings == [
         "the negative prompt has no effect at guidance 1.0 under table dpmpp2m-40"
     ]
@@ -217,11 +237,6 @@ def test_a_lean_client_reads_its_text_encoder_again() -> None:
         with cpp_client.Client(tiny_bundle(), lean) as client:
             for _ in range(2):
                 params = cpp_client.generate_params(b"a red circle")
-                pictures = cpp_client.c_void_p()
-                call, by = cpp_client.library().minit2i_generate, cpp_client.byref
-                assert call(client.handle, by(params), by(pictures)) == cpp_client.OK
-                state = cpp_client.library().minit2i_pictures_state(pictures)
-                states.append(np.ctypeslib.as_array(state, (3 * size * size,)).copy())
-                cpp_client.library().minit2i_pictures_free(pictures)
+                states.append(client.generate(params, size))
     assert np.abs(states[0]).max() > 0
     assert all(np.array_equal(state, states[0]) for state in states)

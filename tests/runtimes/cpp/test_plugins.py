@@ -1,4 +1,4 @@
-"""The C++ client's plugin providers: what they are told, what they change, what is refused."""
+"""The C++ client's plugin providers: their options, their results, what is refused."""
 
 from __future__ import annotations
 
@@ -28,67 +28,67 @@ from tests.helpers.tiny_bundle import tiny_bundle
 pytestmark = pytest.mark.cpp
 
 TEXTS = ("a red circle", "", "green")
-FROM_OPENVINO = "the package onnxruntime-ep-openvino"
+FROM_OPENVINO = "package onnxruntime-ep-openvino"
 
 
-def made(folder: Path, bundle: Path, *words: object) -> dict[str, Any]:
-    """Embeddings, a picture and its state, by the programs."""
+def results(folder: Path, bundle: Path, *options: object) -> dict[str, Any]:
+    """Embeddings, an image and its state, by the programs."""
     folder.mkdir()
-    program("minit2i-embed", bundle, *TEXTS, "--threads", 2, *words, "-o", folder / "a.npz")
+    program("minit2i-embed", bundle, *TEXTS, "--threads", 2, *options, "-o", folder / "a.npz")
     state = ("-o", folder / "a.png", "--save-state", folder / "a.npy")
-    words = (*words, "--seed", 5, "--threads", 2)
-    program("minit2i-generate", bundle, "a red circle", *words, *state)
+    options = (*options, "--seed", 5, "--threads", 2)
+    program("minit2i-generate", bundle, "a red circle", *options, *state)
     values = np.load(folder / "a.npz")["values"]
-    picture = (folder / "a.png").read_bytes()
-    return {"values": values, "state": np.load(folder / "a.npy"), "picture": picture}
+    image = (folder / "a.png").read_bytes()
+    return {"values": values, "state": np.load(folder / "a.npy"), "image": image}
 
 
 @pytest.mark.parametrize("precision", [None, "fp32", "bf16"])
-def test_a_plugin_is_told_what_python_tells_it(
+def test_a_plugin_gets_the_options_that_python_gives_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str | None
 ) -> None:
     """And one that takes no node leaves every value as it is on provider cpu."""
     bundle = tiny_bundle() if precision is None else late_bundle()
     monkeypatch.setenv("MINIT2I_IDLE_RECORD", str(tmp_path / "options.txt"))
-    words: tuple[object, ...] = ("--provider", "openvino", "--plugin", idle_plugin())
-    words += () if precision is None else ("--precision", precision)
-    found = made(tmp_path / "plugin", bundle, *words)
+    arguments: tuple[object, ...] = ("--provider", "openvino", "--plugin", idle_plugin())
+    arguments += () if precision is None else ("--precision", precision)
+    actual = results(tmp_path / "plugin", bundle, *arguments)
     options = _plugin_options(PROVIDERS["openvino"], precision, 2, None)
     lines = [f"ep.openvinoexecutionprovider.{key}={value}" for key, value in options.items()]
     # The text encoder in both programs, the adapter, and the step graphs.
     graphs = 4 if precision is None else 5
     assert (tmp_path / "options.txt").read_text().splitlines() == lines * graphs
-    wanted = made(tmp_path / "cpu", bundle)
-    assert np.array_equal(found["values"], wanted["values"])
-    assert np.array_equal(found["state"], wanted["state"])
-    assert found["picture"] == wanted["picture"]
+    expected = results(tmp_path / "cpu", bundle)
+    assert np.array_equal(actual["values"], expected["values"])
+    assert np.array_equal(actual["state"], expected["state"])
+    assert actual["image"] == expected["image"]
 
 
-# Measured, where the plugin was made to list another maker's processor, 2.6e-7 and 1.3e-6 in fp32,
+# Measured with a plugin changed to list another maker's processor: 2.6e-7 and 1.3e-6 in fp32,
 # 6.2e-3 and 1.2e-2 in bf16.
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("bf16", 5e-2)])
 def test_openvinos_own_plugin(tmp_path: Path, precision: str, bound: float) -> None:
-    words = ("--provider", "openvino", "--plugin", openvino_plugin(), "--precision", precision)
+    options = ("--provider", "openvino", "--plugin", openvino_plugin(), "--precision", precision)
     if not is_intel():
         for name, file in (("minit2i-embed", "a.npz"), ("minit2i-generate", "a.png")):
-            line = program(name, tiny_bundle(), "a", *words, "-o", tmp_path / file, code=1)
+            line = program(name, tiny_bundle(), "a", *options, "-o", tmp_path / file, code=1)
             assert line == (
                 f"{name}: error: provider openvino: plugin {openvino_plugin()} finds no device "
                 "here, because it takes those of Intel only; provider cpu runs on any processor\n"
             )
         assert list(tmp_path.iterdir()) == []
         return
-    found = made(tmp_path / "plugin", tiny_bundle(), *words)
-    wanted = made(tmp_path / "cpu", tiny_bundle())
+    actual = results(tmp_path / "plugin", tiny_bundle(), *options)
+    expected = results(tmp_path / "cpu", tiny_bundle())
     for key in ("values", "state"):
-        assert np.abs(found[key] - wanted[key]).max() <= bound * np.abs(wanted[key]).max()
+        assert np.abs(actual[key] - expected[key]).max() <= bound * np.abs(expected[key]).max()
 
 
-MISSING = "is missing or no file; give the library of the package"
-# What came, as fields of OpenParams or options; the status; the line's end.
+MISSING = "is missing or not a file; pass the library of package"
+# Fields of ModelParams or options; the status; the end of the line.
 REFUSALS: list[tuple[dict[str, str], int, str]] = [
     ({"provider": "openvino"}, USAGE,
-     f"is a plugin, but no path of its library came; give that of {FROM_OPENVINO}"),
+     f"is a plugin, but plugin is not set; pass the path of the library in {FROM_OPENVINO}"),
     ({"provider": "tensorrt-rtx", "precision": "bf16", "plugin": "PLUGIN"}, USAGE,
      "provider tensorrt-rtx cannot be asked for precision 'bf16'; it has none: it computes as the "
      "graph says"),
@@ -102,7 +102,7 @@ REFUSALS: list[tuple[dict[str, str], int, str]] = [
     ({"provider": "openvino", "precision": "", "plugin": "PLUGIN"}, USAGE,
      "provider openvino cannot be asked for precision ''; it has fp32, bf16"),
     *(({"provider": name, "plugin": "PLUGIN"}, USAGE,
-       f"provider {name} is no plugin, but plugin PLUGIN came; leave it out, or choose the "
+       f"provider {name} is not a plugin, but plugin is PLUGIN; omit it, or choose the "
        "provider that it brings") for name in ("cpu", "cuda", "tensorrt")),
     ({"provider": "OpenVINO", "plugin": "PLUGIN"}, USAGE, "provider 'OpenVINO' is unknown; choose "
      "one of cpu, cuda, tensorrt, openvino, tensorrt-rtx"),
@@ -115,40 +115,40 @@ REFUSALS: list[tuple[dict[str, str], int, str]] = [
      "undefined symbol: CreateEpFactories"),
     ({"provider": "tensorrt-rtx", "plugin": "PLUGIN"}, RUNTIME,
      "provider tensorrt-rtx: plugin PLUGIN brings OpenVINOExecutionProvider.AUTO, "
-     "OpenVINOExecutionProvider, but NvTensorRTRTXExecutionProvider is needed; give the library of "
-     "the package onnxruntime-ep-nv-tensorrt-rtx-cu13"),
+     "OpenVINOExecutionProvider, but NvTensorRTRTXExecutionProvider is needed; pass the library of "
+     "package onnxruntime-ep-nv-tensorrt-rtx-cu13"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("given", "status", "line"), REFUSALS)
-def test_refusals(tmp_path: Path, given: dict[str, str], status: int, line: str) -> None:
+@pytest.mark.parametrize(("settings", "status", "line"), REFUSALS)
+def test_refusals(tmp_path: Path, settings: dict[str, str], status: int, line: str) -> None:
     folder, text = tmp_path / "folder", tmp_path / "text.so"
     folder.mkdir()
     text.write_text("no library")
     other = cpp_client.build() / "libminit2i.so"
     places = {"PLUGIN": idle_plugin(), "FOLDER": folder, "TEXT": text, "OTHER": other}
-    fields = {name: str(places.get(value, value)) for name, value in given.items()}
+    fields = {name: str(places.get(value, value)) for name, value in settings.items()}
     for name, place in places.items():
         line = line.replace(name, str(place))
     encoded = {name: value.encode() for name, value in fields.items()}
-    # Twice, as nothing of the first time may stay behind.
+    # Twice: nothing of the first time may remain.
     for _ in range(2):
-        found, said = refused(tiny_bundle(), cpp_client.open_params(**encoded))
-        assert (found, "\n" in said) == (status, False)
-        assert said.endswith(line) and said.startswith(("provider ", "plugin "))
-    words = [word for name, value in fields.items() for word in (f"--{name}", value)]
+        actual, error = refused(tiny_bundle(), cpp_client.model_params(**encoded))
+        assert (actual, "\n" in error) == (status, False)
+        assert error.endswith(line) and error.startswith(("provider ", "plugin "))
+    options = [item for name, value in fields.items() for item in (f"--{name}", value)]
     code = 2 if status == USAGE else 1
     for name, file in (("minit2i-embed", "a.npz"), ("minit2i-generate", "a.png")):
-        said = program(name, tiny_bundle(), "a", *words, "-o", tmp_path / file, code=code)
-        assert said.startswith(f"{name}: error: p") and said.endswith(f"{line}\n")
-        assert said.count("\n") == 1 and not (tmp_path / file).exists()
+        error = program(name, tiny_bundle(), "a", *options, "-o", tmp_path / file, code=code)
+        assert error.startswith(f"{name}: error: p") and error.endswith(f"{line}\n")
+        assert error.count("\n") == 1 and not (tmp_path / file).exists()
 
 
 @pytest.mark.parametrize("name", ["minit2i-embed", "minit2i-generate"])
 def test_help_names_the_options(name: str) -> None:
-    said = program(name, "--help")
-    for word in ("--plugin PATH", "--precision NAME", "openvino or tensorrt-rtx"):
-        assert word in said
+    text = program(name, "--help")
+    for part in ("--plugin PATH", "--precision NAME", "openvino or tensorrt-rtx", "--device N"):
+        assert part in text
 
 
 def test_one_library_a_provider_and_process(tmp_path: Path) -> None:
@@ -159,11 +159,11 @@ def test_one_library_a_provider_and_process(tmp_path: Path) -> None:
         with Client(tiny_bundle(), plugin=str(path).encode(), **settings) as client:
             assert client.embed(b"a red circle").any()
     copy = Path(shutil.copy(idle_plugin(), tmp_path / "copy.so"))
-    params = cpp_client.open_params(plugin=str(copy).encode(), **settings)
+    params = cpp_client.model_params(plugin=str(copy).encode(), **settings)
     assert refused(tiny_bundle(), params) == (
         USAGE,
-        f"plugin {copy} came, but this process has loaded {idle_plugin()} for provider openvino; "
-        "give that one, or use another process",
+        f"plugin is {copy}, but this process has loaded {idle_plugin()} for provider openvino; "
+        "pass that one, or use another process",
     )
 
 
@@ -171,8 +171,8 @@ FRESH = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.helpers.cpp_client import Client, library, open_params, refused
-params = open_params(provider=b"openvino", plugin=sys.argv[3].encode())
+from tests.helpers.cpp_client import Client, library, model_params, refused
+params = model_params(provider=b"openvino", plugin=sys.argv[3].encode())
 os.environ["MINIT2I_IDLE_DEVICES"] = "0"
 for _ in range(2):
     print(*refused(Path(sys.argv[2]), params))
@@ -183,14 +183,14 @@ for _ in range(2):
 """
 
 
-def test_a_plugin_without_a_device_is_let_go() -> None:
-    """So that it, or another one, can come later."""
-    words = [sys.executable, "-c", FRESH, str(ROOT), str(tiny_bundle())]
-    done = subprocess.run([*words, idle_plugin()], capture_output=True, text=True, check=False)
+def test_a_plugin_without_a_device_is_unloaded() -> None:
+    """So that it, or another one, can be loaded later."""
+    command = [sys.executable, "-c", FRESH, str(ROOT), str(tiny_bundle())]
+    done = subprocess.run([*command, idle_plugin()], capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and len(lines) == 4, done.stderr
-    wanted = f"{RUNTIME} provider openvino: plugin {idle_plugin()} finds no device here"
-    assert lines[0] == lines[1] and lines[0].startswith(wanted)
+    expected = f"{RUNTIME} provider openvino: plugin {idle_plugin()} finds no device here"
+    assert lines[0] == lines[1] and lines[0].startswith(expected)
     assert lines[2:] == ["2", "2"]
 
 
@@ -214,40 +214,40 @@ def test_signals_are_still_handled_where_they_were() -> None:
     assert signal_stack() == before
 
 
-def test_two_clients_in_two_threads_load_one_plugin(
+def test_two_models_in_two_threads_load_one_plugin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINIT2I_IDLE_RECORD", str(tmp_path / "options.txt"))
-    said = program("soak", tiny_bundle(), 400, idle_plugin())
-    assert said.startswith("400 calls, ")
-    assert len((tmp_path / "options.txt").read_text().splitlines()) == 2
+    assert program("soak", tiny_bundle(), 400, idle_plugin()).startswith("400 calls, ")
+    # The three graphs of each model.
+    assert len((tmp_path / "options.txt").read_text().splitlines()) == 6
 
 
-def test_older_callers_have_no_plugin() -> None:
-    params = cpp_client.open_params(provider=b"cpu", precision=b"bf16")
+def test_fields_after_an_older_callers_struct_are_not_read() -> None:
+    params = cpp_client.model_params(provider=b"cpu", precision=b"bf16")
     params.plugin = b"what an older caller has behind its struct"
-    params.struct_size = cpp_client.OpenParams.plugin.offset
+    params.struct_size = cpp_client.ModelParams.plugin.offset
     handle = ctypes.c_void_p()
     path, calls = str(tiny_bundle()).encode(), cpp_client.library()
     assert calls.minit2i_open(path, ctypes.byref(params), ctypes.byref(handle)) == OK
     calls.minit2i_close(handle)
     params.provider = b"openvino"
     status, line = refused(tiny_bundle(), params)
-    assert status == USAGE and "no path of its library came" in line
+    assert status == USAGE and "plugin is not set" in line
 
 
 @pytest.mark.parametrize(("provider", "precision"), [("openvino", "fp8"), ("cpu", "bf16")])
-def test_a_graph_without_kernels_is_refused_in_pythons_words(
+def test_a_graph_without_kernels_is_refused_with_pythons_line(
     tmp_path: Path, provider: str, precision: str
 ) -> None:
     copy = Path(shutil.copytree(tiny_bundle(), tmp_path / "bundle"))
     edit(copy, lambda fields: fields["graphs"]["text_encoder"].update(precision=precision))
-    words: tuple[object, ...] = ("--provider", provider)
-    words += ("--plugin", idle_plugin()) if provider == "openvino" else ()
-    line = program("minit2i-embed", copy, "a", *words, "-o", tmp_path / "a.npz", code=1)
+    options: tuple[object, ...] = ("--provider", provider)
+    options += ("--plugin", idle_plugin()) if provider == "openvino" else ()
+    line = program("minit2i-embed", copy, "a", *options, "-o", tmp_path / "a.npz", code=1)
     bundle = Bundle.open(copy)
     with open_runtime(bundle, "onnxruntime") as runtime, pytest.raises(RuntimeFailure) as error:
-        # Python's own side, which has the provider's line without its plugin.
+        # Python gives the provider's line without loading its plugin.
         runtime._provider = PROVIDERS[provider]
         embed(bundle, runtime, "a")
     assert line == f"minit2i-embed: error: {error.value}\n"
@@ -274,10 +274,10 @@ def test_old_headers_build_and_have_no_plugins(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     output = ("-o", tmp_path / "a.npz")
     program("minit2i-embed", tiny_bundle(), "a", *output, folder=folder)
-    words = ("--provider", "openvino", "--plugin", idle_plugin())
-    line = program("minit2i-embed", tiny_bundle(), "a", *words, *output, folder=folder, code=1)
+    options = ("--provider", "openvino", "--plugin", idle_plugin())
+    line = program("minit2i-embed", tiny_bundle(), "a", *options, *output, folder=folder, code=1)
     assert line == (
-        "minit2i-embed: error: provider openvino: this library was built with ONNX Runtime 1.21's "
-        "headers, but plugins need those of 1.22 or later; build it with a newer SDK, or choose "
+        "minit2i-embed: error: provider openvino: this library was built with the headers of ONNX "
+        "Runtime 1.21, but plugins need those of 1.22 or later; build it with a newer SDK, or choose "
         "another provider\n"
     )

@@ -1,4 +1,4 @@
-"""What the C++ client refuses: bundles as Python does, wrong calls, and a cancelled run."""
+"""What the C++ client refuses: bundles as Python does, wrong calls, and cancelled runs."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def set_to(*keys: str, value: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def late(**changes: object) -> Callable[[dict[str, Any]], None]:
+def after_switch(**changes: object) -> Callable[[dict[str, Any]], None]:
     """A second step graph, which is the bundle's text adapter's file."""
 
     def change(fields: dict[str, Any]) -> None:
         graph = fields["graphs"]["transformer"] | {"path": "text_adapter/model.onnx"}
-        given = {"t": 0.5} | changes
-        fields["late"] = given | {"graph": graph | given.get("graph", {})}
+        values = {"t": 0.5} | changes
+        fields["late"] = values | {"graph": graph | values.get("graph", {})}
 
     return change
 
@@ -105,12 +105,12 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "patch size": set_to("model", "patch_size", value=7),
     "unknown size": set_to("model", "t_embedder", value=7),
     "provenance": set_to("provenance", "checkpoint_sha256", value="abc"),
-    "late time": late(t=1.0),
-    "late time as text": late(t="0.5"),
-    "late field": late(colour="red"),
-    "late graph not listed": late(graph={"path": "transformer/other.onnx"}),
-    "late graph is the same": late(graph={"path": "transformer/model.onnx"}),
-    "late graph's inputs": late(graph={"inputs": {}}),
+    "late time": after_switch(t=1.0),
+    "late time as text": after_switch(t="0.5"),
+    "late field": after_switch(colour="red"),
+    "late graph not listed": after_switch(graph={"path": "transformer/other.onnx"}),
+    "late graph is the same": after_switch(graph={"path": "transformer/model.onnx"}),
+    "late graph's inputs": after_switch(graph={"inputs": {}}),
     "late is null": set_to("late", value=None),
     "padding that is none": set_to("padded_head_dim", value=16),
     "odd padding": set_to("padded_head_dim", value=57),
@@ -151,7 +151,7 @@ RAW: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("name", RAW)
-def test_both_sides_refuse_damaged_bytes(copy: Path, name: str) -> None:
+def test_both_sides_refuse_corrupt_bytes(copy: Path, name: str) -> None:
     path = copy / "manifest.json"
     data = path.read_bytes()
     path.write_bytes(RAW[name](data))
@@ -166,15 +166,15 @@ def test_links_folders_and_missing_files(copy: Path, tmp_path: Path) -> None:
     target = copy / "transformer" / "config.json"
     outside = tmp_path / "config.json"
     target.rename(outside)
-    for make, words in (
+    for make, reason in (
         (lambda: None, "missing or unreadable"),
         (lambda: target.symlink_to(outside), "leads out of the bundle"),
         (lambda: target.mkdir(), "is not a file"),
     ):
         make()
-        with pytest.raises(BundleError, match=words):
+        with pytest.raises(BundleError, match=reason):
             Bundle.open(copy)
-        assert words in program("minit2i-embed", copy, "a", "--tokens", code=1)
+        assert reason in program("minit2i-embed", copy, "a", "--tokens", code=1)
         if target.is_symlink():
             target.unlink()
     nowhere = tmp_path / "nowhere"
@@ -186,8 +186,7 @@ def test_verify_finds_a_changed_byte(copy: Path, tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[3] ^= 1
     path.write_bytes(data)
-    words = ("minit2i-generate", copy, "a", "-o", tmp_path / "a.png", "--verify")
-    line = program(*words, code=1)
+    line = program("minit2i-generate", copy, "a", "-o", tmp_path / "a.png", "--verify", code=1)
     with pytest.raises(BundleError) as error:
         Bundle.open(copy).verify()
     assert line == f"minit2i-generate: error: {error.value}\n"
@@ -212,19 +211,22 @@ def test_wrong_tables(tmp_path: Path, name: str) -> None:
     path = tmp_path / "table.json"
     head = f'{{"columns": {columns}, "format_version": 1, "meta": {{}}, "name": "own", '
     path.write_text(f"{head}{WRONG_TABLES[name]}}}")
-    words = ("minit2i-generate", tiny_bundle(), "a", "-o", tmp_path / "a.png", "--table", path)
-    line = program(*words, code=2)
+    options = ("-o", tmp_path / "a.png", "--table", path)
+    line = program("minit2i-generate", tiny_bundle(), "a", *options, code=2)
     assert str(path) in line and line.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("options", "line"),
     [
         ([], "-o FILE.png is missing"),
-        (["-o", "a.jpg"], "only .png files are written here"),
+        (["-o", "a.jpg"], "a.jpg: expected a .png file"),
         (["-o", "nowhere/a.png"], "cannot be written: No such file or directory"),
-        (["-o", "a.png", "--seed", "-1"], "but a whole number from 0 is needed"),
-        (["-o", "a.png", "--seed", "18446744073709551616"], "but a whole number from 0 is needed"),
+        (["-o", "a.png", "--seed", "-1"], "but an integer from 0 to 2**64 - 1 is needed"),
+        (
+            ["-o", "a.png", "--seed", "18446744073709551616"],
+            "but an integer from 0 to 2**64 - 1 is needed",
+        ),
         (["-o", "a.png", "--guidance", "nan"], "but a finite number is needed"),
         (["-o", "a.png", "--table", "heun-3"], "table 'heun-3' is not in the bundle; it has"),
         (["-o", "a.png", "--preset", "best"], "preset 'best' is not in the bundle; it has"),
@@ -233,21 +235,21 @@ def test_wrong_tables(tmp_path: Path, name: str) -> None:
         (["-o", "a.png", "--noise", "none.npy"], "none.npy: cannot be read"),
         (["-o", "a.png", "--provider", "tpu"], "provider 'tpu' is unknown"),
         (["-o", "a.png", "--colour"], "option --colour is unknown"),
-        (["-o"], "came without its value"),
+        (["-o"], "option -o expects a value"),
     ],
 )
 def test_wrong_use_exits_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], line: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = program("minit2i-generate", tiny_bundle(), "a red circle", *words, code=2)
-    assert line in said and said.count("\n") == 1
+    error = program("minit2i-generate", tiny_bundle(), "a red circle", *options, code=2)
+    assert line in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_provider_is_a_failure(tmp_path: Path) -> None:
-    words = ("-o", tmp_path / "a.png", "--provider", "cuda")
-    line = program("minit2i-generate", tiny_bundle(), "a", *words, code=1)
+    options = ("-o", tmp_path / "a.png", "--provider", "cuda")
+    line = program("minit2i-generate", tiny_bundle(), "a", *options, code=1)
     assert "onnxruntime cannot open it on cuda" in line and line.count("\n") == 1
 
 
@@ -256,88 +258,125 @@ def test_out_of_memory_is_one_line(tmp_path: Path, kilobytes: int) -> None:
     seeds = ",".join(map(str, range(3000)))
     command = (build() / "minit2i-generate", tiny_bundle(), "a", "--seed", seeds, "--threads", "1",
                "-o", tmp_path / "a.png")  # fmt: skip
-    quoted = " ".join(f"'{word}'" for word in command)
+    quoted = " ".join(f"'{argument}'" for argument in command)
     # The limit takes hold at the allocation that passes it: the loader's, the graph's, the batch's.
     shell = f"ulimit -v {kilobytes}; exec {quoted}"
-    made = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
-    assert made.returncode == 1, made.stderr
-    assert "out of memory" in made.stderr and made.stderr.count("\n") == 1
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "out of memory" in done.stderr and done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tables_must_fit_the_model(tmp_path: Path) -> None:
-    words = ("-o", tmp_path / "a.png", "--negative", "b")
-    line = program("minit2i-generate", shipped_student(), "a", *words, code=2)
+    options: tuple[object, ...] = ("-o", tmp_path / "a.png", "--negative", "b")
+    line = program("minit2i-generate", shipped_student(), "a", *options, code=2)
     assert "takes no negative prompt" in line
     solver_table("euler", steps=2).save(tmp_path / "base.json")
-    words = ("-o", tmp_path / "a.png", "--table", tmp_path / "base.json")
-    line = program("minit2i-generate", shipped_student(), "a", *words, code=2)
+    options = ("-o", tmp_path / "a.png", "--table", tmp_path / "base.json")
+    line = program("minit2i-generate", shipped_student(), "a", *options, code=2)
     assert "take a table that holds its conditions" in line
     line = program("minit2i-generate", shipped_student(), "a", "-o", tmp_path / "a.png",
                    "--guidance", "0.5", code=2)  # fmt: skip
-    assert "a student is told 1 (none) or more" in line
+    assert "a student takes 1 (none) or more" in line
 
 
 def test_null_and_unfilled_arguments() -> None:
-    calls, null = library(), None
+    calls, null, by = library(), None, ctypes.byref
     handle = ctypes.c_void_p()
-    assert calls.minit2i_open(null, null, ctypes.byref(handle)) == USAGE
+    assert calls.minit2i_open(null, null, by(handle)) == USAGE
     assert last_error() == "bundle is NULL, but a pointer is needed"
     assert calls.minit2i_open(b"x", null, null) == USAGE
-    params = cpp_client.OpenParams()
-    wrong = calls.minit2i_open(b"x", ctypes.byref(params), ctypes.byref(handle))
-    assert wrong == USAGE and last_error().startswith("struct_size is 0")
-    calls.minit2i_close(null)
-    calls.minit2i_embeddings_free(null)
-    calls.minit2i_pictures_free(null)
+    params = cpp_client.ModelParams()
+    assert calls.minit2i_open(b"x", by(params), by(handle)) == USAGE
+    assert last_error().startswith("struct_size is 0")
+    for name in ("close", "state_free", "cancel", "embeddings_free", "images_free"):
+        getattr(calls, f"minit2i_{name}")(null)
+    assert calls.minit2i_state_new(null, null, by(handle)) == USAGE
     with Client(tiny_bundle()) as client:
-        result = ctypes.c_void_p()
-        embed, one = calls.minit2i_embed, ctypes.c_size_t(1)
-        assert embed(client.handle, null, one, ctypes.byref(result)) == USAGE
-        assert embed(client.handle, null, ctypes.c_size_t(0), ctypes.byref(result)) == USAGE
-        assert embed(null, null, one, ctypes.byref(result)) == USAGE
-        empty = cpp_client.Text(None, 0)
-        assert embed(client.handle, ctypes.byref(empty), one, ctypes.byref(result)) == USAGE
-        assert calls.minit2i_generate(client.handle, null, ctypes.byref(result)) == USAGE
-        assert calls.minit2i_pictures_save_png(null, ctypes.c_size_t(0), b"a.png") == USAGE
+        result, embed = ctypes.c_void_p(), calls.minit2i_embed
+        assert embed(client.state, null, by(result)) == USAGE
+        assert embed(null, by(cpp_client.embed_params(b"a")), by(result)) == USAGE
+        for settings in ({"texts": None}, {"num_texts": 0}, {"batch_size": 0}):
+            params = cpp_client.embed_params(b"a")
+            for field, value in settings.items():
+                setattr(params, field, value)
+            assert embed(client.state, by(params), by(result)) == USAGE, settings
+        params = cpp_client.embed_params(b"a")
+        params.texts[0].data = None
+        assert embed(client.state, by(params), by(result)) == USAGE
+        assert calls.minit2i_generate(client.state, null, by(result)) == USAGE
+        params = cpp_client.generate_params(b"a")
+        params.num_parts = 0
+        assert calls.minit2i_generate(client.state, by(params), by(result)) == USAGE
+        assert last_error() == "num_parts is 0, but at least 1 is needed"
+        assert calls.minit2i_images_save_png(null, ctypes.c_size_t(0), b"a.png") == USAGE
         assert result.value is None
         taken = ctypes.c_void_p(1)
-        text = cpp_client.text(b"a")
-        assert embed(client.handle, ctypes.byref(text), one, ctypes.byref(taken)) == USAGE
+        assert embed(client.state, by(cpp_client.embed_params(b"a")), by(taken)) == USAGE
         assert last_error().startswith("*embeddings is not NULL")
 
 
 def test_a_newer_callers_setting_is_not_ignored() -> None:
     class Newer(ctypes.Structure):
-        _fields_ = (("known", cpp_client.OpenParams), ("more", ctypes.c_uint64))
+        _fields_ = (("known", cpp_client.ModelParams), ("more", ctypes.c_uint64))
 
     params, handle = Newer(), ctypes.c_void_p()
     size = ctypes.c_size_t(ctypes.sizeof(params))
-    assert library().minit2i_open_params_defaults(ctypes.byref(params), size) == OK
+    assert library().minit2i_model_params_defaults(ctypes.byref(params), size) == OK
     path = str(tiny_bundle()).encode()
     assert library().minit2i_open(path, ctypes.byref(params), ctypes.byref(handle)) == OK
     library().minit2i_close(handle)
     params.more, handle = 1, ctypes.c_void_p()
     assert library().minit2i_open(path, ctypes.byref(params), ctypes.byref(handle)) == USAGE
-    assert "a setting of a newer minit2i.h" in last_error()
+    assert "a setting of a newer minit2i.h is set" in last_error()
 
 
-def test_progress_can_cancel_and_the_client_goes_on() -> None:
-    seen: list[tuple[int, int]] = []
+def test_progress_can_cancel_and_the_state_goes_on() -> None:
+    calls_made: list[tuple[int, int]] = []
 
     def stop_at_three(_: object, done: int, total: int) -> int:
-        seen.append((done, total))
+        calls_made.append((done, total))
         return int(done == 3)
 
     with Client(tiny_bundle()) as client:
-        params = cpp_client.generate_params(b"a red circle")
-        params.table, params.on_progress = b"euler-20", cpp_client.PROGRESS(stop_at_three)
-        pictures = ctypes.c_void_p()
+        stop = cpp_client.PROGRESS(stop_at_three)
+        params = cpp_client.generate_params(b"a red circle", table=b"euler-20", on_progress=stop)
+        images = ctypes.c_void_p()
         call = library().minit2i_generate
-        status = call(client.handle, ctypes.byref(params), ctypes.byref(pictures))
-        assert (status, pictures.value) == (CANCELLED, None)
+        status = call(client.state, ctypes.byref(params), ctypes.byref(images))
+        assert (status, images.value) == (CANCELLED, None)
         assert last_error() == "cancelled by the caller after row 3 of 20"
-        assert seen == [(1, 20), (2, 20), (3, 20)]
+        assert calls_made == [(1, 20), (2, 20), (3, 20)]
         params.on_progress = cpp_client.PROGRESS(lambda *_: 0)
-        assert call(client.handle, ctypes.byref(params), ctypes.byref(pictures)) == OK
-        library().minit2i_pictures_free(pictures)
+        assert call(client.state, ctypes.byref(params), ctypes.byref(images)) == OK
+        library().minit2i_images_free(images)
+
+
+@pytest.mark.parametrize(
+    ("weights", "line"),
+    [([1.0, -1.0], "a sum that is not 0"), ([1.0, float("nan")], "finite numbers")],
+)
+def test_wrong_mixes(weights: list[float], line: str) -> None:
+    with Client(tiny_bundle()) as client:
+        params = cpp_client.generate_params(b"a", b"b")
+        params.weights = (ctypes.c_double * 2)(*weights)
+        images = ctypes.c_void_p()
+        call = library().minit2i_generate
+        assert call(client.state, ctypes.byref(params), ctypes.byref(images)) == USAGE
+        assert line in last_error()
+
+
+@pytest.mark.parametrize("device", [1, -1])
+def test_a_device_that_is_not_there(device: int) -> None:
+    status, line = cpp_client.refused(tiny_bundle(), cpp_client.model_params(device=device))
+    assert status == USAGE
+    assert line == f"device is {device}, but provider cpu has only device 0"
+
+
+def test_an_index_past_the_last_preset() -> None:
+    with Client(tiny_bundle()) as client:
+        count = library().minit2i_num_presets(client.model)
+        preset = cpp_client.Preset(struct_size=ctypes.sizeof(cpp_client.Preset))
+        call = library().minit2i_get_preset
+        assert call(client.model, ctypes.c_size_t(count), ctypes.byref(preset)) == USAGE
+        assert last_error() == f"index is {count}, but there are {count} presets, counted from 0"

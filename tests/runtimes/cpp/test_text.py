@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import random
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +14,13 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.text.embed import embed
 from minit2i_deploy.tokenizer import Tokenizer
-from tests.helpers import cpp_client
 from tests.helpers.cpp_bundles import (
     demo_tokenizer,
     released_form,
     shipped_bundle,
     tokenizer_bundle,
 )
-from tests.helpers.cpp_client import OK, USAGE, Client, last_error, program
+from tests.helpers.cpp_client import OK, USAGE, Client, last_error, program, run_in_threads
 from tests.helpers.tiny_bundle import tiny_bundle
 
 pytestmark = pytest.mark.cpp
@@ -83,9 +80,11 @@ def tokenizers(
 def test_tokens_are_those_of_python(tokenizers: tuple[Client, Tokenizer]) -> None:
     client, tokenizer = tokenizers
     prompts = odd_prompts()
-    for prompt, wanted in zip(prompts, tokenizer.encode(prompts), strict=True):
+    for prompt, expected in zip(prompts, tokenizer.encode(prompts), strict=True):
         status, ids, was_cut = client.tokenize(prompt.encode())
-        assert (status, ids, was_cut) == (OK, wanted.ids.tolist(), wanted.truncated), ascii(prompt)
+        assert (status, ids, was_cut) == (OK, expected.ids.tolist(), expected.truncated), ascii(
+            prompt
+        )
 
 
 @pytest.mark.parametrize("length", [1, 2, 12])
@@ -94,8 +93,12 @@ def test_a_long_prompt_is_cut_before_the_end_token(tmp_path: Path, length: int) 
     tokenizer = Bundle.open(path).tokenizer()
     prompts = ["", "a", "a red circle", "a red circle " * 20]
     with Client(path) as client:
-        for prompt, wanted in zip(prompts, tokenizer.encode(prompts), strict=True):
-            assert client.tokenize(prompt.encode()) == (OK, wanted.ids.tolist(), wanted.truncated)
+        for prompt, expected in zip(prompts, tokenizer.encode(prompts), strict=True):
+            assert client.tokenize(prompt.encode()) == (
+                OK,
+                expected.ids.tolist(),
+                expected.truncated,
+            )
 
 
 @pytest.mark.parametrize(
@@ -109,49 +112,54 @@ def test_a_long_prompt_is_cut_before_the_end_token(tmp_path: Path, length: int) 
         (b"\xe2\x82", "prompt 0 is not valid Unicode at position 0; pass UTF-8 text"),
     ],
 )
-def test_broken_text_is_refused_in_pythons_words(data: bytes, line: str) -> None:
+def test_invalid_text_is_refused_with_pythons_line(data: bytes, line: str) -> None:
     with Client(tiny_bundle()) as client:
         assert client.tokenize(data)[0] == USAGE
         assert last_error() == line
     if b"\0" not in data:
-        words = ("minit2i-embed", tiny_bundle(), data, "--tokens")
-        assert program(*words, code=2) == f"minit2i-embed: error: {line}\n"
+        error = program("minit2i-embed", tiny_bundle(), data, "--tokens", code=2)
+        assert error == f"minit2i-embed: error: {line}\n"
 
 
-def test_a_small_buffer_says_how_much_is_needed() -> None:
+def test_a_small_buffer_names_the_size() -> None:
     with Client(tiny_bundle()) as client:
         assert client.tokenize(b"a red circle", capacity=2)[0] == USAGE
-        assert last_error() == "capacity is 2, but 4 ids are there; give more room"
+        assert last_error() == "capacity is 2, but there are 4 ids; pass a larger array"
         assert client.tokenize(b"a red circle", capacity=4)[0] == OK
 
 
 @pytest.mark.parametrize("scheme", [None, "int8"])
 def test_embeddings_are_those_of_python(tmp_path: Path, scheme: str | None) -> None:
-    # Every scheme makes the same of the text encoder.
+    # Every scheme quantizes the text encoder the same way.
     path = shipped_bundle(scheme)
     texts = ["a red circle", "", "green", "a " * 40, "a gr\u00fcn circle"] * 9
     file = tmp_path / "lines.txt"
     file.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    words = ("--texts", file, "--pooled", "--threads", 2, "-o", tmp_path / "made.npz")
-    program("minit2i-embed", path, *words)
-    made = np.load(tmp_path / "made.npz")
+    options = ("--texts", file, "--pooled", "--threads", 2, "-o", tmp_path / "a.npz")
+    program("minit2i-embed", path, *options)
+    actual = np.load(tmp_path / "a.npz")
     bundle = Bundle.open(path)
     with open_runtime(bundle, "onnxruntime") as runtime, pytest.warns(UserWarning):
-        wanted = embed(bundle, runtime, texts)
-    assert made["values"].shape == wanted.values.shape
-    assert np.array_equal(made["mask"], wanted.mask)
-    assert np.abs(made["values"] - wanted.values).max() <= MAX_EMBEDDING_ERROR
-    assert np.abs(made["pooled"] - wanted.pooled()).max() <= MAX_EMBEDDING_ERROR
+        expected = embed(bundle, runtime, texts)
+    assert actual["values"].shape == expected.values.shape
+    assert np.array_equal(actual["mask"], expected.mask)
+    assert np.abs(actual["values"] - expected.values).max() <= MAX_EMBEDDING_ERROR
+    assert np.abs(actual["pooled"] - expected.pooled()).max() <= MAX_EMBEDDING_ERROR
+
+
+def test_texts_from_standard_input(tmp_path: Path) -> None:
+    expected = program("minit2i-embed", tiny_bundle(), "a red circle", "", "green", "--tokens")
+    data = b"a red circle\n\ngreen\n"
+    assert program("minit2i-embed", tiny_bundle(), "-", "--tokens", stdin=data) == expected
+    options = ("--texts", "-", "--tokens")
+    assert program("minit2i-embed", tiny_bundle(), *options, stdin=data) == expected
+    line = program("minit2i-embed", tiny_bundle(), "-", "--tokens", code=2, stdin=b"")
+    assert "no text given" in line
 
 
 def test_a_cut_prompt_says_where() -> None:
     with Client(tiny_bundle()) as client:
-        texts = cpp_client.text(b"a green circle " * 30)
-        result = ctypes.c_void_p()
-        call = cpp_client.library().minit2i_embed
-        assert call(client.handle, ctypes.byref(texts), ctypes.c_size_t(1),
-                    ctypes.byref(result)) == OK  # fmt: skip
-        cpp_client.library().minit2i_embeddings_free(result)
+        client.embed(b"a green circle " * 30)
     (line,) = client.warnings
     cut = re.fullmatch(r"prompt 0 was cut to 12 tokens: '\.\.\.(.+)'", line)
     assert cut is not None and cut[1] in "a green circle " * 30
@@ -162,26 +170,18 @@ def test_memory_does_not_grow() -> None:
     assert program("soak", tiny_bundle(), 1000).startswith("1000 calls, ")
 
 
-def test_two_clients_in_two_threads_and_a_thousand_embeddings() -> None:
-    wanted = program("minit2i-embed", tiny_bundle(), "a red circle", "--tokens").split()
+def test_two_models_in_two_threads_and_a_thousand_embeddings() -> None:
+    ids = [
+        int(i) for i in program("minit2i-embed", tiny_bundle(), "a red circle", "--tokens").split()
+    ]
     failures: list[str] = []
 
     def work() -> None:
         with Client(tiny_bundle()) as client:
-            texts = cpp_client.text(b"a red circle")
             for _ in range(500):
-                result = ctypes.c_void_p()
-                call = cpp_client.library().minit2i_embed
-                if call(client.handle, ctypes.byref(texts), ctypes.c_size_t(1),
-                        ctypes.byref(result)) != OK:  # fmt: skip
-                    failures.append(last_error())
-                cpp_client.library().minit2i_embeddings_free(result)
-            if client.tokenize(b"a red circle")[1] != [int(word) for word in wanted]:
+                client.embed(b"a red circle")
+            if client.tokenize(b"a red circle")[1] != ids:
                 failures.append("other tokens")
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(work, work)
     assert failures == []

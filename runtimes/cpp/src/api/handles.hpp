@@ -3,25 +3,47 @@
 
 #include "bundle/bundle.hpp"
 #include "engine/engine.hpp"
+#include "engine/run_control.hpp"
 #include "minit2i.h"
 #include "sampling/record.hpp"
 #include "text/embed.hpp"
 
+#include <atomic>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
-struct minit2i_client {
-    minit2i_client(const char *path, const minit2i_open_params &params);
+namespace minit2i {
 
-    const minit2i::Tokenizer &tokenizer();
+// All that threads share: every member is safe to use from several at once.
+class Model {
+public:
+    Model(const char *path, const minit2i_model_params &params);
 
-    minit2i::Bundle bundle;
-    minit2i::Engine engine;
-    minit2i::Warn warn;
+    const Tokenizer &tokenizer() const;
+
+    const Warn warn;
+    const Bundle bundle;
+    mutable Engine engine;
 
 private:
-    std::optional<minit2i::Tokenizer> tokenizer_;
+    mutable std::mutex tokenizer_mutex_;
+    mutable std::optional<Tokenizer> tokenizer_;
+};
+
+} // namespace minit2i
+
+struct minit2i_model {
+    std::shared_ptr<const minit2i::Model> shared;
+};
+
+struct minit2i_state {
+    std::shared_ptr<const minit2i::Model> model;
+    minit2i::Warn warn;
+    minit2i::RunControl control;
+    std::atomic<bool> is_busy{false};
 };
 
 struct minit2i_embeddings {
@@ -29,9 +51,26 @@ struct minit2i_embeddings {
     std::vector<float> pooled;
 };
 
-struct minit2i_pictures {
-    minit2i::Painted painted;
+struct minit2i_images {
+    minit2i::Generation generation;
     std::vector<minit2i::TextFields> fields;
     std::size_t size = 0;
     std::string table;
 };
+
+namespace minit2i {
+
+// Holds a state for the length of one call.
+class StateCall {
+public:
+    // Throws a usage failure where another call has the state.
+    explicit StateCall(minit2i_state &state);
+    StateCall(const StateCall &) = delete;
+    StateCall &operator=(const StateCall &) = delete;
+    ~StateCall() { state_.is_busy = false; }
+
+private:
+    minit2i_state &state_;
+};
+
+} // namespace minit2i

@@ -1,10 +1,10 @@
-// The C functions on pictures.
+// The C functions on images.
 
+#include "api/guard.hpp"
 #include "api/handles.hpp"
 #include "common/files.hpp"
-#include "api/guard.hpp"
-#include "sampling/png.hpp"
 #include "common/unicode.hpp"
+#include "sampling/png.hpp"
 
 #include <cmath>
 #include <limits>
@@ -12,7 +12,7 @@
 
 using minit2i::fail_usage;
 using minit2i::guarded;
-using minit2i::needed;
+using minit2i::require;
 using minit2i::view_of;
 
 namespace {
@@ -21,26 +21,40 @@ minit2i_generate_params default_params() {
     const double unset = std::numeric_limits<double>::quiet_NaN();
     minit2i_generate_params params{};
     params.struct_size = sizeof params;
+    params.num_parts = 1;
     params.guidance = unset;
     params.interval_start = unset;
     params.interval_end = unset;
     return params;
 }
 
+void read_prompts(const minit2i_generate_params &params, minit2i::Request &request) {
+    if (params.num_images == 0 || params.num_parts == 0) {
+        fail_usage(std::string(params.num_images == 0 ? "num_images" : "num_parts") +
+                   " is 0, but at least 1 is needed");
+    }
+    require(params.prompts, "prompts");
+    for (std::size_t image = 0; image < params.num_images; ++image) {
+        std::vector<std::string_view> parts;
+        for (std::size_t part = 0; part < params.num_parts; ++part) {
+            parts.push_back(view_of(params.prompts[image * params.num_parts + part], "prompt"));
+        }
+        request.prompts.push_back(std::move(parts));
+        request.seeds.push_back(params.seeds == nullptr ? 0 : params.seeds[image]);
+    }
+    request.weights.assign(params.num_parts, 1.0);
+    if (params.weights != nullptr) {
+        request.weights.assign(params.weights, params.weights + params.num_parts);
+    }
+}
+
 minit2i::Request request_of(const minit2i_generate_params &params) {
-    if (params.num_pictures == 0) {
-        fail_usage("no prompt came; give at least one (it may be empty)");
-    }
-    needed(params.prompts, "prompts");
     minit2i::Request request;
-    for (std::size_t index = 0; index < params.num_pictures; ++index) {
-        request.prompts.push_back(view_of(params.prompts[index], "prompt"));
-        request.seeds.push_back(params.seeds == nullptr ? 0 : params.seeds[index]);
-    }
+    read_prompts(params, request);
     if (params.negative != nullptr) {
         request.negative = view_of(*params.negative, "negative");
-        // The record keeps it also where it has no effect.
-        minit2i::check_text(*request.negative, params.num_pictures);
+        // The record has it also where it has no effect.
+        minit2i::check_text(*request.negative, params.num_images * params.num_parts);
     }
     request.preset = params.preset == nullptr ? "" : params.preset;
     request.table = params.table == nullptr ? "" : params.table;
@@ -56,84 +70,106 @@ minit2i::Request request_of(const minit2i_generate_params &params) {
     return request;
 }
 
+minit2i::OnFrame frames_of(minit2i_preview call, void *data) {
+    if (call == nullptr) {
+        return {};
+    }
+    return [call, data](const minit2i::Frame &frame) {
+        minit2i_frame values{};
+        values.struct_size = sizeof values;
+        values.row = frame.row;
+        values.num_rows = frame.num_rows;
+        values.t = frame.t;
+        values.num_images = frame.num_images;
+        values.size = frame.size;
+        values.pixels = frame.pixels.data();
+        values.estimate = frame.estimate.data();
+        if (call(data, &values) != 0) {
+            throw minit2i::Failure(MINIT2I_ERROR_CANCELLED, "cancelled by the caller after row " +
+                                                                std::to_string(frame.row + 1) +
+                                                                " of " +
+                                                                std::to_string(frame.num_rows));
+        }
+    };
+}
+
 } // namespace
 
 extern "C" {
 
 minit2i_status minit2i_generate_params_defaults(minit2i_generate_params *params, size_t size) {
-    return guarded([&] { minit2i::give(&needed(params, "params"), default_params(), size); });
+    return guarded(
+        [&] { minit2i::write_struct(&require(params, "params"), default_params(), size); });
 }
 
-minit2i_status minit2i_generate(minit2i_client *client, const minit2i_generate_params *params,
-                                minit2i_pictures **pictures) {
+minit2i_status minit2i_generate(minit2i_state *state, const minit2i_generate_params *params,
+                                minit2i_images **images) {
     return guarded([&] {
-        minit2i_client &known = needed(client, "client");
-        minit2i::expect_empty(pictures, "pictures");
-        const minit2i_generate_params given = minit2i::known_part(needed(params, "params"), default_params());
-        const minit2i::Request request = request_of(given);
-        const auto progress = [&given](std::uint64_t done, std::uint64_t total) {
-            if (given.on_progress != nullptr &&
-                given.on_progress(given.progress_data, done, total) != 0) {
-                throw minit2i::Failure(MINIT2I_ERROR_CANCELLED,
-                                       "cancelled by the caller after row " +
-                                           std::to_string(done) + " of " + std::to_string(total));
-            }
-        };
-        minit2i::Painted painted = minit2i::generate(known.bundle, known.engine, known.tokenizer(),
-                                                     request, progress, known.warn);
-        std::vector<minit2i::TextFields> fields = minit2i::records(known.bundle, request, painted);
-        std::string table = painted.table.name();
-        *pictures = new minit2i_pictures{
-            std::move(painted), std::move(fields),
-            static_cast<std::size_t>(known.bundle.manifest.model.image_size), std::move(table)};
+        minit2i_state &own = require(state, "state");
+        minit2i::require_empty(images, "images");
+        const minit2i_generate_params settings =
+            minit2i::read_struct(require(params, "params"), default_params());
+        const minit2i::Request request = request_of(settings);
+        const minit2i::StateCall call(own);
+        const minit2i::Model &model = *own.model;
+        minit2i::Generation generation = minit2i::generate(
+            model.bundle, model.engine, model.tokenizer(), request,
+            {own.control, minit2i::progress_of(settings.on_progress, settings.progress_data, "row"),
+             frames_of(settings.on_preview, settings.preview_data), own.warn});
+        std::vector<minit2i::TextFields> fields =
+            minit2i::records(model.bundle, request, generation);
+        std::string table = generation.table.name();
+        *images = new minit2i_images{
+            std::move(generation), std::move(fields),
+            static_cast<std::size_t>(model.bundle.manifest.model.image_size), std::move(table)};
     });
 }
 
-size_t minit2i_pictures_count(const minit2i_pictures *pictures) {
-    return pictures == nullptr ? 0 : pictures->fields.size();
+size_t minit2i_images_count(const minit2i_images *images) {
+    return images == nullptr ? 0 : images->fields.size();
 }
 
-size_t minit2i_pictures_size(const minit2i_pictures *pictures) {
-    return pictures == nullptr ? 0 : pictures->size;
+size_t minit2i_images_size(const minit2i_images *images) {
+    return images == nullptr ? 0 : images->size;
 }
 
-const uint8_t *minit2i_pictures_pixels(const minit2i_pictures *pictures) {
-    return pictures == nullptr ? nullptr : pictures->painted.pixels.data();
+const uint8_t *minit2i_images_pixels(const minit2i_images *images) {
+    return images == nullptr ? nullptr : images->generation.pixels.data();
 }
 
-const float *minit2i_pictures_state(const minit2i_pictures *pictures) {
-    return pictures == nullptr ? nullptr : pictures->painted.state.data();
+const float *minit2i_images_state(const minit2i_images *images) {
+    return images == nullptr ? nullptr : images->generation.state.data();
 }
 
-double minit2i_pictures_step_seconds(const minit2i_pictures *pictures) {
-    return pictures == nullptr ? 0.0 : pictures->painted.step_seconds;
+double minit2i_images_step_seconds(const minit2i_images *images) {
+    return images == nullptr ? 0.0 : images->generation.step_seconds;
 }
 
-const char *minit2i_pictures_table(const minit2i_pictures *pictures) {
-    return pictures == nullptr ? "" : pictures->table.c_str();
+const char *minit2i_images_table(const minit2i_images *images) {
+    return images == nullptr ? "" : images->table.c_str();
 }
 
-double minit2i_pictures_guidance(const minit2i_pictures *pictures) {
-    return pictures == nullptr ? 0.0 : pictures->painted.guidance;
+double minit2i_images_guidance(const minit2i_images *images) {
+    return images == nullptr ? 0.0 : images->generation.guidance;
 }
 
-minit2i_status minit2i_pictures_save_png(const minit2i_pictures *pictures, size_t index,
-                                         const char *path) {
+minit2i_status minit2i_images_save_png(const minit2i_images *images, size_t index,
+                                       const char *path) {
     return guarded([&] {
-        needed(pictures, "pictures");
-        needed(path, "path");
-        const std::size_t count = pictures->fields.size();
+        require(images, "images");
+        require(path, "path");
+        const std::size_t count = images->fields.size();
         if (index >= count) {
             fail_usage("index is " + std::to_string(index) + ", but there are " +
-                       std::to_string(count) + " pictures, counted from 0");
+                       std::to_string(count) + " images, counted from 0");
         }
-        const std::size_t bytes = pictures->size * pictures->size * 3;
+        const std::size_t bytes = images->size * images->size * 3;
         minit2i::write_file(path,
-                            minit2i::encode_png(pictures->painted.pixels.data() + index * bytes,
-                                                pictures->size, pictures->fields[index]));
+                            minit2i::encode_png(images->generation.pixels.data() + index * bytes,
+                                                images->size, images->fields[index]));
     });
 }
 
-void minit2i_pictures_free(minit2i_pictures *pictures) { delete pictures; }
+void minit2i_images_free(minit2i_images *images) { delete images; }
 
 } // extern "C"

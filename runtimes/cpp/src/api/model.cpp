@@ -1,32 +1,28 @@
-// The C functions on clients and embeddings; api_pictures.cpp has those on pictures.
+// The C functions on models.
 
-#include "api/handles.hpp"
 #include "api/guard.hpp"
-#include "sampling/noise.hpp"
-#include "version.hpp"
+#include "api/handles.hpp"
 
 #include <algorithm>
-#include <array>
+#include <iterator>
 #include <memory>
 
-using minit2i::expect_empty;
 using minit2i::fail_usage;
-using minit2i::give;
 using minit2i::guarded;
-using minit2i::needed;
-using minit2i::view_of;
+using minit2i::require;
+using minit2i::write_struct;
 
 namespace {
 
-thread_local std::string last_error;
-thread_local bool last_error_lost = false;
-
-minit2i_open_params default_params() {
-    return {sizeof(minit2i_open_params), "cpu", 0, nullptr, nullptr, 0, nullptr, nullptr};
-}
-
 // More than any one machine has cores; the engine starts as many as it is told.
 constexpr std::int32_t kMaxThreads = 4096;
+
+minit2i_model_params default_params() {
+    minit2i_model_params params{};
+    params.struct_size = sizeof params;
+    params.provider = "cpu";
+    return params;
+}
 
 int checked_threads(std::int32_t count) {
     if (count < 0 || count > kMaxThreads) {
@@ -36,171 +32,126 @@ int checked_threads(std::int32_t count) {
     return count;
 }
 
+const minit2i::Manifest &manifest_of(const minit2i_model *model) {
+    return require(model, "model").shared->bundle.manifest;
+}
+
+// The entry of a map at an index, in the order of the names.
+template <typename Map>
+const typename Map::value_type &entry_at(const Map &entries, std::size_t index, const char *what) {
+    if (index >= entries.size()) {
+        fail_usage("index is " + std::to_string(index) + ", but there are " +
+                   std::to_string(entries.size()) + " " + what + ", counted from 0");
+    }
+    return *std::next(entries.begin(), static_cast<std::ptrdiff_t>(index));
+}
+
 } // namespace
 
-minit2i_client::minit2i_client(const char *path, const minit2i_open_params &params)
-    : bundle(path),
+minit2i::Model::Model(const char *path, const minit2i_model_params &params)
+    : warn(warn_of(params.on_warning, params.warning_data)), bundle(path),
       engine(bundle,
-             minit2i::checked_choice(params.provider, params.plugin, params.precision),
-             checked_threads(params.num_threads), params.lean != 0),
-      warn([call = params.on_warning, data = params.warning_data](const std::string &text) {
-          if (call != nullptr) {
-              call(data, text.c_str());
-          }
-      }) {}
+             checked_choice(params.provider, params.plugin, params.precision, params.device),
+             checked_threads(params.num_threads), params.lean != 0) {}
 
-const minit2i::Tokenizer &minit2i_client::tokenizer() {
+const minit2i::Tokenizer &minit2i::Model::tokenizer() const {
+    const std::lock_guard<std::mutex> lock(tokenizer_mutex_);
     if (!tokenizer_) {
-        tokenizer_.emplace(minit2i::Tokenizer::open(bundle.tokenizer_path(),
-                                                    bundle.manifest.model.prompt_length));
+        tokenizer_.emplace(
+            Tokenizer::open(bundle.tokenizer_path(), bundle.manifest.model.prompt_length));
     }
     return *tokenizer_;
 }
 
-namespace minit2i {
-
-minit2i_status keep_error(minit2i_status status, const char *text) noexcept {
-    try {
-        last_error = text;
-        // One line, whatever a library or a file name put into it.
-        std::replace(last_error.begin(), last_error.end(), '\n', ' ');
-        last_error_lost = false;
-    } catch (...) {
-        last_error_lost = true;
-    }
-    return status;
-}
-
-} // namespace minit2i
-
 extern "C" {
 
-const char *minit2i_version(void) { return MINIT2I_VERSION; }
-
-const char *minit2i_status_name(minit2i_status status) {
-    static constexpr std::array<const char *, 7> names{
-        "ok", "usage", "bundle", "runtime", "cancelled", "memory", "internal"};
-    const auto index = static_cast<std::size_t>(status);
-    return index < names.size() ? names[index] : "unknown";
+minit2i_status minit2i_model_params_defaults(minit2i_model_params *params, size_t size) {
+    return guarded([&] { write_struct(&require(params, "params"), default_params(), size); });
 }
 
-const char *minit2i_last_error(void) {
-    return last_error_lost ? "out of memory" : last_error.c_str();
-}
-
-minit2i_status minit2i_open_params_defaults(minit2i_open_params *params, size_t size) {
-    return guarded([&] { give(&needed(params, "params"), default_params(), size); });
-}
-
-minit2i_status minit2i_open(const char *bundle, const minit2i_open_params *params,
-                            minit2i_client **client) {
+minit2i_status minit2i_open(const char *bundle, const minit2i_model_params *params,
+                            minit2i_model **model) {
     return guarded([&] {
-        needed(bundle, "bundle");
-        expect_empty(client, "client");
-        minit2i_open_params known = default_params();
-        if (params != nullptr) {
-            known = minit2i::known_part(*params, default_params());
-        }
-        *client = std::make_unique<minit2i_client>(bundle, known).release();
+        require(bundle, "bundle");
+        minit2i::require_empty(model, "model");
+        const minit2i_model_params settings =
+            params == nullptr ? default_params() : minit2i::read_struct(*params, default_params());
+        auto opened = std::make_unique<minit2i_model>();
+        opened->shared = std::make_shared<const minit2i::Model>(bundle, settings);
+        *model = opened.release();
     });
 }
 
-void minit2i_close(minit2i_client *client) { delete client; }
+void minit2i_close(minit2i_model *model) { delete model; }
 
-minit2i_status minit2i_get_info(const minit2i_client *client, minit2i_info *info) {
+minit2i_status minit2i_get_info(const minit2i_model *model, minit2i_info *info) {
     return guarded([&] {
-        const minit2i::Manifest &manifest = needed(client, "client").bundle.manifest;
+        const minit2i::Manifest &manifest = manifest_of(model);
         minit2i_info values{};
         values.image_size = static_cast<std::int32_t>(manifest.model.image_size);
         values.prompt_length = static_cast<std::int32_t>(manifest.model.prompt_length);
         values.embedding_width = static_cast<std::int32_t>(manifest.model.txt_input_size);
         values.is_student = manifest.model.is_student ? 1 : 0;
-        client->bundle.digest.copy(values.digest, sizeof values.digest - 1);
-        manifest.default_preset.copy(values.default_preset, sizeof values.default_preset - 1);
-        give(info, values, needed(info, "info").struct_size);
+        values.digest = model->shared->bundle.digest.c_str();
+        values.default_preset = manifest.default_preset.c_str();
+        write_struct(info, values, require(info, "info").struct_size);
     });
 }
 
-minit2i_status minit2i_verify(minit2i_client *client, minit2i_progress on_progress,
+size_t minit2i_num_presets(const minit2i_model *model) {
+    return model == nullptr ? 0 : manifest_of(model).presets.size();
+}
+
+minit2i_status minit2i_get_preset(const minit2i_model *model, size_t index,
+                                  minit2i_preset *preset) {
+    return guarded([&] {
+        const minit2i::Manifest &manifest = manifest_of(model);
+        const auto &[name, entry] = entry_at(manifest.presets, index, "presets");
+        minit2i_preset values{};
+        values.name = name.c_str();
+        values.table = entry.table.c_str();
+        values.guidance = entry.guidance;
+        values.is_default = name == manifest.default_preset ? 1 : 0;
+        write_struct(preset, values, require(preset, "preset").struct_size);
+    });
+}
+
+size_t minit2i_num_tables(const minit2i_model *model) {
+    return model == nullptr ? 0 : manifest_of(model).tables.size();
+}
+
+minit2i_status minit2i_get_table(const minit2i_model *model, size_t index, minit2i_table *table) {
+    return guarded([&] {
+        const std::string &name = entry_at(manifest_of(model).tables, index, "tables").first;
+        minit2i_table values{};
+        values.name = name.c_str();
+        values.num_rows = model->shared->bundle.table(name).size();
+        write_struct(table, values, require(table, "table").struct_size);
+    });
+}
+
+minit2i_status minit2i_verify(const minit2i_model *model, minit2i_progress on_progress,
                               void *progress_data) {
     return guarded([&] {
-        needed(client, "client").bundle.verify([&](std::uint64_t done, std::uint64_t total) {
-            if (on_progress != nullptr && on_progress(progress_data, done, total) != 0) {
-                throw minit2i::Failure(MINIT2I_ERROR_CANCELLED, "cancelled by the caller");
-            }
-        });
+        require(model, "model")
+            .shared->bundle.verify(minit2i::progress_of(on_progress, progress_data, "byte"));
     });
 }
 
-minit2i_status minit2i_tokenize(minit2i_client *client, minit2i_text text, int64_t *ids,
+minit2i_status minit2i_tokenize(const minit2i_model *model, minit2i_text text, int64_t *ids,
                                 size_t capacity, size_t *num_ids, int32_t *was_cut) {
     return guarded([&] {
-        minit2i_client &known = needed(client, "client");
-        needed(num_ids, "num_ids");
-        const minit2i::Encoded encoded = known.tokenizer().encode(view_of(text, "text"), 0);
+        const minit2i::Tokenizer &tokenizer = require(model, "model").shared->tokenizer();
+        require(num_ids, "num_ids");
+        const minit2i::Encoded encoded = tokenizer.encode(minit2i::view_of(text, "text"), 0);
         *num_ids = encoded.ids.size();
         if (capacity < encoded.ids.size()) {
-            fail_usage("capacity is " + std::to_string(capacity) + ", but " +
-                       std::to_string(encoded.ids.size()) + " ids are there; give more room");
+            fail_usage("capacity is " + std::to_string(capacity) + ", but there are " +
+                       std::to_string(encoded.ids.size()) + " ids; pass a larger array");
         }
-        std::copy(encoded.ids.begin(), encoded.ids.end(), &needed(ids, "ids"));
+        std::copy(encoded.ids.begin(), encoded.ids.end(), &require(ids, "ids"));
         if (was_cut != nullptr) {
             *was_cut = encoded.was_cut ? 1 : 0;
-        }
-    });
-}
-
-minit2i_status minit2i_embed(minit2i_client *client, const minit2i_text *texts, size_t num_texts,
-                             minit2i_embeddings **embeddings) {
-    return guarded([&] {
-        minit2i_client &known = needed(client, "client");
-        expect_empty(embeddings, "embeddings");
-        if (num_texts == 0) {
-            fail_usage("0 texts came; at least 1 is needed");
-        }
-        needed(texts, "texts");
-        std::vector<std::string_view> views;
-        for (std::size_t index = 0; index < num_texts; ++index) {
-            views.push_back(view_of(texts[index], "text"));
-        }
-        auto result = std::make_unique<minit2i_embeddings>();
-        result->embedded = minit2i::embed(known.engine, known.tokenizer(), views, known.warn);
-        result->pooled = minit2i::pooled(result->embedded);
-        *embeddings = result.release();
-    });
-}
-
-size_t minit2i_embeddings_num_texts(const minit2i_embeddings *embeddings) {
-    return embeddings == nullptr ? 0
-                                 : embeddings->embedded.mask.size() / embeddings->embedded.num_tokens;
-}
-
-size_t minit2i_embeddings_num_tokens(const minit2i_embeddings *embeddings) {
-    return embeddings == nullptr ? 0 : embeddings->embedded.num_tokens;
-}
-
-size_t minit2i_embeddings_width(const minit2i_embeddings *embeddings) {
-    return embeddings == nullptr ? 0 : embeddings->embedded.width;
-}
-
-const float *minit2i_embeddings_values(const minit2i_embeddings *embeddings) {
-    return embeddings == nullptr ? nullptr : embeddings->embedded.values.data();
-}
-
-const int64_t *minit2i_embeddings_mask(const minit2i_embeddings *embeddings) {
-    return embeddings == nullptr ? nullptr : embeddings->embedded.mask.data();
-}
-
-const float *minit2i_embeddings_pooled(const minit2i_embeddings *embeddings) {
-    return embeddings == nullptr ? nullptr : embeddings->pooled.data();
-}
-
-void minit2i_embeddings_free(minit2i_embeddings *embeddings) { delete embeddings; }
-
-minit2i_status minit2i_noise(uint64_t seed, uint32_t stream, float *values, size_t count) {
-    return guarded([&] {
-        if (count > 0) {
-            minit2i::standard_noise(seed, stream, &needed(values, "values"), count);
         }
     });
 }

@@ -59,18 +59,18 @@ void check_size(const fs::path &folder, const std::string &name, const FileInfo 
     }
 }
 
-void compare(const std::string &name, const std::string &found, const std::string &wanted) {
-    if (found != wanted) {
-        fail_bundle(name + ": sha256 " + found.substr(0, 8) + ".. but manifest says " +
-                    wanted.substr(0, 8) + "..; re-run minit2i export");
+void compare(const std::string &name, const std::string &actual, const std::string &expected) {
+    if (actual != expected) {
+        fail_bundle(name + ": sha256 " + actual.substr(0, 8) + ".. but manifest says " +
+                    expected.substr(0, 8) + "..; re-run minit2i export");
     }
 }
 
 template <typename T>
-const T &choose(const char *what, const std::string &name, const std::map<std::string, T> &from) {
-    const auto found = from.find(name);
-    if (found != from.end()) {
-        return found->second;
+const T &select(const char *what, const std::string &name, const std::map<std::string, T> &from) {
+    const auto entry = from.find(name);
+    if (entry != from.end()) {
+        return entry->second;
     }
     std::string names;
     for (const auto &[known, value] : from) {
@@ -81,11 +81,11 @@ const T &choose(const char *what, const std::string &name, const std::map<std::s
 
 } // namespace
 
-Bundle::Bundle(const std::string &given) {
+Bundle::Bundle(const std::string &folder) {
     std::error_code error;
-    path = fs::weakly_canonical(given, error);
-    if (error || given.empty()) {
-        fail_bundle(given + ": no bundle there (" + kManifestName + " is missing)");
+    path = fs::weakly_canonical(folder, error);
+    if (error || folder.empty()) {
+        fail_bundle(folder + ": no bundle there (" + kManifestName + " is missing)");
     }
     const std::string data = read_manifest_bytes(path);
     manifest = read_manifest(data, (path / kManifestName).string());
@@ -104,21 +104,21 @@ void Bundle::verify(const Progress &progress) const {
     std::uint64_t done = 0;
     for (const auto &[name, info] : manifest.files) {
         check_size(path, name, info);
-        std::string found;
-        if (!hash_file(path / name, found)) {
+        std::string sha256;
+        if (!hash_file(path / name, sha256)) {
             fail_bundle((path / name).string() + ": cannot be read");
         }
-        compare(name, found, info.sha256);
+        compare(name, sha256, info.sha256);
         done += static_cast<std::uint64_t>(info.bytes);
         progress(done, total);
     }
 }
 
 const GraphInfo &Bundle::graph(const std::string &name) const {
-    if (manifest.late && name == kLateGraph) {
-        return manifest.late->graph;
+    if (manifest.after_switch && name == kAfterSwitchGraph) {
+        return manifest.after_switch->graph;
     }
-    return choose("graph", name, manifest.graphs);
+    return select("graph", name, manifest.graphs);
 }
 
 fs::path Bundle::tokenizer_path() const {
@@ -127,14 +127,14 @@ fs::path Bundle::tokenizer_path() const {
 
 Table Bundle::table(const std::string &name) const {
     try {
-        return load_table(path / choose("table", name, manifest.tables));
+        return load_table(path / select("table", name, manifest.tables));
     } catch (const JsonError &error) {
         fail_bundle(std::string(error.what()) + "; re-run minit2i export");
     }
 }
 
 const Preset &Bundle::preset(const std::string &name) const {
-    return choose("preset", name.empty() ? manifest.default_preset : name, manifest.presets);
+    return select("preset", name.empty() ? manifest.default_preset : name, manifest.presets);
 }
 
 } // namespace minit2i

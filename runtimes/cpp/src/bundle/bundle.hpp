@@ -3,16 +3,13 @@
 
 #include "bundle/manifest.hpp"
 #include "bundle/table.hpp"
+#include "common/callbacks.hpp"
 
-#include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <string>
 #include <utility>
 
 namespace minit2i {
-
-using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
 class Bundle {
 public:
@@ -21,7 +18,7 @@ public:
     // Hashes every file, the manifest first.
     void verify(const Progress &progress) const;
 
-    // By its name among the manifest's graphs, or kLateGraph.
+    // By its name among the manifest's graphs, or kAfterSwitchGraph.
     const GraphInfo &graph(const std::string &name) const;
     std::filesystem::path tokenizer_path() const;
     // A table of the bundle by its name.

@@ -1,8 +1,8 @@
 #include "bundle/manifest.hpp"
 
+#include "bundle/manifest_fields.hpp"
 #include "common/failure.hpp"
 #include "common/json.hpp"
-#include "bundle/manifest_fields.hpp"
 #include "common/sha256.hpp"
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::int64_t kFormatVersion = 1;
 constexpr char kKind[] = "minit2i-bundle";
-constexpr char kSeal[] = "manifest_sha256";
+constexpr char kChecksum[] = "manifest_sha256";
 constexpr std::size_t kMaxPathCharacters = 240;
 
 // Before all else, because another version may have other fields.
@@ -33,16 +33,17 @@ void check_version(const Json &value) {
 }
 
 void check_relative(const std::string &path) {
-    bool plain = !path.empty() && path.size() <= kMaxPathCharacters && path.back() != '/';
+    bool is_plain = !path.empty() && path.size() <= kMaxPathCharacters && path.back() != '/';
     char last = '/';
     for (const char c : path) {
-        const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                            (c >= '0' && c <= '9') || c == '_' || c == '+' || c == '-';
+        const bool is_plain_character = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                                        (c >= '0' && c <= '9') || c == '_' || c == '+' || c == '-';
         // A part may not be empty or end in a dot, which covers . and .. as well.
-        plain = plain && (letter || c == '.' || (c == '/' && last != '/' && last != '.'));
+        is_plain = is_plain &&
+                   (is_plain_character || c == '.' || (c == '/' && last != '/' && last != '.'));
         last = c;
     }
-    if (!plain || last == '.') {
+    if (!is_plain || last == '.') {
         throw JsonError("file name " + quote(path) +
                         " is refused; names are relative, of letters, digits and . _ + - with "
                         "single slashes between");
@@ -54,9 +55,8 @@ void check_file_names(const Manifest &manifest) {
     for (const auto &[path, info] : manifest.files) {
         check_relative(path);
         std::string key = path;
-        std::transform(key.begin(), key.end(), key.begin(), [](unsigned char c) {
-            return static_cast<char>(std::tolower(c));
-        });
+        std::transform(key.begin(), key.end(), key.begin(),
+                       [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
         const auto [place, is_new] = folded.emplace(key, path);
         if (!is_new) {
             throw JsonError("files " + quote(place->second) + " and " + quote(path) +
@@ -64,7 +64,7 @@ void check_file_names(const Manifest &manifest) {
         }
         if (key == kManifestName || key.substr(0, key.find('/')) == "engines") {
             throw JsonError("file " + quote(path) +
-                            " must not be listed; it is not part of the promise");
+                            " must not be listed; it is not part of a bundle");
         }
     }
 }
@@ -75,10 +75,10 @@ void check_listed(const Manifest &manifest, const std::string &where, const std:
     }
 }
 
-// The rules between fields: names are safe, and all that is named is there.
+// The rules between fields: names are safe, and everything named is listed.
 void check_links(const Manifest &manifest) {
     check_file_names(manifest);
-    for (const char *name : {"text_encoder", "text_adapter", "transformer"}) {
+    for (const char *name : {kTextEncoder, kTextAdapter, kStepGraph}) {
         if (manifest.graphs.count(name) == 0 || manifest.graphs.size() != 3) {
             throw JsonError("graphs must be text_adapter, text_encoder and transformer");
         }
@@ -86,8 +86,8 @@ void check_links(const Manifest &manifest) {
     for (const auto &[name, graph] : manifest.graphs) {
         check_listed(manifest, "graphs." + name + ".path", graph.path);
     }
-    if (manifest.late) {
-        check_listed(manifest, "late.graph.path", manifest.late->graph.path);
+    if (manifest.after_switch) {
+        check_listed(manifest, "late.graph.path", manifest.after_switch->graph.path);
     }
     for (const auto &[name, path] : manifest.tables) {
         check_listed(manifest, "tables." + name, path);
@@ -105,24 +105,24 @@ void check_links(const Manifest &manifest) {
     }
 }
 
-// The seal is the hash of the manifest's own bytes with the seal's digits zeroed.
-void check_seal(std::string_view data, const Json &value) {
-    const Json &sealed = member(value, kSeal);
-    if (!sealed.is_string() || !is_sha256(sealed.get_ref<const std::string &>())) {
-        throw JsonError(std::string(kSeal) + " is missing or not 64 hexadecimal digits");
+// The checksum is the hash of the manifest's own bytes with the checksum's digits zeroed.
+void check_checksum(std::string_view data, const Json &value) {
+    const Json &stored = member(value, kChecksum);
+    if (!stored.is_string() || !is_sha256(stored.get_ref<const std::string &>())) {
+        throw JsonError(std::string(kChecksum) + " is missing or not 64 hexadecimal digits");
     }
-    const auto promised = sealed.get<std::string>();
-    const std::string prefix = std::string("\"") + kSeal + "\": \"";
-    const std::string line = prefix + promised + "\"";
+    const auto expected = stored.get<std::string>();
+    const std::string prefix = std::string("\"") + kChecksum + "\": \"";
+    const std::string line = prefix + expected + "\"";
     std::string blank(data);
     for (std::size_t at = blank.find(line); at != std::string::npos;
          at = blank.find(line, at + line.size())) {
-        blank.replace(at + prefix.size(), promised.size(), std::string(promised.size(), '0'));
+        blank.replace(at + prefix.size(), expected.size(), std::string(expected.size(), '0'));
     }
-    const std::string found = sha256_hex(blank);
-    if (found != promised) {
-        throw JsonError("sha256 " + found.substr(0, 8) + ".. but sealed as " +
-                        promised.substr(0, 8) + ".., so it was edited");
+    const std::string actual = sha256_hex(blank);
+    if (actual != expected) {
+        throw JsonError("sha256 " + actual.substr(0, 8) + ".. but its checksum says " +
+                        expected.substr(0, 8) + ".., so it was edited");
     }
 }
 
@@ -134,7 +134,7 @@ Manifest read_manifest(std::string_view data, const std::string &where) {
         check_version(value);
         Manifest manifest = decode_manifest(value);
         check_links(manifest);
-        check_seal(data, value);
+        check_checksum(data, value);
         return manifest;
     } catch (const JsonError &error) {
         fail_bundle(where + ": " + error.what() + "; re-run minit2i export");

@@ -1,4 +1,5 @@
-// The manifest: what a runtime must know about a bundle. docs/reference/bundle.md specifies every field.
+// The manifest: what a runtime must know about a bundle. docs/reference/bundle.md specifies every
+// field.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +13,11 @@ namespace minit2i {
 constexpr char kManifestName[] = "manifest.json";
 // sampling/noise.hpp draws it.
 constexpr char kNoiseGenerator[] = "philox4x32-10/box-muller";
+constexpr char kTextEncoder[] = "text_encoder";
+constexpr char kTextAdapter[] = "text_adapter";
 constexpr char kStepGraph[] = "transformer";
 // The name here of the second step graph that some bundles have.
-constexpr char kLateGraph[] = "transformer_late";
+constexpr char kAfterSwitchGraph[] = "transformer_after_switch";
 
 struct ModelInfo {
     std::int64_t image_size = 0;
@@ -29,8 +32,9 @@ struct GraphInfo {
     std::string precision;
 };
 
-// A second step graph, which takes the rows from time t on, 0 noise to 1 data.
-struct LateGraph {
+// A second step graph, which takes the rows from time t on, 0 noise to 1 data. The manifest calls
+// it "late".
+struct SwitchGraph {
     double t = 0.0;
     GraphInfo graph;
 };
@@ -48,7 +52,7 @@ struct Preset {
 struct Manifest {
     ModelInfo model;
     std::map<std::string, GraphInfo> graphs;
-    std::optional<LateGraph> late;
+    std::optional<SwitchGraph> after_switch;
     std::string tokenizer_path;
     std::map<std::string, FileInfo> files;
     std::map<std::string, std::string> tables;

@@ -1,6 +1,5 @@
 #include "bundle/manifest_fields.hpp"
 
-
 #include <algorithm>
 
 namespace minit2i {
@@ -27,7 +26,7 @@ std::string expect_digest(const Json &value, const std::string &where) {
 }
 
 std::int64_t expect_positive(const Json &object, const char *name, const std::string &where) {
-    const std::int64_t value = expect_whole(object.at(name), where + "." + name);
+    const std::int64_t value = expect_integer(object.at(name), where + "." + name);
     // No size of a network comes near this; products of two then stay inside 64 bits.
     if (value <= 0 || value > INT32_MAX) {
         throw JsonError(where + "." + name + " is " + std::to_string(value) +
@@ -38,11 +37,11 @@ std::int64_t expect_positive(const Json &object, const char *name, const std::st
 
 void check_student(const Json &value) {
     const std::string where = "model.student";
-    expect_fields(value, where,
-                  {"num_context_tokens", "num_cfg_tokens", "num_interval_tokens",
-                   "num_time_tokens"});
+    expect_fields(
+        value, where,
+        {"num_context_tokens", "num_cfg_tokens", "num_interval_tokens", "num_time_tokens"});
     for (const auto &item : value.items()) {
-        expect_whole(item.value(), where + "." + item.key());
+        expect_integer(item.value(), where + "." + item.key());
     }
 }
 
@@ -77,8 +76,8 @@ ModelInfo decode_model(const Json &value) {
     base.erase("student");
     expect_fields(base, where,
                   {"image_size", "patch_size", "hidden_size", "num_heads", "head_dim",
-                   "depth_double", "in_channels", "txt_preamble_depth", "mlp_ratio",
-                   "pca_channels", "txt_input_size", "prompt_length"});
+                   "depth_double", "in_channels", "txt_preamble_depth", "mlp_ratio", "pca_channels",
+                   "txt_input_size", "prompt_length"});
     check_model_shape(base, where);
     ModelInfo model;
     model.image_size = expect_positive(base, "image_size", where);
@@ -93,12 +92,12 @@ void check_tensors(const Json &value, const std::string &where) {
     for (const auto &item : expect_object(value, where).items()) {
         const std::string tensor = where + "." + item.key();
         expect_fields(item.value(), tensor, {"dtype", "shape"});
-        expect_one_of(tensor + ".dtype", expect_text(item.value().at("dtype"), tensor + ".dtype"),
-                      {"float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8",
-                       "bool"});
+        expect_one_of(
+            tensor + ".dtype", expect_text(item.value().at("dtype"), tensor + ".dtype"),
+            {"float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"});
         for (const Json &size : expect_list(item.value().at("shape"), tensor + ".shape")) {
-            const bool named = size.is_string() && !size.get_ref<const std::string &>().empty();
-            if (!named && (!size.is_number_integer() || size <= 0)) {
+            const bool is_name = size.is_string() && !size.get_ref<const std::string &>().empty();
+            if (!is_name && (!size.is_number_integer() || size <= 0)) {
                 throw JsonError(tensor + ".shape needs positive sizes or names");
             }
         }
@@ -109,7 +108,7 @@ GraphInfo decode_graph(const Json &value, const std::string &where) {
     expect_fields(value, where, {"path", "precision", "opset", "inputs", "outputs"});
     expect_one_of(where + ".precision", expect_text(value.at("precision"), where + ".precision"),
                   {"fp32", "bf16", "fp16", "int8", "fp8"});
-    if (expect_whole(value.at("opset"), where + ".opset") < 1) {
+    if (expect_integer(value.at("opset"), where + ".opset") < 1) {
         throw JsonError(where + ".opset must be at least 1");
     }
     check_tensors(value.at("inputs"), where + ".inputs");
@@ -120,34 +119,36 @@ GraphInfo decode_graph(const Json &value, const std::string &where) {
 // What runs the graphs needs no more of it: their inputs and outputs are those without pads.
 void check_padding(const Json &value, const Json &model) {
     const std::string where = "manifest.padded_head_dim";
-    const std::int64_t padded = expect_whole(value, where);
-    if (padded % 2 != 0 || padded <= expect_whole(model.at("head_dim"), "model.head_dim")) {
+    const std::int64_t padded = expect_integer(value, where);
+    if (padded % 2 != 0 || padded <= expect_integer(model.at("head_dim"), "model.head_dim")) {
         throw JsonError(where + " is " + std::to_string(padded) +
                         ", but an even width above model.head_dim is needed");
     }
 }
 
-// step: the graph that takes the other rows.
-LateGraph decode_late(const Json &value, const Json &step) {
+// step: the graph that takes the rows before the switch.
+SwitchGraph decode_switch(const Json &value, const Json &step) {
     const std::string where = "manifest.late";
     expect_fields(value, where, {"t", "graph"});
-    LateGraph late{expect_number(value.at("t"), where + ".t"),
-                   decode_graph(value.at("graph"), where + ".graph")};
-    if (!(late.t > 0.0 && late.t < 1.0)) {
+    SwitchGraph after{expect_number(value.at("t"), where + ".t"),
+                      decode_graph(value.at("graph"), where + ".graph")};
+    if (!(after.t > 0.0 && after.t < 1.0)) {
         throw JsonError(where + ".t must be between 0 and 1");
     }
     const Json &graph = value.at("graph");
     if (graph.at("inputs") != step.at("inputs") || graph.at("outputs") != step.at("outputs") ||
         graph.at("path") == step.at("path")) {
-        throw JsonError(where + ".graph needs graphs.transformer's inputs and outputs, own path");
+        throw JsonError(
+            where +
+            ".graph needs the inputs and outputs of graphs.transformer and a path of its own");
     }
-    return late;
+    return after;
 }
 
 FileInfo decode_file(const Json &value, const std::string &where) {
     expect_fields(value, where, {"sha256", "bytes"});
     FileInfo file{expect_digest(value.at("sha256"), where + ".sha256"),
-                  expect_whole(value.at("bytes"), where + ".bytes")};
+                  expect_integer(value.at("bytes"), where + ".bytes")};
     if (file.bytes < 0) {
         throw JsonError(where + ".bytes must be a size");
     }
@@ -168,7 +169,7 @@ void check_flavour(const Json &value) {
     expect_one_of(where + ".rounding", expect_text(value.at("rounding"), where + ".rounding"),
                   {"truncate"});
     const double a_min = expect_number(value.at("a_min"), where + ".a_min");
-    if (a_min <= 0.0 || a_min > 1.0 || expect_whole(value.at("steps"), where + ".steps") < 1) {
+    if (a_min <= 0.0 || a_min > 1.0 || expect_integer(value.at("steps"), where + ".steps") < 1) {
         throw JsonError(where + ": 0 < a_min <= 1 and at least one step are needed");
     }
 }
@@ -198,7 +199,7 @@ std::string decode_provenance(const Json &value) {
     return expect_digest(value.at("checkpoint_sha256"), where + ".checkpoint_sha256");
 }
 
-void check_quantised_graph(const Json &value, const std::string &where) {
+void check_quantized_graph(const Json &value, const std::string &where) {
     expect_fields(value, where, {"scheme", "layers", "excluded"});
     expect_text(value.at("scheme"), where + ".scheme");
     expect_positive(value, "layers", where);
@@ -209,9 +210,9 @@ void check_quantised_graph(const Json &value, const std::string &where) {
 
 void check_quantization(const Json &value) {
     const std::string where = "manifest.quantization";
-    expect_fields(value, where,
-                  {"scheme", "base_precision", "source_digest", "calibration_sha256",
-                   "smoothing", "graphs"});
+    expect_fields(
+        value, where,
+        {"scheme", "base_precision", "source_digest", "calibration_sha256", "smoothing", "graphs"});
     expect_text(value.at("scheme"), where + ".scheme");
     expect_one_of(where + ".base_precision",
                   expect_text(value.at("base_precision"), where + ".base_precision"),
@@ -229,7 +230,7 @@ void check_quantization(const Json &value) {
     for (const auto &item : expect_object(value.at("graphs"), where + ".graphs").items()) {
         const std::string graph = where + ".graphs." + item.key();
         expect_one_of(graph, item.key(), {"text_encoder", "text_adapter", "transformer"});
-        check_quantised_graph(item.value(), graph);
+        check_quantized_graph(item.value(), graph);
     }
 }
 
@@ -249,7 +250,7 @@ void check_checks(const Json &value) {
 std::string decode_tokenizer(const Json &value, const ModelInfo &model) {
     const std::string where = "manifest.tokenizer";
     expect_fields(value, where, {"path", "prompt_length"});
-    const std::int64_t length = expect_whole(value.at("prompt_length"), where + ".prompt_length");
+    const std::int64_t length = expect_integer(value.at("prompt_length"), where + ".prompt_length");
     if (length != model.prompt_length) {
         throw JsonError("tokenizer.prompt_length " + std::to_string(length) +
                         " is not the model's " + std::to_string(model.prompt_length));
@@ -257,9 +258,8 @@ std::string decode_tokenizer(const Json &value, const ModelInfo &model) {
     return expect_text(value.at("path"), where + ".path");
 }
 
-template <typename T, typename Decode>
-std::map<std::string, T> decode_entries(const Json &value, const std::string &where,
-                                        Decode decode) {
+template <typename T, typename Decode> std::map<std::string, T>
+decode_entries(const Json &value, const std::string &where, Decode decode) {
     std::map<std::string, T> result;
     for (const auto &item : expect_object(value, where).items()) {
         result.emplace(item.key(), decode(item.value(), where + "." + item.key()));
@@ -275,26 +275,26 @@ bool is_sha256(const std::string &text) {
            });
 }
 
-Manifest decode_manifest(const Json &whole) {
-    Json value = expect_object(whole, "manifest");
-    // It stands in a quantised bundle's manifest alone.
+Manifest decode_manifest(const Json &complete) {
+    Json value = expect_object(complete, "manifest");
+    // Only the manifest of a quantized bundle has this field.
     if (value.contains("quantization")) {
         check_quantization(value.at("quantization"));
         value.erase("quantization");
     }
-    // So does this, where late rows run another graph.
+    // This one is there if another graph takes the rows from some time on.
     std::optional<Json> late;
     if (value.contains("late")) {
         late = value.at("late");
         value.erase("late");
     }
-    // And this, where heads are padded with zeros.
+    // This one if heads are padded with zeros.
     std::optional<Json> padded;
     if (value.contains("padded_head_dim")) {
         padded = value.at("padded_head_dim");
         value.erase("padded_head_dim");
     }
-    // And this, where the graphs hold operators of one provider's own.
+    // This one if the graphs hold operators that only one provider has.
     Manifest manifest;
     if (value.contains("only_for")) {
         manifest.only_for = expect_text(value.at("only_for"), "manifest.only_for");
@@ -303,8 +303,8 @@ Manifest decode_manifest(const Json &whole) {
     }
     expect_fields(value, "manifest",
                   {"kind", "format_version", "manifest_sha256", "model", "variant", "graphs",
-                   "tokenizer", "files", "tables", "presets", "default_preset", "flavour",
-                   "noise", "provenance", "checks"});
+                   "tokenizer", "files", "tables", "presets", "default_preset", "flavour", "noise",
+                   "provenance", "checks"});
     manifest.model = decode_model(value.at("model"));
     if (padded) {
         check_padding(*padded, value.at("model"));
@@ -312,9 +312,10 @@ Manifest decode_manifest(const Json &whole) {
     if (!value.at("variant").is_null()) {
         expect_text(value.at("variant"), "manifest.variant");
     }
-    manifest.graphs = decode_entries<GraphInfo>(value.at("graphs"), "manifest.graphs", decode_graph);
+    manifest.graphs =
+        decode_entries<GraphInfo>(value.at("graphs"), "manifest.graphs", decode_graph);
     if (late) {
-        manifest.late = decode_late(*late, member(value.at("graphs"), kStepGraph));
+        manifest.after_switch = decode_switch(*late, member(value.at("graphs"), kStepGraph));
     }
     manifest.files = decode_entries<FileInfo>(value.at("files"), "manifest.files", decode_file);
     manifest.tables =

@@ -1,8 +1,8 @@
 // The fields of a manifest, each by itself; manifest.cpp has the rules between them.
 #pragma once
 
-#include "common/json.hpp"
 #include "bundle/manifest.hpp"
+#include "common/json.hpp"
 
 #include <string>
 

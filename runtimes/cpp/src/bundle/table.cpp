@@ -15,9 +15,8 @@ namespace {
 
 constexpr std::size_t kMaxRows = 20000;
 constexpr double kTimeRounding = 1e-9;
-constexpr std::array<const char *, 13> kColumns{"t",     "a",    "b",       "c", "n",
-                                                "s",     "share", "clip",   "rescale",
-                                                "h",     "omega", "t_min",  "t_max"};
+constexpr std::array<const char *, 13> kColumns{
+    "t", "a", "b", "c", "n", "s", "share", "clip", "rescale", "h", "omega", "t_min", "t_max"};
 constexpr std::size_t kNumBaseColumns = 9;
 
 bool is_name(const std::string &name) {
@@ -54,15 +53,19 @@ double Table::value(std::size_t row, std::string_view column) const {
 std::array<float, 6> Table::step_row(std::size_t row) const {
     const double n = value(row, "n");
     const double c = n != 0.0 ? n : value(row, "c");
-    return {static_cast<float>(value(row, "a")),    static_cast<float>(value(row, "b")),
-            static_cast<float>(c),                  static_cast<float>(value(row, "s")),
-            static_cast<float>(value(row, "clip")), static_cast<float>(value(row, "rescale"))};
+    return {static_cast<float>(value(row, "a")),
+            static_cast<float>(value(row, "b")),
+            static_cast<float>(c),
+            static_cast<float>(value(row, "s")),
+            static_cast<float>(value(row, "clip")),
+            static_cast<float>(value(row, "rescale"))};
 }
 
 std::vector<float> Table::guidance_weights(std::size_t row, double guidance) const {
     const double scale = 1.0 + (guidance - 1.0) * value(row, "share");
     if (!(std::abs(scale) < FLT_MAX)) {
-        fail_usage("guidance times a share of table " + name_ + " must fit float32; give less");
+        fail_usage("guidance times a share of table " + name_ +
+                   " must fit float32; use a smaller guidance");
     }
     if (scale == 1.0) {
         return {1.0F};
@@ -110,9 +113,9 @@ void Table::check_layout() const {
                         " must be letters, digits, dots, dashes and underscores");
     }
     const bool base = columns_.size() == kNumBaseColumns;
-    const std::size_t wanted = base ? kNumBaseColumns : kColumns.size();
-    bool complete = columns_.size() == wanted;
-    for (std::size_t i = 0; i < wanted; ++i) {
+    const std::size_t expected = base ? kNumBaseColumns : kColumns.size();
+    bool complete = columns_.size() == expected;
+    for (std::size_t i = 0; i < expected; ++i) {
         complete = complete && std::count(columns_.begin(), columns_.end(), kColumns[i]) == 1;
     }
     if (!complete) {
@@ -161,14 +164,14 @@ void Table::check_conditions(std::size_t row) const {
     require(h >= 0.0 && h <= 1.0, row, "h must be in 0..1");
     require(value(row, "omega") >= 1.0, row, "omega must be 1 (no guidance) or more");
     require(0.0 <= t_min && t_min <= t_max && t_max <= 1.0, row, "0 <= t_min <= t_max <= 1");
-    // The student is guided by what it is told; a second branch would guide twice.
+    // omega guides the student already; a second branch would guide twice.
     require(value(row, "share") == 0.0, row, "share must be 0 where omega is given");
 }
 
 Table read_table(std::string_view text) {
     const Json value = parse_json(text);
     expect_fields(value, "table", {"columns", "format_version", "meta", "name", "rows"});
-    const std::int64_t version = expect_whole(value.at("format_version"), "table.format_version");
+    const std::int64_t version = expect_integer(value.at("format_version"), "table.format_version");
     if (version != 1) {
         throw JsonError("table format_version is " + std::to_string(version) +
                         ", but this program reads 1; upgrade minit2i-deploy");

@@ -1,4 +1,5 @@
-// A compiled solver: rows of scalars, one evaluation of the denoiser each. docs/reference/bundle.md.
+// A compiled solver: rows of scalars, one evaluation of the denoiser each.
+// docs/reference/bundle.md.
 #pragma once
 
 #include "common/json.hpp"
@@ -15,8 +16,8 @@ namespace minit2i {
 class Table {
 public:
     // Throws JsonError where columns, sizes or values are outside the rules.
-    Table(std::string name, std::vector<std::string> columns,
-          std::vector<std::vector<double>> rows, Json meta);
+    Table(std::string name, std::vector<std::string> columns, std::vector<std::vector<double>> rows,
+          Json meta);
 
     std::size_t size() const { return rows_.size(); }
     const std::string &name() const { return name_; }

@@ -10,7 +10,8 @@ namespace minit2i {
 
 class Failure : public std::runtime_error {
 public:
-    Failure(minit2i_status code, const std::string &text) : std::runtime_error(text), status(code) {}
+    Failure(minit2i_status code, const std::string &text)
+        : std::runtime_error(text), status(code) {}
     minit2i_status status;
 };
 

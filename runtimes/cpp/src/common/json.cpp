@@ -12,12 +12,12 @@ constexpr std::size_t kMaxBrief = 60;
 constexpr std::size_t kMaxQuoted = 80;
 constexpr double kMaxExact = 9007199254740992.0; // 2^53
 
-[[noreturn]] void wrong(const Json &value, const std::string &where, const char *wanted) {
-    throw JsonError(where + " is " + brief(value) + ", but " + wanted + " is needed");
+[[noreturn]] void fail_type(const Json &value, const std::string &where, const char *expected) {
+    throw JsonError(where + " is " + brief(value) + ", but " + expected + " is needed");
 }
 
 // Called by the parser at every event; keeps the keys of each open object.
-class KeyWatch {
+class KeyCheck {
 public:
     bool operator()(int depth, Json::parse_event_t event, const Json &parsed) {
         if (depth > kMaxDepth) {
@@ -30,7 +30,7 @@ public:
         } else if (event == Json::parse_event_t::key) {
             const auto &key = parsed.get_ref<const std::string &>();
             if (!open_.back().insert(key).second) {
-                throw JsonError("key " + quote(key) + " stands twice");
+                throw JsonError("key " + quote(key) + " is there twice");
             }
         }
         return true;
@@ -47,11 +47,11 @@ Json parse_json(std::string_view text) {
     if (text.substr(0, 3) == "\xEF\xBB\xBF") {
         throw JsonError("starts with a byte order mark");
     }
-    KeyWatch watch;
+    KeyCheck check;
     try {
         return Json::parse(text.begin(), text.end(),
-                           [&watch](int depth, Json::parse_event_t event, Json &parsed) {
-                               return watch(depth, event, parsed);
+                           [&check](int depth, Json::parse_event_t event, Json &parsed) {
+                               return check(depth, event, parsed);
                            });
     } catch (const Json::parse_error &error) {
         throw JsonError("not JSON at byte " + std::to_string(error.byte));
@@ -86,19 +86,19 @@ std::string brief(const Json &value) {
 
 const Json &member(const Json &value, const char *name) {
     static const Json null;
-    const auto found = value.find(name);
-    return found == value.end() ? null : *found;
+    const auto item = value.find(name);
+    return item == value.end() ? null : *item;
 }
 
 void expect_fields(const Json &value, const std::string &where,
                    std::initializer_list<const char *> names) {
     expect_object(value, where);
     for (const auto &item : value.items()) {
-        bool known = false;
+        bool is_known = false;
         for (const char *name : names) {
-            known = known || item.key() == name;
+            is_known = is_known || item.key() == name;
         }
-        if (!known) {
+        if (!is_known) {
             throw JsonError(where + ": unknown field " + quote(item.key()));
         }
     }
@@ -111,41 +111,41 @@ void expect_fields(const Json &value, const std::string &where,
 
 const Json &expect_object(const Json &value, const std::string &where) {
     if (!value.is_object()) {
-        wrong(value, where, "an object");
+        fail_type(value, where, "an object");
     }
     return value;
 }
 
 const Json &expect_list(const Json &value, const std::string &where) {
     if (!value.is_array()) {
-        wrong(value, where, "a list");
+        fail_type(value, where, "a list");
     }
     return value;
 }
 
 std::string expect_text(const Json &value, const std::string &where) {
     if (!value.is_string()) {
-        wrong(value, where, "text");
+        fail_type(value, where, "text");
     }
     return value.get<std::string>();
 }
 
-std::int64_t expect_whole(const Json &value, const std::string &where) {
+std::int64_t expect_integer(const Json &value, const std::string &where) {
     // Unsigned values above 2^63 would wrap around.
     if (!value.is_number_integer() ||
         (value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX)) {
-        wrong(value, where, "a whole number");
+        fail_type(value, where, "an integer");
     }
     return value.get<std::int64_t>();
 }
 
 double expect_number(const Json &value, const std::string &where) {
     if (!value.is_number()) {
-        wrong(value, where, "a finite number");
+        fail_type(value, where, "a finite number");
     }
     const double number = value.get<double>();
     if (!std::isfinite(number) || (value.is_number_integer() && std::fabs(number) >= kMaxExact)) {
-        wrong(value, where, "a finite number");
+        fail_type(value, where, "a finite number");
     }
     return number;
 }

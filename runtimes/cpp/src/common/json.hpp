@@ -1,5 +1,5 @@
-// Strict JSON: nothing unknown, missing, doubled or not finite passes. Errors are JsonError with
-// one line; callers raise them again as a Failure that names the file.
+// Strict JSON: unknown, missing, repeated and non-finite values are refused. Errors are JsonError
+// with one line; callers raise them again as a Failure that names the file.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -35,8 +35,8 @@ void expect_fields(const Json &value, const std::string &where,
 const Json &expect_object(const Json &value, const std::string &where);
 const Json &expect_list(const Json &value, const std::string &where);
 std::string expect_text(const Json &value, const std::string &where);
-std::int64_t expect_whole(const Json &value, const std::string &where);
-// A whole number may stand for a number.
+std::int64_t expect_integer(const Json &value, const std::string &where);
+// An integer is a number too.
 double expect_number(const Json &value, const std::string &where);
 
 } // namespace minit2i

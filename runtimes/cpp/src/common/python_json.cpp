@@ -54,7 +54,35 @@ std::string quote_text(const std::string &text) {
     return result + "\"";
 }
 
+std::string repr_of(char32_t c) {
+    std::array<char, 16> text{};
+    if (c == U'\\' || c == U'\n' || c == U'\r' || c == U'\t') {
+        return escaped(c);
+    }
+    std::snprintf(text.data(), text.size(), "\\x%02x", static_cast<unsigned>(c));
+    return text.data();
+}
+
 } // namespace
+
+std::string python_repr(const std::string &text) {
+    const bool has_single = text.find('\'') != std::string::npos;
+    const char quote = has_single && text.find('"') == std::string::npos ? '"' : '\'';
+    std::string result(1, quote);
+    for (std::size_t at = 0; at < text.size();) {
+        const Character c = decode_at(text, at);
+        const bool is_control = c.value < 0x20 || (c.value >= 0x7f && c.value <= 0xa0);
+        if (c.value == static_cast<char32_t>(quote)) {
+            result += std::string("\\") + quote;
+        } else if (c.value == U'\\' || is_control || c.value == 0xad) {
+            result += repr_of(c.value);
+        } else {
+            result += text.substr(at, c.num_bytes);
+        }
+        at += c.num_bytes;
+    }
+    return result + quote;
+}
 
 std::string python_float(double value) {
     std::array<char, 40> buffer{};

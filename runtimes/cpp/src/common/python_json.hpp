@@ -10,6 +10,10 @@ namespace minit2i {
 
 std::string python_json(const Json &value);
 
+// A text in quotes, as Python's repr writes it; of what lies beyond ASCII only the control
+// characters are escaped, where Python escapes a few more that are not printable.
+std::string python_repr(const std::string &text);
+
 // The shortest decimal that reads back as the same number, in Python's notation.
 std::string python_float(double value);
 

@@ -25,19 +25,37 @@ bool in_any(char32_t c, const CharacterRange *ranges, std::size_t count) {
 // Control of Annex 29, up to U+FFFF: nothing joins these. Those beyond have four bytes, so that
 // no cluster they could start is short.
 bool is_control(char32_t c) {
-    static constexpr std::array<CharacterRange, 10> ranges{{
-        {0x00, 0x1f}, {0x7f, 0x9f}, {0xad, 0xad}, {0x61c, 0x61c}, {0x180e, 0x180e},
-        {0x200b, 0x200b}, {0x200e, 0x200f}, {0x2028, 0x202e}, {0x2060, 0x206f}, {0xfeff, 0xfeff}}};
+    static constexpr std::array<CharacterRange, 10> ranges{{{0x00, 0x1f},
+                                                            {0x7f, 0x9f},
+                                                            {0xad, 0xad},
+                                                            {0x61c, 0x61c},
+                                                            {0x180e, 0x180e},
+                                                            {0x200b, 0x200b},
+                                                            {0x200e, 0x200f},
+                                                            {0x2028, 0x202e},
+                                                            {0x2060, 0x206f},
+                                                            {0xfeff, 0xfeff}}};
     return in_any(c, ranges.data(), ranges.size()) || (c >= 0xfff0 && c <= 0xfffb);
 }
 
 // Prepend of Annex 29: they take the next character into their cluster.
 bool is_prepended(char32_t c) {
-    static constexpr std::array<CharacterRange, 16> ranges{{
-        {0x0600, 0x0605}, {0x06dd, 0x06dd}, {0x070f, 0x070f}, {0x0890, 0x0891},
-        {0x08e2, 0x08e2}, {0x0d4e, 0x0d4e}, {0x110bd, 0x110bd}, {0x110cd, 0x110cd},
-        {0x111c2, 0x111c3}, {0x113d1, 0x113d1}, {0x1193f, 0x1193f}, {0x11941, 0x11941},
-        {0x11a3a, 0x11a3a}, {0x11a84, 0x11a89}, {0x11d46, 0x11d46}, {0x11f02, 0x11f02}}};
+    static constexpr std::array<CharacterRange, 16> ranges{{{0x0600, 0x0605},
+                                                            {0x06dd, 0x06dd},
+                                                            {0x070f, 0x070f},
+                                                            {0x0890, 0x0891},
+                                                            {0x08e2, 0x08e2},
+                                                            {0x0d4e, 0x0d4e},
+                                                            {0x110bd, 0x110bd},
+                                                            {0x110cd, 0x110cd},
+                                                            {0x111c2, 0x111c3},
+                                                            {0x113d1, 0x113d1},
+                                                            {0x1193f, 0x1193f},
+                                                            {0x11941, 0x11941},
+                                                            {0x11a3a, 0x11a3a},
+                                                            {0x11a84, 0x11a89},
+                                                            {0x11d46, 0x11d46},
+                                                            {0x11f02, 0x11f02}}};
     return in_any(c, ranges.data(), ranges.size());
 }
 
@@ -87,17 +105,23 @@ void check_text(std::string_view text, std::size_t index) {
         const Character c = decode_at(text, at);
         if (c.num_bytes == 0) {
             fail_usage(prompt + " is not valid Unicode at position " +
-                       std::to_string(count_characters(text.substr(0, at))) +
-                       "; pass UTF-8 text");
+                       std::to_string(count_characters(text.substr(0, at))) + "; pass UTF-8 text");
         }
         at += c.num_bytes;
     }
 }
 
 bool is_white_space(char32_t c) {
-    static constexpr std::array<CharacterRange, 10> ranges{{
-        {0x09, 0x0d}, {0x20, 0x20}, {0x85, 0x85}, {0xa0, 0xa0}, {0x1680, 0x1680},
-        {0x2000, 0x200a}, {0x2028, 0x2029}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000}}};
+    static constexpr std::array<CharacterRange, 10> ranges{{{0x09, 0x0d},
+                                                            {0x20, 0x20},
+                                                            {0x85, 0x85},
+                                                            {0xa0, 0xa0},
+                                                            {0x1680, 0x1680},
+                                                            {0x2000, 0x200a},
+                                                            {0x2028, 0x2029},
+                                                            {0x202f, 0x202f},
+                                                            {0x205f, 0x205f},
+                                                            {0x3000, 0x3000}}};
     return in_any(c, ranges.data(), ranges.size());
 }
 

@@ -7,22 +7,11 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <functional>
-#include <numeric>
+#include <cmath>
 #include <thread>
 
 namespace minit2i {
 namespace {
-
-Ort::MemoryInfo cpu_memory() {
-    return Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-}
-
-template <typename T>
-Ort::Value view(std::vector<T> &values, const std::vector<std::int64_t> &shape) {
-    return Ort::Value::CreateTensor<T>(cpu_memory(), values.data(), values.size(), shape.data(),
-                                       shape.size());
-}
 
 int usable_cores() {
     cpu_set_t cores;
@@ -33,19 +22,40 @@ int usable_cores() {
     return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
 }
 
-void append_cuda(Ort::SessionOptions &options) {
+// The one option of NVIDIA's providers that is set here, in the form of the C functions.
+class DeviceOption {
+public:
+    explicit DeviceOption(int device) : text_(std::to_string(device)), value_(text_.c_str()) {}
+    DeviceOption(const DeviceOption &) = delete;
+    DeviceOption &operator=(const DeviceOption &) = delete;
+    const char *const *names() const { return &name_; }
+    const char *const *values() const { return &value_; }
+
+private:
+    std::string text_;
+    const char *name_ = "device_id";
+    const char *value_;
+};
+
+void append_cuda(Ort::SessionOptions &options, int device) {
     OrtCUDAProviderOptionsV2 *settings = nullptr;
     Ort::ThrowOnError(Ort::GetApi().CreateCUDAProviderOptions(&settings));
     const std::unique_ptr<OrtCUDAProviderOptionsV2, void (*)(OrtCUDAProviderOptionsV2 *)> owner(
         settings, Ort::GetApi().ReleaseCUDAProviderOptions);
+    const DeviceOption option(device);
+    Ort::ThrowOnError(
+        Ort::GetApi().UpdateCUDAProviderOptions(settings, option.names(), option.values(), 1));
     options.AppendExecutionProvider_CUDA_V2(*settings);
 }
 
-void append_tensorrt(Ort::SessionOptions &options) {
+void append_tensorrt(Ort::SessionOptions &options, int device) {
     OrtTensorRTProviderOptionsV2 *settings = nullptr;
     Ort::ThrowOnError(Ort::GetApi().CreateTensorRTProviderOptions(&settings));
     const std::unique_ptr<OrtTensorRTProviderOptionsV2, void (*)(OrtTensorRTProviderOptionsV2 *)>
         owner(settings, Ort::GetApi().ReleaseTensorRTProviderOptions);
+    const DeviceOption option(device);
+    Ort::ThrowOnError(
+        Ort::GetApi().UpdateTensorRTProviderOptions(settings, option.names(), option.values(), 1));
     options.AppendExecutionProvider_TensorRT_V2(*settings);
 }
 
@@ -71,26 +81,20 @@ void check_kernels(const Bundle &bundle, const std::string &graph, const std::st
 
 } // namespace
 
-void fail_engine(const std::string &where, const Ort::Exception &error) {
-    const std::string text = error.what();
-    // ONNX Runtime has no status of its own for this.
-    for (const char *sign : {"bad_alloc", "Failed to allocate memory"}) {
-        if (text.find(sign) != std::string::npos) {
-            throw Failure(MINIT2I_ERROR_MEMORY,
-                          where + ": out of memory; free some, or use a smaller batch");
-        }
-    }
-    fail_runtime(where + ": " + text.substr(0, text.find('\n')));
-}
-
 Engine::Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, bool lean)
     : bundle_(bundle), choice_(std::move(choice)), lean_(lean),
-      num_threads_(num_threads > 0 ? num_threads : usable_cores()),
+      num_threads_(num_threads > 0 ? num_threads : usable_cores()), ort_api_(load_ort_api()),
       // Failures come back to the caller; nothing goes to stderr beside them.
       env_(ORT_LOGGING_LEVEL_FATAL, "minit2i") {
     check_engine_fits(bundle_, choice_.provider);
     if (choice_.provider.is_plugin()) {
-        load_plugin(choice_.provider, choice_.plugin);
+        load_plugin(choice_, ort_api_);
+    }
+    for (const auto &[name, graph] : bundle_.manifest.graphs) {
+        slots_[name];
+    }
+    if (bundle_.manifest.after_switch) {
+        slots_[kAfterSwitchGraph];
     }
 }
 
@@ -100,73 +104,89 @@ Ort::SessionOptions Engine::options() const {
     // Spinning threads cost other work on the machine more than they gain this one.
     options.AddConfigEntry("session.intra_op.allow_spinning", "0");
     if (choice_.provider.is_plugin()) {
-        append_plugin(options, choice_.provider, plugin_options(choice_, num_threads_));
+        append_plugin(options, choice_, plugin_options(choice_, num_threads_));
     } else if (choice_.provider.name == "cuda") {
-        append_cuda(options);
+        append_cuda(options, choice_.device);
     } else if (choice_.provider.name == "tensorrt") {
-        append_tensorrt(options);
+        append_tensorrt(options, choice_.device);
     }
     return options;
 }
 
-Ort::Session &Engine::session(const std::string &graph) {
-    const auto found = sessions_.find(graph);
-    if (found != sessions_.end()) {
-        return found->second;
-    }
-    if (lean_ && (graph == kStepGraph || graph == kLateGraph)) {
-        sessions_.erase("text_encoder");
-    }
+std::shared_ptr<GraphSession> Engine::session(const std::string &graph) {
     const GraphInfo &info = bundle_.graph(graph);
-    check_kernels(bundle_, graph, info.precision, choice_.provider);
-    const std::string path = (bundle_.path / info.path).string();
-    const KeptSignalStack kept;
+    Slot &slot = slots_.at(graph);
+    const std::lock_guard<std::mutex> lock(slot.mutex);
+    if (!slot.session) {
+        check_kernels(bundle_, graph, info.precision, choice_.provider);
+        if (lean_ && (graph == kStepGraph || graph == kAfterSwitchGraph)) {
+            Slot &encoder = slots_.at(kTextEncoder);
+            const std::lock_guard<std::mutex> encoder_lock(encoder.mutex);
+            encoder.session.reset();
+        }
+        slot.session = open(graph);
+    }
+    return slot.session;
+}
+
+std::shared_ptr<GraphSession> Engine::open(const std::string &graph) {
+    const std::string path = (bundle_.path / bundle_.graph(graph).path).string();
+    const SignalStackGuard guard;
+    std::shared_ptr<GraphSession> opened;
     try {
-        return sessions_.emplace(graph, Ort::Session(env_, path.c_str(), options())).first->second;
+        opened = std::make_shared<GraphSession>(graph, Ort::Session(env_, path.c_str(), options()),
+                                                choice_.provider.is_plugin());
     } catch (const Ort::Exception &error) {
         fail_engine(path + ": onnxruntime cannot open it on " + choice_.provider.name, error);
     }
-}
-
-Tensor Engine::run(const std::string &graph, const std::vector<const char *> &names,
-                   const std::vector<Ort::Value> &inputs) {
-    Ort::Session &opened = session(graph);
-    try {
-        Ort::AllocatorWithDefaultOptions allocator;
-        const Ort::AllocatedStringPtr output = opened.GetOutputNameAllocated(0, allocator);
-        const char *output_name = output.get();
-        const std::vector<Ort::Value> results =
-            opened.Run(Ort::RunOptions{nullptr}, names.data(), inputs.data(), inputs.size(),
-                       &output_name, 1);
-        const auto info = results[0].GetTensorTypeAndShapeInfo();
-        if (info.GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
-            fail_runtime(graph + ": its output is not float32; re-run minit2i export");
-        }
-        const float *data = results[0].GetTensorData<float>();
-        return {{data, data + info.GetElementCount()}, info.GetShape()};
-    } catch (const Ort::Exception &error) {
-        fail_engine("onnxruntime failed in " + graph, error);
+    if (graph == kTextEncoder) {
+        check_encoder(*opened);
     }
+    return opened;
 }
 
-Tensor Engine::encode(std::vector<std::int64_t> &ids, std::vector<std::int64_t> &mask,
-                      std::size_t n) {
+// Half precision overflows in T5, and all that follows would be NaN.
+void Engine::check_encoder(GraphSession &session) {
+    // Nine common tokens and the end: a T5 in too small a number type overflows at most inputs.
+    std::vector<std::int64_t> ids{3, 4, 5, 6, 7, 8, 9, 10, 11, 1};
+    std::vector<std::int64_t> mask(ids.size(), 1);
+    RunControl control;
+    run_encoder(session, ids, mask, 1, control);
+}
+
+Tensor Engine::run_encoder(GraphSession &session, std::vector<std::int64_t> &ids,
+                           std::vector<std::int64_t> &mask, std::size_t n, RunControl &control) {
     const std::vector<std::int64_t> shape{static_cast<std::int64_t>(n),
                                           static_cast<std::int64_t>(ids.size() / n)};
     std::vector<Ort::Value> inputs;
     inputs.push_back(view(ids, shape));
     inputs.push_back(view(mask, shape));
-    Tensor values = run("text_encoder", {"input_ids", "attention_mask"}, inputs);
+    Tensor values = session.run({"input_ids", "attention_mask"}, inputs, control);
     if (values.shape.size() != 3 || values.shape[0] != shape[0] || values.shape[1] != shape[1] ||
         values.shape[2] != bundle_.manifest.model.txt_input_size) {
         fail_runtime("text_encoder: its output has another shape than the manifest says; re-run "
                      "minit2i export");
     }
+    const std::size_t width = values.values.size() / mask.size();
+    for (std::size_t at = 0; at < values.values.size(); ++at) {
+        // What a network makes of padding means nothing.
+        if (!std::isfinite(values.values[at]) && mask[at / width] != 0) {
+            fail_runtime(bundle_.path.string() +
+                         ": the text encoder gives NaN or infinity on onnxruntime; its numbers "
+                         "overflow, so re-run minit2i export, which keeps it fp32, or choose an "
+                         "engine that computes in fp32");
+        }
+    }
     return values;
 }
 
+Tensor Engine::encode(std::vector<std::int64_t> &ids, std::vector<std::int64_t> &mask,
+                      std::size_t n, RunControl &control) {
+    return run_encoder(*session(kTextEncoder), ids, mask, n, control);
+}
+
 Tensor Engine::adapt(Tensor &context, std::vector<std::int64_t> &mask,
-                     std::vector<float> &conditions) {
+                     std::vector<float> &conditions, RunControl &control) {
     const std::int64_t n = context.shape[0];
     std::vector<Ort::Value> inputs;
     std::vector<const char *> names{"context", "mask"};
@@ -176,51 +196,11 @@ Tensor Engine::adapt(Tensor &context, std::vector<std::int64_t> &mask,
         names.push_back("conditions");
         inputs.push_back(view(conditions, {n, 4}));
     }
-    Tensor tokens = run("text_adapter", names, inputs);
+    Tensor tokens = session(kTextAdapter)->run(names, inputs, control);
     if (tokens.shape.size() != 3 || tokens.shape[0] != n) {
         fail_runtime("text_adapter: its output is not [n, tokens, hidden]; re-run minit2i export");
     }
     return tokens;
-}
-
-Trajectory::Trajectory(Tensor start, Tensor tokens)
-    : memory_(cpu_memory()), shape_(std::move(start.shape)), tokens_(std::move(tokens)) {
-    const std::size_t count = start.values.size();
-    buffers_[0] = {std::move(start.values), std::vector<float>(count)};
-    buffers_[1] = {std::vector<float>(count), std::vector<float>(count)};
-}
-
-void Trajectory::step(Ort::Session &session, std::array<float, 6> row,
-                      std::vector<float> weights, const std::vector<float> &noise) {
-    auto &now = buffers_[now_];
-    auto &next = buffers_[1 - now_];
-    if (!noise.empty()) {
-        now[1] = noise;
-    }
-    const auto branches = static_cast<std::int64_t>(weights.size());
-    std::vector<std::int64_t> token_shape = tokens_.shape;
-    token_shape[0] = branches;
-    const std::int64_t count = std::accumulate(token_shape.begin(), token_shape.end(),
-                                               std::int64_t{1}, std::multiplies<>());
-    const std::int64_t row_size = 6;
-    try {
-        Ort::IoBinding binding(session);
-        binding.BindInput("x", view(now[0], shape_));
-        binding.BindInput("h", view(now[1], shape_));
-        binding.BindInput("tokens", Ort::Value::CreateTensor<float>(
-                                        memory_, tokens_.values.data(),
-                                        static_cast<std::size_t>(count), token_shape.data(),
-                                        token_shape.size()));
-        binding.BindInput("weights", view(weights, {branches}));
-        binding.BindInput("row", Ort::Value::CreateTensor<float>(memory_, row.data(), row.size(),
-                                                                 &row_size, 1));
-        binding.BindOutput("x_next", view(next[0], shape_));
-        binding.BindOutput("h_next", view(next[1], shape_));
-        session.Run(Ort::RunOptions{nullptr}, binding);
-    } catch (const Ort::Exception &error) {
-        fail_engine("onnxruntime failed in transformer", error);
-    }
-    now_ = 1 - now_;
 }
 
 } // namespace minit2i

@@ -1,71 +1,54 @@
-// ONNX Runtime: the bundle's graphs as they are, each opened on first use.
+// ONNX Runtime: the bundle's graphs as they are, each opened on first use, shared by threads.
 #pragma once
 
 #include "bundle/bundle.hpp"
 #include "engine/provider.hpp"
+#include "engine/session.hpp"
 
-#include <onnxruntime_cxx_api.h>
-
-#include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 namespace minit2i {
-
-// A float32 array and its sizes.
-struct Tensor {
-    std::vector<float> values;
-    std::vector<std::int64_t> shape;
-};
-
-// Throws a runtime failure with the first line of what the library said.
-[[noreturn]] void fail_engine(const std::string &where, const Ort::Exception &error);
 
 class Engine {
 public:
     // lean: the text encoder's session is dropped before the denoiser's is opened.
     Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, bool lean);
 
-    // ids and mask int64 [n, tokens] -> float32 [n, tokens, width].
-    Tensor encode(std::vector<std::int64_t> &ids, std::vector<std::int64_t> &mask, std::size_t n);
+    // ids and mask int64 [n, tokens] -> float32 [n, tokens, width], finite.
+    Tensor encode(std::vector<std::int64_t> &ids, std::vector<std::int64_t> &mask, std::size_t n,
+                  RunControl &control);
     // context float32 [n, length, width], mask int64 [n, length], conditions float32 [n, 4] or
     // empty -> float32 [n, adapted, hidden].
-    Tensor adapt(Tensor &context, std::vector<std::int64_t> &mask, std::vector<float> &conditions);
-    Ort::Session &session(const std::string &graph);
+    Tensor adapt(Tensor &context, std::vector<std::int64_t> &mask, std::vector<float> &conditions,
+                 RunControl &control);
+    // The caller's share keeps a session alive that is dropped meanwhile.
+    std::shared_ptr<GraphSession> session(const std::string &graph);
 
 private:
-    Tensor run(const std::string &graph, const std::vector<const char *> &names,
-               const std::vector<Ort::Value> &inputs);
+    struct Slot {
+        std::mutex mutex;
+        std::shared_ptr<GraphSession> session;
+    };
+
+    std::shared_ptr<GraphSession> open(const std::string &graph);
+    Tensor run_encoder(GraphSession &session, std::vector<std::int64_t> &ids,
+                       std::vector<std::int64_t> &mask, std::size_t n, RunControl &control);
+    void check_encoder(GraphSession &session);
     Ort::SessionOptions options() const;
 
     const Bundle &bundle_;
     ProviderChoice choice_;
     bool lean_;
     int num_threads_;
+    int ort_api_;
     Ort::Env env_;
-    std::map<std::string, Ort::Session> sessions_;
-};
-
-// The state of one batch: two pairs (x, h) of buffers that swap roles from row to row.
-class Trajectory {
-public:
-    // start float32 [batch, 3, H, W]; tokens float32 [branches, batch, adapted, hidden].
-    Trajectory(Tensor start, Tensor tokens);
-
-    // session is that of a step graph; another one may take the next row. noise takes the place
-    // of h where the row asks for it; it may be empty.
-    void step(Ort::Session &session, std::array<float, 6> row, std::vector<float> weights,
-              const std::vector<float> &noise);
-    const std::vector<float> &x() const { return buffers_[now_][0]; }
-
-private:
-    Ort::MemoryInfo memory_;
-    std::vector<std::int64_t> shape_;
-    Tensor tokens_;
-    std::array<std::array<std::vector<float>, 2>, 2> buffers_;
-    std::size_t now_ = 0;
+    // The keys do not change after the constructor, so that finding a slot needs no lock.
+    std::map<std::string, Slot> slots_;
 };
 
 } // namespace minit2i

@@ -1,7 +1,7 @@
 #include "engine/plugin.hpp"
 
-#include "engine/engine.hpp"
 #include "common/failure.hpp"
+#include "engine/session.hpp"
 #include "engine/signal_stack.hpp"
 
 #include <algorithm>
@@ -19,7 +19,7 @@ using Devices = std::vector<const OrtEpDevice *>;
 
 // ONNX Runtime has one environment a process, which holds the plugins and goes with its last owner.
 // This one is never given back: a plugin's threads do not outlive its library.
-OrtEnv *kept_env() {
+OrtEnv *process_env() {
     static auto *const env = new Ort::Env(ORT_LOGGING_LEVEL_FATAL, "minit2i");
     return *env;
 }
@@ -36,16 +36,16 @@ std::map<std::string, std::string> &registered() {
 Devices all_devices() {
     const OrtEpDevice *const *first = nullptr;
     std::size_t count = 0;
-    Ort::ThrowOnError(Ort::GetApi().GetEpDevices(kept_env(), &first, &count));
+    Ort::ThrowOnError(Ort::GetApi().GetEpDevices(process_env(), &first, &count));
     return {first, first + count};
 }
 
 std::string ep_of(const OrtEpDevice *device) { return Ort::GetApi().EpDevice_EpName(device); }
 
 // A plugin may list further names, such as one for each kind of device.
-Devices devices_of(const Provider &provider, const Devices &among) {
+Devices devices_of(const Provider &provider, const Devices &devices) {
     Devices result;
-    for (const OrtEpDevice *device : among) {
+    for (const OrtEpDevice *device : devices) {
         if (ep_of(device) == provider.ep) {
             result.push_back(device);
         }
@@ -55,15 +55,16 @@ Devices devices_of(const Provider &provider, const Devices &among) {
 
 std::string library_path(const Provider &provider, const std::string &path) {
     std::error_code error;
-    const std::filesystem::path found = std::filesystem::canonical(path, error);
-    if (error || !std::filesystem::is_regular_file(found, error)) {
-        fail_usage("plugin " + path + " is missing or no file; give the library of the "
-                   "package " + provider.package);
+    const std::filesystem::path resolved = std::filesystem::canonical(path, error);
+    if (error || !std::filesystem::is_regular_file(resolved, error)) {
+        fail_usage("plugin " + path + " is missing or not a file; pass the library of package " +
+                   provider.package);
     }
-    return found.string();
+    return resolved.string();
 }
 
-std::string why_useless(const Provider &provider, const std::string &path, const Devices &offered) {
+std::string describe_mismatch(const Provider &provider, const std::string &path,
+                              const Devices &offered) {
     const std::string start = "provider " + provider.name + ": plugin " + path;
     if (offered.empty()) {
         return start + " finds no device here, because it takes those of " + provider.who +
@@ -74,14 +75,14 @@ std::string why_useless(const Provider &provider, const std::string &path, const
         names.push_back(ep_of(device));
     }
     return start + " brings " + listed(names) + ", but " + provider.ep +
-           " is needed; give the library of the package " + provider.package;
+           " is needed; pass the library of package " + provider.package;
 }
 
 // What ONNX Runtime lists after the registration and did not list before.
 Devices registered_devices(const Provider &provider, const std::string &path) {
     const Devices before = all_devices();
     Ort::ThrowOnError(Ort::GetApi().RegisterExecutionProviderLibrary(
-        kept_env(), provider.ep.c_str(), path.c_str()));
+        process_env(), provider.ep.c_str(), path.c_str()));
     Devices offered;
     for (const OrtEpDevice *device : all_devices()) {
         if (std::find(before.begin(), before.end(), device) == before.end()) {
@@ -97,39 +98,52 @@ void register_plugin(const Provider &provider, const std::string &path) {
         registered()[provider.ep] = path;
         return;
     }
-    const std::string why = why_useless(provider, path, offered);
+    const std::string why = describe_mismatch(provider, path, offered);
     // So that the right library can still come.
     Ort::ThrowOnError(
-        Ort::GetApi().UnregisterExecutionProviderLibrary(kept_env(), provider.ep.c_str()));
+        Ort::GetApi().UnregisterExecutionProviderLibrary(process_env(), provider.ep.c_str()));
     fail_runtime(why);
+}
+
+void check_device_exists(const ProviderChoice &choice) {
+    const std::size_t count = devices_of(choice.provider, all_devices()).size();
+    if (static_cast<std::size_t>(choice.device) >= count) {
+        fail_usage("device is " + std::to_string(choice.device) + ", but provider " +
+                   choice.provider.name + " has " + std::to_string(count) +
+                   " here, counted from 0");
+    }
 }
 
 } // namespace
 
-void load_plugin(const Provider &provider, const std::string &path) {
-    const std::string library = library_path(provider, path);
+void load_plugin(const ProviderChoice &choice, int ort_api) {
+    const Provider &provider = choice.provider;
+    if (ort_api < kMinPluginApi) {
+        fail_runtime("provider " + provider.name + ": onnxruntime is 1." + std::to_string(ort_api) +
+                     ", but plugins need 1." + std::to_string(kMinPluginApi) +
+                     " or later; load a newer library, or choose another provider");
+    }
+    const std::string library = library_path(provider, choice.plugin);
     const std::lock_guard<std::mutex> lock(plugin_mutex);
     const auto known = registered().find(provider.ep);
-    if (known != registered().end()) {
-        if (known->second != library) {
-            fail_usage("plugin " + path + " came, but this process has loaded " +
-                       known->second + " for provider " + provider.name +
-                       "; give that one, or use another process");
+    if (known == registered().end()) {
+        const SignalStackGuard guard;
+        try {
+            register_plugin(provider, library);
+        } catch (const Ort::Exception &error) {
+            fail_engine("provider " + provider.name + ": " + choice.plugin +
+                            " cannot be loaded as a plugin (the library of package " +
+                            provider.package + " is needed)",
+                        error);
         }
-        return;
+    } else if (known->second != library) {
+        fail_usage("plugin is " + choice.plugin + ", but this process has loaded " + known->second +
+                   " for provider " + provider.name + "; pass that one, or use another process");
     }
-    const KeptSignalStack kept;
-    try {
-        register_plugin(provider, library);
-    } catch (const Ort::Exception &error) {
-        fail_engine("provider " + provider.name + ": " + path +
-                        " cannot be loaded as a plugin (the library of the package " +
-                        provider.package + " is needed)",
-                    error);
-    }
+    check_device_exists(choice);
 }
 
-void append_plugin(Ort::SessionOptions &options, const Provider &provider,
+void append_plugin(Ort::SessionOptions &options, const ProviderChoice &choice,
                    const PluginOptions &settings) {
     std::vector<const char *> names;
     std::vector<const char *> values;
@@ -138,21 +152,24 @@ void append_plugin(Ort::SessionOptions &options, const Provider &provider,
         values.push_back(value.c_str());
     }
     const std::lock_guard<std::mutex> lock(plugin_mutex);
-    const Devices devices = devices_of(provider, all_devices());
+    const Devices devices = devices_of(choice.provider, all_devices());
     Ort::ThrowOnError(Ort::GetApi().SessionOptionsAppendExecutionProvider_V2(
-        options, kept_env(), devices.data(), 1, names.data(), values.data(), names.size()));
+        options, process_env(), &devices.at(static_cast<std::size_t>(choice.device)), 1,
+        names.data(), values.data(), names.size()));
 }
 
 #else
 
-void load_plugin(const Provider &provider, const std::string &) {
-    fail_runtime("provider " + provider.name + ": this library was built with ONNX Runtime 1." +
-                 std::to_string(ORT_API_VERSION) + "'s headers, but plugins need those of 1.22 or "
-                 "later; build it with a newer SDK, or choose another provider");
+void load_plugin(const ProviderChoice &choice, int) {
+    fail_runtime("provider " + choice.provider.name +
+                 ": this library was built with the headers of ONNX Runtime 1." +
+                 std::to_string(ORT_API_VERSION) + ", but plugins need those of 1." +
+                 std::to_string(kMinPluginApi) +
+                 " or later; build it with a newer SDK, or choose another provider");
 }
 
-void append_plugin(Ort::SessionOptions &, const Provider &provider, const PluginOptions &) {
-    load_plugin(provider, "");
+void append_plugin(Ort::SessionOptions &, const ProviderChoice &choice, const PluginOptions &) {
+    load_plugin(choice, 0);
 }
 
 #endif

@@ -1,20 +1,17 @@
 // Plugins of ONNX Runtime: libraries that bring an execution provider.
 #pragma once
 
+#include "engine/ort_api.hpp"
 #include "engine/provider.hpp"
-
-#include <onnxruntime_cxx_api.h>
-
-#include <string>
 
 namespace minit2i {
 
-// Registers a plugin's library, once a process, and checks that it finds a device of its kind.
-// It then stays loaded to the end of the process.
-void load_plugin(const Provider &provider, const std::string &path);
+// Registers a plugin's library, once a process, and checks that it finds the chosen device. It then
+// stays loaded to the end of the process. ort_api is what load_ort_api returned.
+void load_plugin(const ProviderChoice &choice, int ort_api);
 
-// Gives the first device of a loaded plugin the work of a session.
-void append_plugin(Ort::SessionOptions &options, const Provider &provider,
+// Assigns a session to the chosen device of a loaded plugin.
+void append_plugin(Ort::SessionOptions &options, const ProviderChoice &choice,
                    const PluginOptions &settings);
 
 } // namespace minit2i

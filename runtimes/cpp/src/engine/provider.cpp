@@ -14,10 +14,20 @@ const std::vector<Provider> &providers() {
         {"cpu", "CPUExecutionProvider", {"fp32", "fp16", "int8", "fp8"}, {}, "", "", ""},
         {"cuda", "CUDAExecutionProvider", {"fp32", "bf16", "fp16", "int8"}, {}, "", "", ""},
         {"tensorrt", "TensorrtExecutionProvider", nvidia, {}, "", "", ""},
-        {"openvino", "OpenVINOExecutionProvider", {"fp32", "fp16", "int8"}, {"fp32", "bf16"},
-         "onnxruntime-ep-openvino", "Intel", "provider cpu runs on any processor"},
-        {"tensorrt-rtx", "NvTensorRTRTXExecutionProvider", nvidia, {},
-         "onnxruntime-ep-nv-tensorrt-rtx-cu13", "NVIDIA RTX", "choose another provider"},
+        {"openvino",
+         "OpenVINOExecutionProvider",
+         {"fp32", "fp16", "int8"},
+         {"fp32", "bf16"},
+         "onnxruntime-ep-openvino",
+         "Intel",
+         "provider cpu runs on any processor"},
+        {"tensorrt-rtx",
+         "NvTensorRTRTXExecutionProvider",
+         nvidia,
+         {},
+         "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+         "NVIDIA RTX",
+         "choose another provider"},
     };
     return known;
 }
@@ -35,12 +45,14 @@ const Provider &named_provider(const std::string &name) {
 
 void check_plugin(const Provider &provider, const std::string &plugin) {
     if (provider.is_plugin() && plugin.empty()) {
-        fail_usage("provider " + provider.name + " is a plugin, but no path of its library came; "
-                   "give that of the package " + provider.package);
+        fail_usage("provider " + provider.name +
+                   " is a plugin, but plugin is not set; "
+                   "pass the path of the library in package " +
+                   provider.package);
     }
     if (!provider.is_plugin() && !plugin.empty()) {
-        fail_usage("provider " + provider.name + " is no plugin, but plugin " + plugin +
-                   " came; leave it out, or choose the provider that it brings");
+        fail_usage("provider " + provider.name + " is not a plugin, but plugin is " + plugin +
+                   "; omit it, or choose the provider that it brings");
     }
 }
 
@@ -53,23 +65,34 @@ void check_precision(const Provider &provider, const std::string &precision) {
     }
 }
 
+void check_device(const Provider &provider, int device) {
+    const bool has_one = provider.name == "cpu";
+    if (device < 0 || (has_one && device != 0)) {
+        fail_usage("device is " + std::to_string(device) + ", but provider " + provider.name +
+                   (has_one ? " has only device 0" : " counts devices from 0"));
+    }
+}
+
 } // namespace
 
-std::string listed(const std::vector<std::string> &words) {
+std::string listed(const std::vector<std::string> &names) {
     std::string result;
-    for (const std::string &word : words) {
-        result += (result.empty() ? "" : ", ") + word;
+    for (const std::string &name : names) {
+        result += (result.empty() ? "" : ", ") + name;
     }
     return result;
 }
 
-ProviderChoice checked_choice(const char *name, const char *plugin, const char *precision) {
+ProviderChoice checked_choice(const char *name, const char *plugin, const char *precision,
+                              int device) {
     ProviderChoice choice{named_provider(name == nullptr ? "cpu" : name),
-                          plugin == nullptr ? "" : plugin, precision == nullptr ? "" : precision};
+                          plugin == nullptr ? "" : plugin, precision == nullptr ? "" : precision,
+                          device};
     if (precision != nullptr) {
         check_precision(choice.provider, choice.precision);
     }
     check_plugin(choice.provider, choice.plugin);
+    check_device(choice.provider, device);
     return choice;
 }
 

@@ -1,4 +1,5 @@
-// Execution providers: what each is called, needs and computes, as runtimes/onnxruntime/providers.py says.
+// Execution providers: what each is called, needs and computes, as
+// runtimes/onnxruntime/providers.py says.
 #pragma once
 
 #include <string>
@@ -7,8 +8,8 @@
 namespace minit2i {
 
 struct Provider {
-    std::string name; // in minit2i_open_params
-    std::string ep;   // ONNX Runtime's name
+    std::string name;                  // in minit2i_model_params
+    std::string ep;                    // ONNX Runtime's name
     std::vector<std::string> runs;     // precisions of the graphs it has kernels for
     std::vector<std::string> computes; // precisions it may be asked for; most have none
     std::string package; // on PyPI, that holds it as a plugin; empty: part of ONNX Runtime
@@ -23,10 +24,12 @@ struct ProviderChoice {
     const Provider &provider;
     std::string plugin;    // path of the library, or empty
     std::string precision; // one of provider.computes, or empty: as the graphs say
+    int device = 0;        // index among the provider's
 };
 
-// The arguments are minit2i_open_params' fields.
-ProviderChoice checked_choice(const char *name, const char *plugin, const char *precision);
+// The arguments are minit2i_model_params' fields.
+ProviderChoice checked_choice(const char *name, const char *plugin, const char *precision,
+                              int device);
 
 // Options of a plugin, in pairs of name and value.
 using PluginOptions = std::vector<std::pair<std::string, std::string>>;
@@ -34,6 +37,6 @@ using PluginOptions = std::vector<std::pair<std::string, std::string>>;
 PluginOptions plugin_options(const ProviderChoice &choice, int num_threads);
 
 // "a, b"
-std::string listed(const std::vector<std::string> &words);
+std::string listed(const std::vector<std::string> &names);
 
 } // namespace minit2i

@@ -7,12 +7,12 @@ namespace minit2i {
 
 // OpenVINO's CPU plugin gives the thread that loads it an alternate signal stack and unmaps it when
 // it is freed (2026.4); a program that handles signals there would then crash at the next one.
-class KeptSignalStack {
+class SignalStackGuard {
 public:
-    KeptSignalStack() : is_known_(::sigaltstack(nullptr, &before_) == 0) {}
-    KeptSignalStack(const KeptSignalStack &) = delete;
-    KeptSignalStack &operator=(const KeptSignalStack &) = delete;
-    ~KeptSignalStack() {
+    SignalStackGuard() : is_known_(::sigaltstack(nullptr, &before_) == 0) {}
+    SignalStackGuard(const SignalStackGuard &) = delete;
+    SignalStackGuard &operator=(const SignalStackGuard &) = delete;
+    ~SignalStackGuard() {
         if (is_known_) {
             ::sigaltstack(&before_, nullptr);
         }

@@ -1,11 +1,13 @@
-// From prompts to pictures: the whole main path, in order.
+// From prompts to images: the main path, in order.
 #pragma once
 
 #include "bundle/bundle.hpp"
+#include "common/callbacks.hpp"
 #include "engine/engine.hpp"
-#include "text/embed.hpp"
+#include "text/tokenizer.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,28 +15,49 @@
 
 namespace minit2i {
 
-// What the caller asks for; docs/guides/cpp.md says what each stands for.
+// What the caller asks for; minit2i.h says what each field means.
 struct Request {
-    std::vector<std::string_view> prompts;
-    std::vector<std::uint64_t> seeds;
+    std::vector<std::vector<std::string_view>> prompts; // [images][parts]
+    std::vector<double> weights;                        // [parts]
+    std::vector<std::uint64_t> seeds;                   // [images]
     std::optional<std::string_view> negative;
     std::string preset;
-    std::string table; // a name, or a .json file
+    std::string table;     // a name, or a .json file
     double guidance = 0.0; // NaN: the preset's
     std::optional<std::pair<double, double>> interval;
-    const float *noise = nullptr; // float32 [prompts, 3, size, size]
+    const float *noise = nullptr; // float32 [images, 3, size, size]
     std::size_t noise_count = 0;
 };
 
-struct Painted {
-    std::vector<float> state;         // float32 [prompts, 3, size, size]
-    std::vector<std::uint8_t> pixels; // [prompts, size, size, 3]
+// The images as they would be if this row were the last one.
+struct Frame {
+    std::size_t row = 0;
+    std::size_t num_rows = 0;
+    double t = 0.0;
+    std::size_t num_images = 0;
+    std::size_t size = 0;
+    std::vector<float> estimate;      // float32 [images, 3, size, size]
+    std::vector<std::uint8_t> pixels; // [images, size, size, 3]
+};
+
+using OnFrame = std::function<void(const Frame &frame)>;
+
+struct Callbacks {
+    RunControl &control;
+    Progress progress;
+    OnFrame on_frame; // may be empty
+    Warn warn;
+};
+
+struct Generation {
+    std::vector<float> state;         // float32 [images, 3, size, size]
+    std::vector<std::uint8_t> pixels; // [images, size, size, 3]
     Table table;
     double guidance = 0.0;
     double step_seconds = 0.0;
 };
 
-Painted generate(const Bundle &bundle, Engine &engine, const Tokenizer &tokenizer,
-                 const Request &request, const Progress &progress, const Warn &warn);
+Generation generate(const Bundle &bundle, Engine &engine, const Tokenizer &tokenizer,
+                    const Request &request, const Callbacks &callbacks);
 
 } // namespace minit2i

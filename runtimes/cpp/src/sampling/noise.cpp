@@ -6,13 +6,13 @@
 namespace minit2i {
 namespace {
 
-using Words = std::array<std::uint32_t, 4>;
+using Block = std::array<std::uint32_t, 4>;
 
 constexpr int kNumRounds = 10;
 constexpr double kTwoPi = 6.283185307179586476925286766559;
 
 // Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
-Words philox(Words c, std::uint64_t seed) {
+Block philox(Block c, std::uint64_t seed) {
     std::uint32_t k0 = static_cast<std::uint32_t>(seed);
     std::uint32_t k1 = static_cast<std::uint32_t>(seed >> 32);
     for (int round = 0; round < kNumRounds; ++round) {
@@ -34,9 +34,9 @@ double uniform(std::uint32_t word) { return (static_cast<double>(word) + 0.5) * 
 void standard_noise(std::uint64_t seed, std::uint32_t stream, float *values, std::size_t count) {
     for (std::size_t start = 0; start < count; start += 4) {
         const std::uint64_t block = start / 4;
-        const Words w = philox({static_cast<std::uint32_t>(block),
-                                static_cast<std::uint32_t>(block >> 32), stream, 0},
-                               seed);
+        const Block w = philox(
+            {static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), stream, 0},
+            seed);
         for (std::size_t pair = 0; pair < 4 && start + pair < count; pair += 2) {
             const double radius = std::sqrt(-2.0 * std::log(uniform(w[pair])));
             const double angle = kTwoPi * uniform(w[pair + 1]);

@@ -87,8 +87,8 @@ std::string encode_png(const std::uint8_t *pixels, std::size_t size, const TextF
     for (std::size_t index = 0; index < stored.size(); ++index) {
         png_text &text = texts[index];
         text = {};
-        text.compression = stored[index].is_latin1 ? PNG_TEXT_COMPRESSION_NONE
-                                                   : PNG_ITXT_COMPRESSION_NONE;
+        text.compression =
+            stored[index].is_latin1 ? PNG_TEXT_COMPRESSION_NONE : PNG_ITXT_COMPRESSION_NONE;
         text.key = stored[index].key.data();
         text.text = stored[index].text.data();
         text.text_length = stored[index].is_latin1 ? stored[index].text.size() : 0;
@@ -97,8 +97,7 @@ std::string encode_png(const std::uint8_t *pixels, std::size_t size, const TextF
         text.lang_key = no_language;
     }
     std::string bytes;
-    png_structp png =
-        png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, on_error, on_warning);
+    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, on_error, on_warning);
     png_infop info = png == nullptr ? nullptr : png_create_info_struct(png);
     if (info == nullptr) {
         png_destroy_write_struct(&png, nullptr);
@@ -108,7 +107,7 @@ std::string encode_png(const std::uint8_t *pixels, std::size_t size, const TextF
     const bool done = write_png(png, info, pixels, size, texts.data(), texts.size());
     png_destroy_write_struct(&png, &info);
     if (!done) {
-        fail_runtime("libpng cannot encode the picture");
+        fail_runtime("libpng cannot encode the image");
     }
     return bytes;
 }

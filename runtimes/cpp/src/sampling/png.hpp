@@ -1,4 +1,4 @@
-// Pictures as PNG, with text fields.
+// Images as PNG, with text fields.
 #pragma once
 
 #include "sampling/record.hpp"

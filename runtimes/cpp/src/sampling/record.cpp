@@ -1,22 +1,49 @@
 #include "sampling/record.hpp"
 
-#include "minit2i.h"
 #include "common/python_json.hpp"
 #include "common/sha256.hpp"
+#include "common/version.hpp"
+
+#include <array>
+#include <cstdio>
 
 namespace minit2i {
 namespace {
 
-// The engine's name, the same in every language, so that a picture can be made again in any.
+// The engine's name, the same in every language, so that an image can be made again in any.
 constexpr char kRuntime[] = "onnxruntime";
 
-bool is_bundles_own(const Bundle &bundle, const Table &table, const std::string &text) {
+bool is_of_bundle(const Bundle &bundle, const Table &table, const std::string &text) {
     return bundle.manifest.tables.count(table.name()) != 0 &&
            bundle.table(table.name()).to_json() == text;
 }
 
-TextFields fields_of(const Json &record, const std::string &prompt) {
-    TextFields fields{{"prompt", prompt}};
+Json parts_of(const Request &request, std::size_t image) {
+    Json parts = Json::array();
+    for (std::size_t part = 0; part < request.weights.size(); ++part) {
+        parts.push_back({{"text", std::string(request.prompts[image][part])},
+                         {"weight", request.weights[part]}});
+    }
+    return parts;
+}
+
+// For people: the text itself, or of a mix "1 x 'a' + 0.5 x 'b'".
+std::string readable(const Json &parts) {
+    if (parts.size() == 1) {
+        return parts[0].at("text").get<std::string>();
+    }
+    std::string result;
+    for (const Json &part : parts) {
+        std::array<char, 40> weight{};
+        std::snprintf(weight.data(), weight.size(), "%g", part.at("weight").get<double>());
+        result += (result.empty() ? "" : " + ") + std::string(weight.data()) + " x " +
+                  python_repr(part.at("text").get<std::string>());
+    }
+    return result;
+}
+
+TextFields fields_of(const Json &record) {
+    TextFields fields{{"prompt", readable(record.at("prompt"))}};
     const auto add = [&fields](const char *name, const std::string &text) {
         fields.emplace_back(name, text);
     };
@@ -40,36 +67,35 @@ TextFields fields_of(const Json &record, const std::string &prompt) {
 } // namespace
 
 std::vector<TextFields> records(const Bundle &bundle, const Request &request,
-                                const Painted &painted) {
-    const std::string table = painted.table.to_json();
+                                const Generation &generation) {
+    const std::string table = generation.table.to_json();
     Json record{{"bundle", bundle.digest},
                 {"checkpoint", bundle.manifest.checkpoint_sha256},
                 {"format_version", 1},
-                {"guidance", painted.guidance},
+                {"guidance", generation.guidance},
                 {"negative", nullptr},
                 {"noise", nullptr},
                 {"runtime", kRuntime},
                 {"table", nullptr},
-                {"table_name", painted.table.name()},
+                {"table_name", generation.table.name()},
                 {"table_sha256", sha256_hex(table)},
-                {"version", minit2i_version()}};
+                {"version", kVersion}};
     if (request.negative) {
         record["negative"] = std::string(*request.negative);
     }
-    if (!is_bundles_own(bundle, painted.table, table)) {
+    if (!is_of_bundle(bundle, generation.table, table)) {
         record["table"] = Json::parse(table);
     }
-    const std::size_t num_values = painted.state.size() / request.prompts.size();
+    const std::size_t num_values = generation.state.size() / request.prompts.size();
     std::vector<TextFields> result;
     for (std::size_t index = 0; index < request.prompts.size(); ++index) {
-        const std::string prompt(request.prompts[index]);
-        record["prompt"] = Json::array({Json{{"text", prompt}, {"weight", 1.0}}});
+        record["prompt"] = parts_of(request, index);
         record["seed"] = request.seeds[index];
         if (request.noise != nullptr) {
             const auto *noise = reinterpret_cast<const char *>(request.noise + index * num_values);
             record["noise"] = sha256_hex({noise, num_values * sizeof(float)});
         }
-        result.push_back(fields_of(record, prompt));
+        result.push_back(fields_of(record));
     }
     return result;
 }

@@ -1,4 +1,4 @@
-// What made a picture, in the form that the Python side's --from reads.
+// The settings of an image, in the form that the Python side's --from reads.
 #pragma once
 
 #include "bundle/bundle.hpp"
@@ -12,8 +12,8 @@ namespace minit2i {
 
 using TextFields = std::vector<std::pair<std::string, std::string>>;
 
-// PNG text fields of each picture.
+// PNG text fields of each image.
 std::vector<TextFields> records(const Bundle &bundle, const Request &request,
-                                const Painted &painted);
+                                const Generation &generation);
 
 } // namespace minit2i

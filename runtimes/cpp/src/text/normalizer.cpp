@@ -51,19 +51,19 @@ std::size_t offset_of(std::uint32_t unit) {
     return static_cast<std::size_t>(unit >> 10) << ((unit & (1U << 9)) >> 6);
 }
 
-std::string replaced(std::string_view text, const std::string &pattern, const std::string &content) {
+std::string replace(std::string_view text, const std::string &pattern, const std::string &content) {
     std::string result;
     std::size_t at = 0;
-    for (std::size_t found = text.find(pattern); found != std::string_view::npos;
-         found = text.find(pattern, at)) {
-        result.append(text.substr(at, found - at)).append(content);
-        at = found + pattern.size();
+    for (std::size_t next = text.find(pattern); next != std::string_view::npos;
+         next = text.find(pattern, at)) {
+        result.append(text.substr(at, next - at)).append(content);
+        at = next + pattern.size();
     }
     return result.append(text.substr(at));
 }
 
 // Runs of two spaces or more become one content.
-std::string spaces_replaced(std::string_view text, const std::string &content) {
+std::string replace_spaces(std::string_view text, const std::string &content) {
     std::string result;
     for (std::size_t at = 0; at < text.size();) {
         std::size_t end = at;
@@ -80,7 +80,7 @@ std::string spaces_replaced(std::string_view text, const std::string &content) {
     return result;
 }
 
-std::string_view stripped_left(std::string_view text) {
+std::string_view strip_left(std::string_view text) {
     while (!text.empty()) {
         const Character c = decode_at(text, 0);
         if (!is_white_space(c.value)) {
@@ -91,7 +91,7 @@ std::string_view stripped_left(std::string_view text) {
     return text;
 }
 
-std::string_view stripped_right(std::string_view text) {
+std::string_view strip_right(std::string_view text) {
     while (!text.empty()) {
         std::size_t start = text.size() - 1;
         while (start > 0 && (static_cast<unsigned char>(text[start]) & 0xc0) == 0x80) {
@@ -123,7 +123,7 @@ std::string checked(std::string text) {
 Charsmap::Charsmap(const std::string &bytes) {
     const std::size_t trie_bytes = bytes.size() < 4 ? 0 : read_u32(bytes, 0);
     if (trie_bytes == 0 || trie_bytes % 4 != 0 || trie_bytes > bytes.size() - 4) {
-        throw JsonError("precompiled_charsmap is damaged");
+        throw JsonError("precompiled_charsmap is corrupt");
     }
     for (std::size_t at = 4; at < 4 + trie_bytes; at += 4) {
         units_.push_back(read_u32(bytes, at));
@@ -142,7 +142,8 @@ const char *Charsmap::find(std::string_view text) const {
         const bool has_leaf = (units_[node] >> 8 & 1) != 0;
         node ^= offset_of(units_[node]);
         if (has_leaf) {
-            const std::size_t at = node < units_.size() ? units_[node] & ~(1U << 31) : texts_.size();
+            const std::size_t at =
+                node < units_.size() ? units_[node] & ~(1U << 31) : texts_.size();
             return at < texts_.size() ? texts_.c_str() + at : "";
         }
     }
@@ -156,15 +157,15 @@ std::string Charsmap::apply(std::string_view text) const {
     for (std::size_t at = 0; at < text.size();) {
         const std::size_t end = cluster_end(text, at);
         const std::string_view cluster = text.substr(at, end - at);
-        const char *whole = cluster.size() <= kMaxClusterBytes ? find(cluster) : nullptr;
-        if (whole != nullptr) {
-            result += whole;
+        const char *replacement = cluster.size() <= kMaxClusterBytes ? find(cluster) : nullptr;
+        if (replacement != nullptr) {
+            result += replacement;
             at = end;
         }
         while (at < end) {
             const std::string_view one = text.substr(at, decode_at(text, at).num_bytes);
-            const char *replacement = find(one);
-            result.append(replacement != nullptr ? std::string_view(replacement) : one);
+            const char *single = find(one);
+            result.append(single != nullptr ? std::string_view(single) : one);
             at += one.size();
         }
     }
@@ -218,24 +219,24 @@ void Normalizer::add_replace(const Json &value) {
     steps_.push_back({Kind::kReplace, 0, std::move(text), content});
 }
 
-std::string Normalizer::apply(std::string_view given) const {
-    std::string text(given);
+std::string Normalizer::apply(std::string_view original) const {
+    std::string text(original);
     for (const Step &step : steps_) {
         switch (step.kind) {
         case Kind::kCharsmap:
             text = charsmaps_[step.charsmap].apply(text);
             break;
         case Kind::kStripLeft:
-            text = std::string(stripped_left(text));
+            text = std::string(strip_left(text));
             break;
         case Kind::kStripRight:
-            text = std::string(stripped_right(text));
+            text = std::string(strip_right(text));
             break;
         case Kind::kReplace:
-            text = replaced(text, step.pattern, step.content);
+            text = replace(text, step.pattern, step.content);
             break;
         case Kind::kReplaceSpaces:
-            text = spaces_replaced(text, step.content);
+            text = replace_spaces(text, step.content);
             break;
         }
     }

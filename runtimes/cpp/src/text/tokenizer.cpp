@@ -67,7 +67,7 @@ void Tokenizer::read_added_tokens(const Json &value) {
     for (const Json &entry : value) {
         AddedToken token;
         token.content = expect_text(member(entry, "content"), "added_tokens.content");
-        token.id = expect_whole(member(entry, "id"), "added_tokens.id");
+        token.id = expect_integer(member(entry, "id"), "added_tokens.id");
         token.lstrip = entry.value("lstrip", false);
         token.rstrip = entry.value("rstrip", false);
         if (token.content.empty() || entry.value("single_word", false) ||
@@ -100,15 +100,15 @@ void Tokenizer::read_pre_tokenizer(const Json &value) {
     }
     replacement_ = expect_text(member(value, "replacement"), "pre_tokenizer.replacement");
     splits_pieces_ = value.value("split", true);
-    const bool adds = value.value("add_prefix_space", true);
-    const std::string scheme = value.value("prepend_scheme", adds ? "always" : "never");
+    const bool adds_space = value.value("add_prefix_space", true);
+    const std::string scheme = value.value("prepend_scheme", adds_space ? "always" : "never");
     prepend_ = scheme == "always"  ? Prepend::kAlways
                : scheme == "first" ? Prepend::kFirst
                                    : Prepend::kNever;
-    const bool known = prepend_ != Prepend::kNever || scheme == "never";
+    const bool is_known = prepend_ != Prepend::kNever || scheme == "never";
     // Which word is the first one depends on white space that is gone after the split.
-    if (!known || replacement_.empty() || (splits_words_ && prepend_ == Prepend::kFirst)) {
-        throw JsonError("pre_tokenizer Metaspace has settings that T5's has not");
+    if (!is_known || replacement_.empty() || (splits_words_ && prepend_ == Prepend::kFirst)) {
+        throw JsonError("pre_tokenizer Metaspace has settings that T5's does not have");
     }
 }
 
@@ -152,9 +152,9 @@ Encoded Tokenizer::encode(std::string_view text, std::size_t index) const {
         at = done;
     }
     encode_plain(text.substr(done), done == 0, result.ids);
-    const auto keep = static_cast<std::size_t>(prompt_length_ - 1);
-    result.was_cut = result.ids.size() > keep;
-    result.ids.resize(std::min(result.ids.size(), keep));
+    const auto limit = static_cast<std::size_t>(prompt_length_ - 1);
+    result.was_cut = result.ids.size() > limit;
+    result.ids.resize(std::min(result.ids.size(), limit));
     result.ids.push_back(eos_id_);
     return result;
 }
@@ -203,8 +203,7 @@ void Tokenizer::encode_word(std::string word, bool is_first, std::vector<std::in
         word.replace(at, 1, replacement_);
         at += replacement_.size();
     }
-    const bool prepends =
-        prepend_ == Prepend::kAlways || (prepend_ == Prepend::kFirst && is_first);
+    const bool prepends = prepend_ == Prepend::kAlways || (prepend_ == Prepend::kFirst && is_first);
     if (prepends && word.compare(0, replacement_.size(), replacement_) != 0) {
         word.insert(0, replacement_);
     }

@@ -37,7 +37,7 @@ Unigram::Unigram(const Json &value) : longest_(256, 0) {
             longest = std::max(longest, piece.size());
         }
     }
-    unknown_id_ = expect_whole(member(value, "unk_id"), "unk_id");
+    unknown_id_ = expect_integer(member(value, "unk_id"), "unk_id");
     if (unknown_id_ < 0 || unknown_id_ >= static_cast<std::int64_t>(pieces_.size())) {
         throw JsonError("unk_id is outside the vocab");
     }
@@ -50,8 +50,8 @@ std::string_view Unigram::piece(std::int64_t id) const {
 }
 
 std::int64_t Unigram::find(std::string_view piece) const {
-    const auto found = ids_.find(piece);
-    return found == ids_.end() ? -1 : found->second;
+    const auto entry = ids_.find(piece);
+    return entry == ids_.end() ? -1 : entry->second;
 }
 
 void Unigram::relax(std::string_view text, std::size_t start, std::vector<Best> &best) const {
@@ -63,8 +63,8 @@ void Unigram::relax(std::string_view text, std::size_t start, std::vector<Best> 
         }
     };
     const std::size_t character = decode_at(text, start).num_bytes;
-    const std::size_t limit = std::min(longest_[static_cast<unsigned char>(text[start])],
-                                       text.size() - start);
+    const std::size_t limit =
+        std::min(longest_[static_cast<unsigned char>(text[start])], text.size() - start);
     bool has_single = false;
     for (std::size_t length = 1; length <= limit; ++length) {
         const std::int64_t id = find(text.substr(start, length));

@@ -1,0 +1,48 @@
+#include "engine/session.hpp"
+
+#include "common/failure.hpp"
+
+namespace minit2i {
+
+Ort::MemoryInfo cpu_memory() {
+    return Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+}
+
+void fail_engine(const std::string &where, const Ort::Exception &error) {
+    const std::string text = error.what();
+    // ONNX Runtime has no status of its own for this.
+    for (const char *sign : {"bad_alloc", "Failed to allocate memory"}) {
+        if (text.find(sign) != std::string::npos) {
+            throw Failure(MINIT2I_ERROR_MEMORY,
+                          where + ": out of memory; free some, or use a smaller batch");
+        }
+    }
+    fail_runtime(where + ": " + text.substr(0, text.find('\n')));
+}
+
+GraphSession::GraphSession(std::string graph, Ort::Session session, bool serial)
+    : graph_(std::move(graph)), session_(std::move(session)), serial_(serial) {}
+
+Tensor GraphSession::run(const std::vector<const char *> &names,
+                         const std::vector<Ort::Value> &inputs, RunControl &control) {
+    Tensor result;
+    run_guarded(
+        [&] {
+            Ort::AllocatorWithDefaultOptions allocator;
+            const Ort::AllocatedStringPtr output = session_.GetOutputNameAllocated(0, allocator);
+            const char *output_name = output.get();
+            std::vector<Ort::Value> outputs = session_.Run(
+                control.options(), names.data(), inputs.data(), inputs.size(), &output_name, 1);
+            const auto info = outputs[0].GetTensorTypeAndShapeInfo();
+            if (info.GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
+                fail_runtime(graph_ + ": its output is not float32; re-run minit2i export");
+            }
+            // The const form of this calls a function that libraries before 1.23 lack.
+            const float *data = outputs[0].GetTensorMutableData<float>();
+            result = {{data, data + info.GetElementCount()}, info.GetShape()};
+        },
+        control);
+    return result;
+}
+
+} // namespace minit2i

@@ -1,0 +1,73 @@
+// One graph on ONNX Runtime.
+#pragma once
+
+#include "engine/ort_api.hpp"
+#include "engine/run_control.hpp"
+
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace minit2i {
+
+// A float32 array and its sizes.
+struct Tensor {
+    std::vector<float> values;
+    std::vector<std::int64_t> shape;
+};
+
+// Throws a runtime failure with the first line of what the library said.
+[[noreturn]] void fail_engine(const std::string &where, const Ort::Exception &error);
+
+class GraphSession {
+public:
+    // serial: runs take turns, for providers that are not known to be safe under threads.
+    GraphSession(std::string graph, Ort::Session session, bool serial);
+
+    // The first output, which must be float32.
+    Tensor run(const std::vector<const char *> &names, const std::vector<Ort::Value> &inputs,
+               RunControl &control);
+    // bind: fills a binding of this session before the run.
+    template <typename Bind> void run_bound(Bind bind, RunControl &control) {
+        run_guarded(
+            [&] {
+                Ort::IoBinding binding(session_);
+                bind(binding);
+                session_.Run(control.options(), binding);
+            },
+            control);
+    }
+
+private:
+    template <typename Work> void run_guarded(Work work, RunControl &control) {
+        std::unique_lock<std::mutex> lock(turn_, std::defer_lock);
+        if (serial_) {
+            lock.lock();
+        }
+        control.check();
+        try {
+            work();
+        } catch (const Ort::Exception &error) {
+            // A run that was stopped is an error to the library.
+            control.check();
+            fail_engine("onnxruntime failed in " + graph_, error);
+        }
+    }
+
+    std::string graph_;
+    Ort::Session session_;
+    bool serial_;
+    std::mutex turn_;
+};
+
+Ort::MemoryInfo cpu_memory();
+
+// Memory of a vector as a tensor, without a copy.
+template <typename T>
+Ort::Value view(std::vector<T> &values, const std::vector<std::int64_t> &shape) {
+    return Ort::Value::CreateTensor<T>(cpu_memory(), values.data(), values.size(), shape.data(),
+                                       shape.size());
+}
+
+} // namespace minit2i
