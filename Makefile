@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+CPP_FILES = $(shell find runtimes/cpp -name '*.[ch]' -o -name '*.[ch]pp')
 DEFINITION := pyproject.toml setup.py constraints.txt minit2i_deploy/_version.py
 
 # A thread that waits must sleep: spinning ones cost a factor of ten beside other work.
@@ -26,6 +27,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy minit2i_deploy
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 	$(BIN)/pytest -q tests/test_import_rules.py
 
 # The pages of docs/ as a site in build/site; a broken link is an error.

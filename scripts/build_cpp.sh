@@ -1,35 +1,53 @@
 #!/bin/sh
-# Usage: build_cpp.sh FOLDER [PYTHON] [CMAKE-OPTION...]
-# Build the C++ client into FOLDER on Debian or Ubuntu, and first bring what it needs: compiler and
-# libraries from the system's packages (as root only), ONNX Runtime by onnxruntime_sdk.sh. Nothing
-# is done twice: a second call compiles what changed.
+# Usage: build_cpp.sh FOLDER [SOURCE] [CMAKE-OPTION...]
+# Build the C++ client into FOLDER with the ONNX Runtime of SOURCE: a Python that has onnxruntime
+# (default: python3), a wheel of it, or a release archive or its folder. On Debian and Ubuntu the
+# compiler and libraries are first installed from the system's packages, as root only. Everything
+# is checked before anything is installed. A second call compiles only what changed.
 set -eu
-folder=${1:?usage: build_cpp.sh FOLDER [PYTHON] [CMAKE-OPTION...]}
-python=${2:-python3}
+folder=${1:?usage: build_cpp.sh FOLDER [SOURCE] [CMAKE-OPTION...]}
+source=${2:-python3}
 [ $# -lt 2 ] && shift 1 || shift 2
 here=$(cd "$(dirname "$0")" && pwd)
 packages='cmake g++ ninja-build pkg-config nlohmann-json3-dev libpng-dev'
 
 missing=
-for package in $packages; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' \
-        || missing="$missing $package"
-done
-if [ -n "$missing" ]; then
-    if [ "$(id -u)" != 0 ]; then
+if command -v dpkg-query >/dev/null; then
+    for package in $packages; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' \
+            || missing="$missing $package"
+    done
+    if [ -n "$missing" ] && [ "$(id -u)" != 0 ]; then
         echo "the C++ client needs packages; run: sudo apt-get install$missing" >&2
         exit 1
     fi
-    apt-get -qq update
-    apt-get -qq install --yes --no-install-recommends $missing
+else
+    for program in cmake c++ ninja; do
+        command -v "$program" >/dev/null || missing="$missing $program"
+    done
+    if [ -n "$missing" ]; then
+        echo "the C++ client needs$missing, and the headers of libpng and nlohmann-json" >&2
+        exit 1
+    fi
 fi
 
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 sdk=$(dirname "$folder")/onnxruntime-sdk
-# An SDK without this header is older than plugins, so it is made anew.
-[ -e "$sdk/include/onnxruntime/onnxruntime_ep_c_api.h" ] \
-    || sh "$here/onnxruntime_sdk.sh" "$sdk" "$python"
+# Another source than last time: made anew. Sanitized and plain builds side by side share one.
+if [ ! -e "$sdk/source" ] || [ "$(cat "$sdk/source")" != "$source" ]; then
+    sh "$here/onnxruntime_sdk.sh" "$sdk" "$source"
+fi
+if [ -n "$missing" ]; then
+    # Another apt may be running.
+    apt-get -qq -o DPkg::Lock::Timeout=300 update
+    apt-get -qq -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends $missing
+fi
+
+# The test plugin needs the interface of plugins as it is since 1.23.
+api=$(sed -n 's/^#define ORT_API_VERSION \([0-9]*\).*/\1/p' \
+    "$(find "$sdk/include" -name onnxruntime_c_api.h | head -n 1)")
+[ "$api" -ge 23 ] && plugin=ON || plugin=OFF
 cmake -S "$here/../runtimes/cpp" -B "$folder" -G Ninja -DONNXRUNTIME_ROOT="$sdk" \
-    -DMINIT2I_STRICT=ON -DMINIT2I_EXAMPLES=ON -DMINIT2I_FUZZ=ON -DMINIT2I_TEST_PLUGIN=ON "$@"
+    -DMINIT2I_STRICT=ON -DMINIT2I_EXAMPLES=ON -DMINIT2I_FUZZ=ON -DMINIT2I_TEST_PLUGIN=$plugin "$@"
 cmake --build "$folder"

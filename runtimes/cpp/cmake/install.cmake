@@ -25,24 +25,21 @@ install(FILES cmake/FindMinitOnnxRuntime.cmake
 
 file(RELATIVE_PATH minit2i_pc_to_prefix "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
 string(REGEX REPLACE "/$" "" minit2i_pc_to_prefix "${minit2i_pc_to_prefix}")
-set(minit2i_private_libs "-lstdc++ -lm -pthread")
-if(MINIT2I_INSTALL_ONNXRUNTIME)
-  # No loader looks there unasked.
-  set(minit2i_private_libs "-L\${libdir}/minit2i -Wl,-rpath,\${libdir}/minit2i -lonnxruntime \
-${minit2i_private_libs}")
-else()
-  get_filename_component(onnxruntime_dir "${ONNXRUNTIME_LIBRARY}" DIRECTORY)
-  set(minit2i_private_libs "-L${onnxruntime_dir} -lonnxruntime ${minit2i_private_libs}")
-endif()
-if(BUILD_SHARED_LIBS)
-  set(minit2i_pc_cflags "")
-  set(minit2i_pc_requires "Requires.private: libpng")
-  set(minit2i_pc_libs "-lminit2i\nLibs.private: ${minit2i_private_libs}")
-else()
-  # Nothing else is installed, so --static need not be asked for.
+set(minit2i_pc_cflags "")
+set(minit2i_pc_requires "")
+set(minit2i_pc_libs "-lminit2i")
+if(NOT BUILD_SHARED_LIBS)
+  # A shared library brings these itself. Here they are public, so that --static is not needed.
   set(minit2i_pc_cflags " -DMINIT2I_STATIC")
-  set(minit2i_pc_requires "Requires: libpng")
-  set(minit2i_pc_libs "-lminit2i ${minit2i_private_libs}")
+  set(minit2i_pc_requires "\nRequires: libpng")
+  if(MINIT2I_INSTALL_ONNXRUNTIME)
+    # No loader looks there by itself.
+    string(APPEND minit2i_pc_libs " -L\${libdir}/minit2i -Wl,-rpath,\${libdir}/minit2i")
+  else()
+    get_filename_component(onnxruntime_dir "${ONNXRUNTIME_LIBRARY}" DIRECTORY)
+    string(APPEND minit2i_pc_libs " -L${onnxruntime_dir}")
+  endif()
+  string(APPEND minit2i_pc_libs " -lonnxruntime -lstdc++ -lm -pthread")
 endif()
 configure_file(cmake/minit2i.pc.in minit2i.pc @ONLY)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/minit2i.pc"

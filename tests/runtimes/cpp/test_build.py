@@ -15,36 +15,17 @@ from minit2i_deploy._version import __version__
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers import cpp_client
 from tests.helpers.cpp_bundles import DEMO_TOKENIZER, late_bundle, shipped_bundle, shipped_student
-from tests.helpers.cpp_client import BUILD, ROOT, program
+from tests.helpers.cpp_client import ROOT, program
 from tests.helpers.cpp_plugins import idle_plugin
 from tests.helpers.tiny_bundle import tiny_bundle
 
 pytestmark = pytest.mark.cpp
-
-MAX_STRIPPED_BYTES = 2 * 2**20
-SOURCES = ROOT / "runtimes" / "cpp"
-
-CONSUMER = """\
-cmake_minimum_required(VERSION 3.21)
-project(consumer LANGUAGES CXX)
-find_package(minit2i 0.1 REQUIRED)
-add_executable(consumer {source})
-target_link_libraries(consumer PRIVATE minit2i::minit2i)
-target_compile_features(consumer PRIVATE cxx_std_17)
-"""
 
 
 def run(*command: object) -> str:
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("installed")
-    run("cmake", "--install", cpp_client.build(), "--prefix", folder, "--strip")
-    return folder
 
 
 def test_versions_agree() -> None:
@@ -56,55 +37,6 @@ def test_examples_in_both_languages_print_the_same() -> None:
     lines = program("embed_c", tiny_bundle())
     assert re.fullmatch(r"1\.0000  a red circle\n(-?\d\.\d{4}  .+\n){2}", lines)
     assert program("embed_cpp", tiny_bundle()) == lines
-
-
-def test_stripped_size(installed: Path) -> None:
-    files = [*installed.glob("lib*/**/libminit2i.so.*.*"), *installed.glob("bin/*")]
-    # Measured 0.77 MiB with both programs.
-    assert len(files) == 3 and sum(file.stat().st_size for file in files) < MAX_STRIPPED_BYTES
-
-
-def test_only_the_headers_names_are_exported(installed: Path) -> None:
-    (library,) = installed.glob("lib*/**/libminit2i.so.*.*")
-    names = {line.split()[-1] for line in run("nm", "-D", "--defined-only", library).splitlines()}
-    declared = set(re.findall(r"\b(minit2i_\w+)\(", (SOURCES / "include/minit2i.h").read_text()))
-    ours = {name for name in names if name.startswith("minit2i_")}
-    assert ours == declared
-    # What else is there are templates of the C++ library.
-    assert not [name for name in names - ours if "minit2i" in name]
-
-
-def test_find_package(installed: Path, tmp_path: Path) -> None:
-    text = CONSUMER.format(source=SOURCES / "examples" / "embed.cpp")
-    (tmp_path / "CMakeLists.txt").write_text(text)
-    libraries = BUILD.parent / "onnxruntime-sdk" / "lib"
-    run("cmake", "-S", tmp_path, "-B", tmp_path / "b", f"-DCMAKE_PREFIX_PATH={installed}",
-        f"-DCMAKE_EXE_LINKER_FLAGS=-Wl,-rpath-link,{libraries}")  # fmt: skip
-    run("cmake", "--build", tmp_path / "b")
-
-
-def test_pkg_config(installed: Path, tmp_path: Path) -> None:
-    (description,) = installed.glob("lib*/**/minit2i.pc")
-    # The prefix is that of configuring, so it is told where the files are now.
-    prefix = f"--define-variable=prefix={installed}"
-    flags = run("pkg-config", prefix, "--cflags", "--libs", description).split()
-    libraries = BUILD.parent / "onnxruntime-sdk" / "lib"
-    run("cc", SOURCES / "examples" / "embed.c", "-o", tmp_path / "consumer", *flags,
-        f"-Wl,-rpath-link,{libraries}")  # fmt: skip
-
-
-def test_headers_newer_than_the_library_are_refused(tmp_path: Path) -> None:
-    library, python = tmp_path / "libonnxruntime.so.1.20.0", tmp_path / "python"
-    library.touch()
-    python.write_text(f"#!/bin/sh\necho {library}\n")
-    python.chmod(0o755)
-    script = ROOT / "scripts" / "onnxruntime_sdk.sh"
-    made = subprocess.run(
-        ["sh", script, tmp_path / "sdk", python], capture_output=True, text=True, check=False
-    )
-    line = rf"the headers of Debian \w+ are 1\.\d+, but onnxruntime in {python} is 1\.20; run: .+\n"
-    assert made.returncode == 1 and re.fullmatch(line, made.stderr), made.stderr
-    assert sorted(tmp_path.iterdir()) == [library, python]
 
 
 def test_the_readers_survive_corrupt_files() -> None:

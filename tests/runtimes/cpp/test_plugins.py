@@ -277,7 +277,7 @@ def test_old_headers_build_and_have_no_plugins(tmp_path: Path) -> None:
     options = ("--provider", "openvino", "--plugin", idle_plugin())
     line = program("minit2i-embed", tiny_bundle(), "a", *options, *output, folder=folder, code=1)
     assert line == (
-        "minit2i-embed: error: provider openvino: this library was built with the headers of ONNX "
-        "Runtime 1.21, but plugins need those of 1.22 or later; build it with a newer SDK, or choose "
-        "another provider\n"
+        "minit2i-embed: error: provider openvino: this library was built with the headers of "
+        "ONNX Runtime 1.21, but plugins need those of 1.22 or later; build it with a newer SDK, or "
+        "choose another provider\n"
     )
