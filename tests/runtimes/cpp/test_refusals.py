@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
+import math
+import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +17,12 @@ from typing import Any
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.errors import BundleError
+from minit2i_deploy.errors import BundleError, RuntimeFailure
+from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.solvers.table import solver_table
+from minit2i_deploy.text.embed import embed
 from tests.helpers import cpp_client
-from tests.helpers.cpp_bundles import edit, shipped_student
+from tests.helpers.cpp_bundles import edit, shipped_bundle, shipped_student
 from tests.helpers.cpp_client import (
     BUNDLE,
     CANCELLED,
@@ -169,7 +176,7 @@ def test_links_folders_and_missing_files(copy: Path, tmp_path: Path) -> None:
     for make, reason in (
         (lambda: None, "missing or unreadable"),
         (lambda: target.symlink_to(outside), "leads out of the bundle"),
-        (lambda: target.mkdir(), "is not a file"),
+        (lambda: target.mkdir(), "not a file"),
     ):
         make()
         with pytest.raises(BundleError, match=reason):
@@ -179,6 +186,27 @@ def test_links_folders_and_missing_files(copy: Path, tmp_path: Path) -> None:
             target.unlink()
     nowhere = tmp_path / "nowhere"
     assert "no bundle there" in program("minit2i-embed", nowhere, "a", "--tokens", code=1)
+
+
+def test_a_snapshot_in_a_hubs_cache_opens(copy: Path, tmp_path: Path) -> None:
+    """A tree of links into blobs/; links to anywhere else are refused there too."""
+    blobs = tmp_path / "models--a--b" / "blobs"
+    snapshot = blobs.parent / "snapshots" / "c0ffee"
+    blobs.mkdir(parents=True)
+    files = [path for path in copy.rglob("*") if path.is_file()]
+    for index, path in enumerate(files):
+        link = snapshot / path.relative_to(copy)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(path.rename(blobs / str(index)), link.parent))
+    output = ("-o", tmp_path / "a.png", "--verify", "--table", "euler-20")
+    program("minit2i-generate", snapshot, "a red circle", *output)
+    link = snapshot / "transformer" / "config.json"
+    target = link.resolve()
+    target.rename(tmp_path / "config.json")
+    link.unlink()
+    link.symlink_to(tmp_path / "config.json")
+    line = program("minit2i-embed", snapshot, "a", "--tokens", code=1)
+    assert "leads out of the bundle" in line
 
 
 def test_verify_finds_a_changed_byte(copy: Path, tmp_path: Path) -> None:
@@ -230,7 +258,7 @@ def test_wrong_tables(tmp_path: Path, name: str) -> None:
         (["-o", "a.png", "--guidance", "nan"], "but a finite number is needed"),
         (["-o", "a.png", "--table", "heun-3"], "table 'heun-3' is not in the bundle; it has"),
         (["-o", "a.png", "--preset", "best"], "preset 'best' is not in the bundle; it has"),
-        (["-o", "a.png", "--interval", "0.7,0.3"], "but 0 <= start <= end <= 1 is needed"),
+        (["-o", "a.png", "--interval", "0.7,0.3"], "interval must satisfy 0 <= start <= end <= 1"),
         (["-o", "a.png", "--interval", "0.7"], "but START,END is needed"),
         (["-o", "a.png", "--noise", "none.npy"], "none.npy: cannot be read"),
         (["-o", "a.png", "--provider", "tpu"], "provider 'tpu' is unknown"),
@@ -253,7 +281,30 @@ def test_a_missing_provider_is_a_failure(tmp_path: Path) -> None:
     assert "onnxruntime cannot open it on cuda" in line and line.count("\n") == 1
 
 
-@pytest.mark.parametrize("kilobytes", [50_000, 60_000, 80_000, 120_000])
+KILOBYTES = (50_000, 60_000, 80_000, 120_000)
+
+
+def test_a_text_encoder_that_overflows_is_refused_as_in_python(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(shipped_bundle(), tmp_path / "bundle"))
+    name = "text_encoder/model.onnx.data"
+    data = bytearray((copy / name).read_bytes())
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    start, stop = header["encoder.final_layer_norm.weight"]["data_offsets"]
+    data[8 + size + start : 8 + size + stop] = struct.pack("<f", math.inf) * ((stop - start) // 4)
+    (copy / name).write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    edit(copy, lambda fields: fields["files"][name].update(sha256=sha256))
+    bundle = Bundle.open(copy)
+    with open_runtime(bundle, "onnxruntime") as runtime, pytest.raises(RuntimeFailure) as error:
+        embed(bundle, runtime, "a red circle")
+    for program_name, file in (("minit2i-embed", "a.npz"), ("minit2i-generate", "a.png")):
+        line = program(program_name, copy, "a red circle", "-o", tmp_path / file, code=1)
+        assert line == f"{program_name}: error: {error.value}\n"
+        assert not (tmp_path / file).exists()
+
+
+@pytest.mark.parametrize("kilobytes", KILOBYTES)
 def test_out_of_memory_is_one_line(tmp_path: Path, kilobytes: int) -> None:
     seeds = ",".join(map(str, range(3000)))
     command = (build() / "minit2i-generate", tiny_bundle(), "a", "--seed", seeds, "--threads", "1",

@@ -14,16 +14,21 @@ namespace fs = std::filesystem;
 
 constexpr std::uintmax_t kMaxManifestBytes = 16 << 20;
 
+[[noreturn]] void fail_no_bundle(const std::string &folder) {
+    fail_bundle(folder + ": no bundle there (" + kManifestName +
+                " is missing); name a folder that minit2i export made");
+}
+
 std::string read_manifest_bytes(const fs::path &folder) {
     const fs::path path = folder / kManifestName;
     std::error_code error;
     const std::uintmax_t size = fs::file_size(path, error);
     if (error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory) {
-        fail_bundle(folder.string() + ": no bundle there (" + kManifestName + " is missing)");
+        fail_no_bundle(folder.string());
     }
     if (!error && size > kMaxManifestBytes) {
-        fail_bundle(path.string() + ": " + std::to_string(size) +
-                    " bytes is no manifest; re-run minit2i export");
+        fail_bundle(path.string() + ": too large for a manifest, " + std::to_string(size) +
+                    " bytes; re-run minit2i export");
     }
     std::string bytes;
     if (error || !read_file(path, bytes)) {
@@ -37,6 +42,17 @@ bool is_inside(const fs::path &path, const fs::path &folder) {
            folder.end();
 }
 
+// The folder of the files in a hub's cache, where a snapshot is a tree of links to them; empty for
+// a folder that is no snapshot. The manifest's hashes vouch for the bytes wherever they lie.
+fs::path hub_blobs(const fs::path &folder) {
+    for (fs::path place = folder; place.has_relative_path(); place = place.parent_path()) {
+        if (place.filename() == "snapshots") {
+            return place.parent_path() / "blobs";
+        }
+    }
+    return {};
+}
+
 void check_size(const fs::path &folder, const std::string &name, const FileInfo &info) {
     const fs::path path = folder / name;
     std::error_code error;
@@ -44,12 +60,13 @@ void check_size(const fs::path &folder, const std::string &name, const FileInfo 
     if (error) {
         fail_bundle(path.string() + ": missing or unreadable; re-run minit2i export");
     }
-    if (!is_inside(resolved, folder)) {
+    const fs::path blobs = hub_blobs(folder);
+    if (!is_inside(resolved, folder) && (blobs.empty() || !is_inside(resolved, blobs))) {
         fail_bundle(path.string() + ": leads out of the bundle to " + resolved.string() +
                     "; copy the file itself");
     }
     if (!fs::is_regular_file(resolved, error)) {
-        fail_bundle(path.string() + ": is not a file; re-run minit2i export");
+        fail_bundle(path.string() + ": not a file; re-run minit2i export");
     }
     const std::uintmax_t size = fs::file_size(resolved, error);
     if (error || size != static_cast<std::uintmax_t>(info.bytes)) {
@@ -85,7 +102,7 @@ Bundle::Bundle(const std::string &folder) {
     std::error_code error;
     path = fs::weakly_canonical(folder, error);
     if (error || folder.empty()) {
-        fail_bundle(folder + ": no bundle there (" + kManifestName + " is missing)");
+        fail_no_bundle(folder);
     }
     const std::string data = read_manifest_bytes(path);
     manifest = read_manifest(data, (path / kManifestName).string());

@@ -19,11 +19,11 @@ constexpr std::size_t kMaxPathCharacters = 240;
 // Before all else, because another version may have other fields.
 void check_version(const Json &value) {
     if (!value.is_object()) {
-        throw JsonError("not an object, so not a manifest");
+        throw JsonError("a manifest must be a JSON object");
     }
     const Json &kind = member(value, "kind");
     if (kind != kKind) {
-        throw JsonError("kind is " + brief(kind) + ", but '" + kKind + "' is needed");
+        throw JsonError(std::string("kind must be '") + kKind + "', got " + brief(kind));
     }
     const Json &version = member(value, "format_version");
     if (!version.is_number_integer() || version != kFormatVersion) {
@@ -45,8 +45,8 @@ void check_relative(const std::string &path) {
     }
     if (!is_plain || last == '.') {
         throw JsonError("file name " + quote(path) +
-                        " is refused; names are relative, of letters, digits and . _ + - with "
-                        "single slashes between");
+                        " must be relative, of letters, digits and . _ + - with single slashes "
+                        "between");
     }
 }
 
@@ -59,19 +59,18 @@ void check_file_names(const Manifest &manifest) {
                        [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
         const auto [place, is_new] = folded.emplace(key, path);
         if (!is_new) {
-            throw JsonError("files " + quote(place->second) + " and " + quote(path) +
+            throw JsonError("file names " + quote(place->second) + " and " + quote(path) +
                             " differ in case only");
         }
         if (key == kManifestName || key.substr(0, key.find('/')) == "engines") {
-            throw JsonError("file " + quote(path) +
-                            " must not be listed; it is not part of a bundle");
+            throw JsonError("file " + quote(path) + " must not be listed in files");
         }
     }
 }
 
 void check_listed(const Manifest &manifest, const std::string &where, const std::string &path) {
     if (manifest.files.count(path) == 0) {
-        throw JsonError(where + " names " + quote(path) + ", which is not among the files");
+        throw JsonError(where + " names " + quote(path) + ", which is not in files");
     }
 }
 
@@ -96,12 +95,11 @@ void check_links(const Manifest &manifest) {
     for (const auto &[name, preset] : manifest.presets) {
         if (manifest.tables.count(preset.table) == 0) {
             throw JsonError("presets." + name + " names table " + quote(preset.table) +
-                            ", which is not there");
+                            ", which is not in tables");
         }
     }
     if (manifest.presets.count(manifest.default_preset) == 0) {
-        throw JsonError("default_preset " + quote(manifest.default_preset) +
-                        " is not among the presets");
+        throw JsonError("default_preset " + quote(manifest.default_preset) + " is not in presets");
     }
 }
 
@@ -121,8 +119,8 @@ void check_checksum(std::string_view data, const Json &value) {
     }
     const std::string actual = sha256_hex(blank);
     if (actual != expected) {
-        throw JsonError("sha256 " + actual.substr(0, 8) + ".. but its checksum says " +
-                        expected.substr(0, 8) + ".., so it was edited");
+        throw JsonError("sha256 is " + actual.substr(0, 8) + ".. but " + kChecksum + " is " +
+                        expected.substr(0, 8) + "..; the file was edited");
     }
 }
 

@@ -138,9 +138,8 @@ SwitchGraph decode_switch(const Json &value, const Json &step) {
     const Json &graph = value.at("graph");
     if (graph.at("inputs") != step.at("inputs") || graph.at("outputs") != step.at("outputs") ||
         graph.at("path") == step.at("path")) {
-        throw JsonError(
-            where +
-            ".graph needs the inputs and outputs of graphs.transformer and a path of its own");
+        throw JsonError(where +
+                        ".graph needs graphs.transformer's inputs and outputs, and another path");
     }
     return after;
 }

@@ -75,8 +75,8 @@ std::vector<float> Table::guidance_weights(std::size_t row, double guidance) con
 
 Table Table::narrowed(double first, double last) const {
     if (!(0.0 <= first && first <= last && last <= 1.0)) {
-        fail_usage("interval is (" + python_float(first) + ", " + python_float(last) +
-                   "), but 0 <= start <= end <= 1 is needed");
+        fail_usage("interval must satisfy 0 <= start <= end <= 1, got (" + python_float(first) +
+                   ", " + python_float(last) + ")");
     }
     if (is_conditioned()) {
         fail_usage("table " + name_ + " is for a few-step student, which takes no interval; " +

@@ -125,8 +125,8 @@ Settings settle(const Bundle &bundle, const Request &request) {
     settings.guidance = select_guidance(bundle, settings.table, request);
     // The graph takes float32, where a larger value would become infinity; NaN fails too.
     if (!(std::abs(settings.guidance) <= FLT_MAX)) {
-        fail_usage(
-            "guidance must be a finite number, in float32 too; 1 is none, 2 to 12 are usual");
+        fail_usage("guidance must be finite in float32, got " + python_float(settings.guidance) +
+                   "; 1 is none, 2 to 12 are usual");
     }
     settings.conditions =
         student_conditions(bundle, settings.table, settings.guidance, request.negative.has_value());
