@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from minit2i_deploy.io.html import document, escaped, image, shortened, table, verdict
+from minit2i_deploy.io.html import document, escape, image, shorten, table, verdict
 from minit2i_deploy.machine import machine_line
 
 _STYLE: Final = """\
@@ -39,16 +39,16 @@ def to_html(
         commands: lines that show how to go on.
     """
     parts = [
-        f"<p>{'<br>'.join(escaped(line) for line in _facts(values))}</p>",
+        f"<p>{'<br>'.join(escape(line) for line in _facts(values))}</p>",
         *(_run(run, pictures) for run in values["runs"]),
         "<h2>Time a picture</h2>",
         _times(values["runs"]),
-        f"<p>{escaped(_once_line(values['seconds']))}</p>",
+        f"<p>{escape(_once_line(values['seconds']))}</p>",
         "<h2>Parity</h2>",
         "<p>Differences measured during export; over its bound there would be no bundle.</p>",
         _checks(values["checks"]),
         "<h2>How to go on</h2>",
-        f"<pre>{escaped(chr(10).join(commands))}</pre>",
+        f"<pre>{escape(chr(10).join(commands))}</pre>",
     ]
     return document("MiniT2I demo", _STYLE, parts)
 
@@ -58,7 +58,7 @@ def _run(run: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     low, high = overall["interval_95"]
     rows = [_figure(item, pictures[item["file"]]) for item in run["pictures"]]
     return (
-        f"<h2>{escaped(run['table'])}, guidance {run['guidance']:g}: "
+        f"<h2>{escape(run['table'])}, guidance {run['guidance']:g}: "
         f"{overall['correct']} of {overall['total']} right</h2>\n"
         "<p>Captions that training never saw, judged by an exact detector. So few pictures say "
         f"little: the 95% interval is {low:.2f} to {high:.2f}.</p>\n"
@@ -67,11 +67,11 @@ def _run(run: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
 
 
 def _figure(item: Mapping[str, Any], png: bytes) -> str:
-    kind = escaped(item["kind"].replace("_", " "))
-    reason = escaped(shortened(item["reason"], _LONGEST_REASON))
+    kind = escape(item["kind"].replace("_", " "))
+    reason = escape(shorten(item["reason"], _LONGEST_REASON))
     return (
         f"<figure>{image(png, item['caption'])}<figcaption>"
-        f'<span class="kind">{kind}</span><br>{escaped(item["caption"])}<br>'
+        f'<span class="kind">{kind}</span><br>{escape(item["caption"])}<br>'
         f'{verdict(item["correct"])} <span class="reason">{reason}; seed {item["seed"]}</span>'
         "</figcaption></figure>\n"
     )

@@ -1,1 +1,1 @@
-"""Files that are complete or absent, strict JSON, images and HTML."""
+"""Files and folders that are complete or absent, strict JSON, images, image records, HTML."""

@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or not there."""
+"""Files and folders that are complete or absent, and their hashes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from minit2i_deploy.errors import Minit2iError, UsageError
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Hash a file without loading it whole.
+    """Hash a file without loading all of it.
 
     Returns:
         64 lower-case hexadecimal digits.
@@ -40,7 +40,7 @@ def sha256_files(files: Sequence[Path], root: Path) -> str:
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file beside its place, then rename it there; the bytes are on disk before that.
+    """Write a sibling file, sync it to disk, and rename it into place.
 
     Raises:
         UsageError: the folder is missing or may not be written.
@@ -63,15 +63,15 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text as ``atomic_write_bytes`` does; line ends stay as they are."""
+    """Write UTF-8 text as ``atomic_write_bytes`` does; line ends are not changed."""
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield the path of a sibling file to write, and rename it into place when the block ends well.
+    """Yield the path of a sibling file to write, and rename it into place if the block succeeds.
 
-    For files too large to be held in memory; otherwise as ``atomic_write_bytes``, and an exception,
+    For files too large for memory; otherwise as ``atomic_write_bytes``, and an exception,
     Ctrl-C or SIGTERM inside the block removes the sibling.
 
     Raises:
@@ -103,16 +103,16 @@ def atomic_directory(
     overwrite: bool = False,
     check: Callable[[Path], None] | None = None,
 ) -> Iterator[Path]:
-    """Yield a sibling folder to fill, and rename it into place when the block ends well.
+    """Yield a sibling folder to fill, and rename it into place if the block succeeds.
 
     The sibling is ``.<name>.partial-<pid>``. An exception, Ctrl-C or SIGTERM inside the block
-    removes it and leaves what stood at ``path`` alone; only a kill that cannot be caught leaves
-    the sibling behind, never a partial target. SIGTERM then ends the process as it would have.
+    removes it and does not touch ``path``; a kill that cannot be caught leaves the sibling behind,
+    never a partial target. After the cleanup SIGTERM ends the process as usual.
 
     Args:
-        path: the folder to make; missing parents are made.
+        path: the folder to create; missing parents are created.
         overwrite: replace an existing folder with everything in it.
-        check: raises where a folder that is not empty must not be replaced; asked before the work
+        check: raises if a folder that is not empty must not be replaced; called before the work
             and again before the rename.
 
     Raises:
@@ -144,14 +144,14 @@ def atomic_directory(
 
 
 class _Terminated(BaseException):
-    """SIGTERM came; unwinds the stack so that partial work is removed."""
+    """Raised by SIGTERM, to unwind the stack and remove partial work."""
 
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    # Handlers can be set in the main thread only, and an application's own is not replaced.
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    # Only the main thread can set handlers, and an application's handler must stay.
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 
@@ -170,18 +170,15 @@ def _partial(target: Path) -> Path:
 
 
 def only_with(name: str) -> Callable[[Path], None]:
-    """A check for ``atomic_directory``: replace no folder but one that holds a file of that name.
+    """A check for ``atomic_directory``: replace a folder only if it holds a file of that name.
 
     Raises:
-        UsageError: from the check, where the folder holds none.
+        UsageError: from the check, if the folder holds none.
     """
 
     def check(folder: Path) -> None:
         if not (folder / name).is_file():
-            raise UsageError(
-                f"{folder}: holds no {name}, so it is something else and is not replaced; name a "
-                "new folder"
-            )
+            raise UsageError(f"{folder}: holds no {name}, so it is not replaced; name a new folder")
 
     return check
 
@@ -189,11 +186,11 @@ def only_with(name: str) -> Callable[[Path], None]:
 def check_target(
     target: Path, overwrite: bool, check: Callable[[Path], None] | None = None
 ) -> None:
-    """Refuse what ``atomic_directory`` would refuse to make; arguments and errors as there."""
+    """Raise what ``atomic_directory`` would raise before its work; arguments as there."""
     try:
         is_folder = target.is_dir()
         if target.exists() and not is_folder:
-            raise UsageError(f"{target}: a file stands there; name a new folder")
+            raise UsageError(f"{target}: is a file, expected a folder; name a new folder")
         occupied = is_folder and any(target.iterdir())
     except OSError as error:
         raise _write_error(target, error) from error
@@ -239,13 +236,13 @@ def _move_into_place(partial: Path, target: Path) -> None:
 
 def _write_error(target: Path, error: OSError) -> Minit2iError:
     text = f"{target}: cannot be written: {error.strerror or error}; choose a folder you can write"
-    place_is_wrong = (
+    wrong_place = (
         PermissionError,
         FileExistsError,
         FileNotFoundError,
         NotADirectoryError,
         IsADirectoryError,
     )
-    if isinstance(error, place_is_wrong):
+    if isinstance(error, wrong_place):
         return UsageError(text)
     return Minit2iError(f"{target}: cannot be written: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""Pieces of a page that needs no other file: style, tables, pictures inside it."""
+"""HTML pages in a single file: document, tables, embedded images."""
 
 from __future__ import annotations
 
@@ -19,58 +19,57 @@ td.n { text-align: right; font-variant-numeric: tabular-nums; }
 
 
 def document(title: str, style: str, parts: Sequence[str]) -> str:
-    """A whole page.
+    """A complete page.
 
     Args:
-        title: plain words, also its heading.
-        style: CSS beside that of headings, tables and verdicts.
-        parts: HTML, one after the other.
+        title: plain text, also the heading.
+        style: CSS in addition to that of headings, tables and verdicts.
+        parts: HTML fragments, in order.
     """
     lines = [
         "<!doctype html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>{escaped(title)}</title>',
+        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
         f"<style>{_STYLE}{style}</style></head><body>",
-        f"<h1>{escaped(title)}</h1>",
+        f"<h1>{escape(title)}</h1>",
         *parts,
         "</body></html>",
     ]
     return "\n".join(lines) + "\n"
 
 
-def escaped(words: str) -> str:
-    """Plain words as HTML, also between quotes."""
-    return html.escape(words)
+def escape(text: str) -> str:
+    """Plain text as HTML, safe between quotes too."""
+    return html.escape(text)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int]) -> str:
-    """A table of plain words.
+def table(head: Sequence[str], lines: Sequence[Sequence[str]], *, numbers: Sequence[int]) -> str:
+    """A table of plain text.
 
     Args:
-        head: over the columns.
-        rows: as many words each.
-        numbers: columns that are set to the right.
+        head: titles of the columns.
+        lines: one text for each column.
+        numbers: indices of the columns that are aligned to the right.
     """
-    lines = ["<table><tr>" + "".join(f"<th>{escaped(word)}</th>" for word in head) + "</tr>"]
-    for row in rows:
-        starts = ('<td class="n">' if index in numbers else "<td>" for index in range(len(row)))
-        cells = (f"{start}{escaped(word)}</td>" for start, word in zip(starts, row, strict=True))
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return "\n".join([*lines, "</table>"])
+    parts = ["<table><tr>" + "".join(f"<th>{escape(title)}</th>" for title in head) + "</tr>"]
+    for line in lines:
+        tags = ('<td class="n">' if index in numbers else "<td>" for index in range(len(line)))
+        cells = (f"{tag}{escape(text)}</td>" for tag, text in zip(tags, line, strict=True))
+        parts.append(f"<tr>{''.join(cells)}</tr>")
+    return "\n".join([*parts, "</table>"])
 
 
-def image(png: bytes, words: str) -> str:
-    """A picture inside the page; the words stand where it cannot be seen."""
+def image(png: bytes, text: str) -> str:
+    """An embedded image with its alternative text."""
     data = base64.b64encode(png).decode("ascii")
-    return f'<img src="data:image/png;base64,{data}" alt="{escaped(words)}">'
+    return f'<img src="data:image/png;base64,{data}" alt="{escape(text)}">'
 
 
 def verdict(correct: bool) -> str:
-    """Right or wrong, in bold and in its colour."""
+    """Right or wrong, in bold and colored."""
     word, style = ("right", "yes") if correct else ("wrong", "no")
     return f'<b class="{style}">{word}</b>'
 
 
-def shortened(words: str, longest: int) -> str:
-    """The beginning of words, with dots in place of what is over so many characters."""
-    # A noisy picture has dozens of regions, each with its words; the JSON beside has them all.
-    return words if len(words) <= longest else f"{words[: longest - 3]}..."
+def shorten(text: str, max_chars: int) -> str:
+    """A text cut to so many characters, with dots at its end if it was longer."""
+    return text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."

@@ -1,4 +1,4 @@
-"""From the network's float image to pictures on disk."""
+"""Images: from the network's float state to bytes, PNG files, animations and grids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from minit2i_deploy.io.files import atomic_write_bytes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# What an animation's suffix stands for in Pillow, and what keeps its pictures as they are.
+# Suffix of an animation -> Pillow's format name and the settings that keep most of the image.
 _ANIMATIONS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     ".webp": ("WEBP", {"lossless": True}),
     ".gif": ("GIF", {}),
@@ -37,15 +37,15 @@ def to_uint8(
         pixels: uint8 [batch, H, W, 3], 0..255, red, green, blue.
 
     Raises:
-        RuntimeFailure: x holds NaN or infinity, which no picture should hide.
+        RuntimeFailure: x holds NaN or infinity.
 
     Source: minit2i-torch pipeline; minit2i-jax gives the same bytes without the first clamp.
     """
     finite = np.isfinite(x).all(axis=(1, 2, 3))
     if not finite.all():
         raise RuntimeFailure(
-            f"image {int(np.argmin(finite))} of the batch holds NaN or infinity, but finite values"
-            " are needed; use a higher precision (fp32) and run minit2i verify"
+            f"image {int(np.argmin(finite))} of the batch holds NaN or infinity; use a higher"
+            " precision (fp32) and run minit2i verify"
         )
     scaled = np.clip(x, -1.0, 1.0) * np.float32(127.5) + np.float32(128.0)
     pixels: UInt8[np.ndarray, "batch height width 3"] = (
@@ -55,7 +55,7 @@ def to_uint8(
 
 
 def to_pil(x: Float32[np.ndarray, "batch 3 height width"]) -> list[Image]:
-    """Convert the final state to pictures, one for each image of the batch.
+    """Convert the final state to Pillow images, one for each image of the batch.
 
     Args:
         x: float32 [batch, 3, H, W], -1 black to 1 white.
@@ -69,15 +69,15 @@ def to_pil(x: Float32[np.ndarray, "batch 3 height width"]) -> list[Image]:
 
 
 def save_png(image: Image, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
-    """Write a PNG with text fields, whole or not at all.
+    """Write a PNG with text fields, complete or not at all.
 
     Fields go to tEXt chunks, or to iTXt where the value is not Latin-1. Compression is the
-    fastest: a 512 pixel picture is written in milliseconds and some percent larger.
+    fastest: a 512 pixel image takes milliseconds, and some percent more bytes.
 
     Args:
-        image: the picture.
-        path: file to write, replaced if it is there.
-        metadata: field name (1 to 79 Latin-1 characters, as PNG demands) to value.
+        image: what to write.
+        path: file to write, replaced if it exists.
+        metadata: field name (1 to 79 Latin-1 characters, as PNG requires) to value.
 
     Raises:
         UsageError: a field name or value PNG cannot hold, or a path that cannot be written.
@@ -89,7 +89,7 @@ def save_png(image: Image, path: str | os.PathLike[str], metadata: Mapping[str, 
         if not 1 <= len(key) <= 79 or not key.isprintable() or not _is_latin1(key):
             raise UsageError(f"{path}: PNG field name {key!r} must be 1 to 79 Latin-1 characters")
         if "\0" in value:
-            raise UsageError(f"{path}: PNG field {key!r} holds a NUL character; take it out")
+            raise UsageError(f"{path}: PNG field {key!r} holds a NUL character; remove it")
         fields.add_text(key, value)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=fields, compress_level=1)
@@ -100,7 +100,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """Read the text fields of a PNG.
 
     Raises:
-        UsageError: the file is missing or is not a whole PNG.
+        UsageError: the file is missing or is not a complete PNG.
     """
     from PIL.PngImagePlugin import PngImageFile
 
@@ -112,43 +112,45 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def check_animation(path: str | os.PathLike[str]) -> None:
-    """Refuse a name whose suffix ``save_animation`` cannot write.
+    """Refuse a file name with a suffix that ``save_animation`` cannot write.
 
     Raises:
-        UsageError: neither .webp nor .gif, or .webp where Pillow came without it.
+        UsageError: neither .webp nor .gif, or .webp with a Pillow that was built without it.
     """
     from PIL import Image, features
 
     suffix = Path(path).suffix.lower()
     if suffix not in _ANIMATIONS:
-        raise UsageError(f"{path}: animations are .webp or .gif files; name one")
+        raise UsageError(
+            f"{path}: expected a .webp or .gif file for an animation, got {suffix or 'no suffix'}"
+        )
     Image.init()
     if _ANIMATIONS[suffix][0] not in Image.SAVE_ALL or not (
         suffix == ".gif" or features.check("webp")
     ):
-        raise UsageError(f"{path}: this Pillow writes no {suffix}; name a .gif file")
+        raise UsageError(f"{path}: this Pillow was built without {suffix}; name a .gif file")
 
 
 def save_animation(
     images: Sequence[Image], path: str | os.PathLike[str], *, frame_ms: int, last_ms: int
 ) -> None:
-    """Write pictures as an animation that starts again at its end, whole or not at all.
+    """Write images as a repeating animation, complete or not at all.
 
-    A .webp file keeps every pixel; a .gif file has 256 colours a picture.
+    A .webp file keeps every pixel; a .gif file has 256 colors an image.
 
     Args:
-        images: at least one picture, all of one size.
-        path: .webp or .gif file, replaced if it is there.
-        frame_ms: time that each picture is shown.
-        last_ms: time that the last one is shown.
+        images: at least one, all of one size.
+        path: .webp or .gif file, replaced if it exists.
+        frame_ms: duration of each image but the last.
+        last_ms: duration of the last one.
 
     Raises:
-        UsageError: no pictures, pictures of several sizes, or a path that cannot be written.
+        UsageError: no images, images of several sizes, or a path that cannot be written.
     """
     check_animation(path)
     sizes = sorted({image.size for image in images})
     if len(sizes) != 1:
-        raise UsageError(f"{path}: picture sizes {sizes}, but pictures of one size are needed")
+        raise UsageError(f"{path}: expected images of one size, got {sizes}")
     form, settings = _ANIMATIONS[Path(path).suffix.lower()]
     durations = [frame_ms] * (len(images) - 1) + [last_ms]
     buffer = io.BytesIO()
@@ -165,32 +167,32 @@ def save_animation(
 
 
 def grid(images: Sequence[Image], columns: int, *, gap: int = 2) -> Image:
-    """Lay pictures of one size out as a contact sheet on white, row by row.
+    """Arrange images of one size as a contact sheet on white, line by line.
 
     Args:
-        images: at least one picture.
-        columns: pictures in a row.
+        images: at least one.
+        columns: images in a line.
         gap: pixels between neighbours.
 
     Raises:
-        UsageError: no pictures, pictures of several sizes, columns below 1 or a negative gap.
+        UsageError: no images, images of several sizes, columns below 1 or a negative gap.
     """
     from PIL import Image
 
     sizes = sorted({image.size for image in images})
     if len(sizes) != 1 or columns < 1 or gap < 0:
         raise UsageError(
-            f"grid: picture sizes {sizes}, columns {columns}, gap {gap}; pictures of one size,"
-            " at least one column and no negative gap are needed"
+            "grid: expected images of one size, at least one column and a gap of 0 or more, got"
+            f" sizes {sizes}, columns {columns}, gap {gap}"
         )
     width, height = sizes[0]
     used = min(columns, len(images))
-    rows = math.ceil(len(images) / columns)
-    size = (used * (width + gap) - gap, rows * (height + gap) - gap)
+    lines = math.ceil(len(images) / columns)
+    size = (used * (width + gap) - gap, lines * (height + gap) - gap)
     sheet = Image.new("RGB", size, "white")
     for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        sheet.paste(image, (column * (width + gap), row * (height + gap)))
+        line, column = divmod(index, columns)
+        sheet.paste(image, (column * (width + gap), line * (height + gap)))
     return sheet
 
 

@@ -1,6 +1,6 @@
-"""Strict JSON to frozen dataclasses: nothing unknown, missing, doubled or not finite passes.
+"""Strict JSON: parsed into frozen dataclasses without unknown, missing or duplicate fields.
 
-Everything here raises ValueError with one line; callers raise it again from the error tree.
+All functions raise ValueError with one line; callers wrap it in an error of their own.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from minit2i_deploy.errors import Minit2iError
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse UTF-8 JSON, refusing NaN, infinity, doubled keys and nesting without end.
+    """Parse UTF-8 JSON; refuse NaN, infinity, duplicate keys and excessive nesting.
 
     Raises:
-        ValueError: the text is not such JSON; says what and where.
+        ValueError: the text is not such JSON; the message says what and where.
     """
     try:
         return json.loads(
@@ -43,8 +43,8 @@ def decode(kind: Any, value: Any, where: str) -> Any:
     Args:
         kind: str, int, float, bool, object (anything), a union of scalars, ``tuple[T, ...]``,
             ``Mapping[str, T]``, or a dataclass of such fields. A dataclass with ``from_dict`` is
-            built by it. Defaults do not apply: every field must be there.
-        value: what parse_json gave.
+            built by it. Defaults do not apply: every field must be present.
+        value: from ``parse_json``.
         where: dotted path of the value, for the error.
 
     Raises:
@@ -81,9 +81,9 @@ def encode(value: Any) -> Any:
     return value
 
 
-_WORDS: Mapping[Any, str] = {
+_TYPE_NAMES: Mapping[Any, str] = {
     str: "text",
-    int: "a whole number",
+    int: "an integer",
     float: "a finite number",
     bool: "true or false",
     list: "a list",
@@ -94,7 +94,7 @@ _WORDS: Mapping[Any, str] = {
 
 def _expect(kind: Any, value: Any, where: str) -> Any:
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise ValueError(f"{where} is {_brief(value)}, but {_WORDS[kind]} is needed")
+        raise ValueError(f"{where}: expected {_TYPE_NAMES[kind]}, got {_brief(value)}")
     return value
 
 
@@ -104,8 +104,8 @@ def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
             return decode(kind, value, where)
         except ValueError:
             continue
-    wanted = " or ".join(_WORDS.get(kind, "an object") for kind in kinds)
-    raise ValueError(f"{where} is {_brief(value)}, but {wanted} is needed")
+    expected = " or ".join(_TYPE_NAMES.get(kind, "an object") for kind in kinds)
+    raise ValueError(f"{where}: expected {expected}, got {_brief(value)}")
 
 
 def _decode_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
@@ -135,7 +135,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"key {_brief(key)} stands twice")
+            raise ValueError(f"duplicate key {_brief(key)}")
         result[key] = value
     return result
 

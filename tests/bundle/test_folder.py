@@ -91,7 +91,7 @@ def test_a_folder_is_replaced_only_with_its_mark(tmp_path: Path) -> None:
     there = pictures(tmp_path / "pics")
     check = only_with("adapter.json")
     with (
-        pytest.raises(UsageError, match=r"pics: holds no adapter\.json, so it is something else"),
+        pytest.raises(UsageError, match=r"pics: holds no adapter\.json, so it is not replaced"),
         atomic_directory(there, overwrite=True, check=check),
     ):
         pass

@@ -283,7 +283,7 @@ def _claim_another_gpu(folder: Path) -> None:
         (_remove_record, "missing"),
         (_edit(format_version=2), "format_version 2"),
         (_edit(surprise=1), "unknown fields"),
-        (_edit(plan_bytes="many"), "a whole number"),
+        (_edit(plan_bytes="many"), "expected an integer"),
         (_edit(key={}), "missing fields"),
         (_claim_another_gpu, "moved or edited"),
     ],

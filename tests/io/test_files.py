@@ -103,7 +103,7 @@ def test_a_full_folder_is_kept_unless_overwritten(tmp_path: Path) -> None:
 def test_a_file_is_never_replaced_by_a_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("1")
     with (
-        pytest.raises(UsageError, match="a file stands there"),
+        pytest.raises(UsageError, match="is a file, expected a folder"),
         files.atomic_directory(tmp_path / "out", overwrite=True),
     ):
         pass

@@ -6,7 +6,7 @@ import base64
 import re
 from html.parser import HTMLParser
 
-from minit2i_deploy.io.html import document, escaped, image, shortened, table, verdict
+from minit2i_deploy.io.html import document, escape, image, shorten, table, verdict
 
 HOSTILE = "<b>\"red\" & 'blue'</b>"
 
@@ -35,7 +35,7 @@ class Reader(HTMLParser):
 
 
 def test_words_come_back_as_they_were() -> None:
-    read = Reader(f'<p title="{escaped(HOSTILE)}">{escaped(HOSTILE)}</p>')
+    read = Reader(f'<p title="{escape(HOSTILE)}">{escape(HOSTILE)}</p>')
     assert read.words == [HOSTILE]
     assert read.tags == [("p", {"title": HOSTILE})]
 
@@ -62,5 +62,5 @@ def test_columns_of_numbers_stand_to_the_right() -> None:
 
 def test_verdicts_and_long_words() -> None:
     assert [Reader(verdict(correct)).words for correct in (True, False)] == [["right"], ["wrong"]]
-    assert shortened("x" * 10, 10) == "x" * 10
-    assert shortened("x" * 11, 10) == "x" * 7 + "..."
+    assert shorten("x" * 10, 10) == "x" * 10
+    assert shorten("x" * 11, 10) == "x" * 7 + "..."

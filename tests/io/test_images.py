@@ -115,7 +115,7 @@ def test_grid_places_pictures_row_by_row() -> None:
     ("sizes", "columns", "gap"), [([], 2, 2), ([4, 5], 2, 2), ([4], 0, 2), ([4], 1, -1)]
 )
 def test_grids_that_cannot_be_are_refused(sizes: list[int], columns: int, gap: int) -> None:
-    with pytest.raises(UsageError, match="grid: picture sizes"):
+    with pytest.raises(UsageError, match="grid: expected images of one size"):
         images.grid([Image.new("RGB", (s, s)) for s in sizes], columns, gap=gap)
 
 
@@ -161,9 +161,9 @@ def test_one_frame_is_an_animation_too(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("frames", "name", "words"),
     [
-        (coloured("red"), "a.png", "animations are .webp or .gif"),
-        ([], "a.gif", "picture sizes"),
-        ([*coloured("red"), Image.new("RGB", (1, 1))], "a.gif", "pictures of one size"),
+        (coloured("red"), "a.png", "expected a .webp or .gif file for an animation"),
+        ([], "a.gif", "expected images of one size"),
+        ([*coloured("red"), Image.new("RGB", (1, 1))], "a.gif", "images of one size"),
     ],
 )
 def test_animations_that_cannot_be_are_refused(
@@ -178,6 +178,6 @@ def test_a_pillow_without_webp_is_told_apart(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("PIL.features.check", lambda feature: False)
-    with pytest.raises(UsageError, match="this Pillow writes no"):
+    with pytest.raises(UsageError, match="this Pillow was built without"):
         images.check_animation(tmp_path / "a.webp")
     images.check_animation(tmp_path / "a.gif")

@@ -280,8 +280,8 @@ def test_wrong_layouts_are_refused() -> None:
         ({"extra": 1}, "unknown fields \\['extra'\\]"),
         ({"rows": []}, "expected at least one row"),
         ({"rows": [[0.0] * 9, [0.0] * 8]}, "all of one length"),
-        ({"rows": [["0"] * 9]}, "rows\\[0\\]\\[0\\] is '0', but a finite number"),
-        ({"rows": "none"}, "table.rows is 'none', but a list"),
+        ({"rows": [["0"] * 9]}, "rows\\[0\\]\\[0\\]: expected a finite number, got '0'"),
+        ({"rows": "none"}, "table.rows: expected a list, got 'none'"),
     ],
 )
 def test_hostile_files_are_refused(change: dict[str, Any], text: str, tmp_path: Path) -> None:

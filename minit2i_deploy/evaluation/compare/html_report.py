@@ -18,7 +18,7 @@ from minit2i_deploy.evaluation.compare.summary import (
     size_cells,
     speed_cells,
 )
-from minit2i_deploy.io.html import document, escaped, image, shortened, table, verdict
+from minit2i_deploy.io.html import document, escape, image, shorten, table, verdict
 from minit2i_deploy.machine import describe_machine, machine_line
 
 _STYLE: Final = """\
@@ -43,7 +43,7 @@ def to_html(comparison: Comparison) -> str:
     a, b = comparison.sides
     parts = [
         table(_SIDE_HEAD, [_side("A", a), _side("B", b)], numbers=()),
-        f"<p>{escaped(_what(comparison))}<br>{escaped(machine_line(describe_machine()))}</p>",
+        f"<p>{escape(_what(comparison))}<br>{escape(machine_line(describe_machine()))}</p>",
         "<h2>Figures</h2>",
         table(("figure", "A", "B", "B to A"), figure_cells(comparison), numbers=_NUMBERS),
         "<h2>Errors row by row</h2>",
@@ -100,7 +100,7 @@ def _trio(comparison: Comparison, shown: PairStates) -> str:
             for name, found in zip("AB", pair.verdicts, strict=True)
         )
     return (
-        f'<figure class="trio"><div>{images}</div><figcaption>{escaped(pair.task.prompt)}'
+        f'<figure class="trio"><div>{images}</div><figcaption>{escape(pair.task.prompt)}'
         f'<br><span class="small">seed {pair.task.seed}; PSNR {pair.psnr_db:.1f} dB, SSIM '
         f"{pair.ssim:.4f}, {pair.bytes_off:.1%} of bytes off, by {pair.levels_off} at most"
         f"</span>{verdicts}</figcaption></figure>"
@@ -108,5 +108,5 @@ def _trio(comparison: Comparison, shown: PairStates) -> str:
 
 
 def _verdict(name: str, correct: bool, reason: str) -> str:
-    short = escaped(shortened(reason, _LONGEST_REASON))
+    short = escape(shorten(reason, _LONGEST_REASON))
     return f'{name} {verdict(correct)} <span class="small">{short}</span>'

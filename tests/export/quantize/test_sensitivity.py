@@ -199,7 +199,7 @@ def test_a_score_is_lost_against_the_unquantised_graph(
         for number in range(len(captions)):
             yield SimpleNamespace(verdict=SimpleNamespace(correct=whole or number % 4 > 0))
 
-    monkeypatch.setattr(sensitivity_budget, "paint_captions", paint)
+    monkeypatch.setattr(sensitivity_budget, "generate_judged_images", paint)
     loss = score_loss_of(laboratory, 2)
     # A quarter of twelve is lost with anything quantised, and nothing with nothing.
     assert loss([]) == pytest.approx(0.25)
