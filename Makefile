@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .NOTPARALLEL:
 
 demo: $(VENV)/.demo
-	$(BIN)/minit2i demo $(ARGS)
+	$(BIN)/minit2i demo --export $(ARGS)
 
 test: docs test-python test-cpp
 

@@ -18,7 +18,12 @@ from minit2i_deploy.cli.support.limits import (
     check_repeats,
 )
 from minit2i_deploy.cli.support.options.engine_options import SPEC_FORM, EngineOptions, add_engine
-from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json, integer
+from minit2i_deploy.cli.support.options.shared_arguments import (
+    add_bundle,
+    add_json,
+    bundle_path,
+    integer,
+)
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -184,7 +189,7 @@ def _contenders(options: BenchOptions) -> list[_Contender]:
                 f"--against: expected [BUNDLE@]{SPEC_FORM} with one of {', '.join(RUNTIMES)}, got "
                 f"{label!r}"
             ) from error
-        bundle = Bundle.open(folder) if folder else first.bundle
+        bundle = Bundle.open(bundle_path(folder)) if folder else first.bundle
         contenders.append(_Contender(label=label, bundle=bundle, engine=engine))
     return contenders
 

@@ -17,7 +17,12 @@ from minit2i_deploy.cli.support.options.sampling_options import (
     add_sampling,
     choose_table,
 )
-from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer, integers
+from minit2i_deploy.cli.support.options.shared_arguments import (
+    add_json,
+    bundle_path,
+    integer,
+    integers,
+)
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,7 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     for name in ("A", "B"):
         text = "folder of a bundle" + (", the reference" if name == "A" else "")
-        parser.add_argument(name.lower(), metavar=name, help=text)
+        parser.add_argument(name.lower(), metavar=name, type=bundle_path, help=text)
     parser.add_argument(
         "--prompts",
         metavar="FILE",

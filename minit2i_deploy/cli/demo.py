@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from minit2i_deploy.bundle.names import FILE_NAME
 from minit2i_deploy.bundle.presets import FAST, REFERENCE
 from minit2i_deploy.cli.support.limits import check_per_kind
-from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer
+from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer, ready_path
 from minit2i_deploy.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ _RUNTIME: Final = "onnxruntime"
 
 _EPILOG: Final = """\
 The folder receives
-  bundle/      the exported model: minit2i generate DIR/bundle "a red circle"
-  student/     its few-step student, exported: four evaluations per image
+  bundle/      the model: minit2i generate DIR/bundle "a red circle"
+  student/     its few-step student: four evaluations per image
   pictures/    a PNG per image
   report.html  verdicts, times and parity; one file, for any browser
   report.json  the same numbers
@@ -43,15 +45,16 @@ class DemoOptions:
 
     output: Path
     per_kind: int
+    export: bool
     json: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Export the model that comes with this package and its few-step student, verify the "
-        "bundles, generate images of captions they were not trained on, score each with an exact "
-        "detector, and write a report."
+        "Verify the ready bundles of the shipped model and its few-step student, generate images "
+        "of captions they were not trained on, score each with an exact detector, and write a "
+        "report."
     )
     parser.epilog = _EPILOG
     parser.add_argument(
@@ -68,6 +71,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="captions of each of the six kinds (default 1)",
     )
+    parser.add_argument(
+        "--export",
+        action="store_true",
+        help="export the shipped checkpoints in place of the ready bundles; needs the [export] "
+        "extra",
+    )
     add_json(parser)
 
 
@@ -80,8 +89,13 @@ def run(options: DemoOptions) -> None:
     shipped = shipped_model()
     seconds: dict[str, float] = {}
     with atomic_directory(options.output, overwrite=_is_demo(options.output)) as folder:
-        bundle = _export("export", shipped.checkpoint, shipped, folder / "bundle", seconds)
-        student = _export("export student", shipped.student, shipped, folder / "student", seconds)
+        if options.export:
+            bundle = _export("export", shipped.checkpoint, shipped, folder / "bundle", seconds)
+            student = _export(
+                "export student", shipped.student, shipped, folder / "student", seconds
+            )
+        else:
+            bundle, student = _copy_ready(folder, seconds)
         _verify([bundle, student], seconds)
         runs = _generate(bundle, [REFERENCE, FAST], options.per_kind, seconds)
         runs += _generate(student, [REFERENCE], options.per_kind, seconds, prefix="student-")
@@ -116,6 +130,22 @@ def _export(
         )
     seconds[title] = time.perf_counter() - began
     return bundle
+
+
+def _copy_ready(folder: Path, seconds: dict[str, float]) -> list[Bundle]:
+    from minit2i_deploy.bundle.bundle import Bundle
+
+    began = time.perf_counter()
+    bundles = []
+    for name, place in (("demo", "bundle"), ("demo-student", "student")):
+        source = Bundle.open(ready_path(name))
+        for file in (FILE_NAME, *source.manifest.files):
+            target = folder / place / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.path / file, target)
+        bundles.append(Bundle.open(folder / place))
+    seconds["copy the ready bundles"] = time.perf_counter() - began
+    return bundles
 
 
 def _verify(bundles: Sequence[Bundle], seconds: dict[str, float]) -> None:

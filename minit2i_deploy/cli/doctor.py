@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.options.shared_arguments import add_json
+from minit2i_deploy.cli.support.options.shared_arguments import add_json, bundle_path
 from minit2i_deploy.errors import Minit2iError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = _EPILOG
     parser.add_argument(
-        "bundle", metavar="BUNDLE", nargs="?", help="bundle to try the engines on as well"
+        "bundle",
+        metavar="BUNDLE",
+        nargs="?",
+        type=bundle_path,
+        help="bundle to try the engines on as well",
     )
     add_json(parser)
 

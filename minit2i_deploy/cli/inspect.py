@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer
+from minit2i_deploy.cli.support.options.shared_arguments import add_json, bundle_path, integer
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = _EPILOG
     parser.add_argument(
-        "path", metavar="PATH", type=Path, help="bundle, checkpoint, or .png, .jpg or .webp image"
+        "path",
+        metavar="PATH",
+        type=lambda text: Path(bundle_path(text)),
+        help="bundle, checkpoint, or .png, .jpg or .webp image",
     )
     parser.add_argument("--lora", metavar="ADAPTER", help="checkpoint: merge this PEFT adapter")
     parser.add_argument(

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.cli.support.gpu_names import TARGET_HELP, target_of
-from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer, number
+from minit2i_deploy.cli.support.options.shared_arguments import (
+    add_json,
+    bundle_path,
+    integer,
+    number,
+)
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +72,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "written if a check exceeds its bound."
     )
     parser.epilog = _EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="bundle to quantize")
+    parser.add_argument(
+        "bundle", metavar="BUNDLE", nargs="?", type=bundle_path, help="bundle to quantize"
+    )
     parser.add_argument("out", metavar="OUT", nargs="?", help="new folder for the bundle")
     parser.add_argument("--scheme", metavar="NAME", help="how to quantize it")
     parser.add_argument("--list", action="store_true", help="list the schemes and what each is for")

@@ -16,7 +16,7 @@ from minit2i_deploy.cli.support.options.checkpoint_options import (
     add_checkpoint_options,
 )
 from minit2i_deploy.cli.support.options.engine_options import EngineOptions, add_engine
-from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json
+from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json, bundle_path
 from minit2i_deploy.errors import (
     Minit2iError,
     MissingDependencyError,
@@ -90,6 +90,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--with",
         dest="other_bundles",
         metavar="BUNDLE",
+        type=bundle_path,
         action="append",
         default=[],
         help="with --parity, a bundle of the same checkpoint in another precision; may be given "

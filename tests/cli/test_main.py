@@ -25,7 +25,7 @@ SAMPLING = ["--guidance", "--preset", "--solver", "--steps", "--table"]
 ENGINE = ["--compile", "--device", "--precision", "--provider", "--runtime", "--threads"]
 # Changing a flag changes what other programs may rely on: change the CHANGELOG with it.
 FLAGS = {
-    "demo": ["--json", "--output", "--per-kind"],
+    "demo": ["--export", "--json", "--output", "--per-kind"],
     "export": [
         *SOURCE, "--flavour", "--for", "--head-multiple", "--json", "--overwrite", "--precision",
         "CHECKPOINT", "BUNDLE",

@@ -84,7 +84,7 @@ def finished(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("minit2i_deploy.demo.shipped.shipped_model", lambda: shipped_model(assets))
-        assert main(["demo"]) == 0
+        assert main(["demo", "--export"]) == 0
         yield folder / "minit2i-demo"
 
 
@@ -126,15 +126,15 @@ def test_it_replaces_its_own_folder_and_no_other(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     _stub(assets, monkeypatch)
-    first = run(capsys, "demo", "--output", tmp_path / "d", "--per-kind", 2)
+    first = run(capsys, "demo", "--export", "--output", tmp_path / "d", "--per-kind", 2)
     assert (first.code, first.err) == (0, "")
-    assert first.out.splitlines()[0].split() == ["verdict", "kind", "caption", "picture"]
+    assert first.out.splitlines()[0].split() == ["verdict", "kind", "caption", "image"]
     assert first.out.splitlines()[-1] == str(tmp_path / "d" / "report.html")
-    second = run(capsys, "demo", "--output", tmp_path / "d", "--json")
+    second = run(capsys, "demo", "--export", "--output", tmp_path / "d", "--json")
     assert json.loads(second.out) == json.loads((tmp_path / "d" / "report.json").read_text())
     assert len(list((tmp_path / "d" / "pictures").iterdir())) == 18
     (tmp_path / "d" / "report.json").unlink()
-    third = run(capsys, "demo", "--output", tmp_path / "d")
+    third = run(capsys, "demo", "--export", "--output", tmp_path / "d")
     assert (third.code, "not empty" in third.error) == (2, True)
     assert run(capsys, "demo", "--per-kind", 0).code == 2
 
@@ -151,7 +151,7 @@ def test_a_failed_check_leaves_nothing(
         raise Minit2iError("a byte differs")
 
     monkeypatch.setattr(Bundle, "verify", damaged)
-    done = run(capsys, "demo", "--output", tmp_path / "d")
+    done = run(capsys, "demo", "--export", "--output", tmp_path / "d")
     assert (done.code, "sha256: a byte differs" in done.error) == (1, True)
     assert list(tmp_path.iterdir()) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,10 +16,12 @@ import pytest
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.weight_replacement import network_tensors, stored_tensors
 from minit2i_deploy.checkpoints import load_checkpoint
+from minit2i_deploy.cli.support.options import shared_arguments
 from minit2i_deploy.demo.ready import READY, pack_bundle, ready_bundle
 from minit2i_deploy.demo.shipped import ASSETS, shipped_model
 from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.export import export_bundle
+from tests.helpers.cli_runs import run
 
 # What depends on the machine and the tools that exported, and not on the model.
 MEASURED = {"checks", "provenance", "manifest_sha256"}
@@ -111,3 +114,37 @@ def test_a_process_without_torch_makes_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     path = Bundle.open(done.stdout.strip()).graph_path("transformer")
     assert stored_tensors(Path(f"{path}.data"))
+
+
+def test_the_command_line_knows_the_names() -> None:
+    assert set(shared_arguments.READY_BUNDLES) == set(READY)
+
+
+def test_commands_take_the_name_of_a_ready_bundle(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    image = run(capsys, "generate", "demo-student", "a red circle", "-o", "a.png")
+    assert (image.code, Path("a.png").is_file()) == (0, True), image.error
+    (folder,) = (tmp_path / "cache" / "minit2i-deploy").iterdir()
+    assert run(capsys, "inspect", "demo-student").out == run(capsys, "inspect", folder).out
+    # A bundle of one's own under that name comes first.
+    shutil.copytree(folder, "demo")
+    assert str(tmp_path / "demo") in run(capsys, "inspect", str(tmp_path / "demo")).out
+    assert "mean-flow-4" in run(capsys, "inspect", "demo").out
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a.png"))
+    refused = run(capsys, "inspect", "demo-student")
+    assert (refused.code, "cannot be written" in refused.error) == (2, True)
+
+
+def test_the_demo_runs_without_an_export(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    done = run(capsys, "demo", "--output", tmp_path / "d", "--json")
+    assert done.code == 0, done.error
+    runs = json.loads(done.out)["runs"]
+    assert [one["score"]["overall"]["total"] for one in runs] == [6, 6, 6]
+    for name in ("bundle", "student"):
+        Bundle.open(tmp_path / "d" / name).verify()

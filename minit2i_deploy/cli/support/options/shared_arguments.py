@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -14,9 +16,47 @@ RANDOM: Final = "random"
 _RANDOM_SEED_BITS: Final = 32
 
 
+# Names of minit2i_deploy.demo.ready, repeated so that --help does not import it; a test compares.
+READY_BUNDLES: Final = ("demo", "demo-student")
+BUNDLE_HELP: Final = f"folder that minit2i export made, or {' or '.join(READY_BUNDLES)}"
+_MANIFEST: Final = "manifest.json"
+
+
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     """BUNDLE."""
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder that minit2i export made")
+    parser.add_argument("bundle", metavar="BUNDLE", type=bundle_path, help=BUNDLE_HELP)
+
+
+def bundle_path(text: str) -> str:
+    """A bundle's folder, which for the name of a ready bundle is written on first use.
+
+    A folder of that name that holds a bundle comes first.
+
+    Raises:
+        ArgumentTypeError: the ready bundle cannot be written.
+    """
+    if text not in READY_BUNDLES or os.path.exists(os.path.join(text, _MANIFEST)):
+        return text
+    from minit2i_deploy.errors import Minit2iError
+
+    try:
+        return str(ready_path(text))
+    except Minit2iError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def ready_path(name: str) -> Path:
+    """Folder of a ready bundle, in the user's folder for caches.
+
+    Raises:
+        UsageError: it cannot be written there.
+        Minit2iError: the installation lacks a part.
+    """
+    from minit2i_deploy.demo.ready import ready_bundle
+
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    # Source: XDG base directory specification; a relative path there is to be ignored.
+    return ready_bundle(name, Path(chosen) / "minit2i-deploy" if os.path.isabs(chosen) else None)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
