@@ -1,11 +1,11 @@
-"""All errors and warnings. A message says what came, what was expected and what to do.
+"""All errors and warnings. A message says what was expected, what came and what to do.
 
 Minit2iError
 +-- UsageError (also ValueError)   an argument or option is wrong; the command line exits 2
 +-- BundleError                    a bundle is missing, corrupt, foreign or of an unknown version
 +-- CheckpointError                a checkpoint cannot be read as a MiniT2I model
 +-- VerificationError              a measured difference is over its stated bound
-+-- RuntimeFailure                 an engine library failed or cannot do what was asked
++-- RuntimeFailure                 an engine library failed, or cannot do what is required
 +-- MissingDependencyError         an optional package is not installed; the text names the pip line
 +-- TrainingError                  a training run cannot start, continue or be resumed
 
@@ -44,7 +44,7 @@ class VerificationError(Minit2iError):
 
 
 class RuntimeFailure(Minit2iError):
-    """An engine library failed, or cannot do what was asked of it."""
+    """An engine library failed, or cannot do what is required."""
 
 
 class MissingDependencyError(Minit2iError):

@@ -41,7 +41,7 @@ class Frame:
         total: number of rows.
         seconds: spent on the row; on all rows where the runtime ran them at once.
         state: on the engine's device.
-        before: float32 [batch, 3, H, W], x before the row, kept where ``estimate`` needs it.
+        before: float32 [batch, 3, H, W], x before the row, where ``estimate`` needs it.
     """
 
     row: Row
@@ -69,7 +69,7 @@ class Frame:
 
         Raises:
             UsageError: the row's history is relative to the state before it (s is not 0), which
-                is kept with ``previews=True`` only.
+                is stored with ``previews=True`` only.
         """
         h = self.state.state()[1]
         if not self.row.slope:
@@ -133,7 +133,7 @@ def generate(
         on_frame: called after each row; the engine waits for it.
         on_row: called with the number of finished rows and of all rows, perhaps not after every
             row: without ``on_frame`` a runtime may run all rows at once.
-        previews: keep what ``Frame.estimate`` needs under every solver.
+        previews: store what ``Frame.estimate`` needs under every solver.
 
     Raises:
         UsageError: arguments that do not fit together.

@@ -157,7 +157,7 @@ def test_defaults_are_the_default_preset(bundle: Bundle, runtime: SpyRuntime) ->
     assert result.seeds == (0,)
 
 
-def test_a_picture_does_not_depend_on_its_batch(bundle: Bundle, runtime: SpyRuntime) -> None:
+def test_an_image_does_not_depend_on_its_batch(bundle: Bundle, runtime: SpyRuntime) -> None:
     together = generate(bundle, runtime, PROMPTS, seed=[3, 4, 5])
     for k, prompt in enumerate(PROMPTS):
         alone = generate(bundle, runtime, prompt, seed=3 + k)
@@ -167,7 +167,7 @@ def test_a_picture_does_not_depend_on_its_batch(bundle: Bundle, runtime: SpyRunt
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("seed", [9, np.int64(9), np.array([9, 9]), (9, 9)])
-def test_one_seed_serves_all_pictures(bundle: Bundle, runtime: SpyRuntime, seed: Any) -> None:
+def test_one_seed_serves_all_images(bundle: Bundle, runtime: SpyRuntime, seed: Any) -> None:
     result = generate(bundle, runtime, ["red", "red"], seed=seed)
     assert np.array_equal(result.x[0], result.x[1])
     assert np.array_equal(result.x[:1], generate(bundle, runtime, "red", seed=9).x)
@@ -191,7 +191,7 @@ def test_guidance_1_runs_one_branch(bundle: Bundle, runtime: SpyRuntime) -> None
 def test_guidance_runs_two_branches_adapted_once(bundle: Bundle, runtime: SpyRuntime) -> None:
     generate(bundle, runtime, PROMPTS, guidance=3.0)
     assert runtime.started[0].weights == [[3.0, -2.0]] * 4
-    # One row stands for the unconditional branch of the whole batch.
+    # One text is the unconditional branch of the complete batch.
     assert runtime.adapted == [4]
     assert [shape[0] for shape in runtime.encoded] == [3]
 
@@ -278,9 +278,9 @@ def test_leaving_the_loop_cancels_and_the_runtime_lives_on(
         if frame.index == 1:
             break
     assert len(runtime.started[0].weights) == 2
-    whole = generate(bundle, runtime, "red")
+    complete = generate(bundle, runtime, "red")
     with FakeRuntime(bundle) as fresh:
-        assert np.array_equal(whole.x, generate(bundle, fresh, "red").x)
+        assert np.array_equal(complete.x, generate(bundle, fresh, "red").x)
 
 
 def test_frames_tell_where_the_run_is(bundle: Bundle, runtime: SpyRuntime) -> None:

@@ -49,7 +49,7 @@ def engines(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Bundle
     return str(request.param), bundle
 
 
-def test_pictures_and_graphs(engines: tuple[str, Bundle]) -> None:
+def test_images_and_graphs(engines: tuple[str, Bundle]) -> None:
     name, bundle = engines
     with OnnxRuntime(bundle, threads=2) as reference:
         tables = [solver_table("euler", steps=9, interval=(0.2, 0.8)), solver_table("sde", steps=4)]

@@ -125,8 +125,8 @@ def test_a_circle_is_found(last: str) -> None:
 def test_no_modules_import_one_another_in_a_circle(repository: Path) -> None:
     """Not even through imports inside functions or for types.
 
-    A name in a registry, such as ``runtimes.RUNTIMES``, the facade's or the commands', is no
-    import: who reads it imports a module that the registry itself does not know.
+    A module named by a string in a registry, such as ``runtimes.RUNTIMES``, the facade's or the
+    commands', does not count: it is imported when it is first used.
     """
     graph = import_graph(dict(sources(repository)))
     assert len(graph) > 200

@@ -1,6 +1,6 @@
 """Generating and embedding need the [cpu] extra and nothing more; ``--help`` needs nothing.
 
-Each test runs in a process of its own, in which every library outside that extra is refused.
+Each test runs in another process, in which every library outside that extra is refused.
 """
 
 from __future__ import annotations
@@ -105,13 +105,14 @@ def test_the_command_line_needs_onnxruntime_only(bundle: Bundle, tmp_path: Path)
     code = """
         from minit2i_deploy.cli import main
 
-        bundle, picture, embeddings = sys.argv[1:]
-        painted = main(["generate", bundle, "a red circle", "-o", picture, "--solver", "heun",
-                        "--steps", "5", "--threads", "1"])
+        bundle, image, embeddings = sys.argv[1:]
+        generated = main(["generate", bundle, "a red circle", "-o", image, "--solver", "heun",
+                          "--steps", "5", "--threads", "1"])
         embedded = main(["embed", bundle, "a red circle", "-o", embeddings])
-        found = {"codes": [painted, embedded, main(["inspect", bundle]), main(["verify", bundle])]}
+        checked = main(["inspect", bundle]), main(["verify", bundle])
+        found = {"codes": [generated, embedded, *checked]}
     """
-    paths = tmp_path / "picture.png", tmp_path / "embeddings.npz"
+    paths = tmp_path / "image.png", tmp_path / "embeddings.npz"
     assert report_of(run_alone(code, bundle.path, *paths))["codes"] == [0, 0, 0, 0]
     size = bundle.config.image_size
     with Image.open(paths[0]) as image, np.load(paths[1]) as embeddings:

@@ -87,7 +87,7 @@ def test_noise_of_another_shape_is_refused(bundle: Bundle) -> None:
         request.start(bundle)
 
 
-def test_one_request_paints_the_same_on_two_runtimes(bundle: Bundle) -> None:
+def test_one_request_generates_the_same_on_two_runtimes(bundle: Bundle) -> None:
     request = Request.of(bundle, ["red", "a blue"], seed=[1, 2], table=solver_table("ab2", steps=3))
     runtimes = SpyRuntime(bundle), SpyRuntime(bundle)
     for first, second in zip(*(frames(bundle, each, request) for each in runtimes), strict=True):
@@ -98,7 +98,7 @@ def test_one_request_paints_the_same_on_two_runtimes(bundle: Bundle) -> None:
 
 
 def test_warnings_name_the_line_that_wrote_the_prompt(tmp_path: Path) -> None:
-    # In a process of its own: the shape checks that tests run under stand between the callers.
+    # In another process: the shape checks that tests run under add frames between the callers.
     script = """
 import json, sys, warnings
 import minit2i_deploy as m

@@ -69,8 +69,8 @@ with m.open_runtime(bundle, "fake") as runtime:
 """
 
 
-def test_generate_says_so_itself(tmp_path: Path) -> None:
-    # In a process of its own, because here beartype would speak first.
+def test_generate_refuses_them_itself(tmp_path: Path) -> None:
+    # In another process, because here beartype would raise first.
     command = [sys.executable, "-c", _CALLS, str(write_bundle(tmp_path / "b"))]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     names = [line.split()[0] for line in done.stdout.splitlines()]

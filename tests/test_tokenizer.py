@@ -103,11 +103,11 @@ def test_wrong_prompts_are_refused(texts: object, text: str, folder: Path) -> No
 
 def test_wrong_files_are_refused(folder: Path) -> None:
     path = folder / "tokenizer.json"
-    whole = path.read_text(encoding="utf-8")
-    path.write_text(whole.replace("</s>", "<end>"), encoding="utf-8")
+    original = path.read_text(encoding="utf-8")
+    path.write_text(original.replace("</s>", "<end>"), encoding="utf-8")
     with pytest.raises(BundleError, match="it has no token </s>"):
         Tokenizer.open(folder, 8)
-    path.write_text(whole[:100], encoding="utf-8")
+    path.write_text(original[:100], encoding="utf-8")
     with pytest.raises(BundleError, match="not a tokenizer"):
         Tokenizer.open(folder, 8)
     path.unlink()

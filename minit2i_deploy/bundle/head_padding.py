@@ -8,7 +8,7 @@ attention, and of the output projection's columns on the way out.
 The q/k norm takes its mean over more channels, so with r = 56/52 its result is sqrt(r) times too
 large when its epsilon is divided by r: the softmax's scale becomes 52^-0.5 / r and makes up for
 queries and keys at once. No weight changes its value, in any precision, and leaving the pads out
-gives the network's own weights back bit for bit.
+restores the network's weights bit for bit.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ class SwitchRuntime:
 
     def runs_precision(self, precision: str) -> bool:
         """Whether both have kernels for graphs of this precision; see ``base.BaseRuntime``."""
-        asked = (getattr(each, "runs_precision", None) for each in (self._before, self._after))
-        return all(runs is None or runs(precision) for runs in asked)
+        checks = (getattr(each, "runs_precision", None) for each in (self._before, self._after))
+        return all(runs is None or runs(precision) for runs in checks)
 
     def encode(
         self,

@@ -4,7 +4,7 @@ A solver is a table: rows of scalars, one denoiser evaluation each.
 
 With y the guided estimate of the clean image, a row does
     x' = a x + b y + c h + n noise        h' = y + s x        (h starts at zero)
-so no runtime, in no language, knows a solver or divides by 1 - t.
+so a runtime, in any language, needs no solver and never divides by 1 - t.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class SequenceCache:
             # Another thread may have stored the same sequence meanwhile.
             replaced = self._sequences.pop(key, None)
             self.num_bytes -= 0 if replaced is None else replaced.nbytes
-            # A view would keep the batch that it is a part of in memory.
+            # A copy, because a view would keep the complete batch in memory.
             self._sequences[key] = sequence.copy()
             self.num_bytes += sequence.nbytes
             while self.num_bytes > self.max_bytes:

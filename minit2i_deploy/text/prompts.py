@@ -16,7 +16,7 @@ class Mix:
     """Several texts that generate one image together.
 
     Each text is a branch of its own. The branches' estimates of the clean image are summed by
-    weight, and the sum stands where a single prompt's estimate would.
+    weight, and the sum takes the place of a single prompt's estimate.
 
     Args:
         parts: (text, weight) pairs, at least one. Weights are finite, may be negative, and are

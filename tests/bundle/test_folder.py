@@ -14,10 +14,10 @@ from tests.helpers.cli_runs import run
 from tests.helpers.tiny_bundle import text_folder, tiny_bundle
 
 
-def pictures(folder: Path) -> Path:
+def folder_of_images(folder: Path) -> Path:
     """A folder that took somebody years."""
     folder.mkdir()
-    (folder / "a.png").write_bytes(b"picture")
+    (folder / "a.png").write_bytes(b"image")
     return folder
 
 
@@ -29,7 +29,7 @@ def names(folder: Path) -> list[str]:
     "manifest", [None, b"{", b"[]", b'{"kind": "another"}', b'"minit2i-bundle"', b"\xff"]
 )
 def test_what_is_no_bundle_stays(tmp_path: Path, manifest: bytes | None) -> None:
-    there = pictures(tmp_path / "pics")
+    there = folder_of_images(tmp_path / "pics")
     if manifest is not None:
         (there / "manifest.json").write_bytes(manifest)
     before = names(there)
@@ -43,9 +43,9 @@ def test_what_is_no_bundle_stays(tmp_path: Path, manifest: bytes | None) -> None
 
 def test_a_bundle_and_an_empty_folder_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    damaged = pictures(tmp_path / "damaged")
-    (damaged / "manifest.json").write_bytes(b'{"kind": "minit2i-bundle", "format_version": 99}')
-    for place in (write_bundle(tmp_path / "b"), tmp_path / "empty", damaged):
+    corrupt = folder_of_images(tmp_path / "corrupt")
+    (corrupt / "manifest.json").write_bytes(b'{"kind": "minit2i-bundle", "format_version": 99}')
+    for place in (write_bundle(tmp_path / "b"), tmp_path / "empty", corrupt):
         with bundle_folder(place, overwrite=True) as folder:
             (folder / "new").write_bytes(b"")
         assert names(place) == ["new"]
@@ -60,7 +60,7 @@ def test_what_came_during_the_work_stays(tmp_path: Path) -> None:
         bundle_folder(place, overwrite=True) as folder,
     ):
         (folder / "new").write_bytes(b"")
-        pictures(place)
+        folder_of_images(place)
     assert names(place) == ["a.png"] and names(tmp_path) == ["out"]
 
 
@@ -82,13 +82,13 @@ def test_the_output_is_apart_from_its_sources(tmp_path: Path) -> None:
             pytest.fail("the work began")
     require_bundle(source)
     # A checkpoint is not a bundle, so a bundle may be in its folder.
-    run_folder = pictures(tmp_path / "run")
+    run_folder = folder_of_images(tmp_path / "run")
     with bundle_folder(run_folder / "bundle", sources=(run_folder, tmp_path / "none")):
         pass
 
 
 def test_a_folder_is_replaced_only_with_its_mark(tmp_path: Path) -> None:
-    there = pictures(tmp_path / "pics")
+    there = folder_of_images(tmp_path / "pics")
     check = only_with("adapter.json")
     with (
         pytest.raises(UsageError, match=r"pics: holds no adapter\.json, so it is not replaced"),
@@ -102,7 +102,10 @@ def test_a_folder_is_replaced_only_with_its_mark(tmp_path: Path) -> None:
 
 
 def test_quantize_refuses_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    there, options = pictures(tmp_path / "pics"), ("--scheme", "int8-weights", "--overwrite")
+    there, options = (
+        folder_of_images(tmp_path / "pics"),
+        ("--scheme", "int8-weights", "--overwrite"),
+    )
     done = run(capsys, "quantize", tiny_bundle(), there, *options)
     assert (done.code, "pics: exists and is not a bundle" in done.error) == (2, True)
     assert names(there) == ["a.png"]
@@ -114,7 +117,7 @@ def test_quantize_refuses_both(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_export_and_refit_refuse_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    there = pictures(tmp_path / "pics")
+    there = folder_of_images(tmp_path / "pics")
     options = ("--text-encoder", text_folder(), "--overwrite")
     done = run(capsys, "export", there, there, *options)
     assert (done.code, "the bundle is made from this path" in done.error) == (2, True)
@@ -132,7 +135,7 @@ def test_export_and_refit_refuse_both(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_quantised_bundle_is_not_refitted(
+def test_a_quantized_bundle_is_not_refitted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quantized = run(capsys, "quantize", tiny_bundle(), tmp_path / "q", "--scheme", "int8-weights")

@@ -126,9 +126,9 @@ def test_a_real_ladder_is_measured_again(
     half = export.export_bundle(
         hub_folder(), tmp_path / "half", text_encoder=text_folder(), precision="bf16"
     )
-    shutil.copytree(tiny_bundle(), tmp_path / "whole")
+    shutil.copytree(tiny_bundle(), tmp_path / "full")
     done = run(
-        capsys, "verify", tmp_path / "whole", "--parity", "--with", half.path, "--json",
+        capsys, "verify", tmp_path / "full", "--parity", "--with", half.path, "--json",
         "--checkpoint", hub_folder(), "--text-encoder", text_folder(),
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")

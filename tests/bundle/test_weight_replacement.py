@@ -81,7 +81,7 @@ def test_it_is_what_an_export_writes(bundle: Bundle, tmp_path: Path, precision: 
         )
     expected = export_bundle(
         hub_folder(),
-        tmp_path / "wanted",
+        tmp_path / "expected",
         text_encoder=text_folder(),
         lora=tmp_path / "lora",
         precision=precision,

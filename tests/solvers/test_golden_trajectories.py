@@ -49,7 +49,7 @@ def states(net: MMJiT, golden: dict[str, np.ndarray], table: Table) -> Iterator[
 
 
 # Largest error over all states, measured: euler 5.8e-6, euler-4e-2 7.0e-6, heun 6.8e-6, sde 1.4e-5,
-# on values up to 6.4; one byte of one picture (sde) is off by one.
+# on values up to 6.4; one byte of one image (sde) is off by one.
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_state_of_the_official_sampler(solver: str, net: MMJiT) -> None:
     golden = arrays(f"sampler_{solver.replace('-', '_')}")

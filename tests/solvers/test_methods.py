@@ -171,7 +171,7 @@ def residual(table: Table) -> tuple[float, float]:
     x, h, late = np.ones((1, 3, 1, 1)), np.zeros((1, 3, 1, 1)), np.ones((1, 3, 1, 1))
     times = table.column("t")
     for row in table.steps(dtype=np.float64):
-        # Heun evaluates a time twice, first at a predictor that is no state of the trajectory.
+        # Heun evaluates a time twice, first at a predictor that is not a state of the trajectory.
         if row.t == times[times >= 0.95 - 1e-9].min():
             late = x
         x, h = advance(x, h, np.zeros((1, 1, 3, 1, 1)), row.weights, row.values)

@@ -1,4 +1,4 @@
-"""A solver of one's own: one entry of the registry adds it everywhere."""
+"""A new solver: one entry of the registry adds it everywhere."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_the_second_branch_is_unconditional_or_negative(
     bundle: Bundle, runtime: FakeRuntime
 ) -> None:
     unconditional = tokens(bundle, runtime, ["red", "green"], None, True)[1]
-    # The fake adapter gives zeros where the whole mask is zero.
+    # The fake adapter returns zeros where all of the mask is zero.
     assert unconditional.shape == (2, *TOKENS)
     assert not unconditional.any()
     negative = tokens(bundle, runtime, ["red", "green"], "a circle", True)[1]
@@ -99,7 +99,7 @@ def test_stopwatch_adds_up_and_counts_failures() -> None:
     assert 0.02 <= timings["work"] < 1.0
 
 
-def test_equal_prompts_are_encoded_once_however_often_they_are_painted(bundle: Bundle) -> None:
+def test_equal_prompts_are_encoded_once_for_all_images(bundle: Bundle) -> None:
     class Counting(FakeRuntime):
         num_texts = 0
 

@@ -1,4 +1,4 @@
-"""Files of texts to files of embeddings: every kind, interrupted, resumed, damaged, refused."""
+"""Files of texts to files of embeddings: every format, interrupted, resumed, corrupt, refused."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def test_a_changed_text_file_is_refused(
     assert (done.code, "first 4 lines of the texts have changed" in done.error) == (2, True)
 
 
-def test_a_damaged_progress_file_is_refused(
+def test_a_corrupt_progress_file_is_refused(
     bundle: Bundle, stopped: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("t.npz.parts/progress.json").write_text("{")

@@ -58,15 +58,15 @@ def test_a_text_that_comes_again_is_encoded_once(bundle: Bundle, runtime: Counti
 def test_a_stream_is_embed_in_windows(
     bundle: Bundle, runtime: CountingRuntime, window: int
 ) -> None:
-    whole = embed(bundle, CountingRuntime(bundle), TEXTS)
-    sequence = 0
+    expected = embed(bundle, CountingRuntime(bundle), TEXTS)
+    position = 0
     for part in embed_stream(bundle, runtime, iter(TEXTS), window=window):
         count, longest = part.mask.shape
-        assert count == min(window, len(TEXTS) - sequence)
-        assert longest == whole.mask[sequence : sequence + count].sum(axis=1).max()
-        assert np.array_equal(part.values, whole.values[sequence : sequence + count, :longest])
-        sequence += count
-    assert sequence == len(TEXTS)
+        assert count == min(window, len(TEXTS) - position)
+        assert longest == expected.mask[position : position + count].sum(axis=1).max()
+        assert np.array_equal(part.values, expected.values[position : position + count, :longest])
+        position += count
+    assert position == len(TEXTS)
     # The cache outlives the windows.
     assert runtime.num_texts == 6
 
@@ -106,7 +106,7 @@ def test_wrong_streams_are_refused_before_the_first_window(
         embed_stream(bundle, runtime, texts, **options)
 
 
-def test_the_cache_drops_what_was_used_longest_ago() -> None:
+def test_the_cache_drops_the_least_recently_used() -> None:
     cache = SequenceCache(max_bytes=3 * 8)
     sequences = {
         name: np.full(2, index, np.float32) for index, name in enumerate((b"a", b"b", b"c"))
@@ -122,9 +122,7 @@ def test_the_cache_drops_what_was_used_longest_ago() -> None:
     assert cache.num_bytes == 0
 
 
-def test_the_cache_holds_copies_of_real_tokens_only(
-    bundle: Bundle, runtime: CountingRuntime
-) -> None:
+def test_the_cache_has_copies_of_real_tokens_only(bundle: Bundle, runtime: CountingRuntime) -> None:
     encoder = SequenceEncoder(bundle, runtime)
     encoded = encoder.tokenizer.encode(TEXTS)
     sequences = dict(encoder.sequences(encoded))
