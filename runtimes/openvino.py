@@ -20,6 +20,7 @@ from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.protocol import check_threads
 from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
+from minit2i_deploy.runtimes.graph_files import graph_without_links
 from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.runtimes.signal_stack import preserved_signal_stack
 from minit2i_deploy.runtimes.toy_graph import (
@@ -137,7 +138,8 @@ class OpenVinoRuntime(GraphRuntime):
             self._check_precision(graph)
             settings = self._settings | self._cache_setting(graph)
             try:
-                self._graphs[graph] = self._core.compile_model(path, _DEVICE, settings)
+                with graph_without_links(path) as plain:
+                    self._graphs[graph] = self._core.compile_model(plain, _DEVICE, settings)
             except RuntimeError as error:
                 raise RuntimeFailure(
                     f"{path}: openvino cannot open it: {_reason(error, path)}"

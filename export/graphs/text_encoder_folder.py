@@ -25,7 +25,8 @@ def find_text_encoder(checkpoint: Path, given: Path | None) -> Path:
     if given is not None:
         places = [given, given / _FOLDER]
     else:
-        parents = list(checkpoint.resolve().parents)
+        # Not resolved: in the hub's cache every file is a link to a folder of hashes.
+        parents = list(checkpoint.absolute().parents)
         places = [root / _FOLDER for root in (checkpoint, *parents[:2])]
     for place in places:
         if (place / "config.json").is_file():

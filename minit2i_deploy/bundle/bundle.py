@@ -47,7 +47,7 @@ class Bundle:
 
         Raises:
             BundleError: no bundle, an unknown version, a manifest outside the format, or a file
-                that is missing, outside the folder or of another size.
+                that is missing, of another size, or outside the folder and the hub's blobs.
         """
         folder = Path(path).resolve()
         data = _read_manifest(folder)
@@ -231,7 +231,7 @@ def _check_size(folder: Path, name: str, info: FileInfo) -> Path:
         size = resolved.stat().st_size
     except (OSError, RuntimeError) as error:
         raise BundleError(f"{path}: missing or unreadable; re-run minit2i export") from error
-    if not resolved.is_relative_to(folder):
+    if not resolved.is_relative_to(folder) and resolved.parent != _hub_blobs(folder):
         raise BundleError(f"{path}: leads out of the bundle to {resolved}; copy the file itself")
     if not resolved.is_file():
         raise BundleError(f"{path}: not a file; re-run minit2i export")
@@ -240,6 +240,18 @@ def _check_size(folder: Path, name: str, info: FileInfo) -> Path:
             f"{path}: {size} bytes but manifest says {info.bytes}; re-run minit2i export"
         )
     return path
+
+
+def _hub_blobs(folder: Path) -> Path | None:
+    """Where files are links to, if the folder lies in the cache of the Hugging Face hub.
+
+    Source: huggingface_hub's guide on its cache: models--OWNER--NAME/snapshots/REVISION/FILE is a
+    link to models--OWNER--NAME/blobs/HASH.
+    """
+    for snapshots in folder.parents:
+        if snapshots.name == "snapshots" and "--" in snapshots.parent.name:
+            return snapshots.parent / "blobs"
+    return None
 
 
 def _hash(path: Path) -> str:

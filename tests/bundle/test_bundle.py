@@ -143,6 +143,47 @@ def test_links_out_of_the_folder_are_refused(folder: Path, tmp_path: Path) -> No
     refuses_to_open(folder, "leads out of the bundle")
 
 
+def hub_cache(folder: Path, root: Path, repository: str = "models--a--b") -> Path:
+    """A copy of the folder as huggingface_hub stores it: links to files named by their hash."""
+    blobs = root / repository / "blobs"
+    snapshot = root / repository / "snapshots" / "c0ffee"
+    blobs.mkdir(parents=True)
+    for file in parts(folder):
+        blob = blobs / hashlib.sha256(file.read_bytes()).hexdigest()
+        shutil.copyfile(file, blob)
+        link = snapshot / file.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
+
+
+def test_a_bundle_in_the_hubs_cache_opens(folder: Path, tmp_path: Path) -> None:
+    snapshot = hub_cache(folder, tmp_path)
+    bundle = Bundle.open(snapshot)
+    bundle.verify()
+    assert bundle.digest == Bundle.open(folder).digest
+    (tmp_path / "inner").mkdir()
+    shutil.copytree(folder, tmp_path / "inner" / "fp32")
+    nested = hub_cache(tmp_path / "inner", tmp_path, "models--a--two") / "fp32"
+    Bundle.open(nested).verify()
+
+
+def test_other_links_in_the_hubs_cache_are_refused(folder: Path, tmp_path: Path) -> None:
+    snapshot = hub_cache(folder, tmp_path)
+    outside = tmp_path / "outside.json"
+    outside.write_bytes((snapshot / "transformer" / "config.json").read_bytes())
+    other = tmp_path / "models--a--c" / "blobs" / "x"
+    other.parent.mkdir(parents=True)
+    shutil.copyfile(outside, other)
+    for target in (outside, other):
+        link = snapshot / "transformer" / "config.json"
+        link.unlink()
+        link.symlink_to(target)
+        refuses_to_open(snapshot, "leads out of the bundle")
+    # The same tree elsewhere is no cache.
+    refuses_to_open(hub_cache(folder, tmp_path, "models"), "leads out of the bundle")
+
+
 def test_links_inside_the_folder_and_to_it_are_accepted(folder: Path, tmp_path: Path) -> None:
     path = folder / "transformer" / "config.json"
     path.rename(folder / "kept.json")
