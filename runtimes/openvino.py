@@ -39,6 +39,8 @@ from minit2i_deploy.solvers.row import Row
 _PRECISIONS: Final = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}
 _RUNS: Final = ("fp32", "fp16", "int8", "fp8")
 _DEVICE: Final = "CPU"
+# The first with Attention and RMSNormalization of opset 23; 2025.4 runs graphs of opset 18.
+_MIN_VERSION: Final = (2026, 3)
 
 
 class OpenVinoRuntime(GraphRuntime):
@@ -141,9 +143,14 @@ class OpenVinoRuntime(GraphRuntime):
                 with graph_without_links(path) as plain:
                     self._graphs[graph] = self._core.compile_model(plain, _DEVICE, settings)
             except RuntimeError as error:
-                raise RuntimeFailure(
-                    f"{path}: openvino cannot open it: {_reason(error, path)}"
-                ) from error
+                reason = _reason(error, path)
+                version = str(self._library.__version__).partition("-")[0]
+                if tuple(map(int, version.split(".")[:2])) < _MIN_VERSION:
+                    reason = (
+                        f"openvino {version} is too old; graphs of opset 23 need 2026.3 or later, "
+                        f"run: pip install -U 'minit2i-deploy[openvino]' ({reason})"
+                    )
+                raise RuntimeFailure(f"{path}: openvino cannot open it: {reason}") from error
         return self._graphs[graph]
 
     def _cache_setting(self, graph: str) -> dict[str, str]:

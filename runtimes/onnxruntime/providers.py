@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,11 @@ from typing import Any, Final
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError, require
 
 AUTO: Final = "auto"
+# The least that runs INT8 graphs of opset 23, and the first with plugins. 1.23 runs fp32 ones of
+# opset 23, and 1.18 those of opset 18 (each really installed and run).
+MIN_VERSION: Final = "1.24"
+# First version whose CPU kernels run graphs of a precision, where that is not MIN_VERSION.
+_CPU_SINCE: Final = {"fp8": "1.32"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +34,7 @@ class Provider:
         computes: precisions it may be asked to compute in, whatever the graph's; most have none.
         who: whose devices it finds, for the error where it finds none.
         instead: what to do there.
+        remedy: what to do where it has no kernels for some operators of a graph.
     """
 
     name: str
@@ -40,6 +47,7 @@ class Provider:
     computes: tuple[str, ...] = ()
     who: str = "any"
     instead: str = "choose another provider; minit2i doctor lists those that work"
+    remedy: str = "a bundle of another precision"
 
 
 _NVIDIA_RUNS: Final = ("fp32", "bf16", "fp16", "int8", "fp8")
@@ -62,6 +70,8 @@ PROVIDERS: Final = {
             computes=("fp32", "bf16"),
             who="Intel",
             instead="runtime openvino runs on any processor, provider cpu as well",
+            # The plugin (1.8.1) leaves Attention of opset 23 to the CPU; OpenVINO itself runs it.
+            remedy="runtime openvino in its place",
         ),
         Provider(
             name="cuda",
@@ -107,6 +117,20 @@ def named_provider(name: str) -> Provider:
     return PROVIDERS[name]
 
 
+def is_too_old(ort: Any, version: str = MIN_VERSION) -> bool:
+    """Whether the library is older than a version."""
+    return _version(str(ort.__version__)) < _version(version)
+
+
+def upgrade_line(provider: Provider) -> str:
+    """The pip command that brings a version of the library that is new enough."""
+    return f"pip install -U 'minit2i-deploy[{provider.extra}]'"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+
+
 def check_present(ort: Any, provider: Provider) -> None:
     """Check that a provider is installed and, as a plugin, has a device.
 
@@ -114,6 +138,11 @@ def check_present(ort: Any, provider: Provider) -> None:
         MissingDependencyError: it is not installed; the text names the pip line.
         RuntimeFailure: it finds no device of its kind.
     """
+    if provider.name != "cpu" and is_too_old(ort):
+        raise MissingDependencyError(
+            f"provider {provider.name} needs onnxruntime {MIN_VERSION} or later, and "
+            f"{ort.__version__} is installed; run: {upgrade_line(provider)}"
+        )
     if provider.plugin is not None:
         plugin_devices(ort, provider)
     elif provider.ep not in ort.get_available_providers():
@@ -181,6 +210,20 @@ def attach(
     devices = plugin_devices(ort, provider)[:1]
     options.add_provider_for_devices(devices, _plugin_options(provider, precision, threads, cache))
     return []
+
+
+def lacks_kernels(ort: Any, provider: Provider, precision: str) -> str | None:
+    """Why a provider does not run graphs of a precision; None if it does."""
+    if precision not in provider.runs:
+        runs = ", ".join(provider.runs)
+        return f"which provider {provider.name} has no kernels for; it runs {runs}"
+    since = _CPU_SINCE.get(precision) if provider.name == "cpu" else None
+    if since is not None and is_too_old(ort, since):
+        return (
+            f"which needs onnxruntime {since} or later on a CPU, and {ort.__version__} is "
+            f"installed; run: {upgrade_line(provider)}"
+        )
+    return None
 
 
 def provider_version(ort: Any, provider: Provider) -> str:

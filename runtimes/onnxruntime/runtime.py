@@ -31,6 +31,7 @@ from minit2i_deploy.runtimes.onnxruntime.providers import (
     AUTO,
     PROVIDERS,
     Provider,
+    lacks_kernels,
     provider_version,
 )
 from minit2i_deploy.runtimes.onnxruntime.session import (
@@ -89,7 +90,9 @@ class OnnxRuntime(GraphRuntime):
         known = PROVIDERS.get(provider)
         self._ort = require("onnxruntime", "cpu" if known is None else known.extra)
         precisions = [graph.precision for graph in bundle.manifest.graphs.values()]
-        self._provider = find_provider(self._ort, provider, precisions, precision)
+        self._provider = find_provider(
+            self._ort, provider, precisions, precision, graph=bundle.graph_path("text_adapter")
+        )
         require_engine_fits(bundle, self.provider)
         check_mode(cuda_graph, self.provider, self._provider.records is not None)
         self._cuda_graph = cuda_graph
@@ -119,7 +122,7 @@ class OnnxRuntime(GraphRuntime):
 
     def runs_precision(self, precision: str) -> bool:
         """Whether the provider has kernels for graphs of this precision."""
-        return precision in self._provider.runs
+        return lacks_kernels(self._ort, self._provider, precision) is None
 
     @property
     def provider(self) -> str:
@@ -184,11 +187,9 @@ class OnnxRuntime(GraphRuntime):
 
     def _check_precision(self, graph: str) -> None:
         precision = self.bundle.manifest.graphs[graph].precision
-        if not self.runs_precision(precision):
-            raise RuntimeFailure(
-                f"{self.bundle.path}: graph {graph} is {precision}, which provider "
-                f"{self.provider} has no kernels for; it runs {', '.join(self._provider.runs)}"
-            )
+        reason = lacks_kernels(self._ort, self._provider, precision)
+        if reason is not None:
+            raise RuntimeFailure(f"{self.bundle.path}: graph {graph} is {precision}, {reason}")
 
     def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
         session = self._session(graph)

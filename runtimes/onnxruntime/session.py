@@ -15,11 +15,14 @@ from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure
 from minit2i_deploy.runtimes.onnxruntime.providers import (
     AUTO,
     AUTO_ORDER,
+    MIN_VERSION,
     PROVIDERS,
     Provider,
     attach,
     check_present,
+    is_too_old,
     named_provider,
+    upgrade_line,
 )
 from minit2i_deploy.runtimes.onnxruntime.trajectory import first_line
 from minit2i_deploy.runtimes.signal_stack import preserved_signal_stack
@@ -39,7 +42,12 @@ _HEAVY: Final = frozenset({"Attention", "Conv", "FusedMatMul", "Gemm", "MatMul",
 
 
 def find_provider(
-    ort: Any, name: str, precisions: Iterable[str], precision: str | None = None
+    ort: Any,
+    name: str,
+    precisions: Iterable[str],
+    precision: str | None = None,
+    *,
+    graph: Path | None = None,
 ) -> Provider:
     """The provider of that name, or under ``auto`` the first that works and fits.
 
@@ -48,6 +56,7 @@ def find_provider(
         name: one of PROVIDERS, or AUTO.
         precisions: of the graphs it is to run.
         precision: what it is to compute in, or None.
+        graph: the smallest graph with attention, which must open under auto; None is not tried.
 
     Raises:
         UsageError: an unknown name.
@@ -61,7 +70,8 @@ def find_provider(
     graph_precisions = set(precisions)
     for candidate in (PROVIDERS[item] for item in AUTO_ORDER):
         offers = precision is None or precision in candidate.computes
-        if offers and graph_precisions <= set(candidate.runs) and _works(ort, candidate):
+        fits = offers and graph_precisions <= set(candidate.runs)
+        if fits and _works(ort, candidate) and _opens(ort, candidate, graph):
             return candidate
     computing = "" if precision is None else f" and computes in {precision}"
     raise RuntimeFailure(
@@ -124,7 +134,11 @@ def open_session(ort: Any, graph: Path | bytes, provider: Provider, **settings: 
                 graph, options, providers=providers or None, enable_fallback=0
             )
     except Exception as error:  # the library's errors share no base
-        raise RuntimeFailure(f"{where}: onnxruntime cannot open it: {first_line(error)}") from error
+        reason = first_line(error)
+        if is_too_old(ort):
+            needed = f"needs {MIN_VERSION} or later, run: {upgrade_line(provider)}"
+            reason = f"onnxruntime {ort.__version__} is too old; this package {needed} ({reason})"
+        raise RuntimeFailure(f"{where}: onnxruntime cannot open it: {reason}") from error
     check_placement(session, provider, where)
     return session
 
@@ -154,8 +168,8 @@ def check_placement(session: Any, provider: Provider, path: Path | str) -> None:
         which = "everything"
     if which:
         raise RuntimeFailure(
-            f"{path}: provider {provider.name} left {which} to the CPU; choose provider cpu, or a "
-            "bundle of another precision"
+            f"{path}: provider {provider.name} left {which} to the CPU; choose provider cpu, or "
+            f"{provider.remedy}"
         )
 
 
@@ -219,6 +233,17 @@ def _ten_steps(
     # The array lies on memory that the value frees.
     state: np.ndarray = now.numpy().copy()
     return state
+
+
+def _opens(ort: Any, provider: Provider, graph: Path | None) -> bool:
+    """Whether a provider takes a graph; cpu is not tried, because nothing comes after it."""
+    if graph is None or provider.name == "cpu":
+        return True
+    try:
+        open_session(ort, graph, provider)
+    except RuntimeFailure:
+        return False
+    return True
 
 
 def _works(ort: Any, provider: Provider) -> bool:

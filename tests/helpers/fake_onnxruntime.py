@@ -43,7 +43,9 @@ class FakeOrt(types.ModuleType):
         providers: those that the library was built with.
         devices: names of what plugins find once they are registered.
         working: providers whose sessions can be made; None: all.
-        strays: operators that every session leaves to the CPU.
+        strays: operators that sessions of a bundle's graphs, not of a toy, leave to the CPU.
+        max_opset: graphs are refused where this is below 23, or None.
+        version: of the library.
         recording: what CUDA graphs do: "right"; "refused" when the session is opened; "failing"
             when one is recorded; or they keep the "row" or the "state" of when they were recorded,
             or give "nothing" new.
@@ -56,13 +58,15 @@ class FakeOrt(types.ModuleType):
         working: Sequence[str] | None = None,
         strays: Sequence[str] = (),
         recording: str = "right",
+        version: str = "1.32.0",
+        max_opset: int | None = None,
     ) -> None:
         super().__init__("onnxruntime")
-        self.__version__ = "1.32.0"
+        self.__version__ = version
         self.__spec__ = importlib.machinery.ModuleSpec("onnxruntime", None)
         self.providers, self.plugin_devices = list(providers), list(devices)
         self.working, self.strays = working, list(strays)
-        self.recording = recording
+        self.recording, self.max_opset = recording, max_opset
         self.registered: list[str] = []
         self.sessions: list[Session] = []
         self.copies: list[str] = []
@@ -187,6 +191,9 @@ class Session:
         self.records = cuda.get("enable_cuda_graph") == "1"
         if self.records and self.module.recording == "refused":
             raise RuntimeError("cannot use the graph capture feature\nmore")
+        self.is_toy = isinstance(graph, bytes)
+        if self.module.max_opset is not None and not self.is_toy:
+            raise RuntimeError(f"opset 23 is under development, until {self.module.max_opset}")
         self.module.sessions.append(self)
 
     def get_providers(self) -> list[str]:
@@ -194,6 +201,8 @@ class Session:
 
     def get_provider_graph_assignment_info(self) -> list[Group]:
         strays = Group("CPUExecutionProvider", [Node(name) for name in self.module.strays])
+        if self.is_toy:
+            strays.nodes.clear()
         return [Group(self.get_providers()[0], [Node("MatMul")]), strays]
 
     def io_binding(self) -> Binding:

@@ -1,9 +1,10 @@
-"""Providers: actual, refused and proven; the state stays on the device. No GPU is needed."""
+"""Providers: found, refused and tested; the state stays on the device. No GPU is needed."""
 
 from __future__ import annotations
 
 import json
 import sys
+import tomllib
 import types
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError
+from minit2i_deploy.runtimes import openvino
 from minit2i_deploy.runtimes.fake import FakeTrajectory
-from minit2i_deploy.runtimes.onnxruntime import providers as providers
-from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS
+from minit2i_deploy.runtimes.onnxruntime import providers
+from minit2i_deploy.runtimes.onnxruntime.providers import MIN_VERSION, PROVIDERS, lacks_kernels
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
 from minit2i_deploy.runtimes.onnxruntime.session import find_provider, open_session, run_toy
 from minit2i_deploy.runtimes.toy_graph import matmul_model
@@ -162,6 +164,42 @@ def test_auto_takes_the_first_that_works(
     ort: FakeOrt, precision: str | None, expected: str, plugin: None
 ) -> None:
     assert find_provider(ort, "auto", ["fp32"], precision).name == expected
+
+
+def test_auto_passes_over_a_provider_that_leaves_attention_to_the_cpu(
+    plugin: None, tmp_path: Path
+) -> None:
+    # As OpenVINO's plugin 1.8.1 does with graphs of opset 23: its toy works all the same.
+    ort = FakeOrt(devices=[OPENVINO], strays=["Attention"])
+    assert find_provider(ort, "auto", ["fp32"], graph=tmp_path / "model.onnx").name == "cpu"
+    message = "left 1 Attention to the CPU; choose provider cpu, or runtime openvino in its place"
+    with pytest.raises(RuntimeFailure, match=message):
+        open_session(ort, tmp_path / "model.onnx", PROVIDERS["openvino"])
+
+
+def test_an_old_library_names_the_least_version(
+    bundle: Bundle, plugin: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = FakeOrt(WITH_CUDA, version="1.22.1", max_opset=22)
+    line = r"pip install -U 'minit2i-deploy\[cuda\]'"
+    with pytest.raises(MissingDependencyError, match=f"needs onnxruntime 1.24 or later.*{line}"):
+        find_provider(old, "cuda", ["fp32"])
+    with pytest.raises(MissingDependencyError, match=r"1\.22\.1 is installed"):
+        find_provider(FakeOrt(devices=[OPENVINO], version="1.22.1"), "openvino", ["fp32"])
+    # The CPU runs graphs of opset 18 with versions older than that.
+    with pytest.raises(RuntimeFailure, match=r"onnxruntime 1\.22\.1 is too old; .* 1\.24 or later"):
+        open_session(old, Path("model.onnx"), PROVIDERS["cpu"])
+    assert lacks_kernels(FakeOrt(version="1.31.1"), PROVIDERS["cpu"], "fp8") is not None
+    assert lacks_kernels(FakeOrt(version="1.100.0"), PROVIDERS["cpu"], "fp8") is None
+
+
+def test_pyproject_promises_the_same_version() -> None:
+    text = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    for extra, package in (("cpu", "onnxruntime"), ("cuda", "onnxruntime-gpu")):
+        assert extras[extra] == [f"{package}>={MIN_VERSION}"]
+    least = ".".join(map(str, openvino._MIN_VERSION))
+    assert f"openvino>={least}" in extras["openvino"]
 
 
 def test_auto_keeps_what_was_asked_for(no_plugin: None) -> None:
