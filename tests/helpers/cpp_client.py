@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,7 @@ def program(
     folder: Path | None = None,
     code: int = 0,
     stdin: bytes | None = None,
+    **environment: object,
 ) -> str:
     """Run a program of the client; its standard output, or its standard error if it fails."""
     path = (folder or build()) / name
@@ -54,6 +56,7 @@ def program(
         capture_output=True,
         check=False,
         input=stdin,
+        env={**os.environ, **{key: str(value) for key, value in environment.items()}},
     )
     out, err = done.stdout.decode(), done.stderr.decode(errors="replace")
     assert done.returncode == code, f"exit {done.returncode}: {out[-2000:]}{err[-2000:]}"

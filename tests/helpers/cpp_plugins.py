@@ -1,4 +1,4 @@
-"""Plugins of ONNX Runtime for the C++ client: the tests' own, and OpenVINO's."""
+"""Libraries for the C++ client's tests: plugins, and older versions of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -40,17 +40,30 @@ def openvino_plugin() -> Path:
     return Path(module.get_library_path())
 
 
+@functools.cache
+def onnxruntime_library(version: str) -> Path:
+    """The folder with libonnxruntime.so.1 of a release, from its wheel for any Python."""
+    place = ROOT / "build" / f"onnxruntime-{version}"
+    if not place.is_dir():
+        options = ("--python-version", "3.11", "--only-binary=:all:")
+        _install(f"onnxruntime=={version}", place, *options)
+    folder = place / "onnxruntime" / "capi"
+    link = folder / "libonnxruntime.so.1"
+    if not link.is_symlink():
+        link.symlink_to(f"libonnxruntime.so.{version}")
+    return folder
+
+
 def is_intel() -> bool:
     """Whether OpenVINO's plugin lists this machine's processor."""
     return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 
 
-def _install(requirement: str, place: Path) -> None:
+def _install(requirement: str, place: Path, *options: str) -> None:
     partial = place.with_name(f"{place.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    made = subprocess.run(
-        [*pip, "--target", partial, requirement], capture_output=True, text=True, check=False
-    )
-    assert made.returncode == 0, made.stderr[-2000:]
+    command = [*pip, *options, "--target", partial, requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
     partial.rename(place)

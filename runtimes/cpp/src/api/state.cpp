@@ -19,6 +19,7 @@ minit2i_state_params default_params() {
 } // namespace
 
 minit2i::StateCall::StateCall(minit2i_state &state) : state_(state) {
+    state.model->engine.check_process();
     if (state.is_busy.exchange(true)) {
         fail_usage("state has another call in progress; make one state for each thread");
     }

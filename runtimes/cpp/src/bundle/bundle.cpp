@@ -46,7 +46,8 @@ bool is_inside(const fs::path &path, const fs::path &folder) {
 // a folder that is no snapshot. The manifest's hashes vouch for the bytes wherever they lie.
 fs::path hub_blobs(const fs::path &folder) {
     for (fs::path place = folder; place.has_relative_path(); place = place.parent_path()) {
-        if (place.filename() == "snapshots") {
+        const std::string owner_and_name = place.parent_path().filename().string();
+        if (place.filename() == "snapshots" && owner_and_name.find("--") != std::string::npos) {
             return place.parent_path() / "blobs";
         }
     }
@@ -60,8 +61,7 @@ void check_size(const fs::path &folder, const std::string &name, const FileInfo 
     if (error) {
         fail_bundle(path.string() + ": missing or unreadable; re-run minit2i export");
     }
-    const fs::path blobs = hub_blobs(folder);
-    if (!is_inside(resolved, folder) && (blobs.empty() || !is_inside(resolved, blobs))) {
+    if (!is_inside(resolved, folder) && resolved.parent_path() != hub_blobs(folder)) {
         fail_bundle(path.string() + ": leads out of the bundle to " + resolved.string() +
                     "; copy the file itself");
     }

@@ -1,10 +1,12 @@
 #include "engine/engine.hpp"
 
 #include "common/failure.hpp"
+#include "engine/int8_probe.hpp"
 #include "engine/plugin.hpp"
 #include "engine/signal_stack.hpp"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -79,11 +81,28 @@ void check_kernels(const Bundle &bundle, const std::string &graph, const std::st
     }
 }
 
+// One line where 8-bit products are added up in 16 bits, as on processors without VNNI.
+void check_int8(const Bundle &bundle, const Provider &provider, const Warn &warn) {
+    const auto &graphs = bundle.manifest.graphs;
+    const bool has_int8 = std::any_of(graphs.begin(), graphs.end(), [](const auto &entry) {
+        return entry.second.precision == "int8";
+    });
+    if (!has_int8 || provider.name != "cpu") {
+        return;
+    }
+    const std::string text = int8_warning(bundle.path.string(), int8_probe_sum());
+    if (!text.empty()) {
+        warn(text);
+    }
+}
+
 } // namespace
 
-Engine::Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, bool lean)
+Engine::Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, bool lean,
+               const Warn &warn)
     : bundle_(bundle), choice_(std::move(choice)), lean_(lean),
       num_threads_(num_threads > 0 ? num_threads : usable_cores()), ort_api_(load_ort_api()),
+      process_id_(::getpid()),
       // Failures come back to the caller; nothing goes to stderr beside them.
       env_(ORT_LOGGING_LEVEL_FATAL, "minit2i") {
     check_engine_fits(bundle_, choice_.provider);
@@ -93,8 +112,16 @@ Engine::Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, boo
     for (const auto &[name, graph] : bundle_.manifest.graphs) {
         slots_[name];
     }
+    check_int8(bundle_, choice_.provider, warn);
     if (bundle_.manifest.after_switch) {
         slots_[kAfterSwitchGraph];
+    }
+}
+
+void Engine::check_process() const {
+    if (process_id_ != ::getpid()) {
+        fail_usage("the model was opened by another process, which then forked; open it after "
+                   "the fork");
     }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bundle/bundle.hpp"
+#include "common/callbacks.hpp"
 #include "engine/provider.hpp"
 #include "engine/session.hpp"
 
@@ -16,8 +17,10 @@ namespace minit2i {
 
 class Engine {
 public:
-    // lean: the text encoder's session is dropped before the denoiser's is opened.
-    Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, bool lean);
+    // lean: the text encoder's session is dropped before the denoiser's is opened. Warns if INT8
+    // graphs would be computed wrong on this processor.
+    Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, bool lean,
+           const Warn &warn);
 
     // ids and mask int64 [n, tokens] -> float32 [n, tokens, width], finite.
     Tensor encode(std::vector<std::int64_t> &ids, std::vector<std::int64_t> &mask, std::size_t n,
@@ -28,6 +31,8 @@ public:
                  RunControl &control);
     // The caller's share keeps a session alive that is dropped meanwhile.
     std::shared_ptr<GraphSession> session(const std::string &graph);
+    // The threads of a session do not live on in a forked process, where a run would wait for ever.
+    void check_process() const;
 
 private:
     struct Slot {
@@ -46,6 +51,7 @@ private:
     bool lean_;
     int num_threads_;
     int ort_api_;
+    std::int64_t process_id_;
     Ort::Env env_;
     // The keys do not change after the constructor, so that finding a slot needs no lock.
     std::map<std::string, Slot> slots_;

@@ -1,0 +1,124 @@
+"""The C++ client on older releases of ONNX Runtime, on other processors, and after a fork."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.helpers.cpp_bundles import edit
+from tests.helpers.cpp_client import ROOT, build, program
+from tests.helpers.cpp_plugins import idle_plugin, onnxruntime_library
+from tests.helpers.tiny_bundle import tiny_bundle
+
+pytestmark = pytest.mark.cpp
+
+# The oldest release that the client takes, and the first with plugins.
+OLDEST, WITH_PLUGINS = "1.19.2", "1.22.1"
+# Measured 0 and 1.2e-6: other releases have other kernels.
+MAX_EMBEDDING_ERROR = 1e-4
+
+
+def with_opset(bundle: Path, folder: Path, opset: int) -> Path:
+    """A copy whose text encoder says that it needs older operators, as its nodes do."""
+    copy = Path(shutil.copytree(bundle, folder))
+    name = "text_encoder/model.onnx"
+    model = onnx.load(copy / name, load_external_data=False)
+    model.opset_import[0].version, model.ir_version = opset, 8
+    data = model.SerializeToString()
+    (copy / name).write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    edit(copy, lambda f: f["files"].update({name: {"sha256": sha256, "bytes": len(data)}}))
+    edit(copy, lambda f: f["graphs"]["text_encoder"].update(opset=opset))
+    return copy
+
+
+@pytest.mark.parametrize("version", [OLDEST, WITH_PLUGINS])
+def test_a_client_built_once_runs_with_an_older_release(tmp_path: Path, version: str) -> None:
+    bundle = with_opset(tiny_bundle(), tmp_path / "bundle", 18)
+    texts = ("a red circle", "", "green")
+    options = ("--pooled", "--threads", 2, "-o")
+    program("minit2i-embed", bundle, *texts, *options, tmp_path / "new.npz")
+    library = onnxruntime_library(version)
+    program(
+        "minit2i-embed", bundle, *texts, *options, tmp_path / "old.npz", LD_LIBRARY_PATH=library
+    )
+    new, old = np.load(tmp_path / "new.npz"), np.load(tmp_path / "old.npz")
+    for name in ("values", "pooled"):
+        assert np.abs(new[name] - old[name]).max() <= MAX_EMBEDDING_ERROR
+
+
+def test_plugins_need_a_newer_release(tmp_path: Path) -> None:
+    options = ("--provider", "openvino", "--plugin", idle_plugin(), "-o", tmp_path / "a.npz")
+    library = onnxruntime_library(OLDEST)
+    line = program("minit2i-embed", tiny_bundle(), "a", *options, code=1, LD_LIBRARY_PATH=library)
+    assert line == (
+        "minit2i-embed: error: provider openvino: onnxruntime is 1.19, but plugins need 1.22 or "
+        "later; load a newer library, or choose another provider\n"
+    )
+
+
+STUB = """
+struct Base { const void *(*get_api)(unsigned); const char *(*get_version)(void); };
+static const void *get_api(unsigned version) { (void)version; return 0; }
+static const char *get_version(void) { return VERSION; }
+static const struct Base base = {get_api, get_version};
+const void *OrtGetApiBase(void) { return &base; }
+"""
+
+
+@pytest.mark.parametrize("version", ["1.18.1", "2.0.0", "unknown"])
+def test_other_releases_are_refused_in_one_line(tmp_path: Path, version: str) -> None:
+    (tmp_path / "stub.c").write_text(STUB)
+    library = tmp_path / "libonnxruntime.so.1"
+    soname = f"-Wl,-soname,{library.name}"
+    command = ["cc", "-shared", "-fPIC", f'-DVERSION="{version}"', soname, "-o", library]
+    subprocess.run([*command, tmp_path / "stub.c"], check=True)
+    options = ("-o", tmp_path / "a.npz")
+    line = program("minit2i-embed", tiny_bundle(), "a", *options, code=1, LD_LIBRARY_PATH=tmp_path)
+    assert line == (
+        f"minit2i-embed: error: onnxruntime is {version}, but 1.19 or later (1.x) is needed; "
+        "load a newer library\n"
+    )
+
+
+def test_wrong_int8_products_are_reported() -> None:
+    """This processor's are right, or the tests of INT8 bundles would fail; 1048544 is AVX2's."""
+    assert program("int8_probe", 64 * 255 * 127).splitlines() == ["2072640", ""]
+    warning = program("int8_probe", 1048544).splitlines()[1]
+    assert warning.startswith("bundle: INT8 products are wrong on this processor (1048544 in ")
+
+
+FORK = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from tests.helpers.cpp_client import Client, byref, c_void_p, embed_params, last_error, library
+client = Client(Path(sys.argv[2]))
+client.embed(b"a red circle")
+child = os.fork()
+if child == 0:
+    result = c_void_p()
+    status = library().minit2i_embed(client.state, byref(embed_params(b"a")), byref(result))
+    print(status, last_error(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print(client.embed(b"a red circle").shape[0])
+"""
+
+
+def test_a_model_is_refused_after_a_fork() -> None:
+    build()
+    command = [sys.executable, "-c", FORK, str(ROOT), str(tiny_bundle())]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=120, env=dict(os.environ)
+    )
+    line = "the model was opened by another process, which then forked; open it after the fork"
+    assert done.stdout.splitlines() == [f"1 {line}", "4"]
