@@ -11,6 +11,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+# What __getattr__ returns, for type checkers and editors.
 if TYPE_CHECKING:
     from minit2i_deploy._version import __version__
     from minit2i_deploy.bundle.bundle import Bundle
@@ -110,6 +111,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _PUBLIC[name].split(":")
     value = getattr(importlib.import_module(module), attribute)
+    # A plain attribute from now on, so this function is not called again.
     setattr(sys.modules[__name__], name, value)
     return value
 

@@ -74,6 +74,7 @@ class ModelConfig:
             if field.name == "student":
                 continue
             kind = (int, float) if field.name == "mlp_ratio" else int
+            # bool is a subclass of int, and config.json may have true.
             if not isinstance(value, kind) or isinstance(value, bool) or value <= 0:
                 raise CheckpointError(
                     f"config: {field.name} must be a positive number, got {value!r}; fix "
@@ -145,6 +146,7 @@ class ModelConfig:
                 f"known keys are {sorted(names)}"
             )
         kwargs = dict(values)
+        # JSON has no dataclasses.
         if kwargs.get("student") is not None:
             kwargs["student"] = StudentConfig(**kwargs["student"])
         return cls(**kwargs)
@@ -158,6 +160,7 @@ def _variant(hidden_size: int, num_heads: int, depth: int, patch_size: int = 16)
         num_heads=num_heads,
         head_dim=hidden_size // num_heads,
         depth_double=depth,
+        # With 2.6667, the SwiGLU width of 1248 would not be the published one.
         mlp_ratio=2.7 if hidden_size == 1248 else 2.6667,
     )
 

@@ -72,6 +72,7 @@ class Frame:
                 is stored with ``previews=True`` only.
         """
         h = self.state.state()[1]
+        # h' = y + s x, so without s the history is the estimate itself.
         if not self.row.slope:
             return h
         if self.before is None:
@@ -215,12 +216,14 @@ def frames(
     # The line to name called generate or trajectory, which called this.
     request.warn_ignored_negative(stacklevel=3)
     timings = {} if timings is None else timings
+    # Once: nothing that depends on the prompt changes from row to row.
     tokens = request.tokens(bundle, runtime, timings)
     with Stopwatch(timings, "noise"):
         x = request.start(bundle)
     state = runtime.start(x, tokens)
     total = len(request.rows)
     fresh_noise = functools.partial(request.fresh_noise, bundle)
+    # A stop after each row would make a GPU wait for the host.
     if isinstance(state, RowsTrajectory) and not every_row:
         began = time.perf_counter()
         on_done = None if on_row is None else lambda done: on_row(done, total)
@@ -235,5 +238,6 @@ def frames(
         state.step(row, fresh_noise(row))
         seconds = time.perf_counter() - began
         yield Frame(row=row, total=total, seconds=seconds, state=state, before=before)
+        # Only now, so that progress is never ahead of the frames.
         if on_row is not None:
             on_row(row.index + 1, total)

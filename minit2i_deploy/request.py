@@ -102,6 +102,7 @@ class Request:
         Raises:
             RuntimeFailure: the engine failed.
         """
+        # Without guidance in any row, the other branch would be encoded for nothing.
         return branch_tokens(
             bundle,
             runtime,
@@ -155,6 +156,7 @@ class Request:
 def _with_defaults(
     bundle: Bundle, table: Table | None, guidance: float | None
 ) -> tuple[Table, float]:
+    # A student's table has its guidance in it; the default preset need not be read then.
     if table is not None:
         guidance = table.student_guidance if guidance is None else guidance
         if guidance is not None:

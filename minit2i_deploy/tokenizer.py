@@ -97,6 +97,7 @@ class Tokenizer:
             raise UsageError(f"prompt_length must be at least 1, got {prompt_length}")
         path = Path(folder) / FILE_NAME
         try:
+            # Not from_file, whose errors do not tell a missing file from a corrupt one.
             rust = RustTokenizer.from_buffer(path.read_bytes())
         except OSError as error:
             raise BundleError(
@@ -135,6 +136,7 @@ class Tokenizer:
 
     def _encode(self, index: int, text: str) -> Encoded:
         _check_text(index, text)
+        # Special tokens are added below: a truncated prompt must end with the end token too.
         encoding = self.rust.encode(text, add_special_tokens=False)
         room = self.prompt_length - 1
         truncated = len(encoding.ids) > room
@@ -148,6 +150,7 @@ class Tokenizer:
 def _check_text(index: int, text: object) -> None:
     if not isinstance(text, str):
         raise UsageError(f"prompt {index} must be a string, got {type(text).__name__}")
+    # In C++ a NUL ends a string, so the same prompt would give another image there.
     position = text.find("\0")
     if position >= 0:
         raise UsageError(f"prompt {index} has a NUL character at position {position}; remove it")

@@ -21,6 +21,7 @@ from minit2i_deploy.solvers.methods import find_solver
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.tokenizer import Tokenizer
 
+# A manifest has some 100 kB. JSON of any size would be parsed into memory before it is checked.
 _MAX_MANIFEST_BYTES: Final = 16 * 2**20
 
 _T = TypeVar("_T")
@@ -52,6 +53,7 @@ class Bundle:
         folder = Path(path).resolve()
         data = _read_manifest(folder)
         manifest = Manifest.from_bytes(data, str(folder / FILE_NAME))
+        # Sizes only: hashing gigabytes would take seconds at every start. ``verify`` hashes.
         for name, info in manifest.files.items():
             _check_size(folder, name, info)
         return cls(path=folder, manifest=manifest, digest=hashlib.sha256(data).hexdigest())
@@ -195,10 +197,12 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Manife
 
 def _scan(root: Path) -> dict[str, FileInfo]:
     files = {}
+    # Sorted, so that the same files give the same manifest on every file system.
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
         if name == FILE_NAME or name.split("/")[0] == ENGINES:
             continue
+        # A link's target may change or stay behind when the folder is copied.
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise BundleError(f"{path}: is a link or a device; copy the file itself")
         if path.is_file():
@@ -231,6 +235,7 @@ def _check_size(folder: Path, name: str, info: FileInfo) -> Path:
         size = resolved.stat().st_size
     except (OSError, RuntimeError) as error:
         raise BundleError(f"{path}: missing or unreadable; re-run minit2i export") from error
+    # A manifest is untrusted: a link must not make a program read files outside the bundle.
     if not resolved.is_relative_to(folder) and resolved.parent != _hub_blobs(folder):
         raise BundleError(f"{path}: leads out of the bundle to {resolved}; copy the file itself")
     if not resolved.is_file():

@@ -47,4 +47,5 @@ def verify_checksum(data: bytes, expected: object) -> None:
 
 
 def _checksum_line(digest: str) -> bytes:
+    # With its key, because the same digits may be in another field.
     return f'"{CHECKSUM_KEY}": "{digest}"'.encode("ascii")

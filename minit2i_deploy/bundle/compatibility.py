@@ -40,6 +40,7 @@ def require_same_bundle(bundle: Bundle, runtime: Runtime) -> None:
     opened = getattr(runtime, "bundle", None)
     if not isinstance(opened, Bundle):
         return
+    # A copy elsewhere has the same digest, and a folder that was rewritten the same path.
     if opened.path != bundle.path and opened.digest != bundle.digest:
         raise UsageError(
             f"the bundle is {bundle.path}, but the runtime was opened on {opened.path}; use the "

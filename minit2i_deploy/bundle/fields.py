@@ -9,7 +9,9 @@ from typing import Final
 from minit2i_deploy.bundle.checksum import SHA256
 from minit2i_deploy.solvers.noise import GENERATOR
 
+# In the order in which generating runs them.
 GRAPHS: Final = ("text_encoder", "text_adapter", "transformer")
+# Also the order of a parity table's columns.
 PRECISIONS: Final = ("fp32", "bf16", "fp16", "int8", "fp8")
 DTYPES: Final = (
     "float32",
@@ -21,6 +23,7 @@ DTYPES: Final = (
     "uint8",
     "bool",
 )
+# Every official code truncates x * 127.5 + 128; another rounding is another flavour.
 ROUNDINGS: Final = ("truncate",)
 # Providers of ONNX Runtime whose own operators a bundle may have, by our names.
 ONLY_FOR: Final = ("cpu",)

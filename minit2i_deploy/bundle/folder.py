@@ -46,6 +46,7 @@ def check_bundle_folder(
 ) -> None:
     """Refuse what ``bundle_folder`` would refuse; arguments and errors as there."""
     _check_sources(path, sources)
+    # Before the work, which may take an hour; the folder may still change until it is done.
     check_target(Path(path).resolve(), overwrite, require_bundle)
 
 

@@ -65,6 +65,7 @@ class HeadPadding:
     def channels(self) -> Int64[np.ndarray, " head_dim"]:
         """Positions of a head's channels in a padded head: int64 [head_dim]."""
         half = np.arange(self.head_dim // 2, dtype=np.int64)
+        # Rotation pairs channel i with channel i + width / 2, in both widths.
         return np.concatenate([half, half + self.padded // 2])
 
     def is_padded(self, name: str) -> bool:
@@ -109,6 +110,7 @@ class HeadPadding:
     ) -> Float32[np.ndarray, "2 tokens padded"]:
         """Cosines and sines that do not rotate the pads: float32 [2, tokens, padded]."""
         wide = np.zeros((*table.shape[:-1], self.padded), table.dtype)
+        # Cosine 1 and sine 0 turn nothing.
         wide[0] = 1.0
         wide[..., self.channels()] = table
         return wide

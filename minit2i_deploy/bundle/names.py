@@ -10,6 +10,7 @@ FILE_NAME: Final = "manifest.json"
 ENGINES: Final = "engines"
 
 _PART: Final = re.compile(r"[A-Za-z0-9._+-]+")
+# Windows takes 260 characters, the folder's own path included.
 _MAX_PATH_CHARACTERS: Final = 240
 
 
@@ -21,6 +22,7 @@ def check_relative(path: str) -> None:
             joined by single slashes, or has a part that is ``.`` or ``..`` or ends in a dot.
     """
     parts = path.split("/")
+    # Windows drops a dot at the end of a name.
     plain = all(_PART.fullmatch(part) and not part.endswith(".") for part in parts)
     if not plain or len(path) > _MAX_PATH_CHARACTERS:
         raise ValueError(
@@ -42,6 +44,7 @@ def check_file_names(names: Iterable[str]) -> None:
     folded: dict[str, str] = {}
     for path in names:
         check_relative(path)
+        # macOS and Windows take names that differ in case for one file.
         key = path.casefold()
         if key in folded:
             raise ValueError(f"file names {folded[key]!r} and {path!r} differ in case only")

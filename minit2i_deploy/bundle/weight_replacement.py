@@ -24,6 +24,7 @@ from minit2i_deploy.errors import BundleError, UsageError
 GRAPHS: Final = ("text_adapter", "transformer")
 _PLAIN: Final = ("fp32", "fp16", "bf16")
 CONSTANT_PREFIX: Final = "_constant."
+# safetensors' own limit is 10^8; the first eight bytes of a foreign file may say anything.
 _MAX_HEADER_BYTES: Final = 2**26
 _ITEM_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
 
@@ -71,6 +72,7 @@ def stored_tensors(data_file: Path) -> dict[str, StoredTensor]:
 
 def read_tensor(data_file: Path, stored: StoredTensor) -> np.ndarray:
     """The raw bytes of one weight: uint8 [bytes], a view of the file."""
+    # Mapped, because the file may be larger than memory.
     raw: np.ndarray = np.memmap(data_file, np.uint8, "r")[stored.begin : stored.end]
     return raw
 
@@ -148,6 +150,7 @@ def write_with_weights(
     check_refittable(bundle)
     data = {graph: f"{bundle.manifest.graphs[graph].path}.data" for graph in GRAPHS}
     _check_complete(bundle, data, tensors)
+    # Only listed files: the engine cache is of the old weights.
     for name in bundle.manifest.files:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

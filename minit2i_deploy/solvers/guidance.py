@@ -34,6 +34,7 @@ def adjust_guidance(
     columns: dict[str, np.ndarray] = {}
     suffix, meta = "", dict(table.meta)
     if interval is not None:
+        # A product, because the table may already guide in some rows only.
         columns["share"] = table.column("share") * _inside(table, interval)
         suffix, meta["interval"] = f"-i{interval[0]:g}-{interval[1]:g}", list(interval)
     for name, value in (("clip", clip), ("rescale", rescale)):

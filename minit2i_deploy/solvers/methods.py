@@ -67,6 +67,7 @@ def heun(points: Points, a_min: float) -> Rows:
     dt = np.diff(points)
     rows = []
     for i, b in enumerate(dt / floor[:-1]):
+        # The second evaluation would be at t = 1, where v has no meaning.
         if i == len(dt) - 1:
             rows.append([points[i], 1.0 - b, b, 0.0, 0.0, 0.0])
             continue

@@ -113,11 +113,13 @@ def _counters(num_blocks: int, stream: int) -> UInt32[np.ndarray, "blocks 4"]:
     counters = np.zeros((num_blocks, 4), dtype=np.uint32)
     counters[:, 0] = block & _MASK
     counters[:, 1] = block >> _SHIFT
+    # Another word of the counter than the blocks', so streams never overlap.
     counters[:, 2] = stream
     return counters
 
 
 def _box_muller(bits: UInt32[np.ndarray, "blocks 4"]) -> Float32[np.ndarray, "blocks 4"]:
+    # The half keeps u above 0, where the logarithm is finite.
     uniform = (bits.astype(np.float64) + 0.5) * 2.0**-32
     radius = np.sqrt(-2.0 * np.log(uniform[:, 0::2]))
     angle = 2.0 * np.pi * uniform[:, 1::2]

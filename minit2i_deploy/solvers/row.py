@@ -11,6 +11,7 @@ from jaxtyping import Float
 from minit2i_deploy.errors import UsageError
 
 GRAPH_COLUMNS: Final = ("a", "b", "c", "s", "clip", "rescale")
+# An image of one color has deviation 0.
 STD_FLOOR: Final = 1e-8
 
 
@@ -76,6 +77,7 @@ def advance(
     if len(dtypes) != 1:
         raise UsageError(f"advance takes arrays of one dtype, got {sorted(dtypes)}")
     a, b, c, s, clip, rescale = row
+    # Each branch before guidance, which would scale an outlier up.
     if clip > 0:
         x0 = np.clip(x0, -clip, clip)
     y = (weights[:, None, None, None, None] * x0).sum(axis=0)

@@ -29,6 +29,7 @@ from minit2i_deploy.solvers.time_grids import MAX_STEPS
 
 COLUMNS: Final = ("t", "a", "b", "c", "n", "s", "share", "clip", "rescale")
 CONDITION_COLUMNS: Final = ("h", "omega", "t_min", "t_max")
+# Heun evaluates twice a step.
 MAX_ROWS: Final = 2 * MAX_STEPS
 _TIME_ROUNDING: Final = 1e-9
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -65,12 +66,14 @@ class Table:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # The dataclass is frozen, but an array would not be.
         rows = np.array(self.rows, dtype=np.float64)
         rows.flags.writeable = False
         object.__setattr__(self, "rows", rows)
         _check_layout(self)
         _check_values(self)
 
+    # Not the dataclass's own: arrays compare element by element and have no hash.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Table) and self.to_json() == other.to_json()
 

@@ -123,6 +123,7 @@ def check_steps(steps: int | None) -> int:
     Raises:
         UsageError: not an integer from 1 to 10000.
     """
+    # bool is a subclass of int.
     if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= MAX_STEPS:
         raise UsageError(f"steps must be an integer from 1 to {MAX_STEPS}, got {steps!r}")
     return steps

@@ -80,11 +80,13 @@ def branch_tokens(
         encoder = SequenceEncoder(bundle, runtime)
         context, mask = encoder.padded(encoded, bundle.config.prompt_length)
     if guided and negative is None:
+        # A mask of zeros is no prompt, which is not the same as an empty prompt's end token.
         context = np.concatenate([context, np.zeros_like(context[:1])])
         mask = np.concatenate([mask, np.zeros_like(mask[:1])])
     with Stopwatch(timings, "adapt"):
         repeated = None if conditions is None else np.tile(conditions, (len(context), 1))
         adapted = runtime.adapt(context, mask, repeated)
+    # One text after the other for part 0, then part 1 and so on: a branch is contiguous.
     parts = adapted[: len(texts)].reshape(num_parts, len(mixes), *adapted.shape[1:])
     if not guided:
         return parts

@@ -108,6 +108,7 @@ def _windows(encoder: SequenceEncoder, texts: Iterator[str], window: int) -> Ite
 
 def _embedded(encoder: SequenceEncoder, texts: Sequence[str]) -> Embeddings:
     encoded = encoder.tokenizer.encode(texts)
+    # The line to name called embed or took the next window.
     warn_truncated(encoded, stacklevel=4)
     longest = max(len(item.ids) for item in encoded)
     values, mask = encoder.padded(encoded, longest)

@@ -127,6 +127,7 @@ def embed_lines(
         progress.num_lines = source.num_lines
         shapes = _finish(folder, target, progress, contents)
     except BaseException:
+        # Interrupts too: Ctrl-C must not leave parts that nothing will resume.
         if not resumable:
             shutil.rmtree(folder, ignore_errors=True)
         raise

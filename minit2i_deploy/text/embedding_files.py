@@ -92,6 +92,7 @@ def write_parts(
     elif suffix == ".npz":
         with atomic_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
             for name, shape in shapes.items():
+                # Its size is not known yet, and may exceed 4 GiB.
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                     _write_array(cast(BinaryIO, stream), name, shape, parts())
     else:
@@ -123,6 +124,7 @@ def _shapes(sizes: Sizes, contents: Contents) -> dict[str, tuple[int, ...]]:
 def _write_array(
     stream: BinaryIO, name: str, shape: tuple[int, ...], parts: Iterator[Part]
 ) -> None:
+    # Byte by byte the same on every machine.
     dtype = np.dtype("<i8" if name in ("mask", "line") else "<f4")
     header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)

@@ -43,6 +43,7 @@ def _columns(
 ) -> dict[str, Any]:
     columns = {"line": arrow.array(part.lines), "text": arrow.array(part.texts, arrow.string())}
     if with_tokens:
+        # A list column has 32-bit offsets; a part is far below that.
         ends = np.concatenate([[0], np.cumsum(part.lengths)]).astype(np.int32)
         ones = arrow.array(np.ones(ends[-1], np.int8))
         columns["values"] = arrow.ListArray.from_arrays(ends, _vectors(arrow, part.tokens, width))

@@ -52,6 +52,7 @@ class Part:
         """
         buffer = io.BytesIO()
         arrays = {"tokens": self.tokens, "lengths": self.lengths, "lines": self.lines}
+        # As bytes: numpy pickles strings of any length, and a pickle runs code when it is loaded.
         arrays["texts"] = np.frombuffer(json.dumps(list(self.texts)).encode(), dtype=np.uint8)
         if self.pooled is not None:
             arrays["pooled"] = self.pooled

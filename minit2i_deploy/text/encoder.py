@@ -122,6 +122,7 @@ class SequenceEncoder:
                 missing.append((key, encoded[positions[0]].ids))
             else:
                 yield from ((position, cached) for position in positions)
+        # A batch is padded to its longest text.
         missing.sort(key=lambda item: len(item[1]))
         for start in range(0, len(missing), self.batch_size):
             batch = missing[start : start + self.batch_size]

@@ -53,6 +53,7 @@ class Mix:
     def shares(self) -> Float64[np.ndarray, " parts"]:
         """The weights divided by their sum: float64 [parts], sum 1."""
         weights = np.array([weight for _, weight in self.parts])
+        # A sum of 0 and overflow are refused by the check of the result.
         with np.errstate(all="ignore"):
             shares: Float64[np.ndarray, " parts"] = weights / weights.sum()
         return shares

@@ -68,6 +68,7 @@ class TextSource:
             data = self._read_piece()
         if not line:
             return None
+        # Windows editors begin UTF-8 files with it.
         if self.num_lines == 0:
             line = line.removeprefix(_BYTE_ORDER_MARK)
         self.num_lines += 1
