@@ -31,7 +31,7 @@ Four options take these words, each for another question:
 --device picks among several devices of a runtime. --device auto picks the runtime as
 well: the fastest that opens the bundle on this machine, which is printed.
 """
-_TOPICS: Final = ("engines", "gpus")
+TOPICS: Final = ("engines", "gpus")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "topic",
         metavar="TOPIC",
         nargs="*",
-        help=f"a command, such as generate or data pack, or {' or '.join(_TOPICS)}",
+        help=f"a command, such as generate or data pack, or {' or '.join(TOPICS)}",
     )
 
 
@@ -69,8 +69,7 @@ def _gpus() -> str:
 
 
 def _command_help(words: tuple[str, ...]) -> str:
-    from minit2i_deploy.cli.support.option_hints import subparsers
-    from minit2i_deploy.cli.support.parser import build_parser
+    from minit2i_deploy.cli.support.parser import build_parser, subparsers
 
     parser: argparse.ArgumentParser = build_parser(words[0] if words else None)
     for word in words:
@@ -78,7 +77,7 @@ def _command_help(words: tuple[str, ...]) -> str:
         if word not in choices:
             raise UsageError(
                 f"no help on {' '.join(words)!r}; choose a command of minit2i --help, or "
-                f"{' or '.join(_TOPICS)}"
+                f"{' or '.join(TOPICS)}"
             )
         parser = choices[word]
     return parser.format_help()

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import pytest
 
 from minit2i_deploy.cli.commands import COMMANDS
-from minit2i_deploy.cli.support.option_hints import subparsers
 from minit2i_deploy.cli.support.options.typed_options import (
     argument_names,
     options_type,
     read_options,
 )
-from minit2i_deploy.cli.support.parser import build_parser
+from minit2i_deploy.cli.support.parser import build_parser, subparsers
 
 # Every command takes --debug; build's dataclass has it as well.
 ANYWHERE = {"help", "debug"}

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from minit2i_deploy.cli.commands import COMMANDS
-from minit2i_deploy.cli.support.option_hints import subparsers
-from minit2i_deploy.cli.support.parser import build_parser
+from minit2i_deploy.cli.help import TOPICS
+from minit2i_deploy.cli.support.parser import build_parser, subparser_helps, subparsers
 
 _BASH: Final = """\
-_minit2i() {{
+_minit2i_complete() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}}
     local entry= word index options= arguments=
     for ((index = 1; index < COMP_CWORD; index++)); do
@@ -42,7 +42,17 @@ _minit2i() {{
     if [[ $cur == -* ]]; then arguments=$options; fi
     COMPREPLY=($(compgen -W "$arguments" -- "$cur"))
 }}
-complete -o default -F _minit2i minit2i
+complete -o default -F _minit2i_complete minit2i
+"""
+_ZSH_HEAD: Final = """\
+#compdef minit2i
+autoload -U +X bashcompinit && bashcompinit
+"""
+# The first completion loads this file as a function and expects an answer from it.
+_ZSH_TAIL: Final = """\
+if [[ ${zsh_eval_context[-1]} == loadautofunc ]]; then
+    _bash_complete -o default -F _minit2i_complete
+fi
 """
 
 
@@ -98,7 +108,7 @@ def bash_script() -> str:
 
 def zsh_script() -> str:
     """Uses bash's function through zsh's own ``bashcompinit``."""
-    return "#compdef minit2i\nautoload -U +X bashcompinit && bashcompinit\n" + bash_script()
+    return f"{_ZSH_HEAD}{bash_script()}{_ZSH_TAIL}"
 
 
 def fish_script() -> str:
@@ -133,10 +143,16 @@ def _entries() -> Iterator[_Entry]:
     for command in COMMANDS:
         parser = subparsers(build_parser(command.name))[command.name]
         tasks = subparsers(parser)
-        helps = {name: task.description or "" for name, task in tasks.items()}
-        yield _entry((command.name,), parser, helps)
+        yield _entry((command.name,), parser, subparser_helps(parser) or _topics(command.name))
         for name, task in tasks.items():
             yield _entry((command.name, name), task, {})
+
+
+def _topics(command: str) -> dict[str, str]:
+    """What ``minit2i help`` takes beside options; nothing of the other commands."""
+    if command != "help":
+        return {}
+    return {item.name: item.help for item in COMMANDS} | dict.fromkeys(TOPICS, "")
 
 
 def _entry(

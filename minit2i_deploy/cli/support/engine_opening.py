@@ -106,12 +106,26 @@ def _open_fastest(
     for candidate in _candidates(bundle, engine):
         try:
             runtime = _open_named(bundle, candidate, lean=lean, keep_prompts=keep_prompts)
+            _check_precisions(bundle, runtime)
         except (MissingDependencyError, RuntimeFailure) as error:
             reasons.append(f"{candidate.spec}: {error}")
             continue
         sys.stderr.write(f"minit2i: device auto: {candidate.spec}\n")
         return runtime
     raise RuntimeFailure(f"no engine opens {bundle.path}: {'; '.join(reasons)}")
+
+
+def _check_precisions(bundle: Bundle, runtime: Runtime) -> None:
+    """Close a runtime that has no kernels for a graph: it would fail at its first use.
+
+    Raises:
+        RuntimeFailure: it has none.
+    """
+    runs_precision = getattr(runtime, "runs_precision", None)
+    for name, graph in bundle.manifest.graphs.items():
+        if runs_precision is not None and not runs_precision(graph.precision):
+            runtime.close()
+            raise RuntimeFailure(f"{name} is {graph.precision}, which it does not run")
 
 
 def _candidates(bundle: Bundle, engine: EngineOptions) -> Iterator[EngineOptions]:

@@ -1,8 +1,7 @@
-"""What a parser knows by name, and which of it was probably meant by a wrong name."""
+"""Near misses: the command or option that was probably meant by an unknown name."""
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import re
 from collections.abc import Sequence
@@ -36,13 +35,19 @@ _UNKNOWN_OPTION: Final = re.compile(r"unrecognized arguments:.*?(--?[A-Za-z][\w-
 _UNKNOWN_COMMAND: Final = re.compile(r"invalid choice: '([^']*)'")
 
 
-def with_hint(parser: argparse.ArgumentParser, message: str) -> str:
-    """An error of a parser, with what was probably meant where something is near."""
+def with_hint(message: str, *, options: Sequence[str], commands: Sequence[str]) -> str:
+    """An error of a parser, with what was probably meant where something is near.
+
+    Args:
+        message: of argparse.
+        options: names of the parser's options.
+        commands: names of its commands or tasks.
+    """
     if match := _UNKNOWN_OPTION.search(message):
-        near = near_option(match[1], option_names(parser))
+        near = near_option(match[1], options)
         return f"{message} (did you mean {near}?)" if near else message
     if match := _UNKNOWN_COMMAND.search(message):
-        near = _near(match[1], list(subparsers(parser)))
+        near = _near(match[1], commands)
         if near:
             return f"unknown command {match[1]!r} (did you mean {near}?)"
     return message
@@ -52,27 +57,6 @@ def near_option(name: str, known: Sequence[str]) -> str | None:
     """The option of ``known`` that was probably meant by ``name``, or None."""
     elsewhere = _ELSEWHERE.get(name.replace("_", "-").lower())
     return elsewhere if elsewhere in known else _near(name, known)
-
-
-def option_names(parser: argparse.ArgumentParser) -> list[str]:
-    """Long names of the options that a parser's help shows."""
-    return [
-        name
-        for action in parser._actions
-        if action.help is not argparse.SUPPRESS
-        for name in action.option_strings
-        if name.startswith("--")
-    ]
-
-
-def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The parsers of a parser's commands or tasks, by name."""
-    return {
-        name: child
-        for action in parser._actions
-        if isinstance(action, argparse._SubParsersAction)
-        for name, child in action.choices.items()
-    }
 
 
 def _near(name: str, known: Sequence[str]) -> str | None:

@@ -50,7 +50,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         from minit2i_deploy.cli.support.option_hints import with_hint
 
-        raise UsageError(f"{with_hint(self, message)}; see {self.prog} --help")
+        hinted = with_hint(message, options=option_names(self), commands=list(subparsers(self)))
+        raise UsageError(f"{hinted}; see {self.prog} --help")
 
 
 class Formatter(argparse.HelpFormatter):
@@ -80,6 +81,7 @@ def parse(words: Sequence[str]) -> Invocation:
     if not words:
         parser.print_help()
         raise SystemExit(0)
+    _check_option_names(parser, name, words)
     values, rest = parser.parse_known_args(words)
     # argparse fills a list of words only from those that stand together; see Python issue 58573.
     if rest and (values.gather is None or any(_is_option(word) for word in rest)):
@@ -87,6 +89,23 @@ def parse(words: Sequence[str]) -> Invocation:
     if rest:
         getattr(values, values.gather).extend(rest)
     return _invocation(values)
+
+
+def _check_option_names(parser: Parser, name: str | None, words: Sequence[str]) -> None:
+    """Refuse an unknown option first: argparse would complain of what it was meant to be."""
+    command = subparsers(parser).get(name or "", parser)
+    for word in words:
+        if word == "--":
+            return
+        owner = subparsers(command).get(word)
+        command = command if owner is None else owner
+        option = word.partition("=")[0]
+        if option.startswith("--") and not _has_option(option, parser, command):
+            command.error(f"unrecognized arguments: {option}")
+
+
+def _has_option(name: str, *parsers: argparse.ArgumentParser) -> bool:
+    return any(name in action.option_strings for one in parsers for action in one._actions)
 
 
 def build_parser(name: str | None) -> Parser:
@@ -132,6 +151,37 @@ def add_task(
     _add_debug(child)
     child.set_defaults(run=run, parser=child)
     return child
+
+
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of a parser's commands or tasks, by name."""
+    return {
+        name: child
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for name, child in action.choices.items()
+    }
+
+
+def subparser_helps(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """What each command or task is for, by name."""
+    return {
+        choice.dest: choice.help or ""
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for choice in action._choices_actions
+    }
+
+
+def option_names(parser: argparse.ArgumentParser) -> list[str]:
+    """Long names of the options that a parser's help shows."""
+    return [
+        name
+        for action in parser._actions
+        if action.help is not argparse.SUPPRESS
+        for name in action.option_strings
+        if name.startswith("--")
+    ]
 
 
 def _configure(parser: argparse.ArgumentParser, command: Command) -> None:

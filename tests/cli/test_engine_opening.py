@@ -1,0 +1,120 @@
+"""Which engine --device auto opens, and what it says; what named engines refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.cli.support import engine_opening
+from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure
+from minit2i_deploy.runtimes.fake import FakeRuntime
+from tests.helpers.bundles import write_bundle
+from tests.helpers.cli_runs import run
+
+OPEN = "minit2i_deploy.runtimes.open_runtime"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A bundle named b in an empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return Bundle.open(write_bundle(tmp_path / "b"))
+
+
+def opener(opened: list[Any], *working: str) -> Callable[..., FakeRuntime]:
+    """An ``open_runtime`` in whose place only some engines work."""
+
+    def stub(bundle: Bundle, name: str, **options: Any) -> FakeRuntime:
+        opened.append((name, options))
+        spec = f"{name}:{options.get('provider', '')}".rstrip(":")
+        if spec not in working:
+            raise MissingDependencyError(f"{spec} is not installed")
+        runtime = FakeRuntime(bundle)
+        runtime.name = name
+        return runtime
+
+    return stub
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "working", "chosen"),
+    [
+        (True, ("onnxruntime:cuda", "openvino", "onnxruntime"), "onnxruntime:cuda"),
+        (True, ("torch", "openvino", "onnxruntime"), "torch"),
+        (True, ("onnxruntime",), "onnxruntime"),
+        (False, ("torch", "openvino", "onnxruntime"), "openvino"),
+        (False, ("onnxruntime",), "onnxruntime"),
+    ],
+)
+def test_the_fastest_that_works_is_opened_and_named(
+    has_gpu: bool,
+    working: tuple[str, ...],
+    chosen: str,
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(engine_opening, "has_nvidia_driver", lambda: has_gpu)
+    monkeypatch.setattr(OPEN, opener([], *working))
+    done = run(capsys, "generate", "b", "red", "--device", "auto", "-o", "x.png")
+    assert (done.code, done.err) == (0, f"minit2i: device auto: {chosen}\n")
+
+
+def test_threads_go_to_the_cpu(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[Any] = []
+    monkeypatch.setattr(engine_opening, "has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(OPEN, opener(opened, "onnxruntime"))
+    words = ("embed", "b", "red", "-o", "x.npz", "--device", "auto", "--threads", 2)
+    assert run(capsys, *words).code == 0
+    assert opened == [
+        ("onnxruntime", {"provider": "cuda"}),
+        ("torch", {"device": "cuda:0"}),
+        ("openvino", {"threads": 2}),
+        ("onnxruntime", {"threads": 2}),
+    ]
+
+
+def test_an_engine_without_kernels_is_passed_over(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def runs(self: FakeRuntime, precision: str) -> bool:
+        return self.name != "openvino"
+
+    monkeypatch.setattr(FakeRuntime, "runs_precision", runs)
+    monkeypatch.setattr(engine_opening, "has_nvidia_driver", lambda: False)
+    monkeypatch.setattr(OPEN, opener([], "openvino", "onnxruntime"))
+    done = run(capsys, "generate", "b", "red", "--device", "auto", "-o", "x.png")
+    assert (done.code, done.err) == (0, "minit2i: device auto: onnxruntime\n")
+
+
+def test_no_engine_lists_the_reasons(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(bundle: Bundle, name: str, **options: Any) -> FakeRuntime:
+        raise RuntimeFailure(f"{name} is broken")
+
+    monkeypatch.setattr(engine_opening, "has_nvidia_driver", lambda: False)
+    monkeypatch.setattr(OPEN, broken)
+    done = run(capsys, "generate", "b", "red", "--device", "auto")
+    assert done.code == 1
+    assert "openvino: openvino is broken; onnxruntime: onnxruntime is broken" in done.error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--runtime", "fake"), "--device auto and --runtime are mutually exclusive"),
+        (("--provider", "cpu"), "--device auto and --provider are mutually exclusive"),
+    ],
+)
+def test_auto_excludes_a_choice(
+    words: tuple[str, ...], said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(capsys, "generate", "b", "red", "--device", "auto", *words)
+    assert (done.code, done.error) == (2, said)
