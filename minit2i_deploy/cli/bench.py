@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.evaluation.bench.timing import SubjectTimings
 
+_RATES: Final = (
+    "engine", "images/s", "texts/s", "GFLOP/s", "matrix", "share", "error", "PSNR dB",
+)  # fmt: skip
 _EPILOG: Final = """\
 Stages: tokenize, encode and adapt one prompt; one step of the table with all its
 branches; the state to an image; embed, --texts short texts in batches. images/s
@@ -38,9 +42,9 @@ arithmetic per second over that of large matrix products on the same engine.
 
 Each --against is timed in turns with the first engine (A B A B). A ratio above 1
 is how many times faster it is, by the median over the turns. The error is that of
-its estimate of the clean image to the first engine's, the worst of several rows
-from the same states, as a Euclidean norm relative to it and in decibels; minit2i
-compare measures complete images.
+its estimate of the clean image to the first engine's, from the same states at
+several noise levels: the worst, by Euclidean norm and as a PSNR. minit2i compare
+measures complete images.
 
 examples:
   minit2i bench my-bundle --threads 2
@@ -194,20 +198,18 @@ def _contenders(options: BenchOptions) -> list[_Contender]:
     return contenders
 
 
-def _values(found: Sequence[SubjectTimings], machine: dict[str, Any]) -> dict[str, Any]:
+def _values(results: Sequence[SubjectTimings], machine: dict[str, Any]) -> dict[str, Any]:
     from minit2i_deploy.evaluation.bench.timing import speed_ratios
 
-    subjects = [measured.to_dict() for measured in found]
-    for measured, values in zip(found, subjects, strict=True):
-        values["ratio_to_first"] = speed_ratios(found[0], measured)
-        # JSON has no NaN: pictures of two sizes have no difference.
-        if values["difference"] != values["difference"]:
-            values["difference"] = None
+    subjects = [
+        result.to_dict() | {"ratio_to_first": speed_ratios(results[0], result)}
+        for result in results
+    ]
     return {"machine": machine, "peak_memory_bytes": peak_memory_bytes(), "subjects": subjects}
 
 
 def peak_memory_bytes() -> int | None:
-    """Most memory this process has held at once; None where the system does not tell."""
+    """Most memory that this process has had at once; None where the system does not report it."""
     # What resource reports on Linux may be that of the program which started this one.
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
@@ -222,45 +224,45 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _text(found: Sequence[SubjectTimings], values: dict[str, Any]) -> str:
+def _text(results: Sequence[SubjectTimings], values: dict[str, Any]) -> str:
     from minit2i_deploy.cli.support.formatting import columns, size
     from minit2i_deploy.machine import machine_line
 
-    rows = []
-    for measured, told in zip(found, values["subjects"], strict=True):
-        for stage, timing in measured.timings.items():
-            ratio = told["ratio_to_first"][stage]
-            times = (f"{timing.p50 * 1e3:.3f}", f"{timing.p95 * 1e3:.3f}", f"{ratio:.2f}")
-            rows.append((measured.label, stage, *times))
-    rates = [
-        (
-            measured.label,
-            f"{measured.images_per_s:.4g}",
-            f"{measured.texts_per_s:.4g}",
-            f"{measured.step_flops / measured.timings['step'].p50 / 1e9:.1f}",
-            f"{measured.matrix_rate / 1e9:.1f}",
-            f"{measured.step_share:.0%}",
-            f"{measured.difference:.1e}",
-        )
-        for measured in found
-    ]
+    stages = []
+    for result, subject in zip(results, values["subjects"], strict=True):
+        for stage, timing in result.timings.items():
+            ratio = subject["ratio_to_first"][stage]
+            cells = (f"{timing.p50 * 1e3:.3f}", f"{timing.p95 * 1e3:.3f}", f"{ratio:.2f}")
+            stages.append((result.label, stage, *cells))
     peak = values["peak_memory_bytes"]
-    # The rate is the best of some products of floats.
-    odd = [measured.label for measured in found if measured.step_share > 1]
-    hint = (
-        f"\nshare above 100%: either {', '.join(odd)} computes in integers, where the rate is of "
-        "floats, or other work slowed the machine while the rate was measured"
-        if odd
-        else ""
-    )
     parts = [
         machine_line(values["machine"]),
-        columns(rows, head=("engine", "stage", "p50 ms", "p95 ms", "ratio")),
-        columns(
-            rates,
-            head=("engine", "images/s", "texts/s", "GFLOP/s", "matrix", "share", "difference"),
-        )
-        + hint,
+        columns(stages, head=("engine", "stage", "p50 ms", "p95 ms", "ratio")),
+        columns([_rate_cells(result) for result in results], head=_RATES) + _share_hint(results),
         f"peak memory of this process: {'unknown' if peak is None else size(peak)}",
     ]
     return "\n\n".join(parts)
+
+
+def _rate_cells(result: SubjectTimings) -> tuple[str, ...]:
+    return (
+        result.label,
+        f"{result.images_per_s:.4g}",
+        f"{result.texts_per_s:.4g}",
+        f"{result.step_flops / result.timings['step'].p50 / 1e9:.1f}",
+        f"{result.matrix_rate / 1e9:.1f}",
+        f"{result.step_share:.0%}",
+        f"{result.difference:.1e}",
+        "equal" if math.isinf(result.difference_db) else f"{result.difference_db:.1f}",
+    )
+
+
+def _share_hint(results: Sequence[SubjectTimings]) -> str:
+    # The rate is the best of some products of floats.
+    labels = [result.label for result in results if result.step_share > 1]
+    if not labels:
+        return ""
+    return (
+        f"\nshare above 100%: either {', '.join(labels)} computes in integers, where the rate is "
+        "of floats, or other work slowed the machine while the rate was measured"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.cli.bench import peak_memory_bytes
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.bench import timing as measuring
+from minit2i_deploy.evaluation.bench.estimates import reference_states
 from minit2i_deploy.evaluation.bench.stages import STAGES, Subject, prepare_subject, short_texts
 from minit2i_deploy.evaluation.bench.timing import Timing, speed_ratios, time_subjects
+from minit2i_deploy.evaluation.quality.image_metrics import psnr
 from minit2i_deploy.flops import denoiser_flops
+from minit2i_deploy.protocol import Trajectory
 from minit2i_deploy.runtimes.fake import FakeRuntime
+from minit2i_deploy.solvers.row import Row
 from tests.helpers.bundles import write_bundle
 from tests.helpers.cli_runs import run
 
@@ -52,7 +57,8 @@ def subject(label: str, clock: Clock, calls: list[str], seconds: dict[str, float
         flops={"step": 600},
         steps_per_image=10.0,
         num_texts=64,
-        state=np.ones((1, 3, 2, 2), np.float32),
+        noise=np.ones((1, 3, 2, 2), np.float32),
+        estimate=lambda x, t: 0.5 * x,
         matrix_rate=1000.0,
     )
 
@@ -88,7 +94,7 @@ def test_ratios_are_of_pairs(clock: Clock) -> None:
     one, two = (
         measuring.SubjectTimings(
             label="x", timings={"step": Timing(**item)}, images_per_s=1, texts_per_s=1,
-            step_flops=1, matrix_rate=1, difference=0,
+            step_flops=1, matrix_rate=1, difference=0, difference_db=0,
         )
         for item in (fields, doubled)
     )  # fmt: skip
@@ -123,7 +129,57 @@ def test_the_stages_of_a_bundle(bundle: Bundle) -> None:
     assert found.matrix_rate == 1e9
     with FakeRuntime(bundle) as runtime:
         again = prepare_subject("fake", bundle, runtime, prompt="a red circle")
-    assert np.array_equal(found.state, again.state)
+        assert np.array_equal(found.noise, again.noise)
+
+
+def test_the_difference_is_that_of_the_estimate(bundle: Bundle) -> None:
+    class Rough(FakeRuntime):
+        """Estimates that are 3% off, of which a first step of a hundred shows 3e-4."""
+
+        def start(self, x: np.ndarray, tokens: np.ndarray) -> Trajectory:
+            return RoughTrajectory(super().start(x, tokens))
+
+    class RoughTrajectory:
+        def __init__(self, inner: Trajectory) -> None:
+            self.inner = inner
+
+        def step(self, row: Row, noise: np.ndarray | None = None) -> None:
+            before = self.inner.state()[0]
+            self.inner.step(row, noise)
+            x, h = self.inner.state()
+            off = 0.03 * (h - np.float32(row.slope) * before)
+            self.after = x + row.values[1] * off, h + off
+
+        def state(self) -> tuple[np.ndarray, np.ndarray]:
+            return self.after
+
+    with FakeRuntime(bundle) as exact, Rough(bundle) as rough:
+        subjects = [
+            prepare_subject(label, bundle, runtime, prompt="red", num_texts=1)
+            for label, runtime in (("exact", exact), ("rough", rough), ("again", exact))
+        ]
+        first, second, third = time_subjects(subjects, repeats=1, warm_up=0)
+        states = reference_states(subjects[0].estimate, subjects[0].noise)
+        expected_db = min(
+            float(psnr(subjects[1].estimate(x, t), subjects[0].estimate(x, t))[0])
+            for t, x in states
+        )
+    assert (first.difference, third.difference) == (0.0, 0.0)
+    assert second.difference == pytest.approx(0.03, rel=1e-3)
+    assert second.difference_db == pytest.approx(expected_db)
+    values = second.to_dict()
+    assert (values["difference"], values["difference_db"]) == (
+        second.difference,
+        second.difference_db,
+    )
+
+
+def test_images_of_two_sizes_have_no_difference(clock: Clock) -> None:
+    seconds = dict.fromkeys(STAGES, 1.0)
+    small = subject("small", clock, [], seconds)
+    large = dataclasses.replace(small, noise=np.ones((1, 3, 4, 4), np.float32))
+    values = time_subjects([small, large], repeats=1)[1].to_dict()
+    assert (values["difference"], values["difference_db"]) == (None, None)
 
 
 def test_texts_are_all_different_and_always_the_same() -> None:
@@ -146,6 +202,7 @@ def test_the_command_prints_a_table_and_json(
     first, second = values["subjects"]
     assert first["ratio_to_first"] == dict.fromkeys(STAGES, 1.0)
     assert (first["difference"], second["difference"]) == (0.0, 0.0)
+    assert (first["difference_db"], second["difference_db"]) == (None, None)
     assert len(second["stages"]["step"]["seconds"]) == 2
     assert values["peak_memory_bytes"] > 1_000_000
     told = json.loads(run(capsys, *words, "--json").out)

@@ -14,6 +14,7 @@ from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.evaluation.bench.estimates import Estimate, make_estimate
 from minit2i_deploy.flops import adapter_flops, denoiser_flops, text_encoder_flops
 from minit2i_deploy.io.images import to_pil
 from minit2i_deploy.protocol import Runtime
@@ -44,7 +45,8 @@ class Subject:
         steps_per_image: step calls that one picture costs; a row with fewer branches counts for
             its share.
         num_texts: texts in one call of embed.
-        state: the picture after the first step from a fixed start, for comparing subjects.
+        noise: start of a trajectory, float32 [1, 3, H, W], the same for every subject of a size.
+        estimate: the guided estimate of the clean image for the prompt.
         matrix_rate: FLOP a second of large matrix products.
     """
 
@@ -53,7 +55,8 @@ class Subject:
     flops: Mapping[str, int]
     steps_per_image: float
     num_texts: int
-    state: Float32[np.ndarray, "batch 3 height width"]
+    noise: Float32[np.ndarray, "1 3 height width"]
+    estimate: Estimate
     matrix_rate: float
 
 
@@ -94,7 +97,8 @@ def prepare_subject(
     context, room = _context(bundle, runtime.encode(ids, mask), branches)
     told = None if request.conditions is None else np.tile(request.conditions, (branches, 1))
     adapted = runtime.adapt(context, room, told)
-    state = runtime.start(request.start(bundle), adapted[:, None])
+    tokens, noise = adapted[:, None], request.start(bundle)
+    state = runtime.start(noise, tokens)
     state.step(costliest)
     first = state.state()[0]
     encoder = SequenceEncoder(bundle, runtime, batch_size=batch_size, cache_bytes=0)
@@ -112,7 +116,8 @@ def prepare_subject(
         flops=_flops(bundle, ids.size, branches),
         steps_per_image=sum(len(row.weights) for row in request.rows) / branches,
         num_texts=num_texts,
-        state=first,
+        noise=noise,
+        estimate=make_estimate(runtime, tokens, costliest),
         matrix_rate=runtime.matrix_rate() if isinstance(runtime, Rated) else numpy_rate(),
     )
 

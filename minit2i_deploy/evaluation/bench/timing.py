@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,12 @@ from typing import Any
 import numpy as np
 
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.evaluation.bench.estimates import (
+    EstimateError,
+    estimate_error,
+    reference_states,
+)
 from minit2i_deploy.evaluation.bench.stages import STAGES, Subject
-from minit2i_deploy.evaluation.relative_error import max_relative_error
 from minit2i_deploy.progress import Progress, no_progress
 
 
@@ -44,8 +49,10 @@ class SubjectTimings:
         texts_per_s: from the median of embed.
         step_flops: arithmetic of one step.
         matrix_rate: FLOP a second of large matrix products on the same engine.
-        difference: of the state after one step to the first subject's, relative to its largest
-            value; 0 for the first.
+        difference: error of the estimate of the clean image to the first subject's, by Euclidean
+            norm, the worst of several noise levels; 0 for the first, NaN where images differ in
+            size.
+        difference_db: the same as a PSNR, the worst; infinity where the two are equal.
     """
 
     label: str
@@ -55,6 +62,7 @@ class SubjectTimings:
     step_flops: int
     matrix_rate: float
     difference: float
+    difference_db: float
 
     @property
     def step_share(self) -> float:
@@ -75,7 +83,8 @@ class SubjectTimings:
             "step_flops": self.step_flops,
             "matrix_rate_flops": self.matrix_rate,
             "step_share_of_matrix_rate": self.step_share,
-            "difference": self.difference,
+            "difference": self.difference if math.isfinite(self.difference) else None,
+            "difference_db": self.difference_db if math.isfinite(self.difference_db) else None,
         }
 
 
@@ -115,8 +124,9 @@ def time_subjects(
                     seconds.setdefault((index, stage), []).append(spent)
             done += 1
             progress(done / rounds, stage)
+    errors = _estimate_errors(subjects)
     return [
-        _measured(subject, subjects[0], {s: Timing(seconds=tuple(seconds[i, s])) for s in STAGES})
+        _measured(subject, errors[i], {s: Timing(seconds=tuple(seconds[i, s])) for s in STAGES})
         for i, subject in enumerate(subjects)
     ]
 
@@ -131,12 +141,27 @@ def speed_ratios(first: SubjectTimings, other: SubjectTimings) -> dict[str, floa
     }
 
 
-def _measured(subject: Subject, first: Subject, timings: Mapping[str, Timing]) -> SubjectTimings:
+def _estimate_errors(subjects: Sequence[Subject]) -> list[EstimateError]:
+    """Of each subject to the first, from the same states."""
+    first = subjects[0]
+    errors = [EstimateError(relative=0.0, psnr_db=math.inf)]
+    if len(subjects) == 1:
+        return errors
+    states = reference_states(first.estimate, first.noise)
+    references = [first.estimate(x, t) for t, x in states]
+    for subject in subjects[1:]:
+        if subject.noise.shape == first.noise.shape:
+            errors.append(estimate_error(subject.estimate, states, references))
+        else:
+            errors.append(EstimateError(relative=math.nan, psnr_db=math.nan))
+    return errors
+
+
+def _measured(
+    subject: Subject, error: EstimateError, timings: Mapping[str, Timing]
+) -> SubjectTimings:
     once = sum(timings[stage].p50 for stage in ("tokenise", "encode", "adapt", "image"))
     whole = once + subject.steps_per_image * timings["step"].p50
-    off = float("nan")
-    if subject.state.shape == first.state.shape:
-        off = max_relative_error(subject.state, first.state)
     return SubjectTimings(
         label=subject.label,
         timings=timings,
@@ -144,5 +169,6 @@ def _measured(subject: Subject, first: Subject, timings: Mapping[str, Timing]) -
         texts_per_s=subject.num_texts / timings["embed"].p50,
         step_flops=subject.flops["step"],
         matrix_rate=subject.matrix_rate,
-        difference=off,
+        difference=error.relative,
+        difference_db=error.psnr_db,
     )
