@@ -90,9 +90,10 @@ def export(variant: str, precision: str, head_multiple: int, folder: Path) -> No
     import torch
 
     from minit2i_deploy.config import VARIANTS
+    from minit2i_deploy.export.choices import DEFAULT_OPSET
     from minit2i_deploy.export.graphs.head_padding import pad_heads, padding_for
     from minit2i_deploy.export.graphs.modules import canonical_name, network_dtype, step_signature
-    from minit2i_deploy.export.graphs.onnx_export import DEFAULT_OPSET, to_onnx
+    from minit2i_deploy.export.graphs.onnx_export import to_onnx
     from minit2i_deploy.export.graphs.weights_file import write_graph
     from minit2i_deploy.model import Step
     from minit2i_deploy.model.mmjit import Denoiser

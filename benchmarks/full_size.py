@@ -199,7 +199,7 @@ def _child(options: argparse.Namespace) -> dict[str, Any]:
     if options.child == "make":
         write_release(options.work / "release", CONFIGS[options.variant], *_T5[options.variant])
         return {}
-    from minit2i_deploy.export import export_bundle
+    from minit2i_deploy.export import ExportOptions, export_bundle
     from minit2i_deploy.export.verification import reference
 
     reference.STEPS = options.rows  # type: ignore[misc]
@@ -211,8 +211,7 @@ def _child(options: argparse.Namespace) -> dict[str, Any]:
     bundle = export_bundle(
         release / "transformer",
         options.work / "out" / f"bundle-{precision}",
-        text_encoder=release / "text_encoder",
-        precision=precision,
+        ExportOptions(text_encoder=release / "text_encoder", precision=precision),
         progress=_Stages(began),
     )
     sizes = {

@@ -20,7 +20,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.checkpoints import canonical_shapes
 from minit2i_deploy.config import VARIANTS, ModelConfig, StudentConfig
 from minit2i_deploy.errors import Minit2iError
-from minit2i_deploy.export import export_bundle
+from minit2i_deploy.export import ExportOptions, export_bundle
 from minit2i_deploy.export.verification import reference
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.runtimes.torch.network import read_weights
@@ -72,9 +72,7 @@ def make_bundle(variant: str, precision: str, folder: Path, *, opset: int) -> Bu
     return export_bundle(
         source / "checkpoint",
         target,
-        precision=precision,
-        text_encoder=source / "text_encoder",
-        opset=opset,
+        ExportOptions(precision=precision, text_encoder=source / "text_encoder", opset=opset),
     )
 
 

@@ -31,8 +31,9 @@ import onnxruntime
 import torch
 
 from minit2i_deploy.config import VARIANTS, ModelConfig
+from minit2i_deploy.export.choices import DEFAULT_OPSET
 from minit2i_deploy.export.graphs.modules import canonical_name, step_signature
-from minit2i_deploy.export.graphs.onnx_export import DEFAULT_OPSET, to_onnx
+from minit2i_deploy.export.graphs.onnx_export import to_onnx
 from minit2i_deploy.export.graphs.weights_file import GRAPH_FILE, write_graph
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.model.step import Step

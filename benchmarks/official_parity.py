@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from random_release import CONFIGS, write_release
 
-from minit2i_deploy.export import export_bundle
+from minit2i_deploy.export import ExportOptions, export_bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.solvers.table import solver_table
@@ -144,7 +144,9 @@ def _official_picture(
 
 
 def _our_picture(release: Path, folder: Path, options: argparse.Namespace) -> np.ndarray:
-    bundle = export_bundle(release / "transformer", folder, text_encoder=release / "text_encoder")
+    bundle = export_bundle(
+        release / "transformer", folder, ExportOptions(text_encoder=release / "text_encoder")
+    )
     config = bundle.config
     shape = (1, config.in_channels, config.image_size, config.image_size)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(options.seed)).numpy()

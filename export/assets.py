@@ -1,4 +1,4 @@
-"""What a bundle holds beside its graphs: tokenizer, tables, the network's configuration."""
+"""Files of a bundle beside its graphs: tokenizer, tables, the network's configuration."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def copy_tokenizer(
             a ``tokenizer`` beside it.
         folder: of the bundle, for the tokenizer.
         prompt_length: most tokens of a prompt.
-        vocabulary: rows of the encoder's embedding.
+        vocabulary: number of tokens in the encoder's embedding.
 
     Raises:
-        UsageError: no tokenizer.json there, or one with more tokens than the encoder knows.
-        BundleError: the file is no T5 tokenizer.
+        UsageError: tokenizer.json is missing, or has more tokens than the encoder.
+        BundleError: the file is not a T5 tokenizer.
     """
     source = find_tokenizer(text_encoder)
     folder.mkdir(parents=True)
@@ -62,42 +62,42 @@ def copy_tokenizer(
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     tokenizer = Tokenizer.open(folder, prompt_length)
-    known = tokenizer.rust.get_vocab_size()
-    if known > vocabulary:
+    num_tokens = tokenizer.rust.get_vocab_size()
+    if num_tokens > vocabulary:
         raise UsageError(
-            f"{source}: this tokenizer has {known} tokens but the text encoder knows"
-            f" {vocabulary}; pass the pair that belongs together"
+            f"{source}: this tokenizer has {num_tokens} tokens but the text encoder has"
+            f" {vocabulary}; pass the tokenizer and the encoder of one model"
         )
     return tokenizer
 
 
 def write_tables(
-    folder: Path, flavour: Flavour, told: StudentSettings | None = None
+    folder: Path, flavour: Flavour, conditions: StudentSettings | None = None
 ) -> tuple[dict[str, str], dict[str, Preset]]:
     """Write the solver tables and name the presets that use them.
 
     Args:
-        folder: the bundle's own.
+        folder: of the bundle.
         flavour: gives a_min and steps of the reference table, and every preset's guidance.
-        told: omega, t_min and t_max of a few-step student, in place of the released recipe's.
+        conditions: omega, t_min and t_max of a few-step student; None takes the released recipe's.
 
     Returns:
         table name -> path relative to the bundle, and preset name -> table and guidance.
     """
     (folder / "tables").mkdir()
-    wanted = presets_of(flavour)
-    names = {choice: f"{choice[0]}-{choice[1]}" for choice in wanted.values()}
+    choices = presets_of(flavour)
+    names = {choice: f"{choice[0]}-{choice[1]}" for choice in choices.values()}
     if flavour.name != MEAN_FLOW:
         names |= {("euler", steps): f"euler-{steps}" for steps in _FEWER_STEPS}
-    told = told or {}
+    conditions = conditions or {}
     paths = {}
     for (solver, steps), name in names.items():
         a_min = flavour.a_min if find_solver(solver).divides else None
         paths[name] = f"tables/{name}.json"
-        solver_table(solver, steps=steps, a_min=a_min, **told).save(folder / paths[name])
+        solver_table(solver, steps=steps, a_min=a_min, **conditions).save(folder / paths[name])
     presets = {
-        preset: Preset(table=names[choice], guidance=told.get("omega", flavour.guidance))
-        for preset, choice in wanted.items()
+        preset: Preset(table=names[choice], guidance=conditions.get("omega", flavour.guidance))
+        for preset, choice in choices.items()
     }
     return paths, presets
 
@@ -115,6 +115,6 @@ def tool_versions() -> dict[str, str]:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
-            # A source tree on the path has no metadata of its own.
+            # A source tree on PYTHONPATH has no package metadata.
             versions[name] = "not installed"
     return versions

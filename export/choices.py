@@ -1,6 +1,6 @@
-"""Opset, precision, form of attention and head width, by where a bundle is to run, and why.
+"""Export settings by engine: opset, precision, form of attention, head width, with reasons.
 
-One table, because each line of it was found out on that engine and none follows from another.
+Each line of the table was measured on that engine; none can be derived from another.
 """
 
 from __future__ import annotations
@@ -12,11 +12,16 @@ from typing import Final
 from minit2i_deploy.bundle.fields import check_only_for
 from minit2i_deploy.errors import UsageError
 
+PRECISIONS: Final = ("fp32", "bf16", "fp16")
+# 23 has one Attention and one RMSNormalization node each, which every engine fuses best. 18
+# decomposes both, for engines that refuse a float32 Attention node (TensorRT-RTX).
+OPSETS: Final = (18, 23)
+DEFAULT_OPSET: Final = 23
 FUSED: Final = "one Attention node"
 DECOMPOSED: Final = "products and softmax"
-OWN: Final = "an operator of onnxruntime's own"
+ONNXRUNTIME_OPERATOR: Final = "an operator of onnxruntime"
 _FORMS: Final = {23: FUSED, 18: DECOMPOSED}
-# Powers of two that kernels ask of the width of a head; 1 leaves it as it is.
+# Head widths that fused kernels require are multiples of these; 1 adds no padding.
 HEAD_MULTIPLES: Final = (1, 8, 16, 32, 64)
 
 
@@ -26,12 +31,12 @@ class Choice:
 
     Args:
         target: one of TARGETS.
-        opset: of the graphs; it decides the form of attention, where that is of the standard.
+        opset: of the graphs; it decides the form of attention unless ``only_for`` does.
         precision: of text adapter and denoiser.
-        reason: why.
-        head_multiple: of text adapter and denoiser: heads are padded with zeros to the next
+        reason: one sentence for the user.
+        head_multiple: heads of text adapter and denoiser are padded with zeros to the next
             multiple of it.
-        only_for: the engine whose own operators the graphs hold, which no other runs; or None.
+        only_for: engine whose private operators the graphs use, so that no other runs them.
     """
 
     target: str
@@ -43,18 +48,20 @@ class Choice:
 
     @property
     def attention(self) -> str:
-        """OWN, FUSED or DECOMPOSED."""
-        return _FORMS[self.opset] if self.only_for is None else OWN
+        """FUSED, DECOMPOSED or ONNXRUNTIME_OPERATOR."""
+        return _FORMS[self.opset] if self.only_for is None else ONNXRUNTIME_OPERATOR
 
     def line(self) -> str:
         """The choice and its reason in one line."""
-        chosen = f"opset {self.opset}, {self.precision}, attention as {self.attention}"
+        settings = f"opset {self.opset}, {self.precision}, attention as {self.attention}"
         if self.head_multiple > 1:
-            chosen += f", heads padded to a multiple of {self.head_multiple}"
-        return f"for {self.target}: {chosen} ({self.reason})"
+            settings += f", heads padded to a multiple of {self.head_multiple}"
+        return f"for {self.target}: {settings} ({self.reason})"
 
 
-def _choices(target: str, *rows: tuple[str, int, str], head_multiple: int = 1) -> dict[str, Choice]:
+def _choices(
+    target: str, *settings: tuple[str, int, str], head_multiple: int = 1
+) -> dict[str, Choice]:
     return {
         precision: Choice(
             target=target,
@@ -63,11 +70,11 @@ def _choices(target: str, *rows: tuple[str, int, str], head_multiple: int = 1) -
             reason=reason,
             head_multiple=head_multiple,
         )
-        for precision, opset, reason in rows
+        for precision, opset, reason in settings
     }
 
 
-# Target -> precision -> choice; the first precision is the one to take unasked.
+# Target -> precision -> choice; the first precision is the default.
 CHOICES: Final[Mapping[str, Mapping[str, Choice]]] = {
     "cpu": {
         # A B/16 step takes 0.95 of its time with an Attention node
@@ -153,29 +160,60 @@ def choose(target: str, precision: str | None = None) -> Choice:
 
     Args:
         target: one of TARGETS.
-        precision: asked for all the same, or None.
+        precision: one of the target's; None takes its default.
 
     Raises:
         UsageError: an unknown target, or a precision that it has no kernels for.
     """
     if target not in CHOICES:
-        raise UsageError(f"target {target!r} is unknown; choose one of {', '.join(TARGETS)}")
-    rows = CHOICES[target]
+        raise UsageError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
+    by_precision = CHOICES[target]
     if precision is None:
-        return next(iter(rows.values()))
-    if precision not in rows:
+        return next(iter(by_precision.values()))
+    if precision not in by_precision:
         raise UsageError(
-            f"precision {precision} is not for {target}, which has no kernels for it; choose one "
-            f"of {', '.join(rows)}"
+            f"{target} has no kernels for {precision}; choose one of {', '.join(by_precision)}"
         )
-    return rows[precision]
+    return by_precision[precision]
 
 
-def check_form(only_for: str | None, precision: str, opset: int) -> None:
-    """Refuse an engine's own operators where it has none.
+def check_precision(precision: str) -> None:
+    """Refuse a precision that export does not write.
 
     Raises:
-        UsageError: the engine is unknown, or its operators are not for that precision or opset.
+        UsageError: the precision is not one of PRECISIONS.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+
+
+def check_opset(opset: int) -> None:
+    """Refuse an opset that the graphs are not tested at.
+
+    Raises:
+        UsageError: the opset is not one of OPSETS.
+    """
+    if opset not in OPSETS:
+        raise UsageError(f"opset is {opset!r}; choose one of {', '.join(map(str, OPSETS))}")
+
+
+def check_multiple(multiple: int) -> None:
+    """Refuse a multiple that no kernel requires.
+
+    Raises:
+        UsageError: the multiple is not one of HEAD_MULTIPLES.
+    """
+    if multiple not in HEAD_MULTIPLES:
+        raise UsageError(
+            f"head multiple is {multiple!r}; choose one of {', '.join(map(str, HEAD_MULTIPLES))}"
+        )
+
+
+def check_private_operators(only_for: str | None, precision: str, opset: int) -> None:
+    """Refuse an engine's private operators where it has none.
+
+    Raises:
+        UsageError: the engine is unknown, or has no such operators at that precision or opset.
     """
     try:
         check_only_for(only_for)
@@ -186,18 +224,6 @@ def check_form(only_for: str | None, precision: str, opset: int) -> None:
     choice = next(item for item in CHOICES[only_for].values() if item.only_for is not None)
     if (precision, opset) != (choice.precision, choice.opset):
         raise UsageError(
-            f"only_for {only_for} came with {precision} at opset {opset}, but its operators are for"
-            f" {choice.precision} at opset {choice.opset}; leave out one of them"
-        )
-
-
-def check_multiple(multiple: int) -> None:
-    """Refuse what no kernel asks for.
-
-    Raises:
-        UsageError: the multiple is none of HEAD_MULTIPLES.
-    """
-    if multiple not in HEAD_MULTIPLES:
-        raise UsageError(
-            f"head multiple is {multiple!r}; choose one of {', '.join(map(str, HEAD_MULTIPLES))}"
+            f"only_for={only_for!r} requires {choice.precision} at opset {choice.opset}, got"
+            f" {precision} at opset {opset}; drop only_for or change the others"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minit2i_deploy.demo.ready import READY, pack_bundle
 from minit2i_deploy.demo.shipped import ASSETS, shipped_model
-from minit2i_deploy.export import export_bundle
+from minit2i_deploy.export import ExportOptions, export_bundle
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         for name, model in READY.items():
             bundle = export_bundle(
-                ASSETS / model, Path(work) / name, text_encoder=models.text_encoder
+                ASSETS / model, Path(work) / name, ExportOptions(text_encoder=models.text_encoder)
             )
             pack_bundle(bundle, name, folder / f"{name}.zip")
             print(f"{folder / name}.zip: {(folder / f'{name}.zip').stat().st_size} bytes")

@@ -1,4 +1,4 @@
-"""A network with wider heads and the same answers, for engines whose fused kernels need them."""
+"""Attention heads padded with zeros: the same outputs, for fused kernels that need the width."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROTARY: Final = "rotary"
 
 
 def padding_for(config: ModelConfig, multiple: int) -> HeadPadding | None:
-    """What takes a network's heads to the next multiple, or None where they are one already."""
+    """Padding of a network's heads to the next multiple; None if they need none."""
     padded = -(-config.head_dim // multiple) * multiple
     if padded == config.head_dim:
         return None
@@ -24,9 +24,9 @@ def padding_for(config: ModelConfig, multiple: int) -> HeadPadding | None:
 
 
 def pad_heads(net: nn.Module, padding: HeadPadding) -> None:
-    """Widen every head of a float32 network, or a part of one, in place.
+    """Widen every head of a float32 network, or of a part of one, in place.
 
-    Its outputs stay as they are, to rounding.
+    Its outputs stay the same to rounding.
     """
     for module in net.modules():
         if isinstance(module, TextBlock | DoubleBlock):

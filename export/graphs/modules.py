@@ -1,4 +1,4 @@
-"""The three graphs seen from outside, and the torch modules behind two of them.
+"""Inputs and outputs of the three graphs, and the torch module of the text adapter's.
 
 States and tokens are float32 at every edge, whatever precision the network computes in.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from minit2i_deploy.bundle.manifest import TensorInfo
 from minit2i_deploy.config import ModelConfig
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.export.choices import check_precision
 from minit2i_deploy.export.graphs.onnx_export import Signature
 from minit2i_deploy.model import TextAdapter
 from minit2i_deploy.solvers.row import GRAPH_COLUMNS
@@ -31,24 +31,23 @@ class AdapterGraph(nn.Module):
     def forward(self, context: Tensor, mask: Tensor, conditions: Tensor | None = None) -> Tensor:
         """float32 [n, L, width], int64 [n, L], a student's float32 [n, 4] -> [n, L', hidden]."""
         dtype = self.text_adapter.mask_token.dtype
-        told = () if conditions is None else conditions.unbind(1)
-        tokens: Tensor = self.text_adapter(context.to(dtype), mask, *told)
+        columns = () if conditions is None else conditions.unbind(1)
+        tokens: Tensor = self.text_adapter(context.to(dtype), mask, *columns)
         return tokens.to(torch.float32)
 
 
 def network_dtype(precision: str) -> torch.dtype:
-    """The torch type of a precision.
+    """The torch type of one of ``choices.PRECISIONS``.
 
     Raises:
-        UsageError: the precision is not one that export writes.
+        UsageError: another precision.
     """
-    if precision not in DTYPES:
-        raise UsageError(f"precision {precision!r} is unknown; choose one of {', '.join(DTYPES)}")
+    check_precision(precision)
     return DTYPES[precision]
 
 
 def canonical_name(name: str) -> str:
-    """A parameter of AdapterGraph or Step by its name in checkpoints."""
+    """Name in checkpoints of a parameter of AdapterGraph or Step."""
     return name.split(".", 1)[1]
 
 
@@ -63,7 +62,7 @@ def text_encoder_signature(width: int) -> Signature:
 def text_adapter_signature(config: ModelConfig) -> Signature:
     """context float32 [n, L, width], mask int64 [n, L] -> tokens float32 [n, L', hidden].
 
-    A few-step student's takes conditions float32 [n, 4] besides, ``table.CONDITION_COLUMNS``.
+    A few-step student's also takes conditions float32 [n, 4], ``table.CONDITION_COLUMNS``.
     """
     length = config.prompt_length
     inputs = {

@@ -1,8 +1,8 @@
-"""From a torch module to a small, clean ONNX graph whose weights are still the module's own.
+"""From a torch module to a small ONNX graph that shares the module's weights.
 
-torch's exporter is asked not to optimise: its folding would copy every weight to transpose it.
-The same passes run here with the weights' transposes left in the graph, where weights.py meets
-them and writes the transposed bytes straight to the data file.
+torch's exporter runs without its optimizer, whose folding would copy every weight to transpose
+it. The same passes run here, but keep the transposes of weights in the graph: weights_file.py
+removes them and writes the transposed bytes straight to the data file.
 """
 
 from __future__ import annotations
@@ -21,12 +21,7 @@ from onnxscript import optimizer, rewriter
 from torch import nn
 
 from minit2i_deploy.bundle.manifest import TensorInfo
-from minit2i_deploy.errors import UsageError, VerificationError
-
-# One Attention and one RMSNormalization node each, which every engine fuses at its best.
-DEFAULT_OPSET: Final = 23
-# 18 decomposes both, for engines that refuse float32 Attention (TensorRT-RTX).
-OPSETS: Final = (18, 23)
+from minit2i_deploy.errors import VerificationError
 
 # Distinct sizes for the free axes of the example inputs, none of them special to the exporter.
 _EXAMPLE_SIZES: Final = {"n": 3, "tokens": 5, "batch": 3, "branches": 2}
@@ -35,20 +30,10 @@ _FOLDING_ROUNDS: Final = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signature:
-    """Names, types and shapes of a graph's inputs and outputs; text sizes are free axes."""
+    """Names, types and shapes of a graph's inputs and outputs; a size that is a name is free."""
 
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
-
-
-def check_opset(opset: int) -> None:
-    """Refuse an opset that the graphs are not tested at.
-
-    Raises:
-        UsageError: the opset is none of OPSETS.
-    """
-    if opset not in OPSETS:
-        raise UsageError(f"opset is {opset!r}; choose one of {', '.join(map(str, OPSETS))}")
 
 
 def to_onnx(module: nn.Module, signature: Signature, opset: int) -> onnx_ir.Model:
@@ -56,16 +41,16 @@ def to_onnx(module: nn.Module, signature: Signature, opset: int) -> onnx_ir.Mode
 
     Args:
         module: takes the signature's inputs by name, in evaluation mode.
-        signature: what the graph must look like from outside.
-        opset: one of OPSETS.
+        signature: inputs and outputs that the graph must have.
+        opset: one of ``choices.OPSETS``.
 
     Raises:
-        VerificationError: the exporter made other inputs or outputs than the signature's.
+        VerificationError: the exported graph has other inputs or outputs.
     """
     program = _export(module, signature, opset)
     model: onnx_ir.Model = program.model
-    _optimise(model)
-    _forget_sources(model)
+    _optimize(model)
+    _drop_metadata(model)
     _check_signature(model, signature)
     return model
 
@@ -98,7 +83,7 @@ def _example(info: TensorInfo) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the exporter's remarks on its own internals and on packages nobody asked for."""
+    """Silence the exporter's messages on its internals and on optional packages."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -111,11 +96,11 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _optimise(model: onnx_ir.Model) -> None:
+def _optimize(model: onnx_ir.Model) -> None:
     # No pass that merges equal initializers: every weight keeps its own name and place.
     common.InlinePass()(model)
     for _ in range(_FOLDING_ROUNDS):
-        optimizer.fold_constants(model, should_fold=_unless_weight)
+        optimizer.fold_constants(model, should_fold=_should_fold)
         rewriter.rewrite(model)
         optimizer.remove_unused_nodes(model)
     onnx_ir.passes.Sequential(
@@ -128,15 +113,16 @@ def _optimise(model: onnx_ir.Model) -> None:
     )(model)
 
 
-def _unless_weight(node: onnx_ir.Node) -> bool | None:
+def _should_fold(node: onnx_ir.Node) -> bool | None:
+    """False for what would copy a weight; None leaves the decision to the folder's own rules."""
     source = node.inputs[0] if node.inputs else None
-    # Besides transposes: a bfloat16 network's norms and positions, where they are read as float32.
+    # Casts: norms and positions of a bfloat16 network are read as float32.
     is_weight = source is not None and source.is_initializer()
     return False if is_weight and node.op_type in ("Transpose", "Cast") else None
 
 
-def _forget_sources(model: onnx_ir.Model) -> None:
-    """Drop stack traces: they name paths of this machine and make equal exports differ."""
+def _drop_metadata(model: onnx_ir.Model) -> None:
+    """Drop stack traces: they contain paths of this machine, so that equal exports differ."""
     for holder in (model, model.graph, *model.graph, *_values(model)):
         holder.metadata_props.clear()
         holder.doc_string = None
@@ -150,14 +136,14 @@ def _values(model: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
 
 
 def _check_signature(model: onnx_ir.Model, signature: Signature) -> None:
-    for kind, values, wanted in (
+    for kind, values, expected in (
         ("inputs", model.graph.inputs, signature.inputs),
         ("outputs", model.graph.outputs, signature.outputs),
     ):
-        found = {str(value.name): _info(value) for value in values}
-        if found != dict(wanted):
+        actual = {str(value.name): _info(value) for value in values}
+        if actual != dict(expected):
             raise VerificationError(
-                f"the exporter made {kind} {found}, but {dict(wanted)} are needed; use the"
+                f"the exported graph has {kind} {actual}, expected {dict(expected)}; install the"
                 " versions of torch and onnxscript in constraints.txt"
             )
 

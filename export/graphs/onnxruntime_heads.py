@@ -1,8 +1,8 @@
-"""Heads in operators of ONNX Runtime's own, for graphs that its CPU provider alone will run.
+"""Attention and rotation in ONNX Runtime's private operators, for its CPU provider alone.
 
-Its RotaryEmbedding is one pass in place of six nodes. Its MultiHeadAttention takes and gives
-[batch, tokens, heads * head width] as the projections do, so no node transposes, and works on
-blocks of the scores where the standard Attention writes them all to memory first.
+Its RotaryEmbedding is one pass in place of six nodes. Its MultiHeadAttention reads and writes
+[batch, tokens, heads * head width] like the projections, so nothing is transposed, and works on
+blocks of the scores where the standard Attention writes all of them to memory first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _VERSION: Final = 1
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxRuntimeHeads(Heads):
-    """Heads as [B, N, H, K], for export alone: run by torch it computes nothing."""
+    """Heads as [B, N, H, K]. For export only: torch cannot run its operators."""
 
     def split(self, qkv_BNX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A fused projection laid out [3, H, K] as q, k and v of [B, N, H, K]."""
@@ -30,14 +30,14 @@ class OnnxRuntimeHeads(Heads):
         return q, k, v
 
     def rotate(self, x_BNHK: Tensor, rotary_2NK: Tensor) -> Tensor:
-        """As ``Heads.rotate``; it takes the angles of a pair once."""
+        """As ``Heads.rotate``; the operator reads the angles of each pair once."""
         cos, sin = rotary_2NK[..., : self.head_dim // 2].unbind(0)
         start = torch.zeros(1, dtype=torch.int64)
-        turned = _operator("RotaryEmbedding", (x_BNHK.flatten(2), start, cos, sin))
-        return turned.unflatten(-1, (-1, self.head_dim))
+        rotated = _operator("RotaryEmbedding", (x_BNHK.flatten(2), start, cos, sin))
+        return rotated.unflatten(-1, (-1, self.head_dim))
 
     def join(self, first: Tensor, second: Tensor) -> Tensor:
-        """The tokens of both, one after the other."""
+        """Both sequences, one after the other."""
         return torch.cat([first, second], dim=1)
 
     def attend(self, q_BNHK: Tensor, k_BMHK: Tensor, v_BMHK: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class OnnxRuntimeHeads(Heads):
 
 
 def use_onnxruntime_heads(net: nn.Module) -> None:
-    """Give every block of a network, or of a part of one, this form in place."""
+    """Replace the heads of every block of a network, or of a part of one, in place."""
     for module in net.modules():
         if isinstance(module, TextBlock | DoubleBlock):
             heads = module.heads

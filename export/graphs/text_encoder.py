@@ -1,4 +1,4 @@
-"""The text encoder: found, opened and exported as it is, with nothing of ours in it."""
+"""The T5 text encoder: opened from its folder and exported unchanged."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from minit2i_deploy.export.graphs.weights_file import write_graph
 
 
 def open_text_encoder(folder: Path, width: int) -> Any:
-    """Load the encoder in float32, whatever its file holds: half precision overflows in T5.
+    """Load the encoder in float32, whatever its file holds: T5 overflows in half precision.
 
     Args:
         folder: a T5 or T5 encoder in Hugging Face form.
         width: size of the encoder's output that the network takes.
 
     Raises:
-        UsageError: it is no T5, or one of another width.
+        UsageError: it is not a T5, or has another width.
         CheckpointError: weights are missing or cannot be read.
     """
     transformers = require("transformers", "export")
     config = _read_config(folder)
     if config.get("model_type") != "t5":
-        raise UsageError(f"{folder}: model_type is {config.get('model_type')!r}; a T5 is needed")
+        raise UsageError(
+            f"{folder}: expected a T5, got model_type {config.get('model_type')!r}; pass the text"
+            " encoder that the network was trained with"
+        )
     if config.get("d_model") != width:
         raise UsageError(
             f"{folder}: this T5 is {config.get('d_model')} wide but the checkpoint takes {width};"
@@ -41,31 +44,31 @@ def open_text_encoder(folder: Path, width: int) -> Any:
     except Exception as error:  # the library raises whatever its readers raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{folder}: the text encoder cannot be read ({reason})") from error
-    lacking = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
-    if lacking:
-        # transformers would fill them with random numbers and go on.
+    missing = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
+    if missing:
+        # transformers only warns, and fills them with random numbers.
         raise CheckpointError(
-            f"{folder}: {len(lacking)} tensors are missing or misshaped, first {lacking[0]};"
+            f"{folder}: {len(missing)} tensors are missing or of another shape, first {missing[0]};"
             " download the folder again"
         )
     return encoder.eval().requires_grad_(False)
 
 
 def write_text_encoder(encoder: Any, folder: Path, opset: int) -> Signature:
-    """Write config.json and the graph, in a form that optimum opens as it is.
+    """Write config.json and the graph, in a form that optimum opens.
 
     Args:
-        encoder: what ``open_text_encoder`` returned.
+        encoder: from ``open_text_encoder``.
         folder: of the bundle, for this graph.
         opset: of the graph.
     """
     signature = text_encoder_signature(encoder.config.d_model)
-    description = _onnx_config(encoder.config)
-    assert set(description.inputs) == set(signature.inputs)
+    onnx_config = _onnx_config(encoder.config)
+    assert set(onnx_config.inputs) == set(signature.inputs)
     folder.mkdir(parents=True, exist_ok=True)
-    with description.patch_model_for_export(encoder):
+    with onnx_config.patch_model_for_export(encoder):
         model = to_onnx(encoder, signature, opset)
-    write_graph(model, encoder, folder, _own_name)
+    write_graph(model, encoder, folder, _same_name)
     values = encoder.config.to_dict()
     values.pop("_name_or_path", None)  # a path of this machine
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
@@ -98,5 +101,5 @@ def _onnx_config(config: Any) -> Any:
     return MaskedT5EncoderConfig(config, task="feature-extraction")
 
 
-def _own_name(name: str) -> str:
+def _same_name(name: str) -> str:
     return name

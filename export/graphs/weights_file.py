@@ -1,8 +1,8 @@
-"""The data file beside a graph: external data for ONNX and at once a safetensors file.
+"""The data file of a graph: external data for ONNX and a safetensors file at the same time.
 
-Any tool reads the weights of a bundle by their canonical names, without onnx. A matrix that the
-graph multiplies from the right is stored transposed, so that engines map it into memory as it
-is; its name then stands in the list ``transposed`` of the file's metadata.
+Any tool can read the weights of a bundle by their canonical names, without onnx. A matrix that
+the graph multiplies from the right is stored transposed, so that engines can map it into memory
+unchanged; the list ``transposed`` of the file's metadata names it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ CONSTANT_PREFIX: Final = "_constant."
 
 # Where the data begins, and the best alignment of a tensor: engines map whole pages.
 _PAGE_BYTES: Final = 4096
-# What folding leaves inside the graph file; more than this is a weight nobody accounted for.
+# Constants that folding creates are smaller; a larger one would be a weight of unknown name.
 _MAX_INLINE_BYTES: Final = 65536
 _DTYPES: Final = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """One tensor of the data file: its name there, its values in the graph's layout."""
+    """One tensor of the data file: its name in the file, its values in the graph's layout."""
 
     name: str
     values: Tensor
@@ -47,21 +47,21 @@ class Stored:
 def write_graph(
     model: onnx_ir.Model, module: nn.Module, folder: Path, canonical: Callable[[str], str]
 ) -> None:
-    """Write model.onnx and model.onnx.data; every parameter of the module is in the latter.
+    """Write model.onnx and model.onnx.data, which contains every parameter of the module.
 
     Args:
         model: exported from the module; its initializers are renamed and moved to the file.
         module: owner of the parameters and of the constant tables.
-        folder: made if it is not there.
+        folder: created if it is missing.
         canonical: name of a module's parameter -> its name in the file.
 
     Raises:
-        VerificationError: the graph holds a large constant that is none of the module's.
+        VerificationError: the graph has a large constant that is not one of the module's.
     """
     tensors = _tensors(module, canonical)
     transposed = _fold_transposes(model, tensors)
     _check_all_known(model, tensors)
-    used = {tensors[name].name for name in model.graph.initializers if name in tensors}
+    read = {tensors[name].name for name in model.graph.initializers if name in tensors}
     stored = _in_file_order(
         Stored(
             name=item.name,
@@ -69,7 +69,7 @@ def write_graph(
             transposed=item.name in transposed,
         )
         for item in _distinct(tensors)
-        if item.name in used or not item.name.startswith(CONSTANT_PREFIX)
+        if item.name in read or not item.name.startswith(CONSTANT_PREFIX)
     )
     folder.mkdir(parents=True, exist_ok=True)
     offsets = _write_safetensors(folder / DATA_FILE, stored)
@@ -79,7 +79,7 @@ def write_graph(
 
 
 def _tensors(module: nn.Module, canonical: Callable[[str], str]) -> dict[str, Stored]:
-    """The module's own names -> what is stored; tied parameters share the first one's entry."""
+    """Stored tensors by their names in the module; tied parameters share the first one's."""
     tensors: dict[str, Stored] = {}
     by_identity: dict[int, Stored] = {}
     for name, value in module.named_parameters(remove_duplicate=False):
@@ -96,10 +96,10 @@ def _distinct(tensors: dict[str, Stored]) -> Iterator[Stored]:
 
 
 def _fold_transposes(model: onnx_ir.Model, tensors: dict[str, Stored]) -> set[str]:
-    """Take Transpose nodes off matrices that are read in no other way.
+    """Remove the Transpose nodes of matrices that are read in no other way.
 
     Returns:
-        names, as in the file, of the matrices whose transpose the graph now takes.
+        names, as in the file, of the matrices whose transpose the graph now reads.
     """
     transposed = set()
     for name, value in list(model.graph.initializers.items()):
@@ -129,18 +129,18 @@ def _check_all_known(model: onnx_ir.Model, tensors: dict[str, Stored]) -> None:
         assert value.const_value is not None
         if name not in tensors and value.const_value.nbytes > _MAX_INLINE_BYTES:
             raise VerificationError(
-                f"graph constant {name} of {value.const_value.nbytes} bytes is no parameter of"
-                " the network; use the versions of torch and onnxscript in constraints.txt"
+                f"graph constant {name} of {value.const_value.nbytes} bytes is not a parameter of"
+                " the network; install the versions of torch and onnxscript in constraints.txt"
             )
 
 
 def _in_file_order(stored: Iterator[Stored]) -> list[Stored]:
-    """Multiples of a page first, and so on down: each begins at its own alignment, no gaps."""
+    """By falling alignment, so that each tensor is aligned and no gaps are needed."""
     return sorted(stored, key=lambda item: -math.gcd(item.num_bytes, _PAGE_BYTES))
 
 
 def _write_safetensors(path: Path, stored: list[Stored]) -> dict[str, tuple[int, int]]:
-    """Write tensor by tensor; return each name's offset and length in the file."""
+    """Write tensor by tensor; returns offset and length in the file by name."""
     places: dict[str, tuple[int, int]] = {}
     end = 0
     for item in stored:

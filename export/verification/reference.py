@@ -1,4 +1,4 @@
-"""What the graphs must reproduce: torch in float32 at real prompts and along a real trajectory."""
+"""Reference values of the graphs: torch in float32 at real prompts, along a real trajectory."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ STUDENT_STEPS: Final = 4
 
 _PROMPTS: Final = ("a red circle", "two blue squares to the left of a small green triangle", "")
 _SEED: Final = 7
-# Times at which the ladder measures single steps: the row nearest to each.
-_LADDER_TIMES: Final = (0.0, 0.2, 0.5, 0.8, 0.95)
+# Times of the recorded steps: the row nearest to each.
+_STEP_TIMES: Final = (0.0, 0.2, 0.5, 0.8, 0.95)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """Inputs of one graph call and torch's outputs, by name.
+    """Inputs of one graph call and torch's outputs.
 
     Args:
+        inputs: by name.
+        outputs: by name, in the graph's order.
         t: time of a step that the reference trajectory took, 0 noise to 1 data; None for any
             other call.
     """
@@ -51,11 +53,12 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextReference:
-    """The text encoder's samples; the first one's prompts are those of everything after.
+    """Reference of the text encoder, and the contexts that the network's reference starts from.
 
     Args:
-        samples: outputs are zero at padding, where no value is promised.
-        context: float32 [prompts + 1, L, width], padded; the last row is the unconditional one.
+        samples: the prompts as a padded batch, and the first one alone; outputs are zero at
+            padding, where the encoder's own are undefined.
+        context: float32 [prompts + 1, L, width], padded; the last entry is the unconditional one.
         mask: int64 [prompts + 1, L].
     """
 
@@ -66,21 +69,21 @@ class TextReference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkReference:
-    """Samples of adapter and step, and a whole trajectory.
+    """Samples of adapter and step, and a complete trajectory.
 
     Args:
         adapter: samples of the text adapter.
         steps: samples of the step graph.
         table: rows of the trajectory.
         start: float32 [1, 3, H, W], its start noise, scaled.
-        pixels: uint8 [1, H, W, 3], its picture.
+        image: uint8 [1, H, W, 3], what it ends in.
     """
 
     adapter: tuple[Sample, ...]
     steps: tuple[Sample, ...]
     table: Table
     start: np.ndarray
-    pixels: np.ndarray
+    image: np.ndarray
 
 
 def record_text(encoder: Any, tokenizer: Tokenizer, config: ModelConfig) -> TextReference:
@@ -104,7 +107,7 @@ def record_network(
     net: MMJiT,
     text: TextReference,
     a_min: float,
-    told: StudentSettings | None,
+    conditions: StudentSettings | None,
     progress: Progress,
 ) -> NetworkReference:
     """Adapt the prompts, run the reference trajectory and keep steps from along it.
@@ -113,17 +116,17 @@ def record_network(
         net: in float32.
         text: the prompts' contexts.
         a_min: of the table.
-        told: omega, t_min and t_max of a few-step student, in place of the released recipe's.
+        conditions: omega, t_min and t_max of a few-step student; None takes the released recipe's.
         progress: called with the share that is done.
     """
     adapter, step = AdapterGraph(net.text_adapter), Step(net.denoiser)
-    table = _reference_table(net.config, a_min, told or {})
+    table = _reference_table(net.config, a_min, conditions or {})
     inputs = {"context": text.context, "mask": text.mask}
     if table.is_conditioned:
-        conditions = table.conditions()[:1].astype(np.float32)
-        inputs["conditions"] = np.repeat(conditions, len(text.context), axis=0)
-    batch = sample(adapter, inputs, ("tokens",))
-    single = sample(adapter, {name: value[:1] for name, value in inputs.items()}, ("tokens",))
+        first = table.conditions()[:1].astype(np.float32)
+        inputs["conditions"] = np.repeat(first, len(text.context), axis=0)
+    batch = run_module(adapter, inputs, ("tokens",))
+    single = run_module(adapter, {name: value[:1] for name, value in inputs.items()}, ("tokens",))
     tokens = batch.outputs["tokens"]
     size = net.config.image_size
     start = NOISE_SCALE * batch_noise([_SEED], (net.config.in_channels, size, size))
@@ -134,21 +137,21 @@ def record_network(
         progress(len(states) / (len(table) + 3))
     return NetworkReference(
         adapter=(batch, single),
-        steps=(*_along(states, branches, table), *_variations(step, states, tokens, table)),
+        steps=(*_steps_along(states, branches, table), *_variations(step, states, tokens, table)),
         table=table,
         start=start,
-        pixels=to_uint8(states[-1][0]),
+        image=to_uint8(states[-1][0]),
     )
 
 
-def _reference_table(config: ModelConfig, a_min: float, told: StudentSettings) -> Table:
+def _reference_table(config: ModelConfig, a_min: float, conditions: StudentSettings) -> Table:
     if config.student is None:
         return solver_table("euler", steps=STEPS, a_min=a_min)
-    return solver_table(MEAN_FLOW, steps=STUDENT_STEPS, a_min=a_min, **told)
+    return solver_table(MEAN_FLOW, steps=STUDENT_STEPS, a_min=a_min, **conditions)
 
 
-def sample(module: torch.nn.Module, inputs: Arrays, outputs: tuple[str, ...]) -> Sample:
-    """Run a module once."""
+def run_module(module: torch.nn.Module, inputs: Arrays, outputs: tuple[str, ...]) -> Sample:
+    """Run a module once, without gradients; ``outputs`` are the names of its results."""
     with torch.no_grad():
         result = module(**{name: _tensor(value) for name, value in inputs.items()})
     values = result if isinstance(result, tuple) else (result,)
@@ -169,17 +172,17 @@ def _encode(encoder: Any, ids: np.ndarray, mask: np.ndarray) -> Sample:
 def _pad(ids: list[np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     shape = len(ids), max(map(len, ids))
     padded, mask = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64)
-    for row, values in enumerate(ids):
-        padded[row, : len(values)], mask[row, : len(values)] = values, 1
+    for index, values in enumerate(ids):
+        padded[index, : len(values)], mask[index, : len(values)] = values, 1
     return padded, mask
 
 
-def _along(
+def _steps_along(
     states: list[tuple[np.ndarray, np.ndarray]], branches: np.ndarray, table: Table
 ) -> list[Sample]:
-    """Steps that the trajectory itself took, from its own states."""
+    """Steps that the trajectory itself took, from its own states: those nearest to _STEP_TIMES."""
     rows = table.steps(GUIDANCE)
-    nearest = (min(rows, key=lambda row: abs(row.t - t)) for t in _LADDER_TIMES)
+    nearest = (min(rows, key=lambda row: abs(row.t - t)) for t in _STEP_TIMES)
     samples = []
     for row in dict.fromkeys(nearest):
         inputs = _inputs(*states[row.index], branches, row)
@@ -206,12 +209,12 @@ def _variations(
         _inputs(*states[middle.index], tokens[None, -1:], middle) | {"weights": one},
         _inputs(pair[0], pair[1], two_prompts, middle),
     )
-    return [sample(step, inputs, ("x_next", "h_next")) for inputs in all_inputs]
+    return [run_module(step, inputs, ("x_next", "h_next")) for inputs in all_inputs]
 
 
 def _inputs(x: np.ndarray, h: np.ndarray, tokens: np.ndarray, row: Row) -> dict[str, np.ndarray]:
-    used = tokens[: len(row.weights)]
-    return {"x": x, "h": h, "tokens": used, "weights": row.weights, "row": row.values}
+    branches = tokens[: len(row.weights)]
+    return {"x": x, "h": h, "tokens": branches, "weights": row.weights, "row": row.values}
 
 
 def _tensor(array: np.ndarray) -> Tensor:

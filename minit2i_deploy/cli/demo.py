@@ -117,16 +117,13 @@ def _is_demo(folder: Path) -> bool:
 def _export(
     title: str, checkpoint: Path, shipped: Shipped, folder: Path, seconds: dict[str, float]
 ) -> Bundle:
-    from minit2i_deploy.export import export_bundle
+    from minit2i_deploy.export import ExportOptions, export_bundle
     from minit2i_deploy.progress import ProgressLine
 
     began = time.perf_counter()
     with ProgressLine(title) as progress:
         bundle = export_bundle(
-            checkpoint,
-            folder,
-            text_encoder=shipped.text_encoder,
-            progress=progress,
+            checkpoint, folder, ExportOptions(text_encoder=shipped.text_encoder), progress=progress
         )
     seconds[title] = time.perf_counter() - began
     return bundle

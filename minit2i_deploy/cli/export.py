@@ -107,16 +107,18 @@ def run(options: ExportCommandOptions) -> None:
     if options.head_multiple is not None:
         settings["head_multiple"] = options.head_multiple
     # Takes seconds to import.
-    from minit2i_deploy.export import export_bundle
+    from minit2i_deploy.export import ExportOptions, export_bundle
 
     with ProgressLine("export") as progress:
         bundle = export_bundle(
             Path(options.checkpoint),
             Path(options.bundle),
-            **settings,
-            flavour=options.flavour,
-            **options.source.arguments(),
-            overwrite=options.overwrite,
+            ExportOptions(
+                **settings,
+                flavour=options.flavour,
+                **options.source.arguments(),
+                overwrite=options.overwrite,
+            ),
             progress=progress,
         )
     _print(options, bundle, settings["precision"])

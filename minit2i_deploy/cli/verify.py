@@ -197,14 +197,14 @@ def _parity_text(levels: tuple[ParityLevel, ...]) -> str:
 
 
 def _measure(bundle: Path, options: VerifyOptions) -> tuple[Check, ...]:
-    from minit2i_deploy.export import verify_bundle
+    from minit2i_deploy.export import SourceOptions, verify_bundle
     from minit2i_deploy.progress import ProgressLine
 
     with ProgressLine("measure") as progress:
         return verify_bundle(
             bundle,
             options.checkpoint,
-            **options.source.arguments(),
+            SourceOptions(**options.source.arguments()),
             progress=progress,
         )
 

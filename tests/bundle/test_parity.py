@@ -124,7 +124,9 @@ def test_a_real_ladder_is_measured_again(
 ) -> None:
     export = pytest.importorskip("minit2i_deploy.export")
     half = export.export_bundle(
-        hub_folder(), tmp_path / "half", text_encoder=text_folder(), precision="bf16"
+        hub_folder(),
+        tmp_path / "half",
+        export.ExportOptions(text_encoder=text_folder(), precision="bf16"),
     )
     shutil.copytree(tiny_bundle(), tmp_path / "full")
     done = run(

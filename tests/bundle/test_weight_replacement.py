@@ -70,22 +70,26 @@ def test_other_weights_and_back_again(bundle: Bundle, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_is_what_an_export_writes(bundle: Bundle, tmp_path: Path, precision: str) -> None:
-    from minit2i_deploy.export import export_bundle
+    from minit2i_deploy.export import ExportOptions, export_bundle
 
     # A small one, or the merged network is too wild for the bounds of an export.
     write_adapter(tmp_path / "lora", lora_alpha=0.05)
     base = bundle
     if precision != "fp32":
         base = export_bundle(
-            hub_folder(), tmp_path / "base", text_encoder=text_folder(), precision=precision
+            hub_folder(),
+            tmp_path / "base",
+            ExportOptions(text_encoder=text_folder(), precision=precision),
         )
     expected = export_bundle(
         hub_folder(),
         tmp_path / "expected",
-        text_encoder=text_folder(),
-        lora=tmp_path / "lora",
-        precision=precision,
-        opset=base.manifest.graphs["transformer"].opset,
+        ExportOptions(
+            text_encoder=text_folder(),
+            lora=tmp_path / "lora",
+            precision=precision,
+            opset=base.manifest.graphs["transformer"].opset,
+        ),
     )
     merged = load_checkpoint(hub_folder(), lora=tmp_path / "lora")
     actual = replaced(base, tmp_path / "found", merged.tensors)

@@ -14,6 +14,8 @@ import pytest
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.cli.support import formatting
 from minit2i_deploy.errors import VerificationError
+from minit2i_deploy.export import ExportOptions
+from minit2i_deploy.progress import Progress
 from tests.helpers.bundles import write_bundle
 from tests.helpers.cli_runs import run
 
@@ -24,8 +26,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     export = pytest.importorskip("minit2i_deploy.export")
     made: list[tuple[Any, ...]] = []
 
-    def stub(checkpoint: Path, bundle: Path, **options: Any) -> Bundle:
-        options.pop("progress")(0.5, "stage")
+    def stub(
+        checkpoint: Path, bundle: Path, options: ExportOptions, *, progress: Progress
+    ) -> Bundle:
+        progress(0.5, "stage")
         made.append((checkpoint, bundle, options))
         return Bundle.open(write_bundle(bundle))
 
@@ -47,10 +51,10 @@ def test_export_passes_its_options_and_prints_the_checks(
         (
             Path("ckpt"),
             tmp_path / "b",
-            {
-                "precision": "fp16", "text_encoder": "t5", "flavour": "jax-l16", "ema": False,
-                "overwrite": True, "lora": "adapter", "image_size": 256, "prompt_length": 128,
-            },
+            ExportOptions(
+                precision="fp16", text_encoder="t5", flavour="jax-l16", ema=False,
+                overwrite=True, lora="adapter", image_size=256, prompt_length=128,
+            ),
         )
     ]  # fmt: skip
     assert done.out.splitlines()[1].split() == [
@@ -62,10 +66,7 @@ def test_export_defaults_and_json(
     calls: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = json.loads(run(capsys, "export", "ckpt", tmp_path / "b", "--json").out)
-    assert calls[0][2] == {
-        "precision": "fp32", "text_encoder": None, "flavour": None, "ema": True,
-        "overwrite": False, "lora": None, "image_size": None, "prompt_length": None,
-    }  # fmt: skip
+    assert calls[0][2] == ExportOptions()
     assert values["digest"] == Bundle.open(tmp_path / "b").digest
     assert values["checks"][0]["measured"] == 3e-7
 
@@ -77,12 +78,12 @@ def test_export_for_an_engine_chooses_and_says_why(
     assert (done.code, done.err.count("\n")) == (0, 1)
     assert done.err.startswith("minit2i: for tensorrt-rtx: opset 23, fp16, attention as one")
     run(capsys, "export", "ckpt", tmp_path / "b", "--for", "tensorrt-rtx", "--precision", "fp32")
-    assert [(c[2]["opset"], c[2]["precision"]) for c in calls] == [(23, "fp16"), (18, "fp32")]
+    assert [(c[2].opset, c[2].precision) for c in calls] == [(23, "fp16"), (18, "fp32")]
     refused = run(capsys, "export", "ckpt", tmp_path / "c", "--for", "cpu", "--precision", "bf16")
     assert (refused.code, "choose one of fp32, fp16" in refused.error) == (2, True)
     assert len(calls) == 2
     run(capsys, "export", "ckpt", tmp_path / "d", "--for", "cpu")
-    assert [call[2]["only_for"] for call in calls] == [None, None, "cpu"]
+    assert [call[2].only_for for call in calls] == [None, None, "cpu"]
 
 
 def test_export_pads_heads_where_asked_or_chosen(
@@ -93,7 +94,7 @@ def test_export_pads_heads_where_asked_or_chosen(
     run(capsys, "export", "ckpt", tmp_path / "b", "--for", "cuda", "--head-multiple", "16")
     run(capsys, "export", "ckpt", tmp_path / "c", "--for", "tensorrt")
     run(capsys, "export", "ckpt", tmp_path / "d", "--head-multiple", "8")
-    assert [c[2]["head_multiple"] for c in calls] == [8, 16, 1, 8]
+    assert [c[2].head_multiple for c in calls] == [8, 16, 1, 8]
 
 
 def test_export_over_a_bound_exits_1(
@@ -120,9 +121,9 @@ def test_export_refuses_wrong_places_before_torch_is_loaded(
         (["none", "new"], 1, "none: does not exist"),
         ([model, "full"], 2, "full: the folder exists and is not empty"),
         ([model, "full", "--overwrite"], 2, "full: exists and is not a bundle"),
-        ([model, "new", "--text-encoder", "full"], 2, "full: no config.json there"),
+        ([model, "new", "--text-encoder", "full"], 2, "full: no config.json in it"),
         ([model, "new", "--flavour", "x"], 2, "flavour 'x' is unknown"),
-        ([model, "new", "--for", "x"], 2, "target 'x' is unknown"),
+        ([model, "new", "--for", "x"], 2, "unknown target 'x'"),
     ]
     code = (
         "import json, sys\n"

@@ -20,7 +20,7 @@ from minit2i_deploy.cli.support.options import shared_arguments
 from minit2i_deploy.demo.ready import READY, pack_bundle, ready_bundle
 from minit2i_deploy.demo.shipped import ASSETS, shipped_model
 from minit2i_deploy.errors import BundleError, UsageError
-from minit2i_deploy.export import export_bundle
+from minit2i_deploy.export import ExportOptions, export_bundle
 from tests.helpers.cli_runs import run
 
 # What depends on the machine and the tools that exported, and not on the model.
@@ -49,7 +49,7 @@ def test_a_ready_bundle_is_what_an_export_writes_today(
     """A failure here means: run scripts/pack_demo_bundles.py."""
     ready = ready_bundle(name, cache)
     made = export_bundle(
-        ASSETS / model, tmp_path / "b", text_encoder=shipped_model().text_encoder
+        ASSETS / model, tmp_path / "b", ExportOptions(text_encoder=shipped_model().text_encoder)
     ).path
     files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(ready) for path in ready.rglob("*") if path.is_file())

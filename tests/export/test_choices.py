@@ -7,9 +7,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from minit2i_deploy.errors import UsageError  # noqa: E402
-from minit2i_deploy.export.choices import CHOICES, DECOMPOSED, FUSED, OWN, TARGETS, choose  # noqa: E402
+from minit2i_deploy.export.choices import (  # noqa: E402
+    CHOICES,
+    DECOMPOSED,
+    FUSED,
+    ONNXRUNTIME_OPERATOR,
+    OPSETS,
+    TARGETS,
+    choose,
+)
 from minit2i_deploy.export.graphs.modules import DTYPES, step_signature  # noqa: E402
-from minit2i_deploy.export.graphs.onnx_export import OPSETS, to_onnx  # noqa: E402
+from minit2i_deploy.export.graphs.onnx_export import to_onnx  # noqa: E402
 from minit2i_deploy.model.mmjit import MMJiT  # noqa: E402
 from minit2i_deploy.model.step import Step  # noqa: E402
 from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS  # noqa: E402
@@ -42,7 +50,7 @@ def test_unasked_the_fastest_exact_enough_one_is_taken() -> None:
         "tensorrt": (23, "fp16"), "tensorrt-rtx": (23, "fp16"),
     }  # fmt: skip
     # What no other engine runs, and what TensorRT-RTX refuses: float32 Attention.
-    assert {c.attention for c in EVERY if c.only_for is not None} == {OWN}
+    assert {c.attention for c in EVERY if c.only_for is not None} == {ONNXRUNTIME_OPERATOR}
     assert (choose("cpu").only_for, choose("cpu", "fp16").only_for) == ("cpu", None)
     assert choose("tensorrt-rtx", "fp32").attention == DECOMPOSED
 
@@ -50,8 +58,8 @@ def test_unasked_the_fastest_exact_enough_one_is_taken() -> None:
 @pytest.mark.parametrize(
     ("target", "precision", "said"),
     [
-        ("tpu", None, "target 'tpu' is unknown; choose one of cpu, openvino"),
-        ("cpu", "bf16", "bf16 is not for cpu, which has no kernels for it; choose one of fp32"),
+        ("tpu", None, "unknown target 'tpu'; choose one of cpu, openvino"),
+        ("cpu", "bf16", "cpu has no kernels for bf16; choose one of fp32"),
         ("openvino", "int4", "choose one of fp32, fp16"),
     ],
 )

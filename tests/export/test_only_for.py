@@ -23,7 +23,7 @@ from minit2i_deploy.bundle.head_padding import HeadPadding
 from minit2i_deploy.bundle.manifest import Manifest, add_checksum
 from minit2i_deploy.config import ModelConfig, StudentConfig
 from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
-from minit2i_deploy.export import export_bundle
+from minit2i_deploy.export import ExportOptions, export_bundle
 from minit2i_deploy.export.graphs.head_padding import pad_heads
 from minit2i_deploy.export.graphs.modules import (
     AdapterGraph,
@@ -65,7 +65,9 @@ def cpu_bundle() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="minit2i-only-for-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     text = text_folder()
-    return export_bundle(hub_folder(), folder / "bundle", text_encoder=text, only_for="cpu").path
+    return export_bundle(
+        hub_folder(), folder / "bundle", ExportOptions(text_encoder=text, only_for="cpu")
+    ).path
 
 
 def picture(bundle: Bundle, runtime: str, **options: Any) -> np.ndarray:
@@ -205,15 +207,23 @@ def test_an_engine_that_none_is_made_for_is_refused(value: object) -> None:
     ("settings", "said"),
     [
         ({"only_for": "cuda"}, "only_for must be one of cpu, got 'cuda'"),
-        ({"only_for": "cpu", "precision": "bf16"}, "came with bf16 at opset 23, but its operators"),
-        ({"only_for": "cpu", "opset": 18}, "are for fp32 at opset 23; leave out one of them"),
+        (
+            {"only_for": "cpu", "precision": "bf16"},
+            "requires fp32 at opset 23, got bf16 at opset 23",
+        ),
+        (
+            {"only_for": "cpu", "opset": 18},
+            "requires fp32 at opset 23, got fp32 at opset 18; drop only_for",
+        ),
     ],
 )
 def test_what_has_no_such_operators_is_refused(
     tmp_path: Path, settings: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        export_bundle(hub_folder(), tmp_path / "b", text_encoder=text_folder(), **settings)
+        export_bundle(
+            hub_folder(), tmp_path / "b", ExportOptions(text_encoder=text_folder(), **settings)
+        )
     assert not (tmp_path / "b").exists()
 
 
@@ -252,4 +262,4 @@ def test_its_late_graph_makes_a_bundle_one_for_that_engine(tmp_path: Path) -> No
 def test_inspect_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     shown = run(capsys, "inspect", cpu_bundle())
     (line,) = (line for line in shown.out.splitlines() if line.startswith("runs on"))
-    assert line.split(None, 2)[2] == "provider cpu of onnxruntime alone"
+    assert line.split(None, 2)[2] == "provider cpu of onnxruntime only"

@@ -20,7 +20,7 @@ from minit2i_deploy.bundle.weight_replacement import network_tensors, write_with
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.checkpoints.lora import merge_lora
 from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
-from minit2i_deploy.export import export_bundle, verify_bundle
+from minit2i_deploy.export import ExportOptions, SourceOptions, export_bundle, verify_bundle
 from minit2i_deploy.export.quantize import quantize_bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
@@ -39,7 +39,9 @@ def padded_bundle() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="minit2i-padded-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     text = text_folder()
-    return export_bundle(hub_folder(), folder / "bundle", text_encoder=text, head_multiple=32).path
+    return export_bundle(
+        hub_folder(), folder / "bundle", ExportOptions(text_encoder=text, head_multiple=32)
+    ).path
 
 
 def picture(bundle: Bundle, runtime: str) -> np.ndarray:
@@ -59,7 +61,7 @@ def test_it_is_recorded_and_verified_against_the_network_without_pads() -> None:
     found = {check.name: check.measured for check in bundle.manifest.checks}
     assert found.keys() == {check.name for check in plain.checks}
     assert 0 < found["transformer"] <= 5e-6 and 0 < found["text_adapter"] <= 5e-6
-    again = verify_bundle(bundle.path, hub_folder(), text_encoder=text_folder())
+    again = verify_bundle(bundle.path, hub_folder(), SourceOptions(text_encoder=text_folder()))
     assert [check.name for check in again] == list(found)
 
 

@@ -14,7 +14,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.flavours import flavour_for
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.errors import CheckpointError, UsageError
-from minit2i_deploy.export import export_bundle, verify_bundle
+from minit2i_deploy.export import ExportOptions, SourceOptions, export_bundle, verify_bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.runtimes import open_runtime
@@ -52,7 +52,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(sources: Path) -> Bundle:
     return export_bundle(
-        sources / "checkpoint", sources / "bundle", text_encoder=sources / "text_encoder"
+        sources / "checkpoint",
+        sources / "bundle",
+        ExportOptions(text_encoder=sources / "text_encoder"),
     )
 
 
@@ -129,8 +131,7 @@ def test_a_base_models_flavour_is_refused_and_leaves_nothing(sources: Path) -> N
         export_bundle(
             sources / "checkpoint",
             sources / "other",
-            text_encoder=sources / "text_encoder",
-            flavour="jax-b16",
+            ExportOptions(text_encoder=sources / "text_encoder", flavour="jax-b16"),
         )
     assert not (sources / "other").exists()
     path, arguments = base_forms()["huggingface"]
@@ -142,7 +143,9 @@ def test_a_base_models_flavour_is_refused_and_leaves_nothing(sources: Path) -> N
 def test_what_the_checkpoint_says_is_told(sources: Path, bundle: Bundle, tmp_path: Path) -> None:
     told = {"omega": 4.0, "t_min": 0.1, "t_max": 0.7}
     own = _with_told(sources, tmp_path / "checkpoint", told)
-    made = export_bundle(own, tmp_path / "bundle", text_encoder=sources / "text_encoder")
+    made = export_bundle(
+        own, tmp_path / "bundle", ExportOptions(text_encoder=sources / "text_encoder")
+    )
     for table, wanted in (
         (made.preset()[0], [0.25, 4.0, 0.1, 0.7]),
         (made.compile_table("mean-flow", 2), [0.5, 4.0, 0.1, 0.7]),
@@ -155,7 +158,9 @@ def test_what_the_checkpoint_says_is_told(sources: Path, bundle: Bundle, tmp_pat
         assert where.endswith(f"mean-flow-4 at guidance {found}")
     (again,) = (
         check
-        for check in verify_bundle(made.path, own, text_encoder=sources / "text_encoder")
+        for check in verify_bundle(
+            made.path, own, SourceOptions(text_encoder=sources / "text_encoder")
+        )
         if check.name == "trajectory"
     )
     assert again.where.endswith("at guidance 4")

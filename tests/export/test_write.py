@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,9 +20,10 @@ from safetensors import safe_open
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.errors import BundleError, CheckpointError, UsageError, VerificationError
-from minit2i_deploy.export import export_bundle, verify_bundle
+from minit2i_deploy.export import ExportOptions, SourceOptions, export_bundle, verify_bundle
 from minit2i_deploy.export.quantize import GraphsRuntime
-from minit2i_deploy.export.verification import verify
+from minit2i_deploy.export.verification import onnxruntime_check
+from minit2i_deploy.export.verification.bounds import BOUNDS, require_within_bounds
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes.torch.runtime import TorchRuntime
 from minit2i_deploy.solvers.table import solver_table
@@ -89,9 +91,7 @@ def test_half_precision_keeps_float32_edges_and_a_flavour_sets_the_preset(tmp_pa
     bundle = export_bundle(
         hub_folder(),
         tmp_path / "bundle",
-        text_encoder=text_folder(),
-        precision="fp16",
-        flavour="jax-l16",
+        ExportOptions(text_encoder=text_folder(), precision="fp16", flavour="jax-l16"),
     )
     assert bundle.preset("reference") == (solver_table("euler", steps=100, a_min=0.01), 6.0)
     manifest = bundle.manifest
@@ -100,7 +100,10 @@ def test_half_precision_keeps_float32_edges_and_a_flavour_sets_the_preset(tmp_pa
         "text_adapter": "fp16",
         "transformer": "fp16",
     }
-    assert [check.name for check in manifest.checks] == CHECKS
+    assert [check.name for check in manifest.checks] == [
+        *CHECKS, "activations", "text_adapter in torch", "transformer in torch",
+        "trajectory in torch",
+    ]  # fmt: skip
     with safe_open(bundle.path / "transformer" / "model.onnx.data", "numpy") as file:
         kinds = {k: file.get_slice(k).get_dtype() for k in file.keys()}
     assert set(kinds.values()) == {"F16"}
@@ -110,7 +113,9 @@ def test_half_precision_keeps_float32_edges_and_a_flavour_sets_the_preset(tmp_pa
 
 def test_bfloat16_says_that_onnxruntime_did_not_run_it(tmp_path: Path) -> None:
     bundle = export_bundle(
-        hub_folder(), tmp_path / "bundle", text_encoder=text_folder(), precision="bf16", opset=18
+        hub_folder(),
+        tmp_path / "bundle",
+        ExportOptions(text_encoder=text_folder(), precision="bf16", opset=18),
     )
     checks = bundle.manifest.checks
     assert [check.name for check in checks] == CHECKS
@@ -124,7 +129,9 @@ def test_bfloat16_says_that_onnxruntime_did_not_run_it(tmp_path: Path) -> None:
 def test_bfloat16_graphs_compute_what_torch_does(tmp_path: Path, opset: int) -> None:
     """In float32 arithmetic, which every engine has, on the rounded weights and tables."""
     bundle = export_bundle(
-        hub_folder(), tmp_path / "b", text_encoder=text_folder(), precision="bf16", opset=opset
+        hub_folder(),
+        tmp_path / "b",
+        ExportOptions(text_encoder=text_folder(), precision="bf16", opset=opset),
     )
     table = solver_table("euler", steps=6, a_min=0.05)
     with GraphsRuntime(bundle) as graphs, TorchRuntime(bundle) as torch_runtime:
@@ -143,14 +150,14 @@ def test_bfloat16_graphs_compute_what_torch_does(tmp_path: Path, opset: int) -> 
 def test_a_bundle_is_checked_against_its_checkpoint() -> None:
     recorded = Bundle.open(tiny_bundle()).manifest.checks
     assert verify_bundle(tiny_bundle()) == recorded
-    checks = verify_bundle(tiny_bundle(), hub_folder(), text_encoder=text_folder())
+    checks = verify_bundle(tiny_bundle(), hub_folder(), SourceOptions(text_encoder=text_folder()))
     assert [check.name for check in checks] == CHECKS
 
 
 def test_another_checkpoint_is_not_its_own() -> None:
     other, _ = base_forms()["payload"]
     with pytest.raises(BundleError, match=r"made from checkpoint [0-9a-f]{8}\.\. but"):
-        verify_bundle(tiny_bundle(), other, text_encoder=text_folder())
+        verify_bundle(tiny_bundle(), other, SourceOptions(text_encoder=text_folder()))
 
 
 def test_weights_that_are_not_the_checkpoints_are_over_the_bound(tmp_path: Path) -> None:
@@ -165,22 +172,24 @@ def test_weights_that_are_not_the_checkpoints_are_over_the_bound(tmp_path: Path)
     path.write_bytes(data)
     write_manifest(tmp_path / "bundle", Bundle.open(tiny_bundle()).manifest)
     with pytest.raises(VerificationError, match="transformer: "):
-        verify_bundle(tmp_path / "bundle", hub_folder(), text_encoder=text_folder())
+        verify_bundle(tmp_path / "bundle", hub_folder(), SourceOptions(text_encoder=text_folder()))
 
 
 def test_over_a_bound_there_is_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tight = dataclasses.replace(verify.BOUNDS["fp32"], graph=1e-9)
-    monkeypatch.setattr(verify, "BOUNDS", {"fp32": tight})
+    tight = dataclasses.replace(BOUNDS["fp32"], graph=1e-9)
+    monkeypatch.setattr(onnxruntime_check, "BOUNDS", {"fp32": tight})
     with pytest.raises(VerificationError, match=r"text_encoder: .* at most 1e-09 is allowed"):
-        export_bundle(hub_folder(), tmp_path / "out" / "bundle", text_encoder=text_folder())
+        export_bundle(
+            hub_folder(), tmp_path / "out" / "bundle", ExportOptions(text_encoder=text_folder())
+        )
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_killed_export_leaves_nothing(tmp_path: Path) -> None:
     script = (
         "import sys\n"
-        "from minit2i_deploy.export import export_bundle\n"
-        "export_bundle(*sys.argv[1:3], text_encoder=sys.argv[3],\n"
+        "from minit2i_deploy.export import ExportOptions, export_bundle\n"
+        "export_bundle(*sys.argv[1:3], ExportOptions(text_encoder=sys.argv[3]),\n"
         "              progress=lambda share, stage='': print(stage, flush=True))\n"
     )
     target = tmp_path / "out" / "bundle"
@@ -197,18 +206,24 @@ def test_a_killed_export_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def refused(tmp_path: Path, error: type[Exception], match: str, **arguments: object) -> None:
-    call = {"checkpoint": hub_folder(), "text_encoder": text_folder(), **arguments}
+def refused(
+    tmp_path: Path,
+    error: type[Exception],
+    match: str,
+    checkpoint: Path | None = None,
+    **arguments: Any,
+) -> None:
+    options = {"text_encoder": text_folder(), **arguments}
     with pytest.raises(error, match=match):
-        export_bundle(bundle=tmp_path / "new", **call)  # type: ignore[arg-type]
+        export_bundle(checkpoint or hub_folder(), tmp_path / "new", ExportOptions(**options))
     assert not (tmp_path / "new").exists()
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:
-    refused(tmp_path, UsageError, "precision 'int8' is unknown", precision="int8")
+    refused(tmp_path, UsageError, "unknown precision 'int8'", precision="int8")
     refused(tmp_path, UsageError, "opset is 17; choose one of 18, 23", opset=17)
     refused(tmp_path, UsageError, "flavour 'jax' is unknown", flavour="jax")
-    refused(tmp_path, UsageError, "no config.json there", text_encoder=tmp_path)
+    refused(tmp_path, UsageError, "no config.json in it", text_encoder=tmp_path)
     refused(tmp_path, UsageError, "pass --text-encoder DIR", text_encoder=None)
     refused(tmp_path, CheckpointError, "does not exist", checkpoint=tmp_path / "none")
 
@@ -217,7 +232,7 @@ def test_a_full_folder_is_not_replaced_unasked(tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "mine.txt").write_text("keep")
     with pytest.raises(UsageError, match="exists and is not empty"):
-        export_bundle(hub_folder(), tmp_path / "bundle", text_encoder=text_folder())
+        export_bundle(hub_folder(), tmp_path / "bundle", ExportOptions(text_encoder=text_folder()))
     assert (tmp_path / "bundle" / "mine.txt").read_text() == "keep"
 
 
@@ -236,12 +251,14 @@ def test_a_text_encoder_of_another_width(tmp_path: Path) -> None:
 
 def test_a_text_encoder_that_is_no_t5(tmp_path: Path) -> None:
     folder = edited_text_folder(tmp_path, model_type="clip_text_model")
-    refused(tmp_path, UsageError, "model_type is 'clip_text_model'", text_encoder=folder)
+    refused(
+        tmp_path, UsageError, "expected a T5, got model_type 'clip_text_model'", text_encoder=folder
+    )
 
 
 def test_a_text_encoder_with_missing_weights(tmp_path: Path) -> None:
     folder = edited_text_folder(tmp_path, num_layers=3)
-    match = "tensors are missing or misshaped, first encoder.block.2"
+    match = "tensors are missing or of another shape, first encoder.block.2"
     refused(tmp_path, CheckpointError, match, text_encoder=folder)
 
 
@@ -264,13 +281,13 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     content["model"]["vocab"] += [[f"x{i}", -9.0] for i in range(200)]
     path.write_text(json.dumps(content))
-    refused(tmp_path, UsageError, r"has 235 tokens but .* knows 128", text_encoder=folder)
+    refused(tmp_path, UsageError, r"has 235 tokens but .* has 128", text_encoder=folder)
 
 
 def test_a_measured_nan_is_over_any_bound() -> None:
     check = Bundle.open(tiny_bundle()).manifest.checks[0]
     with pytest.raises(VerificationError):
-        verify.require_within_bounds(
+        require_within_bounds(
             [dataclasses.replace(check, measured=float("nan"))], "no bundle was written"
         )
 
@@ -278,7 +295,9 @@ def test_a_measured_nan_is_over_any_bound() -> None:
 def test_a_merged_adapter_is_recorded_and_asked_for_again(tmp_path: Path) -> None:
     write_adapter(tmp_path / "lora", targets=["final_layer.linear"])
     bundle = export_bundle(
-        hub_folder(), tmp_path / "bundle", text_encoder=text_folder(), lora=tmp_path / "lora"
+        hub_folder(),
+        tmp_path / "bundle",
+        ExportOptions(text_encoder=text_folder(), lora=tmp_path / "lora"),
     )
     plain = Bundle.open(tiny_bundle()).manifest
     origin = bundle.manifest.provenance
@@ -289,16 +308,20 @@ def test_a_merged_adapter_is_recorded_and_asked_for_again(tmp_path: Path) -> Non
     data = "transformer/model.onnx.data"
     assert bundle.manifest.files[data] != plain.files[data]
     with pytest.raises(BundleError, match=r"made with adapter [0-9a-f]{8}\.\. but this is no ad"):
-        verify_bundle(bundle.path, hub_folder(), text_encoder=text_folder())
+        verify_bundle(bundle.path, hub_folder(), SourceOptions(text_encoder=text_folder()))
     with pytest.raises(BundleError, match="made with no adapter but this is adapter"):
         verify_bundle(
-            tiny_bundle(), hub_folder(), text_encoder=text_folder(), lora=tmp_path / "lora"
+            tiny_bundle(),
+            hub_folder(),
+            SourceOptions(text_encoder=text_folder(), lora=tmp_path / "lora"),
         )
 
 
 def test_a_flax_checkpoint_of_no_published_shape_is_told_its_sizes(tmp_path: Path) -> None:
     path, sizes = base_forms()["flax-msgpack"]
     refused(tmp_path, UsageError, "pass image_size and prompt_length", checkpoint=path)
-    bundle = export_bundle(path, tmp_path / "bundle", text_encoder=text_folder(), **sizes)
+    bundle = export_bundle(
+        path, tmp_path / "bundle", ExportOptions(text_encoder=text_folder(), **sizes)
+    )
     assert bundle.config == Bundle.open(tiny_bundle()).config
     assert bundle.manifest.provenance.checkpoint_form == "flax-msgpack"

@@ -43,11 +43,13 @@ def _folder() -> Path:
 @functools.cache
 def _exported(part: str) -> Path:
     """Once a test process: seconds of the exporter."""
-    from minit2i_deploy.export import export_bundle
+    from minit2i_deploy.export import ExportOptions, export_bundle
 
     shipped = shipped_model()
     source: Path = getattr(shipped, part)
-    return export_bundle(source, _folder() / part, text_encoder=shipped.text_encoder).path
+    return export_bundle(
+        source, _folder() / part, ExportOptions(text_encoder=shipped.text_encoder)
+    ).path
 
 
 @functools.cache
@@ -56,7 +58,9 @@ def cpu_bundle() -> Path:
     from minit2i_deploy.export import export_bundle
 
     model, text = shipped_model().checkpoint, shipped_model().text_encoder
-    return export_bundle(model, _folder() / "cpu", text_encoder=text, only_for="cpu").path
+    return export_bundle(
+        model, _folder() / "cpu", ExportOptions(text_encoder=text, only_for="cpu")
+    ).path
 
 
 @functools.cache

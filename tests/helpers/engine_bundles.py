@@ -16,6 +16,7 @@ from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.manifest import GraphInfo
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.config import VARIANTS, ModelConfig
+from minit2i_deploy.export.choices import DEFAULT_OPSET
 from minit2i_deploy.export.graphs.head_padding import pad_heads, padding_for
 from minit2i_deploy.export.graphs.modules import (
     AdapterGraph,
@@ -24,7 +25,7 @@ from minit2i_deploy.export.graphs.modules import (
     step_signature,
     text_adapter_signature,
 )
-from minit2i_deploy.export.graphs.onnx_export import DEFAULT_OPSET, Signature, to_onnx
+from minit2i_deploy.export.graphs.onnx_export import Signature, to_onnx
 from minit2i_deploy.export.graphs.text_encoder import open_text_encoder, write_text_encoder
 from minit2i_deploy.export.graphs.weights_file import GRAPH_FILE, write_graph
 from minit2i_deploy.model import MMJiT, Step, build_network

@@ -34,9 +34,11 @@ def text_folder() -> Path:
 @functools.cache
 def tiny_bundle() -> Path:
     """The fp32 bundle of ``checkpoint_forms.hub_folder``. Do not write into it; copy it."""
-    from minit2i_deploy.export import export_bundle
+    from minit2i_deploy.export import ExportOptions, export_bundle
 
-    bundle = export_bundle(hub_folder(), _root() / "bundle", text_encoder=text_folder())
+    bundle = export_bundle(
+        hub_folder(), _root() / "bundle", ExportOptions(text_encoder=text_folder())
+    )
     return bundle.path
 
 

@@ -14,7 +14,7 @@ import yaml
 
 import minit2i_deploy
 from minit2i_deploy.errors import TrainingError, UsageError
-from minit2i_deploy.export import export_bundle
+from minit2i_deploy.export import ExportOptions, export_bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.training import distill, train
@@ -230,7 +230,9 @@ def test_a_student_learns_the_average_of_its_teachers_velocity() -> None:
 def test_from_teacher_to_picture(student: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe()
     bundle = export_bundle(
-        student / "step-000003", tmp_path / "bundle", text_encoder=recipe.text_encoder_folder
+        student / "step-000003",
+        tmp_path / "bundle",
+        ExportOptions(text_encoder=recipe.text_encoder_folder),
     )
     pictures = []
     for name in ("onnxruntime", "torch"):
