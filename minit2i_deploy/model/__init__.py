@@ -1,4 +1,4 @@
-"""The MM-JiT network in PyTorch: text adapter, denoiser, step, and the whole."""
+"""The MM-JiT network in PyTorch: text adapter, denoiser, step, complete network."""
 
 from minit2i_deploy.model.build import build_network, network_from_config
 from minit2i_deploy.model.mmjit import Denoiser, MMJiT

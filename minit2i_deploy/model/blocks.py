@@ -37,7 +37,7 @@ class DoubleBlock(nn.Module):
 
     q_norm and k_norm are shared by both streams. In the last block of the network nothing reads
     the text stream afterwards: ``forward_last`` leaves its queries, projection and MLP out. Those
-    weights are kept, because official checkpoints carry them.
+    weights are part of it, because official checkpoints have them.
     """
 
     def __init__(self, config: ModelConfig) -> None:

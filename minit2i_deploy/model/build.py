@@ -23,23 +23,23 @@ def network_from_config(config: ModelConfig, tensors: Mapping[str, np.ndarray]) 
 
     Args:
         config: shape of the network.
-        tensors: canonical names to arrays, every one and no other.
+        tensors: canonical names to arrays, every one of the network's and no other.
 
     Raises:
-        CheckpointError: names or shapes differ from what the configuration asks for.
+        CheckpointError: names or shapes differ from the configuration's.
     """
     with torch.device("meta"):
         net = MMJiT(config)
-    wanted = {name: tuple(value.shape) for name, value in net.canonical_parameters().items()}
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    expected = {name: tuple(value.shape) for name, value in net.canonical_parameters().items()}
+    actual = {name: tuple(value.shape) for name, value in tensors.items()}
     wrong = sorted(
-        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+        name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)
     )
     if wrong:
         name = wrong[0]
         raise CheckpointError(
             f"{len(wrong)} tensors do not fit the configuration, first {name}: "
-            f"found {found.get(name)}, wanted {wanted.get(name)}; check config.json"
+            f"expected shape {expected.get(name)}, got {actual.get(name)}; check config.json"
         )
     net.load_state_dict(
         {
@@ -65,6 +65,6 @@ def build_network(checkpoint: Checkpoint) -> MMJiT:
         number for all.
 
     Raises:
-        CheckpointError: names or shapes differ from what the configuration asks for.
+        CheckpointError: names or shapes differ from the configuration's.
     """
     return network_from_config(checkpoint.config, checkpoint.tensors)

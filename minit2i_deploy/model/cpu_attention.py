@@ -62,10 +62,10 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def _gradients(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = tuple(
+    gradients = tuple(
         torch.empty_like(value, memory_format=torch.contiguous_format) for value in (q, k, v)
     )
-    d_q, d_k, d_v = (value.flatten(0, 1) for value in found)
+    d_q, d_k, d_v = (value.flatten(0, 1) for value in gradients)
     grad, q, k, v = (value.flatten(0, 1) for value in (grad, q, k, v))
     for heads, scores, shares, d_shares in _parts(q, k, count=3):
         _shares(q[heads], k[heads], scale, scores, shares)
@@ -74,14 +74,14 @@ def _gradients(
         torch.ops.aten._softmax_backward_data.out(d_shares, shares, -1, q.dtype, grad_input=scores)
         _scaled_product(scores, k[heads], scale, out=d_q[heads])
         _scaled_product(scores.mT, q[heads], scale, out=d_k[heads])
-    return found[0], found[1], found[2]
+    return gradients[0], gradients[1], gradients[2]
 
 
 def _parts(q: Tensor, k: Tensor, count: int) -> Iterator[tuple[Any, ...]]:
     """Slices of heads, each with buffers [heads, N, M] that are used again for the next."""
-    rows, columns = q.shape[1], k.shape[1]
-    size = max(1, min(len(q), _SCORES_BYTES // (rows * columns * q.element_size())))
-    buffers = [q.new_empty(size, rows, columns) for _ in range(count)]
+    queries, keys = q.shape[1], k.shape[1]
+    size = max(1, min(len(q), _SCORES_BYTES // (queries * keys * q.element_size())))
+    buffers = [q.new_empty(size, queries, keys) for _ in range(count)]
     for start in range(0, len(q), size):
         stop = min(start + size, len(q))
         yield slice(start, stop), *(buffer[: stop - start] for buffer in buffers)
@@ -92,8 +92,8 @@ def _shares(q: Tensor, k: Tensor, scale: float, scores: Tensor, shares: Tensor) 
     torch.softmax(scores, -1, out=shares)
 
 
-def _scaled_product(left: Tensor, right: Tensor, scale: float, out: Tensor) -> None:
-    torch.baddbmm(out, left, right, beta=0, alpha=scale, out=out)
+def _scaled_product(a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
+    torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
 
 
 @plain_attention.register_fake
@@ -110,8 +110,8 @@ def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tens
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *kept, ctx.scale = inputs
-    ctx.save_for_backward(*kept)
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -29,7 +29,7 @@ def run_table(
     Yields:
         (x, h) after each row.
     """
-    assert not np.any(table.column("n")), "a deterministic table is needed here"
+    assert not np.any(table.column("n")), "expected a deterministic table"
     h = torch.zeros_like(x)
     for row in table.steps(guidance):
         values, weights = (torch.from_numpy(a).to(x.device) for a in (row.values, row.weights))

@@ -1,4 +1,4 @@
-"""MM-JiT as two modules and their whole. Parameter names are the Hub release's.
+"""MM-JiT as two modules and the complete network. Parameter names are the Hub release's.
 
 The network does not see the time. What depends on the prompt alone is the text adapter, run once
 an image; the denoiser is a function of the noisy image and the adapted tokens.
@@ -92,7 +92,7 @@ class Denoiser(nn.Module):
 
 
 class MMJiT(nn.Module):
-    """The whole network: ``net(x, context, mask) -> x0``.
+    """The complete network: ``net(x, context, mask) -> x0``.
 
     A few-step student's is ``net(x, context, mask, h=, omega=, t_min=, t_max=) -> x0``.
     """

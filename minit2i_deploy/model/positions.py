@@ -24,12 +24,12 @@ def _cos_sin(angles: np.ndarray) -> Float32[np.ndarray, "2 tokens head_dim"]:
 def text_rotary(
     num_tokens: int, head_dim: int, num_unrotated: int = 0
 ) -> Float32[np.ndarray, "2 tokens head_dim"]:
-    """Cosines and sines for text positions 0..num_tokens-1, rotate-half over the whole head.
+    """Cosines and sines for text positions 0..num_tokens-1, rotate-half over all of the head.
 
     Args:
         num_tokens: length of the text stream.
         head_dim: width of one head.
-        num_unrotated: leading tokens that are left as they are (the student's prefix in the
+        num_unrotated: leading tokens that are not rotated (the student's prefix in the
             joint blocks); the others keep their position after them.
 
     Returns:

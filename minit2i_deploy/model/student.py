@@ -54,13 +54,14 @@ class StudentAdapter(TextAdapter):
     """The text adapter with a prefix that tells the step's length and the guidance.
 
     The prefix is rotated in the text-only blocks like any token; the denoiser leaves it unrotated.
-    The time itself is no input: it is read off the noisy image, as in the base model.
+    The time itself is not an input: the network infers it from the noisy image, as in the base
+    model.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         student, width = config.student, config.hidden_size
-        assert student is not None, "a student's configuration is needed here"
+        assert student is not None, "expected a student's configuration"
         self.context_tokens = _tokens(student.num_context_tokens, width)
         self.omega_tokens = _tokens(student.num_cfg_tokens, width)
         self.t_min_tokens = _tokens(student.num_interval_tokens, width)
@@ -98,8 +99,8 @@ class StudentAdapter(TextAdapter):
             UsageError: a condition is neither one number nor one for each image.
         """
         masked = self._masked(context, mask)
-        told = {"h": h, "omega": omega, "t_min": t_min, "t_max": t_max}
-        each = (_each(name, value, masked) for name, value in told.items())
+        conditions = {"h": h, "omega": omega, "t_min": t_min, "t_max": t_max}
+        each = (_each(name, value, masked) for name, value in conditions.items())
         prefix = self.condition_tokens(masked, *each)
         return self._blocks(torch.cat([prefix, self.txt_embedder(masked)], dim=1))
 
@@ -119,7 +120,7 @@ class StudentAdapter(TextAdapter):
 
 
 def _each(name: str, value: Tensor | float, masked: Tensor) -> Tensor:
-    """A condition as [B], where it came as one number."""
+    """A condition as [B], from one number or one for each image."""
     if not isinstance(value, Tensor):
         value = torch.tensor(value, dtype=torch.float32, device=masked.device)
     if value.ndim == 0:
@@ -127,8 +128,8 @@ def _each(name: str, value: Tensor | float, masked: Tensor) -> Tensor:
     # An exported graph has no number of images yet to compare with.
     if not torch.compiler.is_exporting() and value.shape != masked.shape[:1]:
         raise UsageError(
-            f"{name} is [{', '.join(map(str, value.shape))}] for {len(masked)} images; give one "
-            f"number, or [{len(masked)}]"
+            f"{name} must be one number or [{len(masked)}], one for each image, got "
+            f"[{', '.join(map(str, value.shape))}]"
         )
     return value
 

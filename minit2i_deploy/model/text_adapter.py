@@ -30,9 +30,9 @@ class TextAdapter(nn.Module):
         """Adapt the text encoder's output.
 
         Args:
-            context: [B, L, txt_input_size], the text encoder's output; what stands at masked
-                positions does not matter as long as it is finite.
-            mask: [B, L], 1 at real tokens, 0 where the mask token stands in. All zeros is the
+            context: [B, L, txt_input_size], the text encoder's output; values at masked
+                positions do not matter as long as they are finite.
+            mask: [B, L], 1 at real tokens, 0 where the mask token takes its place. All zeros is the
                 unconditional branch.
 
         Returns:

@@ -93,18 +93,18 @@ def test_both_streams_attend_to_text_then_image(config: ModelConfig) -> None:
         streams.append((q, k, v))
     attended = attention_by_hand(*(torch.cat(parts, 2) for parts in zip(*streams, strict=True)))
     split = attended.split([txt.shape[1], img.shape[1]], dim=1)
-    wanted = []
+    expected = []
     for x, prefix, part in ((img, "img", split[1]), (txt, "txt", split[0])):
         projection = getattr(block, f"{prefix}_attn_proj")
         x = x + part @ projection.weight.T + projection.bias
         normed = norm_by_hand(x, getattr(block, f"{prefix}_norm2").weight)
         mlp = getattr(block, f"{prefix}_mlp")
         gate = normed @ mlp.w1.weight.T
-        wanted.append(
+        expected.append(
             x + (gate * torch.sigmoid(gate) * (normed @ mlp.w3.weight.T)) @ mlp.w2.weight.T
         )
-    found = block.float()(img.float(), txt.float(), *tables(config))
-    for value, oracle in zip(found, wanted, strict=True):
+    actual = block.float()(img.float(), txt.float(), *tables(config))
+    for value, oracle in zip(actual, expected, strict=True):
         assert (value - oracle).abs().max() <= MAX_ABS_ERROR
 
 
@@ -124,8 +124,8 @@ def test_fused_projections_are_query_key_value_then_heads() -> None:
 
 def test_attention_is_full_softmax() -> None:
     q, k, v = (normal(2, 3, 5, 8, seed=seed) for seed in range(3))
-    found = Heads(head_dim=8).attend(q, k, v)
-    assert (found - attention_by_hand(q.double(), k.double(), v.double())).abs().max() <= 2e-6
+    actual = Heads(head_dim=8).attend(q, k, v)
+    assert (actual - attention_by_hand(q.double(), k.double(), v.double())).abs().max() <= 2e-6
 
 
 def test_half_precision_norms_take_their_statistics_in_float32() -> None:

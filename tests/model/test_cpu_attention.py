@@ -40,10 +40,10 @@ def test_values_and_gradients_are_the_textbooks(
 ) -> None:
     monkeypatch.setattr(cpu_attention, "_SCORES_BYTES", part_bytes)
     values = inputs(torch.float32)
-    found = with_gradients(plain_attention(*values, SCALE), values)
+    actual = with_gradients(plain_attention(*values, SCALE), values)
     exact = [value.detach().double().requires_grad_() for value in values]
-    wanted = with_gradients(textbook(*exact, SCALE), exact)
-    for mine, other in zip(found, wanted, strict=True):
+    expected = with_gradients(textbook(*exact, SCALE), exact)
+    for mine, other in zip(actual, expected, strict=True):
         # Measured 4e-7.
         assert mine.double() == pytest.approx(other, abs=3e-6)
 
@@ -51,26 +51,26 @@ def test_values_and_gradients_are_the_textbooks(
 def test_bf16_rounds_a_little_more_than_the_fused_kernel() -> None:
     values = inputs(torch.bfloat16, 64, 80)
     exact = [value.detach().double().requires_grad_() for value in values]
-    wanted = with_gradients(textbook(*exact, SCALE), exact)
+    expected = with_gradients(textbook(*exact, SCALE), exact)
     for form in (
         plain_attention,
-        lambda *given: F.scaled_dot_product_attention(*given[:3], scale=SCALE),
+        lambda *arguments: F.scaled_dot_product_attention(*arguments[:3], scale=SCALE),
     ):
-        found = with_gradients(form(*values, SCALE), values)
-        for mine, other in zip(found, wanted, strict=True):
+        actual = with_gradients(form(*values, SCALE), values)
+        for mine, other in zip(actual, expected, strict=True):
             error = float((mine.double() - other).norm() / other.norm())
             # Measured 3e-3 to 5e-3, and 2e-3 to 4e-3 of the fused kernel.
             assert 1e-4 < error < 1e-2
 
 
-def test_no_scores_are_kept_for_the_backward_pass() -> None:
-    kept: list[int] = []
+def test_no_scores_are_saved_for_the_backward_pass() -> None:
+    saved: list[int] = []
     values = inputs(torch.bfloat16, 64, 80)
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.append(t.numel()) or t, lambda t: t
+        lambda t: saved.append(t.numel()) or t, lambda t: t
     ):
         plain_attention(*values, SCALE)
-    assert kept == [value.numel() for value in values]
+    assert saved == [value.numel() for value in values]
 
 
 def test_torch_accepts_the_operator() -> None:
@@ -95,22 +95,22 @@ def test_only_training_in_bf16_on_such_a_processor_takes_it(
 def test_attention_takes_it_as_one_node(
     scale: float | None, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[float] = []
+    scales: list[float] = []
     monkeypatch.setattr(cpu_attention, "FUSED_KERNEL_IS_SLOW", True)
     values = inputs(torch.bfloat16)
     fused = F.scaled_dot_product_attention(*values, scale=scale)
-    wanted = fused.detach().transpose(1, 2).flatten(2)
+    expected = fused.detach().transpose(1, 2).flatten(2)
 
     def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> object:
         nodes = [n for n in graph.graph.nodes if "plain_attention" in str(n.target)]
-        asked.extend(node.args[-1] for node in nodes)
+        scales.extend(node.args[-1] for node in nodes)
         return graph
 
     attend = Heads(head_dim=8, scale=scale).attend
     form = torch.compile(attend, backend=backend, fullgraph=True) if compiled else attend
-    found = form(*values).detach()
-    assert found.shape == (2, 7, 24)
+    actual = form(*values).detach()
+    assert actual.shape == (2, 7, 24)
     # Another rounding than the fused kernel's: measured 8e-3.
-    assert found.float() == pytest.approx(wanted.float(), abs=2e-2)
-    assert not torch.equal(found, wanted)
-    assert asked == ([scale or 8**-0.5] if compiled else [])
+    assert actual.float() == pytest.approx(expected.float(), abs=2e-2)
+    assert not torch.equal(actual, expected)
+    assert scales == ([scale or 8**-0.5] if compiled else [])

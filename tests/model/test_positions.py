@@ -76,12 +76,12 @@ def test_scores_depend_on_distance_alone() -> None:
 def test_the_fixed_table_is_sines_and_cosines_of_column_and_row(side: int, width: int) -> None:
     quarter = width // 4
     speed = 10000.0 ** (-np.arange(quarter) / quarter)
-    wanted = np.empty((side * side, width))
+    expected = np.empty((side * side, width))
     for row in range(side):
         for column in range(side):
             phases = [np.exp(1j * axis * speed) for axis in (column, row)]
             parts = [part for phase in phases for part in (phase.imag, phase.real)]
-            wanted[row * side + column] = np.concatenate(parts)
-    found = image_position_table(side, width)
-    assert found.dtype == np.float32
-    assert np.abs(found - wanted).max() <= 1e-7  # measured 3.0e-8, the rounding
+            expected[row * side + column] = np.concatenate(parts)
+    actual = image_position_table(side, width)
+    assert actual.dtype == np.float32
+    assert np.abs(actual - expected).max() <= 1e-7  # measured 3.0e-8, the rounding

@@ -44,18 +44,20 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return x, context, torch.ones(BATCH, CONFIG.prompt_length, dtype=torch.int64)
 
 
-def streams_of(net: MMJiT, *arguments: Tensor, **told: float) -> set[torch.dtype]:
+def streams_of(net: MMJiT, *arguments: Tensor, **conditions: float) -> set[torch.dtype]:
     """Types of what the blocks read."""
-    seen: set[torch.dtype] = set()
+    dtypes: set[torch.dtype] = set()
 
     def look(module: torch.nn.Module, values: tuple[Tensor, ...]) -> None:
-        seen.update(value.dtype for value in values[: 2 if isinstance(module, DoubleBlock) else 1])
+        dtypes.update(
+            value.dtype for value in values[: 2 if isinstance(module, DoubleBlock) else 1]
+        )
 
     for module in net.modules():
         if isinstance(module, DoubleBlock | TextBlock):
             module.register_forward_pre_hook(look)
-    net(*arguments, **told)
-    return seen
+    net(*arguments, **conditions)
+    return dtypes
 
 
 @pytest.mark.parametrize(
@@ -76,8 +78,8 @@ def test_a_bfloat16_network_sums_in_float32(weights: torch.dtype, stream: torch.
 def test_a_students_prefix_is_summed_in_float32_too() -> None:
     x, context, mask = (v.to(torch.bfloat16) if v.is_floating_point() else v for v in inputs())
     config = ModelConfig(**{**vars_of(CONFIG), "student": StudentConfig()})
-    told = {"h": 0.25, "omega": 3.0, "t_min": 0.2, "t_max": 0.8}
-    assert streams_of(network(config).to(torch.bfloat16), x, context, mask, **told) == {
+    conditions = {"h": 0.25, "omega": 3.0, "t_min": 0.2, "t_max": 0.8}
+    assert streams_of(network(config).to(torch.bfloat16), x, context, mask, **conditions) == {
         torch.float32
     }
 
@@ -97,12 +99,12 @@ def test_sums_that_are_rounded_cost_more(monkeypatch: pytest.MonkeyPatch) -> Non
     x, context, mask = inputs()
     net = network()
     net.denoiser.img_embedder.proj2.weight *= 16
-    wanted = net(x, context, mask)
+    expected = net(x, context, mask)
     half = copy.deepcopy(net).to(torch.bfloat16)
-    given = x.to(torch.bfloat16), context.to(torch.bfloat16), mask
+    arguments = x.to(torch.bfloat16), context.to(torch.bfloat16), mask
 
     def error() -> float:
-        return float((half(*given).to(torch.float32) - wanted).norm() / wanted.norm())
+        return float((half(*arguments).to(torch.float32) - expected).norm() / expected.norm())
 
     exact = error()
     monkeypatch.setattr(blocks, "add", lambda s, u: (s + u).to(torch.bfloat16).to(s.dtype))

@@ -36,18 +36,18 @@ def test_released_models_have_their_published_size(name: str) -> None:
 @pytest.mark.parametrize("name", COMMENTED)
 def test_other_variants_have_the_size_of_the_official_dimensions(name: str) -> None:
     config = VARIANTS[name]
-    said, wanted = COMMENTED[name]
-    found = (count(config) + unused(config)) / 1e6
-    assert found == pytest.approx(wanted, abs=0.005)
-    assert found == pytest.approx(said, rel=0.03)
+    published, expected = COMMENTED[name]
+    actual = (count(config) + unused(config)) / 1e6
+    assert actual == pytest.approx(expected, abs=0.005)
+    assert actual == pytest.approx(published, rel=0.03)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_network_has_exactly_the_canonical_names_and_shapes(name: str) -> None:
     with torch.device("meta"):
         parameters = MMJiT(VARIANTS[name]).canonical_parameters()
-    found = {key: tuple(value.shape) for key, value in parameters.items()}
-    assert found == canonical_shapes(VARIANTS[name])
+    actual = {key: tuple(value.shape) for key, value in parameters.items()}
+    assert actual == canonical_shapes(VARIANTS[name])
 
 
 def test_the_student_is_the_base_model_and_its_condition_tokens() -> None:

@@ -60,15 +60,15 @@ def branches_of(net: MMJiT, x: Tensor, tokens: Tensor) -> np.ndarray:
 def test_a_step_is_the_rows_arithmetic(row: tuple[float, ...], weights: tuple[float, ...]) -> None:
     net, x, h = network(), normal(2, 3, 16, 16), normal(2, 3, 16, 16) * 0.5
     tokens = normal(len(weights), 2, 5, 32)
-    found = Step(net.denoiser)(x, h, tokens, torch.tensor(weights), torch.tensor(row))
-    wanted = advance(
+    actual = Step(net.denoiser)(x, h, tokens, torch.tensor(weights), torch.tensor(row))
+    expected = advance(
         x.numpy(),
         h.numpy(),
         branches_of(net, x, tokens),
         np.array(weights, dtype=np.float32),
         np.array(row, dtype=np.float32),
     )
-    for value, oracle in zip(found, wanted, strict=True):
+    for value, oracle in zip(actual, expected, strict=True):
         assert value.dtype == torch.float32
         assert np.abs(value.numpy() - oracle).max() <= MAX_ABS_ERROR
 
@@ -88,8 +88,8 @@ def test_clip_and_rescale_change_the_result() -> None:
 
 def test_an_even_estimate_is_not_divided_by_zero() -> None:
     even = torch.full((1, 1, 3, 4, 4), 0.25)
-    found = guided_estimate(even, torch.ones(1), torch.tensor(0.0), torch.tensor(1.0))
-    assert torch.isfinite(found).all()
+    actual = guided_estimate(even, torch.ones(1), torch.tensor(0.0), torch.tensor(1.0))
+    assert torch.isfinite(actual).all()
 
 
 def test_a_half_precision_network_keeps_the_state_in_float32() -> None:

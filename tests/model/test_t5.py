@@ -55,9 +55,9 @@ def test_equals_transformers_on_the_demo_encoder(lengths: list[int]) -> None:
     reference = T5EncoderModel.from_pretrained(DEMO).eval()
     ids, mask = padded(lengths, reference.config.vocab_size)
     with torch.inference_mode():
-        wanted = reference(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
+        expected = reference(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
     hidden = open_encoder(DEMO)(ids, mask).numpy()
-    assert np.abs(hidden - wanted)[mask.numpy() > 0].max() <= MAX_ABS_ERROR
+    assert np.abs(hidden - expected)[mask.numpy() > 0].max() <= MAX_ABS_ERROR
 
 
 def test_a_text_does_not_depend_on_its_padding() -> None:
@@ -71,11 +71,11 @@ def test_a_text_does_not_depend_on_its_padding() -> None:
 def test_buckets_follow_their_definition() -> None:
     config = T5Config(vocab_size=8, d_model=4, d_kv=2, d_ff=4, num_heads=2, num_layers=1)
     distance = torch.arange(-300, 301)
-    found = dict(zip(distance.tolist(), _bucket(distance, config).tolist(), strict=True))
-    assert [found[-d] for d in range(8)] == list(range(8))
+    actual = dict(zip(distance.tolist(), _bucket(distance, config).tolist(), strict=True))
+    assert [actual[-d] for d in range(8)] == list(range(8))
     # 8 to 128 in eight steps of equal ratio, 2 ** 0.5; after that one bucket.
     edges = [8, 12, 16, 23, 32, 46, 64, 91]
-    assert [found[-edge] for edge in edges] == list(range(8, 16))
-    assert [found[-(edge - 1)] for edge in edges] == list(range(7, 15))
-    assert found[-300] == found[-128] == 15
-    assert all(found[d] == found[-d] + 16 for d in range(1, 301))
+    assert [actual[-edge] for edge in edges] == list(range(8, 16))
+    assert [actual[-(edge - 1)] for edge in edges] == list(range(7, 15))
+    assert actual[-300] == actual[-128] == 15
+    assert all(actual[d] == actual[-d] + 16 for d in range(1, 301))

@@ -109,9 +109,9 @@ def test_one_number_tells_every_image_the_same() -> None:
         expected = net(x, context, mask, **each)
         for conditions in (values, {name: torch.tensor(value) for name, value in values.items()}):
             assert torch.equal(net(x, context, mask, **conditions), expected)
-        with pytest.raises(UsageError, match=r"h is \[3\] for 2 images; give one number, or \[2\]"):
+        with pytest.raises(UsageError, match=r"h must be one number or \[2\], .*, got \[3\]"):
             net(x, context, mask, **{**each, "h": torch.zeros(3)})
-        with pytest.raises(UsageError, match=r"omega is \[2, 1\] for 2 images"):
+        with pytest.raises(UsageError, match=r"omega must be .*, got \[2, 1\]"):
             net(x, context, mask, **{**each, "omega": torch.ones(2, 1)})
 
 
