@@ -49,11 +49,14 @@ class SelfTest:
         label: tells it from the others, for example ``onnxruntime:cuda``.
         options: for the runtime to run a bundle in the same way.
         run: gives the toy's relative error, or raises MissingDependencyError or RuntimeFailure.
+        int8_saturates: whether 8-bit products are wrong on this processor (``int8_probe``); None
+            where the question does not arise.
     """
 
     label: str
     options: Mapping[str, object]
     run: Callable[[], float]
+    int8_saturates: Callable[[], bool] | None = None
 
 
 class BaseRuntime(Runtime):

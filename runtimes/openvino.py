@@ -6,6 +6,7 @@ bf16 on those that have AVX-512 BF16 instructions.
 
 from __future__ import annotations
 
+import functools
 import os
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,12 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.compatibility import require_engine_fits
 from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.protocol import check_threads
+from minit2i_deploy.runtimes import int8_probe
 from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.graph_files import graph_without_links
 from minit2i_deploy.runtimes.guard import Guard, guarded
+from minit2i_deploy.runtimes.int8_probe import warn_of_saturation
 from minit2i_deploy.runtimes.signal_stack import preserved_signal_stack
 from minit2i_deploy.runtimes.toy_graph import (
     RATE_SIZE,
@@ -104,6 +107,7 @@ class OpenVinoRuntime(GraphRuntime):
                 label=f"{cls.name}::{precision}",
                 options={"precision": precision},
                 run=partial(run_toy, precision),
+                int8_saturates=_int8_saturates if precision == "fp32" else None,
             )
             for precision in _PRECISIONS
         ]
@@ -128,9 +132,7 @@ class OpenVinoRuntime(GraphRuntime):
     def matrix_rate(self) -> float:
         """FLOP a second of large matrix products in this precision, measured now."""
         a, weights = rate_arrays()
-        model = self._core.read_model(
-            matmul_model(RATE_SIZE, RATE_SIZE, RATE_SIZE, weights.tobytes())
-        )
+        model = self._core.read_model(matmul_model(RATE_SIZE, RATE_SIZE, RATE_SIZE, weights))
         compiled = self._core.compile_model(model, _DEVICE, self._settings)
         return best_rate(lambda: compiled({"a": a}))
 
@@ -138,6 +140,7 @@ class OpenVinoRuntime(GraphRuntime):
         if graph not in self._graphs:
             path = self.bundle.graph_path(graph)
             self._check_precision(graph)
+            warn_of_saturation(self.bundle, graph, self.name, _saturating_forms)
             settings = self._settings | self._cache_setting(graph)
             try:
                 with graph_without_links(path) as plain:
@@ -235,6 +238,23 @@ def _capabilities(core: Any) -> list[str]:
     # The first question loads the plugin.
     with preserved_signal_stack():
         return list(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"))
+
+
+@functools.cache
+def _saturating_forms() -> frozenset[str]:
+    core = require("openvino", "openvino").Core()
+
+    def run(model: bytes, a: np.ndarray) -> np.ndarray:
+        compiled = core.compile_model(core.read_model(model), _DEVICE, {})
+        output: np.ndarray = compiled({"a": a})[0]
+        return output
+
+    with preserved_signal_stack():
+        return int8_probe.saturating_forms(run)
+
+
+def _int8_saturates() -> bool:
+    return bool(_saturating_forms())
 
 
 def run_toy(precision: str = "fp32") -> float:

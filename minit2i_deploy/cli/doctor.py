@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
 
 _ROWS: Final = 10
+_INT8_SATURATES: Final = (
+    "8-bit products saturate (the processor has no VNNI), so quantize with this version of minit2i"
+)
 _EPILOG: Final = """\
 An engine works if it has just run a toy model of ten rows with the right values.
 With BUNDLE, it must also embed a text and run ten rows of that bundle.
@@ -85,6 +88,8 @@ def _engines(bundle: Bundle | None) -> list[dict[str, Any]]:
     for name in RUNTIMES:
         for test in runtime_class(name).self_tests():
             result = _try_toy(test.run)
+            if result["state"] == "works" and test.int8_saturates is not None:
+                result["int8_saturates"] = test.int8_saturates()
             if bundle is not None and result["state"] == "works":
                 result |= _try_bundle(bundle, name, test.options)
             results.append({"engine": test.label, **result})
@@ -179,4 +184,6 @@ def _engine_text(item: dict[str, Any]) -> str:
     text = f"error {item['error']:.1e}"
     if "row_s" in item:
         text += f", {item['row_s'] * 1e3:.1f} ms per row, {item['total_s']:.1f} s with opening"
+    if item.get("int8_saturates"):
+        text += f"; {_INT8_SATURATES}"
     return text

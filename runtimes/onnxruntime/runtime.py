@@ -22,11 +22,13 @@ from minit2i_deploy.protocol import check_threads
 from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.guard import guarded
+from minit2i_deploy.runtimes.int8_probe import warn_of_saturation
 from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import (
     CapturedTrajectory,
     StepGraphs,
     check_mode,
 )
+from minit2i_deploy.runtimes.onnxruntime.int8_probe import int8_products_saturate, saturating_forms
 from minit2i_deploy.runtimes.onnxruntime.providers import (
     AUTO,
     PROVIDERS,
@@ -116,6 +118,7 @@ class OnnxRuntime(GraphRuntime):
                 label=f"{cls.name}:{name}",
                 options={"provider": name},
                 run=partial(_self_test, provider),
+                int8_saturates=int8_products_saturate if name == "cpu" else None,
             )
             for name, provider in PROVIDERS.items()
         ]
@@ -151,6 +154,9 @@ class OnnxRuntime(GraphRuntime):
     def _session(self, graph: str) -> Any:
         if graph not in self._sessions:
             self._check_precision(graph)
+            if self._provider.device == "cpu":
+                forms = partial(saturating_forms, self.provider)
+                warn_of_saturation(self.bundle, graph, f"onnxruntime ({self.provider})", forms)
             self._sessions[graph] = self._opened(graph)
         return self._sessions[graph]
 

@@ -212,7 +212,7 @@ def matrix_rate(ort: Any, provider: Provider, **settings: Any) -> float:
         RuntimeFailure: it cannot run the product.
     """
     a, weights = rate_arrays()
-    model = matmul_model(RATE_SIZE, RATE_SIZE, RATE_SIZE, weights.tobytes())
+    model = matmul_model(RATE_SIZE, RATE_SIZE, RATE_SIZE, weights)
     session = open_session(ort, model, provider, **settings)
     return best_rate(lambda: session.run(None, {"a": a}))
 
