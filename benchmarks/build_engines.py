@@ -4,7 +4,7 @@
 
 The step graph of a random network is exported without being verified and built in a process of
 its own. Two figures of memory are sampled while it runs: all that is resident, the interpreter,
-the libraries and the mapped weights among it, and what is no mapping of a file. The load of the
+the libraries and the mapped weights included, and what is not a mapping of a file. The load of the
 machine is printed, because the wall time depends on it.
 """
 
@@ -25,7 +25,7 @@ from typing import Any, Final
 MAX_SECONDS: Final = 120.0
 MAX_TIMES_WEIGHTS: Final = 3.0
 _SAMPLE_S: Final = 0.5
-_OWN_WORK: Final = ("export", "build")
+_CHILD_WORK: Final = ("export", "build")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,14 +35,14 @@ class Report:
     Args:
         variant: name in ``config.VARIANTS``.
         precision: of the network.
-        target: card.
+        target: GPU.
         head_dim: of the graph, pads and all.
         weights_bytes: of the data file.
         plan_bytes: of the engine.
         seconds: of the build, reading the graph included.
         cpu_seconds: of the processor, all threads together; what to read on a busy machine.
         resident_bytes: greatest resident memory of the building process.
-        own_bytes: greatest resident memory that is no mapped file.
+        own_bytes: greatest resident memory that is not a mapped file.
         audit: the kernels.
     """
 
@@ -122,8 +122,8 @@ def build(graph: Path, precision: str, target: str) -> None:
         flags=BuildFlags(),
         precision=precision,
     )
-    told = {"seconds": built.seconds, "cpu_seconds": time.process_time()}
-    print(json.dumps({**told, "audit": asdict(built.audit)}))
+    result = {"seconds": built.seconds, "cpu_seconds": time.process_time()}
+    print(json.dumps({**result, "audit": asdict(built.audit)}))
 
 
 def measure(variant: str, precision: str, target: str, head_multiple: int, folder: Path) -> Report:
@@ -135,15 +135,18 @@ def measure(variant: str, precision: str, target: str, head_multiple: int, folde
     work += ["--work", str(folder), "--only"]
     subprocess.run([*work, "export"], check=True)
     child = subprocess.Popen([*work, "build"], stdout=subprocess.PIPE, text=True)
-    resident = own = 0
+    resident = anonymous = 0
     while child.poll() is None:
         sample = _memory(child.pid)
-        resident, own = max(resident, sample.get("VmHWM", 0)), max(own, sample.get("RssAnon", 0))
+        resident, anonymous = (
+            max(resident, sample.get("VmHWM", 0)),
+            max(anonymous, sample.get("RssAnon", 0)),
+        )
         time.sleep(_SAMPLE_S)
     assert child.stdout is not None
     if child.returncode != 0:
         raise SystemExit(f"the build of {variant} failed with exit code {child.returncode}")
-    told = json.loads(child.stdout.read())
+    result = json.loads(child.stdout.read())
     return Report(
         variant=variant,
         precision=precision,
@@ -151,11 +154,11 @@ def measure(variant: str, precision: str, target: str, head_multiple: int, folde
         head_dim=-(-VARIANTS[variant].head_dim // head_multiple) * head_multiple,
         weights_bytes=(folder / "model.onnx.data").stat().st_size,
         plan_bytes=(folder / "model.plan").stat().st_size,
-        seconds=told["seconds"],
-        cpu_seconds=told["cpu_seconds"],
+        seconds=result["seconds"],
+        cpu_seconds=result["cpu_seconds"],
         resident_bytes=resident,
-        own_bytes=own,
-        audit=told["audit"],
+        own_bytes=anonymous,
+        audit=result["audit"],
     )
 
 
@@ -179,7 +182,7 @@ def main() -> int:
     )
     parser.add_argument("--work", type=Path, help="folder with room for twice the weights")
     parser.add_argument("--json", type=Path, help="keep all figures in this file")
-    parser.add_argument("--only", choices=_OWN_WORK, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=_CHILD_WORK, help=argparse.SUPPRESS)
     options = parser.parse_args()
     variants = options.variant or ["b-16", "l-16"]
     if options.only == "export":

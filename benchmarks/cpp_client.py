@@ -9,10 +9,10 @@
                 --cfg-scale 2.5 --width 512 --height 512 --sampling-method euler --threads 2 \\
                 --output {output}"
 
-All run as whole processes in turns, with the same threads, prompt and number of rows; ours also
-with the same seed. Start-up is a process that embeds one text and ends. Every round paints twice,
-with one row and with --rows. A step's CPU time is the difference of the two processes over the
-rows between them, a peer's wall time too; of ours the wall time of a row is what the program says
+All run as complete processes in turns, with the same threads, prompt and number of rows; ours also
+with the same seed. Start-up is a process that embeds one text and ends. Every round generates
+twice, with one row and with --rows. A step's CPU time is the difference of the two processes over
+the rows between them, a peer's wall time too; our wall time of a row is what the program says
 of itself. Memory is the kernel's own peak of the longer process. The error of a final state is its
 largest difference to that of the first program over the largest value there.
 """
@@ -65,7 +65,7 @@ class Program:
     peak_bytes: list[int] = field(default_factory=list)
 
     def measure(self, rows: int) -> None:
-        """One start-up, one picture of one row and one of all rows."""
+        """One start-up, one image of one row and one of all rows."""
         if self.embed:
             start = _run(self.embed)
             self.start_s.append(start.wall_s)
@@ -73,9 +73,11 @@ class Program:
         short, long = (_run(_filled(self.paint, steps)) for steps in (1, rows))
         wall = (long.wall_s - short.wall_s) / (rows - 1)
         if self.says_its_time:
-            said = json.loads(long.out)
+            output = json.loads(long.out)
             # One of them has the seconds of all rows, the other the same among its stages.
-            wall = (said["step_seconds"] if "rows" in said else said["seconds"]["steps"]) / rows
+            wall = (
+                output["step_seconds"] if "rows" in output else output["seconds"]["steps"]
+            ) / rows
         self.step_s.append(wall)
         self.step_cpu_s.append((long.cpu_s - short.cpu_s) / (rows - 1))
         self.peak_bytes.append(long.peak_bytes)
@@ -112,7 +114,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="BUNDLE",
         help="another form of the bundle for the C++ client; may be given several times",
     )
-    parser.add_argument("--rows", type=int, default=20, help="of the longer picture (default: 20)")
+    parser.add_argument("--rows", type=int, default=20, help="of the longer image (default: 20)")
     parser.add_argument("--rounds", type=int, default=7, help="default: 7")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument(
@@ -125,11 +127,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"{options.client} has no {name}; build it: sh scripts/build_cpp.sh")
     for bundle in (options.bundle, *options.also):
         if not (bundle / "manifest.json").is_file():
-            parser.error(f"{bundle} is no bundle; give one of minit2i export")
+            parser.error(f"{bundle} is not a bundle; give one of minit2i export")
     if options.rounds < 1:
-        parser.error(f"--rounds is {options.rounds}, but at least 1 is needed")
+        parser.error(f"--rounds: expected at least 1, got {options.rounds}")
     if options.rows < 2:
-        parser.error(f"--rows is {options.rows}, but at least 2 are needed")
+        parser.error(f"--rows: expected at least 2, got {options.rows}")
     if options.peer and "{steps}" not in options.peer:
         parser.error("--peer has no {steps}; put it where the number of steps goes")
     return options
@@ -137,15 +139,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _programs(options: argparse.Namespace, folder: Path) -> list[Program]:
     _write_tables(options, folder)
-    found = [_cpp(options, folder, options.bundle, "C++ client"), _python(options, folder)]
+    results = [_cpp(options, folder, options.bundle, "C++ client"), _python(options, folder)]
     for bundle in options.also:
-        found.append(_cpp(options, folder, bundle, f"C++ client, {bundle.name}"))
+        results.append(_cpp(options, folder, bundle, f"C++ client, {bundle.name}"))
     if options.peer:
-        words = shlex.split(options.peer)
+        arguments = shlex.split(options.peer)
         values = {"prompt": PROMPT, "steps": "{steps}", "output": str(folder / "peer.png")}
-        paint = [word.format(**values) for word in words]
-        found.append(Program(name="peer", embed=[], paint=paint, says_its_time=False))
-    return found
+        paint = [word.format(**values) for word in arguments]
+        results.append(Program(name="peer", embed=[], paint=paint, says_its_time=False))
+    return results
 
 
 def _write_tables(options: argparse.Namespace, folder: Path) -> None:
@@ -153,8 +155,8 @@ def _write_tables(options: argparse.Namespace, folder: Path) -> None:
     manifest = json.loads((options.bundle / "manifest.json").read_text(encoding="utf-8"))
     solver = "mean-flow" if "student" in manifest["model"] else "euler"
     for steps in (1, options.rows):
-        words = ["--solver", solver, "--steps", str(steps), "-o", str(folder / f"{steps}.json")]
-        _run([*_minit2i(), "table", *words])
+        arguments = ["--solver", solver, "--steps", str(steps), "-o", str(folder / f"{steps}.json")]
+        _run([*_minit2i(), "table", *arguments])
 
 
 def _minit2i() -> list[str]:
@@ -166,7 +168,10 @@ def _cpp(options: argparse.Namespace, folder: Path, bundle: Path, name: str) -> 
     return Program(
         name=name,
         embed=[str(client / "minit2i-embed"), *_embedding(options, folder, bundle)],
-        paint=[str(client / "minit2i-generate"), *_painting(options, folder, bundle, name)],
+        paint=[
+            str(client / "minit2i-generate"),
+            *_generate_arguments(options, folder, bundle, name),
+        ],
     )
 
 
@@ -175,7 +180,11 @@ def _python(options: argparse.Namespace, folder: Path) -> Program:
     return Program(
         name=name,
         embed=[*_minit2i(), "embed", *_embedding(options, folder, options.bundle)],
-        paint=[*_minit2i(), "generate", *_painting(options, folder, options.bundle, name)],
+        paint=[
+            *_minit2i(),
+            "generate",
+            *_generate_arguments(options, folder, options.bundle, name),
+        ],
     )
 
 
@@ -184,7 +193,9 @@ def _embedding(options: argparse.Namespace, folder: Path, bundle: Path) -> list[
     return [str(bundle), PROMPT, *threads, "-o", str(folder / "embeddings.npz")]
 
 
-def _painting(options: argparse.Namespace, folder: Path, bundle: Path, name: str) -> list[str]:
+def _generate_arguments(
+    options: argparse.Namespace, folder: Path, bundle: Path, name: str
+) -> list[str]:
     threads = ["--threads", str(options.threads), "--json"]
     table = ["--table", str(folder / "{steps}.json")]
     output = ["-o", str(folder / f"{name}.png"), "--save-state", str(folder / f"{name}.npy")]
@@ -214,9 +225,9 @@ def _state_errors(programs: Sequence[Program], folder: Path) -> list[float | Non
     import numpy as np
 
     states = [folder / f"{program.name}.npy" for program in programs]
-    wanted = np.load(states[0])
+    reference = np.load(states[0])
     return [
-        float(np.abs(np.load(path) - wanted).max() / np.abs(wanted).max())
+        float(np.abs(np.load(path) - reference).max() / np.abs(reference).max())
         if path.is_file()
         else None
         for path in states
@@ -250,17 +261,17 @@ def _report(
 
 def _medians(program: Program) -> dict[str, float]:
     values = {name: getattr(program, name) for name in _MEASURED}
-    return {name: statistics.median(found) for name, found in values.items() if found}
+    return {name: statistics.median(results) for name, results in values.items() if results}
 
 
 def _ratios(first: Program, other: Program) -> dict[str, float]:
     """Medians of what each round gave, where both have it."""
-    found = {}
+    results = {}
     for name in _MEASURED:
         mine, its = getattr(first, name), getattr(other, name)
         if mine and its:
-            found[name] = statistics.median(a / b for a, b in zip(mine, its, strict=True))
-    return found
+            results[name] = statistics.median(a / b for a, b in zip(mine, its, strict=True))
+    return results
 
 
 def _text(report: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""A sheet of pictures by a bundle, one row for each kind of held-out caption.
+"""A sheet of images by a bundle, one row for each kind of held-out caption.
 
     python benchmarks/demo_grid.py BUNDLE docs/images/demo-grid.png
 
-Pictures that the detector judges wrong get a red frame; nothing is chosen or left out.
+Images that the detector judges wrong get a red frame; none is selected or excluded.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ CHUNK: Final = 256
 PADDED: Final = 256
 SHORT: Final = 20
 
-# A child's maximum as its parent is told it includes the parent's own, from before the exec.
+# A child's maximum as its parent sees it includes the parent's, from before the exec.
 _CHILD: Final = """
 import sys
 from minit2i_deploy.cli import main
@@ -98,9 +98,9 @@ def _rates(bundle: m.Bundle, runtime: Any, options: argparse.Namespace) -> dict[
     worst = 0.0
     for name, embedder in contenders.items():
         # Warm-up; and the values, which must agree.
-        found = embedder(encoded[:BATCH_SIZE])
-        wanted = found if name == "minit2i" else wanted
-        worst = max(worst, float(np.abs(found - wanted).max() / np.abs(wanted).max()))
+        values = embedder(encoded[:BATCH_SIZE])
+        reference = values if name == "minit2i" else reference
+        worst = max(worst, float(np.abs(values - reference).max() / np.abs(reference).max()))
     for start in range(0, len(encoded), CHUNK):
         for name, embedder in contenders.items():
             if name.endswith("to 256") and start >= options.padded:
@@ -215,9 +215,16 @@ def _peaks(options: argparse.Namespace) -> dict[str, float]:
         for count in sorted({max(1, options.texts // 10), options.texts}):
             source = Path(folder, f"{count}.txt")
             source.write_text("\n".join(texts[:count]), encoding="utf-8")
-            words = ["embed", options.bundle, "--input", str(source), "--runtime", options.runtime]
-            words += ["-o", str(Path(folder, "t.npz")), "--threads", str(options.threads)]
-            command = [sys.executable, "-c", _CHILD, *words]
+            arguments = [
+                "embed",
+                options.bundle,
+                "--input",
+                str(source),
+                "--runtime",
+                options.runtime,
+            ]
+            arguments += ["-o", str(Path(folder, "t.npz")), "--threads", str(options.threads)]
+            command = [sys.executable, "-c", _CHILD, *arguments]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             peaks[str(count)] = int(done.stdout.splitlines()[-1]) / 1e6
     return peaks

@@ -112,7 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--precision", choices=PRECISIONS, action="append", help="default: all, one after another"
     )
     parser.add_argument(
-        "--rows", type=int, default=20, help="Euler rows of the reference picture; default: 20"
+        "--rows", type=int, default=20, help="Euler rows of the reference image; default: 20"
     )
     parser.add_argument("--work", type=Path, help="folder for temporary files (10 GB for l-16)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
@@ -123,8 +123,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _self(options: argparse.Namespace) -> list[str]:
-    words = [sys.executable, __file__, "--variant", options.variant]
-    return [*words, "--rows", str(options.rows)]
+    command = [sys.executable, __file__, "--variant", options.variant]
+    return [*command, "--rows", str(options.rows)]
 
 
 def _run(command: Sequence[str]) -> Any:
@@ -205,8 +205,8 @@ def _child(options: argparse.Namespace) -> dict[str, Any]:
     reference.STEPS = options.rows  # type: ignore[misc]
     precision = options.precision[0]
     _import_all()
-    own = Path("/proc/self/status")
-    idle, began = _status_bytes(own, "VmRSS"), time.monotonic()
+    status_file = Path("/proc/self/status")
+    idle, began = _status_bytes(status_file, "VmRSS"), time.monotonic()
     release = options.work / "release"
     bundle = export_bundle(
         release / "transformer",
@@ -224,7 +224,7 @@ def _child(options: argparse.Namespace) -> dict[str, Any]:
     network, encoder = sizes.values()
     return {
         "seconds": time.monotonic() - began,
-        "peak_memory": _status_bytes(own, "VmHWM"),
+        "peak_memory": _status_bytes(status_file, "VmHWM"),
         "idle_memory": idle,
         "weights": network + encoder,
         "network_weights": network,
@@ -254,8 +254,8 @@ class _Stages:
         if stage == self.stage:
             return
         self.stage = stage
-        own = Path("/proc/self/status")
-        now, peak = (_gb(_status_bytes(own, field)) for field in ("VmRSS", "VmHWM"))
+        status_file = Path("/proc/self/status")
+        now, peak = (_gb(_status_bytes(status_file, field)) for field in ("VmRSS", "VmHWM"))
         seconds = time.monotonic() - self.began
         print(f"{seconds:7.0f} s  {now} GB, peak {peak} GB  {stage}", file=sys.stderr, flush=True)
 

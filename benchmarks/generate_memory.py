@@ -1,9 +1,9 @@
-"""Peak memory of painting one picture, against the weights that are loaded for it.
+"""Peak memory of generating one image, against the weights that are loaded for it.
 
     python benchmarks/generate_memory.py BUNDLE
     python benchmarks/generate_memory.py BUNDLE --engine openvino --engine 'onnxruntime:arena=false'
 
-Each engine paints in a process of its own. Peak is the kernel's own (VmHWM: all resident pages,
+Each engine generates in its own process. Peak is the kernel's figure (VmHWM: all resident pages,
 those of mapped files among them); PSS is sampled, and counts a page that other processes hold too
 by its share. Rows are few: the first one allocates all there is.
 """
@@ -28,14 +28,14 @@ from minit2i_deploy.machine import describe_machine, machine_line
 MAX_RATIO: Final = 1.6
 PROMPT: Final = "two blue squares to the left of a small green triangle"
 _SAMPLE_S: Final = 0.1
-_OWN: Final = Path("/proc/self")
+_PROCESS: Final = Path("/proc/self")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; exits 1 where an engine takes more than MAX_RATIO."""
     options = _parse(arguments)
     if options.child:
-        print(json.dumps(_paint(options.bundle, options.engine[0], options)))
+        print(json.dumps(_generate(options.bundle, options.engine[0], options)))
         return 0
     weights = _weight_bytes(m.Bundle.open(options.bundle))
     rows = [_child(options, engine) | {"engine": engine} for engine in options.engine]
@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(weights > 2**30 and any(row["ratio"] > MAX_RATIO for row in rows))
 
 
-def engine_options(words: str) -> tuple[str, dict[str, Any]]:
+def engine_options(text: str) -> tuple[str, dict[str, Any]]:
     """``onnxruntime:arena=false,threads=2`` as a runtime's name and its options."""
-    name, _, settings = words.partition(":")
+    name, _, settings = text.partition(":")
     pairs = (item.partition("=") for item in settings.split(",") if item)
     return name, {key: _value(value) for key, _, value in pairs}
 
@@ -62,7 +62,7 @@ def _value(word: str) -> Any:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Peak memory of painting one picture.")
+    parser = argparse.ArgumentParser(description="Peak memory of generating one image.")
     parser.add_argument("bundle", metavar="BUNDLE", help="of minit2i export")
     parser.add_argument(
         "--engine",
@@ -88,11 +88,11 @@ def _child(options: argparse.Namespace, engine: str) -> dict[str, Any]:
     return values
 
 
-def _paint(folder: str, engine: str, options: argparse.Namespace) -> dict[str, Any]:
+def _generate(folder: str, engine: str, options: argparse.Namespace) -> dict[str, Any]:
     bundle = m.Bundle.open(folder)
     name, settings = engine_options(engine)
     steps: list[float] = []
-    idle = _own_bytes("status", "VmRSS")
+    idle = _process_bytes("status", "VmRSS")
     with _Sampler() as sampler, m.open_runtime(bundle, name, **settings) as runtime:
         result = m.generate(
             bundle,
@@ -103,7 +103,7 @@ def _paint(folder: str, engine: str, options: argparse.Namespace) -> dict[str, A
             on_frame=lambda frame: steps.append(frame.seconds),
         )
     return {
-        "peak_bytes": _own_bytes("status", "VmHWM"),
+        "peak_bytes": _process_bytes("status", "VmHWM"),
         "peak_pss_bytes": sampler.peak,
         "idle_bytes": idle,
         "encode_s": result.timings["encode"],
@@ -122,7 +122,7 @@ class _Sampler(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(_SAMPLE_S):
-            self.peak = max(self.peak, _own_bytes("smaps_rollup", "Pss"))
+            self.peak = max(self.peak, _process_bytes("smaps_rollup", "Pss"))
 
     def __enter__(self) -> _Sampler:
         self.start()
@@ -133,13 +133,13 @@ class _Sampler(threading.Thread):
         self.join()
 
 
-def _own_bytes(file: str, field: str) -> int:
-    lines = (_OWN / file).read_text(encoding="ascii").splitlines()
+def _process_bytes(file: str, field: str) -> int:
+    lines = (_PROCESS / file).read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def _weight_bytes(bundle: m.Bundle) -> int:
-    """Bytes of the graphs and their data files, all of which painting loads."""
+    """Bytes of the graphs and their data files, all of which generating loads."""
     folders = {Path(graph.path).parent.as_posix() for graph in bundle.manifest.graphs.values()}
     files = bundle.manifest.files.items()
     return sum(i.bytes for name, i in files if Path(name).parent.as_posix() in folders)

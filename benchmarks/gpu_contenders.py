@@ -27,7 +27,7 @@ from minit2i_deploy.runtimes.torch.network import read_weights
 
 CONFIGS: Final[Mapping[str, ModelConfig]] = {"tiny": TINY, **VARIANTS}
 _T5_LAYERS: Final = {"tiny": 1}
-# Rows of the pictures that an export compares; the full number takes minutes on a processor.
+# Rows of the images that an export compares; the full number takes minutes on a processor.
 _REFERENCE_ROWS: Final = 2
 
 Call = Callable[[], object]

@@ -1,4 +1,4 @@
-"""onnxruntime on a CUDA machine, in one command: step, pictures, host copies, attention, graphs.
+"""onnxruntime on a CUDA machine, in one command: step, images, host copies, attention, graphs.
 
     python benchmarks/gpu_onnxruntime.py BUNDLE --student STUDENT --json > gpu.json
     python benchmarks/gpu_onnxruntime.py BUNDLE --provider cpu --rounds 2      # tries the script
@@ -60,12 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         engines = _engines(bundle, options, stack)
         report["step"] = _steps(bundle, engines, options, progress)
         report["host"] = _host(bundle, engines["onnxruntime"], options)
-        report["pictures"] = _pictures(bundle, engines, options, progress)
+        report["pictures"] = _images(bundle, engines, options, progress)
     if options.student:
         student = m.Bundle.open(options.student)
         with contextlib.ExitStack() as stack, ProgressLine("student") as progress:
             engines = _engines(student, options, stack)
-            report["student"] = _pictures(student, engines, options, progress)
+            report["student"] = _images(student, engines, options, progress)
     report["passed"] = _passed(report)
     print(json.dumps(report, indent=2) if options.json else _text(report))
     return 0 if report["passed"] else 1
@@ -78,12 +78,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--provider", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
     parser.add_argument("--rounds", type=int, default=20, help="timed turns; default: 20")
     parser.add_argument("--burst", type=int, default=10, help="steps in each; default: 10")
-    parser.add_argument("--pictures", type=int, default=5, help="of each kind; default: 5")
+    parser.add_argument("--pictures", type=int, default=5, help="images of each kind; default: 5")
     parser.add_argument(
         "--steps",
         type=int,
         action="append",
-        help="Euler steps of pictures; default: 100 and the preset's own table",
+        help="Euler steps of images; default: 100 and the preset's table",
     )
     parser.add_argument("--no-compile", action="store_true", help="leave out compiled torch")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -109,8 +109,8 @@ def _engines(
     if gpu and not options.no_compile:
         settings["torch, compiled"] = settings["torch"] | {"compile": True}
     return {
-        label: stack.enter_context(m.open_runtime(bundle, label.partition(",")[0], **given))
-        for label, given in settings.items()
+        label: stack.enter_context(m.open_runtime(bundle, label.partition(",")[0], **options_of))
+        for label, options_of in settings.items()
     }
 
 
@@ -148,40 +148,42 @@ def _steps(
     }
     seconds = _in_turns(calls, options.rounds, stage_of(progress, 0.0, 1.0, "step"))
     rows = _rows({label: [s / options.burst for s in spent] for label, spent in seconds.items()})
-    wanted = results["torch"]
-    for label, found in results.items():
-        off = np.abs(found - wanted).max() / np.abs(wanted).max()
+    reference = results["torch"]
+    for label, state in results.items():
+        off = np.abs(state - reference).max() / np.abs(reference).max()
         rows[label]["difference_to_torch"] = float(off)
     return rows
 
 
-def _pictures(
+def _images(
     bundle: m.Bundle,
     engines: Mapping[str, Runtime],
     options: argparse.Namespace,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Whole pictures, text to bytes, on each engine in turns."""
+    """Complete images, text to bytes, on each engine in turns."""
     preset, guidance = bundle.preset()
     tables = {preset.name: preset}
     if bundle.config.student is None:
         for steps in options.steps or [100]:
             tables[f"euler-{steps}"] = solver_table("euler", steps=steps)
-    found = {}
+    results = {}
     for name, table in tables.items():
         calls = {
-            label: (lambda runtime=runtime, table=table: _paint(bundle, runtime, table, guidance))
+            label: (
+                lambda runtime=runtime, table=table: _generate(bundle, runtime, table, guidance)
+            )
             for label, runtime in engines.items()
         }
         for call in calls.values():
             call()
 
         part = stage_of(progress, 0.0, 1.0, name)
-        found[name] = _rows(_in_turns(calls, options.pictures, part))
-    return found
+        results[name] = _rows(_in_turns(calls, options.pictures, part))
+    return results
 
 
-def _paint(bundle: m.Bundle, runtime: Runtime, table: Table, guidance: float) -> None:
+def _generate(bundle: m.Bundle, runtime: Runtime, table: Table, guidance: float) -> None:
     m.generate(bundle, runtime, PROMPT, table=table, guidance=guidance)
 
 
@@ -212,7 +214,7 @@ def _rows(seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def _host(bundle: m.Bundle, runtime: Runtime, options: argparse.Namespace) -> dict[str, Any]:
-    """Bytes that go between host and device in a step, and in the reading of the picture."""
+    """Bytes that go between host and device in a step, and in the reading of the image."""
     state = _start(bundle, runtime)
     _burst(state, options.burst)
     with counted_copies() as in_steps:
@@ -269,12 +271,14 @@ def _attention(options: argparse.Namespace, bundle: m.Bundle) -> dict[str, Any]:
     lines = done.stderr.splitlines()
     if done.returncode:
         raise SystemExit(f"one logged step failed: {lines[-1] if lines else done.returncode}")
-    told = sorted({line.partition("Attention: ")[2] for line in lines if "ttention: using" in line})
+    attention = sorted(
+        {line.partition("Attention: ")[2] for line in lines if "ttention: using" in line}
+    )
     return {
         "blocks": bundle.config.depth_double,
         "flash": sum(FLASH in line for line in lines),
         "memcpy_nodes": sum("MemcpyToHost" in line or "MemcpyFromHost" in line for line in lines),
-        "told": told,
+        "told": attention,
         "log_lines": len(lines),
     }
 

@@ -1,4 +1,4 @@
-"""What gpu_tensorrt.py reads of a card and prints of a run."""
+"""What gpu_tensorrt.py reads of a GPU and prints of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def read_card() -> dict[str, str] | None:
-    """What nvidia-smi tells of the first card; None without it."""
+    """What nvidia-smi says of the first GPU; None without it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -61,26 +61,26 @@ def text(report: Mapping[str, Any]) -> str:
             *(f"{values[key] * 1e3:.3f}" for key in ("p50", "p95", "aa_spread")),
             f"{tflop * int(batch) / values['p50']:.1f}",
         )
-        for batch, found in report["step_s"].items()
-        for label, values in found.items()
+        for batch, contenders in report["step_s"].items()
+        for label, values in contenders.items()
     ]
     head = ("batch", "engine", "p50 ms", "p95 ms", "A/A ms", "TFLOP/s")
     parts.append("guided step\n" + columns(rows, head=head))
     rows = [
         (preset, label, *(f"{values[key] * 1e3:.2f}" for key in ("p50", "p95", "aa_spread")))
-        for preset, found in report["picture_s"].items()
-        for label, values in found.items()
+        for preset, contenders in report["picture_s"].items()
+        for label, values in contenders.items()
     ]
     parts.append("picture\n" + columns(rows, head=("preset", "engine", "p50 ms", "p95 ms", "A/A")))
     for label, copies in report["host_copies_a_picture"].items():
-        parts.append(f"{label}: {copies['to_device']} copies to the card, {copies['to_host']} back")
+        parts.append(f"{label}: {copies['to_device']} copies to the GPU, {copies['to_host']} back")
     return "\n\n".join(parts)
 
 
 def _card_line(report: Mapping[str, Any]) -> str:
-    card = report["card_before"]
-    if card is None:
-        return "no nvidia-smi, so nothing is known of a card"
+    gpu = report["card_before"]
+    if gpu is None:
+        return "no nvidia-smi, so nothing is known of a GPU"
     after = report["card_after"]
-    clocks = f"{card['clocks.sm']} before, {after['clocks.sm']} after" if after else ""
-    return f"{card['name']}, driver {card['driver_version']}, SM clock {clocks}"
+    clocks = f"{gpu['clocks.sm']} before, {after['clocks.sm']} after" if after else ""
+    return f"{gpu['name']}, driver {gpu['driver_version']}, SM clock {clocks}"

@@ -4,7 +4,7 @@
     python benchmarks/gpu_tensorrt.py --variant b-16 --official CHECKOUT --student -o b16.json
     python benchmarks/gpu_tensorrt.py --dry-run -o try.json            # no GPU, a tiny network
 
-Weights are random. Engines are built for the card, their answers are compared with PyTorch in
+Weights are random. Engines are built for the GPU, their answers are compared with PyTorch in
 float32 and with the golden states of the official code, and what cannot run here is named with
 the reason while the rest is measured. CHECKOUT is a clone of the official PyTorch port. Clocks and
 power are read and never set.
@@ -75,12 +75,12 @@ def measure(options: argparse.Namespace, folder: Path, progress: Progress) -> di
     progress(0.4, "steps")
     steps = time_steps(bundle, running, options)
     progress(0.7, "pictures")
-    pictures = time_pictures(bundle, running, options, options.presets)
+    images = time_images(bundle, running, options, options.presets)
     copies = count_copies(bundle, running)
     _close(contenders)
     if options.student:
         progress(0.9, "student")
-        pictures |= student_pictures(folder, options)
+        images |= student_images(folder, options)
     return {
         "machine": describe_machine(),
         "card_before": card_before,
@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace, folder: Path, progress: Progress) -> di
         "facts": {each.label: each.facts for each in running},
         "errors": errors,
         "step_s": steps,
-        "picture_s": pictures,
+        "picture_s": images,
         "host_copies_a_picture": copies,
     }
 
@@ -143,7 +143,7 @@ def _engine_contender(bundle: Bundle, engine: str, options: argparse.Namespace) 
 
 
 def _targets(engine: str, options: argparse.Namespace) -> tuple[str, ...]:
-    """TensorRT knows only the card that is here, and TensorRT-RTX is asked for it."""
+    """TensorRT builds for the GPU that is here only, and TensorRT-RTX gets it as its target."""
     if engine == "tensorrt":
         return ()
     native = () if options.device == "cpu" else ("native",)
@@ -159,13 +159,13 @@ def verify(
     """
     trusted = open_contender("torch fp32", bundle, "torch", device=options.device, precision="fp32")
     probe = make_probe(bundle, trusted.runtime)
-    wanted = answers(trusted.runtime, probe)
+    expected = answers(trusted.runtime, probe)
     errors = {}
     for each in contenders:
         if each.reason or each.runtime is None:
             continue
         try:
-            errors[each.label] = graph_errors(answers(each.runtime, probe), wanted)
+            errors[each.label] = graph_errors(answers(each.runtime, probe), expected)
         except Minit2iError as error:
             each.reason = str(error)
     _close([trusted])
@@ -186,10 +186,10 @@ def golden_errors(options: argparse.Namespace) -> dict[str, float]:
     bundle = Bundle.open(folder / "bundle")
     golden = arrays("forward")
     x = np.ascontiguousarray(golden["img"].transpose(0, 3, 1, 2))[:1]
-    wanted = golden["out_ema"].transpose(0, 3, 1, 2)[:1]
+    expected = golden["out_ema"].transpose(0, 3, 1, 2)[:1]
     values = np.array([0, 1, 0, 0, 0, 0], np.float32)
     row = Row(values=values, weights=np.ones(1, np.float32))
-    found = {}
+    results = {}
     contenders = open_all(bundle, argparse.Namespace(**vars(options) | {"official": None}))
     for each in contenders:
         if each.reason:
@@ -199,13 +199,13 @@ def golden_errors(options: argparse.Namespace) -> dict[str, float]:
             tokens = each.runtime.adapt(golden["context"][:1], mask)[None]
             state = each.runtime.start(x, tokens)
             state.step(row)
-            error = np.abs(state.state()[0] - wanted).max() / np.abs(wanted).max()
-            found[each.label] = float(error)
+            error = np.abs(state.state()[0] - expected).max() / np.abs(expected).max()
+            results[each.label] = float(error)
         except Minit2iError as error:
             each.reason = str(error)
     _close(contenders)
     shutil.rmtree(folder, ignore_errors=True)
-    return found
+    return results
 
 
 def time_steps(
@@ -214,7 +214,7 @@ def time_steps(
     """Batch -> contender -> seconds of a guided step, from runs of several rows, in turns."""
     table = solver_table("euler", steps=_ROWS)
     rows = table.steps(GUIDANCE)
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    results: dict[str, dict[str, dict[str, float]]] = {}
     for batch in options.batches:
         calls: dict[str, Callable[[], object]] = {}
         for each in contenders:
@@ -223,10 +223,10 @@ def time_steps(
             else:
                 calls[each.label] = _rows_call(bundle, each, batch, rows)
         seconds = _in_turns(calls, contenders, options)
-        found[str(batch)] = {
+        results[str(batch)] = {
             label: summary([value / _ROWS for value in values]) for label, values in seconds.items()
         }
-    return found
+    return results
 
 
 def _rows_call(
@@ -249,14 +249,14 @@ def _rows_call(
     return call
 
 
-def time_pictures(
+def time_images(
     bundle: Bundle,
     contenders: Sequence[Contender],
     options: argparse.Namespace,
     presets: Sequence[str],
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Preset -> contender -> seconds from a prompt to a picture, prompt met before."""
-    found = {}
+    """Preset -> contender -> seconds from a prompt to an image, prompt met before."""
+    results = {}
     for preset in presets:
         table, guidance = bundle.preset(preset)
 
@@ -268,11 +268,11 @@ def time_pictures(
         calls = {each.label: (lambda each=each, call=call: call(each)) for each in contenders}
         seconds = _in_turns(calls, contenders, options)
         name = f"{preset} ({len(table)} rows)"
-        found[name] = {label: summary(values) for label, values in seconds.items()}
-    return found
+        results[name] = {label: summary(values) for label, values in seconds.items()}
+    return results
 
 
-def student_pictures(
+def student_images(
     folder: Path, options: argparse.Namespace
 ) -> dict[str, dict[str, dict[str, float]]]:
     """The 4-step student on every engine."""
@@ -281,14 +281,14 @@ def student_pictures(
     plain = argparse.Namespace(**vars(options) | {"official": None})
     contenders = open_all(bundle, plain)
     running = [each for each in contenders if not each.reason]
-    found = time_pictures(bundle, running, plain, ("reference",))
+    results = time_images(bundle, running, plain, ("reference",))
     _close(contenders)
-    return {f"student, {name}": values for name, values in found.items()}
+    return {f"student, {name}": values for name, values in results.items()}
 
 
 def count_copies(bundle: Bundle, contenders: Sequence[Contender]) -> dict[str, dict[str, int]]:
-    """Copies between host and card in one warm picture, of engines that count them."""
-    found = {}
+    """Copies between host and GPU in one warm image, of engines that count them."""
+    results = {}
     for each in contenders:
         if each.reason or not hasattr(each.runtime, "host_copies"):
             continue
@@ -296,10 +296,10 @@ def count_copies(bundle: Bundle, contenders: Sequence[Contender]) -> dict[str, d
         before = each.runtime.host_copies
         generate(bundle, each.runtime, PROMPT)
         after = each.runtime.host_copies
-        found[each.label] = {name: after[name] - count for name, count in before.items()}
+        results[each.label] = {name: after[name] - count for name, count in before.items()}
         each.facts["cuda_graphs"] = each.runtime.graphs
         each.facts["replay_error"] = each.runtime.replay_error
-    return found
+    return results
 
 
 def _in_turns(
@@ -307,7 +307,7 @@ def _in_turns(
     contenders: Sequence[Contender],
     options: argparse.Namespace,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, A B C A B C; one that fails is left out and named."""
+    """Seconds of each call, A B C A B C; one that fails is excluded and named."""
     seconds: dict[str, list[float]] = {}
     by_label = {each.label: each for each in contenders}
     for number in range(options.warm_up + options.rounds):

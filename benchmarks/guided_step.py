@@ -2,7 +2,7 @@
 
     python benchmarks/guided_step.py --variant b-16 --threads 2
 
-Both run the same step (two branches, one picture) of the same random network, in turns, so that
+Both run the same step (two branches, one image) of the same random network, in turns, so that
 a busy machine slows both; the ratio of the medians is what the run is for. The graph comes from
 the exporter's own functions and goes to a temporary folder.
 """
@@ -109,7 +109,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Report:
     second = OnnxTrajectory(session, onnxruntime, x, tokens)
     for trajectory in (first, second):
         _timed(trajectory)
-    wanted, found = first.state()[0], second.state()[0]
+    expected, actual = first.state()[0], second.state()[0]
     seconds = [(_timed(first), _timed(second)) for _ in range(options.rounds)]
     return Report(
         variant=options.variant,
@@ -118,7 +118,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Report:
         opset=options.opset,
         torch_s=tuple(pair[0] for pair in seconds),
         onnxruntime_s=tuple(pair[1] for pair in seconds),
-        relative_error=float(np.abs(found - wanted).max() / np.abs(wanted).max()),
+        relative_error=float(np.abs(actual - expected).max() / np.abs(expected).max()),
         machine=machine(),
     )
 
@@ -158,7 +158,7 @@ def _config(variant: str) -> ModelConfig:
 
 
 def _inputs(config: ModelConfig, net: MMJiT) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy picture, and the tokens of a prompt half as long as it may be and of none."""
+    """A noisy image, and the tokens of a prompt half as long as it may be and of none."""
     shape = (1, config.in_channels, config.image_size, config.image_size)
     context = torch.randn(2, config.prompt_length, config.txt_input_size)
     mask = torch.zeros(2, config.prompt_length, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""One picture by the official PyTorch pipeline and by the torch runtime: equal, byte for byte?
+"""One image by the official PyTorch pipeline and by the torch runtime: equal, byte for byte?
 
     python benchmarks/official_parity.py --official CHECKOUT                    # a tiny network
     python benchmarks/official_parity.py --official CHECKOUT --variant b-16 --steps 10
@@ -8,9 +8,9 @@ CHECKOUT is a clone of the official PyTorch port (github Hope7Happiness/minit2i-
 runs from there and needs the diffusers package. Both sides read the same random weights in the
 official form, take the same prompt and the same start noise, and compute in float32.
 
-With ``--precision bf16`` each side paints in bfloat16 as well, the official one with the weights,
+With ``--precision bf16`` each side generates in bfloat16 too, the official one with the weights,
 the state and the times in that type as its README advises. Both are compared with the official
-picture in float32: what a bundle in bf16 costs beside what users of the official code accept.
+image in float32: what a bundle in bf16 costs beside what users of the official code accept.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ _VOCABULARY: Final = 32128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Differences between two pictures of bytes: one and the official one in float32.
+    """Differences between two images of bytes: one and the official one in float32.
 
     Args:
-        painter: "official" or the name of our runtime.
-        share_between: bytes that are neither 0 nor 255; pictures of extremes would prove little.
+        generator: "official" or the name of our runtime.
+        share_between: bytes that are neither 0 nor 255; images of extremes would prove little.
     """
 
     variant: str
-    painter: str
+    generator: str
     precision: str
     steps: int
     guidance: float
@@ -71,17 +71,17 @@ class Report:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; exits 1 where the pictures differ."""
+    """Run from the command line; exits 1 where the images differ."""
     options = _parse(arguments)
     pipeline = _official_module(options.official)
     with tempfile.TemporaryDirectory(prefix="minit2i-parity-") as name, torch.no_grad():
         release = Path(name) / "release"
         write_release(release, CONFIGS[options.variant], _T5_LAYERS, _VOCABULARY)
-        wanted = _official_picture(pipeline, release, options, torch.float32)
-        found = {options.runtime: _our_picture(release, Path(name) / "bundle", options)}
+        expected = _official_image(pipeline, release, options, torch.float32)
+        actual = {options.runtime: _our_image(release, Path(name) / "bundle", options)}
         if options.precision == "bf16":
-            found["official"] = _official_picture(pipeline, release, options, torch.bfloat16)
-    reports = {who: _compare(wanted, picture, who, options) for who, picture in found.items()}
+            actual["official"] = _official_image(pipeline, release, options, torch.bfloat16)
+    reports = {who: _compare(expected, image, who, options) for who, image in actual.items()}
     values = [asdict(report) for report in reports.values()]
     print(json.dumps(values, indent=2) if options.json else _text(list(reports.values())))
     ours = reports[options.runtime]
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Compare one picture with the official pipeline.")
+    parser = argparse.ArgumentParser(description="Compare one image with the official pipeline.")
     parser.add_argument("--official", type=Path, required=True, help="clone of the PyTorch port")
     parser.add_argument("--variant", choices=CONFIGS, default="tiny", help="default: tiny")
     parser.add_argument("--runtime", choices=("torch", "onnxruntime"), default="torch")
@@ -120,7 +120,7 @@ def _official_module(checkout: Path) -> Any:
     return importlib.import_module("pipeline")
 
 
-def _official_picture(
+def _official_image(
     module: Any, release: Path, options: argparse.Namespace, dtype: torch.dtype
 ) -> np.ndarray:
     from transformers import AutoTokenizer, T5EncoderModel
@@ -143,15 +143,15 @@ def _official_picture(
     return images
 
 
-def _our_picture(release: Path, folder: Path, options: argparse.Namespace) -> np.ndarray:
+def _our_image(release: Path, folder: Path, options: argparse.Namespace) -> np.ndarray:
     bundle = export_bundle(
         release / "transformer", folder, ExportOptions(text_encoder=release / "text_encoder")
     )
     config = bundle.config
     shape = (1, config.in_channels, config.image_size, config.image_size)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(options.seed)).numpy()
-    chosen = {"precision": options.precision} if options.runtime == "torch" else {}
-    with open_runtime(bundle, options.runtime, **chosen) as runtime:
+    precision_option = {"precision": options.precision} if options.runtime == "torch" else {}
+    with open_runtime(bundle, options.runtime, **precision_option) as runtime:
         result = generate(
             bundle,
             runtime,
@@ -164,17 +164,17 @@ def _our_picture(release: Path, folder: Path, options: argparse.Namespace) -> np
 
 
 def _compare(
-    wanted: np.ndarray, found: np.ndarray, painter: str, options: argparse.Namespace
+    expected: np.ndarray, actual: np.ndarray, generator: str, options: argparse.Namespace
 ) -> Report:
-    off = np.abs(wanted.astype(np.int16) - found.astype(np.int16))
+    off = np.abs(expected.astype(np.int16) - actual.astype(np.int16))
     return Report(
         variant=options.variant,
-        painter=painter,
+        generator=generator,
         precision=options.precision,
         steps=options.steps,
         guidance=options.guidance,
         num_bytes=off.size,
-        share_between=float(((wanted > 0) & (wanted < 255)).mean()),
+        share_between=float(((expected > 0) & (expected < 255)).mean()),
         share_differing=float((off > 0).mean()),
         share_off_by_more_than_one=float((off > 1).mean()),
         share_off_by_more_than_eight=float((off > 8).mean()),
@@ -192,7 +192,7 @@ def _text(reports: Sequence[Report]) -> str:
     ]
     for report in reports:
         lines += [
-            f"{report.painter} in {report.precision}",
+            f"{report.generator} in {report.precision}",
             f"  bytes that differ           {report.share_differing:.2e}",
             f"  bytes off by more than 1    {report.share_off_by_more_than_one:.2e}",
             f"  bytes off by more than 8    {report.share_off_by_more_than_eight:.2e}",

@@ -101,10 +101,10 @@ def prepare(bundle: m.Bundle, threads: int) -> Work:
 
 
 def our_step(bundle: m.Bundle, label: str, work: Work, threads: int, stack: ExitStack) -> Contender:
-    """One guided row on one of our runtimes: the guided estimate of the clean picture."""
+    """One guided row on one of our runtimes: the guided estimate of the clean image."""
     name, options, precision = OURS[label]
-    given = options if name == "torch" else {**options, "threads": threads}
-    runtime = stack.enter_context(m.open_runtime(bundle, name, **given))
+    runtime_options = options if name == "torch" else {**options, "threads": threads}
+    runtime = stack.enter_context(m.open_runtime(bundle, name, **runtime_options))
     context = np.concatenate([work.context, np.zeros_like(work.context)])
     mask = np.concatenate([work.mask, np.zeros_like(work.mask)])
     tokens = runtime.adapt(context, mask)[:, None]
@@ -131,11 +131,11 @@ def official_step(bundle: m.Bundle, label: str, work: Work, checkout: Path) -> C
     config = module.MMJiTConfig(**values | {"txt_hidden_size": width, "cond_vec_size": width})
     model = module.DiffusionModel(config).eval()
     weights = read_weights(bundle, "text_adapter") | read_weights(bundle, "transformer")
-    found = model.net.load_state_dict(
+    keys = model.net.load_state_dict(
         {name: torch.from_numpy(value) for name, value in weights.items()}, strict=False
     )
-    strays = [name for name in found.missing_keys if not name.startswith(_UNREAD)]
-    if strays or found.unexpected_keys:
+    strays = [name for name in keys.missing_keys if not name.startswith(_UNREAD)]
+    if strays or keys.unexpected_keys:
         raise SystemExit(f"{checkout}: its network has other weights: {strays[:4]}")
     model = model.to(dtype)
     x, context, mask = (
@@ -172,8 +172,8 @@ def our_encoder(
 ) -> Contender:
     """The prompt's real tokens on one of our runtimes."""
     name, options, precision = OURS[label]
-    given = options if name == "torch" else {**options, "threads": threads}
-    runtime = stack.enter_context(m.open_runtime(bundle, name, **given))
+    runtime_options = options if name == "torch" else {**options, "threads": threads}
+    runtime = stack.enter_context(m.open_runtime(bundle, name, **runtime_options))
     mask = np.ones_like(work.ids)
     return Contender(label=label, precision=precision, call=lambda: runtime.encode(work.ids, mask))
 
@@ -228,7 +228,7 @@ def matrix_rates(threads: int) -> dict[str, float]:
         by precision, for all threads together.
     """
     a, b = rate_arrays()
-    model = matmul_model(RATE_SIZE, RATE_SIZE, RATE_SIZE, b.tobytes())
+    model = matmul_model(RATE_SIZE, RATE_SIZE, RATE_SIZE, b)
     session = open_session(onnxruntime, model, PROVIDERS["cpu"], threads=threads)
     products: list[tuple[str, Callable[[], object]]] = [
         ("fp32", lambda: session.run(None, {"a": a}))
@@ -279,8 +279,8 @@ def _official_module(checkout: Path) -> Any:
 def _run(command: str, steps: int) -> tuple[float, float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    words = shlex.split(command.replace("{steps}", str(steps)))
-    subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
+    arguments = shlex.split(command.replace("{steps}", str(steps)))
+    subprocess.run(arguments, stdout=subprocess.DEVNULL, check=True)
     wall = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -46,7 +46,7 @@ from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.progress import Progress, ProgressLine
 
 PARTS: Final = ("step", "encoder")
-# The plugin finds devices of Intel only, so it is left out unless it is asked for.
+# The plugin finds devices of Intel only, so it is excluded unless it is requested.
 _USUAL: Final = tuple(label for label in OURS if "openvino bf16" != label.partition(" ")[2])
 
 
@@ -93,7 +93,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sd-cpp",
         metavar="COMMAND",
-        help="command line of stable-diffusion.cpp painting with the same model and size, with "
+        help="command line of stable-diffusion.cpp generating with the same model and size, with "
         "{steps} where their number goes",
     )
     parser.add_argument("--part", choices=PARTS, action="append", help="default: both")
@@ -125,12 +125,12 @@ def _contenders(
     if part == "encoder":
         ours = [our_encoder(bundle, label, work, threads, stack) for label in _encoding(options)]
         return [*ours, *peer_encoders(bundle, work, threads)]
-    found = [our_step(bundle, label, work, threads, stack) for label in options.ours]
+    contenders = [our_step(bundle, label, work, threads, stack) for label in options.ours]
     if options.official is not None:
-        found += [official_step(bundle, label, work, options.official) for label in OFFICIAL]
+        contenders += [official_step(bundle, label, work, options.official) for label in OFFICIAL]
     if options.sd_cpp is not None:
-        found.append(command_step(options.sd_cpp))
-    return found
+        contenders.append(command_step(options.sd_cpp))
+    return contenders
 
 
 def _encoding(options: argparse.Namespace) -> list[str]:
@@ -168,7 +168,7 @@ def _timed(contender: Contender) -> tuple[float, float]:
 def _summary(
     rows: Sequence[Mapping[str, Any]], flops: int, rates: Mapping[str, float], threads: int
 ) -> list[dict[str, Any]]:
-    wanted = next(row["result"] for row in rows if row["contender"].precision == "fp32")
+    reference = next(row["result"] for row in rows if row["contender"].precision == "fp32")
     first = rows[0]
     summary = []
     for row in rows:
@@ -177,8 +177,12 @@ def _summary(
         cpu = statistics.median(row["cpu_s"])
         pairs = zip(wall, first["wall_s"], strict=True)
         cpu_pairs = zip(row["cpu_s"], first["cpu_s"], strict=True)
-        found = row["result"]
-        off = None if found is None else float(np.abs(found - wanted).max() / np.abs(wanted).max())
+        result = row["result"]
+        off = (
+            None
+            if result is None
+            else float(np.abs(result - reference).max() / np.abs(reference).max())
+        )
         summary.append(
             {
                 "label": contender.label,

@@ -121,7 +121,7 @@ def write(part: Part, report: MeterReport, folder: Path) -> None:
 
 
 def evaluations_per_second(bundle: Bundle, runtime: Runtime, batch: int) -> float:
-    """How fast the denoiser runs, two branches and a whole batch at once."""
+    """How fast the denoiser runs, two branches and a complete batch at once."""
     table = solver_table("euler", steps=_TRIAL_ROWS)
     captions = [caption for _, caption in held_out_captions(batch, 0)][:batch]
     # The first run also pays for what the engine sets up.
@@ -224,7 +224,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("output", type=Path, help="new folder for JSON files and curves")
     parser.add_argument("--per-kind", type=int, default=50, help="captions a kind (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of captions and noise (default 0)")
-    parser.add_argument("--batch", type=int, default=16, help="pictures at once (default 16)")
+    parser.add_argument("--batch", type=int, default=16, help="images at once (default 16)")
     parser.add_argument("--table", default="dpmpp2m:10", help="of all parts but the first")
     parser.add_argument("--guidance", type=float, help="default: the bundle's")
     parser.add_argument("--high-guidance", type=float, default=6.0, help="default 6")

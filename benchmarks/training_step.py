@@ -1,11 +1,11 @@
-"""One training step against the official PyTorch trainer's: pictures a second, and memory.
+"""One training step against the official PyTorch trainer's: images a second, and memory.
 
     python benchmarks/training_step.py --official CHECKOUT --variant b-32 --batch 2 \
         --text none loop cached
 
-Each contender runs in a process of its own, one after the other in turns, on random pictures. The
+Each contender runs in its own process, one after the other in turns, on random images. The
 official one calls the checkout's network, loss and averaging in the order of its train.py, whose
-own loop runs on CUDA alone. Reading and decoding pictures is left out of all.
+own loop runs on CUDA alone. Reading and decoding images is excluded from all.
 
 ``--text`` names what of the captions is measured; several give one table.
     none    the network alone: embeddings are there in both
@@ -50,13 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(_measured(options)))
         return 0
     contenders = _contenders(options.text)
-    found: dict[str, list[dict[str, Any]]] = {" ".join(pair): [] for pair in contenders}
+    runs: dict[str, list[dict[str, Any]]] = {" ".join(pair): [] for pair in contenders}
     for _ in range(options.rounds):
         for side, text in contenders:
-            found[f"{side} {text}"].append(_in_process(options, side, text))
-    print(_table(options, found))
+            runs[f"{side} {text}"].append(_in_process(options, side, text))
+    print(_table(options, runs))
     if options.json is not None:
-        values = {"options": {k: str(v) for k, v in vars(options).items()}, "runs": found}
+        values = {"options": {k: str(v) for k, v in vars(options).items()}, "runs": runs}
         options.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return 0
 
@@ -66,7 +66,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--official", type=Path, required=True, help="checkout of the PyTorch port")
     parser.add_argument("--variant", default="tiny", help="tiny, b-32, b-16 or l-16; default: tiny")
     parser.add_argument("--depth", type=int, help="double-stream blocks, in place of the variant's")
-    parser.add_argument("--batch", type=int, default=2, help="pictures a step; default: 2")
+    parser.add_argument("--batch", type=int, default=2, help="images a step; default: 2")
     parser.add_argument("--text", nargs="+", default=["none"], choices=TEXTS, help="default: none")
     parser.add_argument("--tokens", type=int, default=40, help="of a caption; default: 40")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each; default: 2")
@@ -89,11 +89,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _contenders(texts: Sequence[str]) -> list[tuple[str, str]]:
     """Sides with their text, each once, in the order they take turns."""
-    found: dict[tuple[str, str], None] = {}
+    pairs: dict[tuple[str, str], None] = {}
     for theirs, ours, _ in PAIRS:
         if ours in texts:
-            found |= {("official", theirs): None, ("ours", ours): None}
-    return list(found)
+            pairs |= {("official", theirs): None, ("ours", ours): None}
+    return list(pairs)
 
 
 def _in_process(options: argparse.Namespace, side: str, text: str) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _config(options: argparse.Namespace) -> Any:
     return dataclasses.replace(config, depth_double=options.depth or config.depth_double)
 
 
-def _pictures(options: argparse.Namespace) -> Any:
+def _images(options: argparse.Namespace) -> Any:
     """uint8 [B, H, W, 3]."""
     import torch
 
@@ -204,11 +204,11 @@ def _official(options: argparse.Namespace) -> Callable[[], float]:
         (p for p in model.parameters() if p.requires_grad), lr=4e-4, betas=(0.9, 0.95),
         weight_decay=0.0,
     )  # fmt: skip
-    pictures = _pictures(options).permute(0, 3, 1, 2).contiguous()
+    raw_images = _images(options).permute(0, 3, 1, 2).contiguous()
     encode = _official_text(options, device)
 
     def step() -> float:
-        images = pictures.to(device).to(torch.float32).mul_(1.0 / 127.5).add_(-1.0)
+        images = raw_images.to(device).to(torch.float32).mul_(1.0 / 127.5).add_(-1.0)
         context, mask = encode()
         with torch.autocast(device.type, dtype=torch.bfloat16):
             loss, metrics, _ = training_loss(model, images, context, mask)
@@ -236,15 +236,15 @@ def _official_text(options: argparse.Namespace, device: Any) -> Callable[[], Any
     mask = (torch.arange(length) < options.tokens).long().expand(options.batch, -1).to(device)
     if options.text == ["none"]:
         values = torch.randn(options.batch, length, _config(options).txt_input_size)
-        given = values.to(device, torch.bfloat16)
-        return lambda: (given, mask)
+        embedded = values.to(device, torch.bfloat16)
+        return lambda: (embedded, mask)
     encoder = _encoder(options).to(device)
 
     def encode() -> tuple[Any, Any]:
         ids = F.pad(next(captions), (0, length - options.tokens)).to(device)
         with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
-            found = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        return found.to(torch.bfloat16), mask
+            hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return hidden.to(torch.bfloat16), mask
 
     return encode
 
@@ -271,12 +271,12 @@ def _ours(options: argparse.Namespace) -> Callable[[], float]:
         compile=not options.eager,
     )
     learner = Learner(recipe, "step")
-    pictures, encode = _pictures(options), _our_text(options)
+    raw_images, encode = _images(options), _our_text(options)
 
     def step() -> float:
         context, mask = encode()
         batch = Batch(
-            images=to_network_range(pictures),
+            images=to_network_range(raw_images),
             context=context,
             mask=mask,
             captions=[""] * options.batch,
@@ -310,7 +310,7 @@ def _our_text(options: argparse.Namespace) -> Callable[[], Any]:
     return encode
 
 
-def _table(options: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> str:
+def _table(options: argparse.Namespace, runs_of: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
         f"{options.variant}, depth {_config(options).depth_double}, batch {options.batch}, "
         f"captions of {options.tokens} tokens, bf16, {options.device}, ours "
@@ -320,7 +320,7 @@ def _table(options: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) 
         "|---|---|---|---|",
     ]
     medians = {}
-    for name, runs in found.items():
+    for name, runs in runs_of.items():
         wall = [value for run in runs for value in run["seconds"]]
         cpu = [value for run in runs for value in run["cpu_seconds"]]
         peak = max(run["peak_bytes"] for run in runs)

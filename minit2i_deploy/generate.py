@@ -216,7 +216,7 @@ def frames(
     # The line to name called generate or trajectory, which called this.
     request.warn_ignored_negative(stacklevel=3)
     timings = {} if timings is None else timings
-    # Once: nothing that depends on the prompt changes from row to row.
+    # Tokenize, encode and adapt: once, because no row changes what depends on the prompt.
     tokens = request.tokens(bundle, runtime, timings)
     with Stopwatch(timings, "noise"):
         x = request.start(bundle)

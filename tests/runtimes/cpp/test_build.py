@@ -73,10 +73,10 @@ def test_start_up_and_memory_beside_python(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("--rows", "1"), "--rows is 1, but at least 2 are needed"),
-        (("--rounds", "0"), "--rounds is 0, but at least 1 is needed"),
+        (("--rows", "1"), "--rows: expected at least 2, got 1"),
+        (("--rounds", "0"), "--rounds: expected at least 1, got 0"),
         (("--peer", "paint"), "--peer has no {steps}; put it where the number of steps goes"),
-        (("--also", "nowhere"), "nowhere is no bundle; give one of minit2i export"),
+        (("--also", "nowhere"), "nowhere is not a bundle; give one of minit2i export"),
     ],
 )
 def test_the_benchmark_refuses(options: tuple[str, ...], line: str) -> None:
