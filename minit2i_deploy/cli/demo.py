@@ -211,7 +211,7 @@ def _write(
     for run in runs:
         for index, item in enumerate(run.painted):
             path = folder / run.file_name(index)
-            fields = {"prompt": item.caption, "seed": str(item.seed), "table": run.table.name}
+            fields = {"parameters": item.caption, "seed": str(item.seed), "table": run.table.name}
             save_png(item.image, path, fields)
             images[run.file_name(index)] = path.read_bytes()
     values = report_values(bundle, _RUNTIME, runs, seconds)

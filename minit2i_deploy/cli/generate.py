@@ -161,7 +161,7 @@ def _print(job: GenerationJob, report: JobReport, runtime_name: str) -> None:
 
 def _text(job: GenerationJob, report: JobReport) -> str:
     """One line per image, with the prompts where they differ."""
-    prompts = [record.fields()["prompt"] for record in report.records]
+    prompts = [record.prompt_text for record in report.records]
     ends = [f", {prompt!r}" if len(set(prompts)) > 1 else "" for prompt in prompts]
     lines = [
         f"{path}  {job.table.name}, guidance {job.guidance:g}{end}"

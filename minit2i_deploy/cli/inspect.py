@@ -116,8 +116,15 @@ def _print_record(options: InspectOptions) -> None:
     if options.json:
         print(json_text(encode(record)))
         return
-    fields = {name: value for name, value in record.fields().items() if name != FIELD}
-    facts = [("image", str(options.path)), *fields.items(), ("checkpoint", record.checkpoint)]
+    fields = record.fields()
+    for name in (FIELD, "parameters"):
+        del fields[name]
+    facts = [
+        ("image", str(options.path)),
+        ("prompt", record.prompt_text),
+        *fields.items(),
+        ("checkpoint", record.checkpoint),
+    ]
     print(columns(facts))
     print(f"next: minit2i generate BUNDLE --from {options.path} -o again{options.path.suffix}")
 

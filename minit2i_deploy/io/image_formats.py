@@ -91,7 +91,7 @@ def _exif(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> bytes:
     from PIL import Image
 
     exif = Image.Exif()
-    for tag, field in ((_DESCRIPTION, "prompt"), (_SOFTWARE, "version")):
+    for tag, field in ((_DESCRIPTION, "parameters"), (_SOFTWARE, "version")):
         if field in metadata:
             exif[tag] = metadata[field]
     exif.get_ifd(_EXIF_FOLDER)[_USER_COMMENT] = _ASCII + json.dumps(dict(metadata)).encode("ascii")

@@ -22,6 +22,8 @@ from minit2i_deploy.text.prompts import Mix
 
 FIELD: Final = "minit2i"
 FORMAT_VERSION: Final = 1
+# As many as the web UI shows of a model's hash.
+_SHORT_HASH_DIGITS: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,10 +150,24 @@ class Record:
             )
         return table
 
-    def fields(self) -> dict[str, str]:
-        """PNG text fields: the record under FIELD, in ASCII, and the same for people."""
+    @property
+    def prompt_text(self) -> str:
+        """The prompt for people: its text, or the texts of a mix with their weights."""
+        if len(self.prompt) == 1:
+            return self.prompt[0].text
+        return " + ".join(f"{part.weight:g} x {part.text!r}" for part in self.prompt)
+
+    def fields(self, num_rows: int | None = None) -> dict[str, str]:
+        """PNG text fields: the record under FIELD, in ASCII, and the same for people.
+
+        ``parameters`` is the text that AUTOMATIC1111's web UI writes and that other programs
+        read. No field is called ``prompt`` or ``workflow``: ComfyUI takes those for its own JSON.
+
+        Args:
+            num_rows: of the table, which those programs show as steps; None leaves it out.
+        """
         readable: Mapping[str, str | None] = {
-            "prompt": _readable(self.prompt),
+            "parameters": self._parameters(num_rows),
             "negative": self.negative,
             "seed": str(self.seed) if self.noise is None else None,
             "noise": None if self.noise is None else f"sha256 {self.noise}",
@@ -166,16 +182,25 @@ class Record:
             FIELD: record
         }
 
+    def _parameters(self, num_rows: int | None) -> str:
+        lines = [self.prompt_text]
+        if self.negative is not None:
+            lines.append(f"Negative prompt: {self.negative}")
+        settings = {
+            "Steps": None if num_rows is None else str(num_rows),
+            "Sampler": self.table_name,
+            "CFG scale": repr(self.guidance),
+            "Seed": str(self.seed) if self.noise is None else None,
+            "Model hash": self.bundle[:_SHORT_HASH_DIGITS],
+            "Version": f"minit2i-deploy {self.version}",
+        }
+        pairs = (f"{key}: {value}" for key, value in settings.items() if value is not None)
+        return "\n".join([*lines, ", ".join(pairs)])
+
 
 def noise_digest(noise: np.ndarray) -> str:
     """sha256 of an array's float32 values, little endian, in C order."""
     return hashlib.sha256(np.ascontiguousarray(noise, dtype="<f4").tobytes()).hexdigest()
-
-
-def _readable(prompt: tuple[Part, ...]) -> str:
-    if len(prompt) == 1:
-        return prompt[0].text
-    return " + ".join(f"{part.weight:g} x {part.text!r}" for part in prompt)
 
 
 def _sha256(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minit2i_deploy import __version__
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.io.images import read_metadata, to_uint8
@@ -55,8 +56,12 @@ def test_metadata_says_what_made_the_picture(
     found = read_metadata("x.png")
     assert found.pop("version").startswith("minit2i-deploy ")
     assert json.loads(found.pop("minit2i"))["bundle"] == bundle.digest
+    parameters = (
+        "a red circle\nNegative prompt: green\nSteps: 4, Sampler: euler-4, CFG scale: 2.5, Seed: 0, "
+        f"Model hash: {bundle.digest[:10]}, Version: minit2i-deploy {__version__}"
+    )
     assert found == {
-        "prompt": "a red circle", "negative": "green", "seed": "0", "table": "euler-4",
+        "parameters": parameters, "negative": "green", "seed": "0", "table": "euler-4",
         "guidance": "2.5", "bundle": bundle.digest, "runtime": "fake",
     }  # fmt: skip
 
@@ -68,7 +73,7 @@ def test_a_default_name_replaces_nothing_and_a_given_one_does(
     assert names == ["minit2i-0.png", "minit2i-0-2.png", "minit2i-0-3.png"]
     for prompt in ("a", "green"):
         assert paint(capsys, prompt, "-o", "x.png").code == 0
-    assert read_metadata("x.png")["prompt"] == "green"
+    assert read_metadata("x.png")["parameters"].splitlines()[0] == "green"
 
 
 @pytest.mark.parametrize("axes", [3, 4])

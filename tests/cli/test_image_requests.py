@@ -94,7 +94,7 @@ def test_prompts_from_a_file_meet_their_seeds(
     Path("p.txt").write_bytes(b"\xef\xbb\xbfred\r\n\r\n  \xe7\xb4\x85\nblue")
     assert paint(capsys, "--prompts", "p.txt", *words).code == 0
     fields = [read_metadata(name) for name in names()]
-    assert [(item["prompt"], item["seed"]) for item in fields] == wanted
+    assert [(item["parameters"].splitlines()[0], item["seed"]) for item in fields] == wanted
     assert names() == [f"minit2i-{k:04d}-{seed}.png" for k, (_, seed) in enumerate(wanted)]
 
 
@@ -137,7 +137,8 @@ def test_a_mix_is_that_of_the_library(bundle: Bundle, capsys: pytest.CaptureFixt
         wanted = generate(bundle, runtime, mix)
     assert np.array_equal(pixels("x.png"), np.asarray(wanted.images[0]))
     assert (
-        read_metadata("x.png")["prompt"] == "1 x 'red' + 0.5 x 'a circle: blue' + -0.25 x 'green'"
+        read_metadata("x.png")["parameters"].splitlines()[0]
+        == "1 x 'red' + 0.5 x 'a circle: blue' + -0.25 x 'green'"
     )
 
 

@@ -66,11 +66,12 @@ def test_unicode_survives_for_people_and_programs(
 ) -> None:
     paint(capsys, PROMPT, "--runtime", "fake", "-o", "x.png")
     fields = read_metadata("x.png")
-    assert fields["prompt"] == PROMPT
+    assert fields["parameters"].startswith(f"{PROMPT}\nSteps: ")
+    assert not {"prompt", "workflow"} & set(fields)
     assert fields[FIELD].isascii()
     assert Record.read("x.png").mix().texts == (PROMPT,)
     data = Path("x.png").read_bytes()
-    assert b"iTXtprompt\0" in data and b"tEXtminit2i\0" in data
+    assert b"iTXtparameters\0" in data and b"tEXtminit2i\0" in data
 
 
 def test_the_bundles_own_table_is_named_and_another_is_kept(
@@ -108,7 +109,9 @@ def test_options_take_the_place_of_the_record(
     paint(capsys, "red", *first, "--seed", 2, "--runtime", "fake", "-o", "x.png")
     assert paint(capsys, "--from", "x.png", *words, "-o", "y.png").code == 0
     before, after = read_metadata("x.png"), read_metadata("y.png")
-    del before[FIELD], after[FIELD]
+    for fields in (before, after):
+        del fields[FIELD]
+        fields["prompt"] = fields.pop("parameters").splitlines()[0]
     assert after == before | changed
 
 

@@ -113,7 +113,7 @@ def run_job(job: GenerationJob, runtime: Runtime, progress: Progress) -> JobRepo
         result = _run_batch(job, runtime, start, report, buffers, progress)
         for index, image in enumerate(result.images, start):
             record, path = job.record(index, runtime.name), job.files.paths[index]
-            save_image(image, path, record.fields())
+            save_image(image, path, record.fields(num_rows=len(job.table)))
             job.files.add_to_index(path, record)
             report.records.append(record)
         for stage, seconds in result.timings.items():

@@ -64,7 +64,7 @@ def prompt_and_seed(record: Record) -> dict[str, Any]:
     The seed is None where a noise file takes its place.
     """
     seed = record.seed if record.noise is None else None
-    values: dict[str, Any] = {"prompt": record.fields()["prompt"], "seed": seed}
+    values: dict[str, Any] = {"prompt": record.prompt_text, "seed": seed}
     return values | ({} if record.negative is None else {"negative": record.negative})
 
 

@@ -12,6 +12,8 @@ namespace {
 
 // The engine's name, the same in every language, so that an image can be made again in any.
 constexpr char kRuntime[] = "onnxruntime";
+// As many as the web UI shows of a model's hash.
+constexpr std::size_t kShortHashDigits = 10;
 
 bool is_of_bundle(const Bundle &bundle, const Table &table, const std::string &text) {
     return bundle.manifest.tables.count(table.name()) != 0 &&
@@ -42,8 +44,25 @@ std::string readable(const Json &parts) {
     return result;
 }
 
-TextFields fields_of(const Json &record) {
-    TextFields fields{{"prompt", readable(record.at("prompt"))}};
+// The text that AUTOMATIC1111's web UI writes and that other programs read. No field is called
+// "prompt" or "workflow", which ComfyUI takes for its own JSON.
+std::string parameters(const Json &record, std::size_t num_rows) {
+    std::string text = readable(record.at("prompt"));
+    if (!record.at("negative").is_null()) {
+        text += "\nNegative prompt: " + record.at("negative").get<std::string>();
+    }
+    text += "\nSteps: " + std::to_string(num_rows);
+    text += ", Sampler: " + record.at("table_name").get<std::string>();
+    text += ", CFG scale: " + python_float(record.at("guidance").get<double>());
+    if (record.at("noise").is_null()) {
+        text += ", Seed: " + record.at("seed").dump();
+    }
+    text += ", Model hash: " + record.at("bundle").get<std::string>().substr(0, kShortHashDigits);
+    return text + ", Version: minit2i-deploy " + record.at("version").get<std::string>();
+}
+
+TextFields fields_of(const Json &record, std::size_t num_rows) {
+    TextFields fields{{"parameters", parameters(record, num_rows)}};
     const auto add = [&fields](const char *name, const std::string &text) {
         fields.emplace_back(name, text);
     };
@@ -95,7 +114,7 @@ std::vector<TextFields> records(const Bundle &bundle, const Request &request,
             const auto *noise = reinterpret_cast<const char *>(request.noise + index * num_values);
             record["noise"] = sha256_hex({noise, num_values * sizeof(float)});
         }
-        result.push_back(fields_of(record));
+        result.push_back(fields_of(record, generation.table.size()));
     }
     return result;
 }
