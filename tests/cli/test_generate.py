@@ -57,8 +57,8 @@ def test_metadata_says_what_made_the_picture(
     assert found.pop("version").startswith("minit2i-deploy ")
     assert json.loads(found.pop("minit2i"))["bundle"] == bundle.digest
     parameters = (
-        "a red circle\nNegative prompt: green\nSteps: 4, Sampler: euler-4, CFG scale: 2.5, Seed: 0, "
-        f"Model hash: {bundle.digest[:10]}, Version: minit2i-deploy {__version__}"
+        "a red circle\nNegative prompt: green\nSteps: 4, Sampler: euler-4, CFG scale: 2.5, "
+        f"Seed: 0, Model hash: {bundle.digest[:10]}, Version: minit2i-deploy {__version__}"
     )
     assert found == {
         "parameters": parameters, "negative": "green", "seed": "0", "table": "euler-4",

@@ -136,10 +136,8 @@ def test_a_mix_is_that_of_the_library(bundle: Bundle, capsys: pytest.CaptureFixt
     with FakeRuntime(bundle) as runtime:
         wanted = generate(bundle, runtime, mix)
     assert np.array_equal(pixels("x.png"), np.asarray(wanted.images[0]))
-    assert (
-        read_metadata("x.png")["parameters"].splitlines()[0]
-        == "1 x 'red' + 0.5 x 'a circle: blue' + -0.25 x 'green'"
-    )
+    prompt = read_metadata("x.png")["parameters"].splitlines()[0]
+    assert prompt == "1 x 'red' + 0.5 x 'a circle: blue' + -0.25 x 'green'"
 
 
 @pytest.mark.parametrize("source", [["--table", "euler-4"], ["--steps", "4"], []])
