@@ -92,7 +92,7 @@ def test_compare_follows_the_switch(bundle: Bundle) -> None:
     tasks = [
         PromptCase(prompt=prompt, seed=seed) for prompt, seed in zip(PROMPTS, (5, 6), strict=True)
     ]
-    errors = run_lockstep(a, b, tasks, table, GUIDANCE, details=True).details
+    errors = run_lockstep(a, b, tasks, table, GUIDANCE, details=True).row_errors
     assert errors is not None
     # Equal graphs before, another one from t = 0.5 on, seen from the same states.
     assert (errors.step > 0).all(axis=1).tolist() == [False, False, True, True]

@@ -127,8 +127,8 @@ def test_text_names_both_sides_and_lists_the_figures(capsys: pytest.CaptureFixtu
         ((*SHORT, "--captions", 1), "--prompts and --captions are mutually exclusive"),
         ((*WORDS, "--captions", 0), "--captions: expected at least 1, got 0"),
         ((*WORDS, "--captions", 1, "--repeats", -1), "--repeats: expected at least 0, got -1"),
-        ((*SHORT, "--details", 0), "details is 0"),
-        ((*SHORT, "--batch", 0), "batch is 0"),
+        ((*SHORT, "--details", 0), "details: expected at least 1, got 0"),
+        ((*SHORT, "--batch", 0), "batch: expected at least 1, got 0"),
         ((*SHORT, "--seeds", "1,x"), "argument --seeds"),
         ((*SHORT, "--seeds=-1"), "seed"),
         ((*SHORT, "--runtime-b", "nothing"), "runtime 'nothing' is unknown"),
@@ -154,7 +154,7 @@ def test_what_cannot_be_compared_is_refused(capsys: pytest.CaptureFixture[str]) 
     write_manifest(Path("c"), dataclasses.replace(draft(), noise=noise))
     done = run(capsys, "compare", "a", "c", "--prompts", "p.txt", "-o", "out")
     assert done.code == 2
-    assert "compare bundles of one noise" in done.error
+    assert "compare bundles with the same noise" in done.error
     assert not Path("out").exists()
 
 

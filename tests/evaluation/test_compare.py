@@ -112,27 +112,27 @@ def by_hand(
 def test_rows_are_measured_from_equal_and_from_own_states(bundle: Bundle, solver: str) -> None:
     table = solver_table(solver, steps=5)
     found = run_lockstep(side(bundle), side(bundle, Louder), TASKS, table, GUIDANCE, details=True)
-    assert found.details is not None
+    assert found.row_errors is not None
     states, estimates, reference = by_hand(bundle, table, forced=True)
     running, _, _ = by_hand(bundle, table, forced=False)
     for index in range(len(table)):
         # Measured 3e-6 of an error of 1e-3: the estimate is taken from h' = y + s x in float32.
         np.testing.assert_allclose(
-            found.details.estimate[index],
+            found.row_errors.estimate[index],
             l2_relative_errors(estimates[index], reference[index]),
             rtol=1e-3,
         )
         np.testing.assert_allclose(
-            found.details.step[index],
+            found.row_errors.step[index],
             l2_relative_errors(states[index][1], states[index][0]),
             rtol=1e-3,
         )
         np.testing.assert_allclose(
-            found.details.drift[index],
+            found.row_errors.drift[index],
             l2_relative_errors(running[index][1], running[index][0]),
             rtol=1e-3,
         )
-    np.testing.assert_allclose(found.details.tokens, 0.01, rtol=1e-4)
+    np.testing.assert_allclose(found.row_errors.tokens, 0.01, rtol=1e-4)
 
 
 def test_pictures_are_those_of_generate(bundle: Bundle) -> None:
@@ -148,17 +148,17 @@ def test_pictures_are_those_of_generate(bundle: Bundle) -> None:
             guidance=GUIDANCE,
         )
         np.testing.assert_array_equal(x, wanted.x)
-    assert found.details is None
+    assert found.row_errors is None
 
 
 def test_rows_with_fresh_noise_draw_the_same_for_both(bundle: Bundle) -> None:
     table = solver_table("sde", steps=4)
     assert table.column("n").any()
     found = run_lockstep(side(bundle), side(bundle), TASKS, table, GUIDANCE, details=True)
-    assert found.details is not None
+    assert found.row_errors is not None
     np.testing.assert_array_equal(found.x_a, found.x_b)
     for kind in ("tokens", "estimate", "step", "drift"):
-        assert not getattr(found.details, kind).any(), kind
+        assert not getattr(found.row_errors, kind).any(), kind
 
 
 def test_one_side_on_itself_is_equal(bundle: Bundle) -> None:
@@ -178,17 +178,17 @@ def test_figures_do_not_depend_on_batches(bundle: Bundle) -> None:
         compare(side(bundle), side(bundle, Louder), TASKS, settings(table, batch=b, details=2))
         for b in (1, 3)
     )
-    assert [pair.task for pair in one.pairs] == list(TASKS)
-    assert [shown.index for shown in one.shown] == [0, 1]
+    assert [pair.case for pair in one.pairs] == list(TASKS)
+    assert [states.index for states in one.states] == [0, 1]
     for first, second in zip(one.pairs, other.pairs, strict=True):
         assert first.psnr_db == pytest.approx(second.psnr_db, rel=1e-9)
-    np.testing.assert_allclose(one.details.drift, other.details.drift, rtol=1e-9)
+    np.testing.assert_allclose(one.row_errors.drift, other.row_errors.drift, rtol=1e-9)
 
 
 def test_final_figures_are_those_of_the_metrics(bundle: Bundle) -> None:
     table = solver_table("euler", steps=3)
     found = compare(side(bundle), side(bundle, Louder), TASKS, settings(table, details=3))
-    x_a, x_b = (np.stack([getattr(one, name) for one in found.shown]) for name in ("x_a", "x_b"))
+    x_a, x_b = (np.stack([getattr(one, name) for one in found.states]) for name in ("x_a", "x_b"))
     assert [pair.psnr_db for pair in found.pairs] == image_metrics.psnr(x_b, x_a).tolist()
     first, second = (
         np.floor(np.clip(np.clip(x, -1, 1) * 127.5 + 128, 0, 255)).astype(int) for x in (x_a, x_b)
@@ -250,7 +250,7 @@ def test_progress_ends_at_one(bundle: Bundle) -> None:
 
 
 def test_nan_is_a_failure_that_names_the_bundle(bundle: Bundle) -> None:
-    with pytest.raises(RuntimeFailure, match=rf"{bundle.path}: a picture holds NaN .* fake"):
+    with pytest.raises(RuntimeFailure, match=rf"{bundle.path}: an image holds NaN .* fake"):
         compare(side(bundle), side(bundle, Broken), TASKS, settings(solver_table("euler", steps=2)))
 
 
@@ -322,7 +322,7 @@ def test_tasks_pair_prompts_with_seeds() -> None:
 
 
 def test_tasks_refuse_nothing() -> None:
-    with pytest.raises(UsageError, match="no prompt came"):
+    with pytest.raises(UsageError, match="no prompts; give at least one"):
         prompt_cases([])
     with pytest.raises(UsageError, match="at least 1"):
         caption_cases(0)
@@ -339,12 +339,12 @@ def test_details_are_spread_over_the_tasks(count: int, wanted: list[int]) -> Non
 
 @pytest.mark.parametrize("name", ["batch", "details"])
 def test_settings_refuse_less_than_one(name: str) -> None:
-    with pytest.raises(UsageError, match=f"{name} is 0"):
+    with pytest.raises(UsageError, match=f"{name}: expected at least 1, got 0"):
         settings(solver_table("euler", steps=2), **{name: 0})
 
 
-def test_nothing_to_paint_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(UsageError, match="nothing to paint"):
+def test_no_prompts_are_refused(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="no prompts; give at least one"):
         compare(side(bundle), side(bundle), [], settings(solver_table("euler", steps=2)))
 
 

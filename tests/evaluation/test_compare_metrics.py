@@ -62,9 +62,9 @@ def test_ssim_falls_with_the_distance() -> None:
 
 def test_ssim_refuses_what_does_not_fit() -> None:
     small = np.zeros((1, 3, 16, 10), np.float32)
-    with pytest.raises(UsageError, match="equal ones of at least 11x11"):
+    with pytest.raises(UsageError, match="two equal shapes of at least 11x11"):
         ssim(small, small)
-    with pytest.raises(UsageError, match=r"\[1, 3, 16, 10\] came with \[1, 3, 16, 16\]"):
+    with pytest.raises(UsageError, match=r"\[1, 3, 16, 10\] and \[1, 3, 16, 16\]"):
         # Without the array types that are checked in tests only.
         inspect.unwrap(ssim)(small, np.zeros((1, 3, 16, 16), np.float32))
 
@@ -103,7 +103,7 @@ def test_the_interval_stays_a_difference_of_shares() -> None:
 
 @pytest.mark.parametrize(("won", "lost", "total"), [(0, 0, 0), (3, 3, 5)])
 def test_the_interval_refuses_counts_that_do_not_fit(won: int, lost: int, total: int) -> None:
-    with pytest.raises(UsageError, match="captions came"):
+    with pytest.raises(UsageError, match="at least one caption and no more differences"):
         difference_interval(PairedVerdicts(won=won, lost=lost), total)
 
 
@@ -118,7 +118,7 @@ def test_the_difference_is_amplified_around_grey() -> None:
     assert np.count_nonzero(found) == 3
     # What lies outside [-1, 1] is not seen in a picture, so it is no difference either.
     assert not amplified_difference(a + 1.0, a + 3.0).any()
-    with pytest.raises(UsageError, match="gain is 0"):
+    with pytest.raises(UsageError, match="gain: expected a positive number, got 0"):
         amplified_difference(a, b, 0.0)
 
 

@@ -126,9 +126,9 @@ def test_unknown_names_are_refused() -> None:
         sample_scene(np.random.default_rng(0), weights={"colour": 1.0})
     with pytest.raises(UsageError, match="circle, square"):
         Spec(kind="colours", required=(Requirement(shape="star"),))
-    with pytest.raises(UsageError, match="needs two"):
+    with pytest.raises(UsageError, match="relation 'left': expected two objects, got 1"):
         Spec(kind="position", required=(Requirement(shape="cross"),), relation="left")
-    with pytest.raises(UsageError, match="negative"):
+    with pytest.raises(UsageError, match="seed of 0 or more, got -1 and 0"):
         held_out_captions(-1, 0)
 
 

@@ -65,7 +65,7 @@ def test_wrong_shape_fails() -> None:
         others = [item.shape for item in scene.objects[1:]]
         shape = next(s for s in SHAPES if s not in (scene.objects[0].shape, *others))
         verdict = judge(draw_scene(_with(scene, shape=shape)), spec)
-        assert not verdict.correct and shape in verdict.reason and "wanted" in verdict.reason
+        assert not verdict.correct and shape in verdict.reason and "expected" in verdict.reason
 
 
 def test_wrong_colour_fails_where_it_was_promised() -> None:
@@ -156,7 +156,7 @@ def test_background_must_match_only_when_named() -> None:
     assert judge(draw_scene(scene), spec).correct
     assert judge(draw_scene(scene), dataclasses.replace(spec, background="black")).correct
     verdict = judge(draw_scene(scene), dataclasses.replace(spec, background="white"))
-    assert not verdict.correct and "found black" in verdict.reason
+    assert not verdict.correct and "got black" in verdict.reason
 
 
 def test_pictures_of_noise_and_of_nothing_fail_fast() -> None:
@@ -198,7 +198,7 @@ def test_wilson_against_published_values() -> None:
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 0), (3, 2), (-1, 5)])
 def test_wilson_refuses_impossible_counts(correct: int, total: int) -> None:
-    with pytest.raises(UsageError, match="judged"):
+    with pytest.raises(UsageError, match="expected a positive total"):
         wilson_interval(correct, total)
 
 

@@ -1,4 +1,4 @@
-"""Two bundles on the same prompts, noise and table: where they part, and what it costs."""
+"""Compare two bundles on the same prompts, noise and table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line chart as SVG text: time along, a figure upwards by powers of ten."""
+"""A line chart as SVG text, with a logarithmic vertical axis."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Final
 Points = Sequence[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 640, 340
-# Room for a legend of three lines above the curves, which may be anywhere below.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 60, 36
+# Margins; at the top there is room for a legend of three lines.
+_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 64, 16, 60, 36
 _LEGEND_STEP = 16
 _COLOURS: Final = ("#1f5fa8", "#b3541e", "#2f7d4f", "#7a3f93")
 _DASHES: Final = ("", "7 3", "2 3", "9 3 2 3")
 
 
-def log_chart(lines: Mapping[str, Points], *, along: str) -> str:
+def log_chart(lines: Mapping[str, Points], *, label: str) -> str:
     """Draw lines over 0 to 1.
 
     Args:
-        lines: name to (place, value) points; the places are 0 to 1, and values that are not
-            positive, which powers of ten do not reach, leave a gap.
-        along: what the places are.
+        lines: name to (x, y) points; x is 0 to 1, and points whose y is not positive are
+            skipped.
+        label: of the horizontal axis.
 
     Returns:
-        an svg element, or a paragraph where no value is positive.
+        an svg element, or a paragraph if no value is positive.
     """
-    kept = {
+    positive = {
         name: [(x, y) for x, y in points if y > 0 and math.isfinite(y)]
         for name, points in lines.items()
     }
-    values = [y for points in kept.values() for _, y in points]
+    values = [y for points in positive.values() for _, y in points]
     if not values:
         return "<p>No difference in any row.</p>"
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
@@ -41,51 +41,51 @@ def log_chart(lines: Mapping[str, Points], *, along: str) -> str:
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="img" '
         'font-family="system-ui, sans-serif" font-size="12">',
         *(_level(power, low, high) for power in range(low, high + 1)),
-        *(_place(tenth / 5) for tenth in range(6)),
-        _text(_across(0.5), _HEIGHT - 4, along, "middle"),
+        *(_tick(fifth / 5) for fifth in range(6)),
+        _text(_pixel_x(0.5), _HEIGHT - 4, label, "middle"),
     ]
-    for index, (name, points) in enumerate(kept.items()):
+    for index, (name, points) in enumerate(positive.items()):
         parts += [_line(points, low, high, index), _legend(name, index)]
     return "\n".join([*parts, "</svg>"])
 
 
-def _across(x: float) -> float:
-    return _LEFT + x * (_WIDTH - _LEFT - _RIGHT)
+def _pixel_x(x: float) -> float:
+    return _MARGIN_LEFT + x * (_WIDTH - _MARGIN_LEFT - _MARGIN_RIGHT)
 
 
-def _up(y: float, low: int, high: int) -> float:
+def _pixel_y(y: float, low: int, high: int) -> float:
     share = (math.log10(y) - low) / (high - low)
-    return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+    return _HEIGHT - _MARGIN_BOTTOM - share * (_HEIGHT - _MARGIN_TOP - _MARGIN_BOTTOM)
 
 
 def _level(power: int, low: int, high: int) -> str:
-    y = _up(10.0**power, low, high)
-    rule = f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="#ddd"/>'
-    return rule + _text(_LEFT - 6, y + 4, f"1e{power}", "end")
+    y = _pixel_y(10.0**power, low, high)
+    rule = f'<path d="M{_MARGIN_LEFT} {y:.1f}H{_WIDTH - _MARGIN_RIGHT}" stroke="#ddd"/>'
+    return rule + _text(_MARGIN_LEFT - 6, y + 4, f"1e{power}", "end")
 
 
-def _place(x: float) -> str:
-    return _text(_across(x), _HEIGHT - _BOTTOM + 16, f"{x:g}", "middle")
+def _tick(x: float) -> str:
+    return _text(_pixel_x(x), _HEIGHT - _MARGIN_BOTTOM + 16, f"{x:g}", "middle")
 
 
 def _line(points: Points, low: int, high: int, index: int) -> str:
-    places = " ".join(f"{_across(x):.1f},{_up(y, low, high):.1f}" for x, y in points)
+    places = " ".join(f"{_pixel_x(x):.1f},{_pixel_y(y, low, high):.1f}" for x, y in points)
     return f'<polyline points="{places}" fill="none" {_pen(index)}/>'
 
 
 def _legend(name: str, index: int) -> str:
-    x, y = _LEFT, _LEGEND_STEP * index + 10
+    x, y = _MARGIN_LEFT, _LEGEND_STEP * index + 10
     return f'<path d="M{x} {y}h28" {_pen(index)}/>' + _text(x + 36, y + 4, name, "start")
 
 
 def _pen(index: int) -> str:
-    # Dashes too, for eyes and printers without colours.
+    # Dashes as well as colours, for readers and printers that do not see colours.
     colour, dashes = _COLOURS[index % len(_COLOURS)], _DASHES[index % len(_DASHES)]
     return f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dashes}"'
 
 
-def _text(x: float, y: float, words: str, anchor: str) -> str:
+def _text(x: float, y: float, text: str, anchor: str) -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="#333">'
-        f"{html.escape(words)}</text>"
+        f"{html.escape(text)}</text>"
     )

@@ -1,4 +1,4 @@
-"""The comparison itself: paint batch after batch on both sides, and keep the figures."""
+"""Run a comparison: generate batch after batch on both bundles and measure the images."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from minit2i_deploy.text.conditioning import tokenize
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompareSettings:
-    """How to paint, and how much of it to look at closely.
+    """How to generate, and how many images to examine in detail.
 
     Args:
-        table: solver, the same on both sides.
-        guidance: scale of classifier-free guidance, the same on both sides.
-        batch: pictures painted at once, at least 1.
-        details: pictures whose every row is measured and which are shown, at least 1.
+        table: solver, the same for both.
+        guidance: scale of classifier-free guidance, the same for both.
+        batch: images generated at once, at least 1.
+        details: images that are measured at every row and shown, at least 1.
 
     Raises:
         UsageError: a number below 1.
@@ -44,130 +44,133 @@ class CompareSettings:
     def __post_init__(self) -> None:
         for name in ("batch", "details"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}, but at least 1 is needed")
+                raise UsageError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
 def compare(
     a: Contender,
     b: Contender,
-    tasks: Sequence[PromptCase],
+    cases: Sequence[PromptCase],
     settings: CompareSettings,
     progress: Progress = no_progress,
 ) -> Comparison:
-    """Paint the same tasks on both sides and compare.
+    """Generate the same cases with both bundles and compare the images.
 
     Args:
         a: the reference.
         b: what is compared with it.
-        tasks: at least one.
-        settings: table, guidance and how much to look at.
+        cases: at least one.
+        settings: table, guidance, and how many images in detail.
         progress: called with the share done, 0 to 1, and a word on what is painted.
 
     Raises:
-        UsageError: no tasks, or sides that cannot be compared.
+        UsageError: no cases, or bundles that cannot be compared.
         RuntimeFailure: an engine failed, or gave NaN or infinity.
     """
     check_comparable(a.bundle, b.bundle)
-    if not tasks:
-        raise UsageError("nothing to paint came; give at least one prompt")
-    # Once here, and not again for every side and batch.
-    tokenize(a.bundle, list(dict.fromkeys(task.prompt for task in tasks)), stacklevel=3)
+    if not cases:
+        raise UsageError("no prompts; give at least one")
+    # Warns of truncated prompts once here, and not again for each bundle and batch.
+    tokenize(a.bundle, list(dict.fromkeys(case.prompt for case in cases)), stacklevel=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptTruncatedWarning)
-        return _Comparing(a, b, tasks, settings, progress).run()
+        return _ComparisonRun(a, b, cases, settings, progress).run()
 
 
-class _Comparing:
+class _ComparisonRun:
     def __init__(
         self,
         a: Contender,
         b: Contender,
-        tasks: Sequence[PromptCase],
+        cases: Sequence[PromptCase],
         settings: CompareSettings,
         progress: Progress,
     ) -> None:
-        self.a, self.b, self.tasks, self.settings = a, b, tasks, settings
+        self.a, self.b, self.cases, self.settings = a, b, cases, settings
         self.progress, self.done = progress, 0
-        self.close = spread_indices(tasks, settings.details)
-        rest = [index for index in range(len(tasks)) if index not in set(self.close)]
+        self.detailed = spread_indices(cases, settings.details)
+        rest = [index for index in range(len(cases)) if index not in set(self.detailed)]
         self.batches = [
             (indices[start : start + settings.batch], details)
-            for indices, details in ((self.close, True), (rest, False))
+            for indices, details in ((self.detailed, True), (rest, False))
             for start in range(0, len(indices), settings.batch)
         ]
-        # B's rows once more where every row is measured.
-        self.total = sum(len(chosen) * (3 if details else 2) for chosen, details in self.batches)
+        # With details B takes every row twice: on its own trajectory and from A's states.
+        self.total = sum(len(indices) * (3 if d else 2) for indices, d in self.batches)
 
     def run(self) -> Comparison:
         pairs: dict[int, ImagePair] = {}
-        shown: list[PairStates] = []
-        found: list[RowErrors] = []
-        sides = (self.a, self.b)
+        states: list[PairStates] = []
+        errors: list[RowErrors] = []
         gradients: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for indices, details in self.batches:
-            walked = self._walk(indices, details)
-            pairs |= zip(indices, self._pairs(indices, walked), strict=True)
-            for side, x, kept in zip(sides, (walked.x_a, walked.x_b), gradients, strict=True):
-                kept.append(image_metrics.seam_gradients(x, side.bundle.config.patch_size))
-            if walked.details is not None:
-                found.append(walked.details)
-                shown += [
+            result = self._run_batch(indices, details)
+            pairs |= zip(indices, self._pairs(indices, result), strict=True)
+            for side, x, batches in zip(
+                (self.a, self.b), (result.x_a, result.x_b), gradients, strict=True
+            ):
+                patch_size = side.bundle.config.patch_size
+                batches.append(image_metrics.seam_gradients(x, patch_size))
+            if result.row_errors is not None:
+                errors.append(result.row_errors)
+                states += [
                     PairStates(index=index, x_a=x_a, x_b=x_b)
-                    for index, x_a, x_b in zip(indices, walked.x_a, walked.x_b, strict=True)
+                    for index, x_a, x_b in zip(indices, result.x_a, result.x_b, strict=True)
                 ]
-        ratios = [image_metrics.seam_ratios(np.concatenate(kept)) for kept in gradients]
+        ratios = [image_metrics.seam_ratios(np.concatenate(batches)) for batches in gradients]
         return Comparison(
             sides=(self.a.to_dict(), self.b.to_dict()),
             table=self.settings.table.name,
             guidance=self.settings.guidance,
             times=self.settings.table.column("t"),
             pairs=tuple(pairs[index] for index in sorted(pairs)),
-            details=_joined(found),
+            row_errors=_concatenate(errors),
             seams=(ratios[0], ratios[1]),
-            shown=tuple(shown),
+            states=tuple(states),
         )
 
-    def _walk(self, indices: Sequence[int], details: bool) -> LockstepResult:
+    def _run_batch(self, indices: Sequence[int], details: bool) -> LockstepResult:
         begin, self.done = self.done, self.done + len(indices) * (3 if details else 2)
         label = "row by row" if details else "images"
         part = stage_of(self.progress, begin / self.total, self.done / self.total, label)
         return run_lockstep(
             self.a,
             self.b,
-            [self.tasks[index] for index in indices],
+            [self.cases[index] for index in indices],
             self.settings.table,
             self.settings.guidance,
             details=details,
             progress=part,
         )
 
-    def _pairs(self, indices: Sequence[int], walked: LockstepResult) -> list[ImagePair]:
-        first, second = to_uint8(walked.x_a), to_uint8(walked.x_b)
+    def _pairs(self, indices: Sequence[int], result: LockstepResult) -> list[ImagePair]:
+        first, second = to_uint8(result.x_a), to_uint8(result.x_b)
         off = np.abs(first.astype(np.int16) - second.astype(np.int16))
-        psnr = image_metrics.psnr(walked.x_b, walked.x_a)
-        similar, far = ssim(walked.x_b, walked.x_a), image_metrics.gmsd(walked.x_b, walked.x_a)
+        psnr = image_metrics.psnr(result.x_b, result.x_a)
+        gmsd = image_metrics.gmsd(result.x_b, result.x_a)
+        similarity = ssim(result.x_b, result.x_a)
         return [
             ImagePair(
-                task=self.tasks[task],
+                case=self.cases[index],
                 psnr_db=float(psnr[i]),
-                ssim=float(similar[i]),
-                gmsd=float(far[i]),
+                ssim=float(similarity[i]),
+                gmsd=float(gmsd[i]),
                 bytes_off=float((off[i] > 0).mean()),
                 levels_off=int(off[i].max()),
-                verdicts=_verdicts(self.tasks[task], first[i], second[i]),
+                verdicts=_verdicts(self.cases[index], first[i], second[i]),
             )
-            for i, task in enumerate(indices)
+            for i, index in enumerate(indices)
         ]
 
 
-def _verdicts(task: PromptCase, a: np.ndarray, b: np.ndarray) -> tuple[Verdict, Verdict] | None:
-    return None if task.spec is None else (judge(a, task.spec), judge(b, task.spec))
+def _verdicts(case: PromptCase, a: np.ndarray, b: np.ndarray) -> tuple[Verdict, Verdict] | None:
+    return None if case.spec is None else (judge(a, case.spec), judge(b, case.spec))
 
 
-def _joined(found: Sequence[RowErrors]) -> RowErrors:
+def _concatenate(batches: Sequence[RowErrors]) -> RowErrors:
     return RowErrors(
-        tokens=np.concatenate([one.tokens for one in found]),
-        estimate=np.concatenate([one.estimate for one in found], axis=1),
-        step=np.concatenate([one.step for one in found], axis=1),
-        drift=np.concatenate([one.drift for one in found], axis=1),
+        tokens=np.concatenate([batch.tokens for batch in batches]),
+        estimate=np.concatenate([batch.estimate for batch in batches], axis=1),
+        step=np.concatenate([batch.step for batch in batches], axis=1),
+        drift=np.concatenate([batch.drift for batch in batches], axis=1),
     )

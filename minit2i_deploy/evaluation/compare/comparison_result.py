@@ -1,4 +1,4 @@
-"""What the comparison found: plain values for JSON, and lines of text."""
+"""`Comparison`: all figures of two bundles on the same prompts, as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ KIND = "minit2i-compare"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImagePair:
-    """One picture of each side.
+    """One image of each bundle.
 
     Args:
-        task: prompt, seed and what a shapes caption promises.
-        psnr_db: of B to A, decibels; infinite where they are equal.
+        case: prompt, seed, and the spec of a shapes caption.
+        psnr_db: of B to A, decibels; infinite if they are equal.
         ssim: ``ssim.ssim``, 1 equal.
         gmsd: ``image_metrics.gmsd``, 0 equal.
         bytes_off: share of bytes that differ, 0 to 1.
@@ -33,7 +33,7 @@ class ImagePair:
         verdicts: A's and B's, for a shapes caption.
     """
 
-    task: PromptCase
+    case: PromptCase
     psnr_db: float
     ssim: float
     gmsd: float
@@ -44,8 +44,8 @@ class ImagePair:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; an infinite PSNR is None."""
         values: dict[str, Any] = {
-            "prompt": self.task.prompt,
-            "seed": self.task.seed,
+            "prompt": self.case.prompt,
+            "seed": self.case.seed,
             "psnr_db": finite(self.psnr_db),
             "ssim": self.ssim,
             "gmsd": self.gmsd,
@@ -61,7 +61,7 @@ class ImagePair:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PairStates:
-    """One pair to look at: its index among the pairs and both final states, float32 [3, H, W]."""
+    """Final states of one pair, float32 [3, H, W], and its index among the pairs."""
 
     index: int
     x_a: Float32[np.ndarray, "3 height width"]
@@ -70,19 +70,19 @@ class PairStates:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Comparison:
-    """Two sides on the same prompts, noise and table.
+    """Two bundles on the same prompts, noise and table.
 
     Args:
         sides: what A and B are, ready for JSON.
         table: name of the table.
-        guidance: scale used.
+        guidance: scale of classifier-free guidance.
         times: float64 [rows], t of each row, 0 noise to 1 data.
-        pairs: every picture.
-        details: errors of every row, of the pictures in ``shown``.
+        pairs: all images.
+        row_errors: errors of every row, of the images in ``states``.
         seams: gradient across patch borders over gradient elsewhere: of A, of B; each horizontal,
-            vertical, both; None where the pictures are flat inside patches.
-        shown: pictures to look at.
-        speed: what ``bench`` measured, ready for JSON; None where it was not asked for.
+            vertical, both; None if the images are flat inside patches.
+        states: images to show in a report.
+        speed: what ``bench`` measured, ready for JSON; None if it was not measured.
     """
 
     sides: tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -90,21 +90,24 @@ class Comparison:
     guidance: float
     times: Float64[np.ndarray, " rows"]
     pairs: tuple[ImagePair, ...]
-    details: RowErrors
+    row_errors: RowErrors
     seams: tuple[tuple[float | None, ...], tuple[float | None, ...]]
-    shown: tuple[PairStates, ...]
+    states: tuple[PairStates, ...]
     speed: Mapping[str, Any] | None = None
 
     def score(self) -> dict[str, Any] | None:
-        """Prompt following of both and B's difference to A; None where nothing was judged."""
-        judged = [(pair.task.spec, pair.verdicts) for pair in self.pairs]
-        both = [(spec, found) for spec, found in judged if spec is not None and found is not None]
-        if not both:
+        """Prompt following of both and B's difference to A; None if nothing was judged."""
+        judged = [
+            (pair.case.spec, pair.verdicts)
+            for pair in self.pairs
+            if pair.case.spec is not None and pair.verdicts is not None
+        ]
+        if not judged:
             return None
-        scores = [ShapesScore.of((spec, found[i]) for spec, found in both) for i in (0, 1)]
-        correct = [[found[i].correct for _, found in both] for i in (0, 1)]
+        scores = [ShapesScore.of((spec, pair[i]) for spec, pair in judged) for i in (0, 1)]
+        correct = [[pair[i].correct for _, pair in judged] for i in (0, 1)]
         paired = PairedVerdicts.of(correct[1], correct[0])
-        low, high = difference_interval(paired, len(both))
+        low, high = difference_interval(paired, len(judged))
         return {
             "a": scores[0].to_dict(),
             "b": scores[1].to_dict(),
@@ -114,7 +117,7 @@ class Comparison:
         }
 
     def final(self) -> dict[str, Any]:
-        """Figures of all pictures together."""
+        """Figures over all images."""
         psnr = [pair.psnr_db for pair in self.pairs]
         return {
             "psnr_db": {"mean": finite(float(np.mean(psnr))), "lowest": finite(min(psnr))},
@@ -125,9 +128,9 @@ class Comparison:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Errors row by row: mean and largest over the pictures."""
+        """Errors row by row: mean and largest over the images."""
         kinds = ("estimate", "step", "drift")
-        arrays = [getattr(self.details, kind) for kind in kinds]
+        arrays = [getattr(self.row_errors, kind) for kind in kinds]
         return [
             {"row": index, "t": t}
             | {
@@ -138,7 +141,7 @@ class Comparison:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the pictures, ready for JSON."""
+        """Everything but the images, ready for JSON."""
         names = ("horizontal", "vertical", "both")
         return {
             "kind": KIND,
@@ -147,14 +150,14 @@ class Comparison:
             "table": self.table,
             "guidance": self.guidance,
             "num_pictures": len(self.pairs),
-            "num_pictures_by_row": len(self.details.tokens),
+            "num_pictures_by_row": len(self.row_errors.tokens),
             "final": self.final(),
             "score": self.score(),
             "seams": {
                 side: dict(zip(names, ratios, strict=True))
                 for side, ratios in zip("ab", self.seams, strict=True)
             },
-            "tokens": _spread(self.details.tokens.tolist(), max, "largest"),
+            "tokens": _spread(self.row_errors.tokens.tolist(), max, "largest"),
             "rows": self.rows(),
             "speed": None if self.speed is None else dict(self.speed),
             "pictures": [pair.to_dict() for pair in self.pairs],
@@ -162,7 +165,7 @@ class Comparison:
 
 
 def finite(value: float) -> float | None:
-    """The value, or None where JSON has no number for it."""
+    """The value, or None if it is not finite, for which JSON has no number."""
     return value if math.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""How sure the difference of two scores on the same captions is."""
+"""Confidence interval of the difference of two scores on the same captions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from minit2i_deploy.evaluation.shapes.score import Z_95
 
 
 def difference_interval(paired: PairedVerdicts, total: int) -> tuple[float, float]:
-    """The 95% interval of the difference of two accuracies, by captions judged for both.
+    """The 95% confidence interval of the difference of two accuracies on the same captions.
 
     Args:
         paired: captions whose verdict differs.
@@ -20,7 +20,7 @@ def difference_interval(paired: PairedVerdicts, total: int) -> tuple[float, floa
         low, high: each -1 to 1; below 0 the baseline is better.
 
     Raises:
-        UsageError: no captions, or fewer than differ.
+        UsageError: no captions, or fewer than the number that differ.
 
     Source: Agresti and Min, Simple improved confidence intervals for comparing matched
     proportions, Statistics in Medicine 24 (2005): Wald's interval after half a caption is added
@@ -28,8 +28,8 @@ def difference_interval(paired: PairedVerdicts, total: int) -> tuple[float, floa
     """
     if total < 1 or paired.won + paired.lost > total:
         raise UsageError(
-            f"{total} captions came, of which {paired.won + paired.lost} differ; judge at least"
-            " one, and no fewer than differ"
+            "expected at least one caption and no more differences than captions, got"
+            f" {paired.won + paired.lost} of {total}"
         )
     size, won, lost = total + 2, paired.won + 0.5, paired.lost + 0.5
     centre = (won - lost) / size

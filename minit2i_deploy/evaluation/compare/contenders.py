@@ -1,4 +1,4 @@
-"""The two things that are compared, and what must be equal for that to mean anything."""
+"""`Contender`: a bundle on a runtime, and which properties two of them must share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Contender:
     Args:
         bundle: what to run.
         runtime: an open runtime of that bundle.
-        engine: words that say which engine and settings, for reports.
+        engine: name of the engine and its settings, for reports.
     """
 
     bundle: Bundle
@@ -26,21 +26,23 @@ class Contender:
     engine: str
 
     def to_dict(self) -> dict[str, Any]:
-        """What it is, ready for JSON."""
+        """Description, ready for JSON."""
         manifest = self.bundle.manifest
-        late = manifest.switch
+        switch = manifest.switch
         return {
             "path": str(self.bundle.path),
             "digest": self.bundle.digest,
             "engine": self.engine,
             "checkpoint_sha256": manifest.provenance.checkpoint_sha256,
             "precisions": {name: graph.precision for name, graph in manifest.graphs.items()},
-            "late": None if late is None else {"t": late.t, "precision": late.graph.precision},
+            "late": None
+            if switch is None
+            else {"t": switch.t, "precision": switch.graph.precision},
             "bytes": graph_bytes(self.bundle),
         }
 
 
-# What is compared -> how to read it off a bundle.
+# Property that must be equal -> how to read it from a bundle.
 _EQUAL: Final[dict[str, Callable[[Bundle], object]]] = {
     "image size": lambda bundle: (bundle.config.in_channels, bundle.config.image_size),
     "kind": lambda bundle: "base model" if bundle.config.student is None else "few-step student",
@@ -51,7 +53,7 @@ _EQUAL: Final[dict[str, Callable[[Bundle], object]]] = {
 
 
 def check_comparable(a: Bundle, b: Bundle) -> None:
-    """Refuse two bundles that cannot paint the same prompts from the same noise by one table.
+    """Refuse two bundles that cannot generate the same prompts from the same noise by one table.
 
     Raises:
         UsageError: names the first thing that differs.
@@ -60,13 +62,13 @@ def check_comparable(a: Bundle, b: Bundle) -> None:
         first, second = read(a), read(b)
         if first != second:
             raise UsageError(
-                f"{b.path}: {what} is {second}, but {a.path} has {first}; compare bundles of one"
-                f" {what}"
+                f"{b.path}: {what} is {second}, but {a.path} has {first}; compare bundles with the"
+                f" same {what}"
             )
 
 
 def graph_bytes(bundle: Bundle) -> dict[str, int]:
-    """Bytes of each graph's folder, of all else as ``other``, and of the whole as ``total``."""
+    """Bytes of each graph's folder, of all other files as ``other``, and their ``total``."""
     files = bundle.manifest.files
     sizes = {}
     graphs = dict(bundle.manifest.graphs)
@@ -80,5 +82,5 @@ def graph_bytes(bundle: Bundle) -> dict[str, int]:
 
 
 def _tokenizer_digest(bundle: Bundle) -> str:
-    """The vocabulary's first digits: enough to tell two apart, short enough for a line."""
+    """First digits of the vocabulary's sha256, few enough for a line of text."""
     return bundle.manifest.files[f"{bundle.manifest.tokenizer.path}/tokenizer.json"].sha256[:12]

@@ -1,4 +1,4 @@
-"""Two states and their difference as PNG bytes."""
+"""States and their amplified difference as PNG bytes."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def amplified_difference(
     b: Float32[np.ndarray, "3 height width"],
     gain: float = GAIN,
 ) -> Float32[np.ndarray, "3 height width"]:
-    """The difference around mid grey: grey where equal, brighter where b is.
+    """The difference around mid grey: grey if equal, brighter where b is brighter.
 
     Args:
-        a: float32 [3, H, W], -1 black to 1 white; values outside are clamped, as in pictures.
+        a: float32 [3, H, W], -1 black to 1 white; values outside are clamped, as in images.
         b: float32 [3, H, W].
-        gain: how many times larger the difference is shown, above 0.
+        gain: factor of the difference, above 0.
 
     Returns:
         float32 [3, H, W], gain * (b - a), clamped to [-1, 1].
 
     Raises:
-        UsageError: a gain that is not positive.
+        UsageError: a gain that is not positive and finite.
     """
     if not 0.0 < gain < np.inf:
-        raise UsageError(f"gain is {gain!r}, but a positive number is needed")
+        raise UsageError(f"gain: expected a positive number, got {gain!r}")
     first, second = (np.clip(x, -1.0, 1.0) for x in (a, b))
     return np.clip(np.float32(gain) * (second - first), -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""The comparison as one page that needs no other file."""
+"""The comparison as an HTML page in a single file."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ figcaption { font-size: .9rem; line-height: 1.35; max-width: 40rem; }
 .small { color: #666; font-size: .85rem; }
 code { overflow-wrap: anywhere; } svg { max-width: 100%; height: auto; }
 """
-_LONGEST_REASON: Final = 120
+_MAX_REASON_CHARS: Final = 120
 _NUMBERS: Final = (1, 2, 3)
 _SIDE_HEAD: Final = ("", "bundle", "digest", "denoiser", "engine")
 _LINES: Final = {
-    "estimate": "estimate of the clean image, same state",
-    "step": "state after the row, same state before",
-    "drift": "state after the row, each its own way",
+    "estimate": "estimate of the clean image, from the same state",
+    "step": "state after the row, from the same state",
+    "drift": "state after the row, each on its own trajectory",
 }
 
 
 def to_html(comparison: Comparison) -> str:
-    """Write the page: figures, errors row by row, sizes, times and the pictures themselves."""
+    """The page: figures, errors row by row, sizes, times and the images."""
     a, b = comparison.sides
     parts = [
         table(_SIDE_HEAD, [_side("A", a), _side("B", b)], numbers=()),
@@ -47,15 +47,16 @@ def to_html(comparison: Comparison) -> str:
         "<h2>Figures</h2>",
         table(("figure", "A", "B", "B to A"), figure_cells(comparison), numbers=_NUMBERS),
         "<h2>Errors row by row</h2>",
-        "<p>Relative, by Euclidean norm, the mean over "
-        f"{len(comparison.details.tokens)} pictures; t goes from 0 noise to 1 data.</p>",
-        log_chart(_lines(comparison), along="t"),
+        "<p>Relative errors by Euclidean norm, averaged over "
+        f"{len(comparison.row_errors.tokens)} images; t goes from 0 (noise) to 1 (data).</p>",
+        log_chart(_lines(comparison), label="t"),
         "<h2>Sizes</h2>",
         table(("part", "A", "B", "B over A"), size_cells(comparison), numbers=_NUMBERS),
         *_speed(comparison),
-        "<h2>Pictures</h2>",
-        f"<p>A, B, and {GAIN:g} times their difference around mid grey, brighter where B is.</p>",
-        *(_trio(comparison, one) for one in comparison.shown),
+        "<h2>Images</h2>",
+        f"<p>A, B, and {GAIN:g} times their difference around mid grey: brighter where B is "
+        "brighter.</p>",
+        *(_trio(comparison, one) for one in comparison.states),
     ]
     return document("MiniT2I comparison", _STYLE, parts)
 
@@ -66,7 +67,7 @@ def _side(name: str, side: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _what(comparison: Comparison) -> str:
     return (
-        f"{len(comparison.pairs)} pictures from the same prompts and noise, table "
+        f"{len(comparison.pairs)} images from the same prompts and noise, table "
         f"{comparison.table}, guidance {comparison.guidance:g}."
     )
 
@@ -74,39 +75,38 @@ def _what(comparison: Comparison) -> str:
 def _lines(comparison: Comparison) -> dict[str, list[tuple[float, float]]]:
     rows = comparison.rows()
     return {
-        words: [(row["t"], row[kind]["mean"]) for row in rows] for kind, words in _LINES.items()
+        label: [(row["t"], row[kind]["mean"]) for row in rows] for kind, label in _LINES.items()
     }
 
 
 def _speed(comparison: Comparison) -> list[str]:
     if comparison.speed is None:
         return []
-    head = ("stage", "A, median ms", "B, median ms", "B is faster, times")
-    rows = speed_cells(comparison.speed)
-    return ["<h2>Speed</h2>", table(head, rows, numbers=_NUMBERS)]
+    head = ("stage", "A, median ms", "B, median ms", "A over B")
+    return ["<h2>Speed</h2>", table(head, speed_cells(comparison.speed), numbers=_NUMBERS)]
 
 
-def _trio(comparison: Comparison, shown: PairStates) -> str:
-    pair = comparison.pairs[shown.index]
-    difference = amplified_difference(shown.x_a, shown.x_b)
+def _trio(comparison: Comparison, states: PairStates) -> str:
+    pair = comparison.pairs[states.index]
+    difference = amplified_difference(states.x_a, states.x_b)
     images = "".join(
-        image(png_bytes(x), f"{pair.task.prompt}, {what}")
-        for x, what in ((shown.x_a, "A"), (shown.x_b, "B"), (difference, "difference"))
+        image(png_bytes(x), f"{pair.case.prompt}, {what}")
+        for x, what in ((states.x_a, "A"), (states.x_b, "B"), (difference, "difference"))
     )
     verdicts = ""
     if pair.verdicts is not None:
         verdicts = "<br>" + "; ".join(
-            _verdict(name, found.correct, found.reason)
-            for name, found in zip("AB", pair.verdicts, strict=True)
+            _verdict(name, item.correct, item.reason)
+            for name, item in zip("AB", pair.verdicts, strict=True)
         )
     return (
-        f'<figure class="trio"><div>{images}</div><figcaption>{escape(pair.task.prompt)}'
-        f'<br><span class="small">seed {pair.task.seed}; PSNR {pair.psnr_db:.1f} dB, SSIM '
-        f"{pair.ssim:.4f}, {pair.bytes_off:.1%} of bytes off, by {pair.levels_off} at most"
+        f'<figure class="trio"><div>{images}</div><figcaption>{escape(pair.case.prompt)}'
+        f'<br><span class="small">seed {pair.case.seed}; PSNR {pair.psnr_db:.1f} dB, SSIM '
+        f"{pair.ssim:.4f}, {pair.bytes_off:.1%} of bytes differ, by {pair.levels_off} at most"
         f"</span>{verdicts}</figcaption></figure>"
     )
 
 
 def _verdict(name: str, correct: bool, reason: str) -> str:
-    short = escape(shorten(reason, _LONGEST_REASON))
+    short = escape(shorten(reason, _MAX_REASON_CHARS))
     return f'{name} {verdict(correct)} <span class="small">{short}</span>'

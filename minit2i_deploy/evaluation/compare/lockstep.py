@@ -1,4 +1,4 @@
-"""Both sides down the same table, row by row, with B also stepping from A's own states."""
+"""Run two bundles down one table in lockstep; B also steps from A's states."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from minit2i_deploy.solvers.table import Table
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RowErrors:
-    """Relative errors of B to A by Euclidean norm, a picture each.
+    """Relative errors of B to A by Euclidean norm, one for each image.
 
     Args:
-        tokens: float64 [batch], of what the text adapter gives the denoiser.
+        tokens: float64 [batch], of the adapted tokens.
         estimate: float64 [rows, batch], of the guided estimate of the clean image, both from A's
             state before the row.
         step: float64 [rows, batch], of the state after the row, both from A's state before it.
-        drift: float64 [rows, batch], of the state after the row, each on its own way.
+        drift: float64 [rows, batch], of the state after the row, each on its own trajectory.
     """
 
     tokens: Float64[np.ndarray, " batch"]
@@ -39,55 +39,55 @@ class RowErrors:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LockstepResult:
-    """What one batch gave: the final states, float32 [batch, 3, H, W], and the rows' details."""
+    """Final states of one batch, float32 [batch, 3, H, W], and the errors of the rows."""
 
     x_a: Float32[np.ndarray, "batch 3 height width"]
     x_b: Float32[np.ndarray, "batch 3 height width"]
-    details: RowErrors | None
+    row_errors: RowErrors | None
 
 
 def run_lockstep(
     a: Contender,
     b: Contender,
-    tasks: Sequence[PromptCase],
+    cases: Sequence[PromptCase],
     table: Table,
     guidance: float,
     *,
     details: bool,
     progress: Progress = no_progress,
 ) -> LockstepResult:
-    """Paint one batch on both sides.
+    """Generate one batch with both bundles.
 
     Args:
         a: the reference.
         b: what is compared with it.
-        tasks: prompts and seeds of the batch.
+        cases: prompts and seeds of the batch.
         table: solver, the same for both.
         guidance: scale of classifier-free guidance.
-        details: whether to measure every row, which costs B's rows once more.
+        details: measure every row, for which B takes every row twice.
         progress: called after each row.
 
     Raises:
         RuntimeFailure: an engine failed, or gave NaN or infinity.
     """
-    prompts, seeds = [task.prompt for task in tasks], [task.seed for task in tasks]
+    prompts, seeds = [case.prompt for case in cases], [case.seed for case in cases]
     request = Request.of(a.bundle, prompts, seed=seeds, table=table, guidance=guidance)
-    teacher = _Teacher(a, b, request) if details else None
-    ways = [frames(side.bundle, side.runtime, request) for side in (a, b)]
+    forcing = _TeacherForcing(a, b, request) if details else None
+    trajectories = [frames(side.bundle, side.runtime, request) for side in (a, b)]
     states: list[np.ndarray] = []
-    for pair in zip(*ways, strict=True):
-        if teacher is not None:
-            teacher.compare(*pair)
+    for pair in zip(*trajectories, strict=True):
+        if forcing is not None:
+            forcing.compare(*pair)
         progress((pair[0].index + 1) / len(table))
         states = [frame.x() for frame in pair] if pair[0].index + 1 == len(table) else []
     for x, side in zip(states, (a, b), strict=True):
         _check_finite(x, side)
-    found = None if teacher is None else teacher.details()
-    return LockstepResult(x_a=states[0], x_b=states[1], details=found)
+    row_errors = None if forcing is None else forcing.row_errors()
+    return LockstepResult(x_a=states[0], x_b=states[1], row_errors=row_errors)
 
 
-class _Teacher:
-    """Keeps A's state before each row, and lets B take that row from it."""
+class _TeacherForcing:
+    """Stores A's state before each row and lets B take the row from it."""
 
     def __init__(self, a: Contender, b: Contender, request: Request) -> None:
         self.a, self.b, self.request = a, b, request
@@ -103,7 +103,7 @@ class _Teacher:
         """Measure one row."""
         x_a, h_a = frame_a.state.state()
         x_forced, h_forced = self._step(frame_a.row)
-        # h' = y + s x, and both sides had the same x.
+        # h' = y + s x, and both have the same x.
         estimate = h_a - np.float32(frame_a.row.slope) * self.x
         errors = (
             l2_relative_errors(estimate + (h_forced - h_a), estimate),
@@ -113,14 +113,14 @@ class _Teacher:
         self.errors.append(errors)
         self.x, self.h = x_a, h_a
 
-    def details(self) -> RowErrors:
-        """All rows together."""
+    def row_errors(self) -> RowErrors:
+        """The errors of all rows."""
         estimate, step, drift = (np.stack(rows) for rows in zip(*self.errors, strict=True))
         return RowErrors(tokens=self.tokens_error, estimate=estimate, step=step, drift=drift)
 
     def _step(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
         state = self.b.runtime.start(self.x, self.tokens)
-        # Noise takes the history slot's place, and so can a history.
+        # A row with fresh noise receives it in place of the history.
         noise = self.request.fresh_noise(self.a.bundle, row)
         state.step(row, self.h if noise is None else noise)
         return state.state()
@@ -129,6 +129,6 @@ class _Teacher:
 def _check_finite(x: np.ndarray, side: Contender) -> None:
     if not np.isfinite(x).all():
         raise RuntimeFailure(
-            f"{side.bundle.path}: a picture holds NaN or infinity on {side.engine}; use a higher"
+            f"{side.bundle.path}: an image holds NaN or infinity on {side.engine}; use a higher"
             " precision and run minit2i verify"
         )

@@ -1,4 +1,4 @@
-"""What both sides paint: a prompt and a noise seed each, and what the prompt promises."""
+"""`PromptCase`: what both bundles generate, from prompts or from shapes captions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.tokenizer import Tokenizer
 
 _UNKNOWN: Final = "<unk>"
-# The vocabulary made for shapes has some hundred pieces, those made for a language thousands.
+# A vocabulary for shapes captions has some hundred pieces, one for a language thousands.
 _LARGEST_SHAPES_VOCABULARY: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptCase:
-    """One picture: its prompt, the seed of its noise, and what a shapes caption promises."""
+    """One image: its prompt, the seed of its noise, and the spec of a shapes caption."""
 
     prompt: str
     seed: int
@@ -27,12 +27,12 @@ class PromptCase:
 
 
 def is_shapes_model(bundle: Bundle) -> bool:
-    """Whether the model was made for shapes, by its tokenizer."""
+    """Whether the model was trained on shapes, judged by its tokenizer."""
     return is_shapes_tokenizer(bundle.tokenizer())
 
 
 def is_shapes_tokenizer(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer was made for shapes captions: few pieces, and every caption fits."""
+    """Whether a tokenizer is one for shapes captions: few pieces, and every caption fits."""
     if tokenizer.rust.get_vocab_size() > _LARGEST_SHAPES_VOCABULARY:
         return False
     unknown = tokenizer.rust.token_to_id(_UNKNOWN)
@@ -46,42 +46,42 @@ def caption_cases(per_kind: int, seeds: Sequence[int] | None = None) -> list[Pro
 
     Args:
         per_kind: captions of each of the six kinds, at least 1.
-        seeds: every caption is painted from each; None gives the n-th caption seed n.
+        seeds: every caption is generated from each; None gives the n-th caption seed n.
 
     Raises:
         UsageError: per_kind below 1, or a seed outside its range.
     """
     if per_kind < 1:
-        raise UsageError(f"captions are {per_kind} a kind, but at least 1 is needed")
-    return _tasks([(text, spec) for spec, text in held_out_captions(per_kind, 0)], seeds)
+        raise UsageError(f"expected at least 1 caption of each kind, got {per_kind}")
+    return _cases([(text, spec) for spec, text in held_out_captions(per_kind, 0)], seeds)
 
 
 def prompt_cases(prompts: Sequence[str], seeds: Sequence[int] | None = None) -> list[PromptCase]:
-    """Prompts that nobody judges.
+    """Prompts whose images are not judged.
 
     Args:
         prompts: at least one.
-        seeds: every prompt is painted from each; None gives the n-th prompt seed n.
+        seeds: every prompt is generated from each; None gives the n-th prompt seed n.
 
     Raises:
         UsageError: no prompt, or a seed outside its range.
     """
     if not prompts:
-        raise UsageError("no prompt came; give at least one")
-    return _tasks([(text, None) for text in prompts], seeds)
+        raise UsageError("no prompts; give at least one")
+    return _cases([(text, None) for text in prompts], seeds)
 
 
-def spread_indices(tasks: Sequence[PromptCase], count: int) -> list[int]:
-    """Indices of so many tasks, as evenly over them as whole numbers allow."""
-    count = min(count, len(tasks))
-    return [index * len(tasks) // count for index in range(count)]
+def spread_indices(cases: Sequence[PromptCase], count: int) -> list[int]:
+    """Indices of so many cases, spread evenly over them."""
+    count = min(count, len(cases))
+    return [index * len(cases) // count for index in range(count)]
 
 
-def _tasks(
+def _cases(
     texts: Sequence[tuple[str, Spec | None]], seeds: Sequence[int] | None
 ) -> list[PromptCase]:
     for seed in seeds or ():
-        # Refuses a seed outside its range now, not after the pictures before it.
+        # Refuses a seed outside its range before any image is generated.
         standard_noise(seed, (1,))
     return [
         PromptCase(prompt=text, seed=seed, spec=spec)

@@ -30,30 +30,30 @@ def ssim(
         float64 [batch], 1 equal, lower is worse.
 
     Raises:
-        UsageError: two shapes, or pictures smaller than the window.
+        UsageError: two shapes, or images smaller than the window.
 
     Source: Wang et al., Image quality assessment: from error visibility to structural similarity
     (2004), equation 13 with the paper's window, 11x11 Gaussian of 1.5 pixels, and constants; only
-    where the window lies inside the picture, and without the reduction of large pictures that the
+    where the window lies inside the image, and without the reduction of large images that the
     authors suggest.
     """
     if a.shape != b.shape or min(a.shape[2:]) < WINDOW:
         raise UsageError(
-            f"pictures of shape {list(a.shape)} came with {list(b.shape)}; give equal ones of at "
-            f"least {WINDOW}x{WINDOW} pixels"
+            f"expected two equal shapes of at least {WINDOW}x{WINDOW} pixels, got {list(a.shape)} "
+            f"and {list(b.shape)}"
         )
     p, q = luma(a), luma(b)
     mean_p, mean_q = _blur(p), _blur(q)
     variance_p = _blur(p * p) - mean_p**2
     variance_q = _blur(q * q) - mean_q**2
     covariance = _blur(p * q) - mean_p * mean_q
-    likeness = (2 * mean_p * mean_q + _C1) * (2 * covariance + _C2)
-    size = (mean_p**2 + mean_q**2 + _C1) * (variance_p + variance_q + _C2)
-    return (likeness / size).mean(axis=(1, 2))
+    numerator = (2 * mean_p * mean_q + _C1) * (2 * covariance + _C2)
+    denominator = (mean_p**2 + mean_q**2 + _C1) * (variance_p + variance_q + _C2)
+    return (numerator / denominator).mean(axis=(1, 2))
 
 
 def _blur(values: np.ndarray) -> Float64[np.ndarray, "batch rows columns"]:
-    """The Gaussian mean around every place that has a whole window."""
+    """The Gaussian mean around every pixel whose window lies inside the image."""
     offsets = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-(offsets**2) / (2 * SIGMA**2))
     weights /= weights.sum()

@@ -1,4 +1,4 @@
-"""The comparison's figures as rows of words, for the page and the terminal."""
+"""The comparison's figures as cells of text tables, for the page and the terminal."""
 
 from __future__ import annotations
 
@@ -7,42 +7,49 @@ from typing import Any
 
 from minit2i_deploy.evaluation.compare.comparison_result import Comparison
 
-Row = tuple[str, str, str, str]
+Cells = tuple[str, str, str, str]
 
 
-def figure_cells(comparison: Comparison) -> list[Row]:
-    """What there is to know of the pictures: figure, A, B, and B to A."""
+def figure_cells(comparison: Comparison) -> list[Cells]:
+    """A line for each figure of the images: its name, A, B, and B to A."""
     final, rows = comparison.final(), comparison.rows()
-    found = [
+    lines = [
         ("PSNR, dB: mean (lowest)", "", "", _pair(final["psnr_db"], "lowest", ".2f")),
         ("SSIM: mean (lowest)", "", "", _pair(final["ssim"], "lowest", ".4f")),
         ("GMSD: mean (largest)", "", "", _pair(final["gmsd"], "largest", ".4f")),
-        ("share of bytes off: mean (largest)", "", "", _pair(final["bytes_off"], "largest", ".4f")),
+        (
+            "share of bytes that differ: mean (largest)",
+            "",
+            "",
+            _pair(final["bytes_off"], "largest", ".4f"),
+        ),
         ("largest difference of a byte", "", "", str(final["levels_off"])),
         _seams(comparison),
         *_score(comparison),
     ]
-    for kind, words in (
+    for kind, text in (
         ("estimate", "error of the estimate: mean (largest) of all rows"),
         ("step", "error of one row: mean (largest) of all rows"),
     ):
         mean = sum(row[kind]["mean"] for row in rows) / len(rows)
         largest = max(row[kind]["largest"] for row in rows)
-        found.append((words, "", "", f"{mean:.2e} ({largest:.2e})"))
+        lines.append((text, "", "", f"{mean:.2e} ({largest:.2e})"))
     last = rows[-1]["drift"]
-    words = f"{last['mean']:.2e} ({last['largest']:.2e})"
-    return [*found, ("error of the final state: mean (largest)", "", "", words)]
+    text = f"{last['mean']:.2e} ({last['largest']:.2e})"
+    return [*lines, ("error of the final state: mean (largest)", "", "", text)]
 
 
 def denoiser_label(side: Mapping[str, Any]) -> str:
-    """Precision of one side's denoiser, and of its late rows where those differ."""
-    words: str = side["precisions"]["transformer"]
-    late = side.get("late")
-    return words if late is None else f"{words}, {late['precision']} from t={late['t']:g}"
+    """Precision of one bundle's denoiser, and of the step graph after a switch if it has one."""
+    precision: str = side["precisions"]["transformer"]
+    switch = side.get("late")
+    if switch is None:
+        return precision
+    return f"{precision}, {switch['precision']} from t={switch['t']:g}"
 
 
-def size_cells(comparison: Comparison) -> list[Row]:
-    """Bytes of each part: part, A, B, and B over A."""
+def size_cells(comparison: Comparison) -> list[Cells]:
+    """A line for each part: its name, bytes of A and of B, B over A."""
     first, second = (side["bytes"] for side in comparison.sides)
     return [
         (
@@ -56,26 +63,26 @@ def size_cells(comparison: Comparison) -> list[Row]:
     ]
 
 
-def speed_cells(speed: Mapping[str, Any]) -> list[Row]:
-    """Each stage: its name, medians of A and B in milliseconds, how many times B is faster."""
+def speed_cells(speed: Mapping[str, Any]) -> list[Cells]:
+    """A line for each stage: its name, medians of A and B in milliseconds, A over B."""
     return [
         (
             stage,
-            f"{1e3 * found['a_p50_s']:.3f}",
-            f"{1e3 * found['b_p50_s']:.3f}",
-            f"{found['ratio']:.2f}",
+            f"{1e3 * times['a_p50_s']:.3f}",
+            f"{1e3 * times['b_p50_s']:.3f}",
+            f"{times['ratio']:.2f}",
         )
-        for stage, found in speed["stages"].items()
+        for stage, times in speed["stages"].items()
     ]
 
 
 def _pair(values: Mapping[str, float | None], worst: str, form: str) -> str:
-    # No number stands for a PSNR without end.
-    words = ["equal" if values[key] is None else f"{values[key]:{form}}" for key in ("mean", worst)]
-    return f"{words[0]} ({words[1]})"
+    # An infinite PSNR is None.
+    texts = ["equal" if values[key] is None else f"{values[key]:{form}}" for key in ("mean", worst)]
+    return f"{texts[0]} ({texts[1]})"
 
 
-def _seams(comparison: Comparison) -> Row:
+def _seams(comparison: Comparison) -> Cells:
     first, second = (ratios[2] for ratios in comparison.seams)
     what = "seams: gradient at patch borders over elsewhere"
     if first is None or second is None:
@@ -87,7 +94,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _score(comparison: Comparison) -> list[Row]:
+def _score(comparison: Comparison) -> list[Cells]:
     score = comparison.score()
     if score is None:
         return []
@@ -98,12 +105,12 @@ def _score(comparison: Comparison) -> list[Row]:
         f"{paired['lost']}, p {paired['p_value']:.3f}"
     )
     first, second = (score[side]["overall"] for side in "ab")
-    rows = [("captions followed", _rate(first), _rate(second), change)]
+    lines = [("captions followed", _rate(first), _rate(second), change)]
     for kind, rate in score["a"]["kinds"].items():
         other = score["b"]["kinds"][kind]
         change = f"{other['accuracy'] - rate['accuracy']:+.4f}"
-        rows.append((f"- {kind.replace('_', ' ')}", _rate(rate), _rate(other), change))
-    return rows
+        lines.append((f"- {kind.replace('_', ' ')}", _rate(rate), _rate(other), change))
+    return lines
 
 
 def _rate(rate: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Shapes: drawn pictures with captions, and an exact detector that judges painted ones."""
+"""Shapes: drawn images with captions, and an exact detector that judges generated ones."""
 
 from __future__ import annotations
 

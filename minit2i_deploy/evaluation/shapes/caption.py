@@ -1,4 +1,4 @@
-"""Wording of captions, and the split that keeps some of them out of training."""
+"""Wording of captions, and the split that excludes some of them from training."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _PLURALS: Final = {
     "triangle": "triangles",
     "cross": "crosses",
 }
-_HELD_OUT_ONE_IN: Final = 8
+# One caption in so many is held out.
+_SPLIT_MODULUS: Final = 8
 
 
 def wordings(spec: Spec) -> tuple[str, ...]:
-    """The phrases that say what a spec promises, without prefix or background."""
+    """The phrases for what a spec requires, without prefix or background."""
     if spec.kind == "counting":
         shape = spec.required[0].shape
         assert shape is not None
         return (f"{_NUMBERS[len(spec.required)]} {_PLURALS[shape]}",)
     things = [_with_article(item) for item in spec.required]
     if spec.relation is not None:
-        return tuple(
-            f"{things[0]} {words} {things[1]}" for words in RELATION_PHRASES[spec.relation]
-        )
+        phrases = RELATION_PHRASES[spec.relation]
+        return tuple(f"{things[0]} {phrase} {things[1]}" for phrase in phrases)
     return (" and ".join(things),)
 
 
@@ -56,26 +56,26 @@ def _with_article(item: Requirement) -> str:
 
 
 def suffix(background: str | None) -> str:
-    """The words that name the background, with a leading space; empty for None."""
+    """The phrase that names the background, with a leading space; empty for None."""
     return f" on a {background} background" if background else ""
 
 
 def is_held_out(caption: str) -> bool:
-    """Whether a caption is kept out of training; true for about one caption in eight.
+    """Whether a caption is excluded from training; true for about one caption in eight.
 
-    The answer hangs on the caption's bytes alone, so it never changes between versions.
+    The answer depends on the caption's bytes alone, so it never changes between versions.
     """
     digest = hashlib.blake2b(caption.encode("utf-8"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % _HELD_OUT_ONE_IN == 0
+    return int.from_bytes(digest, "little") % _SPLIT_MODULUS == 0
 
 
 def every_caption(kind: str) -> Iterator[tuple[Spec, str]]:
-    """Every caption of a kind with what it promises, in a fixed order."""
+    """Every caption of a kind with its spec, in a fixed order."""
     for required, relation in _contents(kind):
         for background in (None, *BACKGROUNDS):
             spec = Spec(kind=kind, required=required, relation=relation, background=background)
-            for prefix, words in itertools.product(PREFIXES, wordings(spec)):
-                yield spec, prefix + words + suffix(background)
+            for prefix, wording in itertools.product(PREFIXES, wordings(spec)):
+                yield spec, prefix + wording + suffix(background)
 
 
 def _contents(kind: str) -> Iterator[tuple[tuple[Requirement, ...], str | None]]:
@@ -111,7 +111,7 @@ def _contents(kind: str) -> Iterator[tuple[tuple[Requirement, ...], str | None]]
 
 
 def vocabulary_corpus() -> Iterator[str]:
-    """Every caption that is not held out, once; each word comes many times."""
+    """Every caption that is not held out, once; each word occurs many times."""
     for kind in KINDS:
         for _, caption in every_caption(kind):
             if not is_held_out(caption):

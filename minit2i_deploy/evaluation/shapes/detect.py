@@ -1,8 +1,8 @@
-"""Detection: read the objects and the background back from a picture, drawn or painted.
+"""Detection: the objects and the background of an image, drawn or generated.
 
-A painted picture is a little noisy, soft at the edges and off in colour, so nothing here asks
-for exact values: pixels are told apart by the colour they are mixed from, a region takes the
-colour of most of it, and its shape is the template with the largest overlap.
+A generated image is slightly noisy, soft at the edges and off in colour, so nothing here depends
+on exact values: a pixel belongs to the colour it is mixed from, a region has the colour of most
+of it, and its shape is the template with the largest overlap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from minit2i_deploy.evaluation.shapes.scene import BACKGROUNDS, COLOURS, FRAME, 
 
 UNKNOWN: Final = "unknown"
 
-# Below this many pixels of a 64-pixel picture a region is a speck, not an object.
+# A region of fewer pixels in a 64-pixel image is a speck, not an object.
 SPECK_AREA: Final = 12
 MIN_OVERLAP: Final = 0.7
 MAX_ASPECT: Final = 1.5
@@ -34,14 +34,14 @@ _MIN_COLOUR_PART: Final = 0.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Detection:
-    """One object found.
+    """One detected object.
 
     Args:
-        shape: one of SHAPES, or "unknown" where no template overlaps enough.
-        colour: a key of the colours looked for, or "unknown" where none is near.
-        x: centre of the box from the left edge, pixels of the picture.
-        y: centre of the box from the top edge, pixels of the picture.
-        size: the longer side of the box, pixels of the picture.
+        shape: one of SHAPES, or "unknown" if no template overlaps enough.
+        colour: a key of the detector's colours, or "unknown" if none is near.
+        x: centre of the box from the left edge, pixels of the image.
+        y: centre of the box from the top edge, pixels of the image.
+        size: the longer side of the box, pixels of the image.
         overlap: intersection over union with the best template, 0 to 1.
     """
 
@@ -55,7 +55,7 @@ class Detection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """Everything found in a picture; background is a key of BACKGROUNDS or "unknown"."""
+    """All detections of an image; background is a key of BACKGROUNDS or "unknown"."""
 
     detections: tuple[Detection, ...]
     background: str
@@ -65,14 +65,14 @@ def detect(
     image: UInt8[np.ndarray, "height width 3"],
     colours: dict[str, tuple[int, int, int]] = COLOURS,
 ) -> Reading:
-    """Find the objects of a picture, largest first.
+    """Detect the objects of an image, largest first.
 
     Args:
         image: uint8 [height, width, 3], RGB, 0 to 255.
         colours: names and RGB values of the colours an object may have.
 
     Raises:
-        UsageError: the array is not such a picture.
+        UsageError: the array is not such an image.
     """
     check_image(image)
     pixels = image.astype(np.float32)
@@ -80,15 +80,15 @@ def detect(
     speck_area = SPECK_AREA * (image.shape[0] * image.shape[1]) / FRAME**2
     palette = np.array(list(colours.values()), dtype=np.float32)
     residual, foreground = _unmix(pixels, ground, palette)
-    found: list[tuple[int, Detection]] = []
+    detections: list[tuple[int, Detection]] = []
     for region in _regions(foreground):
         if region.sum() < speck_area:
             continue
         for part in _split_by_colour(region, residual, speck_area):
-            found.append((int(part.sum()), _describe(part, pixels, colours)))
-    found.sort(key=lambda item: (-item[0], item[1].x, item[1].y))
+            detections.append((int(part.sum()), _describe(part, pixels, colours)))
+    detections.sort(key=lambda item: (-item[0], item[1].x, item[1].y))
     background = _nearest(ground, BACKGROUNDS, MAX_BACKGROUND_DISTANCE)
-    return Reading(detections=tuple(item for _, item in found), background=background)
+    return Reading(detections=tuple(item for _, item in detections), background=background)
 
 
 def check_image(image: np.ndarray) -> None:
@@ -99,8 +99,8 @@ def check_image(image: np.ndarray) -> None:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 3:
         raise UsageError(
-            f"an array of {image.dtype} {list(image.shape)} came, but a picture is uint8 "
-            "[height, width, 3]; convert it first"
+            f"expected an image of uint8 [height, width, 3], got {image.dtype} "
+            f"{list(image.shape)}; convert it first"
         )
 
 
@@ -125,14 +125,14 @@ def _unmix(
     ground: Float32[np.ndarray, " 3"],
     palette: Float32[np.ndarray, "colours 3"],
 ) -> tuple[Float32[np.ndarray, "height width colours"], Bool[np.ndarray, "height width"]]:
-    """Squared distance of each pixel to every mixture of ground and colour, and what is not ground.
+    """Squared distance of each pixel to every mixture of ground and colour, and the foreground.
 
     An edge pixel is a mixture of the two, often nearer to a third colour than to either: red on
-    white passes close to orange. So a pixel takes the colour whose line to the ground it is on,
-    and belongs to the object from half-way.
+    white passes close to orange. So a pixel takes the colour whose line to the ground is nearest,
+    and belongs to the object from half-way on.
     """
     lines = palette - ground
-    # A ground that is itself a palette colour has no line to it.
+    # A ground that equals a palette colour gives a line of length 0.
     lengths = np.maximum((lines**2).sum(axis=1), 1)
     offset = pixels - ground
     squared = (offset**2).sum(axis=-1)
@@ -143,22 +143,23 @@ def _unmix(
 
 
 def _regions(mask: Bool[np.ndarray, "height width"]) -> list[Bool[np.ndarray, "height width"]]:
-    """The 4-connected regions of a mask, by joining runs of neighbouring rows."""
+    """The 4-connected regions of a mask, by joining runs of neighbouring pixel lines."""
     padded = np.zeros((mask.shape[0], mask.shape[1] + 2), dtype=np.int8)
     padded[:, 1:-1] = mask
     steps = np.diff(padded, axis=1)
-    rows, starts = np.nonzero(steps == 1)
+    lines, starts = np.nonzero(steps == 1)
     stops = np.nonzero(steps == -1)[1]
-    runs = list(zip(rows.tolist(), starts.tolist(), stops.tolist(), strict=True))
+    runs = list(zip(lines.tolist(), starts.tolist(), stops.tolist(), strict=True))
     roots = _join_runs(runs)
     regions: dict[int, Bool[np.ndarray, "height width"]] = {}
-    for (row, start, stop), root in zip(runs, roots, strict=True):
+    for (line, start, stop), root in zip(runs, roots, strict=True):
         region = regions.setdefault(root, np.zeros(mask.shape, dtype=bool))
-        region[row, start:stop] = True
+        region[line, start:stop] = True
     return list(regions.values())
 
 
 def _join_runs(runs: list[tuple[int, int, int]]) -> list[int]:
+    """Index of the root run of each run (line, start, stop); runs of one region share a root."""
     parent = list(range(len(runs)))
 
     def root(index: int) -> int:
@@ -168,11 +169,11 @@ def _join_runs(runs: list[tuple[int, int, int]]) -> list[int]:
         return index
 
     above = 0
-    for index, (row, start, stop) in enumerate(runs):
-        while runs[above][0] < row - 1 or (runs[above][0] == row - 1 and runs[above][2] <= start):
+    for index, (line, start, stop) in enumerate(runs):
+        while runs[above][0] < line - 1 or (runs[above][0] == line - 1 and runs[above][2] <= start):
             above += 1
         other = above
-        while runs[other][0] == row - 1 and runs[other][1] < stop:
+        while runs[other][0] == line - 1 and runs[other][1] < stop:
             parent[root(index)] = root(other)
             other += 1
     return [root(index) for index in range(len(runs))]
@@ -183,21 +184,21 @@ def _split_by_colour(
     residual: Float32[np.ndarray, "height width colours"],
     speck_area: float,
 ) -> list[Bool[np.ndarray, "height width"]]:
-    """Part a region where objects of different colours touch."""
+    """Divide a region in which objects of different colours touch."""
     candidates = residual[region]
-    # Edges are left out of the count: their mixtures are the ones that look like other colours.
+    # Only inner pixels count: the mixtures at edges resemble other colours.
     inner = residual[_interior(region)].argmin(axis=1)
     counts = np.bincount(inner, minlength=residual.shape[-1])
-    kept = np.nonzero(counts >= max(speck_area, _MIN_COLOUR_PART * len(inner)))[0]
-    if len(kept) < 2:
+    present = np.nonzero(counts >= max(speck_area, _MIN_COLOUR_PART * len(inner)))[0]
+    if len(present) < 2:
         return [region]
-    labels: Int64[np.ndarray, " pixels"] = kept[candidates[:, kept].argmin(axis=1)]
+    labels: Int64[np.ndarray, " pixels"] = present[candidates[:, present].argmin(axis=1)]
     parts: list[Bool[np.ndarray, "height width"]] = []
-    for colour in kept:
+    for colour in present:
         mask = np.zeros(region.shape, dtype=bool)
         mask[region] = labels == colour
         parts.extend(part for part in _regions(mask) if part.sum() >= speck_area)
-    # Colours in crumbs are one broken object, which must not vanish.
+    # If every part is a speck, the region is one broken object, which must not vanish.
     return parts or [region]
 
 
@@ -220,16 +221,16 @@ def _describe(
 
 
 def _box(region: Bool[np.ndarray, "height width"], min_pixels: int) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of the rows and columns with so many pixels of the region."""
-    rows = np.nonzero(region.sum(axis=1) >= min_pixels)[0]
+    """Top, bottom, left and right of the lines and columns with so many pixels of the region."""
+    lines = np.nonzero(region.sum(axis=1) >= min_pixels)[0]
     columns = np.nonzero(region.sum(axis=0) >= min_pixels)[0]
-    if not (len(rows) and len(columns)):
+    if not (len(lines) and len(columns)):
         return _box(region, 1)
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    return int(lines[0]), int(lines[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
 def _interior(region: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
-    """Pixels whose four neighbours are in the region too; the region itself if there are none."""
+    """Pixels whose four neighbours are in the region; the region itself if there are none."""
     padded = np.pad(region, 1)
     inner = region & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return inner if inner.any() else region

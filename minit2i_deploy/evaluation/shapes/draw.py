@@ -1,4 +1,4 @@
-"""Drawing: an anti-aliased picture of a scene, from the area each pixel has in a shape."""
+"""Drawing: an anti-aliased image of a scene, from the share of each pixel that a shape covers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def draw_scene(scene: Scene, size: int = FRAME) -> UInt8[np.ndarray, "size size 
     """Draw a scene.
 
     Args:
-        scene: places are in a 64-pixel frame and scaled to the picture.
-        size: height and width of the picture in pixels.
+        scene: coordinates are in a 64-pixel frame and are scaled to the image.
+        size: height and width of the image in pixels.
 
     Returns:
         uint8 [size, size, 3], RGB, 0 to 255.
@@ -30,15 +30,15 @@ def draw_scene(scene: Scene, size: int = FRAME) -> UInt8[np.ndarray, "size size 
         UsageError: size is not positive.
     """
     if size <= 0:
-        raise UsageError(f"picture size {size} came, but a positive number of pixels is needed")
+        raise UsageError(f"expected a positive image size in pixels, got {size}")
     scale = size / FRAME
-    picture = np.empty((size, size, 3), dtype=np.float32)
-    picture[:] = _BACKGROUND_VALUES[scene.background]
+    image = np.empty((size, size, 3), dtype=np.float32)
+    image[:] = _BACKGROUND_VALUES[scene.background]
     for item in scene.objects:
         x, y, side = item.x * scale, item.y * scale, item.size * scale
         left, top = int(x - side / 2 - 1), int(y - side / 2 - 1)
         right, bottom = int(x + side / 2 + 2), int(y + side / 2 + 2)
-        window = picture[max(top, 0) : bottom, max(left, 0) : right]
+        window = image[max(top, 0) : bottom, max(left, 0) : right]
         cover = coverage(
             item.shape,
             x - max(left, 0),
@@ -48,16 +48,16 @@ def draw_scene(scene: Scene, size: int = FRAME) -> UInt8[np.ndarray, "size size 
             (window.shape[0], window.shape[1]),
         )
         window += cover[..., None] * (_COLOUR_VALUES[item.colour] - window)
-    return np.rint(picture).astype(np.uint8)
+    return np.rint(image).astype(np.uint8)
 
 
 def coverage(
     shape: str, x: float, y: float, width: float, height: float, extent: tuple[int, int]
 ) -> Float32[np.ndarray, "height width"]:
-    """The part of each pixel that a shape covers.
+    """The share of each pixel that a shape covers.
 
-    Exact for squares and crosses; for the slanted and round edges of triangles and circles the
-    area is taken from the distance between the pixel's centre and the edge.
+    Exact for squares and crosses; at the slanted and round edges of triangles and circles it is
+    computed from the distance between the pixel's centre and the edge.
 
     Args:
         shape: one of SHAPES.
@@ -84,7 +84,7 @@ def coverage(
         return _ellipse(across, down, width / 2, height / 2)
     if shape == "triangle":
         return _triangle(across, down, width, height)
-    raise UsageError(f"shape {shape!r} cannot be drawn; use circle, square, triangle or cross")
+    raise UsageError(f"shape: expected circle, square, triangle or cross, got {shape!r}")
 
 
 def _span(

@@ -1,4 +1,4 @@
-"""Captions to judged pictures: what the demo shows and ``minit2i eval shapes`` counts."""
+"""Generate an image for each caption and judge it, for the demo and ``minit2i eval shapes``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class JudgedImage:
-    """One judged picture; ``timings`` are stage to seconds of the batch it was painted in."""
+    """One judged image; ``timings`` are stage to seconds of its batch."""
 
     caption: str
     spec: Spec
@@ -32,7 +32,7 @@ class JudgedImage:
     timings: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the picture and the timings, ready for JSON."""
+        """All but the image and the timings, ready for JSON."""
         return {
             "kind": self.spec.kind,
             "caption": self.caption,
@@ -53,16 +53,16 @@ def generate_judged_images(
     batch: int = 1,
     progress: Progress = no_progress,
 ) -> Iterator[JudgedImage]:
-    """Paint each caption and judge the picture.
+    """Generate an image for each caption and judge it.
 
     Args:
         bundle: what to run.
         runtime: an open runtime of that bundle.
-        captions: what each promises, and its text.
+        captions: spec and text of each.
         table: solver.
         guidance: scale of classifier-free guidance.
-        seed: of the first picture; the next has seed + 1. The pictures do not depend on batch.
-        batch: pictures painted at once, at least 1.
+        seed: of the first image; the next has seed + 1. The images do not depend on batch.
+        batch: images generated at once, at least 1.
         progress: called with the share that is done, 0 to 1.
 
     Raises:
@@ -70,27 +70,26 @@ def generate_judged_images(
         RuntimeFailure: the engine failed.
     """
     if batch < 1:
-        raise UsageError(f"batch is {batch}, but at least 1 is needed")
+        raise UsageError(f"batch: expected at least 1, got {batch}")
     for start in range(0, len(captions), batch):
-        chosen = captions[start : start + batch]
-        seeds = [seed + start + offset for offset in range(len(chosen))]
-
-        stop = start + len(chosen)
+        items = captions[start : start + batch]
+        stop = start + len(items)
+        seeds = range(seed + start, seed + stop)
         part = stage_of(progress, start / len(captions), stop / len(captions))
         result = generate(
             bundle,
             runtime,
-            [caption for _, caption in chosen],
-            seed=seeds,
+            [caption for _, caption in items],
+            seed=list(seeds),
             table=table,
             guidance=guidance,
             on_row=by_count(part),
         )
-        for (spec, caption), own, image in zip(chosen, seeds, result.images, strict=True):
+        for (spec, caption), image_seed, image in zip(items, seeds, result.images, strict=True):
             yield JudgedImage(
                 caption=caption,
                 spec=spec,
-                seed=own,
+                seed=image_seed,
                 image=image,
                 verdict=judge(np.asarray(image), spec),
                 timings=result.timings,

@@ -1,4 +1,4 @@
-"""Random scenes with their captions: training data, and held-out prompts to judge by."""
+"""Random scenes with their captions: training data, and held-out captions to judge by."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def sample_scene(
     """Draw a scene and a training caption for it, never a held-out one.
 
     Args:
-        rng: generator; the result is a function of its state alone.
-        kind: one of KINDS or NOVEL_KINDS, or None to draw it.
+        rng: generator; the result depends on its state alone.
+        kind: one of KINDS or NOVEL_KINDS, or None to draw one.
         weights: how often each kind is drawn when kind is None, in any unit; kinds that are
-            not named are not drawn. None draws KINDS equally often, and none of NOVEL_KINDS.
+            not named are not drawn. None draws KINDS equally often and NOVEL_KINDS never.
 
     Raises:
-        UsageError: kind is unknown, or weights name an unknown kind or add up to nothing.
+        UsageError: kind is unknown, or weights name an unknown kind or sum to 0.
     """
     if kind is None:
         kind = _draw_kind(rng, weights)
@@ -61,23 +61,22 @@ def sample_scene(
 def held_out_captions(
     n_per_kind: int, seed: int, kinds: Sequence[str] = KINDS
 ) -> list[tuple[Spec, str]]:
-    """Draw captions that training never sees, kind after kind, with what each promises.
+    """Draw captions that are excluded from training, kind after kind, each with its spec.
 
-    A kind with few held-out captions gives some of them more than once.
+    Of a kind with few held-out captions some are drawn more than once.
 
     Raises:
         UsageError: n_per_kind or seed is negative, or a kind is unknown.
     """
     if n_per_kind < 0 or seed < 0:
         raise UsageError(
-            f"{n_per_kind} captions a kind from seed {seed} came, but neither may be negative; "
-            "give 0 or more"
+            f"expected a number of captions and a seed of 0 or more, got {n_per_kind} and {seed}"
         )
     rng = np.random.default_rng(seed)
     drawn: list[tuple[Spec, str]] = []
     for kind in kinds:
-        wanted = len(drawn) + n_per_kind
-        while len(drawn) < wanted:
+        end = len(drawn) + n_per_kind
+        while len(drawn) < end:
             spec, caption = _draw_caption(rng, kind)
             if is_held_out(caption):
                 drawn.append((spec, caption))
@@ -85,7 +84,7 @@ def held_out_captions(
 
 
 def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    # rng.integers costs several times as much for one number.
+    # For a single number rng.integers takes several times as long.
     return options[int(rng.random() * len(options))]
 
 
@@ -102,8 +101,8 @@ def _draw_kind(rng: np.random.Generator, weights: Mapping[str, float] | None) ->
     total = float(sum(weights.values()))
     if unknown or not total > 0 or min(weights.values()) < 0:
         raise UsageError(
-            f"weights {dict(weights)!r}: give non-negative numbers, not all 0, "
-            f"for kinds among {', '.join((*KINDS, *NOVEL_KINDS))}"
+            "weights: expected non-negative numbers, not all 0, for kinds among "
+            f"{', '.join((*KINDS, *NOVEL_KINDS))}, got {dict(weights)!r}"
         )
     point = rng.random() * total
     for kind, weight in weights.items():
@@ -115,7 +114,7 @@ def _draw_kind(rng: np.random.Generator, weights: Mapping[str, float] | None) ->
 
 def _draw_caption(rng: np.random.Generator, kind: str) -> tuple[Spec, str]:
     if kind not in _DRAW_CONTENT:
-        raise UsageError(f"kind {kind!r} is unknown; use one of {', '.join(_DRAW_CONTENT)}")
+        raise UsageError(f"kind: expected one of {', '.join(_DRAW_CONTENT)}, got {kind!r}")
     required = _DRAW_CONTENT[kind](rng)
     relation = _pick(rng, _RELATION_NAMES) if kind == "position" else None
     background = None if rng.random() < _PLAIN_FRACTION else _pick(rng, _BACKGROUND_NAMES)

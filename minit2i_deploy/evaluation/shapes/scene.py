@@ -1,4 +1,4 @@
-"""The shapes world: what a picture holds and how its objects are laid out."""
+"""Scenes: which objects an image holds and how they are laid out, and what a caption requires."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ GAP: Final = 4.0
 
 SHAPES: Final = ("circle", "square", "triangle", "cross")
 
-# Pairwise at least 118 apart in RGB and 123 from every background, so that a picture that is
-# a little off-colour still decodes.
+# Pairwise at least 118 apart in RGB and 123 from every background, so that an image whose colours
+# are slightly off is still read correctly.
 COLOURS: Final[dict[str, tuple[int, int, int]]] = {
     "red": (220, 20, 40),
     "green": (20, 160, 50),
@@ -41,12 +41,12 @@ KINDS: Final = (
     "colour_attribution",
 )
 
-# What an adapter is shown to learn, because the shipped model never saw it: drawn, asked for and
-# detected only where a novel kind is named. At least 143 from every other colour and background.
+# For adapters to learn, because the shipped model never saw it: drawn, required and detected only
+# in novel kinds. At least 143 from every other colour and background.
 NOVEL_COLOURS: Final[dict[str, tuple[int, int, int]]] = {"cyan": (0, 210, 225)}
 NOVEL_KINDS: Final = ("novel_colour", "novel_attribution")
 
-# Unit offset of the first object from the second, in picture axes (y grows downwards).
+# Unit offset of the first object from the second, in image axes (y grows downwards).
 RELATIONS: Final[dict[str, tuple[int, int]]] = {
     "left": (-1, 0),
     "right": (1, 0),
@@ -78,7 +78,7 @@ class Object:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """Everything a picture holds."""
+    """Everything an image shows."""
 
     objects: tuple[Object, ...]
     background: str
@@ -86,7 +86,7 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requirement:
-    """One promised object; None leaves that property free."""
+    """One required object; None allows any value of that property."""
 
     shape: str | None = None
     colour: str | None = None
@@ -94,16 +94,16 @@ class Requirement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spec:
-    """What a caption promises.
+    """What a caption requires.
 
     Args:
         kind: one of KINDS or NOVEL_KINDS.
-        required: the promised objects, in the caption's order; there must be no others.
-        relation: where the first object stands as seen from the second, a key of RELATIONS.
+        required: the objects, in the caption's order; there must be no others.
+        relation: where the first object is relative to the second, a key of RELATIONS.
         background: the background the caption names, or None.
 
     Raises:
-        UsageError: a name is unknown, or a relation is given for other than two objects.
+        UsageError: a name is unknown, or there is a relation without exactly two objects.
     """
 
     kind: str
@@ -117,8 +117,7 @@ class Spec:
             _check_name("relation", self.relation, tuple(RELATIONS))
             if len(self.required) != 2:
                 raise UsageError(
-                    f"relation {self.relation!r} came with {len(self.required)} objects, but it "
-                    "needs two; drop the relation or name two objects"
+                    f"relation {self.relation!r}: expected two objects, got {len(self.required)}"
                 )
         if self.background is not None:
             _check_name("background", self.background, tuple(BACKGROUNDS))
@@ -130,25 +129,25 @@ class Spec:
 
 
 def colours_of(kind: str) -> dict[str, tuple[int, int, int]]:
-    """The colours that pictures of a kind may hold: novel ones only where the kind is novel."""
+    """The colours that images of a kind may have: novel ones only if the kind is novel."""
     return COLOURS | NOVEL_COLOURS if kind in NOVEL_KINDS else COLOURS
 
 
 def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
-        raise UsageError(f"{what} {name!r} is unknown; use one of {', '.join(known)}")
+        raise UsageError(f"{what}: expected one of {', '.join(known)}, got {name!r}")
 
 
 def lay_out(
     rng: np.random.Generator, num_objects: int, relation: str | None = None
 ) -> Float64[np.ndarray, "num_objects 3"]:
-    """Draw places that keep the margin, the gaps and the relation, by rejection.
+    """Draw positions that respect the margin, the gaps and the relation, by rejection.
 
     Args:
-        rng: generator; a scene is a function of its state alone.
+        rng: generator; the result depends on its state alone.
         num_objects: 1 to 4.
-        relation: where object 0 stands as seen from object 1; their boxes do not overlap along
-            that axis, and the offset there exceeds 1.3 times the other one.
+        relation: where object 0 is relative to object 1; their boxes do not overlap along that
+            axis, and the offset there exceeds 1.3 times the other one.
 
     Returns:
         float64 [num_objects, 3]: x, y, size in pixels of a 64-pixel frame.
@@ -157,9 +156,9 @@ def lay_out(
         UsageError: num_objects is not 1 to 4.
     """
     if num_objects not in _SIZE_RANGES:
-        raise UsageError(f"{num_objects} objects asked for; a scene holds 1 to 4")
+        raise UsageError(f"expected 1 to 4 objects, got {num_objects}")
     low, high = _SIZE_RANGES[num_objects]
-    # Four objects pass about once in a hundred draws: many at once cost what one costs.
+    # Of four objects about one draw in a hundred passes; many draws at once cost as much as one.
     num_draws = 1 if num_objects == 1 else 128
     for _ in range(_BATCHES):
         draws = rng.random((num_draws, num_objects, 3))
@@ -170,7 +169,7 @@ def lay_out(
         first = int(passed.argmax())
         if passed[first]:
             return places[first]
-    raise AssertionError(f"no layout of {num_objects} objects found")
+    raise AssertionError(f"no layout of {num_objects} objects in {_BATCHES} batches")
 
 
 def _accept(

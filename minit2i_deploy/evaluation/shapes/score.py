@@ -1,4 +1,4 @@
-"""Scoring: does a picture keep what its caption promises, and how often does a model."""
+"""Scoring: whether an image meets its caption's spec, and how often a model's images do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from minit2i_deploy.evaluation.shapes.scene import (
     colours_of,
 )
 
-_RELATION_PHRASES: Final = {name: words[0] for name, words in RELATION_PHRASES.items()}
+_RELATION_NAMES: Final = {name: phrases[0] for name, phrases in RELATION_PHRASES.items()}
 
 # The 97.5% point of the normal distribution.
 Z_95: Final = 1.959963984540054
@@ -31,60 +31,61 @@ Z_95: Final = 1.959963984540054
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Whether a picture keeps its caption's promises, with one line that says why."""
+    """Whether an image meets its caption's spec, with one line that says why."""
 
     correct: bool
     reason: str
 
 
 def judge(image: UInt8[np.ndarray, "height width 3"], spec: Spec) -> Verdict:
-    """Judge a picture: exactly the promised objects, relation and background, nothing else.
+    """Judge an image: exactly the required objects, relation and background, nothing else.
 
-    A background the caption does not name is free among the three, but must be one of them.
+    A background that the caption does not name may be any of the three.
 
     Args:
         image: uint8 [height, width, 3], RGB, 0 to 255.
-        spec: what the caption promises.
+        spec: what the caption requires.
 
     Raises:
-        UsageError: the array is not such a picture.
+        UsageError: the array is not such an image.
     """
     reading = detect(image, colours_of(spec.kind))
-    found = reading.detections
+    detections = reading.detections
     if reading.background == UNKNOWN:
-        return Verdict(correct=False, reason="the background is none of white, black and grey")
+        return Verdict(correct=False, reason="the background is not white, black or grey")
     if spec.background not in (None, reading.background):
         return Verdict(
             correct=False,
-            reason=f"wanted a {spec.background} background, found {reading.background}",
+            reason=f"expected a {spec.background} background, got {reading.background}",
         )
-    fitting = _assignments(found, spec.required)
-    if not fitting:
-        wanted = ", ".join(_name(item.colour, item.shape) for item in spec.required)
-        return Verdict(correct=False, reason=f"wanted {wanted}; found {_describe(found)}")
-    if spec.relation is not None and not any(_related(o, spec.relation) for o in fitting):
-        first, second = (_name(item.colour, item.shape) for item in spec.required)
-        reason = f"wanted the {first} {_RELATION_PHRASES[spec.relation]} the {second}; it is not"
+    matches = _assignments(detections, spec.required)
+    if not matches:
+        expected = ", ".join(_name(item.colour, item.shape) for item in spec.required)
+        reason = f"expected {expected}; got {_describe(detections)}"
         return Verdict(correct=False, reason=reason)
-    return Verdict(correct=True, reason=f"found {_describe(found)}")
+    if spec.relation is not None and not any(_related(o, spec.relation) for o in matches):
+        first, second = (_name(item.colour, item.shape) for item in spec.required)
+        reason = f"expected the {first} {_RELATION_NAMES[spec.relation]} the {second}; it is not"
+        return Verdict(correct=False, reason=reason)
+    return Verdict(correct=True, reason=f"shows {_describe(detections)}")
 
 
 def _assignments(
-    found: Sequence[Detection], required: Sequence[Requirement]
+    detections: Sequence[Detection], required: Sequence[Requirement]
 ) -> list[tuple[Detection, ...]]:
-    """Every way to order the detections as the promised objects."""
-    # Checked first: a noisy picture holds dozens of regions, too many to order.
-    if len(found) != len(required):
+    """Every order in which the detections are the required objects."""
+    # Checked first: a noisy image has dozens of regions, too many to permute.
+    if len(detections) != len(required):
         return []
     return [
         order
-        for order in itertools.permutations(found)
+        for order in itertools.permutations(detections)
         if all(_fits(one, item) for one, item in zip(order, required, strict=True))
     ]
 
 
 def _fits(detection: Detection, item: Requirement) -> bool:
-    # An object that cannot be named is a broken object even where its colour is free.
+    # An object without a shape or colour is broken, even where any colour is allowed.
     if UNKNOWN in (detection.shape, detection.colour):
         return False
     return item.shape in (None, detection.shape) and item.colour in (None, detection.colour)
@@ -97,8 +98,8 @@ def _related(order: Sequence[Detection], relation: str) -> bool:
     return along > 0 and along > abs(offset[1 - axis])
 
 
-def _describe(found: Sequence[Detection]) -> str:
-    return ", ".join(_name(item.colour, item.shape) for item in found) or "nothing"
+def _describe(detections: Sequence[Detection]) -> str:
+    return ", ".join(_name(item.colour, item.shape) for item in detections) or "nothing"
 
 
 def _name(colour: str | None, shape: str | None) -> str:
@@ -116,8 +117,8 @@ def wilson_interval(num_correct: int, num_total: int) -> tuple[float, float]:
     """
     if num_total <= 0 or not 0 <= num_correct <= num_total:
         raise UsageError(
-            f"{num_correct} correct of {num_total} came; judge at least one picture and count "
-            "no more correct ones than were judged"
+            "expected a positive total and no more correct images than that, got "
+            f"{num_correct} of {num_total}"
         )
     rate = num_correct / num_total
     shrink = 1 + Z_95**2 / num_total
@@ -129,14 +130,14 @@ def wilson_interval(num_correct: int, num_total: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rate:
-    """How many pictures of a group are correct."""
+    """How many images of a group are correct."""
 
     num_correct: int
     num_total: int
 
     @property
     def accuracy(self) -> float:
-        """Part of the pictures that are correct, 0 to 1."""
+        """Share of the images that are correct, 0 to 1."""
         return self.num_correct / self.num_total
 
     @property
@@ -157,14 +158,14 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShapesScore:
-    """Prompt-following accuracy of a model, over all pictures and kind by kind."""
+    """Prompt-following accuracy of a model, over all images and kind by kind."""
 
     overall: Rate
     kinds: dict[str, Rate]
 
     @classmethod
     def of(cls, results: Iterable[tuple[Spec, Verdict]]) -> ShapesScore:
-        """Count verdicts; kinds without pictures are left out.
+        """Count verdicts; kinds without images are excluded.
 
         Raises:
             UsageError: there are no results.
@@ -178,7 +179,7 @@ class ShapesScore:
             if correct
         }
         if not kinds:
-            raise UsageError("no pictures came to be scored; judge at least one")
+            raise UsageError("no images to score; judge at least one")
         overall = Rate(
             num_correct=sum(rate.num_correct for rate in kinds.values()),
             num_total=sum(rate.num_total for rate in kinds.values()),
@@ -186,14 +187,14 @@ class ShapesScore:
         return cls(overall=overall, kinds=kinds)
 
     def to_dict(self) -> dict[str, Any]:
-        """The score as plain values, ready for JSON."""
+        """Plain values, ready for JSON."""
         return {
             "overall": self.overall.to_dict(),
             "kinds": {kind: rate.to_dict() for kind, rate in self.kinds.items()},
         }
 
     def to_table(self) -> str:
-        """The score as lines of text, one a kind and the overall one last."""
+        """Lines of text: one for each kind, the overall score last."""
         lines = [f"{'kind':<20}{'correct':>11}{'accuracy':>10}   95% interval"]
         for name, rate in (*self.kinds.items(), ("overall", self.overall)):
             low, high = rate.interval
