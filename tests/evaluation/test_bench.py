@@ -105,7 +105,9 @@ def test_ratios_are_of_pairs(clock: Clock) -> None:
 
 @pytest.mark.parametrize("options", [{"repeats": 0}, {"warm_up": -1}])
 def test_wrong_counts_are_refused(clock: Clock, options: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match="at least 1 and 0 are needed"):
+    with pytest.raises(
+        UsageError, match="expected repeats of at least 1 and warm-up of at least 0"
+    ):
         time_subjects([subject("a", clock, [], dict.fromkeys(STAGES, 1.0))], **options)
 
 

@@ -123,7 +123,7 @@ def test_distance_is_to_the_fine_grid_on_the_first_captions_of_each_kind(bundle:
             generate(bundle, runtime, texts, seed=seeds, table=table, guidance=2.5).x
             for table in (TABLES[0], fine)
         )
-    assert found is not None and found.num_pictures == 12
+    assert found is not None and found.num_images == 12
     assert found.psnr_db == pytest.approx(image_metrics.psnr(x, reference).mean(), abs=1e-6)
     assert found.gmsd == pytest.approx(image_metrics.gmsd(x, reference).mean(), abs=1e-9)
 
@@ -152,7 +152,9 @@ def test_no_figure_depends_on_the_batch(bundle: Bundle) -> None:
 def test_the_grid_must_be_finer_than_what_it_judges(bundle: Bundle) -> None:
     settings = MeterSettings(per_kind=1, reference_steps=31)
     with FakeRuntime(bundle) as runtime:
-        with pytest.raises(UsageError, match="dpmpp2m-8 has 8 rows; give at least 32"):
+        with pytest.raises(
+            UsageError, match="expected at least 32 for the 8 rows of table dpmpp2m-8, got 31"
+        ):
             measure_candidates(bundle, runtime, list_candidates(TABLES, [2.5]), settings)
 
 
@@ -234,9 +236,9 @@ def test_leaving_the_loop_paints_no_more(bundle: Bundle) -> None:
 def test_what_cannot_be_compared_is_refused(bundle: Bundle) -> None:
     with FakeRuntime(bundle) as runtime:
         twice = list_candidates([TABLES[0], TABLES[0]], [2.5])
-        with pytest.raises(UsageError, match="dpmpp2m-8 came twice"):
+        with pytest.raises(UsageError, match="duplicate tables dpmpp2m-8"):
             measure_candidates(bundle, runtime, twice, SETTINGS)
-        with pytest.raises(UsageError, match="no table came"):
+        with pytest.raises(UsageError, match="expected at least one table"):
             measure_candidates(bundle, runtime, [], SETTINGS)
 
 
@@ -316,7 +318,7 @@ def test_json_and_text_hold_every_figure(bundle: Bundle) -> None:
 
 
 def test_equal_pictures_are_null_in_json() -> None:
-    one = outcome("a", 5, 3, distance=meter.Distance(psnr_db=math.inf, gmsd=0.0, num_pictures=2))
+    one = outcome("a", 5, 3, distance=meter.Distance(psnr_db=math.inf, gmsd=0.0, num_images=2))
     report = MeterReport(bundle="ab", runtime="fake", settings=SETTINGS, outcomes=(one,))
     found = json.loads(json_text(report.to_dict()))["outcomes"][0]
     assert found["distance"] == {"psnr_db": None, "gmsd": 0.0, "pictures": 2}
@@ -336,7 +338,7 @@ def test_plots_are_pictures_and_repeat_byte_for_byte(bundle: Bundle, tmp_path: P
     for path in (*first, tmp_path / "steps.png"):
         colours = np.unique(np.asarray(Image.open(path)).reshape(-1, 4), axis=0)
         assert len(colours) > 20
-    with pytest.raises(UsageError, match="1 labels came for 3 outcomes"):
+    with pytest.raises(UsageError, match="a label for each of 3 outcomes, got 1"):
         plots.plot_settings(report.outcomes, ["8"], "steps", tmp_path / "steps.png")
 
 

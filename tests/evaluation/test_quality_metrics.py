@@ -97,10 +97,10 @@ def test_gmsd_grows_with_damage_and_sees_no_offset() -> None:
 
 
 def test_distances_refuse_what_does_not_fit() -> None:
-    with pytest.raises(UsageError, match=r"\[1, 3, 8, 8\] came with \[2, 3, 8, 8\]"):
+    with pytest.raises(UsageError, match=r"\[1, 3, 8, 8\] and \[2, 3, 8, 8\]"):
         # Without the array types that are checked in tests only.
         inspect.unwrap(psnr)(pictures(0, (1, 3, 8, 8)), pictures(0, (2, 3, 8, 8)))
-    with pytest.raises(UsageError, match="pictures are 5x8, but at least 8x8"):
+    with pytest.raises(UsageError, match="expected images of at least 8x8 pixels, got 5x8"):
         gmsd(pictures(0, (1, 3, 5, 8)), pictures(0, (1, 3, 5, 8)))
 
 
@@ -162,5 +162,5 @@ def test_drawn_pictures_have_no_seams() -> None:
 
 @pytest.mark.parametrize("patch", [1, 8, 16])
 def test_seams_need_borders(patch: int) -> None:
-    with pytest.raises(UsageError, match=f"patch size is {patch} in pictures of 8x16"):
+    with pytest.raises(UsageError, match=f"got {patch} in images of 8x16"):
         seam_gradients(np.zeros((1, 3, 8, 16), dtype=np.float32), patch)

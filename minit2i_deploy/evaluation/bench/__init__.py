@@ -1,1 +1,1 @@
-"""Measuring: arithmetic of the graphs, time of each stage, and several engines side by side."""
+"""Benchmarks: time of each stage of generation and embedding, for several engines in turns."""

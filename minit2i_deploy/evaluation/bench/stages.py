@@ -1,4 +1,4 @@
-"""The stages of one picture as calls that can be timed again and again."""
+"""`Subject`: the stages of generation on one runtime as repeatable calls."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from minit2i_deploy.request import Request
 from minit2i_deploy.text.encoder import SequenceEncoder
 
 STAGES: Final = ("tokenise", "encode", "adapt", "step", "image", "embed")
-# Words of common prompts; texts for the embed stage are made of them.
-_WORDS: Final = "a red blue green circle square triangle left of two three above the small".split()
+# Vocabulary of the texts for the embed stage: common words of prompts.
+_VOCABULARY: Final = (
+    "a red blue green circle square triangle left of two three above the small".split()
+)
 
 
 @runtime_checkable
 class Rated(Protocol):
-    """A runtime that can tell what its matrix products reach."""
+    """A runtime that can measure the rate of its matrix products."""
 
     def matrix_rate(self) -> float:
-        """FLOP a second of large matrix products, measured now."""
+        """FLOP a second of large matrix products, measured by this call."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,11 +41,11 @@ class Subject:
     """One bundle on one runtime, ready to be timed.
 
     Args:
-        label: what tells it from the others.
-        stages: stage to a call that does it once.
-        flops: stage to the arithmetic of one call, where a formula tells it.
-        steps_per_image: step calls that one picture costs; a row with fewer branches counts for
-            its share.
+        label: unique among the subjects.
+        stages: stage to a call that runs it once.
+        flops: stage to the arithmetic of one call, for stages with a formula.
+        steps_per_image: step calls for one image; a row with fewer branches counts for its
+            share.
         num_texts: texts in one call of embed.
         noise: start of a trajectory, float32 [1, 3, H, W], the same for every subject of a size.
         estimate: the guided estimate of the clean image for the prompt.
@@ -70,23 +72,23 @@ def prepare_subject(
     num_texts: int = 64,
     batch_size: int = 32,
 ) -> Subject:
-    """Run every stage once and keep what the next one needs.
+    """Run every stage once and store the inputs of the next one.
 
     Args:
-        label: what tells it from the others.
+        label: unique among the subjects.
         bundle: what to run.
         runtime: an open runtime of that bundle.
-        prompt: what to paint.
-        preset: table and guidance; None takes the bundle's default.
-        num_texts: short texts, all different, that one call of embed encodes.
-        batch_size: of those.
+        prompt: what to generate.
+        preset: table and guidance; None for the bundle's default.
+        num_texts: different short texts that one call of embed encodes.
+        batch_size: of the texts.
 
     Raises:
-        UsageError: an unknown preset, or no text.
+        UsageError: an unknown preset, or no texts.
         RuntimeFailure: the engine failed.
     """
     if num_texts < 1:
-        raise UsageError(f"{num_texts} texts to embed came, but at least 1 is needed")
+        raise UsageError(f"expected at least 1 text to embed, got {num_texts}")
     table, guidance = bundle.preset(preset)
     request = Request.of(bundle, prompt, table=table, guidance=guidance)
     costliest = max(request.rows, key=lambda row: len(row.weights))
@@ -94,9 +96,11 @@ def prepare_subject(
     tokenizer = bundle.tokenizer()
     (encoded,) = tokenizer.encode([prompt])
     ids, mask = encoded.ids[None], np.ones((1, len(encoded.ids)), np.int64)
-    context, room = _context(bundle, runtime.encode(ids, mask), branches)
-    told = None if request.conditions is None else np.tile(request.conditions, (branches, 1))
-    adapted = runtime.adapt(context, room, told)
+    context, context_mask = _context(bundle, runtime.encode(ids, mask), branches)
+    conditions = request.conditions
+    if conditions is not None:
+        conditions = np.tile(conditions, (branches, 1))
+    adapted = runtime.adapt(context, context_mask, conditions)
     tokens, noise = adapted[:, None], request.start(bundle)
     state = runtime.start(noise, tokens)
     state.step(costliest)
@@ -108,7 +112,7 @@ def prepare_subject(
         stages={
             "tokenise": lambda: tokenizer.encode([prompt]),
             "encode": lambda: runtime.encode(ids, mask),
-            "adapt": lambda: runtime.adapt(context, room, told),
+            "adapt": lambda: runtime.adapt(context, context_mask, conditions),
             "step": lambda: state.step(costliest),
             "image": lambda: to_pil(first),
             "embed": lambda: list(encoder.sequences(texts)),
@@ -123,12 +127,12 @@ def prepare_subject(
 
 
 def short_texts(count: int) -> list[str]:
-    """So many different texts of 2 to 9 words, always the same ones."""
+    """So many different texts of 2 to 9 words, the same in every call."""
     rng = np.random.default_rng(0)
     texts: dict[str, None] = {}
     while len(texts) < count:
         length = int(rng.integers(2, 10))
-        texts[" ".join(rng.choice(_WORDS, length))] = None
+        texts[" ".join(rng.choice(_VOCABULARY, length))] = None
     return list(texts)
 
 
@@ -145,7 +149,7 @@ def numpy_rate(size: int = 2048, repeats: int = 5) -> float:
 
 
 def _context(bundle: Bundle, values: np.ndarray, branches: int) -> tuple[np.ndarray, np.ndarray]:
-    """The prompt padded to the model's length, and of two branches the one without a prompt."""
+    """The padded prompt and its mask; a second branch is the unconditional one."""
     length = bundle.config.prompt_length
     context = np.zeros((branches, length, values.shape[2]), np.float32)
     mask = np.zeros((branches, length), np.int64)
@@ -161,6 +165,6 @@ def _flops(bundle: Bundle, num_tokens: int, branches: int) -> dict[str, int]:
         encoder = json.loads(path.read_text(encoding="utf-8"))
         flops["encode"] = text_encoder_flops(encoder, num_tokens)
     except (OSError, ValueError, KeyError):
-        # Another encoder than T5 has no formula here, and is timed all the same.
+        # There is a formula for T5 only; other encoders are timed without one.
         pass
     return flops

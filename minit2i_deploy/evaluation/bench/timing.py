@@ -1,4 +1,4 @@
-"""Time several subjects in turns, so that whatever else the machine does slows all of them."""
+"""Time several subjects in turns, so that other load on the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from minit2i_deploy.progress import Progress, no_progress
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """Seconds of one stage of one subject, in the order they ran."""
+    """Seconds of one stage of one subject, in the order of the calls."""
 
     seconds: tuple[float, ...]
 
@@ -34,13 +34,13 @@ class Timing:
 
     @property
     def p95(self) -> float:
-        """Nineteen of twenty are as fast as this, by linear interpolation."""
+        """95th percentile, by linear interpolation."""
         return float(np.percentile(self.seconds, 95))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SubjectTimings:
-    """What was measured of one subject.
+    """The measurements of one subject.
 
     Args:
         label: of the subject.
@@ -70,7 +70,7 @@ class SubjectTimings:
         return self.step_flops / self.timings["step"].p50 / self.matrix_rate
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; seconds are those of p50 and p95 and of each repeat."""
+        """Plain values for JSON: p50, p95 and the seconds of each repeat."""
         stages = {
             stage: {"p50_s": timing.p50, "p95_s": timing.p95, "seconds": list(timing.seconds)}
             for stage, timing in self.timings.items()
@@ -95,12 +95,12 @@ def time_subjects(
     warm_up: int = 2,
     progress: Progress = no_progress,
 ) -> list[SubjectTimings]:
-    """Time every stage of every subject: A B A B, stage by stage.
+    """Time every stage of every subject, alternating between subjects (A B A B).
 
     Args:
-        subjects: at least one; the first is what the others are compared with.
+        subjects: at least one; the others are compared with the first.
         repeats: timed calls of each stage.
-        warm_up: calls before those, not timed.
+        warm_up: calls before them that are not timed.
         progress: called with the share done and the stage.
 
     Raises:
@@ -109,7 +109,7 @@ def time_subjects(
     """
     if repeats < 1 or warm_up < 0:
         raise UsageError(
-            f"repeats {repeats} and warm-up {warm_up} came; at least 1 and 0 are needed"
+            f"expected repeats of at least 1 and warm-up of at least 0, got {repeats} and {warm_up}"
         )
     seconds: dict[tuple[int, str], list[float]] = {}
     rounds = len(STAGES) * (warm_up + repeats)
@@ -126,13 +126,13 @@ def time_subjects(
             progress(done / rounds, stage)
     errors = _estimate_errors(subjects)
     return [
-        _measured(subject, errors[i], {s: Timing(seconds=tuple(seconds[i, s])) for s in STAGES})
+        _measurements(subject, errors[i], {s: Timing(seconds=tuple(seconds[i, s])) for s in STAGES})
         for i, subject in enumerate(subjects)
     ]
 
 
 def speed_ratios(first: SubjectTimings, other: SubjectTimings) -> dict[str, float]:
-    """Stage to the median of the paired ratios: above 1, ``other`` is that many times faster."""
+    """Stage to the median of the paired ratios: ``other`` is that many times faster."""
     return {
         stage: statistics.median(
             a / b for a, b in zip(timing.seconds, other.timings[stage].seconds, strict=True)
@@ -142,7 +142,7 @@ def speed_ratios(first: SubjectTimings, other: SubjectTimings) -> dict[str, floa
 
 
 def _estimate_errors(subjects: Sequence[Subject]) -> list[EstimateError]:
-    """Of each subject to the first, from the same states."""
+    """Error of each subject's estimate, from the states of the first."""
     first = subjects[0]
     errors = [EstimateError(relative=0.0, psnr_db=math.inf)]
     if len(subjects) == 1:
@@ -157,15 +157,15 @@ def _estimate_errors(subjects: Sequence[Subject]) -> list[EstimateError]:
     return errors
 
 
-def _measured(
+def _measurements(
     subject: Subject, error: EstimateError, timings: Mapping[str, Timing]
 ) -> SubjectTimings:
     once = sum(timings[stage].p50 for stage in ("tokenise", "encode", "adapt", "image"))
-    whole = once + subject.steps_per_image * timings["step"].p50
+    total = once + subject.steps_per_image * timings["step"].p50
     return SubjectTimings(
         label=subject.label,
         timings=timings,
-        images_per_s=1.0 / whole,
+        images_per_s=1.0 / total,
         texts_per_s=subject.num_texts / timings["embed"].p50,
         step_flops=subject.flops["step"],
         matrix_rate=subject.matrix_rate,

@@ -1,4 +1,4 @@
-"""The quality meter: what fewer evaluations cost, measured and not promised."""
+"""The quality meter: score and image quality of solver tables against evaluations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the meter compares: tables with a guidance scale, and the words that name them."""
+"""`Candidate`: a table at a guidance scale, and how tables are named on the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LAND: Final = "land"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A table at one guidance scale; ``name`` stands for it in reports."""
+    """A table at one guidance scale; ``name`` identifies it in reports."""
 
     name: str
     table: Table
@@ -27,18 +27,18 @@ class Candidate:
 
     @property
     def num_evaluations(self) -> int:
-        """Evaluations of the denoiser a picture costs: branches, summed over the rows."""
+        """Evaluations of the denoiser for one image: branches, summed over the rows."""
         return sum(len(row.weights) for row in self.table.steps(self.guidance))
 
 
 def list_candidates(tables: Sequence[Table], guidances: Sequence[float]) -> list[Candidate]:
-    """Every table at every scale; the scale is in the name where there are several.
+    """Every table at every scale; the name includes the scale if there are several.
 
     Raises:
-        UsageError: no tables or scales, or two of one name.
+        UsageError: no tables or no scales.
     """
     if not tables or not guidances:
-        raise UsageError("no table or no guidance scale came; give at least one of each")
+        raise UsageError("expected at least one table and one guidance scale")
     suffixes = [f"@{scale:g}" if len(guidances) > 1 else "" for scale in guidances]
     return [
         Candidate(name=table.name + suffix, table=table, guidance=scale)
@@ -48,16 +48,16 @@ def list_candidates(tables: Sequence[Table], guidances: Sequence[float]) -> list
 
 
 def parse_table(bundle: Bundle, spec: str) -> Table:
-    """The table that a word of the command line stands for.
+    """The table that a command-line argument names.
 
     Args:
-        bundle: whose tables go by name, and whose flavour gives a_min.
-        spec: TABLE_SPEC. a_min=land takes the last step's length, so that the solver ends on
-            the estimate.
+        bundle: its tables are known by name, and its flavour sets a_min.
+        spec: TABLE_SPEC. a_min=land is the length of the last step, so that the solver ends
+            on the estimate.
 
     Raises:
         UsageError: no such table, file, solver or setting.
-        BundleError: the bundle's table is damaged.
+        BundleError: the bundle's table is corrupt.
     """
     if ":" in spec:
         return _compiled(bundle, spec)
@@ -65,39 +65,41 @@ def parse_table(bundle: Bundle, spec: str) -> Table:
 
 
 def _compiled(bundle: Bundle, spec: str) -> Table:
-    solver, steps_word, *words = spec.split(":")
-    steps, settings = _steps(spec, steps_word), _settings(spec, words)
+    solver, steps_text, *parts = spec.split(":")
+    steps, settings = _steps(spec, steps_text), _settings(spec, parts)
     shift = _number(spec, "shift", settings["shift"]) if "shift" in settings else None
     grid = "uniform" if shift is None else "shifted"
     a_min, suffix = None, ""
     if "a_min" in settings:
-        word = settings["a_min"]
+        value = settings["a_min"]
         points = solver_points(solver, steps, grid, shift)
-        a_min = float(1.0 - points[-2]) if word == _LAND else _number(spec, "a_min", word)
-        suffix = f"-{_LAND}" if word == _LAND else f"-a{a_min:g}"
+        a_min = float(1.0 - points[-2]) if value == _LAND else _number(spec, "a_min", value)
+        suffix = f"-{_LAND}" if value == _LAND else f"-a{a_min:g}"
     table = bundle.compile_table(solver, steps, grid=grid, shift=shift, a_min=a_min)
     return dataclasses.replace(table, name=table.name + suffix)
 
 
-def _steps(spec: str, word: str) -> int:
+def _steps(spec: str, text: str) -> int:
     try:
-        return int(word)
+        return int(text)
     except ValueError:
-        raise UsageError(f"table {spec!r}: steps is {word!r}; give {TABLE_SPEC}") from None
+        raise UsageError(
+            f"table {spec!r}: expected an integer number of steps, got {text!r}; give {TABLE_SPEC}"
+        ) from None
 
 
-def _settings(spec: str, words: Sequence[str]) -> dict[str, str]:
+def _settings(spec: str, parts: Sequence[str]) -> dict[str, str]:
     settings: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
+    for part in parts:
+        key, equals, value = part.partition("=")
         if key not in ("shift", "a_min") or not equals or key in settings:
-            raise UsageError(f"table {spec!r}: {word!r} is no setting; give {TABLE_SPEC}")
+            raise UsageError(f"table {spec!r}: {part!r} is not a setting; give {TABLE_SPEC}")
         settings[key] = value
     return settings
 
 
-def _number(spec: str, key: str, word: str) -> float:
+def _number(spec: str, key: str, text: str) -> float:
     try:
-        return float(word)
+        return float(text)
     except ValueError:
-        raise UsageError(f"table {spec!r}: {key} is {word!r}, but a number is needed") from None
+        raise UsageError(f"table {spec!r}: {key}: expected a number, got {text!r}") from None

@@ -1,4 +1,4 @@
-"""The fine grid that a table is compared with: the same equation, the same end, many steps."""
+"""Fine reference of a table: the same equation and the same end, in many small steps."""
 
 from __future__ import annotations
 
@@ -16,46 +16,47 @@ _ROUNDING: Final = 1e-9
 
 
 def fine_table(table: Table, steps: int) -> Table | None:
-    """What a table approximates, in many equal steps of order 2.
+    """The solution that a table approximates, in many equal steps of order 2.
 
-    It ends as the table does: on the estimate where the table's last row gives x' = y, and
-    otherwise with the floor of 1 - t that its last row divides by. Share, clip and rescale are
-    the table's own, each row's held until the time of the next.
+    It ends as the table does: on the estimate if the table's last row gives x' = y, otherwise
+    with the floor of 1 - t that its last row divides by. Share, clip and rescale are those of the
+    table, constant from the time of a row to that of the next.
 
     Args:
-        table: what is to be judged.
+        table: what the reference is for.
         steps: of the fine grid, at least four times the table's rows.
 
     Returns:
-        None where the table approximates no solution of the flow that more steps would near: it
-        draws fresh noise, belongs to a few-step student, goes back in time, or ends on no Euler
-        step.
+        None if the table does not converge to a solution of the flow: it draws fresh noise,
+        belongs to a few-step student, goes back in time, or does not end on an Euler step.
 
     Raises:
-        UsageError: too few steps to judge this table by.
+        UsageError: too few steps for this table.
     """
     if check_steps(steps) < 4 * len(table):
         raise UsageError(
-            f"reference steps are {steps}, but table {table.name} has {len(table)} rows; give at "
-            f"least {4 * len(table)}, or 0 for no reference"
+            f"reference steps: expected at least {4 * len(table)} for the {len(table)} rows of "
+            f"table {table.name}, got {steps}; 0 is no reference"
         )
     t = table.column("t")
     floor = end_floor(table)
     if floor is None or (np.diff(t) < 0).any():
         return None
-    # A floor no longer than the last step is no floor.
+    # A floor of at most the last step's length never applies.
     fine = solver_table(REFERENCE_SOLVER, steps=steps, a_min=floor or 1.0 / steps)
     rows = np.searchsorted(t, fine.column("t") + _ROUNDING, side="right") - 1
-    held = {name: table.column(name)[np.maximum(rows, 0)] for name in ("share", "clip", "rescale")}
-    return replace_columns(fine, held, name=fine.name, meta=fine.meta)
+    columns = {
+        name: table.column(name)[np.maximum(rows, 0)] for name in ("share", "clip", "rescale")
+    }
+    return replace_columns(fine, columns, name=fine.name, meta=fine.meta)
 
 
 def end_floor(table: Table) -> float | None:
-    """How a table ends, read off its last row.
+    """How a table ends, from its last row.
 
     Returns:
-        0 where it ends on the estimate; the floor that 1 - t is divided by in an Euler step that
-        falls short of it; None where neither can be said of the whole trajectory.
+        0 if it ends on the estimate; the floor of 1 - t in an Euler step that falls short of it;
+        None if neither describes the trajectory.
     """
     if table.is_conditioned or table.column("n").any():
         return None

@@ -1,7 +1,7 @@
-"""Figures of pictures in numpy: three distances, saturation, and seams between patches.
+"""Image metrics in numpy: PSNR, GMSD, saturation, and seams between patches.
 
 Every function takes the sampler's final states, float32 [batch, 3, H, W], -1 black to 1 white and
-not yet clamped, and gives a figure for each picture.
+not yet clamped, and returns a figure for each image.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def psnr(
     a: Float32[np.ndarray, "batch 3 height width"],
     b: Float32[np.ndarray, "batch 3 height width"],
 ) -> Float64[np.ndarray, " batch"]:
-    """Peak signal-to-noise ratio of pictures clamped to [-1, 1].
+    """Peak signal-to-noise ratio of images clamped to [-1, 1].
 
     Args:
         a: float32 [batch, 3, H, W], -1 black to 1 white.
         b: float32 [batch, 3, H, W], what a is compared with.
 
     Returns:
-        float64 [batch], decibels; infinity where the two are equal.
+        float64 [batch], decibels; infinity if the two are equal.
 
     Raises:
         UsageError: two shapes.
@@ -50,8 +50,8 @@ def gmsd(
 
     Luma of 0 to 255 is averaged over 2x2 blocks; Prewitt filters give gradient magnitudes p and q
     at the inner pixels; the distance is the standard deviation, over pixels, of
-    (2 p q + 170) / (p^2 + q^2 + 170). It sees no change of hue at equal luma and no constant
-    offset, which PSNR does.
+    (2 p q + 170) / (p^2 + q^2 + 170). A change of hue at equal luma or a constant offset
+    does not change it; both change PSNR.
 
     Args:
         a: float32 [batch, 3, H, W], -1 black to 1 white; values outside are clamped.
@@ -61,16 +61,16 @@ def gmsd(
         float64 [batch], 0 equal, larger is worse, below 0.5.
 
     Raises:
-        UsageError: two shapes, or pictures below 8x8 pixels.
+        UsageError: two shapes, or images below 8x8 pixels.
 
-    Source: Xue et al. 1308.3052, equations 1 to 5. The authors' code pads with black, which makes
-    an edge around every picture; here the outermost pixels have no gradient.
+    Source: Xue et al. 1308.3052, equations 1 to 5. The authors' code pads with black, which adds
+    an edge around every image; here the outermost pixels have no gradient.
     """
     _check_pair(a, b)
     if min(a.shape[2:]) < _SMALLEST:
         raise UsageError(
-            f"pictures are {a.shape[2]}x{a.shape[3]}, but at least {_SMALLEST}x{_SMALLEST} pixels "
-            "are needed"
+            f"expected images of at least {_SMALLEST}x{_SMALLEST} pixels, got "
+            f"{a.shape[2]}x{a.shape[3]}"
         )
     p, q = (_gradient_magnitude(_blocks(luma(x))) for x in (a, b))
     similarity = (2.0 * p * q + GMSD_STABILITY) / (p * p + q * q + GMSD_STABILITY)
@@ -97,8 +97,8 @@ def seam_gradients(
 ) -> Float64[np.ndarray, "batch 2 2"]:
     """Mean absolute difference of neighbouring pixels, across patch borders and elsewhere.
 
-    The outer half of the outermost patches is left out: pictures are emptier there, and it lies
-    beside no border, so it would pass for a seam everywhere else.
+    The outer half of the outermost patches is excluded: images are emptier there and it touches no
+    border, so including it would look like a seam at the borders.
 
     Args:
         x: float32 [batch, 3, H, W], -1 black to 1 white; values outside are clamped.
@@ -106,15 +106,15 @@ def seam_gradients(
 
     Returns:
         float64 [batch, 2, 2]: first horizontal neighbours, then vertical ones; of each first the
-            pairs that a border lies between, then the others.
+            pairs across a border, then the others.
 
     Raises:
-        UsageError: a patch size that leaves no borders, or nothing else.
+        UsageError: a patch size with which there are only borders, or none.
     """
     if patch_size < 2 or min(x.shape[2:]) <= patch_size:
         raise UsageError(
-            f"patch size is {patch_size} in pictures of {x.shape[2]}x{x.shape[3]}, but 2 pixels "
-            "or more and at least two patches a side are needed"
+            f"expected a patch size of 2 or more and two patches a side, got {patch_size} in "
+            f"images of {x.shape[2]}x{x.shape[3]}"
         )
     clamped = _clamped(x)
     return np.stack(
@@ -129,16 +129,17 @@ def seam_gradients(
 
 
 def seam_ratios(gradients: Float64[np.ndarray, "batch 2 2"]) -> tuple[float | None, ...]:
-    """Gradient across patch borders over gradient elsewhere, of many pictures together.
+    """Gradient across patch borders over gradient elsewhere, over many images.
 
-    A single picture's ratio depends on where its edges happen to lie, and is 0/0 where it is
-    flat; so the gradients are averaged first.
+    The ratio of a single image depends on where its edges are, and is 0/0 if it is flat; so the
+    gradients are averaged first.
 
     Args:
-        gradients: float64 [batch, 2, 2] of ``seam_gradients``, in any number of pictures.
+        gradients: float64 [batch, 2, 2] of ``seam_gradients``, of any number of images.
 
     Returns:
-        horizontal, vertical and both together; 1 is no seam, and None all flat inside patches.
+        horizontal, vertical and both together; 1 is no seam, None if all images are flat inside
+            patches.
     """
     mean = gradients.mean(axis=0)
     pairs = (*mean, mean.sum(axis=0))
@@ -148,18 +149,18 @@ def seam_ratios(gradients: Float64[np.ndarray, "batch 2 2"]) -> tuple[float | No
 def _border_and_rest(
     profile: Float64[np.ndarray, "batch pairs"], patch_size: int
 ) -> Float64[np.ndarray, "batch 2"]:
-    # Pair i lies between pixels i and i + 1.
-    place = np.arange(1, profile.shape[1] + 1)
-    at_border = place % patch_size == 0
+    # Pair i is between pixels i and i + 1.
+    position = np.arange(1, profile.shape[1] + 1)
+    at_border = position % patch_size == 0
     half = patch_size // 2
-    near = (place >= patch_size - half) & (place <= profile.shape[1] + 1 - patch_size + half)
-    parts = [profile[:, chosen].mean(axis=1) for chosen in (at_border, near & ~at_border)]
+    inner = (position >= patch_size - half) & (position <= profile.shape[1] + 1 - patch_size + half)
+    parts = [profile[:, mask].mean(axis=1) for mask in (at_border, inner & ~at_border)]
     return np.stack(parts, axis=1)
 
 
 def _check_pair(a: np.ndarray, b: np.ndarray) -> None:
     if a.shape != b.shape:
-        raise UsageError(f"pictures of shape {list(a.shape)} came with {list(b.shape)}; give equal")
+        raise UsageError(f"expected two equal shapes, got {list(a.shape)} and {list(b.shape)}")
 
 
 def _clamped(x: np.ndarray) -> Float64[np.ndarray, "batch 3 height width"]:
@@ -169,17 +170,18 @@ def _clamped(x: np.ndarray) -> Float64[np.ndarray, "batch 3 height width"]:
 def luma(
     x: Float32[np.ndarray, "batch 3 height width"],
 ) -> Float64[np.ndarray, "batch height width"]:
-    """Brightness of BT.601 of pictures clamped to [-1, 1]: float64 [batch, H, W], 0 to 255."""
+    """Luma of BT.601 of images clamped to [-1, 1]: float64 [batch, H, W], 0 to 255."""
     return np.tensordot(_LUMA, (_clamped(x) + 1.0) * 127.5, axes=(0, 1))
 
 
-def _blocks(levels: np.ndarray) -> Float64[np.ndarray, "batch rows columns"]:
-    rows, columns = (size // 2 for size in levels.shape[1:])
-    even = levels[:, : 2 * rows, : 2 * columns]
-    return even.reshape(len(levels), rows, 2, columns, 2).mean(axis=(2, 4))
+def _blocks(levels: np.ndarray) -> Float64[np.ndarray, "batch height width"]:
+    """Means over blocks of 2x2 pixels; an odd last line or column is dropped."""
+    height, width = (size // 2 for size in levels.shape[1:])
+    even = levels[:, : 2 * height, : 2 * width]
+    return even.reshape(len(levels), height, 2, width, 2).mean(axis=(2, 4))
 
 
-def _gradient_magnitude(levels: np.ndarray) -> Float64[np.ndarray, "batch rows columns"]:
+def _gradient_magnitude(levels: np.ndarray) -> Float64[np.ndarray, "batch height width"]:
     """Prewitt: the mean of three neighbouring central differences, in either direction."""
     across = levels[:, :, 2:] - levels[:, :, :-2]
     down = levels[:, 2:] - levels[:, :-2]

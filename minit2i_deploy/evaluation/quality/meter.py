@@ -1,6 +1,6 @@
-"""The meter: every candidate paints the same captions from the same noise.
+"""The meter: every candidate generates the same captions from the same noise.
 
-paint -> judge -> saturation and seams -> distance to a fine grid on some of them -> compare
+generate -> judge -> saturation and seams -> distance to a fine reference for some -> compare
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def measure_candidates(
     settings: MeterSettings,
     progress: Progress = no_progress,
 ) -> MeterReport:
-    """Paint the same held-out captions with every candidate and compare.
+    """Generate the same held-out captions with every candidate and compare.
 
     Args:
         bundle: what to run.
         runtime: an open runtime of that bundle.
-        candidates: the first is what the others are paired with; names differ.
-        settings: how many captions, which seed, which fine grid.
-        progress: called with the share of evaluations done, 0 to 1, and what is painted.
+        candidates: the others are paired with the first; names differ.
+        settings: number of captions, seed, and fine reference.
+        progress: called with the share of evaluations done, 0 to 1, and the candidate's name.
 
     Raises:
         UsageError: no candidates, two of one name, or one that does not fit the bundle.
@@ -66,34 +66,34 @@ def iter_outcomes(
     settings: MeterSettings,
     progress: Progress = no_progress,
 ) -> Iterator[Outcome]:
-    """The same as an iterator, one outcome a candidate; leaving the loop cancels the rest.
+    """Like ``measure_candidates``, but an iterator of outcomes; leaving the loop cancels the rest.
 
     Args and Raises: as ``measure_candidates``.
     """
     references = _references(candidates, settings)
     total = count_evaluations(candidates, settings)
-    painter = _Painter(bundle, runtime, settings, total, progress)
-    compared = painter.compared
-    painted: dict[Candidate, np.ndarray] = {}
+    generator = _CaptionGenerator(bundle, runtime, settings, total, progress)
+    compared = generator.compared
+    fine_states: dict[Candidate, np.ndarray] = {}
     baseline: list[bool] | None = None
     for candidate, reference in zip(candidates, references, strict=True):
-        if reference is not None and reference not in painted:
-            painted[reference] = np.concatenate(
-                [result.x for _, result in painter.paint(reference, compared)]
+        if reference is not None and reference not in fine_states:
+            fine_states[reference] = np.concatenate(
+                [result.x for _, result in generator.run(reference, compared)]
             )
         tally = _Tally(bundle.config.patch_size)
-        for indices, result in painter.paint(candidate, range(len(painter.captions))):
-            tally.add([painter.captions[i][0] for i in indices], result)
-            tally.keep(indices, result, compared)
+        for indices, result in generator.run(candidate, range(len(generator.captions))):
+            tally.add([generator.captions[i][0] for i in indices], result)
+            tally.store_states(indices, result, compared)
         distance = None
         if reference is not None:
-            distance = _distance(np.stack(tally.states), painted[reference])
+            distance = _distance(np.stack(tally.states), fine_states[reference])
         yield tally.outcome(candidate, baseline, distance)
         baseline = tally.correct if baseline is None else baseline
 
 
 def count_evaluations(candidates: Sequence[Candidate], settings: MeterSettings) -> int:
-    """Evaluations of the denoiser, each of one picture, that ``measure_candidates`` would spend.
+    """Evaluations of the denoiser, each of one image, that ``measure_candidates`` would take.
 
     Raises:
         UsageError: no candidates, two of one name, or too few reference steps for one.
@@ -106,10 +106,13 @@ def count_evaluations(candidates: Sequence[Candidate], settings: MeterSettings) 
 
 def _references(candidates: Sequence[Candidate], settings: MeterSettings) -> list[Candidate | None]:
     names = [one.name for one in candidates]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if not names or twice:
-        came = f"{', '.join(twice)} came twice" if twice else "no table came"
-        raise UsageError(f"{came}; give tables of different names, at least one")
+    duplicate = sorted({name for name in names if names.count(name) > 1})
+    if not names or duplicate:
+        raise UsageError(
+            f"duplicate tables {', '.join(duplicate)}; give each once"
+            if duplicate
+            else "expected at least one table"
+        )
     return [_reference(one, settings.reference_steps) for one in candidates]
 
 
@@ -120,8 +123,8 @@ def _reference(candidate: Candidate, steps: int) -> Candidate | None:
     return Candidate(name=fine.name, table=fine, guidance=candidate.guidance)
 
 
-class _Painter:
-    """Paints captions by index, each from the noise of its own seed, and counts evaluations."""
+class _CaptionGenerator:
+    """Generates captions by index, each from the noise of its seed, and reports progress."""
 
     def __init__(
         self,
@@ -138,25 +141,24 @@ class _Painter:
         starts = range(0, len(self.captions), settings.per_kind)
         self.compared = [start + offset for start in starts for offset in first]
 
-    def paint(
+    def run(
         self, candidate: Candidate, indices: Sequence[int]
     ) -> Iterator[tuple[Sequence[int], Result]]:
-        """Batch after batch, with the indices in it."""
+        """Yield the indices and the result of each batch."""
         for start in range(0, len(indices), self.settings.batch):
-            chosen = indices[start : start + self.settings.batch]
-
-            begin, self.done = self.done, self.done + len(chosen) * candidate.num_evaluations
-            # Rows of one branch cost half, so this is only nearly even.
+            batch = indices[start : start + self.settings.batch]
+            begin, self.done = self.done, self.done + len(batch) * candidate.num_evaluations
+            # Rows of one branch take half as long, so progress is only approximately even.
             part = stage_of(
                 self.progress, begin / self.total, self.done / self.total, candidate.name
             )
             yield (
-                chosen,
+                batch,
                 generate(
                     self.bundle,
                     self.runtime,
-                    [self.captions[i][1] for i in chosen],
-                    seed=[self.settings.seed + i for i in chosen],
+                    [self.captions[i][1] for i in batch],
+                    seed=[self.settings.seed + i for i in batch],
                     table=candidate.table,
                     guidance=candidate.guidance,
                     on_row=by_count(part),
@@ -165,7 +167,7 @@ class _Painter:
 
 
 class _Tally:
-    """Adds up what is seen of one candidate's pictures."""
+    """Collects verdicts and figures of one candidate's images."""
 
     def __init__(self, patch_size: int) -> None:
         self.patch_size = patch_size
@@ -188,8 +190,8 @@ class _Tally:
         self.gradients.append(image_metrics.seam_gradients(result.x, self.patch_size))
         self.seconds += result.timings["steps"]
 
-    def keep(self, indices: Sequence[int], result: Result, wanted: Sequence[int]) -> None:
-        self.states += [x for i, x in zip(indices, result.x, strict=True) if i in wanted]
+    def store_states(self, indices: Sequence[int], result: Result, compared: Sequence[int]) -> None:
+        self.states += [x for i, x in zip(indices, result.x, strict=True) if i in compared]
 
     def outcome(
         self, candidate: Candidate, baseline: Sequence[bool] | None, distance: Distance | None
@@ -214,5 +216,5 @@ def _distance(
     return Distance(
         psnr_db=float(image_metrics.psnr(x, reference).mean()),
         gmsd=float(image_metrics.gmsd(x, reference).mean()),
-        num_pictures=len(x),
+        num_images=len(x),
     )

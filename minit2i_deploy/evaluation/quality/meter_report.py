@@ -1,4 +1,4 @@
-"""What the meter found: figures of each table, as JSON, as text, and the ones worth having."""
+"""The meter's report: figures of each table, as JSON and text, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from minit2i_deploy.evaluation.shapes import ShapesScore
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distance:
-    """How far pictures are from a fine grid's at equal noise, the mean over them.
+    """Mean distance of images from those of a fine reference at equal noise.
 
     Args:
-        psnr_db: decibels, infinite where a picture equals its reference.
+        psnr_db: decibels, infinite if an image equals its reference.
         gmsd: ``image_metrics.gmsd``, 0 equal.
-        num_pictures: how many were compared.
+        num_images: number of images compared.
     """
 
     psnr_db: float
     gmsd: float
-    num_pictures: int
+    num_images: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; an infinite PSNR is None."""
         psnr_db = self.psnr_db if math.isfinite(self.psnr_db) else None
-        return {"psnr_db": psnr_db, "gmsd": self.gmsd, "pictures": self.num_pictures}
+        return {"psnr_db": psnr_db, "gmsd": self.gmsd, "pictures": self.num_images}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What was measured of one candidate.
+    """The figures of one candidate.
 
     Args:
         candidate: the table and its guidance scale.
-        score: prompt following, overall and kind by kind.
-        paired: the same captions against the first candidate; None for the first.
-        distance: to a fine grid; None where it was not asked for or the table has none.
+        score: prompt following, overall and by kind.
+        paired: verdicts against those of the first candidate; None for the first.
+        distance: to a fine reference; None if it was not measured or the table has none.
         outside: share of values outside [-1, 1] before clamping.
         clipped: share of bytes that only the clamp keeps in 0 to 255.
         seams: gradient across patch borders over gradient elsewhere: horizontal, vertical, both;
-            None where the pictures are flat inside patches.
-        seconds: spent in the rows of the table, for one picture.
+            None if the images are flat inside patches.
+        seconds: time of the table's rows for one image.
     """
 
     candidate: Candidate
@@ -89,8 +89,8 @@ class MeterReport:
     Args:
         bundle: digest of the bundle.
         runtime: name of the runtime.
-        settings: captions, seed and fine grid.
-        outcomes: in the order the candidates came.
+        settings: captions, seed and fine reference.
+        outcomes: in the order of the candidates.
     """
 
     bundle: str
@@ -99,10 +99,9 @@ class MeterReport:
     outcomes: tuple[Outcome, ...]
 
     def pareto(self) -> tuple[Outcome, ...]:
-        """The outcomes that no other beats: none costs no more and scores no less, one of it
-        strictly; by rising evaluations."""
-        kept = [one for one in self.outcomes if not any(_beats(o, one) for o in self.outcomes)]
-        return tuple(sorted(kept, key=lambda one: one.candidate.num_evaluations))
+        """The Pareto front by evaluations and score, by rising evaluations."""
+        front = [one for one in self.outcomes if not any(_beats(o, one) for o in self.outcomes)]
+        return tuple(sorted(front, key=lambda one: one.candidate.num_evaluations))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; ``pareto`` holds names."""
@@ -115,21 +114,22 @@ class MeterReport:
         }
 
     def to_table(self) -> str:
-        """The report as lines of text, one a candidate; * marks the ones that none beats."""
+        """Lines of text, one for each candidate; * marks the Pareto front."""
         best = {one.candidate.name for one in self.pareto()}
         width = max(len("table"), *(len(one.candidate.name) for one in self.outcomes))
         lines = [_head(width)]
         lines += [_line(one, width, one.candidate.name in best) for one in self.outcomes]
         lines.append(
-            "* no other needs no more evaluations and scores no less. won, lost: captions right "
-            "here and wrong in the first table, and the other way round."
+            "* Pareto front: no table with fewer evaluations scores as high. won, lost: captions "
+            "right here and wrong with the first table, and the reverse."
         )
         if self.settings.reference_steps and any(one.distance is None for one in self.outcomes):
-            lines.append("- under PSNR: the table approximates no flow that a finer grid nears.")
+            lines.append("- under PSNR: the table does not converge to a solution of the flow.")
         return "\n".join(lines)
 
 
 def _beats(one: Outcome, other: Outcome) -> bool:
+    """Whether one costs no more and scores no less than another, and differs in either."""
     cost, worth = one.candidate.num_evaluations, one.accuracy
     other_cost, other_worth = other.candidate.num_evaluations, other.accuracy
     no_worse = cost <= other_cost and worth >= other_worth

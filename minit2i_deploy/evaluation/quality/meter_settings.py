@@ -1,4 +1,4 @@
-"""How much the meter paints, and from which seed."""
+"""Settings of the meter: number of captions, seed, batch and fine reference."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from minit2i_deploy.solvers.time_grids import check_steps
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeterSettings:
-    """What all candidates of one report share.
+    """Settings that all candidates of a report share.
 
     Args:
         per_kind: captions of each of the six kinds, at least 1.
-        seed: of the captions, and of the first picture's noise; the next has seed + 1.
-        batch: pictures painted at once, at least 1. No figure but the seconds depends on it.
-        reference_steps: of the fine grid that pictures are compared with; 0 for none.
-        reference_per_kind: captions a kind that are compared with it, the first ones.
+        seed: of the captions, and of the first image's noise; the next has seed + 1.
+        batch: images generated at once, at least 1. Only the seconds depend on it.
+        reference_steps: steps of the fine reference; 0 for none.
+        reference_per_kind: captions of each kind that are compared with it, the first ones.
 
     Raises:
         UsageError: a number outside these ranges.
@@ -34,9 +34,9 @@ class MeterSettings:
         for name in ("per_kind", "batch", "reference_per_kind"):
             value = getattr(self, name)
             if value < 1:
-                raise UsageError(f"{name} is {value}, but at least 1 is needed")
+                raise UsageError(f"{name}: expected at least 1, got {value}")
         if self.seed < 0:
-            raise UsageError(f"seed is {self.seed}, but it may not be negative")
+            raise UsageError(f"seed: expected 0 or more, got {self.seed}")
         if self.reference_steps:
             check_steps(self.reference_steps)
 

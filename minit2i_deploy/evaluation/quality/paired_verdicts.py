@@ -1,4 +1,4 @@
-"""Two candidates on the same captions: which verdicts changed, and could that be chance."""
+"""Verdicts of two candidates on the same captions, and the p-value of their difference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from minit2i_deploy.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairedVerdicts:
-    """Captions whose verdict differs from the baseline's; the others say nothing on the two.
+    """Numbers of captions whose verdict differs from the baseline's.
 
     Args:
         won: right here and wrong there.
@@ -31,20 +31,20 @@ class PairedVerdicts:
         """
         if len(verdicts) != len(baseline):
             raise UsageError(
-                f"{len(verdicts)} verdicts came with {len(baseline)}; judge the same captions"
+                f"expected verdicts of the same captions, got {len(verdicts)} and {len(baseline)}"
             )
         pairs = list(zip(verdicts, baseline, strict=True))
         return cls(won=pairs.count((True, False)), lost=pairs.count((False, True)))
 
     @property
     def p_value(self) -> float:
-        """Exact two-sided McNemar: how likely a split at least as uneven is by tossing coins.
+        """P-value of the exact two-sided McNemar test.
 
         Source: Q. McNemar, Psychometrika 12 (1947); the exact form is the binomial test.
         """
         total, fewer = self.won + self.lost, min(self.won, self.lost)
         tail = sum(math.comb(total, k) for k in range(fewer + 1))
-        # Whole numbers to the end: 2**total leaves the range of floats at 1024 changed verdicts.
+        # Integer arithmetic: 2**total exceeds the range of floats from 1024 changed verdicts on.
         return min(1.0, 2 * tail / 2**total)
 
     def to_dict(self) -> dict[str, Any]:

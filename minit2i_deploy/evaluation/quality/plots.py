@@ -1,4 +1,4 @@
-"""The report's curves as PNG files; the only place that needs matplotlib."""
+"""The report's curves as PNG files, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from minit2i_deploy.io.files import atomic_write_bytes
 
 _DPI: Final = 110
 _UPRIGHT_LABELS: Final = 8
-# Ratio of an axis's ends from which 1, 2 and 5 times the powers of ten are ticks enough.
+# From this ratio of an axis's ends on, 1, 2 and 5 times the powers of ten are enough ticks.
 _WIDE: Final = 10.0
-_WHOLE: Final = [0.0, 1.0]
+_FULL_INTERVAL: Final = [0.0, 1.0]
 _MARKERS: Final = "osD^vPX*<>"
 
 
 def write_plots(report: MeterReport, folder: Path) -> list[Path]:
-    """Write score and distance over evaluations, the latter where it was measured.
+    """Plot score and, if it was measured, distance over evaluations.
 
     Args:
         report: what to draw.
-        folder: is there already; files of these names are replaced.
+        folder: existing; files of these names are replaced.
 
     Returns:
-        the files: score.png, and psnr.png.
+        the files: score.png, and psnr.png if there are distances.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -43,7 +43,7 @@ def write_plots(report: MeterReport, folder: Path) -> list[Path]:
 
 
 def plot_score(report: MeterReport, path: Path) -> None:
-    """Overall score with its 95% interval over evaluations, a line a solver."""
+    """Overall score with its 95% interval over evaluations, a line for each solver."""
     figure, (axes,) = _figure(1)
     for index, (solver, group) in enumerate(_by_solver(report.outcomes).items()):
         _errorbar(axes, [one.candidate.num_evaluations for one in group], group, index, solver)
@@ -52,7 +52,7 @@ def plot_score(report: MeterReport, path: Path) -> None:
 
 
 def plot_psnr(report: MeterReport, path: Path) -> None:
-    """PSNR to the fine grid over evaluations, a line a solver."""
+    """PSNR to the fine reference over evaluations, a line for each solver."""
     figure, (axes,) = _figure(1)
     for index, (solver, group) in enumerate(_by_solver(report.outcomes).items()):
         points = [
@@ -71,20 +71,22 @@ def plot_psnr(report: MeterReport, path: Path) -> None:
 def plot_settings(
     outcomes: Sequence[Outcome], labels: Sequence[str], setting: str, path: Path
 ) -> None:
-    """Score, values out of range and seams over a setting, one outcome a label.
+    """Score, values out of range and seams over a setting.
 
     Args:
         outcomes: at least one.
-        labels: of the values of the setting, one for each.
+        labels: values of the setting, one for each outcome.
         setting: its name.
-        path: PNG file, replaced if it is there.
+        path: PNG file, replaced if it exists.
 
     Raises:
-        UsageError: labels that do not fit.
+        UsageError: no outcomes, or another number of labels.
         MissingDependencyError: matplotlib is not installed.
     """
     if len(labels) != len(outcomes) or not outcomes:
-        raise UsageError(f"{len(labels)} labels came for {len(outcomes)} outcomes; give one each")
+        raise UsageError(
+            f"expected a label for each of {len(outcomes)} outcomes, got {len(labels)}"
+        )
     figure, (score, outside, seams) = _figure(3)
     places = list(range(len(outcomes)))
     _errorbar(score, places, outcomes, 0, None)
@@ -93,7 +95,7 @@ def plot_settings(
         outside.plot(places, [read(one) for one in outcomes], _MARKERS[index] + "-", label=name)
     outside.set_ylabel("share of values")
     for index, name in enumerate(("horizontal", "vertical", "both")):
-        # matplotlib leaves a gap at NaN, which is what an undefined ratio should look like.
+        # matplotlib leaves a gap at NaN, as it should for an undefined ratio.
         ratios = [one.seams[index] for one in outcomes]
         heights = [float("nan") if ratio is None else ratio for ratio in ratios]
         seams.plot(places, heights, _MARKERS[index] + "-", label=name)
@@ -113,20 +115,20 @@ _SATURATION: Final[dict[str, Callable[[Outcome], float]]] = {
 
 
 def _by_solver(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """Outcomes that differ in steps only, by rising evaluations, under what they share."""
+    """Outcomes that differ only in steps, by rising evaluations, under a label of the rest."""
     several = len({one.candidate.guidance for one in outcomes}) > 1
     groups: dict[str, list[Outcome]] = {}
     for one in sorted(outcomes, key=lambda one: one.candidate.num_evaluations):
         meta = one.candidate.table.meta
-        words = [str(meta.get("solver", one.candidate.table.name))]
-        words += [f"{key} {meta[key]}" for key in ("shift", "clip", "rescale") if meta.get(key)]
-        if meta.get("interval", _WHOLE) != _WHOLE:
-            words.append(f"interval {meta['interval']}")
-        # Another end is another curve to near, so the two do not belong on one line.
+        parts = [str(meta.get("solver", one.candidate.table.name))]
+        parts += [f"{key} {meta[key]}" for key in ("shift", "clip", "rescale") if meta.get(key)]
+        if meta.get("interval", _FULL_INTERVAL) != _FULL_INTERVAL:
+            parts.append(f"interval {meta['interval']}")
+        # Tables with another end converge to another solution, so they get a line of their own.
         floor = end_floor(one.candidate.table)
-        words += [f"floor {floor:g}"] * bool(floor)
-        words += [f"guidance {one.candidate.guidance:g}"] * several
-        groups.setdefault(", ".join(words), []).append(one)
+        parts += [f"floor {floor:g}"] * bool(floor)
+        parts += [f"guidance {one.candidate.guidance:g}"] * several
+        groups.setdefault(", ".join(parts), []).append(one)
     return groups
 
 
@@ -135,7 +137,7 @@ def _errorbar(
 ) -> None:
     scores = [one.accuracy for one in group]
     intervals = [one.score.overall.interval for one in group]
-    # At an accuracy of 0 or 1 rounding may put the end of the interval inside it.
+    # At an accuracy of 0 or 1, rounding may put an end of the interval on the wrong side of it.
     low = [max(0.0, score - ends[0]) for score, ends in zip(scores, intervals, strict=True)]
     high = [max(0.0, ends[1] - score) for score, ends in zip(scores, intervals, strict=True)]
     marker = _MARKERS[index % len(_MARKERS)]
@@ -143,7 +145,7 @@ def _errorbar(
 
 
 def _figure(num_panels: int) -> tuple[Any, Sequence[Any]]:
-    # Without pyplot no window system is asked for and no figure outlives its use.
+    # Unlike pyplot this needs no window system and holds no figure after its use.
     figure_module = require("matplotlib.figure", "eval")
     figure = figure_module.Figure(figsize=(6.4 + 4.2 * (num_panels - 1), 4.2), layout="constrained")
     panels = figure.subplots(1, num_panels, squeeze=False)[0].tolist()
@@ -155,20 +157,20 @@ def _figure(num_panels: int) -> tuple[Any, Sequence[Any]]:
 def _over_evaluations(axes: Any, quantity: str) -> None:
     ticker = require("matplotlib.ticker", "eval")
     axes.set_xscale("log")
-    # Whole numbers such as 20, not 2 x 10^1, and only as many as keep apart.
+    # Integers such as 20, not 2 x 10^1, and only as many as do not overlap.
     low, high = axes.get_xlim()
     wide = high >= _WIDE * low
     places = ticker.LogLocator(subs=(1, 2, 5)) if wide else ticker.MaxNLocator(5, integer=True)
     axes.xaxis.set_major_locator(places)
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axes.set_xlabel("evaluations of the denoiser a picture")
+    axes.set_xlabel("evaluations of the denoiser per image")
     axes.set_ylabel(quantity)
     axes.legend()
 
 
 def _save(figure: Any, path: Path) -> None:
     buffer = io.BytesIO()
-    # The library's version would make equal curves unequal files.
+    # With the library's version in the metadata equal curves would give different files.
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     atomic_write_bytes(path, buffer.getvalue())
