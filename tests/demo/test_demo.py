@@ -160,7 +160,7 @@ def _stub(assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle without a network and the runtime that needs none."""
     export = pytest.importorskip("minit2i_deploy.export")
 
-    def stub(checkpoint: Path, bundle: Path, **options: object) -> Bundle:
+    def stub(checkpoint: Path, bundle: Path, *options: object, **keywords: object) -> Bundle:
         write_files(bundle)
         presets = {name: draft().presets["default"] for name in ("reference", "fast")}
         changed = {"presets": presets, "default_preset": "reference"}
