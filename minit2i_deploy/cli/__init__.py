@@ -21,23 +21,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line.
 
     Args:
-        argv: words after the program's name; None takes this process's.
+        argv: arguments after the program's name; None takes this process's.
 
     Returns:
         exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with uninterrupted_imports():
-            return _main(words)
+            return _main(arguments)
     except KeyboardInterrupt:
         sys.stderr.write("minit2i: interrupted\n")
         return INTERRUPTED
 
 
-def _main(words: Sequence[str]) -> int:
+def _main(arguments: Sequence[str]) -> int:
     try:
-        invocation = parse(words)
+        invocation = parse(arguments)
     except UsageError as error:
         return _report(error, WRONG_USE, debug=False)
     except SystemExit:

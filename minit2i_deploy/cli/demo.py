@@ -153,7 +153,7 @@ def _verify(bundles: Sequence[Bundle], seconds: dict[str, float]) -> None:
     for bundle in bundles:
         for outcome in check_bundle(bundle, functools.partial(open_runtime, bundle, _RUNTIME)):
             if outcome.state == FAILED:
-                raise VerificationError(f"{bundle.path}: {outcome.name}: {outcome.found}")
+                raise VerificationError(f"{bundle.path}: {outcome.name}: {outcome.detail}")
     seconds["verify"] = time.perf_counter() - began
 
 

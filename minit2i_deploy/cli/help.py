@@ -19,7 +19,7 @@ One word names one engine wherever an engine is chosen:
   torch         PyTorch, from the weights of the graphs
   fake          no network, for testing programs
 
-Four options take these words, each for another question:
+Four options take these names, each for another question:
 
   --runtime NAME  (generate, embed, eval, compare, bench, verify) what runs the graphs
   --engine NAME   (build, refit) whose engine files are built: tensorrt, tensorrt-rtx
@@ -68,16 +68,16 @@ def _gpus() -> str:
     return "\n".join([*lines, "", "A laptop, Ti or Super variant has the capability of its model."])
 
 
-def _command_help(words: tuple[str, ...]) -> str:
+def _command_help(names: tuple[str, ...]) -> str:
     from minit2i_deploy.cli.support.parser import build_parser, subparsers
 
-    parser: argparse.ArgumentParser = build_parser(words[0] if words else None)
-    for word in words:
+    parser: argparse.ArgumentParser = build_parser(names[0] if names else None)
+    for name in names:
         choices = subparsers(parser)
-        if word not in choices:
+        if name not in choices:
             raise UsageError(
-                f"no help on {' '.join(words)!r}; choose a command of minit2i --help, or "
+                f"no help on {' '.join(names)!r}; choose a command of minit2i --help, or "
                 f"{' or '.join(TOPICS)}"
             )
-        parser = choices[word]
+        parser = choices[name]
     return parser.format_help()

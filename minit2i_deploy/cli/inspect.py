@@ -181,9 +181,9 @@ def _graph_rows(bundle: Bundle) -> list[tuple[str, ...]]:
 
     files = bundle.manifest.files
     rows: list[tuple[str, ...]] = []
-    graphs, late = dict(bundle.manifest.graphs), bundle.manifest.switch
-    if late is not None:
-        graphs[f"transformer from t={late.t:g}"] = late.graph
+    graphs, switch = dict(bundle.manifest.graphs), bundle.manifest.switch
+    if switch is not None:
+        graphs[f"transformer from t={switch.t:g}"] = switch.graph
     for name, graph in graphs.items():
         with_data = (graph.path, f"{graph.path}.data")
         num_bytes = sum(files[path].bytes for path in with_data if path in files)

@@ -155,7 +155,7 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: QuantizeCommandOptions) -> None:
-    """List, compare two calibrations, or quantise and print the checks."""
+    """List, compare two calibrations, or quantize and print the checks."""
     if options.list:
         _print_schemes(options)
     elif options.diff is not None:

@@ -53,11 +53,11 @@ examples:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """One check: its name, OK, FAILED or SKIPPED, and the details."""
+    """One check: its name, OK, FAILED or SKIPPED, and a detail."""
 
     name: str
     state: str
-    found: str
+    detail: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +120,7 @@ def run(options: VerifyOptions) -> None:
     if options.json:
         print(json_text([asdict(outcome) for outcome in outcomes]))
     else:
-        print(columns([(item.state, item.name, item.found) for item in outcomes]))
+        print(columns([(item.state, item.name, item.detail) for item in outcomes]))
     failed = [outcome.name for outcome in outcomes if outcome.state == FAILED]
     if failed:
         raise VerificationError(
@@ -139,8 +139,8 @@ def check_bundle(bundle: Bundle, open_engine: Callable[[], Runtime]) -> Iterator
     from minit2i_deploy.cli.support.formatting import size
 
     manifest = bundle.manifest
-    found = f"{len(manifest.files)} files, {size(manifest.num_bytes)}"
-    yield Outcome(name="sizes", state=OK, found=found)
+    detail = f"{len(manifest.files)} files, {size(manifest.num_bytes)}"
+    yield Outcome(name="sizes", state=OK, detail=detail)
     yield _attempt("sha256", lambda: _hashes(bundle))
     yield _attempt("tokenizer", lambda: f"{bundle.tokenizer().rust.get_vocab_size()} tokens")
     for name in manifest.tables:
@@ -148,7 +148,7 @@ def check_bundle(bundle: Bundle, open_engine: Callable[[], Runtime]) -> Iterator
     try:
         runtime = open_engine()
     except MissingDependencyError as error:
-        yield Outcome(name="graphs", state=SKIPPED, found=str(error))
+        yield Outcome(name="graphs", state=SKIPPED, detail=str(error))
         return
     with runtime:
         for name, work in _graph_runs(bundle, runtime).items():
@@ -157,7 +157,7 @@ def check_bundle(bundle: Bundle, open_engine: Callable[[], Runtime]) -> Iterator
                 reason = (
                     f"runtime {runtime.name} does not run {precision} graphs; --runtime torch may"
                 )
-                yield Outcome(name=f"graph {name}", state=SKIPPED, found=reason)
+                yield Outcome(name=f"graph {name}", state=SKIPPED, detail=reason)
             else:
                 yield _attempt(f"graph {name}", partial(_finite, work))
 
@@ -214,7 +214,7 @@ def _parity_outcomes(options: VerifyOptions) -> list[Outcome]:
         Outcome(
             name=f"parity {check.name}",
             state=OK,
-            found=f"{check.measured:.3g} {check.unit}, bound {check.bound:.3g}, {check.where}",
+            detail=f"{check.measured:.3g} {check.unit}, bound {check.bound:.3g}, {check.where}",
         )
         for check in _measure(Path(options.bundle), options)
     ]
@@ -222,9 +222,9 @@ def _parity_outcomes(options: VerifyOptions) -> list[Outcome]:
 
 def _attempt(name: str, work: Callable[[], str]) -> Outcome:
     try:
-        return Outcome(name=name, state=OK, found=work())
+        return Outcome(name=name, state=OK, detail=work())
     except Minit2iError as error:
-        return Outcome(name=name, state=FAILED, found=" ".join(str(error).split()))
+        return Outcome(name=name, state=FAILED, detail=" ".join(str(error).split()))
 
 
 def _hashes(bundle: Bundle) -> str:
@@ -248,7 +248,7 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
     context = (1, config.prompt_length, config.txt_input_size)
 
     table, guidance = bundle.preset()
-    told = student_conditions(bundle, table, guidance, None)
+    conditions = student_conditions(bundle, table, guidance, None)
 
     def encode() -> np.ndarray:
         ids = tokenize(bundle, ["a"])[0].ids[None]
@@ -256,7 +256,9 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
 
     def adapt() -> np.ndarray:
         mask = np.ones(context[:2], dtype=np.int64)
-        return runtime.adapt(standard_noise(0, context), mask, None if told is None else told[None])
+        return runtime.adapt(
+            standard_noise(0, context), mask, None if conditions is None else conditions[None]
+        )
 
     def step(t: float) -> np.ndarray:
         start = standard_noise(0, image), standard_noise(1, tokens)
@@ -275,9 +277,11 @@ def _graph_runs(bundle: Bundle, runtime: Runtime) -> dict[str, Callable[[], np.n
 
 
 def _precision(bundle: Bundle, name: str) -> str:
-    late = bundle.manifest.switch
+    switch = bundle.manifest.switch
     graph = (
-        late.graph if late is not None and name == _AFTER_SWITCH else bundle.manifest.graphs[name]
+        switch.graph
+        if switch is not None and name == _AFTER_SWITCH
+        else bundle.manifest.graphs[name]
     )
     return graph.precision
 

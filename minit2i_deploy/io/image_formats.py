@@ -34,7 +34,7 @@ def save_image(image: Image, path: str | os.PathLike[str], metadata: Mapping[str
     """Write an image with text fields in the format of its suffix, atomically.
 
     A PNG has a text chunk per field. JPEG and WebP have all fields as one JSON object in EXIF's
-    UserComment, and the fields ``prompt`` and ``version`` where viewers show them.
+    UserComment, and the fields ``parameters`` and ``version`` where viewers show them.
 
     Args:
         image: RGB.

@@ -43,11 +43,11 @@ def bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Reader(HTMLParser):
-    """Keeps tags, pictures, and what the page would fetch."""
+    """Keeps tags, images, and what the page would fetch."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pictures: list[str] = []
+        self.images: list[str] = []
         self.outside: list[str] = []
         self.open: list[str] = []
         self.tags: set[str] = set()
@@ -58,7 +58,7 @@ class Reader(HTMLParser):
             self.open.append(tag)
         for name, value in attrs:
             if name in ("src", "href") and value is not None:
-                (self.pictures if value.startswith("data:") else self.outside).append(value)
+                (self.images if value.startswith("data:") else self.outside).append(value)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
@@ -87,8 +87,8 @@ def test_the_page_stands_alone_and_the_json_has_the_figures(
     assert page.open == []
     assert page.outside == []
     assert "script" not in page.tags
-    assert len(page.pictures) == 6
-    data = base64.b64decode(page.pictures[0].partition(",")[2])
+    assert len(page.images) == 6
+    data = base64.b64decode(page.images[0].partition(",")[2])
     assert Image.open(io.BytesIO(data)).size == (32, 32)
     assert done.out.endswith("out/report.html\n")
 
@@ -121,7 +121,7 @@ def test_text_names_both_sides_and_lists_the_figures(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ((*WORDS,), "there are captions for models of shapes only"),
         ((*SHORT, "--captions", 1), "--prompts and --captions are mutually exclusive"),
@@ -142,10 +142,10 @@ def test_text_names_both_sides_and_lists_the_figures(capsys: pytest.CaptureFixtu
     ],
 )
 def test_wrong_use_is_refused(
-    words: tuple[object, ...], said: str, capsys: pytest.CaptureFixture[str]
+    words: tuple[object, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = run(capsys, *words)
-    assert (done.code, said in done.error) == (2, True), done.err
+    assert (done.code, message in done.error) == (2, True), done.err
 
 
 def test_what_cannot_be_compared_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""minit2i data: from a folder of pictures to shards that are checked, embedded and trained on."""
+"""minit2i data: from a folder of images to shards that are checked, embedded and trained on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEXT = (
 Capsys = pytest.CaptureFixture[str]
 
 
-def pictures(folder: Path, count: int = 5) -> Path:
+def write_images(folder: Path, count: int = 5) -> Path:
     """Pictures with captions beside them, one in a folder of its own and one with dots."""
     for number in range(count):
         name = {0: "deep/er/p0", 1: "p.1.final"}.get(number, f"p{number}")
@@ -47,7 +47,7 @@ def read_all(shard: Path) -> list[dict[str, bytes]]:
 
 
 def test_a_folder_is_packed_as_it_is(tmp_path: Path, capsys: Capsys) -> None:
-    folder, out = pictures(tmp_path / "in"), tmp_path / "out"
+    folder, out = write_images(tmp_path / "in"), tmp_path / "out"
     (folder / ".hidden.jpg").write_bytes(b"")
     (folder / "notes.md").write_text("no picture")
     done = run(capsys, "data", "pack", folder, out, "--per-shard", 2, "--json")
@@ -66,7 +66,7 @@ def test_a_folder_is_packed_as_it_is(tmp_path: Path, capsys: Capsys) -> None:
 
 
 def test_captions_from_metadata(tmp_path: Path, capsys: Capsys) -> None:
-    folder, out = pictures(tmp_path / "in", 3), tmp_path / "out"
+    folder, out = write_images(tmp_path / "in", 3), tmp_path / "out"
     lines = [
         {"file_name": "deep/er/p0.jpg", "text": "zero"},
         {"file_name": "p.1.final.jpg", "text": "one\u2028still one"},
@@ -86,14 +86,14 @@ METADATA = {
     "no text": (b'\n{"file_name": "p2.PNG"}', "line 2 has no file_name or none of text"),
     "no name": (b'{"text": "x"}', "line 1 has no file_name"),
     "text a number": (b'{"file_name": "p2.PNG", "text": 3}', "line 1 has no file_name or none"),
-    "another picture": (b'{"file_name": "x", "text": "x"}', "no line of metadata.jsonl names it"),
+    "another image": (b'{"file_name": "x", "text": "x"}', "no line of metadata.jsonl names it"),
     "half a pair": (rb'{"file_name": "deep/er/p0.jpg", "text": "\ud800"}', "not valid Unicode"),
 }
 
 
 @pytest.mark.parametrize("name", METADATA)
 def test_damaged_metadata_is_refused(tmp_path: Path, capsys: Capsys, name: str) -> None:
-    folder, out = pictures(tmp_path / "in", 3), tmp_path / "out"
+    folder, out = write_images(tmp_path / "in", 3), tmp_path / "out"
     data, message = METADATA[name]
     (folder / "metadata.jsonl").write_bytes(data)
     done = run(capsys, "data", "pack", folder, out)
@@ -102,7 +102,7 @@ def test_damaged_metadata_is_refused(tmp_path: Path, capsys: Capsys, name: str) 
 
 
 def test_bad_pictures_are_left_out_up_to_a_limit(tmp_path: Path, capsys: Capsys) -> None:
-    folder, out = pictures(tmp_path / "in"), tmp_path / "out"
+    folder, out = write_images(tmp_path / "in"), tmp_path / "out"
     (folder / "p3.jpg").write_bytes(b"no picture")
     (folder / "p4.txt").unlink()
     done = run(capsys, "data", "pack", folder, out, "--bad-limit", 1)
@@ -138,7 +138,7 @@ WRONG_PACK: dict[str, tuple[tuple[object, ...], str]] = {
     "per shard": (("in", "out", "--per-shard", 0), "--per-shard: expected at least 1, got 0"),
     "limit": (("in", "out", "--bad-limit", -1), "--bad-limit: expected at least 0, got -1"),
     "no folder": (("nowhere", "out"), "nowhere: is not a folder"),
-    "no pictures": (("empty", "out"), "empty: has no image (.jpg, .jpeg, .png, .webp)"),
+    "no images": (("empty", "out"), "empty: has no image (.jpg, .jpeg, .png, .webp)"),
     "occupied": (("in", "in"), "the folder exists and is not empty"),
 }
 
@@ -147,7 +147,7 @@ WRONG_PACK: dict[str, tuple[tuple[object, ...], str]] = {
 def test_wrong_use_of_pack(
     tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    pictures(tmp_path / "in", 1)
+    write_images(tmp_path / "in", 1)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     words, message = WRONG_PACK[name]
@@ -212,8 +212,8 @@ def test_check_tells_people(tmp_path: Path, capsys: Capsys) -> None:
         "files: 16 .jpg, 17 .txt",
         "short side, pixels",
         "1 captions (7.7%) are longer than the model takes",
-        "c.tar: holds no sample",
-        "1 keys came before: ",
+        "c.tar: no sample in it",
+        "1 duplicate keys: ",
         "4 bad samples",
         "  2  image cannot be read, such as",
     ):
@@ -225,7 +225,7 @@ def test_check_names_damaged_shards_and_reads_the_others(tmp_path: Path, capsys:
     paths[0].write_bytes(paths[0].read_bytes()[:700])
     done = run(capsys, "data", "check", *paths, tmp_path / "missing.tar", "--bad-limit", 100)
     assert done.code == 1 and done.error.startswith(f"{paths[0]}: not a complete tar file")
-    assert "damaged: " in done.out and "missing.tar: cannot be read" in done.out
+    assert "corrupt: " in done.out and "missing.tar: cannot be read" in done.out
     assert done.out.startswith("3 samples in 3 shards")
 
 
@@ -250,13 +250,13 @@ def test_check_reads_a_server_that_sends_whole_files(tmp_path: Path, capsys: Cap
 
 def test_from_pictures_to_a_checkpoint(tmp_path: Path, capsys: Capsys) -> None:
     """Packed, checked, embedded, trained, stopped and resumed."""
-    folder = pictures(tmp_path / "in")
+    folder = write_images(tmp_path / "in")
     shards, embedded = tmp_path / "shards", tmp_path / "embedded"
     assert run(capsys, "data", "pack", folder, shards, "--per-shard", 3).code == 0
     done = run(capsys, "data", "embed", f"{shards}/*.tar", embedded, *TEXT, "--json")
     assert done.code == 0, done.err
-    said = json.loads(done.out)
-    assert said["samples"] == 5 and said["shards"] == 2 and said["kept"] == 0
+    message = json.loads(done.out)
+    assert message["samples"] == 5 and message["shards"] == 2 and message["kept"] == 0
     done = run(capsys, "data", "check", f"{embedded}/*.tar")
     assert done.code == 0 and "embedded as fp32 with 20 tokens at most by the encoder" in done.out
     recipe = RECIPE.to_dict() | {"steps": 2, "checkpoint_every": 1}
@@ -314,7 +314,9 @@ def test_embed_finds_the_tokenizer_beside_the_encoder(tmp_path: Path, capsys: Ca
     words = ("data", "embed", path, tmp_path / "out", "--text-encoder", encoder)
     done = run(capsys, *words, "--prompt-length", 20)
     assert done.code == 2
-    assert "no tokenizer.json in tokenizer/, in it or in ../tokenizer; save the" in done.error
+    assert (
+        "no tokenizer.json in its tokenizer/, in itself or in ../tokenizer; save the" in done.error
+    )
     done = run(capsys, *words, "--prompt-length", 20, "--tokenizer", tmp_path)
     assert done.code == 1 and done.error.endswith("name the folder of a T5 tokenizer")
     shutil.copytree(RECIPE.tokenizer_folder, tokenizer)

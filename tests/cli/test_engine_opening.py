@@ -107,14 +107,14 @@ def test_no_engine_lists_the_reasons(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--runtime", "fake"), "--device auto and --runtime are mutually exclusive"),
         (("--provider", "cpu"), "--device auto and --provider are mutually exclusive"),
     ],
 )
 def test_auto_excludes_a_choice(
-    words: tuple[str, ...], said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = run(capsys, "generate", "b", "red", "--device", "auto", *words)
-    assert (done.code, done.error) == (2, said)
+    assert (done.code, done.error) == (2, message)

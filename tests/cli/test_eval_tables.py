@@ -71,7 +71,7 @@ def test_adjustments_reach_the_plain_score(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--plots", "p"], "--plots requires --tables"),
         (["--reference-steps", "9"], "--reference-steps requires --tables"),
@@ -95,10 +95,10 @@ def test_adjustments_reach_the_plain_score(capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_what_does_not_fit_is_refused(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = run(capsys, *WORDS, *words)
-    assert (done.code, said in done.error) == (2, True), done.err
+    assert (done.code, message in done.error) == (2, True), done.err
 
 
 def test_a_refused_run_leaves_no_folder_of_plots(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     return Bundle.open(write_bundle(tmp_path / "b"))
 
 
-def paint(capsys: pytest.CaptureFixture[str], *words: object) -> Run:
+def generate_images(capsys: pytest.CaptureFixture[str], *words: object) -> Run:
     return run(capsys, "generate", "b", *words, "--runtime", "fake")
 
 
@@ -41,18 +41,18 @@ def pixels(path: str) -> np.ndarray:
 def test_the_picture_is_that_of_the_library(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = paint(capsys, "a red circle", "--seed", 7, "--guidance", 3)
+    done = generate_images(capsys, "a red circle", "--seed", 7, "--guidance", 3)
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("minit2i-7.png  euler-4, guidance 3, ")
     with FakeRuntime(bundle) as runtime:
-        wanted = generate(bundle, runtime, "a red circle", seed=7, guidance=3.0)
-    assert np.array_equal(pixels("minit2i-7.png"), np.asarray(wanted.images[0]))
+        expected = generate(bundle, runtime, "a red circle", seed=7, guidance=3.0)
+    assert np.array_equal(pixels("minit2i-7.png"), np.asarray(expected.images[0]))
 
 
 def test_metadata_says_what_made_the_picture(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paint(capsys, "a red circle", "--negative", "green", "-o", "x.png")
+    generate_images(capsys, "a red circle", "--negative", "green", "-o", "x.png")
     found = read_metadata("x.png")
     assert found.pop("version").startswith("minit2i-deploy ")
     assert json.loads(found.pop("minit2i"))["bundle"] == bundle.digest
@@ -69,10 +69,10 @@ def test_metadata_says_what_made_the_picture(
 def test_a_default_name_replaces_nothing_and_a_given_one_does(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [paint(capsys, "a").out.split()[0] for _ in range(3)]
+    names = [generate_images(capsys, "a").out.split()[0] for _ in range(3)]
     assert names == ["minit2i-0.png", "minit2i-0-2.png", "minit2i-0-3.png"]
     for prompt in ("a", "green"):
-        assert paint(capsys, prompt, "-o", "x.png").code == 0
+        assert generate_images(capsys, prompt, "-o", "x.png").code == 0
     assert read_metadata("x.png")["parameters"].splitlines()[0] == "green"
 
 
@@ -82,9 +82,9 @@ def test_noise_and_state_go_through_files(
 ) -> None:
     noise = standard_noise(7, SHAPE)
     np.save("n.npy", noise if axes == 3 else noise[None])
-    done = paint(capsys, "a", "--noise", "n.npy", "--save-state", "s.npy")
+    done = generate_images(capsys, "a", "--noise", "n.npy", "--save-state", "s.npy")
     assert done.out.startswith("minit2i-noise.png ")
-    paint(capsys, "a", "--seed", 7)
+    generate_images(capsys, "a", "--seed", 7)
     state = np.load("s.npy")
     assert state.dtype == np.float32 and state.shape == (1, *SHAPE)
     assert np.array_equal(to_uint8(state)[0], pixels("minit2i-7.png"))
@@ -95,17 +95,19 @@ def test_noise_and_state_go_through_files(
 def test_preview_writes_one_estimate_a_row(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert paint(capsys, "a", "--solver", "heun", "--steps", 2, "--preview", "p").code == 0
+    assert (
+        generate_images(capsys, "a", "--solver", "heun", "--steps", 2, "--preview", "p").code == 0
+    )
     assert sorted(path.name for path in Path("p").iterdir()) == [
         "row-0000.png", "row-0001.png", "row-0002.png",
     ]  # fmt: skip
     # The last row of this solver lands on its estimate.
     assert np.array_equal(pixels("p/row-0002.png"), pixels("minit2i-0.png"))
-    assert "not empty" in paint(capsys, "a", "--preview", "p").error
+    assert "not empty" in generate_images(capsys, "a", "--preview", "p").error
 
 
 def test_json(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    values = json.loads(paint(capsys, "", "--seed", 3, "--json").out)
+    values = json.loads(generate_images(capsys, "", "--seed", 3, "--json").out)
     assert set(values.pop("seconds")) == {
         "tokenise", "encode", "adapt", "noise", "steps", "image",
     }  # fmt: skip
@@ -130,19 +132,19 @@ def test_the_table_may_be_named_or_compiled(
     words: list[str], table: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     solver_table("heun", steps=2).save("mine.json")
-    assert json.loads(paint(capsys, "a", *words, "--json").out)["table"] == table
+    assert json.loads(generate_images(capsys, "a", *words, "--json").out)["table"] == table
 
 
 @pytest.mark.filterwarnings("default")
 def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    done = paint(capsys, "a red circle " * 800)
+    done = generate_images(capsys, "a red circle " * 800)
     assert done.code == 0
     assert done.err.startswith("minit2i: warning: prompt cut after ")
     assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["-o", "no/such/x.png"], "no/such: cannot be written"),
         (["-o", "x.bmp"], "expected a .png, .jpg, .jpeg or .webp file, or a folder"),
@@ -229,7 +231,7 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
     ],
 )
 def test_wrong_use_exits_2_and_writes_nothing(
-    words: list[str], said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save("small.npy", np.zeros((3, 2, 2), dtype=np.float32))
     np.save("double.npy", np.zeros(SHAPE))
@@ -245,7 +247,7 @@ def test_wrong_use_exits_2_and_writes_nothing(
     engine = [] if "--runtime" in words else ["--runtime", "fake"]
     done = run(capsys, "generate", "b", "a", *words, *engine)
     assert done.code == 2
-    assert said in done.error
+    assert message in done.error
     assert sorted(Path().rglob("*")) == before
 
 
@@ -256,8 +258,8 @@ def test_an_interrupted_run_leaves_no_empty_folder(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("minit2i_deploy.cli.support.images.image_batches.run_job", interrupted)
-    words = ("a", "--num-images", 2, "-o", "new/pictures", "--preview", "new/previews")
-    assert paint(capsys, *words).code == 130
+    words = ("a", "--num-images", 2, "-o", "new/images", "--preview", "new/previews")
+    assert generate_images(capsys, *words).code == 130
     assert [path.name for path in Path().iterdir()] == ["b"]
 
 
@@ -270,19 +272,19 @@ def test_the_place_is_checked_before_the_bundle_is_read(
     assert (done.code, "no bundle there" in done.error) == (1, True)
 
 
-def test_repeats_are_timed_and_the_pictures_written_once(
+def test_repeats_are_timed_and_the_images_written_once(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = paint(capsys, "red", "--seed", "1,2,3", "--batch", 2, "--repeat", 4, "--json")
-    told = json.loads(done.out)
+    done = generate_images(capsys, "red", "--seed", "1,2,3", "--batch", 2, "--repeat", 4, "--json")
+    values = json.loads(done.out)
     # Two batches, four times each, the first time of each left out.
-    assert told["repeat"].keys() == {"first_s", "p50_s", "p95_s", "n"}
-    assert told["repeat"]["n"] == 6
-    assert 0 < told["repeat"]["p50_s"] <= told["repeat"]["p95_s"]
-    files = [Path(picture["file"]) for picture in told["images"]]
+    assert values["repeat"].keys() == {"first_s", "p50_s", "p95_s", "n"}
+    assert values["repeat"]["n"] == 6
+    assert 0 < values["repeat"]["p50_s"] <= values["repeat"]["p95_s"]
+    files = [Path(image["file"]) for image in values["images"]]
     assert sorted(Path().glob("*.png")) == sorted(files) and len(files) == 3
-    once = paint(capsys, "red", "--seed", "2", "-o", "once.png")
+    once = generate_images(capsys, "red", "--seed", "2", "-o", "once.png")
     assert once.code == 0
     assert np.array_equal(pixels("once.png"), pixels(str(files[1])))
-    text = paint(capsys, "red", "--repeat", 3).out.splitlines()
+    text = generate_images(capsys, "red", "--repeat", 3).out.splitlines()
     assert text[-1].startswith("a batch: first ") and text[-1].endswith(" over 2")

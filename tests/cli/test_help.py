@@ -106,10 +106,11 @@ def test_every_listed_gpu_is_found(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("rtx4091", "did you mean rtx409"), ("gpu", "minit2i help gpus lists names")]
+    ("name", "message"),
+    [("rtx4091", "did you mean rtx409"), ("gpu", "minit2i help gpus lists names")],
 )
-def test_unknown_gpus_are_refused(name: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_unknown_gpus_are_refused(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         target_of(name)
 
 

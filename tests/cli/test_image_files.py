@@ -76,19 +76,19 @@ def test_prompts_from_standard_input(
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [(b"", "-: no prompt in it"), (b"red\n\xff\n", "standard input: line 2: not UTF-8 at byte 1")],
 )
 def test_standard_input_without_prompts_is_wrong_use(
     data: bytes,
-    said: str,
+    message: str,
     bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Stdin(data))
     done = generate(capsys, "-")
-    assert (done.code, said in done.error) == (2, True)
+    assert (done.code, message in done.error) == (2, True)
 
 
 def test_one_image_in_a_folder_joins_those_there(
@@ -193,7 +193,7 @@ def test_inspect_describes_an_image(bundle: Bundle, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["plain.jpg"], "plain.jpg: has no field 'minit2i'"),
         (["text.png"], "text.png: cannot be read as PNG, JPEG or WebP"),
@@ -201,9 +201,9 @@ def test_inspect_describes_an_image(bundle: Bundle, capsys: pytest.CaptureFixtur
     ],
 )
 def test_inspect_refuses(
-    words: list[str], said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (2, 2)).save("plain.jpg")
     Path("text.png").write_text("no image")
     done = run(capsys, "inspect", *words)
-    assert (done.code, said in done.error) == (2, True), done.err
+    assert (done.code, message in done.error) == (2, True), done.err

@@ -1,4 +1,4 @@
-"""minit2i generate with several prompts, seeds and mixes: which pictures come, and where."""
+"""minit2i generate with several prompts, seeds and mixes: which images, and where."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     return Bundle.open(write_bundle(tmp_path / "b"))
 
 
-def paint(capsys: pytest.CaptureFixture[str], *words: object) -> Run:
+def generate_images(capsys: pytest.CaptureFixture[str], *words: object) -> Run:
     return run(capsys, "generate", "b", *words, "--runtime", "fake")
 
 
@@ -45,35 +45,35 @@ def names(folder: str = ".") -> list[str]:
 def test_several_seeds_paint_one_prompt_several_times(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = paint(capsys, "red", "--seed", "5,3,5")
+    done = generate_images(capsys, "red", "--seed", "5,3,5")
     files = ["minit2i-5.png", "minit2i-3.png", "minit2i-5-2.png"]
     assert [line.split()[0] for line in done.out.splitlines()] == files
     assert np.array_equal(pixels(files[0]), pixels(files[2]))
     assert not np.array_equal(pixels(files[0]), pixels(files[1]))
-    paint(capsys, "red", "--seed", 3, "-o", "alone.png")
+    generate_images(capsys, "red", "--seed", 3, "-o", "alone.png")
     assert Path("alone.png").read_bytes() == Path(files[1]).read_bytes()
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 9])
-def test_pictures_do_not_depend_on_the_batch(
+def test_images_do_not_depend_on_the_batch(
     batch: int, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["red", "--seed", 7, "--num-images", 5, "--batch", batch]
-    done = paint(capsys, *words, "-o", "out", "--save-state", "s.npy", "--json")
+    done = generate_images(capsys, *words, "-o", "out", "--save-state", "s.npy", "--json")
     assert names("out") == [f"{k:04d}-{7 + k}.png" for k in range(5)]
     state = np.load("s.npy")
     assert state.shape == (5, *SHAPE)
     with FakeRuntime(bundle) as runtime:
-        for k, picture in enumerate(json.loads(done.out)["images"]):
+        for k, image in enumerate(json.loads(done.out)["images"]):
             file = f"out/{k:04d}-{7 + k}.png"
-            assert picture == {"file": file, "prompt": "red", "seed": 7 + k}
+            assert image == {"file": file, "prompt": "red", "seed": 7 + k}
             alone = generate(bundle, runtime, "red", seed=7 + k)
             assert np.array_equal(alone.x[0], state[k])
-            assert np.array_equal(pixels(picture["file"]), to_uint8(alone.x)[0])
+            assert np.array_equal(pixels(image["file"]), to_uint8(alone.x)[0])
 
 
 @pytest.mark.parametrize(
-    ("words", "wanted"),
+    ("words", "expected"),
     [
         ([], [("red", "0"), ("\u7d05", "0"), ("blue", "0")]),
         (["--seed", "4"], [("red", "4"), ("\u7d05", "4"), ("blue", "4")]),
@@ -86,20 +86,20 @@ def test_pictures_do_not_depend_on_the_batch(
 )
 def test_prompts_from_a_file_meet_their_seeds(
     words: list[str],
-    wanted: list[tuple[str, str]],
+    expected: list[tuple[str, str]],
     bundle: Bundle,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     # A byte order mark, Windows line ends, a blank line, and no end to the last line.
     Path("p.txt").write_bytes(b"\xef\xbb\xbfred\r\n\r\n  \xe7\xb4\x85\nblue")
-    assert paint(capsys, "--prompts", "p.txt", *words).code == 0
+    assert generate_images(capsys, "--prompts", "p.txt", *words).code == 0
     fields = [read_metadata(name) for name in names()]
-    assert [(item["parameters"].splitlines()[0], item["seed"]) for item in fields] == wanted
-    assert names() == [f"minit2i-{k:04d}-{seed}.png" for k, (_, seed) in enumerate(wanted)]
+    assert [(item["parameters"].splitlines()[0], item["seed"]) for item in fields] == expected
+    assert names() == [f"minit2i-{k:04d}-{seed}.png" for k, (_, seed) in enumerate(expected)]
 
 
 @pytest.mark.parametrize(
-    ("data", "words", "said"),
+    ("data", "words", "message"),
     [
         (b"red\nblue\nb\xe9\n", [], "p.txt: line 3: not UTF-8 at byte 2; write one prompt a line"),
         ("red".encode("utf-16"), [], "p.txt: line 1: not UTF-8 at byte 1"),
@@ -108,34 +108,37 @@ def test_prompts_from_a_file_meet_their_seeds(
         (None, [], "p.txt: cannot be read"),
         (b"red\nblue\n", ["--seed", "1,2,3"], "got 3 seeds for 2 prompts"),
         (b"red\nblue\nx\n", ["--seed", "1,2"], "got 2 seeds for 3 prompts"),
-        (
-            b"red\n",
-            ["--prompts", "b/manifest.json"],
-            "expected a .txt file with one prompt per line",
-        ),
     ],
 )
 def test_bad_prompt_files_exit_2(
     data: bytes | None,
     words: list[str],
-    said: str,
+    message: str,
     bundle: Bundle,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if data is not None:
         Path("p.txt").write_bytes(data)
-    done = paint(capsys, "--prompts", "p.txt", *words)
+    done = generate_images(capsys, "--prompts", "p.txt", *words)
     assert (done.code, names()) == (2, [])
-    assert said in done.error
+    assert message in done.error
+
+
+def test_a_prompt_file_of_another_kind_exits_2(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = generate_images(capsys, "--prompts", "b/manifest.json")
+    assert done.code == 2
+    assert "b/manifest.json: expected a .txt file with one prompt per line" in done.error
 
 
 def test_a_mix_is_that_of_the_library(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--also", "a circle: blue:0.5", "--also", "green:-0.25"]
-    assert paint(capsys, "red", *words, "-o", "x.png").code == 0
+    assert generate_images(capsys, "red", *words, "-o", "x.png").code == 0
     mix = Mix(parts=(("red", 1.0), ("a circle: blue", 0.5), ("green", -0.25)))
     with FakeRuntime(bundle) as runtime:
-        wanted = generate(bundle, runtime, mix)
-    assert np.array_equal(pixels("x.png"), np.asarray(wanted.images[0]))
+        expected = generate(bundle, runtime, mix)
+    assert np.array_equal(pixels("x.png"), np.asarray(expected.images[0]))
     prompt = read_metadata("x.png")["parameters"].splitlines()[0]
     assert prompt == "1 x 'red' + 0.5 x 'a circle: blue' + -0.25 x 'green'"
 
@@ -145,21 +148,21 @@ def test_guidance_settings_apply_to_any_table(
     source: list[str], bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--interval", "0.2", "0.6", "--clip", "0.9", "--rescale", "0.5"]
-    done = paint(capsys, "red", *source, *words, "-o", "x.png")
+    done = generate_images(capsys, "red", *source, *words, "-o", "x.png")
     assert done.out.startswith("x.png  euler-4-i0.2-0.6-clip0.9-rescale0.5, ")
     table = solver_table("euler", steps=4, interval=(0.2, 0.6), clip=0.9, rescale=0.5)
     with FakeRuntime(bundle) as runtime:
-        wanted = generate(bundle, runtime, "red", table=table, guidance=2.5)
-    assert np.array_equal(pixels("x.png"), np.asarray(wanted.images[0]))
+        expected = generate(bundle, runtime, "red", table=table, guidance=2.5)
+    assert np.array_equal(pixels("x.png"), np.asarray(expected.images[0]))
 
 
 def test_one_noise_for_each_picture(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("n.npy", batch_noise([8, 9], SHAPE))
-    done = paint(capsys, "red", "--noise", "n.npy", "--num-images", 2)
+    done = generate_images(capsys, "red", "--noise", "n.npy", "--num-images", 2)
     assert [line.split()[0] for line in done.out.splitlines()] == [
         "minit2i-noise.png", "minit2i-noise-2.png",
     ]  # fmt: skip
-    paint(capsys, "red", "--seed", "8,9")
+    generate_images(capsys, "red", "--seed", "8,9")
     for noise, seed in (("noise", 8), ("noise-2", 9)):
         assert np.array_equal(pixels(f"minit2i-{noise}.png"), pixels(f"minit2i-{seed}.png"))
 
@@ -174,7 +177,7 @@ def test_the_grid_holds_every_picture(
 ) -> None:
     Path("p.txt").write_text("red\nblue\n"[: 4 if prompts == 1 else None], encoding="utf-8")
     words = ["--num-images", count, "--batch", 2, "-o", "out", "--grid", "g.png"]
-    assert paint(capsys, "--prompts", "p.txt", *words).code == 0
+    assert generate_images(capsys, "--prompts", "p.txt", *words).code == 0
     sheet, side = pixels("g.png"), CONFIG.image_size + 2
     assert sheet.shape == (size[1] * side - 2, size[0] * side - 2, 3)
     for index, name in enumerate(names("out")):
@@ -183,16 +186,16 @@ def test_the_grid_holds_every_picture(
         assert np.array_equal(place, pixels(f"out/{name}"))
 
 
-def test_previews_of_several_pictures_carry_their_names(
+def test_previews_of_several_images_carry_their_names(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--num-images", 3, "--batch", 2, "-o", "out", "--preview", "p", "--every", 3]
-    assert paint(capsys, "red", "--steps", 5, *words).code == 0
+    assert generate_images(capsys, "red", "--steps", 5, *words).code == 0
     # Every third row, and the last.
     rows = [0, 3, 4]
-    wanted = [f"{k:04d}-{k}-row-{row:04d}.png" for k in range(3) for row in rows]
-    assert names("p") == wanted
-    paint(capsys, "red", "--steps", 5, "--seed", 2, "--preview", "q", "-o", "x.png")
+    expected = [f"{k:04d}-{k}-row-{row:04d}.png" for k in range(3) for row in rows]
+    assert names("p") == expected
+    generate_images(capsys, "red", "--steps", 5, "--seed", 2, "--preview", "q", "-o", "x.png")
     for row in rows:
         assert np.array_equal(pixels(f"p/0002-2-row-{row:04d}.png"), pixels(f"q/row-{row:04d}.png"))
 
@@ -204,7 +207,7 @@ def test_an_animation_shows_the_estimates_and_then_the_picture(
     # Does not land on its estimate: equal frames would become one.
     solver_table("euler", steps=5, a_min=0.5).save("t.json")
     words = ["--table", "t.json", "--preview", "p", "--animate", "a.webp", "--every", every]
-    assert paint(capsys, "red", *words, "-o", "x.png").code == 0
+    assert generate_images(capsys, "red", *words, "-o", "x.png").code == 0
     frames = [Path(f"p/row-{row:04d}.png") for row in rows] + [Path("x.png")]
     with Image.open("a.webp") as animation:
         assert animation.n_frames == len(frames)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from minit2i_deploy.cli.support.interrupt import held_back, uninterrupted_imports
+from minit2i_deploy.cli.support.interrupt import sigint_held, uninterrupted_imports
 from minit2i_deploy.cli.table import SolverTableOptions
 from tests.helpers.cli_runs import run
 
@@ -90,7 +90,7 @@ def test_other_threads_import_as_ever(heavy: Path) -> None:
 def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with held_back() as held:
+        with sigint_held() as held:
             signal.raise_signal(signal.SIGINT)
         assert not held and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
@@ -101,7 +101,7 @@ def test_a_handler_that_a_library_brings_stays() -> None:
     before = signal.getsignal(signal.SIGINT)
     came: list[int] = []
     try:
-        with held_back():
+        with sigint_held():
             signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
         signal.raise_signal(signal.SIGINT)
         assert came == [signal.SIGINT]

@@ -26,7 +26,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["generate", "b", "red", "--num-images", HUGE], "exceeds 1000000 images"),
         (
@@ -56,12 +56,12 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_number_without_an_answer(
-    bundle: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    bundle: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     fake = [] if words[0] in ("demo", "eval") or "--provider" in words else ["--runtime", "fake"]
     done = run(capsys, *words, *fake)
     assert done.code == 2
-    assert said in done.error
+    assert message in done.error
 
 
 def test_the_last_seed_is_taken(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,7 +146,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["paint"], "invalid choice: 'paint'"),
         (["generat"], "unknown command 'generat' (did you mean generate?); see minit2i --help"),
@@ -174,11 +174,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_wrong_words_exit_2_with_one_line(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = run(capsys, *words)
     assert (done.code, done.out) == (2, "")
-    assert said in done.error
+    assert message in done.error
 
 
 def _raises(

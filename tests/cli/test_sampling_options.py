@@ -84,7 +84,7 @@ def test_a_named_solver_takes_the_bundles_floor(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"preset": "floor", "table": "x"}, "--preset and --table are mutually exclusive"),
         ({"preset": "floor", "solver": "heun"}, "--preset and --solver are mutually exclusive"),
@@ -93,6 +93,8 @@ def test_a_named_solver_takes_the_bundles_floor(bundle: Bundle) -> None:
         ({"solver": "heun"}, "--solver heun requires --steps N"),
     ],
 )
-def test_what_excludes_one_another(options: dict[str, object], said: str, bundle: Bundle) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_what_excludes_one_another(
+    options: dict[str, object], message: str, bundle: Bundle
+) -> None:
+    with pytest.raises(UsageError, match=message):
         chosen(bundle, **options)

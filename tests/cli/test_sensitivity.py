@@ -70,7 +70,7 @@ def test_a_budget_names_layers_that_quantize_takes(
     words: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_layers(monkeypatch)
-    # The pictures come close enough when the two worst of them are left out.
+    # The images are near enough when the two worst layers are excluded.
     from minit2i_deploy.export.quantize.sensitivity import run as sensitivity_run
 
     monkeypatch.setattr(
@@ -178,7 +178,7 @@ def test_a_damaged_partial_file_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{}", "is no file of minit2i sensitivity"),
         ("nonsense", "is no JSON"),
@@ -186,16 +186,16 @@ def test_a_damaged_partial_file_is_refused(text: str) -> None:
         ('{"kind": "minit2i-sensitivity", "format_version": 2}', "is no file of"),
     ],
 )
-def test_other_files_give_no_exclusions(text: str, said: str) -> None:
+def test_other_files_give_no_exclusions(text: str, message: str) -> None:
     Path("x.json").write_text(text)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         read_exclusions("x.json", checkpoint_sha256="ab", scheme="int8")
     with pytest.raises(UsageError, match="cannot be read"):
         read_exclusions("none.json", checkpoint_sha256="ab", scheme="int8")
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (("--scheme", "int3"), "scheme 'int3' is unknown"),
         (("-o", "s.txt"), "expected a .json file"),
@@ -215,12 +215,21 @@ def test_other_files_give_no_exclusions(text: str, said: str) -> None:
 def test_wrong_use_is_refused(
     words: Sequence[object],
     more: tuple[object, ...],
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = run(capsys, *words, *more)
-    assert (done.code, said in done.error) == (2, True), done.err
+    done = run(capsys, *with_options(words, more))
+    assert (done.code, message in done.error) == (2, True), done.err
     assert list(Path().iterdir()) == []
+
+
+def with_options(words: Sequence[object], more: Sequence[object]) -> list[object]:
+    """A command line with further options, in place of its own of the same name."""
+    command = list(words)
+    for option in (item for item in more if str(item).startswith("-") and item in command):
+        place = command.index(option)
+        del command[place : place + 2]
+    return [*command, *more]
 
 
 @pytest.mark.parametrize("more", [("psnr=30", "--most", 2), ("score=0.1", "--captions", 0)])

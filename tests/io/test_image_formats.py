@@ -17,7 +17,7 @@ from minit2i_deploy.io.image_formats import (
     save_image,
 )
 
-FIELDS = {"prompt": "a \u7d05 circle", "version": "minit2i-deploy 0", "minit2i": '{"a": 1}'}
+FIELDS = {"parameters": "a \u7d05 circle", "version": "minit2i-deploy 0", "minit2i": '{"a": 1}'}
 USER_COMMENT = 0x9286
 
 
@@ -40,7 +40,7 @@ def test_fields_come_back(suffix: str, tmp_path: Path) -> None:
 
 
 def test_other_programs_find_the_prompt_and_the_program(tmp_path: Path) -> None:
-    save_image(noise(), tmp_path / "x.jpg", FIELDS | {"prompt": "a red circle"})
+    save_image(noise(), tmp_path / "x.jpg", FIELDS | {"parameters": "a red circle"})
     with Image.open(tmp_path / "x.jpg") as image:
         exif = image.getexif()
         comment = exif.get_ifd(0x8769)[USER_COMMENT]

@@ -68,15 +68,15 @@ class _Option:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Entry:
-    """The program, a command or a task: its words, its options, and words that may follow."""
+    """The program, a command or a task: its path, its options, and arguments that may follow."""
 
-    words: tuple[str, ...]
+    path: tuple[str, ...]
     options: tuple[_Option, ...]
     arguments: Mapping[str, str]
 
     @property
     def name(self) -> str:
-        return " ".join(self.words)
+        return " ".join(self.path)
 
     def option_names(self) -> Iterator[str]:
         for option in self.options:
@@ -87,20 +87,20 @@ def bash_script() -> str:
     """Registers a function that completes the word at the cursor."""
     entries = list(_entries())
     values = [
-        f"        {shlex.quote(f'{entry.name} {name}')}) arguments={_words(option.choices)} ;;"
+        f"        {shlex.quote(f'{entry.name} {name}')}) arguments={_quoted(option.choices)} ;;"
         for entry in entries
         for option in entry.options
         if option.choices
         for name in option.names
     ]
     cases = [
-        f"        {shlex.quote(entry.name)}) options={_words(entry.option_names())} "
-        f"arguments={_words(entry.arguments)} ;;"
+        f"        {shlex.quote(entry.name)}) options={_quoted(entry.option_names())} "
+        f"arguments={_quoted(entry.arguments)} ;;"
         for entry in entries
     ]
     return _BASH.format(
-        first=_patterns(entry for entry in entries if len(entry.words) == 1),
-        second=_patterns(entry for entry in entries if len(entry.words) == 2),
+        first=_patterns(entry for entry in entries if len(entry.path) == 1),
+        second=_patterns(entry for entry in entries if len(entry.path) == 2),
         values="\n".join(values),
         entries="\n".join(cases),
     )
@@ -115,14 +115,14 @@ def fish_script() -> str:
     """A line for each command, task, option and choice."""
     lines = ["complete -c minit2i -f"]
     for entry in _entries():
-        seen = [f"__fish_seen_subcommand_from {word}" for word in entry.words]
-        where = _fish_text("; and ".join(seen) or "__fish_use_subcommand")
+        conditions = [f"__fish_seen_subcommand_from {word}" for word in entry.path]
+        where = _fish_text("; and ".join(conditions) or "__fish_use_subcommand")
         lines += [f"complete -c minit2i -n {where} {end}" for end in _fish_ends(entry)]
     return "\n".join(lines) + "\n"
 
 
 def _fish_ends(entry: _Entry) -> Iterator[str]:
-    if entry.words and not entry.arguments:
+    if entry.path and not entry.arguments:
         yield "-F"
     for word, text in entry.arguments.items():
         yield f"-a {word}" + (f" -d {_fish_text(text)}" if text else "")
@@ -156,7 +156,7 @@ def _topics(command: str) -> dict[str, str]:
 
 
 def _entry(
-    words: tuple[str, ...], parser: argparse.ArgumentParser, arguments: Mapping[str, str]
+    path: tuple[str, ...], parser: argparse.ArgumentParser, arguments: Mapping[str, str]
 ) -> _Entry:
     options, following = [], dict(arguments)
     for action in parser._actions:
@@ -174,16 +174,16 @@ def _entry(
                 choices=choices,
             )
         )
-    return _Entry(words=words, options=tuple(options), arguments=following)
+    return _Entry(path=path, options=tuple(options), arguments=following)
 
 
-def _words(words: Iterable[str]) -> str:
-    return shlex.quote(" ".join(words))
+def _quoted(names: Iterable[str]) -> str:
+    return shlex.quote(" ".join(names))
 
 
 def _patterns(entries: Iterable[_Entry]) -> str:
     return "|".join(
-        shlex.quote(entry.name if len(entry.words) == 2 else f" {entry.name}") for entry in entries
+        shlex.quote(entry.name if len(entry.path) == 2 else f" {entry.name}") for entry in entries
     )
 
 

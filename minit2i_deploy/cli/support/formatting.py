@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 def columns(rows: Sequence[Sequence[str]], *, head: Sequence[str] | None = None) -> str:
-    """Rows of words as aligned lines, under a head; columns of numbers are set to the right."""
-    cells = list(rows) if head is None else [head, *rows]
-    aligned = [_column(column, has_head=head is not None) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(words).rstrip() for words in zip(*aligned, strict=True))
+    """Lines of aligned cells, under a head; columns of numbers are aligned to the right."""
+    table = list(rows) if head is None else [head, *rows]
+    aligned = [_column(column, has_head=head is not None) for column in zip(*table, strict=True)]
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*aligned, strict=True))
 
 
-def _column(words: Sequence[str], *, has_head: bool) -> list[str]:
-    width = max(len(word) for word in words)
-    right = all(_is_number(word) for word in words[has_head:])
-    return [word.rjust(width) if right else word.ljust(width) for word in words]
+def _column(cells: Sequence[str], *, has_head: bool) -> list[str]:
+    width = max(len(cell) for cell in cells)
+    is_numeric = all(_is_number(cell) for cell in cells[has_head:])
+    return [cell.rjust(width) if is_numeric else cell.ljust(width) for cell in cells]
 
 
 def size(num_bytes: int) -> str:
@@ -46,9 +46,9 @@ def check_lines(checks: Sequence[Check]) -> str:
     return columns(rows, head=("check", "measured", "bound", "unit", "compared"))
 
 
-def _is_number(word: str) -> bool:
+def _is_number(text: str) -> bool:
     try:
-        float(word)
+        float(text)
     except ValueError:
         return False
     return True

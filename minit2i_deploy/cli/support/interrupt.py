@@ -2,8 +2,8 @@
 
 A KeyboardInterrupt in the middle of a native library's start-up ends the process with an abort or a
 traceback of that library's, or is swallowed by it (pybind11 in torch, numpy inside torch). It waits
-for the whole package: code of its own that a library calls back while it starts looks the same from
-here as an import statement.
+for the complete package: code of its own that a library calls back while it starts looks the same
+from here as an import statement.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Finder:
     def _load(self, work: Callable[..., Any], *arguments: Any) -> Any:
         if self._holds:
             return work(*arguments)
-        with held_back() as self._holds:
+        with sigint_held() as self._holds:
             try:
                 return work(*arguments)
             finally:
@@ -66,17 +66,17 @@ class _Finder:
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[bool]:
+def sigint_held() -> Iterator[bool]:
     """Hold SIGINT back inside the block; whoever handled it before gets it at the end.
 
     Yields:
         whether it is held: not in a thread besides the main one, whose signals Python does not
         handle, nor where the process ignores SIGINT or dies of it.
     """
-    came: list[FrameType | None] = []
+    frames: list[FrameType | None] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        came.append(frame)
+        frames.append(frame)
 
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or not _handle_with(note):
@@ -88,8 +88,8 @@ def held_back() -> Iterator[bool]:
         # A library that brought a handler of its own keeps it.
         if signal.getsignal(signal.SIGINT) is note:
             signal.signal(signal.SIGINT, before)
-        if came:
-            before(signal.SIGINT, came[-1])
+        if frames:
+            before(signal.SIGINT, frames[-1])
 
 
 def _handle_with(handler: Callable[[int, FrameType | None], None]) -> bool:

@@ -20,12 +20,12 @@ def quiet_libraries(*, enabled: bool = True) -> Iterator[TextIO]:
         yield sys.stderr
         return
     sys.stderr.flush()
-    kept = os.dup(2)
+    original = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
-        with os.fdopen(os.dup(kept), "w", encoding="utf-8", errors="replace") as stream:
+        with os.fdopen(os.dup(original), "w", encoding="utf-8", errors="replace") as stream:
             yield stream
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(original, 2)
+        os.close(original)

@@ -1,4 +1,4 @@
-"""From the words of a command line to a command and its options.
+"""From the arguments of a command line to a command and its options.
 
 Only the module of the command that is named is imported.
 """
@@ -69,21 +69,21 @@ class Overview(Formatter):
         self._action_max_length = max(len(command.name) for command in COMMANDS) + 4
 
 
-def parse(words: Sequence[str]) -> Invocation:
+def parse(arguments: Sequence[str]) -> Invocation:
     """Read a command line.
 
     Raises:
-        UsageError: the words fit no command.
+        UsageError: the arguments are not those of a command.
         SystemExit: help or the version was asked for and is printed.
     """
-    name = _command_name(words)
+    name = _command_name(arguments)
     parser = build_parser(name)
-    if not words:
+    if not arguments:
         parser.print_help()
         raise SystemExit(0)
-    _check_option_names(parser, name, words)
-    values, rest = parser.parse_known_args(words)
-    # argparse fills a list of words only from those that stand together; see Python issue 58573.
+    _check_option_names(parser, name, arguments)
+    values, rest = parser.parse_known_args(arguments)
+    # argparse fills a list of arguments only from adjacent ones; see Python issue 58573.
     if rest and (values.gather is None or any(_is_option(word) for word in rest)):
         values.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -91,10 +91,10 @@ def parse(words: Sequence[str]) -> Invocation:
     return _invocation(values)
 
 
-def _check_option_names(parser: Parser, name: str | None, words: Sequence[str]) -> None:
+def _check_option_names(parser: Parser, name: str | None, arguments: Sequence[str]) -> None:
     """Refuse an unknown option first: argparse would complain of what it was meant to be."""
     command = subparsers(parser).get(name or "", parser)
-    for word in words:
+    for word in arguments:
         if word == "--":
             return
         owner = subparsers(command).get(word)
@@ -185,7 +185,7 @@ def option_names(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def _configure(parser: argparse.ArgumentParser, command: Command) -> None:
-    # Name of the option that stray words belong to, where a command has such a list.
+    # Name of the option that stray arguments belong to, where a command has such a list.
     parser.set_defaults(gather=None, extra=command.extra, parser=parser)
     module = importlib.import_module(f"minit2i_deploy.cli.{command.name}")
     module.configure(parser)
@@ -217,5 +217,5 @@ def _is_option(word: str) -> bool:
     return word.startswith("-") and word != "-"
 
 
-def _command_name(words: Sequence[str]) -> str | None:
-    return next((word for word in words if not word.startswith("-")), None)
+def _command_name(arguments: Sequence[str]) -> str | None:
+    return next((word for word in arguments if not word.startswith("-")), None)

@@ -1,4 +1,4 @@
-"""What minit2i data check says of shards."""
+"""The report of minit2i data check, for programs and for people."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def report_values(report: DataReport) -> dict[str, Any]:
         "duplicate_keys": report.duplicates,
         "duplicate_examples": report.duplicate_examples,
         "truncated": report.truncated if len(report.tokens) else None,
-        "embedded": [dict(said) for said in report.embedded],
-        **{key: _spread(values) for key, _, values in _figures(report)},
+        "embedded": [dict(item) for item in report.embedded],
+        **{key: _quantiles(values) for key, _, values in _figures(report)},
     }
 
 
@@ -46,9 +46,9 @@ def report_text(report: DataReport) -> str:
     files = ", ".join(f"{count} .{suffix}" for suffix, count in sorted(report.suffixes.items()))
     lines += [f"files: {files}"] if files else []
     rows = [
-        (name, f"{found['lowest']:.4g}", f"{found['median']:.4g}", f"{found['highest']:.4g}")
+        (name, *(f"{quantiles[key]:.4g}" for key in ("lowest", "median", "highest")))
         for _, name, values in _figures(report)
-        if (found := _spread(values)) is not None
+        if (quantiles := _quantiles(values)) is not None
     ]
     if rows:
         lines += ["", columns(rows, head=("of good samples", "lowest", "median", "highest")), ""]
@@ -63,29 +63,29 @@ def _figures(report: DataReport) -> Iterator[tuple[str, str, Sequence[float]]]:
     yield "caption_tokens", "caption, tokens", report.tokens
 
 
-def _spread(values: Sequence[float]) -> dict[str, float] | None:
+def _quantiles(values: Sequence[float]) -> dict[str, float] | None:
     from minit2i_deploy.training.data.check import Quantiles
 
-    found = Quantiles.of(values)
-    return None if found is None else dataclasses.asdict(found)
+    quantiles = Quantiles.of(values)
+    return None if quantiles is None else dataclasses.asdict(quantiles)
 
 
 def _notes(report: DataReport) -> Iterator[str]:
     if len(report.tokens):
         share = report.truncated / len(report.tokens)
         yield f"{report.truncated} captions ({share:.1%}) are longer than the model takes"
-    for said in report.embedded:
-        digest = str(said.get("encoder_sha256"))[:12]
+    for item in report.embedded:
+        digest = str(item.get("encoder_sha256"))[:12]
         yield (
-            f"embedded as {said.get('dtype')} with {said.get('prompt_length')} tokens at most by "
+            f"embedded as {item.get('dtype')} with {item.get('prompt_length')} tokens at most by "
             f"the encoder {digest}"
         )
     for name in report.empty:
-        yield f"{name}: holds no sample"
+        yield f"{name}: no sample in it"
     for reason in report.corrupt.values():
-        yield f"damaged: {reason}"
+        yield f"corrupt: {reason}"
     if report.duplicates:
-        yield f"{report.duplicates} keys came before: {', '.join(report.duplicate_examples)}"
+        yield f"{report.duplicates} duplicate keys: {', '.join(report.duplicate_examples)}"
 
 
 def _bad(report: DataReport) -> Iterator[str]:

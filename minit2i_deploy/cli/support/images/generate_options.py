@@ -51,7 +51,7 @@ class GenerateOptions:
         prompts: file of prompts, or ``-``.
         also: texts and weights that are mixed into each prompt.
         negative: prompt in place of the unconditional branch.
-        made_from: image to generate again from its record.
+        source_image: image to generate again from its record.
         sampling: where the solver table comes from.
         guidance: scale in place of the preset's.
         adjustments: guidance columns in place of the table's.
@@ -76,7 +76,7 @@ class GenerateOptions:
     prompts: Path | None
     also: tuple[tuple[str, float], ...]
     negative: str | None
-    made_from: Path | None
+    source_image: Path | None
     sampling: TableOptions
     guidance: float | None
     adjustments: AdjustmentOptions
@@ -156,7 +156,7 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--from",
-        dest="made_from",
+        dest="source_image",
         metavar="IMAGE",
         type=Path,
         help="generate an image of this bundle again from the record in its file; other options "

@@ -184,6 +184,6 @@ def _check_noise(
     if digests != [record.noise]:
         what = "no noise" if digests == [None] else "other noise"
         raise UsageError(
-            f"{options.made_from}: generated from a noise file (sha256 {record.noise[:8]}..), but "
-            f"{what} is given; add --noise with that file, or --seed"
+            f"{options.source_image}: generated from a noise file (sha256 {record.noise[:8]}..), "
+            f"but {what} is given; add --noise with that file, or --seed"
         )

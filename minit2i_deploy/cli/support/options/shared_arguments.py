@@ -54,9 +54,11 @@ def ready_path(name: str) -> Path:
     """
     from minit2i_deploy.demo.ready import ready_bundle
 
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    cache_home = os.environ.get("XDG_CACHE_HOME", "")
     # Source: XDG base directory specification; a relative path there is to be ignored.
-    return ready_bundle(name, Path(chosen) / "minit2i-deploy" if os.path.isabs(chosen) else None)
+    return ready_bundle(
+        name, Path(cache_home) / "minit2i-deploy" if os.path.isabs(cache_home) else None
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
