@@ -130,6 +130,9 @@ Ort::SessionOptions Engine::options() const {
     options.SetIntraOpNumThreads(num_threads_);
     // Spinning threads cost other work on the machine more than they gain this one.
     options.AddConfigEntry("session.intra_op.allow_spinning", "0");
+    // Layers with quantized weights alone are computed as their graph says; the library's default
+    // rounds their inputs to 8 bits.
+    options.AddConfigEntry("session.qdq_matmulnbits_accuracy_level", "1");
     if (choice_.provider.is_plugin()) {
         append_plugin(options, choice_, plugin_options(choice_, num_threads_));
     } else if (choice_.provider.name == "cuda") {
