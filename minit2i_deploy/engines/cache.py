@@ -24,7 +24,6 @@ from minit2i_deploy.engines.key import (
     fingerprint,
     native_target,
 )
-from minit2i_deploy.engines.lock import locked
 from minit2i_deploy.engines.sidecar import (
     PLAN_FILE,
     RECORD_FILE,
@@ -40,6 +39,7 @@ from minit2i_deploy.io.files import (
     atomic_write_bytes,
     sha256_file,
 )
+from minit2i_deploy.io.lock import output_lock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,8 +176,7 @@ def engine_lock(
         Minit2iError: another process holds it; its pid is named.
         UsageError: the bundle's folder may not be written.
     """
-    folder = engine_folder(bundle, key)
-    return locked(folder.with_name(f".{folder.name}.lock"), str(folder), wait_s=wait_s)
+    return output_lock(engine_folder(bundle, key), wait_s=wait_s)
 
 
 @contextlib.contextmanager

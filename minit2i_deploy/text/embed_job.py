@@ -15,6 +15,7 @@ import numpy as np
 
 from minit2i_deploy.errors import Minit2iError, PromptTruncatedWarning, UsageError
 from minit2i_deploy.io.files import atomic_write_text
+from minit2i_deploy.io.lock import output_lock
 from minit2i_deploy.text.embed import WINDOW
 from minit2i_deploy.text.embedding_files import Contents, Sizes, write_parts
 from minit2i_deploy.text.embedding_parts import Part, pool
@@ -108,11 +109,26 @@ def embed_lines(
     Raises:
         UsageError: all lines are blank, the folder has parts of another job, or it is not
             writable.
-        Minit2iError: no line has a text, or the disk failed or is full.
+        Minit2iError: no line has a text, another process is writing this file, or the disk failed
+            or is full.
         RuntimeFailure: the engine failed.
     """
     if window < 1:
         raise UsageError(f"window must be at least 1, got {window}")
+    with output_lock(target):
+        return _embed_locked(encoder, source, target, contents, job, resumable, window, on_part)
+
+
+def _embed_locked(
+    encoder: SequenceEncoder,
+    source: TextSource,
+    target: Path,
+    contents: Contents,
+    job: dict[str, Any],
+    resumable: bool,
+    window: int,
+    on_part: Callable[[JobState], None] | None,
+) -> Report:
     folder = parts_folder(target)
     progress = _open(folder, {**job, **asdict(contents), "version": _VERSION}, resumable)
     _resume(folder, source, progress)

@@ -28,7 +28,7 @@ __all__ = ["bundle"]
 def test_one_build_at_a_time(bundle: Bundle) -> None:
     key = key_of(bundle)
     with engine_lock(bundle, key):
-        with pytest.raises(Minit2iError, match=f"process {os.getpid()} is building it"):
+        with pytest.raises(Minit2iError, match=f"process {os.getpid()} is writing it"):
             with engine_lock(bundle, key):
                 pass
         with engine_lock(bundle, key_of(bundle, targets=("sm86",))):
@@ -62,10 +62,12 @@ def test_a_killed_build_leaves_no_lock(bundle: Bundle) -> None:
     key = key_of(bundle)
     lock = engine_folder(bundle, key).with_name(f".{fingerprint(key)}.lock")
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom minit2i_deploy.engines.lock import locked\n"
-        "with locked(Path(sys.argv[1]), 'x'):\n    os.kill(os.getpid(), 9)\n"
+        "import os, sys\nfrom pathlib import Path\nfrom minit2i_deploy.io.lock import output_lock\n"
+        "with output_lock(Path(sys.argv[1])):\n    os.kill(os.getpid(), 9)\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(lock)], check=False, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", script, str(engine_folder(bundle, key))], check=False, timeout=60
+    )
     assert lock.exists()
     with engine_lock(bundle, key):
         pass

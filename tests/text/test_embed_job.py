@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.io.lock import output_lock
 from minit2i_deploy.runtimes.fake import FakeRuntime
 from minit2i_deploy.text import embed_job
 from minit2i_deploy.text.embed import embed
@@ -359,3 +361,16 @@ def test_wrong_use(
     done = run(capsys, *embed_command(*arguments))
     assert (done.code, message in done.error) == (2, True)
     assert sorted(path.name for path in Path().iterdir()) == ["b", "t.txt"]
+
+
+def test_a_second_run_on_the_same_output_is_refused(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with output_lock(Path("t.npz")):
+        done = run(capsys, *embed_command("-i", "t.txt", "-o", "t.npz"))
+    assert done.code == 1
+    assert done.error == (
+        f"t.npz: process {os.getpid()} is writing it; wait for it to end, or name another output"
+    )
+    assert sorted(path.name for path in Path().iterdir()) == ["b", "t.txt"]
+    assert run(capsys, *embed_command("-i", "t.txt", "-o", "t.npz")).code == 0

@@ -224,7 +224,7 @@ def test_another_build_of_the_same_engine_is_named(tmp_path: Path) -> None:
     bundle = copy_of(HALF, tmp_path / "bundle")
     (planned,) = plan_bundle(bundle, ADAPTER)
     with engine_lock(bundle, planned.key):
-        with pytest.raises(Minit2iError, match=f"process {os.getpid()} is building it"):
+        with pytest.raises(Minit2iError, match=f"process {os.getpid()} is writing it"):
             build_bundle(bundle, ADAPTER)
 
 

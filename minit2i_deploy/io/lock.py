@@ -1,4 +1,4 @@
-"""A lock file for one build of an engine at a time; the system releases it if a process dies."""
+"""A lock file for one writer of an output at a time; the system releases it if a process dies."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ _RETRY_S: Final = 0.5
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock file at ``path``; it is removed at the end.
+def output_lock(output: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Be the only process that writes an output, by a file ``.NAME.lock`` beside it.
 
     Args:
-        path: of the lock file; missing folders are created, and removed again if they stay empty.
-        what: name of the locked thing, for the error.
+        output: file or folder; missing parents are created, and removed again if they stay empty.
         wait_s: how long to wait for another process.
 
     Raises:
-        Minit2iError: another process holds it, named by its pid.
-        UsageError: the folder may not be written.
+        Minit2iError: another process is writing it, named by its pid.
+        UsageError: its parent may not be written.
     """
+    path = output.with_name(f".{output.name}.lock")
     deadline = time.monotonic() + wait_s
     with remove_if_empty(path.parent):
         while (stream := _try_lock(path)) is None:
             if time.monotonic() >= deadline:
                 raise Minit2iError(
-                    f"{what}: process {_holder(path)} is building it; wait for it to end"
+                    f"{output}: process {_holder(path)} is writing it; wait for it to end, or name "
+                    "another output"
                 )
             time.sleep(_RETRY_S)
         try:
@@ -50,8 +51,7 @@ def _try_lock(path: Path) -> BinaryIO | None:
         stream = _open(path)
     except OSError as error:
         raise UsageError(
-            f"{path.parent}: cannot be written ({error.strerror}); copy the bundle to a folder"
-            " you can write"
+            f"{path.parent}: cannot be written ({error.strerror}); choose a folder you can write"
         ) from error
     if not _lock(stream) or not _is_same_file(path, stream):
         stream.close()
