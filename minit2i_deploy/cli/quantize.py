@@ -141,7 +141,10 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--diff", metavar="FILE", type=Path, help="compare --calibration with this")
     group.add_argument(
-        "--prompts", metavar="FILE", type=Path, help=".txt file to draw prompts from, one per line"
+        "--prompts",
+        metavar="FILE",
+        type=Path,
+        help=".txt file to draw prompts from, one per line; - reads standard input",
     )
     group.add_argument(
         "--samples", metavar="N", type=integer, help="trajectories to draw (default 16)"
@@ -180,18 +183,19 @@ def _check(options: QuantizeCommandOptions) -> None:
 
 
 def _quantize(options: QuantizeCommandOptions) -> None:
+    from minit2i_deploy.cli.support.standard_input import prompts_file
     from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
     from minit2i_deploy.progress import ProgressLine
 
     assert options.bundle is not None and options.out is not None and options.scheme is not None
     draw = {name: getattr(options, name) for name in ("samples", "seed")}
-    with ProgressLine("quantize") as progress:
+    with prompts_file(options.prompts) as prompts, ProgressLine("quantize") as progress:
         bundle = quantize_bundle(
             options.bundle,
             options.out,
             options.scheme,
             calibration=options.calibration,
-            prompts=options.prompts,
+            prompts=prompts,
             settings=DrawSettings(**{k: v for k, v in draw.items() if v is not None}),
             exclude=[*options.exclude, *_excluded_by_file(options)],
             include=options.include,

@@ -95,7 +95,10 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         "--calibration", metavar="FILE", type=Path, help=".npz file of ranges; default: measure"
     )
     group.add_argument(
-        "--prompts", metavar="FILE", type=Path, help=".txt file with one prompt per line"
+        "--prompts",
+        metavar="FILE",
+        type=Path,
+        help=".txt file with one prompt per line; - reads standard input",
     )
     group.add_argument(
         "--samples", metavar="N", type=integer, default=4, help="images to measure on (default 4)"
@@ -207,6 +210,7 @@ def _job(options: SensitivityOptions) -> SensitivityJob:
 
 def _measure(options: SensitivityOptions, job: SensitivityJob, progress: Progress) -> Sensitivity:
     from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.cli.support.standard_input import prompts_file
     from minit2i_deploy.export.quantize import (
         Calibration,
         DrawSettings,
@@ -217,10 +221,8 @@ def _measure(options: SensitivityOptions, job: SensitivityJob, progress: Progres
     from minit2i_deploy.export.quantize.sensitivity.run import run_sensitivity
 
     bundle = Bundle.open(options.bundle)
-    if options.prompts is None:
-        prompts = default_prompts(bundle)
-    else:
-        prompts = read_prompts(options.prompts, bundle)
+    with prompts_file(options.prompts) as file:
+        prompts = default_prompts(bundle) if file is None else read_prompts(file, bundle)
     if options.calibration is None:
         calibration = calibrate(bundle, prompts, DrawSettings(seed=options.seed), progress)
     else:

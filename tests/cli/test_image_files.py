@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.image_formats import read_image_metadata
 from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.solvers.noise import standard_noise
@@ -89,6 +90,24 @@ def test_standard_input_without_prompts_is_wrong_use(
     monkeypatch.setattr(sys, "stdin", Stdin(data))
     done = generate(capsys, "-")
     assert (done.code, message in done.error) == (2, True)
+
+
+def test_commands_that_read_files_take_standard_input(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx")
+    seen: list[tuple[str, str]] = []
+
+    def stub(*places: object, prompts: Path, **settings: object) -> None:
+        seen.append((prompts.name, prompts.read_text(encoding="utf-8")))
+        raise UsageError("enough")
+
+    monkeypatch.setattr("minit2i_deploy.export.quantize.quantize_bundle", stub)
+    monkeypatch.setattr(sys, "stdin", Stdin(b"red\n\n  green\n"))
+    run(capsys, "quantize", "b", "q", "--scheme", "int8", "--prompts", "-")
+    Path("p.txt").write_text("red\n", encoding="utf-8")
+    run(capsys, "quantize", "b", "q", "--scheme", "int8", "--prompts", "p.txt")
+    assert seen == [("stdin.txt", "red\ngreen\n"), ("p.txt", "red\n")]
 
 
 def test_one_image_in_a_folder_joins_those_there(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +11,14 @@ import numpy as np
 
 from minit2i_deploy.cli.support.images.generate_options import GenerateOptions
 from minit2i_deploy.cli.support.limits import check_least
+from minit2i_deploy.cli.support.standard_input import STDIN, read_standard_input
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.image_record import Record, noise_digest
 from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.prompts import Mix
-from minit2i_deploy.text.text_lines import TextSource, read_prompt_lines
+from minit2i_deploy.text.text_lines import read_prompt_lines
 
-STDIN: Final = "-"
 # Prompt, seed and file of each are planned before the first is generated: some hundred MB.
 MAX_IMAGES: Final = 1_000_000
 
@@ -82,22 +81,13 @@ def read_prompts(path: Path) -> list[str]:
         UsageError: another suffix, no file, no prompt, or a line that is no text.
     """
     if str(path) == STDIN:
-        prompts = _read_standard_input()
+        prompts = read_standard_input()
     elif path.suffix.lower() != ".txt":
         raise UsageError(f"{path}: expected a .txt file with one prompt per line")
     else:
         prompts = read_prompt_lines(path)
     if not prompts:
         raise UsageError(f"{path}: no prompt in it; write one per line")
-    return prompts
-
-
-def _read_standard_input() -> list[str]:
-    prompts = []
-    for line in TextSource(sys.stdin.buffer):
-        if line.text is None:
-            raise UsageError(f"standard input: line {line.number}: {line.problem}")
-        prompts.append(line.text)
     return prompts
 
 

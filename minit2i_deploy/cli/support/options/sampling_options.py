@@ -59,7 +59,7 @@ def add_sampling(parser: argparse.ArgumentParser, *, several_guidances: bool = F
         "--steps",
         metavar="N",
         type=integer,
-        help="steps of --solver, or of the preset's own solver, which is compiled anew",
+        help="steps of --solver; without it, of the solver of the preset",
     )
     group.add_argument(
         "--guidance",
