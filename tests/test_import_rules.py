@@ -109,7 +109,7 @@ CIRCLES = {
 
 
 @pytest.mark.parametrize("last", CIRCLES.values(), ids=CIRCLES.keys())
-def test_a_circle_is_found(last: str) -> None:
+def test_a_circle_is_reported(last: str) -> None:
     files = {
         "a.py": "from minit2i_deploy.b import x\nimport minit2i_deploy.d",
         "b.py": "import minit2i_deploy.c",

@@ -29,13 +29,13 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(progress, "time", made)
-    return made
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
 
 
-@pytest.mark.parametrize(("elapsed_s", "shown"), [(0.5, False), (1.5, True)])
-def test_a_bar_for_work_over_two_seconds(elapsed_s: float, shown: bool, clock: Clock) -> None:
+@pytest.mark.parametrize(("elapsed_s", "visible"), [(0.5, False), (1.5, True)])
+def test_a_bar_for_work_over_two_seconds(elapsed_s: float, visible: bool, clock: Clock) -> None:
     stream = Terminal()
     with ProgressLine("generate", stream) as line:
         clock.now += elapsed_s
@@ -44,10 +44,10 @@ def test_a_bar_for_work_over_two_seconds(elapsed_s: float, shown: bool, clock: C
         line(0.6)
     drawn = stream.getvalue().split("\r\x1b[K")[1:]
     bar = "#" * 12 + "." * 12
-    assert drawn == ([f"generate [{bar}]  50%    2 s left row 1/2", ""] if shown else [])
+    assert drawn == ([f"generate [{bar}]  50%    2 s left row 1/2", ""] if visible else [])
 
 
-def test_work_that_was_resumed_counts_its_own_time(clock: Clock) -> None:
+def test_resumed_work_counts_only_its_time(clock: Clock) -> None:
     stream = Terminal()
     with ProgressLine("run", stream, start=0.5) as line:
         clock.now += 10

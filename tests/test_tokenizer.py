@@ -10,14 +10,14 @@ import pytest
 
 from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.tokenizer import Tokenizer
-from tests.helpers.tiny_tokenizer import LETTERS, WORDS, write_tokenizer
+from tests.helpers.tiny_tokenizer import LETTERS, VOCABULARY, write_tokenizer
 
-A, RED, CIRCLE, SPACE, GR, EEN = range(3, 3 + len(WORDS))
+A, RED, CIRCLE, SPACE, GR, EEN = range(3, 3 + len(VOCABULARY))
 EOS = 1
 
 
 def letter(name: str) -> int:
-    return 3 + len(WORDS) + LETTERS.index(name)
+    return 3 + len(VOCABULARY) + LETTERS.index(name)
 
 
 @pytest.fixture

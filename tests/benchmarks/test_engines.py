@@ -59,8 +59,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
-def report_of(module: Any, capsys: pytest.CaptureFixture[str], *words: object) -> Any:
-    assert module.main([*map(str, words), "--json"]) == 0
+def report_of(module: Any, capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    assert module.main([*map(str, arguments), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -99,7 +99,7 @@ def test_peers(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["--official", "nowhere"], "no diffusers/mmdit.py"),
         (["--sd-cpp", "sd --steps 4"], "no {steps}"),
@@ -107,12 +107,12 @@ def test_peers(
     ],
 )
 def test_peers_refuses(
-    script: Any, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    script: Any, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        script("peers").main(["bundle", *words])
+        script("peers").main(["bundle", *arguments])
     assert caught.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_gpu_onnxruntime_on_the_cpu(
@@ -148,7 +148,7 @@ def test_embedding_times_the_short_prompt_alone(
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted"),
+    ("changes", "passes"),
     [
         ({}, True),
         ({"attention": {"flash": 3, "blocks": 4}}, False),
@@ -156,14 +156,14 @@ def test_embedding_times_the_short_prompt_alone(
         ({"host": {"bytes_a_step": 33}}, False),
     ],
 )
-def test_what_the_gpu_script_asserts(script: Any, changes: dict[str, Any], wanted: bool) -> None:
+def test_what_the_gpu_script_asserts(script: Any, changes: dict[str, Any], passes: bool) -> None:
     report: dict[str, Any] = {
         "provider": "cuda",
         "precision": "fp16",
         "attention": {"flash": 4, "blocks": 4},
         "host": {"bytes_a_step": 32},
     }
-    assert script("gpu_onnxruntime")._passed(report | changes) is wanted
+    assert script("gpu_onnxruntime")._passed(report | changes) is passes
 
 
 def test_generate_memory(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,10 +185,10 @@ def test_a_lean_runtime_frees_its_text_encoder(name: str) -> None:
     size, tokens = bundle.config.image_size, bundle.config.num_text_tokens
     x = np.zeros((1, 3, size, size), np.float32)
     adapted = np.zeros((1, 1, tokens, bundle.config.hidden_size), np.float32)
-    for lean, kept in ((True, {"transformer"}), (False, {"text_encoder", "transformer"})):
+    for lean, graphs in ((True, {"transformer"}), (False, {"text_encoder", "transformer"})):
         with open_runtime(bundle, name, threads=1, lean=lean) as runtime:
             first = runtime.encode(ids, mask)
             runtime.start(x, adapted)
-            held = runtime._sessions if name == "onnxruntime" else runtime._graphs
-            assert set(held) == kept
+            loaded = runtime._sessions if name == "onnxruntime" else runtime._graphs
+            assert set(loaded) == graphs
             assert np.array_equal(runtime.encode(ids, mask), first)

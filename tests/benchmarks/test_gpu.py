@@ -29,9 +29,9 @@ def test_a_dry_run_measures_every_engine(
     # The tiny bundle takes the place of the network that the program would export.
     bench = make_bench(monkeypatch, tmp_path / "work" / "tiny-fp32", rtx=True)
     monkeypatch.setattr(benchmark, "PROMPT", "red")
-    words = ["--dry-run", "--no-build", "--no-golden", "--presets", "fast", "--work",
+    arguments = ["--dry-run", "--no-build", "--no-golden", "--presets", "fast", "--work",
              tmp_path / "work"]  # fmt: skip
-    assert benchmark.main([*map(str, words), "-o", str(tmp_path / "out.json")]) == 0
+    assert benchmark.main([*map(str, arguments), "-o", str(tmp_path / "out.json")]) == 0
     report = json.loads((tmp_path / "out.json").read_text())
     running = {"torch eager", "onnxruntime cpu", "tensorrt-rtx"}
     assert set(report["not_run"]) == {"tensorrt"}
@@ -40,9 +40,9 @@ def test_a_dry_run_measures_every_engine(
     # Measured 6e-7.
     assert max(max(errors.values()) for errors in report["errors"].values()) <= 1e-5
     assert set(report["step_s"]) == {"1", "2"}
-    for found in (*report["step_s"].values(), *report["picture_s"].values()):
-        assert set(found) == running
-        assert all(0 < values["p50"] <= values["p95"] for values in found.values())
+    for seconds in (*report["step_s"].values(), *report["picture_s"].values()):
+        assert set(seconds) == running
+        assert all(0 < values["p50"] <= values["p95"] for values in seconds.values())
     names = [name.partition(" (")[0] for name in report["picture_s"]]
     assert names == ["fast"]
     assert report["host_copies_a_picture"] == {"tensorrt-rtx": {"to_device": 2, "to_host": 2}}
@@ -58,8 +58,8 @@ def test_an_engine_that_fails_is_named_and_the_rest_measured(
 ) -> None:
     make_bench(monkeypatch, tmp_path / "tiny-fp32").cuda.gpus = ()
     monkeypatch.setattr(benchmark, "PROMPT", "red")
-    words = ["--dry-run", "--no-build", "--no-golden", "--presets", "fast"]
-    options = benchmark._parse(words)
+    arguments = ["--dry-run", "--no-build", "--no-golden", "--presets", "fast"]
+    options = benchmark._parse(arguments)
     options.rounds, options.batches = 1, [1]
     report = benchmark.measure(options, tmp_path, lambda share, label="": None)
     assert "this machine has no NVIDIA GPU" in report["not_run"]["tensorrt-rtx"]
@@ -75,8 +75,8 @@ def test_golden_states_are_met(benchmark: ModuleType, monkeypatch: pytest.Monkey
 
 
 def test_figures_of_a_run(benchmark: ModuleType) -> None:
-    found = benchmark.summary([1.0, 3.0, 1.0, 3.0, 1.0])
-    assert found == {"p50": 1.0, "p95": 3.0, "least": 1.0, "n": 5, "aa_spread": 2.0}
+    seconds = benchmark.summary([1.0, 3.0, 1.0, 3.0, 1.0])
+    assert seconds == {"p50": 1.0, "p95": 3.0, "least": 1.0, "n": 5, "aa_spread": 2.0}
 
 
 def test_a_card_is_read_through_nvidia_smi(

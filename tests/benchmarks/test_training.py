@@ -77,27 +77,27 @@ def test_a_side_steps_and_tells_its_time_and_memory(
     side: str, text: str, checkout: Path, benchmark: ModuleType
 ) -> None:
     options = benchmark._parse(options_of(checkout, "--side", side, "--text", text))
-    found = benchmark._measured(options)
-    assert len(found["seconds"]) == len(found["cpu_seconds"]) == 2 < len(found["losses"])
-    assert min(found["seconds"]) > 0 and found["peak_bytes"] > 1e8
-    assert found["losses"][0] != found["losses"][1]
+    report = benchmark._measured(options)
+    assert len(report["seconds"]) == len(report["cpu_seconds"]) == 2 < len(report["losses"])
+    assert min(report["seconds"]) > 0 and report["peak_bytes"] > 1e8
+    assert report["losses"][0] != report["losses"][1]
 
 
-def test_each_contender_has_a_process_of_its_own(checkout: Path, benchmark: ModuleType) -> None:
+def test_each_contender_runs_in_another_process(checkout: Path, benchmark: ModuleType) -> None:
     options = benchmark._parse(options_of(checkout, "--steps", "1"))
-    found = benchmark._in_process(options, "official", "none")
-    assert len(found["losses"]) == 2
+    report = benchmark._in_process(options, "official", "none")
+    assert len(report["losses"]) == 2
 
 
 @pytest.mark.parametrize("text", ["loop", "none"])
 def test_the_encoder_sees_new_captions_at_every_step(
     text: str, checkout: Path, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    calls = []
     options = benchmark._parse(options_of(checkout, "--side", "ours", "--text", text))
     encoder = benchmark._encoder(options)
     encoder.register_forward_pre_hook(
-        lambda _, args: seen.append((args[0].shape, tuple(args[0].flatten().tolist())))
+        lambda _, args: calls.append((args[0].shape, tuple(args[0].flatten().tolist())))
     )
     monkeypatch.setattr(benchmark, "_encoder", lambda _: encoder)
     encode = benchmark._our_text(options)
@@ -105,30 +105,32 @@ def test_the_encoder_sees_new_captions_at_every_step(
     assert contexts[0].shape == (1, 256, 1024)
     assert not contexts[0][0, 5:].any() and contexts[0][0, :5].all()
     # Real tokens alone go through ours, and other ones each time.
-    assert {shape for shape, _ in seen} == ({(1, 5)} if text == "loop" else set())
-    assert len({ids for _, ids in seen}) == len(seen) == (3 if text == "loop" else 0)
+    assert {shape for shape, _ in calls} == ({(1, 5)} if text == "loop" else set())
+    assert len({ids for _, ids in calls}) == len(calls) == (3 if text == "loop" else 0)
 
 
 def test_the_official_encoder_sees_padded_captions(
     checkout: Path, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    calls = []
     options = benchmark._parse(options_of(checkout, "--side", "official", "--text", "loop"))
     encoder = benchmark._encoder(options)
-    encoder.register_forward_pre_hook(lambda _, args, given: seen.append(given), with_kwargs=True)
+    encoder.register_forward_pre_hook(
+        lambda _, args, keywords: calls.append(keywords), with_kwargs=True
+    )
     monkeypatch.setattr(benchmark, "_encoder", lambda _: encoder)
     context, mask = benchmark._official_text(options, torch.device("cpu"))()
     assert context.shape == (1, 256, 1024) and context.dtype == torch.bfloat16
-    assert seen[0]["input_ids"].shape == (1, 256) and int(mask.sum()) == 5
-    assert torch.equal(seen[0]["attention_mask"], mask)
-    assert int((seen[0]["input_ids"] > 0).sum()) == 5
+    assert calls[0]["input_ids"].shape == (1, 256) and int(mask.sum()) == 5
+    assert torch.equal(calls[0]["attention_mask"], mask)
+    assert int((calls[0]["input_ids"] > 0).sum()) == 5
 
 
 def test_the_table_has_all_contenders_and_their_ratios(
     checkout: Path, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    asked: list[tuple[str, str]] = []
+    requested: list[tuple[str, str]] = []
     times = {
         ("official", "none"): [3.0, 5.0],
         ("ours", "none"): [2.0, 2.0],
@@ -138,7 +140,7 @@ def test_the_table_has_all_contenders_and_their_ratios(
     }
 
     def measured(options: object, side: str, text: str) -> dict[str, object]:
-        asked.append((side, text))
+        requested.append((side, text))
         seconds = times[side, text]
         return {"seconds": seconds, "cpu_seconds": seconds, "losses": [1.0], "peak_bytes": 2e9}
 
@@ -146,7 +148,7 @@ def test_the_table_has_all_contenders_and_their_ratios(
     figures = tmp_path / "figures.json"
     texts = ["--text", "none", "loop", "cached"]
     assert benchmark.main(["--official", str(checkout), "--json", str(figures), *texts]) == 0
-    assert asked == [*times, *times]
+    assert requested == [*times, *times]
     text = capsys.readouterr().out
     assert "| official, none | 4 (3) | 4 (3) | 2.00 |" in text
     assert "| the network alone | 2.00 | 2.00 | 1.00 |" in text

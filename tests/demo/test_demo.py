@@ -41,7 +41,7 @@ CONFIG = ModelConfig(
     image_size=64, patch_size=16, hidden_size=32, num_heads=2, head_dim=16, depth_double=1,
     pca_channels=16, txt_preamble_depth=1, txt_input_size=128, prompt_length=20,
 )  # fmt: skip
-TOLD = {"omega": 4.0, "t_min": 0.1, "t_max": 0.9}
+CONDITIONS = {"omega": 4.0, "t_min": 0.1, "t_max": 0.9}
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,17 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random network in the place of the shipped one; the text encoder is the shipped one."""
     folder = tmp_path_factory.mktemp("assets")
     _write_model(folder / "model", CONFIG)
-    _write_model(folder / "student", dataclasses.replace(CONFIG, student=StudentConfig()), TOLD)
+    _write_model(
+        folder / "student", dataclasses.replace(CONFIG, student=StudentConfig()), CONDITIONS
+    )
     for name in ("text_encoder", "tokenizer"):
         shutil.copytree(ASSETS / name, folder / name)
     return folder
 
 
-def _write_model(folder: Path, config: ModelConfig, told: dict[str, float] | None = None) -> None:
+def _write_model(
+    folder: Path, config: ModelConfig, conditions: dict[str, float] | None = None
+) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -70,7 +74,7 @@ def _write_model(folder: Path, config: ModelConfig, told: dict[str, float] | Non
     save_file(weights, folder / "ema.safetensors")
     header: dict[str, Any] = {"format": "minit2i-training", "version": 1, "step": 1}
     header |= {"config": config.to_dict(), "recipe": {"ema_decay": 0.999}}
-    header |= {} if told is None else {"told": told}
+    header |= {} if conditions is None else {"told": conditions}
     (folder / "checkpoint.json").write_text(json.dumps(header), encoding="utf-8")
 
 
@@ -90,13 +94,17 @@ def finished(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_it_paints_and_judges_one_caption_a_kind(finished: Path) -> None:
     values = json.loads((finished / "report.json").read_text())
-    assert [made["table"] for made in values["runs"]] == ["euler-100", "ab2-20", "mean-flow-4"]
-    assert [made["guidance"] for made in values["runs"]] == [2.5, 2.5, TOLD["omega"]]
-    for made in values["runs"]:
-        assert [item["kind"] for item in made["pictures"]] == list(KINDS)
-        assert made["score"]["overall"]["total"] == 6
-        assert all((finished / item["file"]).is_file() for item in made["pictures"])
-        assert made["seconds_p50"]["total"] >= made["seconds_p50"]["steps"] > 0
+    assert [entry["table"] for entry in values["runs"]] == [
+        "euler-100",
+        "ab2-20",
+        "mean-flow-4",
+    ]
+    assert [entry["guidance"] for entry in values["runs"]] == [2.5, 2.5, CONDITIONS["omega"]]
+    for entry in values["runs"]:
+        assert [item["kind"] for item in entry["pictures"]] == list(KINDS)
+        assert entry["score"]["overall"]["total"] == 6
+        assert all((finished / item["file"]).is_file() for item in entry["pictures"])
+        assert entry["seconds_p50"]["total"] >= entry["seconds_p50"]["steps"] > 0
     once = {"export", "export student", "verify", "open and warm up", "open and warm up student"}
     assert set(values["seconds"]) == once
 
@@ -113,13 +121,13 @@ def test_parity_numbers_are_those_of_the_manifest(finished: Path) -> None:
 
 def test_the_page_holds_every_picture_and_names_no_other_file(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
-    shown = [base64.b64decode(data) for data in re.findall(r"base64,([^\"]+)", page)]
-    assert sorted(shown) == sorted(path.read_bytes() for path in finished.glob("pictures/*.png"))
+    embedded = [base64.b64decode(data) for data in re.findall(r"base64,([^\"]+)", page)]
+    assert sorted(embedded) == sorted(path.read_bytes() for path in finished.glob("pictures/*.png"))
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "minit2i generate minit2i-demo/bundle" in page
 
 
-def test_it_replaces_its_own_folder_and_no_other(
+def test_it_replaces_a_folder_of_the_demo_and_no_other(
     assets: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -191,7 +199,7 @@ def test_a_missing_asset_is_one_clear_error(tmp_path: Path) -> None:
     )
 
 
-def test_pictures_are_judged_by_their_own_captions(
+def test_images_are_judged_by_their_captions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Bundle.open(write_bundle(tmp_path / "b"))
@@ -219,9 +227,9 @@ def test_pictures_are_judged_by_their_own_captions(
     assert [item.caption for item in painted] == [caption for _, caption in captions]
     assert [item.seed for item in painted] == [3, 4, 5, 6, 7, 8]
     assert all(item.verdict.correct for item in painted)
-    made = Run(name="r", table=solver_table("euler", steps=1), guidance=1.0, painted=painted)
-    assert made.score().overall.num_correct == 6
-    assert made.file_name(5) == "pictures/r-05-colour-attribution.png"
+    outcome = Run(name="r", table=solver_table("euler", steps=1), guidance=1.0, painted=painted)
+    assert outcome.score().overall.num_correct == 6
+    assert outcome.file_name(5) == "pictures/r-05-colour-attribution.png"
 
 
 @pytest.mark.filterwarnings("ignore:prompt cut")

@@ -26,9 +26,9 @@ class Run:
         return line.removeprefix(prefix)
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> Run:
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Run:
     """Run one command line."""
     capsys.readouterr()
-    code = main([str(word) for word in words])
+    code = main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
     return Run(code=code, out=out, err=err)

@@ -77,7 +77,7 @@ def _quantised(part: str, scheme: str) -> Path:
     from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
 
     ranges = _folder() / f"{part}.npz"
-    made = quantize_bundle(
+    bundle = quantize_bundle(
         _exported(part),
         _folder() / f"{part}-{scheme}",
         scheme,
@@ -85,7 +85,7 @@ def _quantised(part: str, scheme: str) -> Path:
         calibration=ranges if ranges.is_file() else None,
         save_calibration=ranges if scheme == "int8" else None,
     )
-    return made.path
+    return bundle.path
 
 
 def tokenizer_bundle(folder: Path, tokenizer: dict[str, Any], prompt_length: int) -> Path:

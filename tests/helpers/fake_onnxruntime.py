@@ -75,10 +75,14 @@ class FakeOrt(types.ModuleType):
         class Value(OrtValue):
             module = ort
 
-        class Made(Session):
+        class FakeSession(Session):
             module = ort
 
-        self.OrtValue, self.InferenceSession, self.SessionOptions = Value, Made, SessionOptions
+        self.OrtValue, self.InferenceSession, self.SessionOptions = (
+            Value,
+            FakeSession,
+            SessionOptions,
+        )
         self.RunOptions = RunOptions
 
     def get_available_providers(self) -> list[str]:

@@ -49,11 +49,11 @@ class _Same:
 
 def shared_session(path: Path, *digests: str) -> Any:
     """A session of a graph; of files with the same digests it is the same one."""
-    return _kept_session(_Same(path), *digests)
+    return _cached_session(_Same(path), *digests)
 
 
 @functools.lru_cache(maxsize=16)
-def _kept_session(path: _Same, *digests: str) -> Any:
+def _cached_session(path: _Same, *digests: str) -> Any:
     # Every test copies the bundle; a graph of the same bytes is opened once.
     return open_session(str(path.value))
 

@@ -71,8 +71,8 @@ def violations(path: str, source: str) -> list[str]:
     """Each broken rule as one line: place, then what is wrong."""
     tree = ast.parse(source, path)
     imports = list(_imports(tree, path))
-    found = [*_layers(path, imports), *_libraries(path, imports), *_calls(path, tree)]
-    return [f"{path}:{line}: {text}" for line, text in sorted(found)]
+    broken = [*_layers(path, imports), *_libraries(path, imports), *_calls(path, tree)]
+    return [f"{path}:{line}: {text}" for line, text in sorted(broken)]
 
 
 def import_graph(files: Mapping[str, str]) -> dict[str, set[str]]:

@@ -78,9 +78,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not path.is_file():
             self.send_error(404)
             return
-        data, wanted = path.read_bytes(), self.headers.get("Range")
-        if wanted is not None and self.state["ranges"]:
-            start, stop = map(int, wanted.removeprefix("bytes=").split("-"))
+        data, requested_range = path.read_bytes(), self.headers.get("Range")
+        if requested_range is not None and self.state["ranges"]:
+            start, stop = map(int, requested_range.removeprefix("bytes=").split("-"))
             data = data[start : stop + 1]
             self.send_response(206)
         else:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-WORDS = ["\u2581a", "\u2581red", "\u2581circle", "\u2581", "\u2581gr", "een"]
+VOCABULARY = ["\u2581a", "\u2581red", "\u2581circle", "\u2581", "\u2581gr", "een"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def write_tokenizer(folder: Path) -> None:
     """Write tokenizer.json with T5's special ids, a padder and a cutter that must be ignored."""
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    vocabulary += [(word, -2.0) for word in WORDS] + [(letter, -9.0) for letter in LETTERS]
+    vocabulary += [(word, -2.0) for word in VOCABULARY] + [(letter, -9.0) for letter in LETTERS]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()

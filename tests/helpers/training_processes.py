@@ -48,8 +48,8 @@ def in_processes(count: int, work: Callable[..., None], *arguments: Any) -> list
 def losses_of(folder: Path) -> list[float]:
     """What ``trained`` left of a run, from all its processes that lived."""
     text = (folder / "losses.txt").read_text("utf-8")
-    found = dict(line.split() for line in text.splitlines())
-    return [float.fromhex(found[step]) for step in sorted(found, key=int)]
+    losses = dict(line.split() for line in text.splitlines())
+    return [float.fromhex(losses[step]) for step in sorted(losses, key=int)]
 
 
 def trained(index: int, runs: Sequence[tuple[Path, dict[str, Any]]], num_steps: int) -> None:

@@ -92,21 +92,21 @@ def step_data(recipe: Recipe, step: int) -> DataBatch:
 def state_of(checkpoint: Path) -> dict[str, Tensor]:
     """Every tensor of a checkpoint, optimizer state included, under one set of names."""
     optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
-    found = {}
+    tensors = {}
     for kind in ("model", "ema"):
         for name, value in load_file(checkpoint / f"{kind}.safetensors").items():
-            found[f"{kind}.{name}"] = value
+            tensors[f"{kind}.{name}"] = value
     for i, part in enumerate(optimizer["parts"]):
         for key, state in part["state"].items():
-            found |= {f"optimizer.{i}.{key}.{name}": value for name, value in state.items()}
-    return found
+            tensors |= {f"optimizer.{i}.{key}.{name}": value for name, value in state.items()}
+    return tensors
 
 
 def assert_same_state(one: Path, other: Path) -> None:
     """To the last bit."""
-    left, right = state_of(one), state_of(other)
-    assert left.keys() == right.keys()
-    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    first, second = state_of(one), state_of(other)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
