@@ -23,14 +23,14 @@ DEMO_TOKENIZER = Path(str(minit2i_deploy.demo.__file__)).parent / "assets" / "to
 
 @functools.cache
 def shipped_bundle(scheme: str | None = None) -> Path:
-    """The shipped base model in fp32, or quantised by a scheme. Do not write into it; copy it."""
-    return _exported("checkpoint") if scheme is None else _quantised("checkpoint", scheme)
+    """The shipped base model in fp32, or quantized by a scheme. Do not write into it; copy it."""
+    return _exported("checkpoint") if scheme is None else _quantized("checkpoint", scheme)
 
 
 @functools.cache
 def shipped_student(scheme: str | None = None) -> Path:
     """The shipped few-step student, as ``shipped_bundle``."""
-    return _exported("student") if scheme is None else _quantised("student", scheme)
+    return _exported("student") if scheme is None else _quantized("student", scheme)
 
 
 @functools.cache
@@ -64,7 +64,7 @@ def cpu_bundle() -> Path:
 
 
 @functools.cache
-def late_bundle() -> Path:
+def switch_bundle() -> Path:
     """The base model in INT8 whose rows from t = 0.5 on run the fp32 step graph."""
     from minit2i_deploy.export.quantize.switch_bundle import add_late_graph
 
@@ -72,8 +72,8 @@ def late_bundle() -> Path:
     return add_late_graph(Bundle.open(copy), Bundle.open(shipped_bundle()), 0.5).path
 
 
-def _quantised(part: str, scheme: str) -> Path:
-    """Calibrated on little: the graphs' form is what matters here, not how near they come."""
+def _quantized(part: str, scheme: str) -> Path:
+    """Calibrated on little data: what matters is the form of the graphs, not their error."""
     from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
 
     ranges = _folder() / f"{part}.npz"
@@ -89,7 +89,7 @@ def _quantised(part: str, scheme: str) -> Path:
 
 
 def tokenizer_bundle(folder: Path, tokenizer: dict[str, Any], prompt_length: int) -> Path:
-    """A bundle of a tokenizer; what stands in the place of graphs is none."""
+    """A bundle of a tokenizer; its graph files are no graphs."""
     write_files(folder)
     shutil.rmtree(folder / "tokenizer")
     (folder / "tokenizer").mkdir()

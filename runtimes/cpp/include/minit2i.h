@@ -28,8 +28,8 @@
  * minit2i_last_error() is per thread.
  *
  * Errors: every function that can fail returns a status. If it is not MINIT2I_OK, the outputs are
- * unchanged (those that were NULL stay NULL) and minit2i_last_error() returns one line: what came,
- * what was expected, what to do. No exception leaves the library.
+ * unchanged (those that were NULL stay NULL) and minit2i_last_error() returns one line: what the
+ * call got, what it expected, what to do. No exception leaves the library.
  *
  * Structs with struct_size grow at their end. Fill parameters with their _defaults function, which
  * takes the size that the caller was compiled with, and then set what differs; in structs that the
@@ -90,7 +90,7 @@ typedef struct minit2i_text {
     size_t size_bytes; /* or MINIT2I_NUL_TERMINATED; a NUL inside the text is refused */
 } minit2i_text;
 
-/* Called after each piece of work, in the thread that made the call; done runs from 1 to total.
+/* Called after each piece of work, in the caller's thread; done runs from 1 to total.
  * Anything but 0 cancels. */
 typedef int (*minit2i_progress)(void *user_data, uint64_t done, uint64_t total);
 
@@ -103,7 +103,7 @@ typedef void (*minit2i_warning)(void *user_data, const char *text);
 /* "0.1.0". */
 MINIT2I_API const char *minit2i_version(void);
 
-/* "usage", "bundle" and so on; "unknown" for a number that is no status. */
+/* "usage", "bundle" and so on; "unknown" for other numbers. */
 MINIT2I_API const char *minit2i_status_name(minit2i_status status);
 
 /* One line on this thread's last failure; valid until this thread's next call. */

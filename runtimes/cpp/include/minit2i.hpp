@@ -168,7 +168,7 @@ inline void on_warning(void *self, const char *text) noexcept {
     try {
         (*static_cast<const Warning *>(self))(text);
     } catch (...) {
-        // A warning that cannot be told is dropped.
+        // A warning that cannot be reported is dropped.
     }
 }
 

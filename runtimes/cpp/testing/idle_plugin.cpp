@@ -43,8 +43,8 @@ OrtStatus *supported_devices(OrtEpFactory *self, const OrtHardwareDevice *const 
                              std::size_t num_devices, OrtEpDevice **offered,
                              std::size_t max_offered, std::size_t *num_offered) noexcept {
     *num_offered = 0;
-    const char *wanted = std::getenv("MINIT2I_IDLE_DEVICES");
-    if (wanted != nullptr && std::string(wanted) == "0") {
+    const char *num_offers = std::getenv("MINIT2I_IDLE_DEVICES");
+    if (num_offers != nullptr && std::string(num_offers) == "0") {
         return nullptr;
     }
     for (std::size_t at = 0; at < num_devices && *num_offered < max_offered; ++at) {
@@ -134,7 +134,7 @@ OrtStatus *compile(OrtEp *, const OrtGraph **, const OrtNode **, std::size_t, Or
 
 void release_compiled(OrtEp *, OrtNodeComputeInfo **, std::size_t) noexcept {}
 
-Factory::Factory(const char *given) : OrtEpFactory{}, name(given) {
+Factory::Factory(const char *label) : OrtEpFactory{}, name(label) {
     ort_version_supported = ORT_API_VERSION;
     GetName = factory_name;
     GetVendor = vendor;
@@ -149,7 +149,7 @@ Factory::Factory(const char *given) : OrtEpFactory{}, name(given) {
     IsStreamAware = is_stream_aware;
 }
 
-Ep::Ep(const char *given) : OrtEp{}, name(given) {
+Ep::Ep(const char *label) : OrtEp{}, name(label) {
     ort_version_supported = ORT_API_VERSION;
     GetName = ep_name;
     GetCapability = take_no_node;

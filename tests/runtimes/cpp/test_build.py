@@ -14,7 +14,7 @@ import pytest
 from minit2i_deploy._version import __version__
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers import cpp_client
-from tests.helpers.cpp_bundles import DEMO_TOKENIZER, late_bundle, shipped_bundle, shipped_student
+from tests.helpers.cpp_bundles import DEMO_TOKENIZER, switch_bundle, shipped_bundle, shipped_student
 from tests.helpers.cpp_client import ROOT, program
 from tests.helpers.cpp_plugins import idle_plugin
 from tests.helpers.tiny_bundle import tiny_bundle
@@ -102,7 +102,7 @@ def test_sanitized(tmp_path: Path) -> None:
     program("minit2i-generate", tiny_bundle(), "a red circle", *options, folder=folder)
     program("minit2i-generate", shipped_student(), "a red circle", *output, folder=folder)
     options = ("--preset", "fast", *output)
-    program("minit2i-generate", late_bundle(), "a red circle", *options, folder=folder)
+    program("minit2i-generate", switch_bundle(), "a red circle", *options, folder=folder)
     program("minit2i-embed", tiny_bundle(), b"\xff", "--tokens", folder=folder, code=2)
     program("minit2i-embed", tmp_path, "a", "--tokens", folder=folder, code=1)
     for provider, plugin, code in (

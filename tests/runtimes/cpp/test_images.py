@@ -21,7 +21,7 @@ from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.text.prompts import Mix
 from tests.helpers import cpp_client
-from tests.helpers.cpp_bundles import cpu_bundle, late_bundle, shipped_bundle, shipped_student
+from tests.helpers.cpp_bundles import cpu_bundle, switch_bundle, shipped_bundle, shipped_student
 from tests.helpers.cpp_client import program
 from tests.helpers.tiny_bundle import tiny_bundle
 
@@ -134,7 +134,7 @@ def test_rows_after_the_switch_run_the_other_graph(tmp_path: Path, solver: str) 
     table = solver_table(solver, steps=6)
     table.save(tmp_path / "own.json")
     options = ["--table", tmp_path / "own.json", "--guidance", "3", "--seed", "5"]
-    check(tmp_path, late_bundle(), options, table, guidance=3.0, seed=5)
+    check(tmp_path, switch_bundle(), options, table, guidance=3.0, seed=5)
     switched = np.load(tmp_path / "a.npy")
     for scheme in (None, "int8-cpu"):
         base = shipped_bundle(scheme)

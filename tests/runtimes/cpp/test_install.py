@@ -166,21 +166,21 @@ def test_wrong_sources_are_refused_before_anything_is_installed(tmp_path: Path, 
     assert done.returncode == 1 and "installed" not in done.stderr
     line = done.stderr.splitlines()[-1]
     assert line.startswith(f"{tmp_path / name}: ") and WRONG_SOURCES[name] in line
-    left = set(tmp_path.rglob("*")) - set(before) - {tools, *tools.iterdir()}
-    assert left == {tmp_path / "build", tmp_path / "build" / "cpp"}
+    remaining = set(tmp_path.rglob("*")) - set(before) - {tools, *tools.iterdir()}
+    assert remaining == {tmp_path / "build", tmp_path / "build" / "cpp"}
 
 
 def test_a_release_archive_and_its_folder(tmp_path: Path) -> None:
     cpp_client.build()
-    sdk = ROOT / "build" / "onnxruntime-sdk"
+    built = ROOT / "build" / "onnxruntime-sdk"
     folder = tmp_path / "onnxruntime-linux-x64-1.32.0"
-    shutil.copytree(sdk, folder, symlinks=True, ignore=shutil.ignore_patterns("source"))
+    shutil.copytree(built, folder, symlinks=True, ignore=shutil.ignore_patterns("source"))
     archive = tmp_path / "onnxruntime.tgz"
     run("tar", "-C", tmp_path, "-czf", archive, folder.name)
     for source in (folder, archive):
-        run("sh", SCRIPTS / "onnxruntime_sdk.sh", tmp_path / "sdk", source)
-        made = tmp_path / "sdk"
-        names = {path.name for path in (made / "lib").iterdir()}
+        sdk = tmp_path / "sdk"
+        run("sh", SCRIPTS / "onnxruntime_sdk.sh", sdk, source)
+        names = {path.name for path in (sdk / "lib").iterdir()}
         assert {"libonnxruntime.so", "libonnxruntime.so.1"} <= names
-        assert (made / "lib" / "libonnxruntime.so.1").resolve().is_file()
-        assert list(made.glob("include/**/onnxruntime_cxx_api.h"))
+        assert (sdk / "lib" / "libonnxruntime.so.1").resolve().is_file()
+        assert list(sdk.glob("include/**/onnxruntime_cxx_api.h"))

@@ -55,7 +55,7 @@ def embed(state: ctypes.c_void_p, *data: bytes, **settings: object) -> np.ndarra
     return values
 
 
-def test_four_threads_get_their_own_results_from_one_model() -> None:
+def test_four_threads_share_one_model() -> None:
     size = Bundle.open(shipped_bundle()).config.image_size
     prompts = [b"a red circle", b"two blue squares", b"", b"a green triangle"]
     actual: dict[int, tuple[np.ndarray, np.ndarray]] = {}

@@ -20,7 +20,7 @@ from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS, _plugin_options
 from minit2i_deploy.text.embed import embed
 from tests.helpers import cpp_client
-from tests.helpers.cpp_bundles import edit, late_bundle
+from tests.helpers.cpp_bundles import edit, switch_bundle
 from tests.helpers.cpp_client import OK, ROOT, RUNTIME, USAGE, Client, program, refused
 from tests.helpers.cpp_plugins import idle_plugin, is_intel, openvino_plugin
 from tests.helpers.tiny_bundle import tiny_bundle
@@ -48,7 +48,7 @@ def test_a_plugin_gets_the_options_that_python_gives_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str | None
 ) -> None:
     """And one that takes no node leaves every value as it is on provider cpu."""
-    bundle = tiny_bundle() if precision is None else late_bundle()
+    bundle = tiny_bundle() if precision is None else switch_bundle()
     monkeypatch.setenv("MINIT2I_IDLE_RECORD", str(tmp_path / "options.txt"))
     arguments: tuple[object, ...] = ("--provider", "openvino", "--plugin", idle_plugin())
     arguments += () if precision is None else ("--precision", precision)
@@ -67,7 +67,7 @@ def test_a_plugin_gets_the_options_that_python_gives_it(
 # Measured with a plugin changed to list another maker's processor: 2.6e-7 and 1.3e-6 in fp32,
 # 6.2e-3 and 1.2e-2 in bf16.
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("bf16", 5e-2)])
-def test_openvinos_own_plugin(tmp_path: Path, precision: str, bound: float) -> None:
+def test_the_plugin_of_openvino(tmp_path: Path, precision: str, bound: float) -> None:
     options = ("--provider", "openvino", "--plugin", openvino_plugin(), "--precision", precision)
     if not is_intel():
         for name, file in (("minit2i-embed", "a.npz"), ("minit2i-generate", "a.png")):

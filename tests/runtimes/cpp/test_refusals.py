@@ -362,8 +362,8 @@ def test_null_and_unfilled_arguments() -> None:
         assert last_error() == "num_parts is 0, but at least 1 is needed"
         assert calls.minit2i_images_save_png(null, ctypes.c_size_t(0), b"a.png") == USAGE
         assert result.value is None
-        taken = ctypes.c_void_p(1)
-        assert embed(client.state, by(cpp_client.embed_params(b"a")), by(taken)) == USAGE
+        occupied = ctypes.c_void_p(1)
+        assert embed(client.state, by(cpp_client.embed_params(b"a")), by(occupied)) == USAGE
         assert last_error().startswith("*embeddings is not NULL")
 
 
@@ -383,10 +383,10 @@ def test_a_newer_callers_setting_is_not_ignored() -> None:
 
 
 def test_progress_can_cancel_and_the_state_goes_on() -> None:
-    calls_made: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
 
     def stop_at_three(_: object, done: int, total: int) -> int:
-        calls_made.append((done, total))
+        reports.append((done, total))
         return int(done == 3)
 
     with Client(tiny_bundle()) as client:
@@ -397,7 +397,7 @@ def test_progress_can_cancel_and_the_state_goes_on() -> None:
         status = call(client.state, ctypes.byref(params), ctypes.byref(images))
         assert (status, images.value) == (CANCELLED, None)
         assert last_error() == "cancelled by the caller after row 3 of 20"
-        assert calls_made == [(1, 20), (2, 20), (3, 20)]
+        assert reports == [(1, 20), (2, 20), (3, 20)]
         params.on_progress = cpp_client.PROGRESS(lambda *_: 0)
         assert call(client.state, ctypes.byref(params), ctypes.byref(images)) == OK
         library().minit2i_images_free(images)

@@ -14,7 +14,7 @@ using minit2i::write_struct;
 
 namespace {
 
-// More than any one machine has cores; the engine starts as many as it is told.
+// More than any one machine has cores; the engine starts as many as this says.
 constexpr std::int32_t kMaxThreads = 4096;
 
 minit2i_model_params default_params() {

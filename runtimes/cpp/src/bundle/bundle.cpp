@@ -42,8 +42,10 @@ bool is_inside(const fs::path &path, const fs::path &folder) {
            folder.end();
 }
 
-// The folder of the files in a hub's cache, where a snapshot is a tree of links to them; empty for
-// a folder that is no snapshot. The manifest's hashes vouch for the bytes wherever they lie.
+// Where files are links to if the folder lies in the cache of the Hugging Face hub, else empty. The
+// manifest's hashes vouch for the bytes wherever they are.
+// Source: huggingface_hub's guide on its cache: models--OWNER--NAME/snapshots/REVISION/FILE is a
+// link to models--OWNER--NAME/blobs/HASH.
 fs::path hub_blobs(const fs::path &folder) {
     for (fs::path place = folder; place.has_relative_path(); place = place.parent_path()) {
         const std::string owner_and_name = place.parent_path().filename().string();

@@ -111,11 +111,11 @@ std::string python_float(double value) {
     if (exponent < 0) {
         return sign + "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
     }
-    const auto whole = static_cast<std::size_t>(exponent) + 1;
-    if (digits.size() <= whole) {
-        return sign + digits + std::string(whole - digits.size(), '0') + ".0";
+    const auto num_integer_digits = static_cast<std::size_t>(exponent) + 1;
+    if (digits.size() <= num_integer_digits) {
+        return sign + digits + std::string(num_integer_digits - digits.size(), '0') + ".0";
     }
-    return sign + digits.substr(0, whole) + "." + digits.substr(whole);
+    return sign + digits.substr(0, num_integer_digits) + "." + digits.substr(num_integer_digits);
 }
 
 std::string python_json(const Json &value) {

@@ -150,7 +150,7 @@ const char *Charsmap::find(std::string_view text) const {
     return nullptr;
 }
 
-// The tokenizers library looks a short cluster up whole and, unlike SentencePiece, takes the
+// The tokenizers library looks up a short cluster at once and, unlike SentencePiece, takes the
 // shortest entry that starts it and drops the rest. Equal ids need the same here.
 std::string Charsmap::apply(std::string_view text) const {
     std::string result;

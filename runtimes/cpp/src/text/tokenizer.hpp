@@ -19,7 +19,7 @@ struct Encoded {
 
 class Tokenizer {
 public:
-    // Throws a bundle failure if the file is no T5 tokenizer.
+    // Throws a bundle failure if the file is not a T5 tokenizer.
     static Tokenizer open(const std::filesystem::path &path, std::int64_t prompt_length);
 
     // index is the prompt's, for the message.
