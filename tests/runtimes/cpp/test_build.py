@@ -14,7 +14,7 @@ import pytest
 from minit2i_deploy._version import __version__
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers import cpp_client
-from tests.helpers.cpp_bundles import DEMO_TOKENIZER, switch_bundle, shipped_bundle, shipped_student
+from tests.helpers.cpp_bundles import DEMO_TOKENIZER, shipped_bundle, shipped_student, switch_bundle
 from tests.helpers.cpp_client import ROOT, program
 from tests.helpers.cpp_plugins import idle_plugin
 from tests.helpers.tiny_bundle import tiny_bundle

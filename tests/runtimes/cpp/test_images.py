@@ -21,7 +21,7 @@ from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.text.prompts import Mix
 from tests.helpers import cpp_client
-from tests.helpers.cpp_bundles import cpu_bundle, switch_bundle, shipped_bundle, shipped_student
+from tests.helpers.cpp_bundles import cpu_bundle, shipped_bundle, shipped_student, switch_bundle
 from tests.helpers.cpp_client import program
 from tests.helpers.tiny_bundle import tiny_bundle
 

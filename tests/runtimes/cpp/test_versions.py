@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from tests.helpers.cpp_bundles import edit
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.runtimes.int8_probe import DYNAMIC, STATIC, warn_of_saturation
+from tests.helpers.cpp_bundles import edit, shipped_bundle
 from tests.helpers.cpp_client import ROOT, build, program
 from tests.helpers.cpp_plugins import idle_plugin, onnxruntime_library
 from tests.helpers.tiny_bundle import tiny_bundle
@@ -24,6 +28,7 @@ pytestmark = pytest.mark.cpp
 OLDEST, WITH_PLUGINS = "1.19.2", "1.22.1"
 # Measured 0 and 1.2e-6: other releases have other kernels.
 MAX_EMBEDDING_ERROR = 1e-4
+BOTH_FORMS = frozenset({DYNAMIC, STATIC})
 
 
 def with_opset(bundle: Path, folder: Path, opset: int) -> Path:
@@ -89,11 +94,32 @@ def test_other_releases_are_refused_in_one_line(tmp_path: Path, version: str) ->
     )
 
 
-def test_wrong_int8_products_are_reported() -> None:
-    """This processor's are right, or the tests of INT8 bundles would fail; 1048544 is AVX2's."""
-    assert program("int8_probe", 64 * 255 * 127).splitlines() == ["2072640", ""]
-    warning = program("int8_probe", 1048544).splitlines()[1]
-    assert warning.startswith("bundle: INT8 products are wrong on this processor (1048544 in ")
+def test_8_bit_products_are_right_here() -> None:
+    """Else the tests of INT8 bundles could not pass."""
+    assert program("int8_probe", tiny_bundle()) == "dynamic right\nstatic right\n"
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-cpu"])
+def test_the_warning_of_saturation_is_that_of_python(tmp_path: Path, scheme: str) -> None:
+    """As if this processor had no VNNI; weights of eight bits are put in the place of seven."""
+    copy = Path(shutil.copytree(shipped_bundle(scheme), tmp_path / "bundle"))
+    bundle = Bundle.open(copy)
+    for graph in bundle.manifest.graphs:
+        data_file = Path(f"{bundle.graph_path(graph)}.data")
+        data = bytearray(data_file.read_bytes())
+        length = int.from_bytes(data[:8], "little")
+        for entry in json.loads(data[8 : 8 + length]).values():
+            if entry.get("dtype") == "I8":
+                data[8 + length + entry["data_offsets"][0]] = 65
+        data_file.write_bytes(data)
+    lines = []
+    for graph in sorted(bundle.manifest.graphs):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warn_of_saturation(bundle, graph, "onnxruntime (cpu)", lambda: BOTH_FORMS)
+        lines += [f"{graph}: {item.message}" for item in caught]
+    assert len(lines) >= 1
+    assert program("int8_probe", copy).splitlines()[2:] == lines
 
 
 FORK = """

@@ -52,6 +52,8 @@ struct Preset {
 struct Manifest {
     ModelInfo model;
     std::map<std::string, GraphInfo> graphs;
+    // Of the graphs that are quantized: the form of their weights and products.
+    std::map<std::string, std::string> schemes;
     std::optional<SwitchGraph> after_switch;
     std::string tokenizer_path;
     std::map<std::string, FileInfo> files;

@@ -198,16 +198,17 @@ std::string decode_provenance(const Json &value) {
     return expect_digest(value.at("checkpoint_sha256"), where + ".checkpoint_sha256");
 }
 
-void check_quantized_graph(const Json &value, const std::string &where) {
+std::string decode_quantized_graph(const Json &value, const std::string &where) {
     expect_fields(value, where, {"scheme", "layers", "excluded"});
-    expect_text(value.at("scheme"), where + ".scheme");
     expect_positive(value, "layers", where);
     for (const Json &name : expect_list(value.at("excluded"), where + ".excluded")) {
         expect_text(name, where + ".excluded");
     }
+    return expect_text(value.at("scheme"), where + ".scheme");
 }
 
-void check_quantization(const Json &value) {
+// Gives the scheme of each quantized graph.
+std::map<std::string, std::string> decode_quantization(const Json &value) {
     const std::string where = "manifest.quantization";
     expect_fields(
         value, where,
@@ -226,11 +227,13 @@ void check_quantization(const Json &value) {
             throw JsonError(where + ": a smoothing strength is outside 0..1");
         }
     }
+    std::map<std::string, std::string> schemes;
     for (const auto &item : expect_object(value.at("graphs"), where + ".graphs").items()) {
         const std::string graph = where + ".graphs." + item.key();
-        expect_one_of(graph, item.key(), {"text_encoder", "text_adapter", "transformer"});
-        check_quantized_graph(item.value(), graph);
+        expect_one_of(graph, item.key(), {kTextEncoder, kTextAdapter, kStepGraph});
+        schemes[item.key()] = decode_quantized_graph(item.value(), graph);
     }
+    return schemes;
 }
 
 void check_checks(const Json &value) {
@@ -276,9 +279,10 @@ bool is_sha256(const std::string &text) {
 
 Manifest decode_manifest(const Json &complete) {
     Json value = expect_object(complete, "manifest");
+    Manifest manifest;
     // Only the manifest of a quantized bundle has this field.
     if (value.contains("quantization")) {
-        check_quantization(value.at("quantization"));
+        manifest.schemes = decode_quantization(value.at("quantization"));
         value.erase("quantization");
     }
     // This one is there if another graph takes the rows from some time on.
@@ -294,7 +298,6 @@ Manifest decode_manifest(const Json &complete) {
         value.erase("padded_head_dim");
     }
     // This one if the graphs hold operators that only one provider has.
-    Manifest manifest;
     if (value.contains("only_for")) {
         manifest.only_for = expect_text(value.at("only_for"), "manifest.only_for");
         expect_one_of("manifest.only_for", manifest.only_for, {"cpu"});

@@ -81,26 +81,11 @@ void check_kernels(const Bundle &bundle, const std::string &graph, const std::st
     }
 }
 
-// One line where 8-bit products are added up in 16 bits, as on processors without VNNI.
-void check_int8(const Bundle &bundle, const Provider &provider, const Warn &warn) {
-    const auto &graphs = bundle.manifest.graphs;
-    const bool has_int8 = std::any_of(graphs.begin(), graphs.end(), [](const auto &entry) {
-        return entry.second.precision == "int8";
-    });
-    if (!has_int8 || provider.name != "cpu") {
-        return;
-    }
-    const std::string text = int8_warning(bundle.path.string(), int8_probe_sum());
-    if (!text.empty()) {
-        warn(text);
-    }
-}
-
 } // namespace
 
 Engine::Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, bool lean,
                const Warn &warn)
-    : bundle_(bundle), choice_(std::move(choice)), lean_(lean),
+    : bundle_(bundle), choice_(std::move(choice)), lean_(lean), warn_(warn),
       num_threads_(num_threads > 0 ? num_threads : usable_cores()), ort_api_(load_ort_api()),
       process_id_(::getpid()),
       // Failures come back to the caller; nothing goes to stderr beside them.
@@ -112,7 +97,6 @@ Engine::Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, boo
     for (const auto &[name, graph] : bundle_.manifest.graphs) {
         slots_[name];
     }
-    check_int8(bundle_, choice_.provider, warn);
     if (bundle_.manifest.after_switch) {
         slots_[kAfterSwitchGraph];
     }
@@ -154,9 +138,20 @@ std::shared_ptr<GraphSession> Engine::session(const std::string &graph) {
             const std::lock_guard<std::mutex> encoder_lock(encoder.mutex);
             encoder.session.reset();
         }
+        warn_of_saturation(graph, info);
         slot.session = open(graph);
     }
     return slot.session;
+}
+
+void Engine::warn_of_saturation(const std::string &graph, const GraphInfo &info) const {
+    if (info.precision != "int8" || choice_.provider.name != "cpu") {
+        return;
+    }
+    const std::string text = saturation_warning(bundle_, graph, saturating_forms());
+    if (!text.empty()) {
+        warn_(text);
+    }
 }
 
 std::shared_ptr<GraphSession> Engine::open(const std::string &graph) {

@@ -17,8 +17,8 @@ namespace minit2i {
 
 class Engine {
 public:
-    // lean: the text encoder's session is dropped before the denoiser's is opened. Warns if INT8
-    // graphs would be computed wrong on this processor.
+    // lean: the text encoder's session is dropped before the denoiser's is opened. warn gets a line
+    // for a graph that this processor computes wrong.
     Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, bool lean,
            const Warn &warn);
 
@@ -40,6 +40,7 @@ private:
         std::shared_ptr<GraphSession> session;
     };
 
+    void warn_of_saturation(const std::string &graph, const GraphInfo &info) const;
     std::shared_ptr<GraphSession> open(const std::string &graph);
     Tensor run_encoder(GraphSession &session, std::vector<std::int64_t> &ids,
                        std::vector<std::int64_t> &mask, std::size_t n, RunControl &control);
@@ -49,6 +50,7 @@ private:
     const Bundle &bundle_;
     ProviderChoice choice_;
     bool lean_;
+    Warn warn_;
     int num_threads_;
     int ort_api_;
     std::int64_t process_id_;

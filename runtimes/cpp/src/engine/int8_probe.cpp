@@ -1,92 +1,137 @@
 #include "engine/int8_probe.hpp"
 
+#include "common/failure.hpp"
+#include "common/files.hpp"
+#include "common/json.hpp"
+#include "engine/onnx_writer.hpp"
 #include "engine/session.hpp"
 
-#include <string>
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <vector>
 
 namespace minit2i {
 namespace {
 
-constexpr std::int64_t kLength = 64;
+constexpr std::int64_t kRows = 4;
+constexpr std::int64_t kInner = 64;
+constexpr std::int64_t kColumns = 16;
+// 2 * 255 * 64 = 32640 is below 2 ** 15.
+constexpr int kSafeWeight = 64;
 
-// An ONNX model is a protobuf message; this is as much of its encoding as one node needs. The
-// numbers are those of onnx.proto.
-std::string varint(std::uint64_t value) {
-    std::string bytes;
-    for (; value > 0x7f; value >>= 7) {
-        bytes += static_cast<char>((value & 0x7f) | 0x80);
-    }
-    return bytes + static_cast<char>(value);
+template <typename T> std::string bytes_of(const std::vector<T> &values) {
+    return {reinterpret_cast<const char *>(values.data()), values.size() * sizeof(T)};
 }
 
-std::string number(unsigned field, std::uint64_t value) {
-    return varint(field << 3) + varint(value);
+// Weights are constants, as in a bundle, so that the same kernels run.
+std::string weights() {
+    return onnx_constant("b", {kInner, kColumns}, OnnxType::kInt8,
+                         std::string(static_cast<std::size_t>(kInner * kColumns), 127));
 }
 
-std::string message(unsigned field, const std::string &bytes) {
-    return varint((field << 3) | 2) + varint(bytes.size()) + bytes;
+// Unsigned inputs whose scale is measured in each run: MatMulInteger.
+std::string dynamic_model() {
+    return onnx_model({onnx_node("MatMulInteger", {"a", "b"}, "y")},
+                      onnx_value("a", {kRows, kInner}, OnnxType::kUint8),
+                      onnx_value("y", {kRows, kColumns}, OnnxType::kInt32), {weights()});
 }
 
-constexpr std::uint64_t kUint8 = 2;
-constexpr std::uint64_t kInt8 = 3;
-constexpr std::uint64_t kInt32 = 6;
-
-// A value of shape [1, size].
-std::string value_info(const std::string &name, std::uint64_t type, std::int64_t size) {
-    const std::string shape =
-        message(1, number(1, 1)) + message(1, number(1, static_cast<std::uint64_t>(size)));
-    return message(1, name) + message(2, message(1, number(1, type) + message(2, shape)));
+// Signed inputs of a fixed scale: Q/DQ pairs around MatMul, which ONNX Runtime fuses.
+std::string static_model() {
+    const std::vector<float> ones(static_cast<std::size_t>(kColumns), 1.0F);
+    return onnx_model(
+        {onnx_node("QuantizeLinear", {"a", "one", "zero"}, "a8"),
+         onnx_node("DequantizeLinear", {"a8", "one", "zero"}, "a32"),
+         onnx_node("DequantizeLinear", {"b", "ones"}, "b32", 1),
+         onnx_node("MatMul", {"a32", "b32"}, "y")},
+        onnx_value("a", {kRows, kInner}, OnnxType::kFloat32),
+        onnx_value("y", {kRows, kColumns}, OnnxType::kFloat32),
+        {onnx_constant("one", {}, OnnxType::kFloat32, bytes_of(std::vector<float>{1.0F})),
+         onnx_constant("zero", {}, OnnxType::kInt8, std::string(1, '\0')), weights(),
+         onnx_constant("ones", {kColumns}, OnnxType::kFloat32, bytes_of(ones))});
 }
 
-// sum[1, 1] = a[1, 64] x b[64, 1]. b is a constant, as weights are, so that the kernel is the same.
-std::string probe_model() {
-    const std::string node =
-        message(1, "a") + message(1, "b") + message(2, "sum") + message(4, "MatMulInteger");
-    const std::string weights = number(1, kLength) + number(1, 1) + number(2, kInt8) +
-                                message(8, "b") +
-                                message(9, std::string(static_cast<std::size_t>(kLength), 127));
-    const std::string graph = message(1, node) + message(2, "int8_probe") + message(5, weights) +
-                              message(11, value_info("a", kUint8, kLength)) +
-                              message(12, value_info("sum", kInt32, 1));
-    // The oldest versions that have the operator.
-    return number(1, 7) + message(7, graph) + message(8, message(1, "") + number(2, 13));
-}
-
-std::int32_t run_probe() {
-    load_ort_api();
+// Whether every output of a model is the expected one for an input that is everywhere a.
+template <typename In, typename Out> bool is_right(const std::string &model, In a, Out expected) {
     try {
         const Ort::Env env(ORT_LOGGING_LEVEL_FATAL, "minit2i");
         Ort::SessionOptions options;
         options.SetIntraOpNumThreads(1);
-        const std::string model = probe_model();
         Ort::Session session(env, model.data(), model.size(), options);
-        std::vector<std::uint8_t> a(static_cast<std::size_t>(kLength), 255);
-        const Ort::Value input = view(a, {1, kLength});
+        std::vector<In> values(static_cast<std::size_t>(kRows * kInner), a);
+        const Ort::Value input = view(values, {kRows, kInner});
         const char *input_name = "a";
-        const char *output_name = "sum";
+        const char *output_name = "y";
         std::vector<Ort::Value> outputs =
             session.Run(Ort::RunOptions{nullptr}, &input_name, &input, 1, &output_name, 1);
-        return outputs[0].GetTensorMutableData<std::int32_t>()[0];
+        const Out *sums = outputs[0].GetTensorMutableData<Out>();
+        return std::all_of(sums, sums + kRows * kColumns,
+                           [expected](Out sum) { return sum == expected; });
     } catch (const Ort::Exception &error) {
         fail_engine("onnxruntime failed in an 8-bit product", error);
     }
 }
 
-} // namespace
-
-std::int32_t int8_probe_sum() {
-    static const std::int32_t sum = run_probe();
-    return sum;
+SaturatingForms try_forms() {
+    load_ort_api();
+    // Without VNNI ONNX Runtime 1.32 gives 1048544 and 8160.
+    return {!is_right<std::uint8_t, std::int32_t>(dynamic_model(), 255, kInner * 255 * 127),
+            !is_right<float, float>(static_model(), 127.0F, kInner * 127 * 127)};
 }
 
-std::string int8_warning(const std::string &bundle, std::int32_t sum) {
-    if (sum == kInt8ProbeSum) {
+bool is_large(char weight) { return std::abs(static_cast<signed char>(weight)) > kSafeWeight; }
+
+// Whether an INT8 tensor of a safetensors file has a weight that can saturate.
+bool has_large_weights(const std::filesystem::path &path) {
+    std::string bytes;
+    std::uint64_t length = 0;
+    if (!read_file(path, bytes) || bytes.size() < sizeof length) {
+        fail_bundle(path.string() + ": not a weights file");
+    }
+    std::memcpy(&length, bytes.data(), sizeof length);
+    try {
+        const std::string_view view = bytes;
+        const Json header = parse_json(view.substr(sizeof length, length));
+        const std::string_view data = view.substr(sizeof length + length);
+        for (const auto &item : header.items()) {
+            if (member(item.value(), "dtype") == "I8") {
+                const auto begin = item.value().at("data_offsets").at(0).get<std::size_t>();
+                const auto end = item.value().at("data_offsets").at(1).get<std::size_t>();
+                const std::string_view tensor = data.substr(begin, end - begin);
+                if (std::any_of(tensor.begin(), tensor.end(), is_large)) {
+                    return true;
+                }
+            }
+        }
+        return false;
+    } catch (const std::exception &) {
+        fail_bundle(path.string() + ": not a weights file");
+    }
+}
+
+} // namespace
+
+SaturatingForms saturating_forms() {
+    static const SaturatingForms forms = try_forms();
+    return forms;
+}
+
+std::string saturation_warning(const Bundle &bundle, const std::string &graph,
+                               const SaturatingForms &forms) {
+    const GraphInfo &info = bundle.graph(graph);
+    const auto scheme = bundle.manifest.schemes.find(graph);
+    const bool is_dynamic = scheme != bundle.manifest.schemes.end() &&
+                            scheme->second.find("dynamic") != std::string::npos;
+    const bool saturates = is_dynamic ? forms.is_dynamic_wrong : forms.is_static_wrong;
+    if (info.precision != "int8" || !saturates ||
+        !has_large_weights(bundle.path / (info.path + ".data"))) {
         return "";
     }
-    return bundle + ": INT8 products are wrong on this processor (" + std::to_string(sum) +
-           " in place of " + std::to_string(kInt8ProbeSum) +
-           "): it adds pairs of them in 16 bits, which overflow; use a bundle in fp32";
+    return bundle.path.string() +
+           ": 8-bit products saturate in onnxruntime (cpu) on this processor, which has no VNNI, "
+           "so images lose quality; quantize the source again with this version of minit2i, whose "
+           "weights suit every processor, or use the bundle that this one was made from";
 }
 
 } // namespace minit2i

@@ -1,21 +1,28 @@
-// Whether this processor computes products of 8-bit numbers right.
+// Whether 8-bit products are right on this processor: two products of known answer.
+//
+// x86 processors without VNNI multiply 8-bit numbers in pairs that are added in 16 bits. Two
+// products of 255 and 127 are 64770, and 32767 is the most that fits: the sum saturates, without an
+// error. Weights of at most 64 in magnitude cannot saturate, whatever they are multiplied with.
 #pragma once
 
-#include "engine/ort_api.hpp"
+#include "bundle/bundle.hpp"
 
-#include <cstdint>
 #include <string>
 
 namespace minit2i {
 
-// 64 products of 255 and 127, added up by ONNX Runtime as its INT8 kernels do it here. Processors
-// without VNNI add pairs of them in 16 bits, which overflow: then the sum is less than
-// kInt8ProbeSum. ONNX Runtime runs this once a process.
-std::int32_t int8_probe_sum();
+// Forms of 8-bit products in bundles: inputs with a scale of each run, or with a fixed one. True:
+// the sum of 64 products is wrong.
+struct SaturatingForms {
+    bool is_dynamic_wrong = false;
+    bool is_static_wrong = false;
+};
 
-constexpr std::int32_t kInt8ProbeSum = 64 * 255 * 127;
+// What provider cpu does here; tried once a process.
+SaturatingForms saturating_forms();
 
-// One line for a bundle with INT8 graphs, or an empty text if the sum is right.
-std::string int8_warning(const std::string &bundle, std::int32_t sum);
+// The warning for a graph whose products saturate in these forms, or an empty text.
+std::string saturation_warning(const Bundle &bundle, const std::string &graph,
+                               const SaturatingForms &forms);
 
 } // namespace minit2i
