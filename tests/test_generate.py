@@ -18,7 +18,7 @@ from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.table import COLUMNS, Table, solver_table
 from minit2i_deploy.text.prompts import Mix
 from tests.helpers.bundles import CONFIG, write_bundle
-from tests.helpers.spies import SpyRuntime, tone
+from tests.helpers.fakes.spies import SpyRuntime, tone
 
 SHAPE = (3, CONFIG.image_size, CONFIG.image_size)
 PROMPTS = ["a red circle", "green", ""]

@@ -13,7 +13,7 @@ from minit2i_deploy.protocol import FreshNoise
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.bundles import write_bundle
-from tests.helpers.spies import SpyRuntime, SpyTrajectory
+from tests.helpers.fakes.spies import SpyRuntime, SpyTrajectory
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from minit2i_deploy.solvers.table import solver_table
 from minit2i_deploy.text.conditioning import branch_tokens
 from minit2i_deploy.text.prompts import Mix
 from tests.helpers.bundles import CONFIG, write_bundle
-from tests.helpers.spies import SpyRuntime
+from tests.helpers.fakes.spies import SpyRuntime
 
 SHAPE = (3, CONFIG.image_size, CONFIG.image_size)
 

@@ -25,9 +25,9 @@ from minit2i_deploy.engines.sidecar import NO_AUDIT
 from minit2i_deploy.runtimes.tensorrt.runtime import TensorRtRtxRuntime, TensorRtRuntime
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import solver_table
-from tests.helpers.fake_cuda import FakeCuda
-from tests.helpers.fake_plan import write_plan
-from tests.helpers.fake_tensorrt import FakeTensorRt
+from tests.helpers.fakes.fake_cuda import FakeCuda
+from tests.helpers.fakes.fake_plan import write_plan
+from tests.helpers.fakes.fake_tensorrt import FakeTensorRt
 from tests.helpers.tiny_bundle import tiny_bundle
 
 TABLE = solver_table("euler", steps=5)

@@ -17,7 +17,7 @@ from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.runtimes.compiled_cache import KEY_FILE, cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
 from tests.helpers.bundles import write_bundle
-from tests.helpers.fake_onnxruntime import FakeOrt
+from tests.helpers.fakes.fake_onnxruntime import FakeOrt
 from tests.helpers.tiny_bundle import tiny_bundle
 
 WORDS = {"library": "openvino", "version": "2026.4", "device": "cpu", "precision": "fp32"}

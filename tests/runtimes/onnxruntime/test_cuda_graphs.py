@@ -19,7 +19,7 @@ from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.bundles import CONFIG, write_bundle
-from tests.helpers.fake_onnxruntime import FakeOrt
+from tests.helpers.fakes.fake_onnxruntime import FakeOrt
 from tests.helpers.tiny_bundle import tiny_bundle
 
 WITH_CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")

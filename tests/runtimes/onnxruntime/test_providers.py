@@ -24,7 +24,7 @@ from minit2i_deploy.runtimes.toy_graph import matmul_model
 from minit2i_deploy.solvers.row import Row
 from tests.helpers.bundles import CONFIG, write_bundle
 from tests.helpers.cli_runs import run
-from tests.helpers.fake_onnxruntime import FakeOrt
+from tests.helpers.fakes.fake_onnxruntime import FakeOrt
 
 CUDA, OPENVINO = "CUDAExecutionProvider", "OpenVINOExecutionProvider"
 CPU_ONLY = ("CPUExecutionProvider",)

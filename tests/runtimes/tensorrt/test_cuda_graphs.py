@@ -13,7 +13,7 @@ from minit2i_deploy.errors import CudaGraphWarning
 from minit2i_deploy.runtimes.tensorrt.rows import REPLAY_TOLERANCE
 from minit2i_deploy.runtimes.tensorrt.runtime import TensorRtRuntime
 from minit2i_deploy.solvers.table import solver_table
-from tests.helpers.fake_cuda import cudaError_t
+from tests.helpers.fakes.fake_cuda import cudaError_t
 from tests.helpers.tensorrt_runs import GUIDANCE, TABLE, Bench, make_bench, no_noise, start_arrays
 
 Op = Callable[[], None]

@@ -21,7 +21,7 @@ from minit2i_deploy.runtimes.tensorrt.refit import refit_bundle
 from tests.checkpoints.test_lora import write_adapter
 from tests.helpers.checkpoint_forms import hub_folder
 from tests.helpers.cli_runs import run
-from tests.helpers.fake_plan import read_plan
+from tests.helpers.fakes.fake_plan import read_plan
 from tests.helpers.tensorrt_runs import GUIDANCE, TABLE, Bench, make_bench
 
 ENGINE = ["--engine", "tensorrt-rtx"]

@@ -11,8 +11,8 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError
 from minit2i_deploy.runtimes import open_runtime, runtime_class
 from minit2i_deploy.solvers.table import solver_table
-from tests.helpers.fake_cuda import FakeCuda, cudaError_t
-from tests.helpers.fake_tensorrt import FakeTensorRt
+from tests.helpers.fakes.fake_cuda import FakeCuda, cudaError_t
+from tests.helpers.fakes.fake_tensorrt import FakeTensorRt
 from tests.helpers.tensorrt_runs import (
     GUIDANCE,
     TABLE,

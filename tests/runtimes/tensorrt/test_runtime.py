@@ -18,7 +18,7 @@ from minit2i_deploy.protocol import RowsTrajectory
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
 from minit2i_deploy.solvers.table import solver_table
-from tests.helpers.fake_cuda import FakeCuda
+from tests.helpers.fakes.fake_cuda import FakeCuda
 from tests.helpers.tensorrt_runs import (
     GUIDANCE,
     TABLE,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.helpers.fake_plan import initializers
-from tests.helpers.fake_tensorrt_names import DataType, ILogger, Weights
+from tests.helpers.fakes.fake_plan import initializers
+from tests.helpers.fakes.fake_tensorrt_names import DataType, ILogger, Weights
 
 
 class Refitter:

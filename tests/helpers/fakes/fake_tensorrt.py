@@ -13,15 +13,15 @@ import numpy as np
 
 from minit2i_deploy.io.files import sha256_file
 from tests.helpers import fake_refitter
-from tests.helpers.fake_cuda import FakeCuda
-from tests.helpers.fake_plan import (
+from tests.helpers.fakes.fake_cuda import FakeCuda
+from tests.helpers.fakes.fake_plan import (
     open_session,
     read_plan,
     shared_session,
     with_weights,
     write_plan,
 )
-from tests.helpers.fake_tensorrt_names import (
+from tests.helpers.fakes.fake_tensorrt_names import (
     DataType,
     DynamicShapesKernelSpecializationStrategy,
     EngineInvalidityDiagnostics,
