@@ -23,14 +23,14 @@ class Command:
 
 
 COMMANDS: Final = (
-    Command(name="demo", help="export the shipped model, sample, score, report", extra="export"),
+    Command(name="demo", help="generate with the shipped models, score, report", extra="export"),
     Command(name="pull", help="download a released checkpoint and its text encoder", extra="hub"),
     Command(name="export", help="export a checkpoint to a bundle", extra="export"),
     Command(name="quantize", help="make an INT8, FP8 or INT4 bundle", extra="quantize"),
     Command(name="build", help="build TensorRT engines of a bundle's graphs", extra="rtx"),
     Command(name="refit", help="replace the weights of TensorRT engines", extra="rtx"),
-    Command(name="generate", help="generate images from prompts", extra="export"),
-    Command(name="embed", help="write the text encoder's embeddings of texts", extra="export"),
+    Command(name="generate", help="generate images from prompts", extra="cpu"),
+    Command(name="embed", help="write the text encoder's embeddings of texts", extra="cpu"),
     Command(name="inspect", help="describe a bundle, checkpoint or image", extra="checkpoints"),
     Command(name="verify", help="check the files of a bundle and run its graphs", extra="export"),
     Command(name="bench", help="time the stages of a bundle on one or more engines", extra="cpu"),
@@ -38,7 +38,7 @@ COMMANDS: Final = (
     Command(name="compare", help="compare images, scores and speed of bundles", extra="eval"),
     Command(name="sensitivity", help="measure what quantizing each layer costs", extra="quantize"),
     Command(name="table", help="print a solver as the table that runtimes follow", extra="cpu"),
-    Command(name="eval", help="score how well images follow their prompts", extra="export"),
+    Command(name="eval", help="score how well images follow their prompts", extra="cpu"),
     Command(name="data", help="pack, check and embed training shards", extra="train"),
     Command(name="train", help="train a model from a recipe", extra="train"),
     Command(name="distill", help="distill a model into a few-step student", extra="train"),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from minit2i_deploy.cli.support.options.shared_arguments import add_json
+from minit2i_deploy.progress import LOG_EVERY_S
 
 if TYPE_CHECKING:
     from minit2i_deploy.checkpoints.pull import PulledModel
@@ -62,14 +66,37 @@ def run(options: PullOptions) -> None:
     """Download, and print the next command."""
     from minit2i_deploy.checkpoints.pull import pull
 
-    pulled = pull(
-        options.model,
-        options.output or Path(f"minit2i-{options.model}"),
-        revision=options.revision,
-        text_encoder=not options.no_text_encoder,
-        bars=sys.stderr.isatty(),
-    )
+    folder, is_terminal = options.output or Path(f"minit2i-{options.model}"), sys.stderr.isatty()
+    with contextlib.nullcontext() if is_terminal else size_lines(folder):
+        pulled = pull(
+            options.model,
+            folder,
+            revision=options.revision,
+            text_encoder=not options.no_text_encoder,
+            bars=is_terminal,
+        )
     _print(options, pulled)
+
+
+@contextlib.contextmanager
+def size_lines(folder: Path, every_s: float = LOG_EVERY_S) -> Iterator[None]:
+    """Write how much a folder holds from time to time: the hub's library has bars only."""
+    from minit2i_deploy.cli.support.formatting import size
+
+    is_done = threading.Event()
+
+    def report() -> None:
+        while not is_done.wait(every_s):
+            sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+            sys.stderr.write(f"pull {size(sum(sizes))} in {folder}\n")
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()
 
 
 def _print(options: PullOptions, pulled: PulledModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.checkpoints.pull import RELEASES, pull
-from minit2i_deploy.cli.pull import _MODELS
+from minit2i_deploy.cli.pull import _MODELS, size_lines
 from minit2i_deploy.errors import CheckpointError, Minit2iError, MissingDependencyError, UsageError
 from minit2i_deploy.export.graphs.text_encoder_folder import find_text_encoder
 from tests.helpers.checkpoint_forms import PUBLIC, hub_folder
@@ -180,6 +181,16 @@ def test_the_command_prints_what_to_do_next(
     values = json.loads(run(capsys, "pull", "b16", "--no-text-encoder", "--json").out)
     assert values["checkpoint"] == "minit2i-b16/minit2i-b-16/transformer"
     assert values["parts"][0]["commit"] == "a" * 40
+
+
+def test_a_log_gets_a_line_from_time_to_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "part").write_bytes(bytes(2000))
+    with size_lines(tmp_path, every_s=0.01):
+        time.sleep(0.1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines and set(lines) == {f"pull 2.0 kB in {tmp_path}"}
 
 
 def test_names_of_models_are_those_of_the_command() -> None:
