@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.cli.support.engine_opening import open_engine, opened_spec
-from minit2i_deploy.cli.support.limits import check_per_kind, check_repeats
+from minit2i_deploy.cli.support.limits import check_least, check_per_kind, check_repeats
 from minit2i_deploy.cli.support.options.engine_options import SPEC_FORM, EngineOptions, add_engine
 from minit2i_deploy.cli.support.options.sampling_options import (
     TableOptions,
@@ -167,6 +167,8 @@ def _check(options: CompareOptions) -> None:
     if options.prompts is not None and options.captions is not None:
         raise UsageError("--prompts and --captions are mutually exclusive")
     check_repeats("--repeats", options.repeats, least=0)
+    for name in ("batch", "details"):
+        check_least(f"--{name}", getattr(options, name), 1)
     if options.captions is not None:
         check_per_kind("--captions", options.captions)
 

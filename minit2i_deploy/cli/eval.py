@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.cli.support.engine_opening import open_engine
-from minit2i_deploy.cli.support.limits import check_per_kind
+from minit2i_deploy.cli.support.limits import check_least, check_per_kind
 from minit2i_deploy.cli.support.options.engine_options import EngineOptions, add_engine
 from minit2i_deploy.cli.support.options.sampling_options import (
     AdjustmentOptions,
@@ -142,6 +142,7 @@ def run_shapes(options: ShapesOptions) -> None:
 
 def _check(options: ShapesOptions) -> None:
     check_per_kind("--per-kind", options.per_kind)
+    check_least("--batch", options.batch, 1)
     check_comparison(options.comparison, options.sampling)
     if options.comparison.tables is None:
         if options.guidance is not None and len(options.guidance) > 1:

@@ -256,7 +256,7 @@ def test_eval_counts_the_same_in_any_batch(
     [
         (["--per-kind", "0"], "--per-kind: expected at least 1, got 0"),
         (["--per-kind", "-1"], "--per-kind: expected at least 1, got -1"),
-        (["--batch", "0"], "batch is 0"),
+        (["--batch", "0"], "--batch: expected at least 1, got 0"),
         (["-o", "none/score.json"], "none: cannot be written"),
         (["--preset", "default", "--solver", "heun"], "--preset and --solver are mutually"),
     ],
