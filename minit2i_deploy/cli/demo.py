@@ -192,7 +192,7 @@ def _generate(
                     progress=progress,
                 )
                 runs.append(
-                    Run(name=prefix + name, table=table, guidance=guidance, painted=list(images))
+                    Run(name=prefix + name, table=table, guidance=guidance, images=list(images))
                 )
     return runs
 
@@ -209,7 +209,7 @@ def _write(
     (folder / "pictures").mkdir()
     images = {}
     for run in runs:
-        for index, item in enumerate(run.painted):
+        for index, item in enumerate(run.images):
             path = folder / run.file_name(index)
             fields = {"parameters": item.caption, "seed": str(item.seed), "table": run.table.name}
             save_png(item.image, path, fields)
@@ -240,7 +240,7 @@ def _print(options: DemoOptions, values: dict[str, Any], runs: list[Run]) -> Non
         print(json_text(values))
         return
     rows = []
-    for index, item in enumerate(runs[0].painted):
+    for index, item in enumerate(runs[0].images):
         verdict = "right" if item.verdict.correct else "wrong"
         kind = item.spec.kind.replace("_", " ")
         rows.append((verdict, kind, item.caption, str(options.output / runs[0].file_name(index))))

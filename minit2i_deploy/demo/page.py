@@ -1,4 +1,4 @@
-"""The demo's findings as one page that needs no other file."""
+"""The demo's report as an HTML page in a single file."""
 
 from __future__ import annotations
 
@@ -9,66 +9,92 @@ from minit2i_deploy.io.html import document, escape, image, shorten, table, verd
 from minit2i_deploy.machine import machine_line
 
 _STYLE: Final = """\
-.pictures { display: flex; flex-wrap: wrap; gap: 1.2rem; }
+.images { display: flex; flex-wrap: wrap; gap: 1.2rem; max-width: 40rem; }
 figure { margin: 0; width: 192px; }
 figure img { width: 192px; height: 192px; image-rendering: pixelated; border: 1px solid #bbb; }
 figcaption { font-size: .85rem; line-height: 1.35; }
 .kind, .reason { color: #666; }
 pre { background: #f3f3f3; padding: .8rem; overflow-x: auto; font-size: .9rem; }
 """
-_LONGEST_REASON: Final = 160
+_MAX_REASON_CHARS: Final = 160
+# Share of the start noise from which grain is visible beside an image without any.
+_VISIBLE_NOISE: Final = 0.002
 _STAGES: Final = {
-    "tokenise": "split the prompt into tokens",
+    "tokenise": "tokenizer",
     "encode": "text encoder",
     "adapt": "text adapter",
-    "noise": "draw the noise",
+    "noise": "noise",
     "steps": "denoiser, all rows",
-    "image": "round to bytes",
-    "total": "whole picture",
+    "image": "conversion to bytes",
+    "total": "total",
 }
 
 
-def to_html(
-    values: Mapping[str, Any], pictures: Mapping[str, bytes], commands: Sequence[str]
-) -> str:
-    """Write the page.
+def to_html(values: Mapping[str, Any], images: Mapping[str, bytes], commands: Sequence[str]) -> str:
+    """The page.
 
     Args:
-        values: what ``report.report_values`` gave.
-        pictures: PNG bytes by the file names that stand in values.
-        commands: lines that show how to go on.
+        values: from ``report.report_values``.
+        images: PNG bytes by the file names in values.
+        commands: command lines to try next.
     """
     parts = [
         f"<p>{'<br>'.join(escape(line) for line in _facts(values))}</p>",
-        *(_run(run, pictures) for run in values["runs"]),
-        "<h2>Time a picture</h2>",
+        *(_run(run, values["runs"], images) for run in values["runs"]),
+        "<h2>Time per image</h2>",
         _times(values["runs"]),
-        f"<p>{escape(_once_line(values['seconds']))}</p>",
+        f"<p>{escape(_setup_line(values['seconds']))}</p>",
         "<h2>Parity</h2>",
-        "<p>Differences measured during export; over its bound there would be no bundle.</p>",
+        "<p>Differences measured during export; nothing is written if one exceeds its bound.</p>",
         _checks(values["checks"]),
-        "<h2>How to go on</h2>",
+        "<h2>Next steps</h2>",
         f"<pre>{escape(chr(10).join(commands))}</pre>",
     ]
     return document("MiniT2I demo", _STYLE, parts)
 
 
-def _run(run: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+def _run(
+    run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], images: Mapping[str, bytes]
+) -> str:
     overall = run["score"]["overall"]
     low, high = overall["interval_95"]
-    rows = [_figure(item, pictures[item["file"]]) for item in run["pictures"]]
+    figures = [_figure(item, images[item["file"]]) for item in run["pictures"]]
+    text = (
+        "Captions that training excluded, judged by an exact detector. The 95% confidence "
+        f"interval of the score is {low:.2f} to {high:.2f}. {_noise_sentence(run, runs)}"
+    )
     return (
-        f"<h2>{escape(run['table'])}, guidance {run['guidance']:g}: "
-        f"{overall['correct']} of {overall['total']} right</h2>\n"
-        "<p>Captions that training never saw, judged by an exact detector. So few pictures say "
-        f"little: the 95% interval is {low:.2f} to {high:.2f}.</p>\n"
-        f'<div class="pictures">{"".join(rows)}</div>'
+        f"<h2>{escape(_title(run))}: {overall['correct']} of {overall['total']} right</h2>\n"
+        f"<p>{escape(text.strip())}</p>\n"
+        f'<div class="images">{"".join(figures)}</div>'
+    )
+
+
+def _title(run: Mapping[str, Any]) -> str:
+    preset = run["name"].removeprefix("student-")
+    model = "Few-step student" if run["name"] != preset else "Base model"
+    return f"{model}, preset {preset} ({run['table']}, guidance {run['guidance']:g})"
+
+
+def _noise_sentence(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    """Why the images of a run are grainier than those of others; empty if they are not.
+
+    Source: docs/reference/sampling.md, "Where the trajectory ends".
+    """
+    if run["residual_noise"] < _VISIBLE_NOISE or run["a_min"] is None:
+        return ""
+    clean = [one["table"] for one in runs if one["residual_noise"] < _VISIBLE_NOISE]
+    end = f", while {' and '.join(clean)} end on the estimate" if clean else ""
+    return (
+        f"These images are grainier because {run['table']} divides by max(1 - t, a_min) with the "
+        f"official sampler's a_min of {run['a_min']:g}: its last steps stop short of the network's "
+        f"estimate and {run['residual_noise']:.1%} of the start noise remains{end}."
     )
 
 
 def _figure(item: Mapping[str, Any], png: bytes) -> str:
     kind = escape(item["kind"].replace("_", " "))
-    reason = escape(shorten(item["reason"], _LONGEST_REASON))
+    reason = escape(shorten(item["reason"], _MAX_REASON_CHARS))
     return (
         f"<figure>{image(png, item['caption'])}<figcaption>"
         f'<span class="kind">{kind}</span><br>{escape(item["caption"])}<br>'
@@ -78,18 +104,17 @@ def _figure(item: Mapping[str, Any], png: bytes) -> str:
 
 
 def _times(runs: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        (words, *(f"{1000 * run['seconds_p50'][stage]:.2f}" for run in runs))
-        for stage, words in _STAGES.items()
+    lines = [
+        (label, *(f"{1000 * run['seconds_p50'][stage]:.2f}" for run in runs))
+        for stage, label in _STAGES.items()
     ]
-    one = (f"{1000 * run['seconds_p50']['steps'] / run['rows']:.2f}" for run in runs)
+    per_row = (f"{1000 * run['seconds_p50']['steps'] / run['rows']:.2f}" for run in runs)
     head = ("stage (median, ms)", *(run["table"] for run in runs))
-    numbers = range(1, len(head))
-    return table(head, [*rows, ("denoiser, one row", *one)], numbers=numbers)
+    return table(head, [*lines, ("denoiser, per row", *per_row)], numbers=range(1, len(head)))
 
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
+    lines = [
         (
             check["name"],
             f"{check['measured']:.3g}",
@@ -100,7 +125,7 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
         for check in checks
     ]
     head = ("check", "measured", "bound", "unit", "compared")
-    return table(head, rows, numbers=(1, 2))
+    return table(head, lines, numbers=(1, 2))
 
 
 def _facts(values: Mapping[str, Any]) -> tuple[str, str]:
@@ -114,5 +139,6 @@ def _facts(values: Mapping[str, Any]) -> tuple[str, str]:
     )
 
 
-def _once_line(seconds: Mapping[str, float]) -> str:
-    return "Once: " + ", ".join(f"{name} {spent:.1f} s" for name, spent in seconds.items()) + "."
+def _setup_line(seconds: Mapping[str, float]) -> str:
+    times = ", ".join(f"{name} {duration:.1f} s" for name, duration in seconds.items())
+    return f"Before the first image: {times}."

@@ -17,7 +17,7 @@ import pytest
 import minit2i_deploy.demo
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.config import ModelConfig, StudentConfig
-from minit2i_deploy.demo.report import Run, median_times
+from minit2i_deploy.demo.report import Run, median_times, residual_noise
 from minit2i_deploy.demo.shipped import Shipped, shipped_model
 from minit2i_deploy.errors import Minit2iError
 from minit2i_deploy.evaluation.shapes import (
@@ -32,6 +32,7 @@ from minit2i_deploy.evaluation.shapes.judged_images import generate_judged_image
 from minit2i_deploy.generate import Result
 from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.runtimes.fake import FakeRuntime
+from minit2i_deploy.solvers.row import advance
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.bundles import draft, write_bundle, write_files
 from tests.helpers.cli_runs import run
@@ -92,7 +93,7 @@ def finished(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield folder / "minit2i-demo"
 
 
-def test_it_paints_and_judges_one_caption_a_kind(finished: Path) -> None:
+def test_it_judges_one_caption_of_each_kind(finished: Path) -> None:
     values = json.loads((finished / "report.json").read_text())
     assert [entry["table"] for entry in values["runs"]] == [
         "euler-100",
@@ -119,12 +120,31 @@ def test_parity_numbers_are_those_of_the_manifest(finished: Path) -> None:
     assert values["checks"]
 
 
-def test_the_page_holds_every_picture_and_names_no_other_file(finished: Path) -> None:
+def test_the_page_embeds_every_image_and_names_no_other_file(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
     embedded = [base64.b64decode(data) for data in re.findall(r"base64,([^\"]+)", page)]
     assert sorted(embedded) == sorted(path.read_bytes() for path in finished.glob("pictures/*.png"))
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "minit2i generate minit2i-demo/bundle" in page
+
+
+def test_the_page_says_why_the_reference_is_grainier(finished: Path) -> None:
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    (sentence,) = re.findall(r"These images are grainier because [^<]*", page)
+    assert "euler-100 divides by max(1 - t, a_min)" in sentence
+    assert "1.6% of the start noise remains" in sentence
+    runs = {run["table"]: run for run in json.loads((finished / "report.json").read_text())["runs"]}
+    assert runs["euler-100"]["residual_noise"] == pytest.approx(0.05 * 0.8**5)
+    others = [name for name in runs if name != "euler-100"]
+    assert all(name in sentence and runs[name]["residual_noise"] < 1e-9 for name in others)
+
+
+def test_residual_noise_is_that_of_a_constant_estimate() -> None:
+    table = solver_table("heun", steps=50)
+    x, h = np.ones((1, 3, 1, 1), np.float32), np.zeros((1, 3, 1, 1), np.float32)
+    for row in table.steps(1.0):
+        x, h = advance(x, h, np.zeros((1, 1, 3, 1, 1), np.float32), row.weights, row.values)
+    assert residual_noise(table) == pytest.approx(float(x[0, 0, 0, 0]), rel=1e-4)
 
 
 def test_it_replaces_a_folder_of_the_demo_and_no_other(
@@ -155,10 +175,10 @@ def test_a_failed_check_leaves_nothing(
 ) -> None:
     _stub(assets, monkeypatch)
 
-    def damaged(self: Bundle, progress: object = None) -> None:
+    def corrupt(self: Bundle, progress: object = None) -> None:
         raise Minit2iError("a byte differs")
 
-    monkeypatch.setattr(Bundle, "verify", damaged)
+    monkeypatch.setattr(Bundle, "verify", corrupt)
     done = run(capsys, "demo", "--export", "--output", tmp_path / "d")
     assert (done.code, "sha256: a byte differs" in done.error) == (1, True)
     assert list(tmp_path.iterdir()) == []
@@ -218,16 +238,16 @@ def test_images_are_judged_by_their_captions(
     monkeypatch.setattr("minit2i_deploy.evaluation.shapes.judged_images.generate", perfect)
     captions = [(spec, caption) for _, spec, caption in scenes]
     with FakeRuntime(bundle) as runtime:
-        painted = list(
+        judged = list(
             generate_judged_images(
                 bundle, runtime, captions, table=solver_table("euler", steps=1), guidance=1.0,
                 batch=4, seed=3, progress=lambda share, label="": shares.append(share),
             )
         )  # fmt: skip
-    assert [item.caption for item in painted] == [caption for _, caption in captions]
-    assert [item.seed for item in painted] == [3, 4, 5, 6, 7, 8]
-    assert all(item.verdict.correct for item in painted)
-    outcome = Run(name="r", table=solver_table("euler", steps=1), guidance=1.0, painted=painted)
+    assert [item.caption for item in judged] == [caption for _, caption in captions]
+    assert [item.seed for item in judged] == [3, 4, 5, 6, 7, 8]
+    assert all(item.verdict.correct for item in judged)
+    outcome = Run(name="r", table=solver_table("euler", steps=1), guidance=1.0, images=judged)
     assert outcome.score().overall.num_correct == 6
     assert outcome.file_name(5) == "pictures/r-05-colour-attribution.png"
 
