@@ -13,7 +13,7 @@ import tensorrt_rtx_bindings as real_trt
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.runtimes.cuda.driver import CudaDriver
 from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
-from tests.helpers import fake_cuda, fake_tensorrt_names
+from tests.helpers.fakes import fake_cuda, fake_tensorrt_names
 from tests.helpers.fakes.fake_cuda import FakeCuda
 from tests.helpers.fakes.fake_tensorrt import (
     ExecutionContext,

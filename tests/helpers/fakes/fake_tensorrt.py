@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minit2i_deploy.io.files import sha256_file
-from tests.helpers import fake_refitter
+from tests.helpers.fakes import fake_refitter
 from tests.helpers.fakes.fake_cuda import FakeCuda
 from tests.helpers.fakes.fake_plan import (
     open_session,
