@@ -149,7 +149,7 @@ def test_the_command_refits_an_adapter(
     for name, value in network_tensors(bundle).items():
         assert np.array_equal(value, merged.tensors[name]), name
     again = run(capsys, "refit", out, "--lora", tmp_path / "lora", "-o", tmp_path / "b", *ENGINE)
-    assert (again.code, "an adapter is merged into it already" in again.err) == (2, True)
+    assert (again.code, "already contains a merged adapter" in again.err) == (2, True)
     # And back: the checkpoint's weights are the base's, so the images are.
     back = tmp_path / "back"
     done = run(capsys, "refit", out, "--checkpoint", hub_folder(), "-o", back, *ENGINE)
@@ -158,7 +158,7 @@ def test_the_command_refits_an_adapter(
     assert np.array_equal(image(Bundle.open(back)), image(bench.bundle))
 
 
-def test_a_refit_that_does_nothing_is_found(
+def test_a_refit_that_does_nothing_is_refused(
     bench: Bench,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -169,7 +169,7 @@ def test_a_refit_that_does_nothing_is_found(
     done = run(capsys, "refit", bench.bundle.path, "--lora", tmp_path / "lora", "-o",
                tmp_path / "out", *ENGINE)  # fmt: skip
     assert done.code == 1
-    assert "gives what it gave before, although" in done.err
+    assert "gives the old values although" in done.err
     assert not (tmp_path / "out").exists()
 
 
@@ -177,4 +177,4 @@ def test_wrong_use_exits_2(
     bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = run(capsys, "refit", bench.bundle.path, "-o", tmp_path / "out", *ENGINE)
-    assert (done.code, "give --checkpoint or --lora" in done.err) == (2, True)
+    assert (done.code, "expected --checkpoint or --lora" in done.err) == (2, True)
