@@ -21,8 +21,8 @@ from tests.helpers.cli_runs import run
 
 # The test tokenizer has few words, so captions are longer than the model's 12 tokens.
 pytestmark = pytest.mark.filterwarnings("default")
-WORDS = ("compare", "a", "b", "--runtime", "fake")
-SHORT = (*WORDS, "--prompts", "p.txt", "--repeats", 0)
+ARGUMENTS = ("compare", "a", "b", "--runtime", "fake")
+SHORT = (*ARGUMENTS, "--prompts", "p.txt", "--repeats", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_the_page_stands_alone_and_the_json_has_the_figures(
 ) -> None:
     from PIL import Image
 
-    done = run(capsys, *WORDS, "--captions", 1, "--details", 2, "--repeats", 2, "-o", "out")
+    done = run(capsys, *ARGUMENTS, "--captions", 1, "--details", 2, "--repeats", 2, "-o", "out")
     assert done.code == 0, done.err
     assert sorted(path.name for path in Path("out").iterdir()) == ["report.html", "report.json"]
     values = json.loads(Path("out/report.json").read_text())
@@ -106,7 +106,7 @@ def test_prompts_are_not_judged_and_every_seed_paints_each(
     assert "correct_a" not in values["pictures"][0]
 
 
-def test_words_of_people_are_escaped_on_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prompts_are_escaped_on_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, *SHORT, "-o", "out").code == 0
     text = Path("out/report.html").read_text()
     assert "red &amp; blue" in text
@@ -121,12 +121,12 @@ def test_text_names_both_sides_and_lists_the_figures(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
-        ((*WORDS,), "there are captions for models of shapes only"),
+        ((*ARGUMENTS,), "there are captions for models of shapes only"),
         ((*SHORT, "--captions", 1), "--prompts and --captions are mutually exclusive"),
-        ((*WORDS, "--captions", 0), "--captions: expected at least 1, got 0"),
-        ((*WORDS, "--captions", 1, "--repeats", -1), "--repeats: expected at least 0, got -1"),
+        ((*ARGUMENTS, "--captions", 0), "--captions: expected at least 1, got 0"),
+        ((*ARGUMENTS, "--captions", 1, "--repeats", -1), "--repeats: expected at least 0, got -1"),
         ((*SHORT, "--details", 0), "--details: expected at least 1, got 0"),
         ((*SHORT, "--batch", 0), "--batch: expected at least 1, got 0"),
         ((*SHORT, "--seeds", "1,x"), "argument --seeds"),
@@ -142,9 +142,9 @@ def test_text_names_both_sides_and_lists_the_figures(capsys: pytest.CaptureFixtu
     ],
 )
 def test_wrong_use_is_refused(
-    words: tuple[object, ...], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[object, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(capsys, *words)
+    done = run(capsys, *arguments)
     assert (done.code, message in done.error) == (2, True), done.err
 
 

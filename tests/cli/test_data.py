@@ -59,10 +59,10 @@ def test_a_folder_is_packed_as_it_is(tmp_path: Path, capsys: Capsys) -> None:
         "left_out": 0,
     }
     assert sorted(path.name for path in out.glob("*.tar")) == [f"00000{n}.tar" for n in range(3)]
-    found = [members for shard in sorted(out.glob("*.tar")) for members in read_all(shard)]
+    actual = [members for shard in sorted(out.glob("*.tar")) for members in read_all(shard)]
     order = [0, 1, 2, 3, 4]
-    assert [members["txt"] for members in found] == [f"picture {n}\n".encode() for n in order]
-    assert found[0]["jpg"] == picture(0) and found[2]["png"] == picture(2, form="PNG")
+    assert [members["txt"] for members in actual] == [f"picture {n}\n".encode() for n in order]
+    assert actual[0]["jpg"] == picture(0) and actual[2]["png"] == picture(2, form="PNG")
 
 
 def test_captions_from_metadata(tmp_path: Path, capsys: Capsys) -> None:
@@ -101,7 +101,7 @@ def test_damaged_metadata_is_refused(tmp_path: Path, capsys: Capsys, name: str) 
     assert not out.exists() and list(tmp_path.glob(".*")) == []
 
 
-def test_bad_pictures_are_left_out_up_to_a_limit(tmp_path: Path, capsys: Capsys) -> None:
+def test_bad_images_are_skipped_up_to_a_limit(tmp_path: Path, capsys: Capsys) -> None:
     folder, out = write_images(tmp_path / "in"), tmp_path / "out"
     (folder / "p3.jpg").write_bytes(b"no picture")
     (folder / "p4.txt").unlink()
@@ -116,9 +116,9 @@ def test_bad_pictures_are_left_out_up_to_a_limit(tmp_path: Path, capsys: Capsys)
 
 
 def test_drawn_shapes_are_packed(tmp_path: Path, capsys: Capsys) -> None:
-    words = ("data", "pack", "--shapes", 7, "--size", 32, "--seed", 4, "--per-shard", 5)
-    assert run(capsys, *words, tmp_path / "a").code == 0
-    assert run(capsys, *words, tmp_path / "b").code == 0
+    arguments = ("data", "pack", "--shapes", 7, "--size", 32, "--seed", 4, "--per-shard", 5)
+    assert run(capsys, *arguments, tmp_path / "a").code == 0
+    assert run(capsys, *arguments, tmp_path / "b").code == 0
     for name in ("000000.tar", "000001.tar"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     members = read_all(tmp_path / "a" / "000001.tar")[1]
@@ -150,8 +150,8 @@ def test_wrong_use_of_pack(
     write_images(tmp_path / "in", 1)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    words, message = WRONG_PACK[name]
-    done = run(capsys, "data", "pack", *words)
+    arguments, message = WRONG_PACK[name]
+    done = run(capsys, "data", "pack", *arguments)
     assert done.code == 2 and message in done.error
     assert not (tmp_path / "out").exists()
 
@@ -176,36 +176,36 @@ def check_set(folder: Path) -> list[Path]:
 
 def test_check_reports_what_there_is(tmp_path: Path, capsys: Capsys) -> None:
     check_set(tmp_path / "set")
-    words = (f"{tmp_path}/set/*.tar", "--min-side", 12, "--tokenizer", RECIPE.tokenizer_folder)
-    done = run(capsys, "data", "check", *words, "--prompt-length", 20, "--json")
+    arguments = (f"{tmp_path}/set/*.tar", "--min-side", 12, "--tokenizer", RECIPE.tokenizer_folder)
+    done = run(capsys, "data", "check", *arguments, "--prompt-length", 20, "--json")
     assert done.code == 1
     assert done.error.startswith("5 of 17 samples are bad, but --bad-limit is 0")
-    found = json.loads(done.out)
-    assert found["shards"] == 3 and found["samples"] == 17
-    assert found["empty"] == [f"{tmp_path}/set/c.tar"] and found["damaged"] == {}
-    assert found["bad"] == {
+    actual = json.loads(done.out)
+    assert actual["shards"] == 3 and actual["samples"] == 17
+    assert actual["empty"] == [f"{tmp_path}/set/c.tar"] and actual["damaged"] == {}
+    assert actual["bad"] == {
         "image cannot be read": 2,
         "no image": 1,
         "caption is not UTF-8": 1,
         "image too small": 1,
     }
-    assert found["examples"]["image too small"] == [
+    assert actual["examples"]["image too small"] == [
         f"{tmp_path}/set/a.tar: sample 14: image too small (9 x 30)"
     ]
-    assert found["duplicate_keys"] == 1
-    assert found["duplicate_examples"] == [f"{tmp_path}/set/b.tar: 03"]
-    assert found["files"] == {"jpg": 16, "txt": 17}
-    assert found["short_side"] == {"count": 12, "lowest": 16, "median": 16, "highest": 16}
-    assert found["aspect"]["median"] == 1.25
-    assert found["caption_tokens"]["count"] == 12 and found["truncated"] == 1
-    assert found["bytes"] == sum(path.stat().st_size for path in (tmp_path / "set").iterdir())
-    assert found["bytes_per_s"] == pytest.approx(found["bytes"] / found["seconds"])
+    assert actual["duplicate_keys"] == 1
+    assert actual["duplicate_examples"] == [f"{tmp_path}/set/b.tar: 03"]
+    assert actual["files"] == {"jpg": 16, "txt": 17}
+    assert actual["short_side"] == {"count": 12, "lowest": 16, "median": 16, "highest": 16}
+    assert actual["aspect"]["median"] == 1.25
+    assert actual["caption_tokens"]["count"] == 12 and actual["truncated"] == 1
+    assert actual["bytes"] == sum(path.stat().st_size for path in (tmp_path / "set").iterdir())
+    assert actual["bytes_per_s"] == pytest.approx(actual["bytes"] / actual["seconds"])
 
 
 def test_check_tells_people(tmp_path: Path, capsys: Capsys) -> None:
     check_set(tmp_path / "set")
-    words = (f"{tmp_path}/set/*.tar", "--tokenizer", RECIPE.tokenizer_folder, "--bad-limit", 4)
-    done = run(capsys, "data", "check", *words, "--prompt-length", 20)
+    arguments = (f"{tmp_path}/set/*.tar", "--tokenizer", RECIPE.tokenizer_folder, "--bad-limit", 4)
+    done = run(capsys, "data", "check", *arguments, "--prompt-length", 20)
     assert done.code == 0 and done.err == ""
     assert done.out.startswith("17 samples in 3 shards, ")
     for text in (
@@ -229,15 +229,15 @@ def test_check_names_damaged_shards_and_reads_the_others(tmp_path: Path, capsys:
     assert done.out.startswith("3 samples in 3 shards")
 
 
-def test_check_writes_an_index_only_when_asked(tmp_path: Path, capsys: Capsys) -> None:
+def test_check_writes_an_index_only_with_its_option(tmp_path: Path, capsys: Capsys) -> None:
     (path,) = write_set(tmp_path, [3])
-    kept = Path(f"{path}.index.json")
-    assert run(capsys, "data", "check", path).code == 0 and not kept.exists()
+    retained = Path(f"{path}.index.json")
+    assert run(capsys, "data", "check", path).code == 0 and not retained.exists()
     assert run(capsys, "data", "check", path, "--index").code == 0
-    made = kept.read_bytes()
-    kept.unlink()
+    packed = retained.read_bytes()
+    retained.unlink()
     open_index(str(path))
-    assert kept.read_bytes() == made
+    assert retained.read_bytes() == packed
 
 
 def test_check_reads_a_server_that_sends_whole_files(tmp_path: Path, capsys: Capsys) -> None:
@@ -265,12 +265,13 @@ def test_from_pictures_to_a_checkpoint(tmp_path: Path, capsys: Capsys) -> None:
         values = recipe | {"data": {"sources": [data], "workers": 0}}
         (tmp_path / "recipe.yaml").write_text(json.dumps(values))
         run_folder = tmp_path / name
-        words = (tmp_path / "recipe.yaml", "--output", run_folder)
-        done = run(capsys, "train", *words)
+        arguments = (tmp_path / "recipe.yaml", "--output", run_folder)
+        done = run(capsys, "train", *arguments)
         assert done.code == 0, done.err
-        assert run(capsys, "train", *words, "steps=4").code == 0
+        assert run(capsys, "train", *arguments, "steps=4").code == 0
         assert (
-            run(capsys, "train", words[0], "--output", tmp_path / f"{name}-2", "steps=4").code == 0
+            run(capsys, "train", arguments[0], "--output", tmp_path / f"{name}-2", "steps=4").code
+            == 0
         )
         resumed, straight = (
             (tmp_path / part / "step-000004" / "model.safetensors").read_bytes()
@@ -286,15 +287,15 @@ def test_from_pictures_to_a_checkpoint(tmp_path: Path, capsys: Capsys) -> None:
 def test_embed_goes_on_and_leaves_out(tmp_path: Path, capsys: Capsys) -> None:
     paths = write_set(tmp_path / "in", [2, 2])
     write_tar(paths[1], {"0": good(0), "1": {"jpg": b""}})
-    words = ("data", "embed", f"{tmp_path}/in/*.tar", tmp_path / "out", *TEXT)
-    done = run(capsys, *words)
+    arguments = ("data", "embed", f"{tmp_path}/in/*.tar", tmp_path / "out", *TEXT)
+    done = run(capsys, *arguments)
     error = "sample 1: no caption (no .txt); 1 bad samples exceed --bad-limit 0"
     assert done.code == 1 and error in done.error
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "00.tar",
         "00.tar.index.json",
     ]
-    done = run(capsys, *words, "--bad-limit", 1)
+    done = run(capsys, *arguments, "--bad-limit", 1)
     assert done.code == 0 and "sample 1: no caption (no .txt); skipped" in done.err
     assert done.out.startswith(f"{tmp_path}/out  1 samples, ")
     assert done.out.endswith(" in 2 shards, 1 of them from before\n")
@@ -304,23 +305,23 @@ def test_embed_of_a_bad_shard_leaves_no_empty_folder(tmp_path: Path, capsys: Cap
     (path,) = write_set(tmp_path / "in", [1])
     path.write_bytes(b"no tar file" * 100)
     assert run(capsys, "data", "embed", path, tmp_path / "new" / "out", *TEXT).code == 1
-    assert [found.name for found in tmp_path.iterdir()] == ["in"]
+    assert [actual.name for actual in tmp_path.iterdir()] == ["in"]
 
 
 def test_embed_finds_the_tokenizer_beside_the_encoder(tmp_path: Path, capsys: Capsys) -> None:
     (path,) = write_set(tmp_path / "in", [1])
     encoder, tokenizer = tmp_path / "t5" / "text_encoder", tmp_path / "t5" / "tokenizer"
     shutil.copytree(RECIPE.text_encoder_folder, encoder)
-    words = ("data", "embed", path, tmp_path / "out", "--text-encoder", encoder)
-    done = run(capsys, *words, "--prompt-length", 20)
+    arguments = ("data", "embed", path, tmp_path / "out", "--text-encoder", encoder)
+    done = run(capsys, *arguments, "--prompt-length", 20)
     assert done.code == 2
     assert (
         "no tokenizer.json in its tokenizer/, in itself or in ../tokenizer; save the" in done.error
     )
-    done = run(capsys, *words, "--prompt-length", 20, "--tokenizer", tmp_path)
+    done = run(capsys, *arguments, "--prompt-length", 20, "--tokenizer", tmp_path)
     assert done.code == 1 and done.error.endswith("name the folder of a T5 tokenizer")
     shutil.copytree(RECIPE.tokenizer_folder, tokenizer)
-    assert run(capsys, *words, "--prompt-length", 20).code == 0
+    assert run(capsys, *arguments, "--prompt-length", 20).code == 0
 
 
 def test_wrong_use_of_embed_and_check(tmp_path: Path, capsys: Capsys) -> None:

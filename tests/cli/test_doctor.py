@@ -33,13 +33,13 @@ LINES = [
 
 
 def test_extras_are_read_from_requirements() -> None:
-    found = {extra.name: extra for extra in group_extras(LINES)}
-    assert list(found) == ["", "cpu", "other", "export"]
-    assert found[""].packages == {"numpy": np.__version__}
-    assert found[""].pip_line is None
-    assert found["other"].packages == {"no-such-package": None}
-    assert found["other"].pip_line == "pip install 'minit2i-deploy[other]'"
-    assert sorted(found["export"].packages) == ["no-such-package", "onnxruntime", "torch"]
+    actual = {extra.name: extra for extra in group_extras(LINES)}
+    assert list(actual) == ["", "cpu", "other", "export"]
+    assert actual[""].packages == {"numpy": np.__version__}
+    assert actual[""].pip_line is None
+    assert actual["other"].packages == {"no-such-package": None}
+    assert actual["other"].pip_line == "pip install 'minit2i-deploy[other]'"
+    assert sorted(actual["export"].packages) == ["no-such-package", "onnxruntime", "torch"]
 
 
 def test_the_real_extras_are_all_named() -> None:
@@ -57,11 +57,11 @@ def test_processor_features() -> None:
 
 def test_memory_and_weights() -> None:
     assert (memory_bytes() or 0) > 2**28
-    found = variant_bytes()
+    actual = variant_bytes()
     # 235.7 M and 15.0 M parameters of four bytes; published with norms and biases.
-    assert found["b-16"]["fp32"] / 1e6 == pytest.approx(943 + 60, rel=5e-3)
-    assert found["b-16"]["with encoder"] / 1e6 == pytest.approx(943 + 60 + 1365, rel=5e-3)
-    assert found["l-16"]["16 bit"] / 1e6 == pytest.approx(1708 + 78, rel=5e-3)
+    assert actual["b-16"]["fp32"] / 1e6 == pytest.approx(943 + 60, rel=5e-3)
+    assert actual["b-16"]["with encoder"] / 1e6 == pytest.approx(943 + 60 + 1365, rel=5e-3)
+    assert actual["l-16"]["16 bit"] / 1e6 == pytest.approx(1708 + 78, rel=5e-3)
 
 
 def test_the_toy_tells_right_from_wrong() -> None:
@@ -97,8 +97,8 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> float:
         raise RuntimeFailure("no device")
 
-    made = {"fake": lambda: 1e-7, "openvino::bf16": missing, "torch (cuda)": broken}
-    set_tests(monkeypatch, [SelfTest(label=k, options={}, run=v) for k, v in made.items()])
+    outcomes = {"fake": lambda: 1e-7, "openvino::bf16": missing, "torch (cuda)": broken}
+    set_tests(monkeypatch, [SelfTest(label=k, options={}, run=v) for k, v in outcomes.items()])
 
 
 def set_tests(
@@ -106,8 +106,8 @@ def set_tests(
 ) -> None:
     """Let one runtime have these self tests and no other runtime any."""
     for name in RUNTIMES:
-        own = tests if name == runtime else []
-        monkeypatch.setattr(runtime_class(name), "self_tests", lambda own=own: own)
+        local = tests if name == runtime else []
+        monkeypatch.setattr(runtime_class(name), "self_tests", lambda local=local: local)
 
 
 def test_the_command_tells_what_works(engines: None, capsys: pytest.CaptureFixture[str]) -> None:

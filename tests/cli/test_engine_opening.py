@@ -41,7 +41,7 @@ def opener(opened: list[Any], *working: str) -> Callable[..., FakeRuntime]:
 
 
 @pytest.mark.parametrize(
-    ("has_gpu", "working", "chosen"),
+    ("has_gpu", "working", "opened"),
     [
         (True, ("onnxruntime:cuda", "openvino", "onnxruntime"), "onnxruntime:cuda"),
         (True, ("torch", "openvino", "onnxruntime"), "torch"),
@@ -53,7 +53,7 @@ def opener(opened: list[Any], *working: str) -> Callable[..., FakeRuntime]:
 def test_the_fastest_that_works_is_opened_and_named(
     has_gpu: bool,
     working: tuple[str, ...],
-    chosen: str,
+    opened: str,
     bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -61,7 +61,7 @@ def test_the_fastest_that_works_is_opened_and_named(
     monkeypatch.setattr(engine_opening, "has_nvidia_driver", lambda: has_gpu)
     monkeypatch.setattr(OPEN, opener([], *working))
     done = run(capsys, "generate", "b", "red", "--device", "auto", "-o", "x.png")
-    assert (done.code, done.err) == (0, f"minit2i: device auto: {chosen}\n")
+    assert (done.code, done.err) == (0, f"minit2i: device auto: {opened}\n")
 
 
 def test_threads_go_to_the_cpu(
@@ -70,8 +70,8 @@ def test_threads_go_to_the_cpu(
     opened: list[Any] = []
     monkeypatch.setattr(engine_opening, "has_nvidia_driver", lambda: True)
     monkeypatch.setattr(OPEN, opener(opened, "onnxruntime"))
-    words = ("embed", "b", "red", "-o", "x.npz", "--device", "auto", "--threads", 2)
-    assert run(capsys, *words).code == 0
+    arguments = ("embed", "b", "red", "-o", "x.npz", "--device", "auto", "--threads", 2)
+    assert run(capsys, *arguments).code == 0
     assert opened == [
         ("onnxruntime", {"provider": "cuda"}),
         ("torch", {"device": "cuda:0"}),
@@ -107,14 +107,14 @@ def test_no_engine_lists_the_reasons(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (("--runtime", "fake"), "--device auto and --runtime are mutually exclusive"),
         (("--provider", "cpu"), "--device auto and --provider are mutually exclusive"),
     ],
 )
 def test_auto_excludes_a_choice(
-    words: tuple[str, ...], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(capsys, "generate", "b", "red", "--device", "auto", *words)
+    done = run(capsys, "generate", "b", "red", "--device", "auto", *arguments)
     assert (done.code, done.error) == (2, message)

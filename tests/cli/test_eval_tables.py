@@ -16,7 +16,7 @@ from tests.helpers.cli_runs import run
 
 # The test tokenizer has few words, so captions are longer than the model's 12 tokens.
 pytestmark = pytest.mark.filterwarnings("default")
-WORDS = ("eval", "shapes", "b", "--runtime", "fake", "--per-kind", 1)
+ARGUMENTS = ("eval", "shapes", "b", "--runtime", "fake", "--per-kind", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +34,9 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tables_are_compared_and_the_report_is_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = (*WORDS, "--tables", "euler-4, dpmpp2m:5", "--guidance", "1,3", "--clip", 1)
-    words += ("--interval", 0.3, 1, "--rescale", 0.5, "--reference-steps", 20, "--seed", 7)
-    done = run(capsys, *words, "-o", "report.json", "--plots", "plots")
+    arguments = (*ARGUMENTS, "--tables", "euler-4, dpmpp2m:5", "--guidance", "1,3", "--clip", 1)
+    arguments += ("--interval", 0.3, 1, "--rescale", 0.5, "--reference-steps", 20, "--seed", 7)
+    done = run(capsys, *arguments, "-o", "report.json", "--plots", "plots")
     assert done.code == 0
     values = json.loads(Path("report.json").read_text())
     tail = "-i0.3-1-clip1-rescale0.5"
@@ -58,20 +58,20 @@ def test_tables_are_compared_and_the_report_is_written(
 
 
 def test_json_takes_the_texts_place(capsys: pytest.CaptureFixture[str]) -> None:
-    words = (*WORDS, "--tables", "euler:2,euler:3", "--reference-steps", 0, "--json")
-    values = json.loads(run(capsys, *words).out)
+    arguments = (*ARGUMENTS, "--tables", "euler:2,euler:3", "--reference-steps", 0, "--json")
+    values = json.loads(run(capsys, *arguments).out)
     assert [one["distance"] for one in values["outcomes"]] == [None, None]
     assert [one["guidance"] for one in values["outcomes"]] == [2.5, 2.5]
     assert values["pareto"] == ["euler-2"]
 
 
 def test_adjustments_reach_the_plain_score(capsys: pytest.CaptureFixture[str]) -> None:
-    values = json.loads(run(capsys, *WORDS, "--clip", 1, "--guidance", 3, "--json").out)
+    values = json.loads(run(capsys, *ARGUMENTS, "--clip", 1, "--guidance", 3, "--json").out)
     assert (values["table"], values["guidance"]) == ("euler-4-clip1", 3.0)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--plots", "p"], "--plots requires --tables"),
         (["--reference-steps", "9"], "--reference-steps requires --tables"),
@@ -95,15 +95,15 @@ def test_adjustments_reach_the_plain_score(capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_what_does_not_fit_is_refused(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(capsys, *WORDS, *words)
+    done = run(capsys, *ARGUMENTS, *arguments)
     assert (done.code, message in done.error) == (2, True), done.err
 
 
 def test_a_refused_run_leaves_no_folder_of_plots(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--tables", "euler:400", "--plots", "new/plots")
-    assert run(capsys, *WORDS, *words).code == 2
+    arguments = ("--tables", "euler:400", "--plots", "new/plots")
+    assert run(capsys, *ARGUMENTS, *arguments).code == 2
     assert not Path("new").exists()
 
 
@@ -111,7 +111,7 @@ def test_a_missing_matplotlib_is_known_before_the_work(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    done = run(capsys, *WORDS, "--tables", "euler:4", "--plots", "p")
+    done = run(capsys, *ARGUMENTS, "--tables", "euler:4", "--plots", "p")
     assert done.code == 1
     assert done.error == (
         "matplotlib.figure is not installed; run: pip install 'minit2i-deploy[eval]'"

@@ -24,18 +24,18 @@ from tests.helpers.cli_runs import run
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What export_bundle was called with; it writes a bundle without a network."""
     export = pytest.importorskip("minit2i_deploy.export")
-    made: list[tuple[Any, ...]] = []
+    exported: list[tuple[Any, ...]] = []
 
     def stub(
         checkpoint: Path, bundle: Path, options: ExportOptions, *, progress: Progress
     ) -> Bundle:
         progress(0.5, "stage")
-        made.append((checkpoint, bundle, options))
+        exported.append((checkpoint, bundle, options))
         return Bundle.open(write_bundle(bundle))
 
     monkeypatch.setattr(export, "export_bundle", stub)
     monkeypatch.setattr("minit2i_deploy.cli.export._check_places", lambda options: None)
-    return made
+    return exported
 
 
 def test_export_passes_its_options_and_prints_the_checks(
@@ -86,7 +86,7 @@ def test_export_for_an_engine_chooses_and_says_why(
     assert [call[2].only_for for call in calls] == [None, None, "cpu"]
 
 
-def test_export_pads_heads_where_asked_or_chosen(
+def test_export_pads_heads_with_the_option_or_for_the_target(
     calls: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = run(capsys, "export", "ckpt", tmp_path / "a", "--for", "cuda")
@@ -131,8 +131,8 @@ def test_export_refuses_wrong_places_before_torch_is_loaded(
         "codes = [main(['export', *words]) for words in json.loads(sys.argv[1])]\n"
         "print(json.dumps([codes, 'torch' in sys.modules]))\n"
     )
-    words = [sys.executable, "-c", code, json.dumps([case[0] for case in cases])]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    arguments = [sys.executable, "-c", code, json.dumps([case[0] for case in cases])]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [[case[1] for case in cases], False]
     for line, case in zip(done.stderr.splitlines(), cases, strict=True):
         assert line.startswith("minit2i: error: ") and case[2] in line
@@ -143,16 +143,16 @@ def test_export_refuses_wrong_places_before_torch_is_loaded(
 def test_training_passes_overrides_from_both_sides_of_an_option(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = []
+    exported = []
 
     def stub(recipe: Path, folder: Path, overrides: Sequence[str]) -> Path:
-        made.append((recipe, folder, list(overrides)))
+        exported.append((recipe, folder, list(overrides)))
         return folder / "step-000002"
 
     monkeypatch.setattr(f"minit2i_deploy.training.{command}", stub)
     done = run(capsys, command, "r.yaml", "lr=1", "--output", "run", "steps=2", "model.x=3")
     assert (done.code, done.out) == (0, "run/step-000002\n")
-    assert made == [(Path("r.yaml"), Path("run"), ["lr=1", "steps=2", "model.x=3"])]
+    assert exported == [(Path("r.yaml"), Path("run"), ["lr=1", "steps=2", "model.x=3"])]
 
 
 def test_columns_of_numbers_are_set_to_the_right() -> None:
@@ -162,7 +162,7 @@ def test_columns_of_numbers_are_set_to_the_right() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_bytes", "words"), [(999, "999 B"), (1000, "1.0 kB"), (20_650_908, "20.7 MB")]
+    ("num_bytes", "arguments"), [(999, "999 B"), (1000, "1.0 kB"), (20_650_908, "20.7 MB")]
 )
-def test_sizes(num_bytes: int, words: str) -> None:
-    assert formatting.size(num_bytes) == words
+def test_sizes(num_bytes: int, arguments: str) -> None:
+    assert formatting.size(num_bytes) == arguments

@@ -28,8 +28,8 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     return Bundle.open(write_bundle(tmp_path / "b"))
 
 
-def generate_images(capsys: pytest.CaptureFixture[str], *words: object) -> Run:
-    return run(capsys, "generate", "b", *words, "--runtime", "fake")
+def generate_images(capsys: pytest.CaptureFixture[str], *arguments: object) -> Run:
+    return run(capsys, "generate", "b", *arguments, "--runtime", "fake")
 
 
 def pixels(path: str) -> np.ndarray:
@@ -49,24 +49,24 @@ def test_the_picture_is_that_of_the_library(
     assert np.array_equal(pixels("minit2i-7.png"), np.asarray(expected.images[0]))
 
 
-def test_metadata_says_what_made_the_picture(
+def test_metadata_records_the_settings_of_the_image(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generate_images(capsys, "a red circle", "--negative", "green", "-o", "x.png")
-    found = read_metadata("x.png")
-    assert found.pop("version").startswith("minit2i-deploy ")
-    assert json.loads(found.pop("minit2i"))["bundle"] == bundle.digest
+    actual = read_metadata("x.png")
+    assert actual.pop("version").startswith("minit2i-deploy ")
+    assert json.loads(actual.pop("minit2i"))["bundle"] == bundle.digest
     parameters = (
         "a red circle\nNegative prompt: green\nSteps: 4, Sampler: euler-4, CFG scale: 2.5, "
         f"Seed: 0, Model hash: {bundle.digest[:10]}, Version: minit2i-deploy {__version__}"
     )
-    assert found == {
+    assert actual == {
         "parameters": parameters, "negative": "green", "seed": "0", "table": "euler-4",
         "guidance": "2.5", "bundle": bundle.digest, "runtime": "fake",
     }  # fmt: skip
 
 
-def test_a_default_name_replaces_nothing_and_a_given_one_does(
+def test_a_default_name_replaces_nothing_and_a_named_file_is_replaced(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [generate_images(capsys, "a").out.split()[0] for _ in range(3)]
@@ -118,7 +118,7 @@ def test_json(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "table"),
+    ("arguments", "table"),
     [
         (["--table", "euler-4"], "euler-4"),
         (["--table", "mine.json"], "heun-2"),
@@ -129,10 +129,10 @@ def test_json(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_the_table_may_be_named_or_compiled(
-    words: list[str], table: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], table: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     solver_table("heun", steps=2).save("mine.json")
-    assert json.loads(generate_images(capsys, "a", *words, "--json").out)["table"] == table
+    assert json.loads(generate_images(capsys, "a", *arguments, "--json").out)["table"] == table
 
 
 @pytest.mark.filterwarnings("default")
@@ -144,7 +144,7 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["-o", "no/such/x.png"], "no/such: cannot be written"),
         (["-o", "x.bmp"], "expected a .png, .jpg, .jpeg or .webp file, or a folder"),
@@ -231,7 +231,7 @@ def test_a_cut_prompt_is_warned_of(bundle: Bundle, capsys: pytest.CaptureFixture
     ],
 )
 def test_wrong_use_exits_2_and_writes_nothing(
-    words: list[str], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save("small.npy", np.zeros((3, 2, 2), dtype=np.float32))
     np.save("double.npy", np.zeros(SHAPE))
@@ -244,8 +244,8 @@ def test_wrong_use_exits_2_and_writes_nothing(
     Path("nan.json").write_text(good.replace("[0.25, ", "[NaN, "), encoding="utf-8")
     Path("folder.png").mkdir()
     before = sorted(Path().rglob("*"))
-    engine = [] if "--runtime" in words else ["--runtime", "fake"]
-    done = run(capsys, "generate", "b", "a", *words, *engine)
+    engine = [] if "--runtime" in arguments else ["--runtime", "fake"]
+    done = run(capsys, "generate", "b", "a", *arguments, *engine)
     assert done.code == 2
     assert message in done.error
     assert sorted(Path().rglob("*")) == before
@@ -254,12 +254,12 @@ def test_wrong_use_exits_2_and_writes_nothing(
 def test_an_interrupted_run_leaves_no_empty_folder(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*words: object) -> None:
+    def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("minit2i_deploy.cli.support.images.image_batches.run_job", interrupted)
-    words = ("a", "--num-images", 2, "-o", "new/images", "--preview", "new/previews")
-    assert generate_images(capsys, *words).code == 130
+    arguments = ("a", "--num-images", 2, "-o", "new/images", "--preview", "new/previews")
+    assert generate_images(capsys, *arguments).code == 130
     assert [path.name for path in Path().iterdir()] == ["b"]
 
 

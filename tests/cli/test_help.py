@@ -16,19 +16,19 @@ from minit2i_deploy.runtimes import RUNTIMES
 from tests.helpers.cli_runs import run
 
 
-@pytest.mark.parametrize("words", [(), ("help",), ("--help",)])
+@pytest.mark.parametrize("arguments", [(), ("help",), ("--help",)])
 def test_no_arguments_print_the_help(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(capsys, *words)
+    done = run(capsys, *arguments)
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("usage: minit2i ")
     assert "Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted." in done.out
 
 
-def test_help_on_a_command_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (("generate",), ("data", "pack")):
-        assert run(capsys, "help", *words).out == run(capsys, *words, "--help").out
+def test_help_on_a_command_is_that_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (("generate",), ("data", "pack")):
+        assert run(capsys, "help", *arguments).out == run(capsys, *arguments, "--help").out
 
 
 def test_help_on_engines_names_every_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,7 +45,7 @@ def test_help_on_something_else_is_wrong_use(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("words", "meant"),
+    ("arguments", "suggestion"),
     [
         (("generate", "b", "a", "--seeds", "3"), "--seed"),
         (("generate", "b", "a", "--cfg", "3"), "--guidance"),
@@ -60,11 +60,11 @@ def test_help_on_something_else_is_wrong_use(capsys: pytest.CaptureFixture[str])
     ],
 )
 def test_a_near_miss_names_the_option(
-    words: tuple[str, ...], meant: str, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], suggestion: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(capsys, *words)
+    done = run(capsys, *arguments)
     assert done.code == 2
-    assert f"(did you mean {meant}?); see minit2i {words[0]}" in done.error
+    assert f"(did you mean {suggestion}?); see minit2i {arguments[0]}" in done.error
 
 
 def test_options_that_are_not_near_get_no_hint(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +96,7 @@ def test_gpus_by_name(name: str, target: str) -> None:
     assert target_of(name) == target
 
 
-def test_every_listed_gpu_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_listed_gpu_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     text = run(capsys, "help", "gpus").out
     for capability, names in GPUS.items():
         assert f"  {capability}" in text
@@ -132,10 +132,10 @@ def test_a_gpu_name_reaches_the_commands(
 
 def completed(script: Path, line: str) -> list[str]:
     """What bash offers at the end of a line."""
-    words = re.split(" +", line)
-    quoted = " ".join(f"'{word}'" for word in words)
+    arguments = re.split(" +", line)
+    quoted = " ".join(f"'{word}'" for word in arguments)
     code = (
-        f"source {script}\nCOMP_WORDS=({quoted})\nCOMP_CWORD={len(words) - 1}\n"
+        f"source {script}\nCOMP_WORDS=({quoted})\nCOMP_CWORD={len(arguments) - 1}\n"
         '_minit2i_complete\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
     )
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)

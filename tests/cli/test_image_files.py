@@ -35,8 +35,8 @@ class Stdin:
         self.buffer = io.BytesIO(data)
 
 
-def generate(capsys: pytest.CaptureFixture[str], *words: object) -> Run:
-    return run(capsys, "generate", "b", *words, "--runtime", "fake")
+def generate(capsys: pytest.CaptureFixture[str], *arguments: object) -> Run:
+    return run(capsys, "generate", "b", *arguments, "--runtime", "fake")
 
 
 def index(folder: str) -> list[dict[str, object]]:
@@ -64,15 +64,15 @@ def test_several_prompts_give_several_images(
     ]
 
 
-@pytest.mark.parametrize("words", [["-"], ["--prompts", "-"]])
+@pytest.mark.parametrize("arguments", [["-"], ["--prompts", "-"]])
 def test_prompts_from_standard_input(
-    words: list[str],
+    arguments: list[str],
     bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Stdin(b"red\n\n  green\n"))
-    values = json.loads(generate(capsys, *words, "--json").out)
+    values = json.loads(generate(capsys, *arguments, "--json").out)
     assert [image["prompt"] for image in values["images"]] == ["red", "green"]
 
 
@@ -96,10 +96,10 @@ def test_commands_that_read_files_take_standard_input(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnx")
-    seen: list[tuple[str, str]] = []
+    requests: list[tuple[str, str]] = []
 
     def stub(*places: object, prompts: Path, **settings: object) -> None:
-        seen.append((prompts.name, prompts.read_text(encoding="utf-8")))
+        requests.append((prompts.name, prompts.read_text(encoding="utf-8")))
         raise UsageError("enough")
 
     monkeypatch.setattr("minit2i_deploy.export.quantize.quantize_bundle", stub)
@@ -107,7 +107,7 @@ def test_commands_that_read_files_take_standard_input(
     run(capsys, "quantize", "b", "q", "--scheme", "int8", "--prompts", "-")
     Path("p.txt").write_text("red\n", encoding="utf-8")
     run(capsys, "quantize", "b", "q", "--scheme", "int8", "--prompts", "p.txt")
-    assert seen == [("stdin.txt", "red\ngreen\n"), ("p.txt", "red\n")]
+    assert requests == [("stdin.txt", "red\ngreen\n"), ("p.txt", "red\n")]
 
 
 def test_one_image_in_a_folder_joins_those_there(
@@ -121,9 +121,7 @@ def test_one_image_in_a_folder_joins_those_there(
     assert [item["seed"] for item in index("new/out")] == [0, 0, 3]
 
 
-def test_several_images_want_a_folder_of_their_own(
-    bundle: Bundle, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_several_images_need_a_folder(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     generate(capsys, "red", "-o", "out/")
     done = generate(capsys, "red", "green", "-o", "out/")
     assert (done.code, "out: the folder is not empty" in done.error) == (2, True)
@@ -142,9 +140,9 @@ def test_the_index_tells_a_negative_prompt_and_noise(
 def test_jpeg_and_webp_hold_the_record(
     suffix: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("a \u7d05 circle", "--seed", 7, "--steps", 3)
-    generate(capsys, *words, "-o", "x.png")
-    assert generate(capsys, *words, "-o", f"x.{suffix}").code == 0
+    arguments = ("a \u7d05 circle", "--seed", 7, "--steps", 3)
+    generate(capsys, *arguments, "-o", "x.png")
+    assert generate(capsys, *arguments, "-o", f"x.{suffix}").code == 0
     assert Record.read(f"x.{suffix}") == Record.read("x.png")
     assert read_image_metadata(f"x.{suffix}") == read_image_metadata("x.png")
     with Image.open(f"x.{suffix}") as image:
@@ -170,12 +168,12 @@ def test_a_record_too_long_for_jpeg_is_refused_before_the_work(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     solver_table("euler", steps=1000).save("t.json")
-    words = ("red", "--table", "t.json")
-    done = generate(capsys, *words, "-o", "x.jpg")
+    arguments = ("red", "--table", "t.json")
+    done = generate(capsys, *arguments, "-o", "x.jpg")
     assert done.code == 2
     assert done.error.startswith("x.jpg: the record has ") and "JPEG holds 65527" in done.error
     assert not Path("x.jpg").exists()
-    assert generate(capsys, *words, "-o", "x.webp").code == 0
+    assert generate(capsys, *arguments, "-o", "x.webp").code == 0
     assert Record.read("x.webp").table_name == "euler-1000"
 
 
@@ -212,7 +210,7 @@ def test_inspect_describes_an_image(bundle: Bundle, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["plain.jpg"], "plain.jpg: has no field 'minit2i'"),
         (["text.png"], "text.png: cannot be read as PNG, JPEG or WebP"),
@@ -220,9 +218,9 @@ def test_inspect_describes_an_image(bundle: Bundle, capsys: pytest.CaptureFixtur
     ],
 )
 def test_inspect_refuses(
-    words: list[str], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (2, 2)).save("plain.jpg")
     Path("text.png").write_text("no image")
-    done = run(capsys, "inspect", *words)
+    done = run(capsys, "inspect", *arguments)
     assert (done.code, message in done.error) == (2, True), done.err

@@ -29,8 +29,8 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     return Bundle.open(write_bundle(tmp_path / "b"))
 
 
-def generate_images(capsys: pytest.CaptureFixture[str], *words: object) -> Run:
-    return run(capsys, "generate", "b", *words, "--runtime", "fake")
+def generate_images(capsys: pytest.CaptureFixture[str], *arguments: object) -> Run:
+    return run(capsys, "generate", "b", *arguments, "--runtime", "fake")
 
 
 def pixels(path: str | Path) -> np.ndarray:
@@ -58,8 +58,8 @@ def test_several_seeds_paint_one_prompt_several_times(
 def test_images_do_not_depend_on_the_batch(
     batch: int, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["red", "--seed", 7, "--num-images", 5, "--batch", batch]
-    done = generate_images(capsys, *words, "-o", "out", "--save-state", "s.npy", "--json")
+    arguments = ["red", "--seed", 7, "--num-images", 5, "--batch", batch]
+    done = generate_images(capsys, *arguments, "-o", "out", "--save-state", "s.npy", "--json")
     assert names("out") == [f"{k:04d}-{7 + k}.png" for k in range(5)]
     state = np.load("s.npy")
     assert state.shape == (5, *SHAPE)
@@ -73,7 +73,7 @@ def test_images_do_not_depend_on_the_batch(
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("arguments", "expected"),
     [
         ([], [("red", "0"), ("\u7d05", "0"), ("blue", "0")]),
         (["--seed", "4"], [("red", "4"), ("\u7d05", "4"), ("blue", "4")]),
@@ -85,21 +85,21 @@ def test_images_do_not_depend_on_the_batch(
     ],
 )
 def test_prompts_from_a_file_meet_their_seeds(
-    words: list[str],
+    arguments: list[str],
     expected: list[tuple[str, str]],
     bundle: Bundle,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     # A byte order mark, Windows line ends, a blank line, and no end to the last line.
     Path("p.txt").write_bytes(b"\xef\xbb\xbfred\r\n\r\n  \xe7\xb4\x85\nblue")
-    assert generate_images(capsys, "--prompts", "p.txt", *words).code == 0
+    assert generate_images(capsys, "--prompts", "p.txt", *arguments).code == 0
     fields = [read_metadata(name) for name in names()]
     assert [(item["parameters"].splitlines()[0], item["seed"]) for item in fields] == expected
     assert names() == [f"minit2i-{k:04d}-{seed}.png" for k, (_, seed) in enumerate(expected)]
 
 
 @pytest.mark.parametrize(
-    ("data", "words", "message"),
+    ("data", "arguments", "message"),
     [
         (b"red\nblue\nb\xe9\n", [], "p.txt: line 3: not UTF-8 at byte 2; write one prompt a line"),
         ("red".encode("utf-16"), [], "p.txt: line 1: not UTF-8 at byte 1"),
@@ -112,14 +112,14 @@ def test_prompts_from_a_file_meet_their_seeds(
 )
 def test_bad_prompt_files_exit_2(
     data: bytes | None,
-    words: list[str],
+    arguments: list[str],
     message: str,
     bundle: Bundle,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if data is not None:
         Path("p.txt").write_bytes(data)
-    done = generate_images(capsys, "--prompts", "p.txt", *words)
+    done = generate_images(capsys, "--prompts", "p.txt", *arguments)
     assert (done.code, names()) == (2, [])
     assert message in done.error
 
@@ -133,8 +133,8 @@ def test_a_prompt_file_of_another_kind_exits_2(
 
 
 def test_a_mix_is_that_of_the_library(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--also", "a circle: blue:0.5", "--also", "green:-0.25"]
-    assert generate_images(capsys, "red", *words, "-o", "x.png").code == 0
+    arguments = ["--also", "a circle: blue:0.5", "--also", "green:-0.25"]
+    assert generate_images(capsys, "red", *arguments, "-o", "x.png").code == 0
     mix = Mix(parts=(("red", 1.0), ("a circle: blue", 0.5), ("green", -0.25)))
     with FakeRuntime(bundle) as runtime:
         expected = generate(bundle, runtime, mix)
@@ -147,8 +147,8 @@ def test_a_mix_is_that_of_the_library(bundle: Bundle, capsys: pytest.CaptureFixt
 def test_guidance_settings_apply_to_any_table(
     source: list[str], bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--interval", "0.2", "0.6", "--clip", "0.9", "--rescale", "0.5"]
-    done = generate_images(capsys, "red", *source, *words, "-o", "x.png")
+    arguments = ["--interval", "0.2", "0.6", "--clip", "0.9", "--rescale", "0.5"]
+    done = generate_images(capsys, "red", *source, *arguments, "-o", "x.png")
     assert done.out.startswith("x.png  euler-4-i0.2-0.6-clip0.9-rescale0.5, ")
     table = solver_table("euler", steps=4, interval=(0.2, 0.6), clip=0.9, rescale=0.5)
     with FakeRuntime(bundle) as runtime:
@@ -176,8 +176,8 @@ def test_the_grid_holds_every_picture(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("p.txt").write_text("red\nblue\n"[: 4 if prompts == 1 else None], encoding="utf-8")
-    words = ["--num-images", count, "--batch", 2, "-o", "out", "--grid", "g.png"]
-    assert generate_images(capsys, "--prompts", "p.txt", *words).code == 0
+    arguments = ["--num-images", count, "--batch", 2, "-o", "out", "--grid", "g.png"]
+    assert generate_images(capsys, "--prompts", "p.txt", *arguments).code == 0
     sheet, side = pixels("g.png"), CONFIG.image_size + 2
     assert sheet.shape == (size[1] * side - 2, size[0] * side - 2, 3)
     for index, name in enumerate(names("out")):
@@ -189,8 +189,8 @@ def test_the_grid_holds_every_picture(
 def test_previews_of_several_images_carry_their_names(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--num-images", 3, "--batch", 2, "-o", "out", "--preview", "p", "--every", 3]
-    assert generate_images(capsys, "red", "--steps", 5, *words).code == 0
+    arguments = ["--num-images", 3, "--batch", 2, "-o", "out", "--preview", "p", "--every", 3]
+    assert generate_images(capsys, "red", "--steps", 5, *arguments).code == 0
     # Every third row, and the last.
     rows = [0, 3, 4]
     expected = [f"{k:04d}-{k}-row-{row:04d}.png" for k in range(3) for row in rows]
@@ -206,8 +206,8 @@ def test_an_animation_shows_the_estimates_and_then_the_picture(
 ) -> None:
     # Does not land on its estimate: equal frames would become one.
     solver_table("euler", steps=5, a_min=0.5).save("t.json")
-    words = ["--table", "t.json", "--preview", "p", "--animate", "a.webp", "--every", every]
-    assert generate_images(capsys, "red", *words, "-o", "x.png").code == 0
+    arguments = ["--table", "t.json", "--preview", "p", "--animate", "a.webp", "--every", every]
+    assert generate_images(capsys, "red", *arguments, "-o", "x.png").code == 0
     frames = [Path(f"p/row-{row:04d}.png") for row in rows] + [Path("x.png")]
     with Image.open("a.webp") as animation:
         assert animation.n_frames == len(frames)

@@ -77,22 +77,22 @@ def test_modules_keep_their_loaders(heavy: Path) -> None:
 
 def test_other_threads_import_as_ever(heavy: Path) -> None:
     (heavy / "heavy_inner.py").write_text("value = 3\n")
-    found = []
+    actual = []
     with uninterrupted_imports():
         thread = threading.Thread(
-            target=lambda: found.append(importlib.import_module("heavy_inner").value)
+            target=lambda: actual.append(importlib.import_module("heavy_inner").value)
         )
         thread.start()
         thread.join()
-    assert found == [3]
+    assert actual == [3]
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with sigint_held() as held:
+        with sigint_held() as locked:
             signal.raise_signal(signal.SIGINT)
-        assert not held and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert not locked and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -114,8 +114,8 @@ def process(code: str) -> subprocess.CompletedProcess[str]:
     head = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     tail = "from minit2i_deploy.__main__ import main\nsys.exit(main())\n"
     text = head + textwrap.dedent(code) + tail
-    words = [sys.executable, "-c", text, "--version"]
-    return subprocess.run(words, capture_output=True, text=True)
+    arguments = [sys.executable, "-c", text, "--version"]
+    return subprocess.run(arguments, capture_output=True, text=True)
 
 
 def test_an_interrupt_before_the_command_is_known_is_one_line() -> None:
@@ -137,6 +137,6 @@ def test_an_interrupt_after_all_is_done_says_nothing() -> None:
 
 
 def test_the_package_is_the_command() -> None:
-    words = [sys.executable, "-m", "minit2i_deploy", "--version"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    arguments = [sys.executable, "-m", "minit2i_deploy", "--version"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("minit2i ")

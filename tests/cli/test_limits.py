@@ -26,7 +26,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["generate", "b", "red", "--num-images", HUGE], "exceeds 1000000 images"),
         (
@@ -56,17 +56,21 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_number_without_an_answer(
-    bundle: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    bundle: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    fake = [] if words[0] in ("demo", "eval") or "--provider" in words else ["--runtime", "fake"]
-    done = run(capsys, *words, *fake)
+    fake = (
+        []
+        if arguments[0] in ("demo", "eval") or "--provider" in arguments
+        else ["--runtime", "fake"]
+    )
+    done = run(capsys, *arguments, *fake)
     assert done.code == 2
     assert message in done.error
 
 
-def test_the_last_seed_is_taken(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--seed", 2**64 - 2, "--num-images", 2, "--runtime", "fake", "-o", "p")
-    assert run(capsys, "generate", "b", "red", *words).code == 0
+def test_the_last_seed_is_accepted(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--seed", 2**64 - 2, "--num-images", 2, "--runtime", "fake", "-o", "p")
+    assert run(capsys, "generate", "b", "red", *arguments).code == 0
     assert len(list(Path("p").glob("*.png"))) == 2
 
 

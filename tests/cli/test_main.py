@@ -120,18 +120,18 @@ def test_help_imports_no_library_and_no_command() -> None:
 
 @pytest.mark.parametrize("command", FLAGS)
 def test_flags_are_frozen(command: str) -> None:
-    words = command.split()
-    found = _child(parser.build_parser(words[0]), words)
-    shown = [action for action in found._actions if action.help is not argparse.SUPPRESS]
-    names = {name for action in shown for name in action.option_strings or [str(action.metavar)]}
+    arguments = command.split()
+    actual = _child(parser.build_parser(arguments[0]), arguments)
+    printed = [action for action in actual._actions if action.help is not argparse.SUPPRESS]
+    names = {name for action in printed for name in action.option_strings or [str(action.metavar)]}
     assert sorted(names - {"-h", "--help"}) == sorted(FLAGS[command])
 
 
-def _child(parent: argparse.ArgumentParser, words: list[str]) -> argparse.ArgumentParser:
-    if not words:
+def _child(parent: argparse.ArgumentParser, arguments: list[str]) -> argparse.ArgumentParser:
+    if not arguments:
         return parent
     (choices,) = (a for a in parent._actions if isinstance(a, argparse._SubParsersAction))
-    return _child(choices.choices[words[0]], words[1:])
+    return _child(choices.choices[arguments[0]], arguments[1:])
 
 
 @pytest.mark.parametrize("command", [*FLAGS, "eval"])
@@ -146,7 +146,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["paint"], "invalid choice: 'paint'"),
         (["generat"], "unknown command 'generat' (did you mean generate?); see minit2i --help"),
@@ -173,10 +173,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "recipe.yaml"], "one of the arguments --output --print is required"),
     ],
 )
-def test_wrong_words_exit_2_with_one_line(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_arguments_exit_2_with_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(capsys, *words)
+    done = run(capsys, *arguments)
     assert (done.code, done.out) == (2, "")
     assert message in done.error
 
@@ -225,9 +225,9 @@ def test_a_missing_library_names_the_extra_of_the_command(
     assert done.error == "yaml is not installed; run: pip install 'minit2i-deploy[train]'"
 
 
-@pytest.mark.parametrize("words", [["--debug", "table"], ["table", "--debug"]])
-def test_debug_shows_where(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    done = run(capsys, *words)
+@pytest.mark.parametrize("arguments", [["--debug", "table"], ["table", "--debug"]])
+def test_debug_shows_where(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, *arguments)
     assert done.code == 2
     assert done.err.startswith("Traceback") and "cli/table.py" in done.err
     assert done.err.splitlines()[-1].startswith(
@@ -237,7 +237,7 @@ def test_debug_shows_where(words: list[str], capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("debug", [False, True])
-def test_own_warnings_are_one_line_and_others_are_for_debugging(
+def test_package_warnings_are_one_line_and_others_are_for_debugging(
     debug: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def warning(options: SolverTableOptions) -> None:
@@ -273,7 +273,7 @@ def test_letters_that_the_terminal_lacks_are_escaped() -> None:
     assert done.stderr.startswith(rb"minit2i: error: caf\xe9: does not exist")
 
 
-def test_main_takes_this_process_words(
+def test_main_takes_the_arguments_of_the_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["minit2i", "--version"])

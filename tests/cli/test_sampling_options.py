@@ -15,15 +15,15 @@ from minit2i_deploy.solvers.guidance import adjust_guidance
 from minit2i_deploy.solvers.table import Table, solver_table
 from tests.helpers.bundles import draft, write_files
 
-OWN = solver_table("euler", steps=6, grid=[0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+CUSTOM = solver_table("euler", steps=6, grid=[0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 TABLES = {
     "multistep": solver_table("dpmpp2m", steps=8),
     "floor": solver_table("euler", steps=8, a_min=0.01),
     "shifted": solver_table("heun", steps=8, grid="shifted", shift=2.0, a_min=0.05),
     "interval": solver_table("ab2", steps=8, interval=(0.2, 0.8)),
     "clipped": adjust_guidance(solver_table("dpmpp2m", steps=8), clip=1.0, rescale=0.5),
-    "free": OWN,
-    "foreign": dataclasses.replace(OWN, name="foreign-1", meta={}),
+    "free": CUSTOM,
+    "foreign": dataclasses.replace(CUSTOM, name="foreign-1", meta={}),
 }
 
 
@@ -45,14 +45,14 @@ def bundle(tmp_path: Path) -> Bundle:
     return Bundle.open(tmp_path / "b")
 
 
-def chosen(bundle: Bundle, **options: object) -> Table:
+def compiled(bundle: Bundle, **options: object) -> Table:
     values = {name: options.get(name) for name in ("preset", "table", "solver", "steps")}
     return choose_table(bundle, TableOptions(**values), None)[0]  # type: ignore[arg-type]
 
 
 def test_steps_keep_the_solver_of_the_default_preset(bundle: Bundle) -> None:
-    assert chosen(bundle, steps=20) == solver_table("dpmpp2m", steps=20)
-    assert chosen(bundle).name == "multistep-table"
+    assert compiled(bundle, steps=20) == solver_table("dpmpp2m", steps=20)
+    assert compiled(bundle).name == "multistep-table"
 
 
 @pytest.mark.parametrize(
@@ -65,22 +65,22 @@ def test_steps_keep_the_solver_of_the_default_preset(bundle: Bundle) -> None:
     ],
 )
 def test_steps_keep_the_settings_of_a_preset(preset: str, table: Table, bundle: Bundle) -> None:
-    assert chosen(bundle, preset=preset, steps=3) == table
+    assert compiled(bundle, preset=preset, steps=3) == table
 
 
 def test_steps_keep_the_guidance_interval(bundle: Bundle) -> None:
-    found = chosen(bundle, preset="interval", steps=5)
-    assert (found.rows == solver_table("ab2", steps=5, interval=(0.2, 0.8)).rows).all()
+    actual = compiled(bundle, preset="interval", steps=5)
+    assert (actual.rows == solver_table("ab2", steps=5, interval=(0.2, 0.8)).rows).all()
 
 
 @pytest.mark.parametrize("preset", ["free", "foreign"])
 def test_steps_of_a_table_without_a_solver_are_refused(preset: str, bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="--steps requires --solver here"):
-        chosen(bundle, preset=preset, steps=3)
+        compiled(bundle, preset=preset, steps=3)
 
 
 def test_a_named_solver_takes_the_bundles_floor(bundle: Bundle) -> None:
-    assert chosen(bundle, solver="euler", steps=3) == solver_table("euler", steps=3, a_min=0.05)
+    assert compiled(bundle, solver="euler", steps=3) == solver_table("euler", steps=3, a_min=0.05)
 
 
 @pytest.mark.parametrize(
@@ -97,4 +97,4 @@ def test_what_excludes_one_another(
     options: dict[str, object], message: str, bundle: Bundle
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        chosen(bundle, **options)
+        compiled(bundle, **options)

@@ -29,7 +29,7 @@ PROMPTS = PromptSet(name="test", texts=("red", "a blue", "a", "green"))
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> Sequence[object]:
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> Sequence[object]:
     """A command on the golden network, with a calibration made once and as little as can be."""
     bundle = Bundle.open(tiny_bundle())
     path = tmp_path_factory.mktemp("calibration") / "c.npz"
@@ -45,11 +45,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_writes_figures_and_a_map(
-    words: Sequence[object], capsys: pytest.CaptureFixture[str]
+    arguments: Sequence[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from PIL import Image
 
-    done = run(capsys, *words, "--plot", "map.png")
+    done = run(capsys, *arguments, "--plot", "map.png")
     assert done.code == 0, done.err
     assert sorted(path.name for path in Path().iterdir()) == ["map.png", "s.json"]
     values = json.loads(Path("s.json").read_text())
@@ -67,7 +67,7 @@ def test_a_run_writes_figures_and_a_map(
 
 
 def test_a_budget_names_layers_that_quantize_takes(
-    words: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_layers(monkeypatch)
     # The images are near enough when the two worst layers are excluded.
@@ -76,7 +76,7 @@ def test_a_budget_names_layers_that_quantize_takes(
     monkeypatch.setattr(
         sensitivity_run, "psnr_of", lambda laboratory: lambda exclude: 20.0 + 6.0 * len(exclude)
     )
-    done = run(capsys, *words, "--budget", "psnr=31", "--json")
+    done = run(capsys, *arguments, "--budget", "psnr=31", "--json")
     assert done.code == 0, done.err
     values = json.loads(done.out)
     assert values == json.loads(Path("s.json").read_text())
@@ -93,68 +93,68 @@ def test_a_budget_names_layers_that_quantize_takes(
 
 
 def test_an_unmet_budget_writes_nothing_and_keeps_the_layers(
-    words: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = fake_layers(monkeypatch)
-    done = run(capsys, *words, "--budget", "psnr=190", "--most", 0.2)
+    requests = fake_layers(monkeypatch)
+    done = run(capsys, *arguments, "--budget", "psnr=190", "--most", 0.2)
     assert done.code == 1
     assert "budget psnr=190 is not met with at most 20% of the weights" in done.error
     assert "best reached" in done.error
     assert [path.name for path in Path().iterdir()] == ["s.json.partial"]
-    count = len(asked)
+    count = len(requests)
     # Another budget needs no layer again, be it after a failure or after a whole run.
     for decibels in (1, 2):
-        assert run(capsys, *words, "--budget", f"psnr={decibels}").code == 0
+        assert run(capsys, *arguments, "--budget", f"psnr={decibels}").code == 0
         assert [path.name for path in Path().iterdir()] == ["s.json"]
-    assert len(asked) == count
+    assert len(requests) == count
     # Other settings do.
-    assert run(capsys, *words, "--seed", 1).code == 0
-    assert len(asked) == 2 * count
+    assert run(capsys, *arguments, "--seed", 1).code == 0
+    assert len(requests) == 2 * count
 
 
 def test_an_interrupted_run_goes_on(
-    words: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = fake_layers(monkeypatch, stop_after=2)
-    done = run(capsys, *words)
+    requests = fake_layers(monkeypatch, stop_after=2)
+    done = run(capsys, *arguments)
     assert done.code == 130
     assert "the same command resumes" in done.err
     assert not Path("s.json").exists()
     first = fake_layers(monkeypatch)
-    assert run(capsys, *words).code == 0
-    assert asked[:2] == [name for name in asked if name not in first]
+    assert run(capsys, *arguments).code == 0
+    assert requests[:2] == [name for name in requests if name not in first]
     values = json.loads(Path("s.json").read_text())
-    assert [one["name"] for one in values["layers"]] == asked[:2] + first
+    assert [one["name"] for one in values["layers"]] == requests[:2] + first
 
 
 def test_a_partial_file_of_other_settings_is_refused(
-    words: Sequence[object], capsys: pytest.CaptureFixture[str]
+    arguments: Sequence[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_partial(partial_path(Path("s.json")), "0" * 64, [])
-    done = run(capsys, *words)
+    done = run(capsys, *arguments)
     assert (done.code, "belongs to a run with other settings" in done.error) == (2, True)
 
 
 def fake_layers(monkeypatch: pytest.MonkeyPatch, stop_after: int = 10**6) -> list[str]:
     """Layers that cost nothing; the names that were asked for are added to the list."""
-    asked: list[str] = []
+    requests: list[str] = []
 
     def layer(self: Laboratory, name: str) -> LayerError:
-        if len(asked) == stop_after:
+        if len(requests) == stop_after:
             raise KeyboardInterrupt
-        asked.append(name)
-        (found,) = (one for one in self.layers if one.name == name)
+        requests.append(name)
+        (actual,) = (one for one in self.layers if one.name == name)
         error = 0.01 * (1 + len(name) % 7)
         return LayerError(
             name=name,
-            num_weights=found.num_inputs * found.num_outputs,
+            num_weights=actual.num_inputs * actual.num_outputs,
             estimate=(error, error),
             final=(error, error),
             whole=error,
         )
 
     monkeypatch.setattr(Laboratory, "layer", layer)
-    return asked
+    return requests
 
 
 def test_a_partial_file_keeps_every_digit() -> None:
@@ -213,19 +213,19 @@ def test_other_files_give_no_exclusions(text: str, message: str) -> None:
     ],
 )
 def test_wrong_use_is_refused(
-    words: Sequence[object],
+    arguments: Sequence[object],
     more: tuple[object, ...],
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = run(capsys, *with_options(words, more))
+    done = run(capsys, *with_options(arguments, more))
     assert (done.code, message in done.error) == (2, True), done.err
     assert list(Path().iterdir()) == []
 
 
-def with_options(words: Sequence[object], more: Sequence[object]) -> list[object]:
+def with_options(arguments: Sequence[object], more: Sequence[object]) -> list[object]:
     """A command line with further options, in place of its own of the same name."""
-    command = list(words)
+    command = list(arguments)
     for option in (item for item in more if str(item).startswith("-") and item in command):
         place = command.index(option)
         del command[place : place + 2]
@@ -234,22 +234,22 @@ def with_options(words: Sequence[object], more: Sequence[object]) -> list[object
 
 @pytest.mark.parametrize("more", [("psnr=30", "--most", 2), ("score=0.1", "--captions", 0)])
 def test_a_budget_is_checked_before_the_bundle_is_read(
-    words: Sequence[object], more: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+    arguments: Sequence[object], more: tuple[object, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command, _, *rest = words
+    command, _, *rest = arguments
     assert run(capsys, command, "nowhere", *rest, "--budget", *more).code == 2
 
 
 def test_a_calibration_of_another_checkpoint_is_refused(
-    words: Sequence[object], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    arguments: Sequence[object], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     other = write_bundle(tmp_path / "b")
-    done = run(capsys, words[0], other, *words[2:])
+    done = run(capsys, arguments[0], other, *arguments[2:])
     assert (done.code, "the calibration is of checkpoint" in done.error) == (2, True)
 
 
 def test_a_missing_bundle_is_a_failure(
-    words: Sequence[object], capsys: pytest.CaptureFixture[str]
+    arguments: Sequence[object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(capsys, words[0], "nowhere", *words[2:])
+    done = run(capsys, arguments[0], "nowhere", *arguments[2:])
     assert (done.code, "no bundle there" in done.error) == (1, True)

@@ -38,11 +38,11 @@ def test_embed_writes_what_the_library_gives(
     assert (done.code, done.err) == (0, "")
     with FakeRuntime(bundle) as runtime:
         expected = embed(bundle, runtime, texts)
-    with np.load("t.npz") as found:
-        assert set(found) == {"values", "mask", "pooled"}
-        assert np.array_equal(found["values"], expected.values)
-        assert np.array_equal(found["mask"], expected.mask)
-        assert np.array_equal(found["pooled"], expected.pooled())
+    with np.load("t.npz") as actual:
+        assert set(actual) == {"values", "mask", "pooled"}
+        assert np.array_equal(actual["values"], expected.values)
+        assert np.array_equal(actual["mask"], expected.mask)
+        assert np.array_equal(actual["pooled"], expected.pooled())
 
 
 def test_embed_without_pooled_and_as_json(
@@ -88,7 +88,7 @@ def test_verify_has_one_line_a_check(bundle: Bundle, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["verify", "b", "--text-encoder", "x"], "--text-encoder requires --checkpoint"),
         (["verify", "b", "--lora", "x"], "--lora requires --checkpoint"),
@@ -99,9 +99,9 @@ def test_verify_has_one_line_a_check(bundle: Bundle, capsys: pytest.CaptureFixtu
     ],
 )
 def test_options_of_checkpoints_are_refused_without_one(
-    words: list[str], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(capsys, *words)
+    done = run(capsys, *arguments)
     assert (done.code, message in done.error) == (2, True), done.err
 
 
@@ -167,8 +167,8 @@ def test_a_checkpoint_is_inspected_and_a_real_bundle_measured_against_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("onnxscript")
-    words = ("verify", tiny_bundle(), "--checkpoint", hub_folder())
-    done = run(capsys, *words, "--text-encoder", text_folder(), "--threads", 1)
+    arguments = ("verify", tiny_bundle(), "--checkpoint", hub_folder())
+    done = run(capsys, *arguments, "--text-encoder", text_folder(), "--threads", 1)
     assert (done.code, done.err) == (0, "")
     assert [line.split()[0] for line in done.out.splitlines()] == ["ok"] * 20
     assert "parity trajectory" in done.out
@@ -181,16 +181,16 @@ def test_a_checkpoint_is_inspected_and_a_real_bundle_measured_against_it(
 
 
 def test_table_prints_writes_and_lists(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    own = run(capsys, "table", "--solver", "euler", "--times", "0,0.25,1", "--json")
+    custom = run(capsys, "table", "--solver", "euler", "--times", "0,0.25,1", "--json")
     free = solver_table("euler", grid=[0.0, 0.25, 1.0])
-    assert own.out == free.to_json()
-    words = ("table", "--solver", "euler", "--steps", "2", "--a-min", "0.1")
+    assert custom.out == free.to_json()
+    arguments = ("table", "--solver", "euler", "--steps", "2", "--a-min", "0.1")
     expected = solver_table("euler", steps=2, a_min=0.1)
-    lines = [line.split() for line in run(capsys, *words).out.splitlines()]
+    lines = [line.split() for line in run(capsys, *arguments).out.splitlines()]
     assert lines[0] == ["row", *expected.columns]
     assert [[float(word) for word in line[1:]] for line in lines[1:]] == expected.rows.tolist()
-    assert Table.from_json(run(capsys, *words, "--json").out) == expected
-    assert run(capsys, *words, "-o", "t.json").out == "t.json  euler-2, 2 rows\n"
+    assert Table.from_json(run(capsys, *arguments, "--json").out) == expected
+    assert run(capsys, *arguments, "-o", "t.json").out == "t.json  euler-2, 2 rows\n"
     assert Table.load("t.json") == expected
     listed = run(capsys, "table", "--list").out.splitlines()
     assert [line.split()[0] for line in listed] == list(SOLVERS)
@@ -199,23 +199,23 @@ def test_table_prints_writes_and_lists(bundle: Bundle, capsys: pytest.CaptureFix
 
 
 def test_table_options_reach_the_compiler(capsys: pytest.CaptureFixture[str]) -> None:
-    found = run(
+    actual = run(
         capsys, "table", "--solver", "heun", "--steps", 3, "--interval", 0.2, 0.9, "--clip", 1,
         "--rescale", 0.5, "--shift", 2, "--json",
     ).out  # fmt: skip
     expected = solver_table(
         "heun", steps=3, interval=(0.2, 0.9), clip=1.0, rescale=0.5, grid="shifted", shift=2.0
     )
-    assert Table.from_json(found) == expected
-    words = ("--omega", 8, "--t-min", 0.1, "--t-max", 0.9, "--json")
-    found = run(capsys, "table", "--solver", "mean-flow", "--steps", 2, *words).out
-    assert Table.from_json(found) == solver_table(
+    assert Table.from_json(actual) == expected
+    arguments = ("--omega", 8, "--t-min", 0.1, "--t-max", 0.9, "--json")
+    actual = run(capsys, "table", "--solver", "mean-flow", "--steps", 2, *arguments).out
+    assert Table.from_json(actual) == solver_table(
         "mean-flow", steps=2, omega=8.0, t_min=0.1, t_max=0.9
     )
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ([], "expected --solver NAME with --steps N"),
         (["--solver", "euler", "--steps", "0"], "10000, got 0"),
@@ -231,8 +231,10 @@ def test_table_options_reach_the_compiler(capsys: pytest.CaptureFixture[str]) ->
         (["--list", "-o", "t.json"], "--list and --output are"),
     ],
 )
-def test_table_refuses(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run(capsys, "table", *words)
+def test_table_refuses(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(capsys, "table", *arguments)
     assert (done.code, message in done.error) == (2, True)
 
 
@@ -240,19 +242,19 @@ def test_table_refuses(words: list[str], message: str, capsys: pytest.CaptureFix
 def test_eval_counts_the_same_in_any_batch(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("eval", "shapes", "b", "--per-kind", 2, "--steps", 2, "--seed", 5, *FAKE)
-    done = run(capsys, *words, "-o", "score.json")
+    arguments = ("eval", "shapes", "b", "--per-kind", 2, "--steps", 2, "--seed", 5, *FAKE)
+    done = run(capsys, *arguments, "-o", "score.json")
     assert done.code == 0
     assert done.out.splitlines()[-1].split()[:2] == ["overall", "0/12"]
     values = json.loads(Path("score.json").read_text())
     assert (values["table"], values["guidance"], values["seed"]) == ("euler-2", 2.5, 5)
     assert values["overall"]["total"] == 12
     assert [item["seed"] for item in values["pictures"]] == list(range(5, 17))
-    assert values == json.loads(run(capsys, *words, "--batch", 5, "--json").out)
+    assert values == json.loads(run(capsys, *arguments, "--batch", 5, "--json").out)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--per-kind", "0"], "--per-kind: expected at least 1, got 0"),
         (["--per-kind", "-1"], "--per-kind: expected at least 1, got -1"),
@@ -262,7 +264,7 @@ def test_eval_counts_the_same_in_any_batch(
     ],
 )
 def test_eval_refuses(
-    words: list[str], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(capsys, "eval", "shapes", "b", *words, *FAKE)
+    done = run(capsys, "eval", "shapes", "b", *arguments, *FAKE)
     assert (done.code, message in done.error) == (2, True)
