@@ -15,7 +15,7 @@ from minit2i_deploy.export.choices import (
     check_precision,
     check_private_operators,
 )
-from minit2i_deploy.export.graphs.text_encoder_folder import find_text_encoder
+from minit2i_deploy.export.text_encoder_folder import find_text_encoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

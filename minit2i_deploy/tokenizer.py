@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as RustTokenizer
 
 FILE_NAME: Final = "tokenizer.json"
+_PANIC: Final = "PanicException"
 EOS_TOKEN: Final = "</s>"
 PAD_TOKEN: Final = "<pad>"
 _TAIL_CHARACTERS: Final = 20
@@ -103,7 +104,11 @@ class Tokenizer:
             raise BundleError(
                 f"{path}: cannot be read ({error.strerror}); name the folder of a T5 tokenizer"
             ) from error
-        except Exception as error:  # the library raises bare Exception on bad JSON
+        except BaseException as error:
+            # The library raises bare Exception on bad JSON, and a panic of Rust, which is no
+            # Exception, on a corrupt character map.
+            if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+                raise
             raise BundleError(
                 f"{path}: not a tokenizer ({error}); re-run minit2i export"
             ) from error

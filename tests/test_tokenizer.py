@@ -115,3 +115,30 @@ def test_wrong_files_are_refused(folder: Path) -> None:
         Tokenizer.open(folder, 8)
     with pytest.raises(UsageError, match="prompt_length must be at least 1, got 0"):
         Tokenizer.open(folder, 0)
+
+
+def test_a_panic_of_the_library_is_an_error_of_ours(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for what the library raises on some corrupt files; it is no Exception."""
+    panic = type("PanicException", (BaseException,), {})
+
+    class Panicking:
+        @staticmethod
+        def from_buffer(data: bytes) -> None:
+            raise panic("invalid map")
+
+    monkeypatch.setattr("tokenizers.Tokenizer", Panicking)
+    with pytest.raises(BundleError, match=r"not a tokenizer \(invalid map\)"):
+        Tokenizer.open(folder, 8)
+
+
+def test_an_interrupt_stays_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        @staticmethod
+        def from_buffer(data: bytes) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("tokenizers.Tokenizer", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Tokenizer.open(folder, 8)

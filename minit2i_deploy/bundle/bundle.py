@@ -19,6 +19,7 @@ from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.solvers.mean_flow import StudentSettings
 from minit2i_deploy.solvers.methods import find_solver
 from minit2i_deploy.solvers.table import Table, solver_table
+from minit2i_deploy.tokenizer import FILE_NAME as TOKENIZER_FILE
 from minit2i_deploy.tokenizer import Tokenizer
 
 # A manifest has some 100 kB. JSON of any size would be parsed into memory before it is checked.
@@ -164,15 +165,24 @@ class Bundle:
         """Open the tokenizer at the model's prompt length.
 
         Raises:
-            BundleError: the file is not a T5 tokenizer.
+            BundleError: the file is not a T5 tokenizer, or not the one of the manifest.
         """
         info = self.manifest.tokenizer
-        return _open_tokenizer(self.path / info.path, info.prompt_length, self.digest)
+        name = f"{info.path}/{TOKENIZER_FILE}"
+        expected = self.manifest.files[name].sha256 if name in self.manifest.files else None
+        return _open_tokenizer(self.path / info.path, info.prompt_length, self.digest, expected)
 
 
 @functools.lru_cache(maxsize=4)
-def _open_tokenizer(folder: Path, prompt_length: int, digest: str) -> Tokenizer:
-    """Cached, because parsing a vocabulary is slow; the digest identifies the file's bytes."""
+def _open_tokenizer(
+    folder: Path, prompt_length: int, digest: str, expected: str | None
+) -> Tokenizer:
+    """Cached, because parsing a vocabulary is slow; the digest identifies the file's bytes.
+
+    The hash comes first: on corrupt bytes the library panics, and prints lines of its own.
+    """
+    if expected is not None:
+        _compare(f"{folder.name}/{TOKENIZER_FILE}", _hash(folder / TOKENIZER_FILE), expected)
     return Tokenizer.open(folder, prompt_length)
 
 

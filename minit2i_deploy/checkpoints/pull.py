@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -151,6 +151,7 @@ def _resolve(hub: Any, repository: Repository, revision: str | None) -> Download
     with _hub_errors(repository.name, revision):
         info = hub.HfApi().model_info(repository.name, revision=revision)
     names = sorted(sibling.rfilename for sibling in info.siblings)
+    _check_names(repository.name, names)
     files = tuple(name for name in names if _matches(name, repository))
     if not files:
         raise CheckpointError(
@@ -160,6 +161,17 @@ def _resolve(hub: Any, repository: Repository, revision: str | None) -> Download
     return Download(
         repository=repository.name, folder=repository.folder, commit=str(info.sha), files=files
     )
+
+
+def _check_names(repository: str, names: Sequence[str]) -> None:
+    """Refuse a list of files that would be written outside the folder on some system."""
+    for name in names:
+        parts = name.split("/")
+        if any(part in ("", ".", "..") for part in parts) or set("\\:\0") & set(name):
+            raise CheckpointError(
+                f"{repository}: lists the file name {name!r}, which could leave its folder; "
+                "nothing was downloaded"
+            )
 
 
 def _matches(name: str, repository: Repository) -> bool:

@@ -134,7 +134,7 @@ def _check_places(options: ExportCommandOptions) -> None:
     from minit2i_deploy.bundle.flavours import find_flavour
     from minit2i_deploy.bundle.folder import check_bundle_folder
     from minit2i_deploy.checkpoints.find import find_checkpoint
-    from minit2i_deploy.export.graphs.text_encoder_folder import find_text_encoder
+    from minit2i_deploy.export.text_encoder_folder import find_text_encoder
 
     if options.flavour is not None:
         find_flavour(options.flavour)

@@ -18,7 +18,7 @@ from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.checkpoints.pull import RELEASES, pull
 from minit2i_deploy.cli.pull import _MODELS, size_lines
 from minit2i_deploy.errors import CheckpointError, Minit2iError, MissingDependencyError, UsageError
-from minit2i_deploy.export.graphs.text_encoder_folder import find_text_encoder
+from minit2i_deploy.export.text_encoder_folder import find_text_encoder
 from tests.helpers.checkpoint_forms import PUBLIC, hub_folder
 from tests.helpers.cli_runs import run
 
@@ -243,3 +243,17 @@ def test_a_missing_library_names_its_pip_line(
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'minit2i-deploy\[hub\]'"):
         pull("b16", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside", "minit2i-b-16/../../x", "/etc/x", "a//b", "a\\..\\b", "c:x"]
+)
+def test_names_that_leave_the_folder_are_refused(
+    name: str, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = SimpleNamespace(sha="a" * 40, siblings=[SimpleNamespace(rfilename=name)])
+    monkeypatch.setattr(FakeHub, "model_info", lambda *_, **__: listed)
+    with pytest.raises(CheckpointError, match="could leave its folder; nothing was downloaded"):
+        pull("b16", tmp_path / "release")
+    assert not (tmp_path / "release").exists()
+    assert not any(call[0] == "download" for call in hub.calls)

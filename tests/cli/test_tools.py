@@ -105,6 +105,19 @@ def test_options_of_checkpoints_are_refused_without_one(
     assert (done.code, message in done.error) == (2, True), done.err
 
 
+def test_a_changed_tokenizer_is_found_before_it_is_read(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path("b/tokenizer/tokenizer.json")
+    path.write_bytes(path.read_bytes().replace(b'"version"', b'"versioN"'))
+    done = run(capsys, "verify", "b", "--runtime", "fake")
+    assert (done.code, "Traceback" in done.err) == (1, False)
+    assert "tokenizer/tokenizer.json: sha256" in done.out
+    embedded = run(capsys, "embed", "b", "a", "-o", "x.npz", "--runtime", "fake")
+    assert embedded.code == 1
+    assert embedded.error.startswith("tokenizer/tokenizer.json: sha256 ")
+
+
 def test_verify_finds_a_flipped_byte_and_goes_on(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
