@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.model.heads import Heads
-from minit2i_deploy.model.layers import RMSNorm, SwiGLU, add
+from minit2i_deploy.model.layers import RMSNorm, SwiGLU, add_to_stream
 
 
 class TextBlock(nn.Module):
-    """Pre-norm self-attention with 1D rotary positions, then SwiGLU."""
+    """Pre-norm self-attention with 1D rotary positions, followed by SwiGLU."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -28,8 +28,8 @@ class TextBlock(nn.Module):
         heads = self.heads
         q, k, v = heads.split(self.qkv(self.norm1(txt_BLD)))
         q, k = heads.rotate(self.q_norm(q), rotary_2LK), heads.rotate(self.k_norm(k), rotary_2LK)
-        txt_BLD = add(txt_BLD, self.attn_proj(heads.attend(q, k, v)))
-        return add(txt_BLD, self.mlp(self.norm2(txt_BLD)))
+        txt_BLD = add_to_stream(txt_BLD, self.attn_proj(heads.attend(q, k, v)))
+        return add_to_stream(txt_BLD, self.mlp(self.norm2(txt_BLD)))
 
 
 class DoubleBlock(nn.Module):
@@ -57,7 +57,7 @@ class DoubleBlock(nn.Module):
         self.img_mlp = SwiGLU(width, hidden)
         self.txt_mlp = SwiGLU(width, hidden)
 
-    def _turned(
+    def _qkv(
         self, stream: Tensor, norm: RMSNorm, qkv: nn.Linear, rotary: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.heads
@@ -65,27 +65,27 @@ class DoubleBlock(nn.Module):
         return heads.rotate(self.q_norm(q), rotary), heads.rotate(self.k_norm(k), rotary), v
 
     def _image_update(self, img_BND: Tensor, attended: Tensor) -> Tensor:
-        img_BND = add(img_BND, self.img_attn_proj(attended))
-        return add(img_BND, self.img_mlp(self.img_norm2(img_BND)))
+        img_BND = add_to_stream(img_BND, self.img_attn_proj(attended))
+        return add_to_stream(img_BND, self.img_mlp(self.img_norm2(img_BND)))
 
     def forward(
         self, img_BND: Tensor, txt_BLD: Tensor, img_rotary: Tensor, txt_rotary: Tensor
     ) -> tuple[Tensor, Tensor]:
-        q_i, k_i, v_i = self._turned(img_BND, self.img_norm1, self.img_qkv, img_rotary)
-        q_t, k_t, v_t = self._turned(txt_BLD, self.txt_norm1, self.txt_qkv, txt_rotary)
+        q_i, k_i, v_i = self._qkv(img_BND, self.img_norm1, self.img_qkv, img_rotary)
+        q_t, k_t, v_t = self._qkv(txt_BLD, self.txt_norm1, self.txt_qkv, txt_rotary)
         join = self.heads.join
         attended = self.heads.attend(join(q_t, q_i), join(k_t, k_i), join(v_t, v_i))
         length = txt_BLD.shape[1]
-        txt_BLD = add(txt_BLD, self.txt_attn_proj(attended[:, :length]))
-        txt_BLD = add(txt_BLD, self.txt_mlp(self.txt_norm2(txt_BLD)))
+        txt_BLD = add_to_stream(txt_BLD, self.txt_attn_proj(attended[:, :length]))
+        txt_BLD = add_to_stream(txt_BLD, self.txt_mlp(self.txt_norm2(txt_BLD)))
         return self._image_update(img_BND, attended[:, length:]), txt_BLD
 
     def forward_last(
         self, img_BND: Tensor, txt_BLD: Tensor, img_rotary: Tensor, txt_rotary: Tensor
     ) -> Tensor:
         """Image stream only; the same values as ``forward(...)[0]``."""
-        q_i, k_i, v_i = self._turned(img_BND, self.img_norm1, self.img_qkv, img_rotary)
-        _, k_t, v_t = self._turned(txt_BLD, self.txt_norm1, self.txt_qkv, txt_rotary)
+        q_i, k_i, v_i = self._qkv(img_BND, self.img_norm1, self.img_qkv, img_rotary)
+        _, k_t, v_t = self._qkv(txt_BLD, self.txt_norm1, self.txt_qkv, txt_rotary)
         k, v = self.heads.join(k_t, k_i), self.heads.join(v_t, v_i)
         attended = self.heads.attend(q_i, k, v)
         return self._image_update(img_BND, attended)

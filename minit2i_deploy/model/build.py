@@ -1,4 +1,4 @@
-"""A network from a checkpoint."""
+"""Build a network from a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def network_from_config(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> MMJiT:
-    """A float32 network that shares memory with ``tensors`` where their type allows it.
+    """A float32 network; it shares memory with those ``tensors`` that are float32.
 
     Args:
         config: shape of the network.
@@ -56,13 +56,13 @@ def build_network(checkpoint: Checkpoint) -> MMJiT:
     """The network of a checkpoint, in float32 and evaluation mode.
 
     Args:
-        checkpoint: what ``load_checkpoint`` returned.
+        checkpoint: from ``load_checkpoint``.
 
     Returns:
         ``net(x, context, mask) -> x0`` with x and x0 [B, 3, H, W] in pixel units of [-1, 1],
         context [B, L, txt_input_size] and mask [B, L]; a few-step student's is
         ``net(x, context, mask, h=, omega=, t_min=, t_max=) -> x0``, each of the four [B] or one
-        number for all.
+        number for all images.
 
     Raises:
         CheckpointError: names or shapes differ from the configuration's.

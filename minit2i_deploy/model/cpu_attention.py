@@ -1,10 +1,10 @@
-"""Attention as plain products, for processors whose fused kernel is slower.
+"""Attention as plain matrix products, for processors on which torch's fused kernel is slower.
 
 Products of matrices that stay in the cache run at the processor's full bf16 rate; torch's fused
 kernel for CPUs does not, unless the processor has tile instructions (AMX). On a core with AVX-512
 and bf16, without AMX, forward and backward take 14 ms in place of 34 (12 heads of 64, 512 tokens),
 75 in place of 155 (the same, 1280 tokens) and 20 in place of 54 (256 heads of 48, 80 tokens). Like
-the fused kernel this one keeps no scores for the backward pass, but makes them again, so memory
+the fused kernel this one stores no scores for the backward pass but computes them again, so memory
 does not grow with the square of the tokens.
 
 Shapes: B batch, H heads, N and M tokens, K head width.
@@ -21,14 +21,15 @@ from torch import Tensor
 FUSED_KERNEL_IS_SLOW: Final = (
     torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 )
-# Of one buffer of scores. Two or three of them are used again for all heads and stay in the cache.
+# Bytes of one buffer of scores. Two or three buffers are reused for all heads and stay in cache.
 _SCORES_BYTES: Final = 4 * 2**20
 
 
-def wants_plain_products(q: Tensor) -> bool:
-    """Whether a query's attention should take this form: in training in bf16 on such a processor.
+def use_plain_products(q: Tensor) -> bool:
+    """Whether a query's attention uses this form: in training in bf16 on such a processor.
 
-    Without a gradient the fused kernel stays: that path is exported, and differentiated forwards.
+    Without a gradient the fused kernel is used: that path is exported, and forward-mode derivatives
+    need it.
     """
     return (
         q.device.type == "cpu"
@@ -109,7 +110,7 @@ def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tens
     return first, second, third
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.scale = inputs
     ctx.save_for_backward(*tensors)
 
@@ -118,4 +119,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *_gradients(grad, *ctx.saved_tensors, ctx.scale), None
 
 
-plain_attention.register_autograd(_backward, setup_context=_keep)
+plain_attention.register_autograd(_backward, setup_context=_setup_context)

@@ -1,4 +1,4 @@
-"""How a block splits, turns, joins and attends with its heads.
+"""`Heads`: split, rotate, join and attend.
 
 Shapes: B batch, N and M tokens, X width of a projection, H heads, K head width.
 Source: minit2i-jax main, models/mmjit.py.
@@ -12,26 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minit2i_deploy.model.cpu_attention import plain_attention, wants_plain_products
+from minit2i_deploy.model.cpu_attention import plain_attention, use_plain_products
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """Heads as [B, H, N, K] and torch's own attention.
+    """Heads as [B, H, N, K] and torch's attention.
 
-    Export may put a form in its place that keeps them otherwise between these calls, as long as
-    the last axis is K where a norm reads them.
+    Export may replace it by a class with another layout between these calls, as long as the last
+    axis is K where a norm reads it.
 
     Args:
         head_dim: K.
-        scale: of the scores; None is K**-0.5, another stands only where heads are padded.
+        scale: of the scores; None is K**-0.5. Padded heads set their own.
     """
 
     head_dim: int
     scale: float | None = None
 
     def split(self, qkv_BNX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A fused projection laid out [3, H, K] as q, k and v of [B, H, N, K]."""
+        """Split a fused projection, laid out [3, H, K], into q, k and v of [B, H, N, K]."""
         batch, tokens, width = qkv_BNX.shape
         heads = width // (3 * self.head_dim)
         qkv = qkv_BNX.reshape(batch, tokens, 3, heads, self.head_dim)
@@ -39,18 +39,18 @@ class Heads:
         return q, k, v
 
     def rotate(self, x_BHNK: Tensor, rotary_2NK: Tensor) -> Tensor:
-        """Turn pairs (i, i + K/2) of every head by the position's angles (rotate-half form)."""
+        """Rotate pairs (i, i + K/2) of every head by the position's angles (rotate-half form)."""
         cos, sin = rotary_2NK.to(x_BHNK.dtype).unbind(0)
         first, second = x_BHNK.chunk(2, dim=-1)
         return x_BHNK * cos + torch.cat([-second, first], dim=-1) * sin
 
     def join(self, first: Tensor, second: Tensor) -> Tensor:
-        """The tokens of both, one after the other."""
+        """Concatenate along the tokens."""
         return torch.cat([first, second], dim=2)
 
     def attend(self, q_BHNK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor) -> Tensor:
         """Full softmax attention; returns [B, N, H * K]."""
-        if wants_plain_products(q_BHNK):
+        if use_plain_products(q_BHNK):
             scale = self.head_dim**-0.5 if self.scale is None else self.scale
             out = plain_attention(q_BHNK, k_BHMK, v_BHMK, scale)
         else:

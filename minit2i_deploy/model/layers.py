@@ -13,23 +13,23 @@ NORM_EPS = 1e-6
 
 
 def stream_dtype(weights: torch.dtype) -> torch.dtype:
-    """Type of the sums that run through all blocks, by the type of a network's weights.
+    """Type of the residual stream, by the type of a network's weights.
 
-    bfloat16 keeps 8 bits, and rounding the sums after every block costs far more than rounding
-    what the layers read. float16 has three bits more and keeps its own sums.
+    bfloat16 has 8 bits, and rounding the stream after every block costs far more accuracy than
+    rounding what the layers read. float16 has three bits more, so its stream stays float16.
     """
     return torch.float32 if weights == torch.bfloat16 else weights
 
 
 def as_stream(values: Tensor, weights: torch.dtype) -> Tensor:
-    """What such a sum begins with. Under autocast, where weights are float32, it stays as it is."""
+    """Convert to the stream's type; under autocast, where weights are float32, nothing changes."""
     return values.to(torch.float32) if weights == torch.bfloat16 else values
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis, with a weight. Statistics are taken in float32.
+    """Root-mean-square norm over the last axis, with a weight. Statistics are computed in float32.
 
-    Of a float32 sum in a bfloat16 network the result is bfloat16, as the layers read it.
+    In a bfloat16 network the norm of the float32 stream is bfloat16, as the layers read it.
     """
 
     def __init__(self, width: int) -> None:
@@ -42,8 +42,8 @@ class RMSNorm(nn.Module):
         return normed.to(torch.bfloat16) if self.weight.dtype == torch.bfloat16 else normed
 
 
-def add(stream: Tensor, update: Tensor) -> Tensor:
-    """The sum in the stream's own type."""
+def add_to_stream(stream: Tensor, update: Tensor) -> Tensor:
+    """Add an update in the stream's type."""
     return stream + update.to(stream.dtype)
 
 

@@ -1,4 +1,4 @@
-"""The loop over a table's rows in torch, where a network is at hand and no bundle."""
+"""The loop over a table's rows in torch, for a network without a bundle."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class PatchEmbed(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """RMSNorm and a linear layer from a token to its patch's pixels, (row, column, channel)."""
+    """RMSNorm and a linear layer from a token to its patch's pixels, [height, width, channel]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -106,9 +106,9 @@ class MMJiT(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor, mask: Tensor, **conditions: Tensor | float
     ) -> Tensor:
-        """Predict the clean image; arguments as the text adapter and ``Denoiser`` take them."""
+        """Predict the clean image; arguments are those of the text adapter and of ``Denoiser``."""
         return self.denoiser(x, self.text_adapter(context, mask, **conditions))
 
     def canonical_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters under the Hub release's names, which do not know of the two modules."""
+        """Parameters under the Hub release's names, which have no prefix for the two modules."""
         return {name.split(".", 1)[1]: value for name, value in self.named_parameters()}

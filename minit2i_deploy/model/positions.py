@@ -1,7 +1,7 @@
 """Position tables: rotary angles of text and image, and the fixed table added to image tokens.
 
-Source: minit2i-jax main, MMJiT's rope helpers and get_2d_sincos_pos_embed. All tables are made
-in float64 and rounded once, so they do not depend on the device they are used on.
+Source: minit2i-jax main, MMJiT's rope helpers and get_2d_sincos_pos_embed. All tables are computed
+in float64 and rounded once, so they do not depend on the device.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def text_rotary(
 def image_rotary(num_side: int, head_dim: int) -> Float32[np.ndarray, "2 tokens head_dim"]:
     """Cosines and sines for a square of image tokens in row-major order.
 
-    Half of the pairs turn with the row, half with the column.
+    Half of the pairs rotate by the line, half by the column of a token.
 
     Returns:
         float32 [2, num_side * num_side, head_dim]: [cos, sin].
     """
     frequencies = _inverse_frequencies(head_dim // 2)
-    row, column = np.divmod(np.arange(num_side * num_side), num_side)
-    angles = [np.outer(axis.astype(np.float64), frequencies) for axis in (row, column)]
+    line, column = np.divmod(np.arange(num_side * num_side), num_side)
+    angles = [np.outer(axis.astype(np.float64), frequencies) for axis in (line, column)]
     return _cos_sin(np.concatenate(angles, axis=1))
 
 

@@ -1,4 +1,4 @@
-"""The few-step student's text adapter: condition tokens stand before the text tokens.
+"""The few-step student's text adapter: condition tokens precede the text tokens.
 
 Shapes: B batch, L prompt length, P prefix length, D width.
 Source: minit2i-jax, branch mean_flow_distill, class MeanFlowMMJiT.
@@ -30,7 +30,7 @@ class ScalarEmbedder(nn.Module):
         )
 
     def forward(self, value: Tensor) -> Tensor:
-        """Embed one number an image: [B] to [B, D]."""
+        """Embed one number per image: [B] to [B, D]."""
         dtype = next(self.mlp.parameters()).dtype
         return self.mlp(sinusoid(value).to(dtype))
 
@@ -42,7 +42,7 @@ def sinusoid(value: Tensor) -> Tensor:
         value: [B]; not scaled, so 0..1 spans one radian at the highest frequency.
 
     Returns:
-        float32 [B, 256], whatever the network's type: half precision would blur the angles.
+        float32 [B, 256], whatever the network's type: the angles need more than half precision.
     """
     half = FREQUENCY_CHANNELS // 2
     index = torch.arange(half, dtype=torch.float32, device=value.device)
@@ -82,12 +82,12 @@ class StudentAdapter(TextAdapter):
         t_min: Tensor | float,
         t_max: Tensor | float,
     ) -> Tensor:
-        """Adapt the text encoder's output under the step's conditions.
+        """Adapt the text encoder's output to the step's conditions.
 
         Args:
             context: [B, L, txt_input_size], as in ``TextAdapter``.
             mask: [B, L], as in ``TextAdapter``.
-            h: [B], or one number for all; length of the step in time, 0 to 1.
+            h: [B], or one number for all images; length of the step in time, 0 to 1.
             omega: as h; guidance scale, 1 or more.
             t_min: as h; where guidance ends; noise level, 0 data to 1 noise.
             t_max: as h; where guidance begins; noise level, at least t_min.
@@ -96,11 +96,11 @@ class StudentAdapter(TextAdapter):
             tokens: [B, P + L, hidden_size].
 
         Raises:
-            UsageError: a condition is neither one number nor one for each image.
+            UsageError: a condition is neither one number nor one per image.
         """
         masked = self._masked(context, mask)
         conditions = {"h": h, "omega": omega, "t_min": t_min, "t_max": t_max}
-        each = (_each(name, value, masked) for name, value in conditions.items())
+        each = (_per_image(name, value, masked) for name, value in conditions.items())
         prefix = self.condition_tokens(masked, *each)
         return self._blocks(torch.cat([prefix, self.txt_embedder(masked)], dim=1))
 
@@ -109,7 +109,7 @@ class StudentAdapter(TextAdapter):
     ) -> Tensor:
         """The prefix, [B, P, D], from the masked context [B, L, txt_input_size] and scalars [B]."""
         groups = (
-            # Over all positions: the mask token counts where it stands in.
+            # Averaged over all positions, those with the mask token included.
             (self.context_tokens, self.aux_pooled_embedder(masked.mean(dim=1))),
             (self.omega_tokens, self.omega_embedder(1 - 1 / omega)),
             (self.t_min_tokens, self.t_min_embedder(t_min)),
@@ -119,13 +119,13 @@ class StudentAdapter(TextAdapter):
         return torch.cat([tokens + embedded[:, None] for tokens, embedded in groups], dim=1)
 
 
-def _each(name: str, value: Tensor | float, masked: Tensor) -> Tensor:
+def _per_image(name: str, value: Tensor | float, masked: Tensor) -> Tensor:
     """A condition as [B], from one number or one for each image."""
     if not isinstance(value, Tensor):
         value = torch.tensor(value, dtype=torch.float32, device=masked.device)
     if value.ndim == 0:
         return value.expand(len(masked))
-    # An exported graph has no number of images yet to compare with.
+    # While exporting, the number of images is symbolic and cannot be compared.
     if not torch.compiler.is_exporting() and value.shape != masked.shape[:1]:
         raise UsageError(
             f"{name} must be one number or [{len(masked)}], one for each image, got "

@@ -1,4 +1,4 @@
-"""The T5 encoder in torch, so that the torch runtime needs no further library.
+"""The T5 encoder in torch, so that the torch runtime does not need transformers.
 
 Shapes: B batch, N tokens, H heads, K head width. Parameter names are the Hugging Face ones.
 Source: T5, Raffel et al. 1910.10683; gated GELU of T5 1.1 as FLAN-T5 uses it. No bias, no

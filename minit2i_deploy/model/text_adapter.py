@@ -1,4 +1,4 @@
-"""The text adapter: all that depends on the prompt alone, run once an image."""
+"""The text adapter: the part of the network that depends on the prompt alone."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class TextAdapter(nn.Module):
         return self._blocks(self.txt_embedder(self._masked(context, mask)))
 
     def _masked(self, context: Tensor, mask: Tensor) -> Tensor:
-        keep = (mask > 0.5).unsqueeze(-1)
-        return torch.where(keep, context, self.mask_token.to(context.dtype))
+        real = (mask > 0.5).unsqueeze(-1)
+        return torch.where(real, context, self.mask_token.to(context.dtype))
 
     def _blocks(self, txt_BLD: Tensor) -> Tensor:
         txt_BLD = as_stream(txt_BLD, self.txt_embedder.weight.dtype)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minit2i_deploy.model import cpu_attention
-from minit2i_deploy.model.cpu_attention import plain_attention, wants_plain_products
+from minit2i_deploy.model.cpu_attention import plain_attention, use_plain_products
 from minit2i_deploy.model.heads import Heads
 
 SCALE = 0.3
@@ -82,12 +82,12 @@ def test_only_training_in_bf16_on_such_a_processor_takes_it(
 ) -> None:
     monkeypatch.setattr(cpu_attention, "FUSED_KERNEL_IS_SLOW", True)
     q = inputs(torch.bfloat16)[0]
-    assert wants_plain_products(q)
-    assert not wants_plain_products(q.detach())
-    assert not wants_plain_products(q.float())
-    assert not wants_plain_products(q.to("meta"))
+    assert use_plain_products(q)
+    assert not use_plain_products(q.detach())
+    assert not use_plain_products(q.float())
+    assert not use_plain_products(q.to("meta"))
     monkeypatch.setattr(cpu_attention, "FUSED_KERNEL_IS_SLOW", False)
-    assert not wants_plain_products(q)
+    assert not use_plain_products(q)
 
 
 @pytest.mark.parametrize("scale", [None, SCALE])
