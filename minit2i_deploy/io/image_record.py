@@ -1,4 +1,4 @@
-"""What made a picture, kept in the picture, so that it can be made again."""
+"""`Record`: the settings of a generated image, stored in the image to reproduce it."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """What made one picture.
+    """The settings of one image.
 
     Args:
         bundle: digest of the bundle.
         checkpoint: sha256 of the checkpoint that the bundle was made from.
         guidance: scale of classifier-free guidance.
         negative: prompt in place of the unconditional branch, or None.
-        noise: sha256 of the start noise (float32, little endian, C order) where it did not come
-            from the seed, else None.
+        noise: sha256 of the start noise (float32, little endian, C order), or None if the noise is
+            that of the seed.
         prompt: the texts with their weights.
         runtime: name of the runtime.
         seed: of the noise.
-        table: the solver table's JSON, or None where the bundle has it under its name.
+        table: the solver table's JSON, or None if the bundle has it under its name.
         table_name: its name.
         table_sha256: hash of its canonical JSON.
         version: of this package.
@@ -82,9 +82,9 @@ class Record:
         noise: np.ndarray | None,
         runtime: str,
     ) -> Record:
-        """The record of one picture; ``noise`` is its own start noise, [3, H, W]."""
+        """The record of one image; ``noise`` is its start noise, [3, H, W]."""
         text = table.to_json()
-        own = table.name in bundle.manifest.tables and bundle.table(table.name) == table
+        in_bundle = table.name in bundle.manifest.tables and bundle.table(table.name) == table
         return cls(
             bundle=bundle.digest,
             checkpoint=bundle.manifest.provenance.checkpoint_sha256,
@@ -94,14 +94,14 @@ class Record:
             prompt=tuple(Part(text=part, weight=weight) for part, weight in prompt.parts),
             runtime=runtime,
             seed=seed,
-            table=None if own else json.loads(text),
+            table=None if in_bundle else json.loads(text),
             table_name=table.name,
             table_sha256=_sha256(text),
         )
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Record:
-        """Read a picture's record.
+        """Read an image's record.
 
         Raises:
             UsageError: no PNG, JPEG or WebP, no record in it, an unknown version, or a corrupt
@@ -116,9 +116,7 @@ class Record:
             values = parse_json(text.encode("utf-8"))
             version = values.get("format_version") if isinstance(values, dict) else None
             if version != FORMAT_VERSION:
-                raise ValueError(
-                    f"format_version is {version!r}, but this program reads {FORMAT_VERSION}"
-                )
+                raise ValueError(f"format_version is {version!r}, expected {FORMAT_VERSION}")
             record: Record = decode(cls, values, FIELD)
         except ValueError as error:
             raise UsageError(f"{path}: its record cannot be read: {error}") from error
@@ -133,19 +131,19 @@ class Record:
         return Mix(parts=tuple((part.text, part.weight) for part in self.prompt))
 
     def solver(self, bundle: Bundle) -> Table:
-        """The table: the one in the record, or the bundle's own.
+        """The table: the one in the record, or the bundle's of that name.
 
         Raises:
-            UsageError: it is not there, is no table, or is not the one that made the picture.
+            UsageError: it is missing or corrupt, or is not the image's table.
         """
         if self.table is None:
             table = bundle.table(self.table_name)
         else:
             table = Table.from_json(json.dumps(self.table))
-        found = _sha256(table.to_json())
-        if found != self.table_sha256:
+        digest = _sha256(table.to_json())
+        if digest != self.table_sha256:
             raise UsageError(
-                f"table {table.name} has sha256 {found[:8]}.., but the picture was made with "
+                f"table {table.name} has sha256 {digest[:8]}.., but the image was generated with "
                 f"{self.table_sha256[:8]}..; name a table with --table"
             )
         return table

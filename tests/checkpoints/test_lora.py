@@ -226,7 +226,7 @@ def test_the_digest_covers_the_scale(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "text"),
     [
         ("img_embedder.proj1.lora_magnitude_vector", np.ones(4, np.float32), "not a LoRA matrix"),
         ("final_layer.linear.lora_A.weight", np.ones((RANK, 64), np.float32), "only one of"),
@@ -234,9 +234,9 @@ def test_the_digest_covers_the_scale(tmp_path: Path) -> None:
         ("final_layer.linear.lora_A.weight", np.ones(64, np.float32), "finite matrix of rank 4"),
     ],
 )
-def test_matrices_that_are_none(name: str, value: np.ndarray, said: str, tmp_path: Path) -> None:
+def test_matrices_that_are_none(name: str, value: np.ndarray, text: str, tmp_path: Path) -> None:
     write_adapter(tmp_path / "lora", extra={f"{PREFIX}{name}": value})
-    assert said in refused(tmp_path / "lora")
+    assert text in refused(tmp_path / "lora")
 
 
 def test_path_without_an_adapter(tmp_path: Path) -> None:

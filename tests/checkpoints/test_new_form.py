@@ -87,7 +87,7 @@ def test_a_registered_form_is_recognized_read_and_reported(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("registered")
-def test_a_registered_form_is_held_to_the_shared_checks(tmp_path: Path) -> None:
+def test_a_registered_form_gets_the_shared_checks(tmp_path: Path) -> None:
     file = tmp_path / "weights.npz"
     tensors = write_npz(file)
     with pytest.raises(UsageError, match="image_size=64, but the checkpoint's configuration says"):

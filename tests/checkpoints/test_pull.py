@@ -198,7 +198,7 @@ def test_names_of_models_are_those_of_the_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fails", "error", "said"),
+    ("fails", "error", "text"),
     [
         (
             GatedRepoError("401 Client Error"),
@@ -210,10 +210,10 @@ def test_names_of_models_are_those_of_the_command() -> None:
     ],
 )
 def test_failures_say_what_to_do(
-    fails: Exception, error: type[Exception], said: str, hub: FakeHub, tmp_path: Path
+    fails: Exception, error: type[Exception], text: str, hub: FakeHub, tmp_path: Path
 ) -> None:
     hub.fails = fails
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=text):
         pull("b16", tmp_path / "out")
 
 

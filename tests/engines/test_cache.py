@@ -127,7 +127,7 @@ def test_flags_outside_their_rules_are_refused(values: dict[str, Any]) -> None:
         BuildFlags(**values)
 
 
-def test_a_written_engine_is_found(bundle: Bundle) -> None:
+def test_a_written_engine_is_read_back(bundle: Bundle) -> None:
     written = put(bundle, key_of(bundle))
     assert list(cached_engines(bundle)) == [written]
     engine = require_engine(bundle, "transformer", request(sizes={"batch": 4, "branches": 2}))

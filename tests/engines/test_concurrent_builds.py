@@ -83,14 +83,14 @@ def test_an_interrupted_write_leaves_nothing(bundle: Bundle) -> None:
     assert not (bundle.path / "engines").exists()
 
 
-def test_what_a_killed_build_left_is_swept(bundle: Bundle) -> None:
+def test_leftovers_of_a_killed_build_are_removed(bundle: Bundle) -> None:
     key = key_of(bundle)
-    left = engine_folder(bundle, key).with_name(f".{fingerprint(key)}.partial-1")
-    left.mkdir(parents=True)
-    (left / PLAN_FILE).write_bytes(b"half")
+    leftover = engine_folder(bundle, key).with_name(f".{fingerprint(key)}.partial-1")
+    leftover.mkdir(parents=True)
+    (leftover / PLAN_FILE).write_bytes(b"half")
     assert list(cached_engines(bundle)) == []
     put(bundle, key)
-    assert not left.exists()
+    assert not leftover.exists()
 
 
 def test_a_failed_rebuild_keeps_the_old_engine(bundle: Bundle) -> None:

@@ -38,9 +38,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(measuring, "time", made)
-    return made
+    clock = Clock()
+    monkeypatch.setattr(measuring, "time", clock)
+    return clock
 
 
 def subject(label: str, clock: Clock, calls: list[str], seconds: dict[str, float]) -> Subject:
@@ -121,17 +121,17 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
 
 def test_the_stages_of_a_bundle(bundle: Bundle) -> None:
     with FakeRuntime(bundle) as runtime:
-        found = prepare_subject("fake", bundle, runtime, prompt="a red circle", num_texts=5)
-        assert list(found.stages) == list(STAGES)
-        for call in found.stages.values():
+        result = prepare_subject("fake", bundle, runtime, prompt="a red circle", num_texts=5)
+        assert list(result.stages) == list(STAGES)
+        for call in result.stages.values():
             call()
-        assert len(list(found.stages["embed"]())) == 5  # type: ignore[call-overload]
-    assert found.steps_per_image == 4.0
-    assert found.flops["step"] == 2 * denoiser_flops(bundle.config)
-    assert found.matrix_rate == 1e9
+        assert len(list(result.stages["embed"]())) == 5  # type: ignore[call-overload]
+    assert result.steps_per_image == 4.0
+    assert result.flops["step"] == 2 * denoiser_flops(bundle.config)
+    assert result.matrix_rate == 1e9
     with FakeRuntime(bundle) as runtime:
         again = prepare_subject("fake", bundle, runtime, prompt="a red circle")
-        assert np.array_equal(found.noise, again.noise)
+        assert np.array_equal(result.noise, again.noise)
 
 
 def test_the_difference_is_that_of_the_estimate(bundle: Bundle) -> None:
@@ -193,8 +193,8 @@ def test_texts_are_all_different_and_always_the_same() -> None:
 def test_the_command_prints_a_table_and_json(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("bench", "b", "--runtime", "fake", "--repeats", 2, "--warm-up", 0, "--texts", 3)
-    done = run(capsys, *words, "--against", "b@fake", "-o", "bench.json")
+    arguments = ("bench", "b", "--runtime", "fake", "--repeats", 2, "--warm-up", 0, "--texts", 3)
+    done = run(capsys, *arguments, "--against", "b@fake", "-o", "bench.json")
     assert (done.code, done.err) == (0, "")
     lines = [line.split() for line in done.out.splitlines()]
     assert [line[1] for line in lines if line[:1] == ["b@fake"]][:6] == list(STAGES)
@@ -207,12 +207,12 @@ def test_the_command_prints_a_table_and_json(
     assert (first["difference_db"], second["difference_db"]) == (None, None)
     assert len(second["stages"]["step"]["seconds"]) == 2
     assert values["peak_memory_bytes"] > 1_000_000
-    told = json.loads(run(capsys, *words, "--json").out)
-    assert len(told["subjects"]) == 1
+    values = json.loads(run(capsys, *arguments, "--json").out)
+    assert len(values["subjects"]) == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "text"),
     [
         (
             ["--against", "tpu"],
@@ -227,27 +227,27 @@ def test_the_command_prints_a_table_and_json(
     ],
 )
 def test_wrong_use(
-    bundle: Bundle, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str
 ) -> None:
-    done = run(capsys, "bench", "b", "--runtime", "fake", *words)
-    assert (done.code, said in done.error) == (2, True)
+    done = run(capsys, "bench", "b", "--runtime", "fake", *arguments)
+    assert (done.code, text in done.error) == (2, True)
 
 
-def test_peak_memory_grows_with_what_is_held() -> None:
+def test_peak_memory_grows_with_arrays() -> None:
     before = peak_memory_bytes()
-    held = np.ones(60_000_000, np.float32)
+    array = np.ones(60_000_000, np.float32)
     after = peak_memory_bytes()
-    assert before is not None and after is not None and held.nbytes > 0
+    assert before is not None and after is not None and array.nbytes > 0
     # Over whatever the tests before it had reached.
-    assert after >= max(before, held.nbytes)
+    assert after >= max(before, array.nbytes)
 
 
 def test_a_share_above_the_whole_is_explained(
     bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("bench", "b", "--runtime", "fake", "--repeats", 1, "--warm-up", 0, "--texts", 1)
+    arguments = ("bench", "b", "--runtime", "fake", "--repeats", 1, "--warm-up", 0, "--texts", 1)
     for share, explained in ((1.3, True), (0.9, False)):
         monkeypatch.setattr(measuring.SubjectTimings, "step_share", share)
-        done = run(capsys, *words)
+        done = run(capsys, *arguments)
         assert done.code == 0
         assert ("share above 100%: either" in done.out) == explained

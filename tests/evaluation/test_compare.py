@@ -92,54 +92,54 @@ def by_hand(
         for kind in (FakeRuntime, Louder)
     ]
     x = batch_noise(seeds, (3, 32, 32)) * np.float32(bundle.manifest.noise.scale)
-    own = [(x, np.zeros_like(x)), (x, np.zeros_like(x))]
+    states_before = [(x, np.zeros_like(x)), (x, np.zeros_like(x))]
     states, estimates, reference = [], [], []
     for row in table.steps(GUIDANCE):
         weights = row.weights
         after = []
-        for number, (state, tone) in enumerate(zip(own, tones, strict=True)):
-            begin = own[0] if forced and number else state
+        for number, (state, tone) in enumerate(zip(states_before, tones, strict=True)):
+            begin = states_before[0] if forced and number else state
             x0 = np.tanh(begin[0][None] + tone[: len(weights), :, None, None, None])
             after.append(advance(*begin, x0, weights, row.values))
             guided = (weights[:, None, None, None, None] * x0).sum(axis=0)
             (reference if number == 0 else estimates).append(guided)
         states.append((after[0][0], after[1][0]))
-        own = after
+        states_before = after
     return states, estimates, reference
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "dpmpp2m"])
-def test_rows_are_measured_from_equal_and_from_own_states(bundle: Bundle, solver: str) -> None:
+def test_rows_are_measured_from_equal_and_from_separate_states(bundle: Bundle, solver: str) -> None:
     table = solver_table(solver, steps=5)
-    found = run_lockstep(side(bundle), side(bundle, Louder), TASKS, table, GUIDANCE, details=True)
-    assert found.row_errors is not None
+    result = run_lockstep(side(bundle), side(bundle, Louder), TASKS, table, GUIDANCE, details=True)
+    assert result.row_errors is not None
     states, estimates, reference = by_hand(bundle, table, forced=True)
     running, _, _ = by_hand(bundle, table, forced=False)
     for index in range(len(table)):
         # Measured 3e-6 of an error of 1e-3: the estimate is taken from h' = y + s x in float32.
         np.testing.assert_allclose(
-            found.row_errors.estimate[index],
+            result.row_errors.estimate[index],
             l2_relative_errors(estimates[index], reference[index]),
             rtol=1e-3,
         )
         np.testing.assert_allclose(
-            found.row_errors.step[index],
+            result.row_errors.step[index],
             l2_relative_errors(states[index][1], states[index][0]),
             rtol=1e-3,
         )
         np.testing.assert_allclose(
-            found.row_errors.drift[index],
+            result.row_errors.drift[index],
             l2_relative_errors(running[index][1], running[index][0]),
             rtol=1e-3,
         )
-    np.testing.assert_allclose(found.row_errors.tokens, 0.01, rtol=1e-4)
+    np.testing.assert_allclose(result.row_errors.tokens, 0.01, rtol=1e-4)
 
 
 def test_pictures_are_those_of_generate(bundle: Bundle) -> None:
     table = solver_table("ab2", steps=4)
-    found = run_lockstep(side(bundle), side(bundle, Louder), TASKS, table, GUIDANCE, details=False)
-    for kind, x in ((FakeRuntime, found.x_a), (Louder, found.x_b)):
-        wanted = generate(
+    result = run_lockstep(side(bundle), side(bundle, Louder), TASKS, table, GUIDANCE, details=False)
+    for kind, x in ((FakeRuntime, result.x_a), (Louder, result.x_b)):
+        expected = generate(
             bundle,
             kind(bundle),
             [task.prompt for task in TASKS],
@@ -147,23 +147,23 @@ def test_pictures_are_those_of_generate(bundle: Bundle) -> None:
             table=table,
             guidance=GUIDANCE,
         )
-        np.testing.assert_array_equal(x, wanted.x)
-    assert found.row_errors is None
+        np.testing.assert_array_equal(x, expected.x)
+    assert result.row_errors is None
 
 
 def test_rows_with_fresh_noise_draw_the_same_for_both(bundle: Bundle) -> None:
     table = solver_table("sde", steps=4)
     assert table.column("n").any()
-    found = run_lockstep(side(bundle), side(bundle), TASKS, table, GUIDANCE, details=True)
-    assert found.row_errors is not None
-    np.testing.assert_array_equal(found.x_a, found.x_b)
+    result = run_lockstep(side(bundle), side(bundle), TASKS, table, GUIDANCE, details=True)
+    assert result.row_errors is not None
+    np.testing.assert_array_equal(result.x_a, result.x_b)
     for kind in ("tokens", "estimate", "step", "drift"):
-        assert not getattr(found.row_errors, kind).any(), kind
+        assert not getattr(result.row_errors, kind).any(), kind
 
 
 def test_one_side_on_itself_is_equal(bundle: Bundle) -> None:
-    found = compare(side(bundle), side(bundle), TASKS, settings(solver_table("euler", steps=3)))
-    values = found.to_dict()
+    result = compare(side(bundle), side(bundle), TASKS, settings(solver_table("euler", steps=3)))
+    values = result.to_dict()
     assert values["final"]["psnr_db"] == {"mean": None, "lowest": None}
     assert values["final"]["ssim"]["lowest"] == pytest.approx(1.0)
     assert values["final"]["bytes_off"] == {"mean": 0.0, "largest": 0.0}
@@ -187,17 +187,17 @@ def test_figures_do_not_depend_on_batches(bundle: Bundle) -> None:
 
 def test_final_figures_are_those_of_the_metrics(bundle: Bundle) -> None:
     table = solver_table("euler", steps=3)
-    found = compare(side(bundle), side(bundle, Louder), TASKS, settings(table, details=3))
-    x_a, x_b = (np.stack([getattr(one, name) for one in found.states]) for name in ("x_a", "x_b"))
-    assert [pair.psnr_db for pair in found.pairs] == image_metrics.psnr(x_b, x_a).tolist()
+    result = compare(side(bundle), side(bundle, Louder), TASKS, settings(table, details=3))
+    x_a, x_b = (np.stack([getattr(one, name) for one in result.states]) for name in ("x_a", "x_b"))
+    assert [pair.psnr_db for pair in result.pairs] == image_metrics.psnr(x_b, x_a).tolist()
     first, second = (
         np.floor(np.clip(np.clip(x, -1, 1) * 127.5 + 128, 0, 255)).astype(int) for x in (x_a, x_b)
     )
     off = np.abs(first - second)
-    assert found.final()["levels_off"] == off.max() > 0
-    assert found.final()["bytes_off"]["mean"] == pytest.approx((off > 0).mean())
+    assert result.final()["levels_off"] == off.max() > 0
+    assert result.final()["bytes_off"]["mean"] == pytest.approx((off > 0).mean())
     ratio = image_metrics.seam_ratios(image_metrics.seam_gradients(x_b, bundle.config.patch_size))
-    assert found.seams[1] == pytest.approx(ratio)
+    assert result.seams[1] == pytest.approx(ratio)
 
 
 def test_verdicts_make_a_paired_score(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,10 +212,10 @@ def test_verdicts_make_a_paired_score(bundle: Bundle, monkeypatch: pytest.Monkey
     monkeypatch.setattr(measure_module, "judge", judge)
     # The captions are longer than the small bundle takes; the verdict is made up anyway.
     tasks = [dataclasses.replace(task, prompt="red") for task in caption_cases(1)]
-    found = compare(
+    result = compare(
         side(bundle), side(bundle, Louder), tasks, settings(solver_table("euler", steps=2))
     )
-    score = found.score()
+    score = result.score()
     assert score is not None
     # Of captions 0 to 5, A has 0 and 3, B has 0, 2 and 4.
     assert (score["a"]["overall"]["correct"], score["b"]["overall"]["correct"]) == (2, 3)
@@ -225,7 +225,7 @@ def test_verdicts_make_a_paired_score(bundle: Bundle, monkeypatch: pytest.Monkey
     assert low < 1 / 6 < high
 
 
-def test_a_prompt_that_is_cut_is_told_once(bundle: Bundle) -> None:
+def test_a_truncated_prompt_warns_once(bundle: Bundle) -> None:
     tasks = prompt_cases(["red " * 40], [0, 1, 2])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -236,17 +236,17 @@ def test_a_prompt_that_is_cut_is_told_once(bundle: Bundle) -> None:
 
 
 def test_progress_ends_at_one(bundle: Bundle) -> None:
-    seen: list[float] = []
+    shares: list[float] = []
     table = solver_table("euler", steps=3)
     compare(
         side(bundle),
         side(bundle),
         TASKS,
         settings(table, batch=1, details=1),
-        lambda share, label="": seen.append(share),
+        lambda share, label="": shares.append(share),
     )
-    assert seen == sorted(seen)
-    assert seen[-1] == pytest.approx(1.0)
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
 
 
 def test_nan_is_a_failure_that_names_the_bundle(bundle: Bundle) -> None:
@@ -331,10 +331,10 @@ def test_tasks_refuse_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "wanted"), [(1, [0]), (2, [0, 5]), (4, [0, 2, 5, 7]), (99, list(range(10)))]
+    ("count", "expected"), [(1, [0]), (2, [0, 5]), (4, [0, 2, 5, 7]), (99, list(range(10)))]
 )
-def test_details_are_spread_over_the_tasks(count: int, wanted: list[int]) -> None:
-    assert spread_indices([PromptCase(prompt="", seed=i) for i in range(10)], count) == wanted
+def test_details_are_spread_over_the_tasks(count: int, expected: list[int]) -> None:
+    assert spread_indices([PromptCase(prompt="", seed=i) for i in range(10)], count) == expected
 
 
 @pytest.mark.parametrize("name", ["batch", "details"])

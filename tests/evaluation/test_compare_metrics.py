@@ -47,10 +47,10 @@ def textbook_ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_ssim_is_the_papers() -> None:
     a, b = pictures(0), pictures(1)
-    found = ssim(a, 0.5 * a + 0.5 * b)
-    wanted = [textbook_ssim(one, two) for one, two in zip(a, 0.5 * a + 0.5 * b, strict=True)]
+    actual = ssim(a, 0.5 * a + 0.5 * b)
+    expected = [textbook_ssim(one, two) for one, two in zip(a, 0.5 * a + 0.5 * b, strict=True)]
     # Measured 2e-13: variances as differences of moments.
-    np.testing.assert_allclose(found, wanted, atol=1e-10)
+    np.testing.assert_allclose(actual, expected, atol=1e-10)
     assert ssim(a, a) == pytest.approx([1.0, 1.0], abs=1e-12)
 
 
@@ -78,9 +78,9 @@ def test_the_interval_is_walds_with_half_a_caption_in_every_cell() -> None:
     share = cells / cells.sum()
     mean = (share * (first - second)).sum()
     variance = (share * (first - second - mean) ** 2).sum() / cells.sum()
-    wanted = (mean - 1.959964 * math.sqrt(variance), mean + 1.959964 * math.sqrt(variance))
+    expected = (mean - 1.959964 * math.sqrt(variance), mean + 1.959964 * math.sqrt(variance))
     assert difference_interval(PairedVerdicts(won=won, lost=lost), total) == pytest.approx(
-        wanted, rel=1e-6
+        expected, rel=1e-6
     )
 
 
@@ -111,11 +111,11 @@ def test_the_difference_is_amplified_around_grey() -> None:
     a = np.zeros((3, 2, 2), np.float32)
     b = a.copy()
     b[0, 0, 0], b[1, 1, 1], b[2, 0, 1] = 0.05, -0.02, 5.0
-    found = amplified_difference(a, b, 10.0)
-    assert found[0, 0, 0] == pytest.approx(0.5)
-    assert found[1, 1, 1] == pytest.approx(-0.2)
-    assert found[2, 0, 1] == 1.0
-    assert np.count_nonzero(found) == 3
+    actual = amplified_difference(a, b, 10.0)
+    assert actual[0, 0, 0] == pytest.approx(0.5)
+    assert actual[1, 1, 1] == pytest.approx(-0.2)
+    assert actual[2, 0, 1] == 1.0
+    assert np.count_nonzero(actual) == 3
     # What lies outside [-1, 1] is not seen in a picture, so it is no difference either.
     assert not amplified_difference(a + 1.0, a + 3.0).any()
     with pytest.raises(UsageError, match="gain: expected a positive number, got 0"):

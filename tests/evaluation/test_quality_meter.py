@@ -73,10 +73,10 @@ def report_of(bundle: Bundle, settings: MeterSettings = SETTINGS) -> MeterReport
 
 
 def without_seconds(report: MeterReport) -> list[dict[str, object]]:
-    found = [one.to_dict() for one in report.outcomes]
-    for one in found:
+    result = [one.to_dict() for one in report.outcomes]
+    for one in result:
         del one["seconds_per_picture"]
-    return found
+    return result
 
 
 def test_figures_are_those_of_pictures_painted_by_hand(bundle: Bundle) -> None:
@@ -114,18 +114,18 @@ def test_figures_are_those_of_pictures_painted_by_hand(bundle: Bundle) -> None:
 
 
 def test_distance_is_to_the_fine_grid_on_the_first_captions_of_each_kind(bundle: Bundle) -> None:
-    (found,) = [one.distance for one in report_of(bundle).outcomes[:1]]
-    captions, chosen = held_out_captions(3, 5), [i for i in range(18) if i % 3 < 2]
-    texts, seeds = [captions[i][1] for i in chosen], [5 + i for i in chosen]
+    (result,) = [one.distance for one in report_of(bundle).outcomes[:1]]
+    captions, indices = held_out_captions(3, 5), [i for i in range(18) if i % 3 < 2]
+    texts, seeds = [captions[i][1] for i in indices], [5 + i for i in indices]
     fine = fine_table(TABLES[0], 64)
     with FakeRuntime(bundle) as runtime:
         x, reference = (
             generate(bundle, runtime, texts, seed=seeds, table=table, guidance=2.5).x
             for table in (TABLES[0], fine)
         )
-    assert found is not None and found.num_images == 12
-    assert found.psnr_db == pytest.approx(image_metrics.psnr(x, reference).mean(), abs=1e-6)
-    assert found.gmsd == pytest.approx(image_metrics.gmsd(x, reference).mean(), abs=1e-9)
+    assert result is not None and result.num_images == 12
+    assert result.psnr_db == pytest.approx(image_metrics.psnr(x, reference).mean(), abs=1e-6)
+    assert result.gmsd == pytest.approx(image_metrics.gmsd(x, reference).mean(), abs=1e-9)
 
 
 def test_more_steps_come_nearer(bundle: Bundle) -> None:
@@ -201,10 +201,10 @@ class WholeTrajectory(FakeTrajectory):
         raise AssertionError("a row came alone")
 
 
-def test_an_engine_that_takes_whole_trajectories_is_given_them(
+def test_an_engine_that_runs_trajectories_gets_them(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = without_seconds(report_of(bundle))
+    expected = without_seconds(report_of(bundle))
     monkeypatch.setattr(fake, "FakeTrajectory", WholeTrajectory)
     shares: list[float] = []
     with FakeRuntime(bundle) as runtime:
@@ -215,7 +215,7 @@ def test_an_engine_that_takes_whole_trajectories_is_given_them(
             SETTINGS,
             lambda share, label="": shares.append(share),
         )
-    assert without_seconds(report) == wanted
+    assert without_seconds(report) == expected
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0, abs=1e-12)
 
 
@@ -289,7 +289,7 @@ def outcome(name: str, steps: int, correct: int, **figures: object) -> Outcome:
 
 
 def test_pareto_keeps_what_none_beats() -> None:
-    found = [
+    result = [
         outcome("dear", 50, 18),
         outcome("best", 20, 18),
         outcome("twin", 20, 18),
@@ -297,7 +297,7 @@ def test_pareto_keeps_what_none_beats() -> None:
         outcome("cheap", 5, 10),
         outcome("poor", 6, 10),
     ]
-    report = MeterReport(bundle="ab", runtime="fake", settings=SETTINGS, outcomes=tuple(found))
+    report = MeterReport(bundle="ab", runtime="fake", settings=SETTINGS, outcomes=tuple(result))
     assert [one.candidate.name for one in report.pareto()] == ["cheap", "best", "twin"]
     marked = [line.split()[1] for line in report.to_table().splitlines()[:7] if line[0] == "*"]
     assert marked == ["best", "twin", "cheap"]
@@ -320,9 +320,9 @@ def test_json_and_text_hold_every_figure(bundle: Bundle) -> None:
 def test_equal_pictures_are_null_in_json() -> None:
     one = outcome("a", 5, 3, distance=meter.Distance(psnr_db=math.inf, gmsd=0.0, num_images=2))
     report = MeterReport(bundle="ab", runtime="fake", settings=SETTINGS, outcomes=(one,))
-    found = json.loads(json_text(report.to_dict()))["outcomes"][0]
-    assert found["distance"] == {"psnr_db": None, "gmsd": 0.0, "pictures": 2}
-    assert found["seams"] == {"horizontal": 1.1, "vertical": None, "both": 1.2}
+    result = json.loads(json_text(report.to_dict()))["outcomes"][0]
+    assert result["distance"] == {"psnr_db": None, "gmsd": 0.0, "pictures": 2}
+    assert result["seams"] == {"horizontal": 1.1, "vertical": None, "both": 1.2}
 
 
 def test_plots_are_pictures_and_repeat_byte_for_byte(bundle: Bundle, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def literal_gmsd(a: np.ndarray, b: np.ndarray) -> float:
             for y in range(0, len(luma) - 1, 2)
         ]
         kernel = [[1 / 3, 0, -1 / 3]] * 3
-        found = {}
+        actual = {}
         for y in range(1, len(small) - 1):
             for x in range(1, len(small[0]) - 1):
                 horizontal = vertical = 0.0
@@ -66,8 +66,8 @@ def literal_gmsd(a: np.ndarray, b: np.ndarray) -> float:
                     for i in range(3):
                         horizontal += kernel[j][i] * small[y + j - 1][x + i - 1]
                         vertical += kernel[i][j] * small[y + j - 1][x + i - 1]
-                found[y, x] = math.sqrt(horizontal**2 + vertical**2)
-        maps.append(found)
+                actual[y, x] = math.sqrt(horizontal**2 + vertical**2)
+        maps.append(actual)
     p, q = maps
     similar = [(2 * p[k] * q[k] + 170) / (p[k] ** 2 + q[k] ** 2 + 170) for k in p]
     mean = sum(similar) / len(similar)
@@ -77,10 +77,10 @@ def literal_gmsd(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("size", [(12, 10), (13, 11), (8, 9)])
 def test_gmsd_is_the_papers(size: tuple[int, int]) -> None:
     a, b = pictures(0, (2, 3, *size)), pictures(1, (2, 3, *size))
-    wanted = [literal_gmsd(first, second) for first, second in zip(a, b, strict=True)]
+    expected = [literal_gmsd(first, second) for first, second in zip(a, b, strict=True)]
     # Measured 1e-16.
-    assert gmsd(a, b) == pytest.approx(wanted, abs=1e-13)
-    assert min(wanted) > 0.05
+    assert gmsd(a, b) == pytest.approx(expected, abs=1e-13)
+    assert min(expected) > 0.05
 
 
 def test_gmsd_grows_with_damage_and_sees_no_offset() -> None:
@@ -126,9 +126,9 @@ def test_seam_ratio_of_a_known_picture() -> None:
     across = staircase(32, 8, 0.004, 0.006)
     down = staircase(24, 8, 0.004, 0.005)
     x = (across[None, :] + down[:, None])[None, None].repeat(3, 1).astype(np.float32)
-    found = seam_ratios(seam_gradients(x, 8))
+    actual = seam_ratios(seam_gradients(x, 8))
     # 6/4, 5/4 and 11/8; measured 4e-7, float32.
-    assert found == pytest.approx((1.5, 1.25, 1.375), abs=1e-5)
+    assert actual == pytest.approx((1.5, 1.25, 1.375), abs=1e-5)
     wrong = seam_ratios(seam_gradients(x, 4))
     assert wrong[0] is not None and wrong[0] < 1.3
 

@@ -15,6 +15,6 @@ def test_ticks_are_plain_whole_numbers(places: list[int]) -> None:
     figure.canvas.draw()
     low, high = axes.get_xlim()
     ticks = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
-    shown = [label.get_text() for place, label in ticks if low <= place <= high]
-    assert len(shown) >= 2 and all(word.isdecimal() for word in shown)
+    visible = [label.get_text() for place, label in ticks if low <= place <= high]
+    assert len(visible) >= 2 and all(word.isdecimal() for word in visible)
     assert not axes.get_xticks(minor=True).size

@@ -26,7 +26,7 @@ def same_rows(a: Table, b: Table) -> bool:
     return a.columns == b.columns and np.array_equal(a.rows, b.rows)
 
 
-def test_words_name_tables(bundle: Bundle, tmp_path: Path) -> None:
+def test_names_of_tables(bundle: Bundle, tmp_path: Path) -> None:
     assert parse_table(bundle, "euler-4") == bundle.table("euler-4")
     solver_table("ab2", steps=7).save(tmp_path / "own.json")
     assert parse_table(bundle, str(tmp_path / "own.json")).name == "ab2-7"
@@ -50,7 +50,7 @@ def test_land_ends_on_the_estimate(bundle: Bundle, spec: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "text"),
     [
         ("nothing", "euler-4"),
         ("missing.json", "missing.json"),
@@ -65,18 +65,18 @@ def test_land_ends_on_the_estimate(bundle: Bundle, spec: str) -> None:
         ("dpmpp2m:20:a_min=land", "takes no a_min"),
     ],
 )
-def test_wrong_words_are_refused(bundle: Bundle, spec: str, said: str) -> None:
+def test_wrong_table_names_are_refused(bundle: Bundle, spec: str, text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_table(bundle, spec)
-    assert said in str(caught.value)
+    assert text in str(caught.value)
 
 
 def test_adjusted_columns_are_the_compilers() -> None:
     plain = solver_table("heun", steps=10)
-    wanted = solver_table("heun", steps=10, interval=(0.3, 0.7), clip=1.0, rescale=0.5)
-    found = adjust_guidance(plain, interval=(0.3, 0.7), clip=1.0, rescale=0.5)
-    assert same_rows(found, wanted)
-    assert found.name == "heun-10-i0.3-0.7-clip1-rescale0.5"
+    expected = solver_table("heun", steps=10, interval=(0.3, 0.7), clip=1.0, rescale=0.5)
+    actual = adjust_guidance(plain, interval=(0.3, 0.7), clip=1.0, rescale=0.5)
+    assert same_rows(actual, expected)
+    assert actual.name == "heun-10-i0.3-0.7-clip1-rescale0.5"
     assert adjust_guidance(plain) == plain
 
 
@@ -120,10 +120,10 @@ def test_names_hold_the_scale_where_there_are_several() -> None:
     ],
 )
 def test_the_end_is_read_off_the_last_row(table: Table, floor: float | None) -> None:
-    found = end_floor(table)
-    assert (found is None) == (floor is None)
+    actual = end_floor(table)
+    assert (actual is None) == (floor is None)
     # Measured 2e-16.
-    assert floor is None or found == pytest.approx(floor, abs=1e-9)
+    assert floor is None or actual == pytest.approx(floor, abs=1e-9)
     assert (fine_table(table, 1000) is None) == (floor is None)
 
 
@@ -169,5 +169,5 @@ def test_tables_near_their_fine_grid(a_min: float | None) -> None:
     assert errors[0] > 1.7 * errors[1]
     coarse, finer = fine_table(tables[0], 1000), fine_table(tables[0], 8000)
     assert coarse is not None and finer is not None
-    own = float(np.abs(run_toy(coarse) - run_toy(finer)).max())
-    assert own < errors[1] / 4
+    difference = float(np.abs(run_toy(coarse) - run_toy(finer)).max())
+    assert difference < errors[1] / 4

@@ -18,9 +18,9 @@ def _scenes(num_per_kind: int) -> list[Scene]:
 
 def _agree(scene: Scene, image: np.ndarray) -> bool:
     reading = detect(image)
-    found = sorted((item.shape, item.colour) for item in reading.detections)
-    wanted = sorted((item.shape, item.colour) for item in scene.objects)
-    return found == wanted and reading.background == scene.background
+    detected = sorted((item.shape, item.colour) for item in reading.detections)
+    expected = sorted((item.shape, item.colour) for item in scene.objects)
+    return detected == expected and reading.background == scene.background
 
 
 def test_drawings_are_read_back_exactly() -> None:
@@ -80,8 +80,8 @@ def test_touching_objects_are_parted_by_colour(background: str) -> None:
     )
     soft = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.7)))
     for picture in (image, soft):
-        found = {(item.colour, item.shape) for item in detect(picture).detections}
-        assert found == {("red", "square"), ("yellow", "circle")}
+        detected = {(item.colour, item.shape) for item in detect(picture).detections}
+        assert detected == {("red", "square"), ("yellow", "circle")}
 
 
 def test_touching_objects_of_one_colour_are_one_unknown() -> None:
@@ -90,8 +90,8 @@ def test_touching_objects_of_one_colour_are_one_unknown() -> None:
         Object(shape="circle", colour="red", x=40.0, y=40.0, size=20.0),
         Object(shape="square", colour="red", x=31.0, y=31.0, size=6.0),
     )
-    (found,) = detect(image).detections
-    assert (found.shape, found.colour) == ("unknown", "red")
+    (detected,) = detect(image).detections
+    assert (detected.shape, detected.colour) == ("unknown", "red")
 
 
 def test_specks_are_ignored_and_blobs_are_not() -> None:

@@ -117,8 +117,8 @@ def test_known_kinds_do_not_know_the_novel_colour() -> None:
     scene = Scene(
         objects=(Object(shape="circle", colour="cyan", x=32, y=32, size=24),), background="white"
     )
-    (found,) = detect(draw_scene(scene)).detections
-    assert found.colour == "unknown"
+    (result,) = detect(draw_scene(scene)).detections
+    assert result.colour == "unknown"
     free = Spec(kind="single_object", required=(Requirement(shape="circle"),))
     assert not judge(draw_scene(scene), free).correct
     assert judge(draw_scene(scene), dataclasses.replace(free, kind="novel_colour")).correct
@@ -128,11 +128,11 @@ def test_the_shipped_vocabulary_spells_the_word() -> None:
     tokenizer = Tokenizer.open(ASSETS / "tokenizer", 512)
     captions = [caption for kind in NOVEL_KINDS for _, caption in every_caption(kind)]
     assert max(len(encoded.ids) for encoded in tokenizer.encode(captions)) <= PROMPT_LENGTH
-    words = ("cyan", *COLOURS)
-    ids = [one.ids.tolist() for one in tokenizer.encode([f"a {word} circle" for word in words])]
+    names = ("cyan", *COLOURS)
+    ids = [one.ids.tolist() for one in tokenizer.encode([f"a {word} circle" for word in names])]
     # Word, article and end token: one piece a known word, four for this one, none of them unknown.
-    assert [len(found) for found in ids] == [7, *(4 for _ in COLOURS)]
-    assert not {piece for found in ids[1:] for piece in found} & set(ids[0][1:-2])
+    assert [len(pieces) for pieces in ids] == [7, *(4 for _ in COLOURS)]
+    assert not {piece for pieces in ids[1:] for piece in pieces} & set(ids[0][1:-2])
     assert tokenizer.rust.token_to_id("<unk>") not in ids[0]
 
 
@@ -146,7 +146,7 @@ def test_names_that_are_unknown() -> None:
 # The test tokenizer has few words, so captions are longer than the model's 12 tokens.
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
-    ("words", "kinds"),
+    ("arguments", "kinds"),
     [
         ((), KINDS),
         (("--kinds", "novel"), NOVEL_KINDS),
@@ -154,14 +154,14 @@ def test_names_that_are_unknown() -> None:
     ],
 )
 def test_kinds_from_the_command_line(
-    words: tuple[str, ...],
+    arguments: tuple[str, ...],
     kinds: tuple[str, ...],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_bundle(tmp_path / "b")
     common = ("eval", "shapes", tmp_path / "b", "--runtime", "fake", "--per-kind", 1, "--steps", 1)
-    done = run(capsys, *common, "--json", *words)
+    done = run(capsys, *common, "--json", *arguments)
     assert done.code == 0
     values = json.loads(done.out)
     assert tuple(values["kinds"]) == kinds

@@ -67,11 +67,11 @@ def test_scenes_keep_what_their_captions_promise(samples: list[tuple[Scene, Spec
 
 
 def test_positions_are_clear(samples: list[tuple[Scene, Spec, str]]) -> None:
-    seen = set()
+    relations = set()
     for scene, spec, _ in samples:
         if spec.relation is None:
             continue
-        seen.add(spec.relation)
+        relations.add(spec.relation)
         one, two = scene.objects
         along, other = {
             "left": (two.x - one.x, two.y - one.y),
@@ -81,7 +81,7 @@ def test_positions_are_clear(samples: list[tuple[Scene, Spec, str]]) -> None:
         }[spec.relation]
         assert along > 1.3 * abs(other)
         assert along >= (one.size + two.size) / 2
-    assert len(seen) == 4
+    assert len(relations) == 4
 
 
 def test_every_kind_varies(samples: list[tuple[Scene, Spec, str]]) -> None:
@@ -195,11 +195,11 @@ def test_held_out_captions_come_with_their_spec() -> None:
 
 
 def test_vocabulary_corpus_covers_every_word() -> None:
-    words = [word for caption in vocabulary_corpus() for word in caption.split()]
-    wanted = {word for kind in KINDS for _, text in every_caption(kind) for word in text.split()}
-    assert set(words) == wanted
+    corpus = [word for caption in vocabulary_corpus() for word in caption.split()]
+    expected = {word for kind in KINDS for _, text in every_caption(kind) for word in text.split()}
+    assert set(corpus) == expected
     # Measured: the rarest, "circles", comes 38 times.
-    assert min(words.count(word) for word in wanted) >= 20
+    assert min(corpus.count(word) for word in expected) >= 20
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -214,13 +214,13 @@ def test_coverage_against_many_points_a_pixel(shape: str) -> None:
         "cross": ((abs(across) <= 1 / 6) & (abs(down) <= 0.5))
         | ((abs(across) <= 0.5) & (abs(down) <= 1 / 6)),
     }[shape]
-    wanted = inside.reshape(32, grid, 32, grid).mean(axis=(1, 3))
+    expected = inside.reshape(32, grid, 32, grid).mean(axis=(1, 3))
     got = coverage(shape, x, y, width, height, (32, 32))
     assert got.dtype == np.float32 and got.min() >= 0 and got.max() <= 1
     # Measured: square and cross 0.025 (16 points a side cannot tell finer), circle 0.046,
     # triangle 0.061; the whole area to 0.2%.
-    assert np.abs(got - wanted).max() < 0.1
-    assert abs(got.sum() / wanted.sum() - 1) < 0.005
+    assert np.abs(got - expected).max() < 0.1
+    assert abs(got.sum() / expected.sum() - 1) < 0.005
 
 
 def test_drawing_has_the_scene_s_colours() -> None:

@@ -101,13 +101,13 @@ def test_missing_objects_fail() -> None:
 
 def test_extra_objects_fail() -> None:
     stray = Object(shape="square", colour="purple", x=4.0, y=4.0, size=6.0)
-    num_seen = 0
+    num_images = 0
     for scene, spec in _samples(KINDS, 20):
         if all(max(item.x, item.y) - item.size / 2 > 8 for item in scene.objects):
-            num_seen += 1
+            num_images += 1
             crowded = dataclasses.replace(scene, objects=(*scene.objects, stray))
             assert not judge(draw_scene(crowded), spec).correct
-    assert num_seen >= 60
+    assert num_images >= 60
 
 
 def test_mirrored_relation_fails() -> None:
@@ -192,8 +192,8 @@ def test_wilson_solves_its_defining_equation(correct: int, total: int) -> None:
 
 def test_wilson_against_published_values() -> None:
     # Newcombe, Statistics in Medicine 17 (1998), table I, method 3, to four decimals.
-    for correct, total, wanted in [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605))]:
-        assert np.round(wilson_interval(correct, total), 4).tolist() == list(wanted)
+    for correct, total, expected in [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605))]:
+        assert np.round(wilson_interval(correct, total), 4).tolist() == list(expected)
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 0), (3, 2), (-1, 5)])

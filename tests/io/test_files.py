@@ -86,7 +86,7 @@ def test_a_folder_appears_when_the_block_ends(tmp_path: Path, existing: bool) ->
     assert names(target) == ["a"] and names(target.parent) == ["out"]
 
 
-def test_a_full_folder_is_kept_unless_overwritten(tmp_path: Path) -> None:
+def test_a_full_folder_stays_unless_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
     (target / "old").write_text("1")
@@ -164,7 +164,7 @@ def test_sigterm_removes_the_partial_folder_and_still_kills(tmp_path: Path) -> N
     assert names(tmp_path) == []
 
 
-def test_signals_are_left_alone_afterwards_and_in_threads(tmp_path: Path) -> None:
+def test_signal_handlers_are_restored_and_unchanged_in_threads(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def work() -> None:

@@ -34,7 +34,7 @@ class Reader(HTMLParser):
         self.words += [data] if data.strip() else []
 
 
-def test_words_come_back_as_they_were() -> None:
+def test_text_round_trips() -> None:
     read = Reader(f'<p title="{escape(HOSTILE)}">{escape(HOSTILE)}</p>')
     assert read.words == [HOSTILE]
     assert read.tags == [("p", {"title": HOSTILE})]
@@ -45,7 +45,7 @@ def test_a_page_is_whole_and_needs_no_other_file() -> None:
     read = Reader(page)
     assert read.open == [] and page.startswith("<!doctype html>\n") and page.endswith("\n")
     assert read.words.count("A & B") == 2 and "one" in read.words
-    assert any("p { color: red; }" in words for words in read.words)
+    assert any("p { color: red; }" in text for text in read.words)
     (picture,) = (attributes for tag, attributes in read.tags if tag == "img")
     assert picture["alt"] == HOSTILE
     kind, data = str(picture["src"]).split(",")
@@ -60,7 +60,7 @@ def test_columns_of_numbers_stand_to_the_right() -> None:
     assert cells == [{}, {"class": "n"}] * 2
 
 
-def test_verdicts_and_long_words() -> None:
+def test_verdicts_and_long_texts() -> None:
     assert [Reader(verdict(correct)).words for correct in (True, False)] == [["right"], ["wrong"]]
     assert shorten("x" * 10, 10) == "x" * 10
     assert shorten("x" * 11, 10) == "x" * 7 + "..."

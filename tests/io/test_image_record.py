@@ -33,12 +33,12 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     return Bundle.open(write_bundle(tmp_path / "b"))
 
 
-def paint(capsys: pytest.CaptureFixture[str], *words: object) -> Run:
-    return run(capsys, "generate", "b", *words)
+def paint(capsys: pytest.CaptureFixture[str], *arguments: object) -> Run:
+    return run(capsys, "generate", "b", *arguments)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         [],
         ["--seed", "18446744073709551615", "--guidance", "0.1"],
@@ -49,11 +49,11 @@ def paint(capsys: pytest.CaptureFixture[str], *words: object) -> Run:
         ["--table", "own.json"],
     ],
 )
-def test_a_picture_is_made_again_to_the_byte(
-    words: list[str], bundle: Bundle, capsys: pytest.CaptureFixture[str]
+def test_an_image_is_reproduced_to_the_byte(
+    arguments: list[str], bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     solver_table("ab2", steps=5).save("own.json")
-    assert paint(capsys, PROMPT, *words, "--runtime", "fake", "-o", "x.png").code == 0
+    assert paint(capsys, PROMPT, *arguments, "--runtime", "fake", "-o", "x.png").code == 0
     Path("own.json").unlink()
     # The runtime is the record's too: the default one could not open these graphs.
     done = paint(capsys, "--from", "x.png", "-o", "again.png")
@@ -74,20 +74,20 @@ def test_unicode_survives_for_people_and_programs(
     assert b"iTXtparameters\0" in data and b"tEXtminit2i\0" in data
 
 
-def test_the_bundles_own_table_is_named_and_another_is_kept(
+def test_a_table_of_the_bundle_is_named_and_another_is_stored(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paint(capsys, "red", "--runtime", "fake", "-o", "own.png")
     paint(capsys, "red", "--runtime", "fake", "-o", "other.png", "--solver", "heun", "--steps", 2)
-    own, other = Record.read("own.png"), Record.read("other.png")
-    assert (own.table, own.table_name) == (None, "euler-4")
-    assert own.solver(bundle) == bundle.table("euler-4")
+    stored, other = Record.read("own.png"), Record.read("other.png")
+    assert (stored.table, stored.table_name) == (None, "euler-4")
+    assert stored.solver(bundle) == bundle.table("euler-4")
     assert other.solver(bundle) == solver_table("heun", steps=2)
-    assert own.bundle == bundle.digest and own.checkpoint == "ab" * 32
+    assert stored.bundle == bundle.digest and stored.checkpoint == "ab" * 32
 
 
 @pytest.mark.parametrize(
-    ("words", "changed"),
+    ("arguments", "changed"),
     [
         (["blue"], {"prompt": "blue"}),
         (["--seed", "5"], {"seed": "5"}),
@@ -100,14 +100,14 @@ def test_the_bundles_own_table_is_named_and_another_is_kept(
     ],
 )
 def test_options_take_the_place_of_the_record(
-    words: list[str],
+    arguments: list[str],
     changed: dict[str, str],
     bundle: Bundle,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     first = ["--solver", "heun", "--steps", "3", "--guidance", "4", "--negative", "green"]
     paint(capsys, "red", *first, "--seed", 2, "--runtime", "fake", "-o", "x.png")
-    assert paint(capsys, "--from", "x.png", *words, "-o", "y.png").code == 0
+    assert paint(capsys, "--from", "x.png", *arguments, "-o", "y.png").code == 0
     before, after = read_metadata("x.png"), read_metadata("y.png")
     for fields in (before, after):
         del fields[FIELD]
@@ -142,13 +142,13 @@ def test_a_picture_from_noise_wants_that_noise(
     np.save("1.npy", np.load("1.npy")[None])
     assert paint(capsys, "--from", "x.png", "--noise", "1.npy", "-o", "y.png").code == 0
     assert Path("y.png").read_bytes() == Path("x.png").read_bytes()
-    for words, said in (
+    for arguments, text in (
         ([], "but no noise is given"),
         (["--noise", "2.npy"], "but other noise is given"),
     ):
-        done = paint(capsys, "--from", "x.png", *words, "-o", "z.png")
+        done = paint(capsys, "--from", "x.png", *arguments, "-o", "z.png")
         assert done.code == 2
-        assert said in done.error and "add --noise with that file" in done.error
+        assert text in done.error and "add --noise with that file" in done.error
     assert paint(capsys, "--from", "x.png", "--seed", 1, "-o", "z.png").code == 0
     assert read_metadata("z.png")["seed"] == "1"
 
@@ -165,11 +165,11 @@ def record_of(bundle: Bundle) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("not JSON", "its record cannot be read: Expecting value"),
         ("[1]", "format_version is None"),
-        ({"format_version": 2}, "format_version is 2, but this program reads 1"),
+        ({"format_version": 2}, "format_version is 2, expected 1"),
         ({"seed": "7"}, "minit2i.seed: expected an integer, got '7'"),
         ({"seed": -1}, "noise seed must be an integer from 0 to 2**64 - 1, got -1"),
         ({"prompt": []}, "a mix must have at least one text"),
@@ -178,22 +178,22 @@ def record_of(bundle: Bundle) -> dict[str, Any]:
         ({"runtime": "magic"}, "choose one of onnxruntime"),
         ({"table": "\x00"}, "not a solver table"),
         ({"table_name": "../x"}, "table '../x' is not in the bundle"),
-        ({"table_sha256": "0" * 64}, "but the picture was made with 00000000.."),
+        ({"table_sha256": "0" * 64}, "but the image was generated with 00000000.."),
         (None, "has no field 'minit2i'"),
     ],
 )
-def test_damaged_records_exit_2(
-    change: Any, said: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+def test_corrupt_records_exit_2(
+    change: Any, message: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = json.dumps(record_of(bundle) | change) if isinstance(change, dict) else change
     save_png(Image.new("RGB", (2, 2)), "x.png", {} if text is None else {FIELD: text})
     done = paint(capsys, "--from", "x.png", "-o", "y.png")
     assert done.code == 2
-    assert said in done.error
+    assert message in done.error
     assert not Path("y.png").exists()
 
 
-def test_a_whole_record_is_taken(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_record_is_used(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     save_png(Image.new("RGB", (2, 2)), "x.png", {FIELD: json.dumps(record_of(bundle))})
     assert paint(capsys, "--from", "x.png", "-o", "y.png").code == 0
     assert read_metadata("y.png")["guidance"] == "2.0"

@@ -23,9 +23,9 @@ def test_bytes_follow_the_official_formula() -> None:
     values = np.arange(-320, 320) / 256
     x = np.stack([values, values[::-1], values], axis=0).reshape(1, 3, 20, 32)
     got = images.to_uint8(x.astype(np.float32))
-    wanted = [[byte_of(v) for v in channel.flat] for channel in x[0]]
+    expected = [[byte_of(v) for v in channel.flat] for channel in x[0]]
     assert got.shape == (1, 20, 32, 3) and got.dtype == np.uint8
-    assert got[0].transpose(2, 0, 1).reshape(3, -1).tolist() == wanted
+    assert got[0].transpose(2, 0, 1).reshape(3, -1).tolist() == expected
 
 
 def test_ends_and_middle_are_pinned() -> None:
@@ -159,7 +159,7 @@ def test_one_frame_is_an_animation_too(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "name", "words"),
+    ("frames", "name", "text"),
     [
         (coloured("red"), "a.png", "expected a .webp or .gif file for an animation"),
         ([], "a.gif", "expected images of one size"),
@@ -167,16 +167,14 @@ def test_one_frame_is_an_animation_too(suffix: str, tmp_path: Path) -> None:
     ],
 )
 def test_animations_that_cannot_be_are_refused(
-    frames: list[Image.Image], name: str, words: str, tmp_path: Path
+    frames: list[Image.Image], name: str, text: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=text):
         images.save_animation(frames, tmp_path / name, frame_ms=10, last_ms=10)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_pillow_without_webp_is_told_apart(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_pillow_without_webp_is_detected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("PIL.features.check", lambda feature: False)
     with pytest.raises(UsageError, match="this Pillow was built without"):
         images.check_animation(tmp_path / "a.webp")

@@ -1,4 +1,4 @@
-"""Folders that stay empty go again; whatever stood there or is in them stays."""
+"""Folders that stay empty are removed; others stay."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from minit2i_deploy.io.files import remove_if_empty
 
 
-def test_made_and_empty_goes_with_its_parents(tmp_path: Path) -> None:
+def test_a_new_empty_folder_is_removed_with_its_parents(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), remove_if_empty(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b").mkdir(parents=True)
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_holds_something_stays(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_stays(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), remove_if_empty(tmp_path / "a" / "b"):
         (tmp_path / "a" / "b").mkdir(parents=True)
         (tmp_path / "a" / "kept").touch()
@@ -24,14 +24,14 @@ def test_what_holds_something_stays(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["kept"]
 
 
-def test_what_stood_there_stays_though_empty(tmp_path: Path) -> None:
+def test_an_existing_folder_stays_even_if_empty(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with remove_if_empty(tmp_path / "a"):
         pass
     assert (tmp_path / "a").is_dir()
 
 
-def test_nothing_was_made(tmp_path: Path) -> None:
+def test_without_a_new_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with remove_if_empty(tmp_path / "file" / "a"):
         pass
