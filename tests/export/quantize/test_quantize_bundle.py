@@ -195,16 +195,16 @@ def test_the_command_excludes_keeps_and_reports(
 
 
 BAD: dict[str, tuple[list[str], str]] = {
-    "no scheme": ([], "--scheme are needed"),
+    "no scheme": ([], "expected BUNDLE, OUT and --scheme"),
     "unknown scheme": (["--scheme", "int3"], "'int3' is unknown; choose one of int8, fp8"),
     "target": (["--scheme", "fp8", "--target", "sm86"], "does not run on sm86 at a gain"),
     "unknown target": (["--scheme", "int8", "--target", "sm1"], "'sm1' is unknown"),
     "pattern": (["--scheme", "int8-weights", "--exclude", "w9"], "'w9' fits no linear layer"),
     "all": (["--scheme", "int8-weights", "--exclude", "*"], "every linear layer is excluded"),
     "calibration": (["--scheme", "int8", "--calibration", "none.npz"], "cannot be read"),
-    "both": (["--scheme", "int8", "--calibration", "a", "--seed", "1"], "give one of them"),
+    "both": (["--scheme", "int8", "--calibration", "a", "--seed", "1"], "--calibration and --seed are mutually exclusive"),
     "samples": (["--scheme", "int8", "--samples", "0"], "samples is 0"),
-    "diff": (["--diff", "a.npz"], "give both"),
+    "diff": (["--diff", "a.npz"], "--diff requires --calibration FILE"),
 }
 
 
