@@ -1,4 +1,4 @@
-"""Which checkpoint a path holds: the registered forms asked one after the other."""
+"""Find the checkpoint at a path, by asking the registered forms in turn."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import CheckpointError, UsageError
 from minit2i_deploy.io.files import sha256_files
 
-NOT_SELECTED: Final = "not the weights asked for"
+NOT_SELECTED: Final = "not the selected weights"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +150,7 @@ def select_average(path: Path, options: ReadOptions, decay: str) -> bool:
         decay: name of the EMA, empty if it has none.
 
     Raises:
-        UsageError: an EMA of another name is asked for.
+        UsageError: another EMA is requested.
     """
     if isinstance(options.ema, str) and options.ema != decay:
         raise UsageError(

@@ -1,1 +1,1 @@
-"""File containers: arrays by name, read without loading the whole file."""
+"""File formats as containers: arrays by name, read without loading the complete file."""

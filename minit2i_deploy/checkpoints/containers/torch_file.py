@@ -14,7 +14,7 @@ from minit2i_deploy.errors import CheckpointError, require
 
 
 class StateDict:
-    """A container over a torch state dict; tensors of a mapped file are read when asked for."""
+    """A container over a torch state dict; tensors of a mapped file are read on use."""
 
     def __init__(self, tensors: Mapping[str, Any], where: str) -> None:
         torch = require("torch", "train")

@@ -10,7 +10,7 @@ from minit2i_deploy.checkpoints.forms.huggingface import HuggingFaceForm
 from minit2i_deploy.checkpoints.forms.torch_save import TorchSaveForm
 from minit2i_deploy.checkpoints.forms.training import TrainingForm
 
-# Asked in this order; the first whose ``sniff`` matches reads the path.
+# In this order; the first whose ``sniff`` matches reads the path.
 FORMS: Final[tuple[Form, ...]] = (
     OrbaxForm(),
     TrainingForm(),

@@ -61,7 +61,7 @@ def compare(
         b: what is compared with it.
         cases: at least one.
         settings: table, guidance, and how many images in detail.
-        progress: called with the share done, 0 to 1, and a word on what is painted.
+        progress: called with the share done, 0 to 1, and a label of the stage.
 
     Raises:
         UsageError: no cases, or bundles that cannot be compared.
