@@ -109,7 +109,7 @@ def pull(
         MissingDependencyError: huggingface_hub is not installed.
     """
     if model not in RELEASES:
-        raise UsageError(f"model {model!r} is unknown; choose one of {', '.join(RELEASES)}")
+        raise UsageError(f"model: expected one of {', '.join(RELEASES)}, got {model!r}")
     hub = require("huggingface_hub", "hub")
     if not bars:
         require("huggingface_hub.utils", "hub").disable_progress_bars()

@@ -218,7 +218,7 @@ def test_failures_say_what_to_do(
 
 
 def test_wrong_use(hub: FakeHub, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'m16' is unknown; choose one of b16, l16, b16-mf"):
+    with pytest.raises(UsageError, match="expected one of b16, l16, b16-mf, got 'm16'"):
         pull("m16", tmp_path / "out")
     with pytest.raises(UsageError, match="MiniT2I/MiniT2I: no revision 'v9'"):
         pull("b16", tmp_path / "out", revision="v9")

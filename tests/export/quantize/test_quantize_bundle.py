@@ -202,7 +202,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "pattern": (["--scheme", "int8-weights", "--exclude", "w9"], "'w9' fits no linear layer"),
     "all": (["--scheme", "int8-weights", "--exclude", "*"], "every linear layer is excluded"),
     "calibration": (["--scheme", "int8", "--calibration", "none.npz"], "cannot be read"),
-    "both": (["--scheme", "int8", "--calibration", "a", "--seed", "1"], "--calibration and --seed are mutually exclusive"),
+    "both": (
+        ["--scheme", "int8", "--calibration", "a", "--seed", "1"],
+        "--calibration and --seed are mutually exclusive",
+    ),
     "samples": (["--scheme", "int8", "--samples", "0"], "samples is 0"),
     "diff": (["--diff", "a.npz"], "--diff requires --calibration FILE"),
 }
