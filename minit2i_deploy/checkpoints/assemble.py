@@ -59,6 +59,14 @@ def canonical_target(name: str, axes: Axes = COPY) -> Target | Drop:
     return Target(name, axes)
 
 
+def without_wrappers(name: str) -> str:
+    """A tensor's name without what torch.compile and DistributedDataParallel put into it.
+
+    ``_orig_mod.`` stands before the names of any compiled module, ``module.`` before all names.
+    """
+    return name.removeprefix("module.").replace("_orig_mod.", "").removeprefix("module.")
+
+
 @dataclass(frozen=True, slots=True)
 class Assembled:
     """Float32 tensors in canonical order, what was dropped, and the types they were stored in."""
@@ -107,7 +115,7 @@ def _apply_rule(
     drops: Counter[Drop] = Counter()
     unexpected = []
     for source_name in container.names:
-        result = rule(source_name)
+        result = rule(without_wrappers(source_name))
         if isinstance(result, Drop):
             drops[result] += 1
         elif result is None or result.name not in shapes:

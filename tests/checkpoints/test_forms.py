@@ -271,6 +271,42 @@ def test_sharded_folder(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
+def test_shards_of_a_variant(tmp_path: Path) -> None:
+    """Named as diffusers names them: NAME.safetensors.index.fp16.json."""
+    tensors = load_file(next(hub_folder().glob("*.safetensors")))
+    names, stem = sorted(tensors), "diffusion_pytorch_model"
+    files = {f"{stem}.fp16-0000{k}-of-00002.safetensors": names[k - 1 :: 2] for k in (1, 2)}
+    for file, part in files.items():
+        save_file({name: tensors[name] for name in part}, tmp_path / file)
+    weight_map = {name: file for file, part in files.items() for name in part}
+    index = tmp_path / f"{stem}.safetensors.index.fp16.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    shutil.copy(hub_folder() / "config.json", tmp_path)
+    expected = load_checkpoint(hub_folder()).tensors
+    actual = load_checkpoint(tmp_path).tensors
+    assert all(np.array_equal(actual[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_names_of_compiled_and_distributed_modules(prefix: str, tmp_path: Path) -> None:
+    tensors = load_file(next(hub_folder().glob("*.safetensors")))
+    save_file({prefix + name: tensors[name] for name in tensors}, tmp_path / "a.safetensors")
+    shutil.copy(hub_folder() / "config.json", tmp_path)
+    expected = load_checkpoint(hub_folder()).tensors
+    actual = load_checkpoint(tmp_path).tensors
+    assert all(np.array_equal(actual[name], expected[name]) for name in expected)
+
+
+def test_a_name_with_and_without_a_wrapper_is_refused(tmp_path: Path) -> None:
+    tensors = load_file(next(hub_folder().glob("*.safetensors")))
+    first = sorted(tensors)[0]
+    both = {**tensors, f"_orig_mod.{first}": tensors[first]}
+    save_file(both, tmp_path / "a.safetensors")
+    shutil.copy(hub_folder() / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match="1 duplicate"):
+        load_checkpoint(tmp_path)
+
+
 def test_training_checkpoint_of_this_package(tmp_path: Path) -> None:
     source = load_checkpoint(hub_folder())
     online = {name: value + 1 for name, value in source.tensors.items()}

@@ -90,7 +90,8 @@ def _weight_files(folder: Path) -> list[Path]:
 def _shards(folder: Path) -> list[Path]:
     """The one weight file of a folder, or those that its index names."""
     files = _weight_files(folder)
-    indices = sorted(folder.glob("*.safetensors.index.json"))
+    # diffusers puts the name of a variant before the suffix: X.safetensors.index.fp16.json.
+    indices = sorted(folder.glob("*.safetensors.index*.json"))
     if len(indices) == 1:
         return _indexed_files(indices[0])
     if len(files) != 1:
