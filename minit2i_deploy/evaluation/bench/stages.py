@@ -96,12 +96,8 @@ def prepare_subject(
     tokenizer = bundle.tokenizer()
     (encoded,) = tokenizer.encode([prompt])
     ids, mask = encoded.ids[None], np.ones((1, len(encoded.ids)), np.int64)
-    context, context_mask = _context(bundle, runtime.encode(ids, mask), branches)
-    conditions = request.conditions
-    if conditions is not None:
-        conditions = np.tile(conditions, (branches, 1))
-    adapted = runtime.adapt(context, context_mask, conditions)
-    tokens, noise = adapted[:, None], request.start(bundle)
+    inputs = _adapter_inputs(request, bundle, runtime.encode(ids, mask), branches)
+    tokens, noise = runtime.adapt(*inputs)[:, None], request.start(bundle)
     state = runtime.start(noise, tokens)
     state.step(costliest)
     first = state.state()[0]
@@ -112,7 +108,7 @@ def prepare_subject(
         stages={
             "tokenise": lambda: tokenizer.encode([prompt]),
             "encode": lambda: runtime.encode(ids, mask),
-            "adapt": lambda: runtime.adapt(context, context_mask, conditions),
+            "adapt": lambda: runtime.adapt(*inputs),
             "step": lambda: state.step(costliest),
             "image": lambda: to_pil(first),
             "embed": lambda: list(encoder.sequences(texts)),
@@ -148,13 +144,16 @@ def numpy_rate(size: int = 2048, repeats: int = 5) -> float:
     return 2.0 * size**3 / min(seconds)
 
 
-def _context(bundle: Bundle, values: np.ndarray, branches: int) -> tuple[np.ndarray, np.ndarray]:
-    """The padded prompt and its mask; a second branch is the unconditional one."""
+def _adapter_inputs(
+    request: Request, bundle: Bundle, values: np.ndarray, branches: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Padded prompt, its mask and a student's conditions; a second branch is unconditional."""
     length = bundle.config.prompt_length
     context = np.zeros((branches, length, values.shape[2]), np.float32)
     mask = np.zeros((branches, length), np.int64)
     context[0, : values.shape[1]], mask[0, : values.shape[1]] = values[0], 1
-    return context, mask
+    conditions = request.conditions
+    return context, mask, None if conditions is None else np.tile(conditions, (branches, 1))
 
 
 def _flops(bundle: Bundle, num_tokens: int, branches: int) -> dict[str, int]:
