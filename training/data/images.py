@@ -15,7 +15,10 @@ from minit2i_deploy.training.data.sample import BadSampleError
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode an image completely, rotated by its EXIF orientation, as RGB.
+    """Decode an image completely, as RGB and as a person sees it.
+
+    It is rotated by its EXIF orientation, transparent pixels lie on white, and 16 bits are scaled
+    to 8.
 
     Raises:
         BadSampleError: the data is corrupt, no image, or a decompression bomb.
@@ -27,12 +30,26 @@ def decode_image(data: bytes) -> Image.Image:
             with Image.open(io.BytesIO(data)) as image:
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
-                return image if image.mode == "RGB" else image.convert("RGB")
+                return _to_rgb(image)
     except UnidentifiedImageError as error:
         raise BadSampleError("image cannot be read", "of no known format") from error
     except Exception as error:  # Pillow's decoders raise anything on corrupt data
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise BadSampleError("image cannot be read", reason) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit values at 255: all but the darkest pixels would be white.
+        values = np.asarray(image, np.float64).clip(0, 65535) / 257
+        image = Image.fromarray(np.rint(values).astype(np.uint8))
+    if image.has_transparency_data:
+        # What stands in transparent pixels was never meant to be seen.
+        backdrop = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(backdrop, image.convert("RGBA"))
+    return image.convert("RGB")
 
 
 def resize_and_crop(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:

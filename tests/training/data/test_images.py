@@ -96,6 +96,35 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert decode_image(buffer.getvalue()).mode == "RGB"
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_lie_on_white(mode: str) -> None:
+    """The hidden color of a transparent pixel is not what a person sees."""
+    black = np.zeros((2, 2, 4), np.uint8)
+    black[0, :, 3] = 255
+    black[1, 1, 3] = 128
+    image, buffer = Image.fromarray(black), io.BytesIO()
+    if mode == "P":
+        image = Image.new("P", (2, 2))
+        image.putpalette([0, 0, 0, 10, 10, 10])
+        image.putdata([0, 0, 1, 1])
+        image.save(buffer, format="PNG", transparency=1)
+        expected = [0, 0, 255, 255]
+    else:
+        image.convert(mode).save(buffer, format="PNG")
+        expected = [0, 0, 255, 127]
+    decoded = np.asarray(decode_image(buffer.getvalue())).reshape(-1, 3)
+    assert (decoded == np.array(expected)[:, None]).all()
+
+
+def test_sixteen_bits_are_scaled_to_eight() -> None:
+    values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, format="PNG")
+    decoded = np.asarray(decode_image(buffer.getvalue()))
+    assert decoded[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert (decoded == decoded[..., :1]).all()
+
+
 def test_a_picture_is_turned_as_it_says() -> None:
     pixels = np.zeros((6, 8, 3), dtype=np.uint8)
     pixels[:, :2] = 255
