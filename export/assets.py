@@ -6,12 +6,12 @@ import json
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from minit2i_deploy.bundle.manifest import Flavour, Preset
 from minit2i_deploy.bundle.presets import presets_of
+from minit2i_deploy.checkpoints.text_encoder import check_tokenizer
 from minit2i_deploy.config import ModelConfig
-from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
 from minit2i_deploy.solvers.methods import find_solver
 from minit2i_deploy.solvers.table import solver_table
@@ -40,9 +40,7 @@ _TOOLS: Final = (
 )
 
 
-def copy_tokenizer(
-    text_encoder: Path, folder: Path, prompt_length: int, vocabulary: int
-) -> Tokenizer:
+def copy_tokenizer(text_encoder: Path, folder: Path, prompt_length: int, config: Any) -> Tokenizer:
     """Copy the tokenizer's files and open the copy.
 
     Args:
@@ -50,10 +48,10 @@ def copy_tokenizer(
             a ``tokenizer`` beside it.
         folder: of the bundle, for the tokenizer.
         prompt_length: most tokens of a prompt.
-        vocabulary: number of tokens in the encoder's embedding.
+        config: of the encoder, with the ids it knows.
 
     Raises:
-        UsageError: tokenizer.json is missing, or has more tokens than the encoder.
+        UsageError: tokenizer.json is missing, or has other ids than the encoder.
         BundleError: the file is not a T5 tokenizer.
     """
     source = find_tokenizer(text_encoder)
@@ -62,12 +60,7 @@ def copy_tokenizer(
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     tokenizer = Tokenizer.open(folder, prompt_length)
-    num_tokens = tokenizer.rust.get_vocab_size()
-    if num_tokens > vocabulary:
-        raise UsageError(
-            f"{source}: this tokenizer has {num_tokens} tokens but the text encoder has"
-            f" {vocabulary}; pass the tokenizer and the encoder of one model"
-        )
+    check_tokenizer(source, tokenizer, config)
     return tokenizer
 
 

@@ -24,6 +24,8 @@ from minit2i_deploy.bundle.manifest import (
 )
 from minit2i_deploy.bundle.presets import default_preset
 from minit2i_deploy.checkpoints.checkpoint import Checkpoint, CheckpointReport
+from minit2i_deploy.checkpoints.text_encoder import check_encoder_config
+from minit2i_deploy.checkpoints.text_identity import check_text_identity, identify_text
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.export.assets import (
     copy_tokenizer,
@@ -81,7 +83,8 @@ def export_bundle(
 
     Raises:
         UsageError: an option does not apply, or the folder cannot be created or replaced.
-        CheckpointError: checkpoint or text encoder cannot be read.
+        CheckpointError: checkpoint or text encoder cannot be read, or the network was trained with
+            another text encoder.
         VerificationError: a graph differs from torch by more than its bound, or values leave the
             range of the precision.
     """
@@ -90,10 +93,12 @@ def export_bundle(
         progress(0.0, "read checkpoint")
         source = options.load(checkpoint)
         encoder_folder = options.find_text_encoder(Path(source.report.path))
+        width, name = source.config.txt_input_size, source.report.text_encoder
+        check_encoder_config(encoder_folder, width, name)
         export, origin = _Export.of(source, folder, options, progress), source.report
         net = build_network(source)
         del source
-        encoder_graph, text = _write_text_encoder(export, encoder_folder)
+        encoder_graph, text = _write_text_encoder(export, encoder_folder, origin)
         gc.collect()  # cycles of the exporter keep the encoder's weights alive
         reference = _record_reference(export, net, text)
         _convert(export, net)
@@ -144,14 +149,18 @@ class _Export:
         )
 
 
-def _write_text_encoder(export: _Export, source: Path) -> tuple[GraphInfo, TextReference]:
+def _write_text_encoder(
+    export: _Export, source: Path, origin: CheckpointReport
+) -> tuple[GraphInfo, TextReference]:
     """Tokenizer and text encoder, and their values at the reference prompts."""
     export.progress(0.05, "text encoder")
     config, name = export.config, "text_encoder"
     encoder = open_text_encoder(source, config.txt_input_size)
     tokenizer = copy_tokenizer(
-        source, export.folder / "tokenizer", config.prompt_length, encoder.config.vocab_size
+        source, export.folder / "tokenizer", config.prompt_length, encoder.config
     )
+    identity = identify_text(encoder, tokenizer)
+    check_text_identity(origin.text_identity, identity, origin.path, source)
     text = record_text(encoder, tokenizer, config)
     signature = write_text_encoder(encoder, export.folder / name, export.options.opset)
     return export.graph_info(name, signature, "fp32"), text

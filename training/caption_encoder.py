@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minit2i_deploy.errors import TrainingError, require
+from minit2i_deploy.checkpoints.text_encoder import check_tokenizer, open_text_encoder
+from minit2i_deploy.checkpoints.text_identity import TextIdentity, identify_text
+from minit2i_deploy.errors import require
 from minit2i_deploy.tokenizer import Tokenizer
 
 CACHE_CAPTIONS = 50_000
@@ -24,26 +27,24 @@ class CaptionEncoder:
         width: width of the encoder's output that the network expects.
 
     Raises:
-        TrainingError: there is no encoder, or its width or vocabulary does not match.
+        CheckpointError: the encoder cannot be read, or its tensors are not those of its settings.
+        UsageError: the encoder is no T5 or of another width, or the tokenizer is not its own.
         BundleError: there is no tokenizer.
     """
 
     def __init__(self, text_encoder: Path, tokenizer: Path, prompt_length: int, width: int) -> None:
         self.prompt_length, self.width = prompt_length, width
         self.tokenizer = Tokenizer.open(tokenizer, prompt_length)
-        self.encoder = _open_encoder(text_encoder)
-        if self.encoder.config.d_model != width:
-            raise TrainingError(
-                f"{text_encoder}: the encoder's width is {self.encoder.config.d_model}, but the "
-                f"network takes {width}; set model.txt_input_size or use another encoder"
-            )
-        num_ids = self.tokenizer.rust.get_vocab_size()
-        if num_ids > self.encoder.config.vocab_size:
-            raise TrainingError(
-                f"{tokenizer}: has {num_ids} pieces, but the encoder in {text_encoder} knows "
-                f"{self.encoder.config.vocab_size}; set tokenizer to the encoder's own"
-            )
+        transformers = require("transformers", "train")
+        from_pretrained = transformers.T5EncoderModel.from_pretrained
+        self.encoder = open_text_encoder(text_encoder, width, from_pretrained)
+        check_tokenizer(tokenizer, self.tokenizer, self.encoder.config)
         self._cache: dict[str, Tensor] = {}
+
+    @cached_property
+    def identity(self) -> TextIdentity:
+        """Which encoder and tokenizer these are."""
+        return identify_text(self.encoder, self.tokenizer)
 
     def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Encode captions.
@@ -85,20 +86,3 @@ def encode_tokens(encoder: Any, ids: Tensor) -> Tensor:
     """
     hidden: Tensor = encoder(ids[None], torch.ones_like(ids)[None]).last_hidden_state
     return hidden[0].clone()
-
-
-def _open_encoder(folder: Path) -> Any:
-    transformers = require("transformers", "train")
-    try:
-        # Without this file transformers takes the path for the name of a model on its hub.
-        (folder / "config.json").read_bytes()
-        encoder = transformers.T5EncoderModel.from_pretrained(
-            str(folder), local_files_only=True, dtype=torch.float32
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise TrainingError(
-            f"{folder}: cannot be read as a T5 encoder ({reason}); set text_encoder to a folder "
-            "in Hugging Face form"
-        ) from error
-    return encoder.eval()

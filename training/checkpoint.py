@@ -27,6 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from minit2i_deploy.checkpoints.text_identity import KEY as TEXT_IDENTITY_KEY
+from minit2i_deploy.checkpoints.text_identity import TextIdentity, recorded_identity
 from minit2i_deploy.errors import TrainingError
 from minit2i_deploy.io.files import atomic_directory
 from minit2i_deploy.training.lora.adapter_folder import write_adapter
@@ -51,6 +53,8 @@ class TrainingState:
         optimizer: ``Optimizers.state_dict``'s form.
         teacher_sha256: digest of the teacher's weights; None for a base model.
         base_sha256: digest of the weights that adapters are trained on; None without adapters.
+        text_identity: which text encoder and tokenizer captions are encoded with; None in
+            checkpoints that predate it.
         data: state of the data source, plain values; None in checkpoints that predate it.
     """
 
@@ -60,6 +64,7 @@ class TrainingState:
     optimizer: dict[str, Any]
     teacher_sha256: str | None = None
     base_sha256: str | None = None
+    text_identity: TextIdentity | None = None
     data: Mapping[str, Any] | None = None
 
 
@@ -110,6 +115,7 @@ def _write(partial: Path, recipe: Recipe, state: TrainingState) -> None:
     optional = {
         "teacher_sha256": state.teacher_sha256,
         "base_sha256": state.base_sha256,
+        TEXT_IDENTITY_KEY: state.text_identity and state.text_identity.to_dict(),
         "data": state.data,
         CONDITIONS_KEY: None if distill is None else distill.conditions(recipe.sample_guidance),
     }
@@ -158,6 +164,7 @@ def load_checkpoint_state(path: Path, recipe: Recipe) -> TrainingState:
             optimizer=torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"),
             teacher_sha256=header.get("teacher_sha256"),
             base_sha256=header.get("base_sha256"),
+            text_identity=recorded_identity(path),
             data=header.get("data"),
         )
     except (

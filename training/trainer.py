@@ -8,10 +8,17 @@ and any number of processes trains on the same batches.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.checkpoints.find import find_checkpoint
+from minit2i_deploy.checkpoints.text_identity import (
+    TextIdentity,
+    check_text_identity,
+    recorded_identity,
+)
+from minit2i_deploy.errors import CheckpointError, DataWarning, TrainingError
 from minit2i_deploy.training.caption_encoder import CaptionEncoder
 from minit2i_deploy.training.checkpoint import (
     list_checkpoints,
@@ -36,8 +43,9 @@ class Trainer(Learner):
 
     Raises:
         TrainingError: the folder belongs to another network, optimizer, teacher or base, its last
-            checkpoint is corrupt, or the text encoder or the device is missing.
-        CheckpointError: the teacher, the base, or the starting weights cannot be read.
+            checkpoint is corrupt, or the device is missing.
+        CheckpointError: the teacher, the base, the starting weights or the text encoder cannot be
+            read, or the text encoder is another one than they were trained with.
         UsageError: the batch does not divide into equal parts for the processes.
     """
 
@@ -51,12 +59,35 @@ class Trainer(Learner):
             recipe.model.prompt_length,
             recipe.model.txt_input_size,
         )
+        self._check_text_encoder()
         self.source = Batches(recipe, rank=self.processes.index, world_size=self.processes.count)
         if checkpoints := list_checkpoints(folder):
             self._resume(checkpoints[-1])
 
+    def _check_text_encoder(self) -> None:
+        """Compare the text encoder with those of the checkpoints that the recipe names."""
+        recipe = self.recipe
+        folders = [] if recipe.distill is None else [recipe.distill.teacher_folder]
+        folders += [] if recipe.lora is None else [recipe.lora.base_folder]
+        for folder in folders:
+            path = find_checkpoint(folder).path
+            self._check_same_text_encoder(recorded_identity(path), path)
+        if not recipe.start_from:
+            return
+        path = find_checkpoint(recipe.start_folder).path
+        try:
+            self._check_same_text_encoder(recorded_identity(path), path)
+        except CheckpointError as error:
+            # Training adapts the weights to what they read.
+            warnings.warn(f"{error}; training starts from it", DataWarning, stacklevel=3)
+
+    def _check_same_text_encoder(self, expected: TextIdentity | None, path: Path) -> None:
+        folder = self.recipe.text_encoder_folder
+        check_text_identity(expected, self.text.identity, str(path), folder)
+
     def _resume(self, path: Path) -> None:
         state = load_checkpoint_state(path, self.recipe)
+        self._check_same_text_encoder(state.text_identity, path)
         if state.teacher_sha256 != self.objective.teacher_sha256:
             raise TrainingError(
                 f"{path}: was distilled from another teacher than distill.teacher; use another "
@@ -137,7 +168,9 @@ class Trainer(Learner):
             )
 
     def _save(self) -> None:
-        state = dataclasses.replace(self.state(), data=self.source.state_dict())
+        state = dataclasses.replace(
+            self.state(), data=self.source.state_dict(), text_identity=self.text.identity
+        )
         if self.processes.is_first:
             save_checkpoint(self.folder, self.recipe, state)
 

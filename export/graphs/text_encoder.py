@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from minit2i_deploy.errors import CheckpointError, UsageError, require
+from minit2i_deploy.checkpoints import text_encoder
+from minit2i_deploy.errors import require
 from minit2i_deploy.export.graphs.modules import text_encoder_signature
 from minit2i_deploy.export.graphs.onnx_export import Signature, to_onnx
 from minit2i_deploy.export.graphs.weights_file import write_graph
 
 
 def open_text_encoder(folder: Path, width: int) -> Any:
-    """Load the encoder in float32, whatever its file holds: T5 overflows in half precision.
+    """Load the encoder; see ``checkpoints.text_encoder.open_text_encoder``.
 
     Args:
         folder: a T5 or T5 encoder in Hugging Face form.
@@ -23,35 +22,12 @@ def open_text_encoder(folder: Path, width: int) -> Any:
 
     Raises:
         UsageError: it is not a T5, or has another width.
-        CheckpointError: weights are missing or cannot be read.
+        CheckpointError: weights are missing, unknown or cannot be read.
     """
     transformers = require("transformers", "export")
-    config = _read_config(folder)
-    if config.get("model_type") != "t5":
-        raise UsageError(
-            f"{folder}: expected a T5, got model_type {config.get('model_type')!r}; pass the text"
-            " encoder that the network was trained with"
-        )
-    if config.get("d_model") != width:
-        raise UsageError(
-            f"{folder}: this T5 is {config.get('d_model')} wide but the checkpoint takes {width};"
-            " pass the text encoder that the network was trained with"
-        )
-    try:
-        encoder, info = transformers.T5EncoderModel.from_pretrained(
-            str(folder), local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
-    except Exception as error:  # the library raises whatever its readers raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{folder}: the text encoder cannot be read ({reason})") from error
-    missing = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
-    if missing:
-        # transformers only warns, and fills them with random numbers.
-        raise CheckpointError(
-            f"{folder}: {len(missing)} tensors are missing or of another shape, first {missing[0]};"
-            " download the folder again"
-        )
-    return encoder.eval().requires_grad_(False)
+    return text_encoder.open_text_encoder(
+        folder, width, transformers.T5EncoderModel.from_pretrained
+    )
 
 
 def write_text_encoder(encoder: Any, folder: Path, opset: int) -> Signature:
@@ -74,17 +50,6 @@ def write_text_encoder(encoder: Any, folder: Path, opset: int) -> Signature:
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     return signature
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON; download it again") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: not a JSON object; download it again")
-    return values
 
 
 def _onnx_config(config: Any) -> Any:

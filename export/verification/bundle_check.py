@@ -8,6 +8,7 @@ from typing import Final
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.manifest import Check
 from minit2i_deploy.checkpoints import CheckpointReport
+from minit2i_deploy.checkpoints.text_identity import check_text_identity, identify_text
 from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.export.graphs.head_padding import pad_heads
 from minit2i_deploy.export.graphs.modules import network_dtype
@@ -70,6 +71,8 @@ def _measure(
     _check_origin(bundle, source.report)
     encoder_folder = options.find_text_encoder(Path(source.report.path))
     encoder = open_text_encoder(encoder_folder, bundle.config.txt_input_size)
+    identity = identify_text(encoder, bundle.tokenizer())
+    check_text_identity(source.report.text_identity, identity, source.report.path, encoder_folder)
     text = record_text(encoder, bundle.tokenizer(), bundle.config)
     net, conditions = build_network(source), source.conditions
     del encoder, source
@@ -96,11 +99,13 @@ def _check_origin(bundle: Bundle, actual: CheckpointReport) -> None:
             f"{bundle.path}: made from checkpoint {expected.checkpoint_sha256[:8]}.. but"
             f" {actual.path} is {actual.sha256[:8]}..; give the checkpoint it was made from"
         )
-    lora = None if actual.lora is None else actual.lora.sha256
-    if lora != expected.lora_sha256:
+    lora = actual.lora
+    # Bundles of earlier releases have the digest of the adapter's weights alone.
+    digests = (None,) if lora is None else (lora.sha256, lora.weights_sha256)
+    if expected.lora_sha256 not in digests:
         raise BundleError(
             f"{bundle.path}: made with {_describe_lora(expected.lora_sha256)} but this is"
-            f" {_describe_lora(lora)}; give the adapter it was made with"
+            f" {_describe_lora(digests[0])}; give the adapter it was made with"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minit2i_deploy.checkpoints.text_identity import TextIdentity
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.solvers.mean_flow import StudentSettings
 
@@ -23,7 +24,17 @@ class Dropped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraReport:
-    """An adapter merged onto the base weights: W += scale * B @ A on num_modules matrices."""
+    """An adapter merged onto the base weights: W += scale * B @ A on num_modules matrices.
+
+    Args:
+        path: of its weights.
+        rank: of every pair.
+        alpha: as in its settings.
+        scale: factor of B @ A.
+        num_modules: merged matrices.
+        sha256: of its settings and its weights, as ``sha256_files`` makes it of two files.
+        weights_sha256: of the weights alone, which earlier releases recorded in manifests.
+    """
 
     path: str
     rank: int
@@ -31,6 +42,7 @@ class LoraReport:
     scale: float
     num_modules: int
     sha256: str
+    weights_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +60,7 @@ class CheckpointReport:
         num_parameters: of the network, without what was dropped.
         step: optimizer steps behind the weights, if the source says.
         text_encoder: name of the text encoder the network was trained with, if it says.
+        text_identity: which text encoder and tokenizer these were, if the source says.
         dropped: what else the source holds.
         lora: the merged adapter, if there is one.
     """
@@ -60,6 +73,7 @@ class CheckpointReport:
     num_parameters: int
     step: int | None = None
     text_encoder: str | None = None
+    text_identity: TextIdentity | None = None
     dropped: tuple[Dropped, ...] = ()
     lora: LoraReport | None = None
 

@@ -19,7 +19,7 @@ from minit2i_deploy.checkpoints.checkpoint import Checkpoint, Dropped, LoraRepor
 from minit2i_deploy.checkpoints.containers.safetensors_file import SafetensorsFiles
 from minit2i_deploy.checkpoints.json_file import read_json
 from minit2i_deploy.errors import CheckpointError
-from minit2i_deploy.io.files import sha256_files
+from minit2i_deploy.io.files import sha256_file, sha256_files
 
 # Key under which this package's adapters name their base; other programs write no such key.
 BASE_SHA256: Final = "base_sha256"
@@ -110,6 +110,7 @@ def merge_lora(base: Checkpoint, path: Path) -> Checkpoint:
         sha256=sha256_files(
             [adapter.path.parent / _CONFIG_NAME, adapter.path], adapter.path.parent
         ),
+        weights_sha256=sha256_file(adapter.path),
     )
     dropped = base.report.dropped
     if adapter.num_unused:

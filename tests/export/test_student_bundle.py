@@ -180,7 +180,7 @@ def test_what_the_checkpoint_says_is_told(sources: Path, bundle: Bundle, tmp_pat
 )
 def test_wrong_told_values_are_refused(sources: Path, tmp_path: Path, told: object) -> None:
     own = _with_told(sources, tmp_path / "checkpoint", told)
-    with pytest.raises(CheckpointError, match=r"checkpoint\.json: told is .* needed"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: told is .* expected"):
         load_checkpoint(own)
 
 

@@ -246,7 +246,7 @@ def edited_text_folder(tmp_path: Path, **values: object) -> Path:
 
 def test_a_text_encoder_of_another_width(tmp_path: Path) -> None:
     folder = edited_text_folder(tmp_path, d_model=64)
-    refused(tmp_path, UsageError, "64 wide but the checkpoint takes 32", text_encoder=folder)
+    refused(tmp_path, UsageError, "64 wide but the network takes 32", text_encoder=folder)
 
 
 def test_a_text_encoder_that_is_no_t5(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_truncated_text_encoder(tmp_path: Path) -> None:
 def test_no_tokenizer(tmp_path: Path) -> None:
     folder = edited_text_folder(tmp_path)
     shutil.rmtree(folder / "tokenizer")
-    refused(tmp_path, UsageError, "no tokenizer.json in tokenizer/", text_encoder=folder)
+    refused(tmp_path, UsageError, "no tokenizer.json in its tokenizer/", text_encoder=folder)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_encoder(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from minit2i_deploy.checkpoints.form import (
     step_of,
 )
 from minit2i_deploy.checkpoints.json_file import read_json
+from minit2i_deploy.checkpoints.text_identity import recorded_identity
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import CheckpointError
 from minit2i_deploy.solvers.mean_flow import RELEASED, StudentSettings
@@ -70,7 +71,8 @@ class TrainingForm(Form):
             dropped=[excluded] if other.is_file() else [],
         )
         conditions = _read_conditions(values.get(_CONDITIONS), description)
-        return dataclasses.replace(checkpoint, conditions=conditions)
+        report = dataclasses.replace(checkpoint.report, text_identity=recorded_identity(path))
+        return dataclasses.replace(checkpoint, report=report, conditions=conditions)
 
 
 def canonical_rule(name: str) -> Target | Drop | None:
