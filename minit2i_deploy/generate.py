@@ -8,6 +8,7 @@ request.py fills in defaults and prepares tokens and noise for the first row.
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +19,15 @@ from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.io.image_formats import save_image
+from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import to_pil
 from minit2i_deploy.protocol import RowsTrajectory, Runtime, Trajectory
 from minit2i_deploy.request import Request
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.conditioning import Stopwatch
-from minit2i_deploy.text.prompts import Prompt
+from minit2i_deploy.text.prompts import Prompt, as_mix
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -92,14 +95,56 @@ class Result:
         seeds: the seed of each image.
         guidance: scale of classifier-free guidance that was used.
         table: name of the table that was used.
+        runtime: name of the runtime.
+        bundle: that was run.
+        request: prompts, table, noise and the rest, with nothing left open.
     """
 
-    images: list[Image]
-    x: Float32[np.ndarray, "batch 3 height width"]
+    images: list[Image] = field(repr=False)
+    x: Float32[np.ndarray, "batch 3 height width"] = field(repr=False)
     timings: Mapping[str, float]
     seeds: tuple[int, ...]
     guidance: float
     table: str
+    runtime: str
+    bundle: Bundle = field(repr=False)
+    request: Request = field(repr=False)
+
+    def record(self, index: int = 0) -> Record:
+        """What made an image, as ``minit2i generate --from`` reads it.
+
+        Args:
+            index: of the image.
+
+        Raises:
+            UsageError: no such image.
+        """
+        if not 0 <= index < len(self.images):
+            raise UsageError(f"index must be 0 to {len(self.images) - 1}, got {index}")
+        request = self.request
+        return Record.of(
+            self.bundle,
+            request.table,
+            prompt=as_mix(request.prompts[index]),
+            seed=self.seeds[index],
+            guidance=self.guidance,
+            negative=request.negative,
+            noise=None if request.noise is None else request.noise[index],
+            runtime=self.runtime,
+        )
+
+    def save(self, path: str | os.PathLike[str], index: int = 0) -> None:
+        """Write an image with its record, so that ``minit2i generate --from`` makes it again.
+
+        Args:
+            path: .png, .jpg or .webp, replaced if it exists.
+            index: of the image.
+
+        Raises:
+            UsageError: no such image, another suffix, or a path that cannot be written.
+        """
+        fields = self.record(index).fields(num_rows=len(self.request.table))
+        save_image(self.images[index], path, fields)
 
 
 def generate(
@@ -161,6 +206,9 @@ def generate(
         seeds=request.seeds,
         guidance=request.guidance,
         table=request.table.name,
+        runtime=runtime.name,
+        bundle=bundle,
+        request=request,
     )
 
 

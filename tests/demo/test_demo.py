@@ -31,6 +31,7 @@ from minit2i_deploy.evaluation.shapes import (
 from minit2i_deploy.evaluation.shapes.judged_images import generate_judged_images
 from minit2i_deploy.generate import Result
 from minit2i_deploy.machine import describe_machine, machine_line
+from minit2i_deploy.request import Request
 from minit2i_deploy.runtimes.fake import FakeRuntime
 from minit2i_deploy.solvers.row import advance
 from minit2i_deploy.solvers.table import solver_table
@@ -233,7 +234,10 @@ def test_images_are_judged_by_their_captions(
 
         images = [Image.fromarray(drawn[prompt]) for prompt in prompts]
         empty = np.zeros((len(prompts), 3, 1, 1), dtype=np.float32)
-        return Result(images=images, x=empty, timings={}, seeds=(), guidance=1.0, table="t")
+        return Result(
+            images=images, x=empty, timings={}, seeds=(), guidance=1.0, table="t", runtime="fake",
+            bundle=bundle, request=Request.of(bundle, prompts),
+        )  # fmt: skip
 
     monkeypatch.setattr("minit2i_deploy.evaluation.shapes.judged_images.generate", perfect)
     captions = [(spec, caption) for _, spec, caption in scenes]
