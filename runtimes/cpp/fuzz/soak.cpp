@@ -1,7 +1,8 @@
 // Embeds and generates over and over with two threads and watches the memory of the process.
 // Usage: soak BUNDLE COUNT [PLUGIN]. The threads share one model; with PLUGIN, a library of the
 // provider openvino, each opens a model of its own at the same time. Every 20th call also generates
-// images. Exits 1 if the second half takes more memory than the first one.
+// images. Exits 1 if memory grows in the second half of COUNT and in every further one: a leak
+// does, but an arena only until both threads have once been at their peak at the same time.
 
 #include "minit2i.hpp"
 
@@ -29,6 +30,7 @@ constexpr long kSlackBytes = 2L << 20;
 #endif
 constexpr int kNumThreads = 2;
 constexpr int kCallsPerImage = 20;
+constexpr int kMaxHalves = 6;
 
 using Models = std::vector<std::shared_ptr<minit2i::Model>>;
 
@@ -112,15 +114,19 @@ int main(int argc, char **argv) {
     }
     const int count = std::atoi(argv[2]) / 2 / kNumThreads;
     const Models models = open_models(argv[1], argc == 4 ? argv[3] : nullptr);
-    if (!work_in_threads(models, count)) {
-        return 1;
+    long growth = 0;
+    for (int half = 1; half <= kMaxHalves; ++half) {
+        const long before = resident_bytes();
+        if (!work_in_threads(models, count)) {
+            return 1;
+        }
+        growth = resident_bytes() - before;
+        if (half > 1 && growth <= kSlackBytes) {
+            std::printf("%d calls, %ld KiB more in the last half\n", half * kNumThreads * count,
+                        growth / 1024);
+            return 0;
+        }
     }
-    const long before = resident_bytes();
-    if (!work_in_threads(models, count)) {
-        return 1;
-    }
-    const long growth = resident_bytes() - before;
-    std::printf("%d calls, %ld KiB more in the second half\n", 2 * kNumThreads * count,
-                growth / 1024);
-    return growth > kSlackBytes ? 1 : 0;
+    std::fprintf(stderr, "soak: error: memory grows, by %ld KiB in the last half\n", growth / 1024);
+    return 1;
 }
