@@ -55,7 +55,7 @@ def _exported(part: str) -> Path:
 @functools.cache
 def cpu_bundle() -> Path:
     """The base model in fp32 with operators of ONNX Runtime's own, for provider cpu alone."""
-    from minit2i_deploy.export import export_bundle
+    from minit2i_deploy.export import ExportOptions, export_bundle
 
     model, text = shipped_model().checkpoint, shipped_model().text_encoder
     return export_bundle(
