@@ -168,17 +168,14 @@ def generate(
         runtime: an open runtime of that bundle.
         prompts: one prompt or several, each a text or a ``Mix`` of texts, with the same weights
             for all; a text that is too long is cut with a PromptTruncatedWarning.
-        seed: one for all images, or one for each. An image depends on its own seed and prompt,
-            never on its batch.
+        seed: one for all images, or one for each; an image never depends on its batch.
         table: solver; None takes the default preset's.
         guidance: scale of classifier-free guidance, 1 is none; None takes the preset's. For a
             few-step student it is omega; None beside a table takes that table's.
-        negative: prompt in place of the unconditional branch. Without guidance it has no
-            effect, and a SettingIgnoredWarning says so.
+        negative: prompt of the unconditional branch; without guidance, a SettingIgnoredWarning.
         noise: float32 [batch, 3, H, W], unit normal start noise in place of the seed's.
         on_frame: called after each row; the engine waits for it.
-        on_row: called with the number of finished rows and of all rows, perhaps not after every
-            row: without ``on_frame`` a runtime may run all rows at once.
+        on_row: called with the numbers of finished rows and of all rows, perhaps not every time.
         previews: store what ``Frame.estimate`` needs under every solver.
 
     Raises:

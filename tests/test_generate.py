@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -14,9 +13,8 @@ import pytest
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import PromptTruncatedWarning, SettingIgnoredWarning, UsageError
 from minit2i_deploy.generate import Frame, generate, trajectory
-from minit2i_deploy.io.image_record import Record, noise_digest
 from minit2i_deploy.runtimes.fake import FakeRuntime
-from minit2i_deploy.solvers.noise import batch_noise, standard_noise
+from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.table import COLUMNS, Table, solver_table
 from minit2i_deploy.text.prompts import Mix
 from tests.helpers.bundles import CONFIG, write_bundle
@@ -367,35 +365,3 @@ def test_wrong_calls_are_refused_before_any_step(
     with pytest.raises(UsageError, match=message):
         generate(bundle, runtime, prompts, **options)
     assert not runtime.started
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
-def test_an_image_is_saved_with_its_record(
-    name: str, bundle: Bundle, runtime: SpyRuntime, tmp_path: Path
-) -> None:
-    noise = batch_noise([1, 2], SHAPE)
-    table = solver_table("heun", steps=2)
-    result = generate(
-        bundle, runtime, ["a red circle", "green"], seed=[5, 6], table=table, guidance=3.0,
-        negative="blue", noise=noise,
-    )  # fmt: skip
-    result.save(tmp_path / name, index=1)
-    record = Record.read(tmp_path / name)
-    assert record == result.record(1)
-    assert (record.seed, record.guidance, record.negative) == (6, 3.0, "blue")
-    assert record.mix().texts == ("green",) and record.solver(bundle) == table
-    assert record.noise == noise_digest(noise[1]) and record.runtime == runtime.name
-    again = generate(
-        bundle, runtime, record.mix(), seed=record.seed, table=record.solver(bundle),
-        guidance=record.guidance, negative=record.negative, noise=noise[1:],
-    )  # fmt: skip
-    assert np.array_equal(again.x[0], result.x[1])
-
-
-@pytest.mark.parametrize("index", [-1, 1])
-def test_an_image_that_is_not_there_is_refused(
-    index: int, bundle: Bundle, runtime: SpyRuntime, tmp_path: Path
-) -> None:
-    result = generate(bundle, runtime, "red")
-    with pytest.raises(UsageError, match=f"index must be 0 to 0, got {index}"):
-        result.save(tmp_path / "a.png", index=index)
