@@ -1,4 +1,4 @@
-"""Number formats of quantised values, and their scales: numpy in, numpy out."""
+"""Number formats of quantized values, and their scales: numpy in, numpy out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Num
 
 # Scales are rounded up to this many bits of mantissa (the leading one included), which float16,
-# bfloat16 and float32 all hold: one scale for every base precision, and the last bits of a
+# bfloat16 and float32 all hold: one scale serves every base precision, and the last bits of a
 # machine's sums are rounded away.
 SCALE_BITS: Final = 8
 # The least scale that float16 holds with all SCALE_BITS.
@@ -35,10 +35,10 @@ class Format:
 
     @property
     def is_float(self) -> bool:
-        """Whether steps grow with the values."""
+        """Whether the distance between neighbouring values grows with the values."""
         return self.name.startswith("fp")
 
-    def quantise(
+    def quantize(
         self, x: Float32[np.ndarray, "..."], scale: Float32[np.ndarray, "..."]
     ) -> Num[np.ndarray, "..."]:
         """Round x / scale, half to even, and saturate.
@@ -56,7 +56,7 @@ class Format:
         rounded: np.ndarray = (ratio if self.is_float else np.rint(ratio)).astype(self.dtype)
         return rounded
 
-    def dequantise(
+    def dequantize(
         self, q: Num[np.ndarray, "..."], scale: Float32[np.ndarray, "..."]
     ) -> Float32[np.ndarray, "..."]:
         """q * scale in float32; ONNX operator DequantizeLinear with zero point 0."""
@@ -66,11 +66,11 @@ class Format:
     def round_trip(
         self, x: Float32[np.ndarray, "..."], scale: Float32[np.ndarray, "..."]
     ) -> Float32[np.ndarray, "..."]:
-        """What is left of x: float32, shaped as x."""
-        return self.dequantise(self.quantise(x, scale), scale)
+        """x after rounding to the format: float32, shaped as x."""
+        return self.dequantize(self.quantize(x, scale), scale)
 
     def scale_of(self, absmax: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-        """The scale at which a magnitude is the largest value: float32, on the grid of scales."""
+        """Scale that maps a magnitude to the largest value: float32, rounded by ``round_scale``."""
         return round_scale(absmax / np.float32(self.largest))
 
 
@@ -84,7 +84,7 @@ FP8: Final = Format(
 def round_scale(scale: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
     """Round up to SCALE_BITS of mantissa, and to LEAST_SCALE at the least: float32.
 
-    Up, so that what fitted before still fits.
+    Up, so that no value that fitted saturates.
     """
     fraction, exponent = np.frexp(np.maximum(scale, np.float32(LEAST_SCALE)))
     steps = np.ceil(fraction.astype(np.float64) * 2**SCALE_BITS)

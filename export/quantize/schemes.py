@@ -1,17 +1,22 @@
-"""The schemes: what becomes of the weights and of the inputs of linear layers, graph by graph."""
+"""The schemes: formats of the weights and of the inputs of linear layers, by graph."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Final
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.formats import FP8, INT4, INT8, Format
 
-# Inputs with so wide a range that eight bits of them cost more than all other layers together.
+# Inputs of so wide a range that eight bits of them cost more than all other layers together.
 WIDE_INPUTS: Final = ("*.img_mlp.w2",)
-# Layers that stay as they are unless asked for: the first and the last ones, which see pixels.
+# Not quantized unless included: the first and the last layer, which see pixels.
 ALWAYS_EXCLUDED: Final = ("img_embedder.*", "final_layer.*")
+# Range of a token of zeros, whose own range of 0 would divide by zero.
+LEAST_RANGE: Final = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,18 +25,18 @@ class GraphScheme:
 
     Args:
         weights: format of the weights.
-        activations: format of the layers' inputs; None leaves them alone (weight-only).
-        dynamic: whether the inputs' scales are measured in each run, on unsigned values with a
-            zero point, instead of once by calibration.
-        block: input channels that share a weight scale; 0 is one scale an output channel.
-        attention: format of queries, keys and values; None leaves them alone.
-        weights_only: patterns of layers whose inputs are left alone.
-        exclude: patterns of layers that stay as they are.
+        activations: format of the layers' inputs; None keeps them (weight-only).
+        per_token: whether every token of an input has a range of its own, taken when the graph
+            runs; otherwise one scale per input comes from calibration.
+        block: input channels that share a weight scale; 0 is one scale per output channel.
+        attention: format of queries, keys and values; None keeps them.
+        weights_only: patterns of layers whose inputs are not quantized.
+        exclude: patterns of layers that are not quantized.
     """
 
     weights: Format
     activations: Format | None = None
-    dynamic: bool = False
+    per_token: bool = False
     block: int = 0
     attention: Format | None = None
     weights_only: tuple[str, ...] = ()
@@ -40,26 +45,38 @@ class GraphScheme:
     @property
     def needs_scales(self) -> bool:
         """Whether the inputs' scales come from calibration."""
-        return self.activations is not None and not self.dynamic
+        return self.activations is not None and not self.per_token
 
     @property
     def gains_by_smoothing(self) -> bool:
         """Whether channels that differ in size cost precision: integer inputs.
 
-        A floating-point format rounds every size alike, and weights have a scale a channel.
+        A floating-point format rounds every size alike, and weights have a scale per channel.
         """
         return self.activations is not None and not self.activations.is_float
 
     @property
-    def words(self) -> str:
+    def pair_safe(self) -> bool:
+        """Whether weights are bounded for 8-bit products that are added in 16 bits."""
+        return self.weights is INT8 and self.activations is INT8
+
+    @property
+    def description(self) -> str:
         """For people and for the manifest: weights, inputs."""
         weights = self.weights.name + (f" in blocks of {self.block}" if self.block else "")
         if self.activations is None:
             return f"{weights} weights"
-        inputs = f"{self.activations.name}{' dynamic' if self.dynamic else ''} inputs"
-        more = f", {self.attention.name} attention" if self.attention else ""
-        but = f" but of {', '.join(self.weights_only)}" if self.weights_only else ""
-        return f"{weights} weights, {inputs}{but}{more}"
+        safety = "pair-safe " if self.pair_safe else ""
+        ranges = " with a range per token" if self.per_token else ""
+        attention = f", {self.attention.name} attention" if self.attention else ""
+        exceptions = f" except of {', '.join(self.weights_only)}" if self.weights_only else ""
+        inputs = f"{self.activations.name} inputs{ranges}{exceptions}"
+        return f"{safety}{weights} weights, {inputs}{attention}"
+
+    def of_layer(self, name: str) -> GraphScheme:
+        """The scheme of one layer: weight-only if ``weights_only`` matches its name."""
+        is_light = any(fnmatchcase(name, pattern) for pattern in self.weights_only)
+        return dataclasses.replace(self, activations=None) if is_light else self
 
 
 _TURING: Final = ("sm75", "sm80", "sm86", "sm87")
@@ -76,19 +93,20 @@ class Scheme:
     Args:
         name: on the command line and in the manifest.
         transformer: of the step graph.
-        text_adapter: of the text adapter, which runs once a picture; weights alone.
-        text_encoder: of the text encoder, once a prompt; weights alone.
-        precision: of the step graph's matrix products; "" where they stay as they were.
-        words: what it is for.
-        bases: precisions of a source bundle that it can stand on.
+        purpose: what it is for, in one line.
+        text_adapter: of the text adapter, which runs once per image; weights only.
+        text_encoder: of the text encoder, which runs once per prompt; weights only.
+        precision: of the step graph's matrix products; "" if it is the source's.
+        bases: precisions of a source bundle that it applies to.
         bounds: largest relative L2 error of a single step's guided estimate, and root mean
-            square error of the final state as a share of its range; over them there is no bundle.
-        targets: what it runs on at a gain: "cpu", or compute capabilities of NVIDIA.
+            square error of the final state as a share of its range; nothing is written if a
+            check exceeds its bound.
+        targets: what gains by it: "cpu", or compute capabilities of NVIDIA GPUs.
     """
 
     name: str
     transformer: GraphScheme
-    words: str
+    purpose: str
     precision: str = ""
     text_adapter: GraphScheme = field(default=_INT8_WEIGHTS)
     text_encoder: GraphScheme = field(default=_INT8_WEIGHTS)
@@ -97,9 +115,15 @@ class Scheme:
     targets: tuple[str, ...] = ("cpu", *_TURING, *_ADA)
 
     def of_graph(self, graph: str) -> GraphScheme:
-        """What becomes of a graph of the bundle, by its name there."""
+        """The scheme of a graph of the bundle, by its name in the manifest."""
         scheme: GraphScheme = getattr(self, graph)
         return scheme
+
+    def including(self, patterns: Collection[str]) -> Scheme:
+        """The scheme without those of its weight-only patterns that the user includes."""
+        light = tuple(item for item in self.transformer.weights_only if item not in patterns)
+        step = dataclasses.replace(self.transformer, weights_only=light)
+        return dataclasses.replace(self, transformer=step)
 
 
 SCHEMES: Final = {
@@ -109,14 +133,14 @@ SCHEMES: Final = {
             name="int8",
             transformer=GraphScheme(weights=INT8, activations=INT8, weights_only=WIDE_INPUTS),
             precision="int8",
-            words="INT8 weights and inputs: NVIDIA from Turing on, OpenVINO, ONNX Runtime",
+            purpose="INT8 weights and inputs: NVIDIA from Turing on, OpenVINO, ONNX Runtime",
         ),
         Scheme(
             name="fp8",
             transformer=GraphScheme(weights=FP8, activations=FP8),
             precision="fp8",
             targets=_ADA,
-            words="FP8 E4M3 weights and inputs: NVIDIA from Ada on",
+            purpose="FP8 E4M3 weights and inputs: NVIDIA from Ada on",
         ),
         Scheme(
             name="fp8-attention",
@@ -124,28 +148,28 @@ SCHEMES: Final = {
             precision="fp8",
             targets=_ADA,
             bounds=(0.25, 0.15),
-            words="as fp8, and queries, keys and values in FP8 too",
+            purpose="as fp8, with queries, keys and values in FP8 as well",
         ),
         Scheme(
             name="int8-weights",
             transformer=_INT8_WEIGHTS,
-            words="INT8 weights, arithmetic as in the source: a quarter of the bytes",
+            purpose="INT8 weights, arithmetic of the source: a quarter of the bytes",
         ),
         Scheme(
             name="int4-weights",
             transformer=_INT4_WEIGHTS,
             bounds=(0.6, 0.4),
-            words="INT4 weights in blocks, arithmetic as in the source: a seventh of the bytes",
+            purpose="INT4 weights in blocks, arithmetic of the source: a seventh of the bytes",
         ),
         Scheme(
             name="int8-cpu",
             transformer=GraphScheme(
-                weights=INT8, activations=INT8, dynamic=True, weights_only=WIDE_INPUTS
+                weights=INT8, activations=INT8, per_token=True, weights_only=WIDE_INPUTS
             ),
             precision="int8",
             bases=("fp32",),
             targets=("cpu",),
-            words="INT8 with input scales measured in each run: ONNX Runtime on CPUs",
+            purpose="INT8 with a range per token, taken in each run: ONNX Runtime on CPUs",
         ),
     )
 }
@@ -155,36 +179,35 @@ def find_scheme(name: str) -> Scheme:
     """A scheme by its name.
 
     Raises:
-        UsageError: no such scheme; those there are are listed.
+        UsageError: unknown; the text lists the known ones.
     """
     if name not in SCHEMES:
-        raise UsageError(f"scheme {name!r} is unknown; choose one of {', '.join(SCHEMES)}")
+        raise UsageError(f"unknown scheme {name!r}; choose one of {', '.join(SCHEMES)}")
     return SCHEMES[name]
 
 
 def check_fits(scheme: Scheme, base: str, target: str | None) -> None:
-    """Refuse a scheme on a source or for a target that it is not for.
+    """Refuse a scheme on a source, or for a target, that it is not for.
 
     Args:
-        scheme: what is wanted.
+        scheme: that is to be applied.
         base: precision of the source bundle's step graph.
         target: one of TARGETS, or None for no check.
 
     Raises:
-        UsageError: it does not fit; says what does.
+        UsageError: it does not fit; the text says what does.
     """
     if base not in scheme.bases:
         raise UsageError(
-            f"scheme {scheme.name} stands on {' or '.join(scheme.bases)} bundles and this one is"
-            f" {base}; export the checkpoint again with --precision {scheme.bases[0]}"
+            f"scheme {scheme.name} requires a {' or '.join(scheme.bases)} bundle, got {base};"
+            f" export the checkpoint again with --precision {scheme.bases[0]}"
         )
     if target is None:
         return
     if target not in TARGETS:
-        raise UsageError(f"target {target!r} is unknown; choose one of {', '.join(TARGETS)}")
+        raise UsageError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
     if target not in scheme.targets:
-        fitting = [name for name, item in SCHEMES.items() if target in item.targets]
+        others = [name for name, item in SCHEMES.items() if target in item.targets]
         raise UsageError(
-            f"scheme {scheme.name} does not run on {target} at a gain; choose one of"
-            f" {', '.join(fitting)}"
+            f"{target} does not gain by scheme {scheme.name}; choose one of {', '.join(others)}"
         )

@@ -1,29 +1,29 @@
-"""Exact smoothing: large channels of an activation are moved into the weights around it.
+"""Exact smoothing: the size of an activation's channels is moved into the weights around it.
 
-For a linear layer y = x W and powers of two s, one a channel: x' = x / s and W' = diag(s) W give
-the same y. What divides x by s is the weight that made x: the RMSNorm before qkv or before w1 and
-w3, the columns of w3 (the product silu(w1 x) * w3 x is linear in them), and the columns and
-biases of v (attention is linear in v, channel by channel; both streams' v and both projections
-share one s). Because s are powers of two, every product and every partial sum is what it was
-before, up to its exponent: the smoothed network gives the same bits, in every precision.
+For a linear layer y = x W and powers of two s, one per channel: x' = x / s and W' = diag(s) W
+give the same y. The division is done in the weight that computes x: the RMSNorm before qkv or
+before w1 and w3, the columns of w3 (the product silu(w1 x) * w3 x is linear in them), and the
+columns and biases of v (attention is linear in v, channel by channel; both streams' v and both
+projections share one s). Because s are powers of two, every product and every partial sum changes
+only in its exponent: the smoothed network gives the same bits, in every precision.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int
 
-from minit2i_deploy.export.quantize.graph.linear_layers import Linear, linear_layers
+from minit2i_deploy.export.quantize.graph.linear_layers import Linear
 from minit2i_deploy.export.quantize.graph.model_graph import Graph
+from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slot:
-    """Part of a weight that makes a smoothed value: its last axis from ``begin``, if it has one."""
+    """Part of a weight that computes a smoothed value: its last axis from ``begin`` on."""
 
     weight: str
     begin: int = 0
@@ -36,34 +36,30 @@ class SmoothGroup:
     Args:
         name: of the first layer.
         layers: those that read the smoothed value; of both streams after attention.
-        makers: what makes it.
+        sources: the weights that compute it.
         channels: of the value.
     """
 
     name: str
     layers: tuple[Linear, ...]
-    makers: tuple[Slot, ...]
+    sources: tuple[Slot, ...]
     channels: int
 
 
-def smooth_groups(graph: Graph) -> tuple[SmoothGroup, ...]:
+def smooth_groups(step: QuantizableGraph) -> tuple[SmoothGroup, ...]:
     """The groups of a step graph, in the order they run; a layer outside them is not smoothed."""
-    layers = linear_layers(graph)
-    by_site: dict[str, list[Linear]] = {}
-    for layer in layers:
-        by_site.setdefault(layer.site, []).append(layer)
-    norms = _norm_weights(graph)
+    layers = step.linears
     groups = [
-        *_norm_groups(by_site, norms),
+        *_norm_groups(step.readers(), _norm_weights(step.graph)),
         *_gate_groups(layers),
-        *_value_groups(graph, layers),
+        *_value_groups(step.graph, layers),
     ]
     order = {layer.name: index for index, layer in enumerate(layers)}
     return tuple(sorted(groups, key=lambda group: order[group.name]))
 
 
 def _norm_weights(graph: Graph) -> dict[str, str]:
-    """Value made by a norm -> its weight, where one norm alone reads that weight."""
+    """Output of a norm -> its weight, where no other norm reads that weight."""
     nodes = [node for node in graph.model.graph.node if node.op_type == "RMSNormalization"]
     weights = [node.input[1] for node in nodes]
     return {
@@ -82,7 +78,7 @@ def _norm_groups(
             yield SmoothGroup(
                 name=site,
                 layers=tuple(readers),
-                makers=(Slot(weight=norms[source]),),
+                sources=(Slot(weight=norms[source]),),
                 channels=readers[0].num_inputs,
             )
 
@@ -95,7 +91,7 @@ def _gate_groups(layers: Sequence[Linear]) -> Iterator[SmoothGroup]:
             yield SmoothGroup(
                 name=layer.name,
                 layers=(layer,),
-                makers=(Slot(weight=by_name[f"{block}.w3"].weight),),
+                sources=(Slot(weight=by_name[f"{block}.w3"].weight),),
                 channels=layer.num_inputs,
             )
 
@@ -109,15 +105,15 @@ def _value_groups(graph: Graph, layers: Sequence[Linear]) -> Iterator[SmoothGrou
             blocks.setdefault(block, []).append(layer)
     for block, readers in blocks.items():
         width = readers[0].num_inputs
-        makers = [
+        sources = [
             Slot(weight=layer.name + suffix, begin=2 * width)
             for layer in layers
             if layer.name.rpartition(".")[0] == block and layer.name.endswith("qkv")
             for suffix in (".weight", ".bias")
         ]
-        assert all(slot.weight in graph.weights for slot in makers)
+        assert all(slot.weight in graph.weights for slot in sources)
         yield SmoothGroup(
-            name=readers[0].name, layers=tuple(readers), makers=tuple(makers), channels=width
+            name=readers[0].name, layers=tuple(readers), sources=tuple(sources), channels=width
         )
 
 
@@ -126,11 +122,11 @@ def smoothing_exponents(
     weights: Float32[np.ndarray, " channels"],
     alpha: float,
 ) -> Int[np.ndarray, " channels"]:
-    """Powers of two near max|x|^alpha / max|W|^(1 - alpha), their geometric mean taken out.
+    """Powers of two near max|x|^alpha / max|W|^(1 - alpha), divided by their median.
 
     Args:
         inputs: largest magnitude of each channel of x.
-        weights: largest magnitude of each row of W.
+        weights: largest magnitude of each input channel of W.
         alpha: strength, 0 to 1: the share of the inputs' spread that the weights take over.
 
     Returns:
@@ -142,31 +138,33 @@ def smoothing_exponents(
     ratio = np.zeros(inputs.shape)
     ratio[live] = alpha * np.log2(inputs[live]) - (1 - alpha) * np.log2(weights[live])
     if live.any():
-        # Only ratios between channels matter; a common factor would push weights off their range.
+        # Only ratios between channels matter; a common factor could push weights out of range.
         ratio[live] -= np.round(np.median(ratio[live]))
     exponents: np.ndarray = np.rint(ratio).astype(np.int64)
     return exponents
 
 
-def apply_smoothing(graph: Graph, exponents: Mapping[str, Int[np.ndarray, " channels"]]) -> Graph:
+def apply_smoothing(
+    step: QuantizableGraph, exponents: Mapping[str, Int[np.ndarray, " channels"]]
+) -> QuantizableGraph:
     """The same network with smoothed values.
 
     Args:
-        graph: not changed.
-        exponents: by group name, k of s = 2**k; groups that are not named are left alone.
+        step: not changed.
+        exponents: by group name, k of s = 2**k; groups that are not named stay as they are.
     """
-    weights = dict(graph.weights)
-    for group in smooth_groups(graph):
+    weights = dict(step.graph.weights)
+    for group in smooth_groups(step):
         if group.name not in exponents:
             continue
         power = exponents[group.name]
-        for slot in group.makers:
-            held = np.array(weights[slot.weight])
-            held[..., slot.begin :] = _scaled(held[..., slot.begin :], -power)
-            weights[slot.weight] = held
+        for slot in group.sources:
+            values = np.array(weights[slot.weight])
+            values[..., slot.begin :] = _scaled(values[..., slot.begin :], -power)
+            weights[slot.weight] = values
         for layer in group.layers:
             weights[layer.weight] = _scaled(weights[layer.weight], power[:, None])
-    return dataclasses.replace(graph, weights=weights, folder=None)
+    return step.with_weights(weights)
 
 
 def _scaled(values: np.ndarray, power: np.ndarray) -> np.ndarray:

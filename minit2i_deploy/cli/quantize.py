@@ -184,7 +184,7 @@ def _check(options: QuantizeCommandOptions) -> None:
 
 def _quantize(options: QuantizeCommandOptions) -> None:
     from minit2i_deploy.cli.support.standard_input import prompts_file
-    from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
+    from minit2i_deploy.export.quantize import DrawSettings, QuantizeOptions, quantize_bundle
     from minit2i_deploy.progress import ProgressLine
 
     assert options.bundle is not None and options.out is not None and options.scheme is not None
@@ -193,19 +193,21 @@ def _quantize(options: QuantizeCommandOptions) -> None:
         bundle = quantize_bundle(
             options.bundle,
             options.out,
-            options.scheme,
-            calibration=options.calibration,
-            prompts=prompts,
-            settings=DrawSettings(**{k: v for k, v in draw.items() if v is not None}),
-            exclude=[*options.exclude, *_excluded_by_file(options)],
-            include=options.include,
-            graphs=[name for name in _GRAPHS if name not in options.keep],
-            smoothing=not options.no_smoothing,
-            clip=options.clip,
-            target=None if options.target is None else target_of(options.target),
-            late_from=options.switch_at,
-            save_calibration=options.save_calibration,
-            overwrite=options.overwrite,
+            QuantizeOptions(
+                scheme=options.scheme,
+                calibration=options.calibration,
+                prompts=prompts,
+                draw=DrawSettings(**{k: v for k, v in draw.items() if v is not None}),
+                exclude=[*options.exclude, *_excluded_by_file(options)],
+                include=options.include,
+                graphs=[name for name in _GRAPHS if name not in options.keep],
+                smoothing=not options.no_smoothing,
+                clip=options.clip,
+                target=None if options.target is None else target_of(options.target),
+                switch_at=options.switch_at,
+                save_calibration=options.save_calibration,
+                overwrite=options.overwrite,
+            ),
             progress=progress,
         )
     _print_bundle(options, bundle)
@@ -249,9 +251,9 @@ def _print_schemes(options: QuantizeCommandOptions) -> None:
     from minit2i_deploy.export.quantize import SCHEMES
 
     if options.json:
-        print(json_text({name: scheme.words for name, scheme in SCHEMES.items()}))
+        print(json_text({name: scheme.purpose for name, scheme in SCHEMES.items()}))
         return
-    print(columns([(name, scheme.words) for name, scheme in SCHEMES.items()]))
+    print(columns([(name, scheme.purpose) for name, scheme in SCHEMES.items()]))
 
 
 def _print_diff(options: QuantizeCommandOptions) -> None:

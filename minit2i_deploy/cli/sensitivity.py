@@ -19,9 +19,9 @@ from minit2i_deploy.cli.support.options.shared_arguments import (
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from minit2i_deploy.export.quantize.sensitivity.budget import Found
+    from minit2i_deploy.export.quantize.sensitivity.budget import Selection
     from minit2i_deploy.export.quantize.sensitivity.results_file import Sensitivity
-    from minit2i_deploy.export.quantize.sensitivity.run import SensitivityJob
+    from minit2i_deploy.export.quantize.sensitivity.sensitivity_run import SensitivityJob
     from minit2i_deploy.progress import Progress
 
 _MAX_SHARE: Final = 0.5
@@ -176,8 +176,8 @@ def _job(options: SensitivityOptions) -> SensitivityJob:
     from minit2i_deploy.errors import require
     from minit2i_deploy.export.quantize import find_scheme
     from minit2i_deploy.export.quantize.sensitivity.budget import SCORE, Budget
-    from minit2i_deploy.export.quantize.sensitivity.layers import SensitivitySettings
-    from minit2i_deploy.export.quantize.sensitivity.run import SensitivityJob
+    from minit2i_deploy.export.quantize.sensitivity.layer_errors import SensitivitySettings
+    from minit2i_deploy.export.quantize.sensitivity.sensitivity_run import SensitivityJob
 
     scheme = find_scheme(options.scheme)
     output_paths.output_file(options.output, ".json")
@@ -218,7 +218,7 @@ def _measure(options: SensitivityOptions, job: SensitivityJob, progress: Progres
         default_prompts,
         read_prompts,
     )
-    from minit2i_deploy.export.quantize.sensitivity.run import run_sensitivity
+    from minit2i_deploy.export.quantize.sensitivity.sensitivity_run import run_sensitivity
 
     bundle = Bundle.open(options.bundle)
     with prompts_file(options.prompts) as file:
@@ -232,9 +232,9 @@ def _measure(options: SensitivityOptions, job: SensitivityJob, progress: Progres
 
 def _text(result: Sensitivity, file: Path) -> str:
     from minit2i_deploy.cli.support.formatting import columns
-    from minit2i_deploy.export.quantize.sensitivity.budget import ranked
+    from minit2i_deploy.export.quantize.sensitivity.budget import rank_layers
 
-    order = ranked(result.layers)
+    order = rank_layers(result.layers)
     worst = [
         (
             layer.name,
@@ -251,8 +251,8 @@ def _text(result: Sensitivity, file: Path) -> str:
     ]
     if result.splits:
         parts.append("all layers, for a part of the time; PSNR in dB:\n" + _splits_text(result))
-    if result.found is not None:
-        parts.append(_budget_text(result.found, len(order)))
+    if result.selection is not None:
+        parts.append(_budget_text(result.selection, len(order)))
     return "\n\n".join([*parts, str(file)])
 
 
@@ -261,12 +261,12 @@ def _splits_text(result: Sensitivity) -> str:
 
     rows = []
     for split in result.splits:
-        both = (split.early_quantised.psnr_db, split.late_quantised.psnr_db)
+        both = (split.quantized_before.psnr_db, split.quantized_after.psnr_db)
         rows.append((f"{split.t:.2f}", *("equal" if p == math.inf else f"{p:.2f}" for p in both)))
     return columns(rows, head=("t", "quantized before t", "quantized from t on"))
 
 
-def _budget_text(search: Found, num_layers: int) -> str:
+def _budget_text(search: Selection, num_layers: int) -> str:
     unit = " dB" if search.budget.kind == "psnr" else " of the captions lost"
     trials = ", ".join(f"{one.num_excluded}: {one.value:.4g}" for one in search.trials)
     lines = [

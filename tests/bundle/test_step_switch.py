@@ -18,7 +18,7 @@ from minit2i_deploy.evaluation.compare.contenders import Contender, graph_bytes
 from minit2i_deploy.evaluation.compare.lockstep import run_lockstep
 from minit2i_deploy.evaluation.compare.prompt_cases import PromptCase
 from minit2i_deploy.evaluation.compare.summary import denoiser_label
-from minit2i_deploy.export.quantize.switch_bundle import FOLDER, add_late_graph
+from minit2i_deploy.export.quantize.switch_bundle import FOLDER, add_switch
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.runtimes.fake import FakeRuntime
@@ -159,7 +159,7 @@ def test_a_time_outside_is_refused(t: float, bundle: Bundle) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         StepSwitch(t=t, graph=draft().graphs["transformer"])
     with pytest.raises(UsageError, match="between 0 and 1"):
-        add_late_graph(bundle, bundle, t)
+        add_switch(bundle, bundle, t)
 
 
 @pytest.mark.parametrize("name", ["torch", "tensorrt", "tensorrt-rtx"])
@@ -180,40 +180,39 @@ def test_another_checkpoint_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     write_files(tmp_path / "o")
     origin = dataclasses.replace(draft().provenance, checkpoint_sha256="cd" * 32)
     write_manifest(tmp_path / "o", dataclasses.replace(draft(), provenance=origin))
-    with pytest.raises(UsageError, match="is of checkpoint cdcdcdcd"):
-        add_late_graph(bundle, Bundle.open(tmp_path / "o"), 0.5)
+    with pytest.raises(UsageError, match="made from checkpoint cdcdcdcd"):
+        add_switch(bundle, Bundle.open(tmp_path / "o"), 0.5)
 
 
 def test_a_third_step_graph_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     other = Bundle.open(with_switch(tmp_path / "o"))
-    with pytest.raises(UsageError, match="has a late step graph already"):
-        add_late_graph(bundle, other, 0.5)
+    with pytest.raises(UsageError, match="has two step graphs already"):
+        add_switch(bundle, other, 0.5)
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_engines_run_each_graph_in_its_time(engine: str, tmp_path: Path) -> None:
     from minit2i_deploy.export.quantize import (
+        QuantizableGraph,
         find_scheme,
-        linear_layers,
         quantize_graph,
-        read_graph,
         write_graph,
     )
 
     source = Bundle.open(tiny_bundle())
     shutil.copytree(source.path, tmp_path / "b")
-    step = read_graph(source.graph_path("transformer"))
+    step = QuantizableGraph.read(source.graph_path("transformer"))
     coarse = quantize_graph(
         step,
         find_scheme("int8-weights").transformer,
         {},
-        exclude={layer.name for layer in linear_layers(step)[2:]},
+        exclude={layer.name for layer in step.linears[2:]},
     )
     write_graph(coarse, tmp_path / "b" / "transformer")
     write_manifest(tmp_path / "b", source.manifest)
     early = Bundle.open(tmp_path / "b")
     shutil.copytree(early.path, tmp_path / "s")
-    both = add_late_graph(Bundle.open(tmp_path / "s"), source, 0.5)
+    both = add_switch(Bundle.open(tmp_path / "s"), source, 0.5)
     table = solver_table("ab2", steps=4)
     finals = {}
     for name, each in (("early", early), ("late", source), ("split", both)):
@@ -263,11 +262,13 @@ def test_quantize_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 # The tiny model truncates every general prompt.
 @pytest.mark.filterwarnings("ignore:prompt cut")
 def test_the_checks_are_of_both_graphs(tmp_path: Path) -> None:
-    from minit2i_deploy.export.quantize import quantize_bundle
+    from minit2i_deploy.export.quantize import QuantizeOptions, quantize_bundle
 
-    def measured(name: str, late_from: float | None) -> dict[str, Check]:
+    def measured(name: str, switch_at: float | None) -> dict[str, Check]:
         bundle = quantize_bundle(
-            tiny_bundle(), tmp_path / name, "int8-weights", late_from=late_from
+            tiny_bundle(),
+            tmp_path / name,
+            QuantizeOptions(scheme="int8-weights", switch_at=switch_at),
         )
         return {check.name: check for check in bundle.manifest.checks}
 
@@ -303,13 +304,15 @@ def _rms_of_images(bundle: Bundle, source: Bundle) -> float:
 def test_an_interrupted_run_leaves_no_bundle_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from minit2i_deploy.export.quantize import QuantizeOptions, quantize_bundle
     from minit2i_deploy.export.quantize import bundle_quantization as quantize_module
-    from minit2i_deploy.export.quantize import quantize_bundle
 
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(quantize_module, "copy_late_graph", stop)
+    monkeypatch.setattr(quantize_module, "copy_graph_after_switch", stop)
     with pytest.raises(KeyboardInterrupt):
-        quantize_bundle(tiny_bundle(), tmp_path / "q", "int8-weights", late_from=0.5)
+        quantize_bundle(
+            tiny_bundle(), tmp_path / "q", QuantizeOptions(scheme="int8-weights", switch_at=0.5)
+        )
     assert list(tmp_path.iterdir()) == []

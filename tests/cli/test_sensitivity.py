@@ -12,7 +12,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize import DrawSettings, calibrate
 from minit2i_deploy.export.quantize.calibration.prompts import PromptSet
-from minit2i_deploy.export.quantize.sensitivity.layers import Laboratory, LayerError
+from minit2i_deploy.export.quantize.sensitivity.layer_errors import LayerError, SensitivityMeter
 from minit2i_deploy.export.quantize.sensitivity.results_file import (
     load_known,
     partial_path,
@@ -33,7 +33,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> Sequence[object]:
     """A command on the golden network, with a calibration made once and as little as can be."""
     bundle = Bundle.open(tiny_bundle())
     path = tmp_path_factory.mktemp("calibration") / "c.npz"
-    calibrate(bundle, PROMPTS, DrawSettings(samples=1, strata=1, rows=16)).save(path)
+    calibrate(bundle, PROMPTS, DrawSettings(samples=1, strata=1, activations=16)).save(path)
     small = ("--samples", 1, "--strata", 2, "--no-smoothing", "--estimates-only")
     return ("sensitivity", bundle.path, "-o", "s.json", "--calibration", path, *small)
 
@@ -71,10 +71,10 @@ def test_a_budget_names_layers_that_quantize_takes(
 ) -> None:
     fake_layers(monkeypatch)
     # The images are near enough when the two worst layers are excluded.
-    from minit2i_deploy.export.quantize.sensitivity import run as sensitivity_run
+    from minit2i_deploy.export.quantize.sensitivity import sensitivity_run
 
     monkeypatch.setattr(
-        sensitivity_run, "psnr_of", lambda laboratory: lambda exclude: 20.0 + 6.0 * len(exclude)
+        sensitivity_run, "psnr_of", lambda meter: lambda exclude: 20.0 + 6.0 * len(exclude)
     )
     done = run(capsys, *arguments, "--budget", "psnr=31", "--json")
     assert done.code == 0, done.err
@@ -86,7 +86,7 @@ def test_a_budget_names_layers_that_quantize_takes(
     checkpoint = Bundle.open(tiny_bundle()).manifest.provenance.checkpoint_sha256
     names = read_exclusions("s.json", checkpoint_sha256=checkpoint, scheme="int8")
     assert list(names) == values["excluded"]
-    with pytest.raises(UsageError, match="measured at scheme int8, but fp8 is quantised"):
+    with pytest.raises(UsageError, match="measured at scheme int8, but fp8 is quantized"):
         read_exclusions("s.json", checkpoint_sha256=checkpoint, scheme="fp8")
     with pytest.raises(UsageError, match="measured at checkpoint_sha256"):
         read_exclusions("s.json", checkpoint_sha256="0" * 64, scheme="int8")
@@ -139,11 +139,11 @@ def fake_layers(monkeypatch: pytest.MonkeyPatch, stop_after: int = 10**6) -> lis
     """Layers that cost nothing; the names that were asked for are added to the list."""
     requests: list[str] = []
 
-    def layer(self: Laboratory, name: str) -> LayerError:
+    def layer(self: SensitivityMeter, name: str) -> LayerError:
         if len(requests) == stop_after:
             raise KeyboardInterrupt
         requests.append(name)
-        (actual,) = (one for one in self.layers if one.name == name)
+        (actual,) = (one for one in self.subject.layers if one.name == name)
         error = 0.01 * (1 + len(name) % 7)
         return LayerError(
             name=name,
@@ -153,7 +153,7 @@ def fake_layers(monkeypatch: pytest.MonkeyPatch, stop_after: int = 10**6) -> lis
             whole=error,
         )
 
-    monkeypatch.setattr(Laboratory, "layer", layer)
+    monkeypatch.setattr(SensitivityMeter, "layer", layer)
     return requests
 
 
@@ -171,7 +171,7 @@ def test_a_partial_file_keeps_every_digit() -> None:
     "text",
     ["", "[]", '{"kind": "minit2i-sensitivity-partial", "run": "ab", "layers": [{"name": 1}]}'],
 )
-def test_a_damaged_partial_file_is_refused(text: str) -> None:
+def test_a_corrupt_partial_file_is_refused(text: str) -> None:
     Path("x.partial").write_text(text)
     with pytest.raises(UsageError, match=r"x\.partial: "):
         load_known(Path("x"), "ab")
@@ -180,10 +180,10 @@ def test_a_damaged_partial_file_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "is no file of minit2i sensitivity"),
-        ("nonsense", "is no JSON"),
-        ('{"kind": "minit2i-sensitivity", "format_version": 1, "excluded": null}', "a budget"),
-        ('{"kind": "minit2i-sensitivity", "format_version": 2}', "is no file of"),
+        ("{}", "not a file of minit2i sensitivity"),
+        ("nonsense", "not JSON"),
+        ('{"kind": "minit2i-sensitivity", "format_version": 1, "excluded": null}', "has no budget"),
+        ('{"kind": "minit2i-sensitivity", "format_version": 2}', "not a file of"),
     ],
 )
 def test_other_files_give_no_exclusions(text: str, message: str) -> None:
@@ -197,14 +197,17 @@ def test_other_files_give_no_exclusions(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--scheme", "int3"), "scheme 'int3' is unknown"),
+        (("--scheme", "int3"), "unknown scheme 'int3'"),
         (("-o", "s.txt"), "expected a .json file"),
         (("--plot", "map.svg"), "expected a .png file"),
-        (("--budget", "size=3"), "is not psnr=DECIBELS"),
+        (("--budget", "size=3"), "expected psnr=DECIBELS"),
         (("--most", 0.3), "--most requires --budget"),
         (("--captions", 3), "--captions requires --budget score"),
-        (("--budget", "psnr=30", "--most", 2), "the largest share excluded is 2, but 0 to 1"),
-        (("--budget", "score=0.1", "--captions", 0), "captions are 0 a kind"),
+        (
+            ("--budget", "psnr=30", "--most", 2),
+            "expected a largest excluded share of 0 to 1, got 2",
+        ),
+        (("--budget", "score=0.1", "--captions", 0), "expected at least 1 caption per kind, got 0"),
         (("--budget", "psnr=30", "--captions", 3), "--captions requires --budget score"),
         (("--samples", 0), "samples is 0"),
         (("--strata", 0), "strata is 0"),

@@ -34,8 +34,8 @@ from minit2i_deploy.export.graphs.modules import (
 from minit2i_deploy.export.graphs.onnx_export import to_onnx
 from minit2i_deploy.export.graphs.onnxruntime_heads import use_onnxruntime_heads
 from minit2i_deploy.export.graphs.weights_file import write_graph
-from minit2i_deploy.export.quantize import quantize_bundle
-from minit2i_deploy.export.quantize.switch_bundle import add_late_graph
+from minit2i_deploy.export.quantize import QuantizeOptions, quantize_bundle
+from minit2i_deploy.export.quantize.switch_bundle import add_switch
 from minit2i_deploy.export.tensorrt import BuildOptions, build_bundle, plan_bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.model import MMJiT, Step
@@ -233,9 +233,11 @@ def prompts(folder: Path) -> Path:
     return path
 
 
-def test_quantised_it_is_still_for_that_engine_alone(tmp_path: Path) -> None:
+def test_quantized_it_is_still_for_that_engine_only(tmp_path: Path) -> None:
     source = Bundle.open(cpu_bundle())
-    bundle = quantize_bundle(source.path, tmp_path / "q", "int8-cpu", prompts=prompts(tmp_path))
+    bundle = quantize_bundle(
+        source.path, tmp_path / "q", QuantizeOptions(scheme="int8-cpu", prompts=prompts(tmp_path))
+    )
     assert bundle.manifest.only_for == "cpu"
     wanted = picture(source, "onnxruntime")
     rms = np.linalg.norm(picture(bundle, "onnxruntime") - wanted) / np.linalg.norm(wanted)
@@ -243,17 +245,23 @@ def test_quantised_it_is_still_for_that_engine_alone(tmp_path: Path) -> None:
     assert 0 < rms < 0.1
 
 
-def test_attention_that_is_no_node_of_the_standard_is_not_quantised(tmp_path: Path) -> None:
+def test_attention_in_private_operators_is_not_quantized(tmp_path: Path) -> None:
     """In silence it would be left as it is."""
-    with pytest.raises(UsageError, match=r"no Attention node, as one that was exported --for cpu"):
-        quantize_bundle(cpu_bundle(), tmp_path / "q", "fp8-attention", prompts=prompts(tmp_path))
+    with pytest.raises(
+        UsageError, match=r"no Attention node, like one that was exported --for cpu"
+    ):
+        quantize_bundle(
+            cpu_bundle(),
+            tmp_path / "q",
+            QuantizeOptions(scheme="fp8-attention", prompts=prompts(tmp_path)),
+        )
     assert not (tmp_path / "q").exists() and not (tmp_path / "q.calibration.npz").exists()
 
 
 def test_its_late_graph_makes_a_bundle_one_for_that_engine(tmp_path: Path) -> None:
     copy = tmp_path / "b"
     shutil.copytree(tiny_bundle(), copy)
-    bundle = add_late_graph(Bundle.open(copy), Bundle.open(cpu_bundle()), 0.5)
+    bundle = add_switch(Bundle.open(copy), Bundle.open(cpu_bundle()), 0.5)
     assert bundle.manifest.switch is not None and bundle.manifest.only_for == "cpu"
     with pytest.raises(RuntimeFailure, match="runtime openvino cannot run it"):
         open_runtime(bundle, "openvino")

@@ -21,7 +21,7 @@ from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.checkpoints.lora import merge_lora
 from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
 from minit2i_deploy.export import ExportOptions, SourceOptions, export_bundle, verify_bundle
-from minit2i_deploy.export.quantize import quantize_bundle
+from minit2i_deploy.export.quantize import QuantizeOptions, quantize_bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.solvers.table import solver_table
@@ -122,11 +122,13 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         write_with_weights(bundle, tmp_path, tensors, bundle.manifest.provenance)
 
 
-def test_a_quantised_bundle_keeps_its_pads(tmp_path: Path) -> None:
+def test_a_quantized_bundle_keeps_its_padding(tmp_path: Path) -> None:
     source = Bundle.open(padded_bundle())
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\na star\nblue\nred\n", encoding="utf-8")
-    bundle = quantize_bundle(source.path, tmp_path / "q", "int8-weights", prompts=prompts)
+    bundle = quantize_bundle(
+        source.path, tmp_path / "q", QuantizeOptions(scheme="int8-weights", prompts=prompts)
+    )
     assert bundle.manifest.padded_head_dim == 32
     wanted, found = picture(source, "onnxruntime"), picture(bundle, "onnxruntime")
     error = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)

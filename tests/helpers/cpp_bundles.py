@@ -66,24 +66,26 @@ def cpu_bundle() -> Path:
 @functools.cache
 def switch_bundle() -> Path:
     """The base model in INT8 whose rows from t = 0.5 on run the fp32 step graph."""
-    from minit2i_deploy.export.quantize.switch_bundle import add_late_graph
+    from minit2i_deploy.export.quantize.switch_bundle import add_switch
 
     copy = shutil.copytree(shipped_bundle("int8-cpu"), _folder() / "late")
-    return add_late_graph(Bundle.open(copy), Bundle.open(shipped_bundle()), 0.5).path
+    return add_switch(Bundle.open(copy), Bundle.open(shipped_bundle()), 0.5).path
 
 
 def _quantized(part: str, scheme: str) -> Path:
     """Calibrated on little data: what matters is the form of the graphs, not their error."""
-    from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
+    from minit2i_deploy.export.quantize import DrawSettings, QuantizeOptions, quantize_bundle
 
     ranges = _folder() / f"{part}.npz"
     bundle = quantize_bundle(
         _exported(part),
         _folder() / f"{part}-{scheme}",
-        scheme,
-        settings=DrawSettings(samples=2, strata=2, rows=96),
-        calibration=ranges if ranges.is_file() else None,
-        save_calibration=ranges if scheme == "int8" else None,
+        QuantizeOptions(
+            scheme=scheme,
+            draw=DrawSettings(samples=2, strata=2, activations=96),
+            calibration=ranges if ranges.is_file() else None,
+            save_calibration=ranges if scheme == "int8" else None,
+        ),
     )
     return bundle.path
 

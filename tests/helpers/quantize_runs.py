@@ -1,4 +1,4 @@
-"""The tiny bundle calibrated and quantised, once a test process."""
+"""The tiny bundle calibrated and quantized, once a test process."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.evaluation.relative_error import l2_relative_errors
-from minit2i_deploy.export.quantize import Calibration, DrawSettings, Graph, calibrate, read_graph
+from minit2i_deploy.export.quantize import (
+    Calibration,
+    DrawSettings,
+    Graph,
+    QuantizableGraph,
+    State,
+    calibrate,
+    run_trajectories,
+)
 from minit2i_deploy.export.quantize.calibration.prompts import PromptSet
-from minit2i_deploy.export.quantize.calibration.trajectory_states import State, draw
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
 from tests.helpers.tiny_bundle import tiny_bundle
 
 PROMPTS = PromptSet(name="test", texts=("a red circle", "a star", "two dots", "blue", ""))
-SETTINGS = DrawSettings(samples=3, strata=2, rows=96)
+SETTINGS = DrawSettings(samples=3, strata=2, activations=96)
 
 
 @functools.cache
@@ -24,8 +31,12 @@ def source() -> Bundle:
 
 
 @functools.cache
+def step() -> QuantizableGraph:
+    return QuantizableGraph.read(source().graph_path("transformer"))
+
+
 def step_graph() -> Graph:
-    return read_graph(source().graph_path("transformer"))
+    return step().graph
 
 
 @functools.cache
@@ -38,8 +49,8 @@ def states() -> tuple[State, ...]:
     """A guided state early and one late, of the source's own trajectory."""
     with GraphsRuntime(source()) as runtime:
         table = source().table("euler-20")
-        (drawn,) = draw(source(), runtime, ["a star"], [3], [{4, 17}], table, 2.5)
-    return drawn.states
+        (trajectory,) = run_trajectories(source(), runtime, ["a star"], [3], [{4, 17}], table, 2.5)
+    return trajectory.states
 
 
 def estimates(graph: Graph) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Prompts to calibrate on: a file's lines, the shapes captions, or a list of our own."""
+"""Prompts to calibrate on: the lines of a file, shapes captions, or a general list."""
 
 from __future__ import annotations
 
@@ -28,55 +28,55 @@ class PromptSet:
 
 
 def read_prompts(path: Path, bundle: Bundle) -> PromptSet:
-    """The lines of a UTF-8 text file, blank ones left out, doubled ones once.
+    """The lines of a UTF-8 text file, without blank and repeated ones.
 
     Raises:
-        UsageError: it cannot be read, a line is no text, there are fewer than LEAST_PROMPTS, or
+        UsageError: it cannot be read, a line is not text, there are fewer than LEAST_PROMPTS, or
             every one of them is longer than the model takes.
     """
     lines = dict.fromkeys(read_prompt_lines(path))
-    found = PromptSet(name=path.name, texts=tuple(lines))
-    _check(found, bundle, str(path))
-    return found
+    prompts = PromptSet(name=path.name, texts=tuple(lines))
+    _check(prompts, bundle, str(path))
+    return prompts
 
 
 def default_prompts(bundle: Bundle) -> PromptSet:
-    """Captions of shapes for a model whose tokenizer was made for them, or GENERAL.
+    """Captions of shapes for a model whose tokenizer was trained on them, else GENERAL.
 
-    Of these only what the model takes without a cut, where that leaves LEAST_PROMPTS.
+    Only those that fit the model's prompt length, if LEAST_PROMPTS of them do.
     """
     tokenizer = bundle.tokenizer()
     if is_shapes_tokenizer(tokenizer):
         name, texts = "shapes", _captions()
     else:
         name, texts = "general", GENERAL
-    whole = [item.text for item in tokenizer.encode(texts) if not item.truncated]
-    return PromptSet(name=name, texts=tuple(whole) if len(whole) >= LEAST_PROMPTS else texts)
+    fitting = [item.text for item in tokenizer.encode(texts) if not item.truncated]
+    return PromptSet(name=name, texts=tuple(fitting) if len(fitting) >= LEAST_PROMPTS else texts)
 
 
 def _captions() -> tuple[str, ...]:
-    # Captions as in training: those the model is judged by stay unseen.
+    # Captions as in training, never those that the model is scored by.
     rng = np.random.default_rng(_SHAPES_SEED)
-    drawn = [sample_scene(rng, kind)[2] for kind in KINDS for _ in range(_SHAPES_PER_KIND)]
-    return ("", *dict.fromkeys(drawn))
+    captions = [sample_scene(rng, kind)[2] for kind in KINDS for _ in range(_SHAPES_PER_KIND)]
+    return ("", *dict.fromkeys(captions))
 
 
 def _check(prompts: PromptSet, bundle: Bundle, where: str) -> None:
     count = len(prompts.texts)
     if count < LEAST_PROMPTS:
         raise UsageError(
-            f"{where}: {count} different prompts, but at least {LEAST_PROMPTS} are needed to see"
-            " what the model sees; write one a line, or leave the file out"
+            f"{where}: {count} different prompts, but at least {LEAST_PROMPTS} are required for"
+            " representative ranges; write one per line, or omit --prompts"
         )
     encoded = bundle.tokenizer().encode(list(prompts.texts))
     if all(item.truncated for item in encoded):
         raise UsageError(
             f"{where}: all {count} prompts are longer than the {bundle.config.prompt_length} tokens"
-            " that the model takes; shorten them, or check that they fit this model"
+            " that the model takes; shorten them, or check that they are for this model"
         )
 
 
-# Subjects, counts, colours, places, light, styles, lettering, people, long and short, and none.
+# Subjects, counts, colors, places, light, styles, lettering, people; long, short and empty.
 GENERAL: Final[tuple[str, ...]] = (
     "",
     "a red apple on a white plate",

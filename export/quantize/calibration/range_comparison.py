@@ -1,4 +1,4 @@
-"""Two calibrations side by side: where ranges moved, the most moved first."""
+"""Two calibrations side by side, the range that differs most first."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
 
-# Percentile of the stored rows' magnitudes that is shown beside the largest.
+# Percentile of the stored magnitudes that is printed beside the largest.
 SHARE: Final = 99.9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RangePair:
-    """One input in two calibrations: largest magnitudes, and the percentiles of the stored rows."""
+    """One input in two calibrations: largest magnitudes, and percentiles of the stored ones."""
 
     site: str
     largest_a: float
@@ -42,14 +42,14 @@ class RangePair:
 
 
 def compare_ranges(a: Calibration, b: Calibration) -> tuple[RangePair, ...]:
-    """Every input's ranges in both, by how far the largest magnitude moved.
+    """Every input's ranges in both, by how much the largest magnitude differs.
 
     Raises:
         UsageError: they are of different networks.
     """
     if a.sites != b.sites:
         only = sorted(set(a.sites) ^ set(b.sites))
-        raise UsageError(f"the calibrations are of different networks: {only[0]} is in one only")
+        raise UsageError(f"the calibrations are of different networks: only one has {only[0]}")
     pairs = [
         RangePair(
             site=site,

@@ -1,6 +1,6 @@
-"""What was seen of a graph's values: ranges by channel and time, and some rows as they were.
+"""Recorded ranges of a graph's values by channel and time, and some of the values: the file.
 
-One file, whose bytes are a function of what it holds: no clock, no order of writing.
+Its bytes are a function of its content: no clock, no order of writing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from minit2i_deploy.io.files import atomic_write_bytes
 
 FORMAT_VERSION: Final = 1
 KIND: Final = "minit2i-calibration"
-# Ranges are rounded to this many bits of mantissa, which takes the last bits of sums away.
+# Ranges are rounded to this many bits of mantissa, so that the last bits of sums do not count.
 RANGE_BITS: Final = 12
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
@@ -33,19 +33,19 @@ _META: Final = "meta"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Calibration:
-    """Ranges and rows of the values that linear layers and attention read.
+    """Ranges and samples of the values that linear layers and attention read.
 
     Args:
         meta: JSON values: ``checkpoint_sha256`` of the model, ``times`` (edges of the strata),
-            ``prompts``, ``seeds``, ``table``, ``guidance``, ``seed`` and what else says how it
-            was drawn.
-        absmax: by site, float32 [strata, channels]: largest magnitude seen.
-        rows: by site, float32 [n, channels]: values as they were, in bfloat16's precision.
+            ``prompts``, ``noise_seeds``, ``table``, ``guidance``, ``seed`` and the rest of the
+            draw.
+        absmax: by site, float32 [strata, channels]: largest magnitude.
+        activations: by site, float32 [n, channels]: some of the values, in bfloat16's precision.
     """
 
     meta: Mapping[str, Any]
     absmax: Mapping[str, Float32[np.ndarray, "strata _"]]
-    rows: Mapping[str, Float32[np.ndarray, "n _"]] = field(repr=False)
+    activations: Mapping[str, Float32[np.ndarray, "n _"]] = field(repr=False)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -62,8 +62,8 @@ class Calibration:
         return float(self.absmax[site].max())
 
     def percentile(self, site: str, share: float) -> float:
-        """A percentile, 0 to 100, of the magnitudes of the stored rows."""
-        return float(np.percentile(np.abs(self.rows[site]), share))
+        """A percentile, 0 to 100, of the magnitudes of the stored activations."""
+        return float(np.percentile(np.abs(self.activations[site]), share))
 
     @property
     def digest(self) -> str:
@@ -71,17 +71,18 @@ class Calibration:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The .npz file: sorted names, one date, the same compression everywhere."""
-        described = {"kind": KIND, "format_version": FORMAT_VERSION, **self.meta}
-        text = json.dumps(described, sort_keys=True, allow_nan=False).encode("ascii")
+        """The .npz file: sorted names, one date, no compression."""
+        fields = {"kind": KIND, "format_version": FORMAT_VERSION, **self.meta}
+        text = json.dumps(fields, sort_keys=True, allow_nan=False).encode("ascii")
         arrays = {_META: np.frombuffer(text, dtype=np.uint8)}
         for site in self.sites:
             arrays[f"absmax/{site}"] = self.absmax[site]
-            arrays[f"rows/{site}"] = self.rows[site].astype(ml_dtypes.bfloat16).view(np.uint16)
+            rounded = self.activations[site].astype(ml_dtypes.bfloat16)
+            arrays[f"rows/{site}"] = rounded.view(np.uint16)
         return _npz(arrays)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, completely or not at all."""
         atomic_write_bytes(path, self.to_bytes())
 
     @classmethod
@@ -89,7 +90,7 @@ class Calibration:
         """Read a file.
 
         Raises:
-            UsageError: it is missing or no calibration; the path stands in the text.
+            UsageError: it is missing or not a calibration; the text has the path.
         """
         try:
             return _from_arrays(_read_npz(Path(path)))
@@ -97,7 +98,8 @@ class Calibration:
             raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UsageError(
-                f"{path}: is no calibration file ({error}); make one with minit2i quantize"
+                f"{path}: not a calibration file ({error}); write one with minit2i quantize"
+                " --save-calibration"
             ) from error
 
 
@@ -117,14 +119,14 @@ def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
             member = io.BytesIO()
             np.lib.format.write_array(member, np.ascontiguousarray(arrays[name]), (1, 0))
             info = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
-            # The default tells which system wrote it.
+            # The default records the operating system.
             info.create_system = 3
             archive.writestr(info, member.getvalue())
     return buffer.getvalue()
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    # From memory: numpy leaves a file open that turns out to be no archive.
+    # From memory: numpy leaves a file open that turns out not to be an archive.
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("not an .npz file")
@@ -135,14 +137,14 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Calibration:
     meta = json.loads(arrays.pop(_META).tobytes())
     kind, version = meta.pop("kind", None), meta.pop("format_version", None)
     if kind != KIND or version != FORMAT_VERSION:
-        raise ValueError(f"kind {kind!r} version {version!r}, but {KIND} {FORMAT_VERSION} is read")
-    absmax, rows = {}, {}
+        raise ValueError(f"kind {kind!r} version {version!r}, expected {KIND} {FORMAT_VERSION}")
+    absmax, activations = {}, {}
     for name, values in arrays.items():
         group, _, site = name.partition("/")
         if group == "absmax":
             absmax[site] = values
         else:
-            rows[site] = values.view(ml_dtypes.bfloat16).astype(np.float32)
-    if not absmax or absmax.keys() != rows.keys():
-        raise ValueError("ranges and rows are not of the same sites")
-    return Calibration(meta=meta, absmax=absmax, rows=rows)
+            activations[site] = values.view(ml_dtypes.bfloat16).astype(np.float32)
+    if not absmax or absmax.keys() != activations.keys():
+        raise ValueError("ranges and activations are not of the same sites")
+    return Calibration(meta=meta, absmax=absmax, activations=activations)

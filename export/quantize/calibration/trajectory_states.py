@@ -1,4 +1,4 @@
-"""States along real trajectories of the model: what calibration and measurements run on."""
+"""States along real trajectories of the model, for calibration and measurements."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class State:
 
     Args:
         t: its time, 0 noise to 1 data.
-        index: its row in the table.
+        index: of its row in the table.
         prompt: number of its prompt.
-        inputs: x, h, tokens, weights and row, as the graph takes them; one picture.
+        inputs: x, h, tokens, weights and row, as the graph takes them; one image.
     """
 
     t: float
@@ -33,14 +33,14 @@ class State:
     inputs: dict[str, np.ndarray]
 
     def estimate_inputs(self) -> dict[str, np.ndarray]:
-        """The same state with the row that gives the guided estimate itself as x_next."""
+        """The same state with a row whose x_next is the guided estimate itself."""
         row = np.array([0, 1, 0, 0, 0, 0], dtype=np.float32)
         return {**self.inputs, "row": row}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Drawn:
-    """One trajectory: the states that were asked for, and where it ended.
+class Trajectory:
+    """One trajectory: the recorded states, and its end.
 
     Args:
         states: in the order of their rows.
@@ -53,7 +53,7 @@ class Drawn:
     tokens: np.ndarray
 
 
-def draw(
+def run_trajectories(
     bundle: Bundle,
     runtime: GraphsRuntime | SwitchRuntime,
     prompts: Sequence[str],
@@ -62,16 +62,17 @@ def draw(
     table: Table,
     guidance: float,
     progress: Progress = no_progress,
-) -> list[Drawn]:
-    """Run one trajectory a prompt, each on its own, and keep states of it.
+) -> list[Trajectory]:
+    """Run one trajectory per prompt, each on its own, and record states of it.
 
     Args:
-        bundle: gives sizes and noise.
-        runtime: its graphs, or other versions of them; states are kept of one step graph only.
-        prompts: one a picture.
-        seeds: of the start noise, one a prompt.
-        rows: rows of the table whose states are kept, a collection a prompt.
-        table: the solver; a row that takes fresh noise is refused.
+        bundle: has sizes and noise.
+        runtime: its graphs, or other versions of them; states are recorded only without a
+            switch of step graphs.
+        prompts: one per image.
+        seeds: of the start noise, one per prompt.
+        rows: indices of the rows whose states are recorded, a collection per prompt.
+        table: the solver, without fresh noise.
         guidance: its scale.
         progress: called with the share that is done.
 
@@ -80,18 +81,19 @@ def draw(
     """
     if table.column("n").any():
         raise UsageError(f"table {table.name} is stochastic; calibrate on another one")
-    drawn = []
-    for number, (prompt, seed, wanted) in enumerate(zip(prompts, seeds, rows, strict=True)):
+    trajectories = []
+    for number, (prompt, seed, indices) in enumerate(zip(prompts, seeds, rows, strict=True)):
         request = Request.of(bundle, prompt, seed=seed, table=table, guidance=guidance)
         tokens = request.tokens(bundle, runtime)
         state = runtime.start(request.start(bundle), tokens)
-        kept = []
+        states = []
         for row in request.rows:
-            if row.index in wanted:
-                assert isinstance(state, GraphTrajectory), "a split trajectory tells no inputs"
+            if row.index in indices:
+                assert isinstance(state, GraphTrajectory), "a switch hides its inputs"
                 inputs = state.inputs(row)
-                kept.append(State(t=row.t, index=row.index, prompt=number, inputs=inputs))
+                states.append(State(t=row.t, index=row.index, prompt=number, inputs=inputs))
             state.step(row)
             progress((number + (row.index + 1) / len(table)) / len(prompts))
-        drawn.append(Drawn(states=tuple(kept), final=state.state()[0], tokens=tokens))
-    return drawn
+        final = state.state()[0]
+        trajectories.append(Trajectory(states=tuple(states), final=final, tokens=tokens))
+    return trajectories

@@ -1,6 +1,6 @@
-"""The data file of a quantised graph: external data for ONNX and at once a safetensors file.
+"""The data file of a quantized graph: external data for ONNX and a safetensors file at once.
 
-As export writes them, with three types more: I8, F8_E4M3, and U8 with two 4-bit values a byte.
+As export writes it, with three more types: I8, F8_E4M3, and U8 with two 4-bit values a byte.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def read_transposed(path: Path) -> frozenset[str]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no safetensors file.
+        ValueError: it is not a safetensors file.
     """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > _MAX_HEADER_BYTES:
-            raise ValueError(f"{path.name} is no safetensors file")
+            raise ValueError(f"{path.name} is not a safetensors file")
         fields: dict[str, dict[str, str]] = json.loads(file.read(size))
     return frozenset(json.loads(fields.get("__metadata__", {}).get("transposed", "[]")))
 
@@ -56,7 +56,7 @@ def write_data(
         each name's offset and length in the file.
     """
     packed = {name: _bytes_shape(values) for name, values in weights.items()}
-    # Multiples of a page first, and so on down: each begins at its own alignment, no gaps.
+    # By falling alignment, so that each tensor is aligned and no gaps are needed.
     order = sorted(packed, key=lambda name: (-math.gcd(packed[name][0], _PAGE_BYTES), name))
     places, end = {}, 0
     for name in order:
@@ -88,7 +88,7 @@ def unpack(data: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def _bytes_shape(values: np.ndarray) -> tuple[int, list[int]]:
-    """Bytes in the file, and the shape that the header tells."""
+    """Bytes in the file, and the shape that the header has."""
     if values.dtype.name != "int4":
         return values.nbytes, list(values.shape)
     size = (values.size + 1) // 2

@@ -1,7 +1,7 @@
-"""A bundle's graphs on onnxruntime's CPU, any of them in another version held in memory.
+"""A bundle's graphs in onnxruntime on the CPU, any of them replaced by a version in memory.
 
-The least that ``generate`` and ``branch_tokens`` ask of a runtime, for calibration and for
-measuring graphs that are in no bundle yet. Programs that paint take ``minit2i_deploy.runtimes``.
+A minimal runtime for calibration and for measuring graphs that are not in a bundle yet. Programs
+that generate images take ``minit2i_deploy.runtimes``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class GraphsRuntime:
     """The three graphs in float32 arithmetic; sessions are opened on first use.
 
     Args:
-        bundle: gives the graphs that are not given.
-        graphs: by the names of the manifest, in the place of the bundle's.
-        threads: of onnxruntime; 0 takes one a core.
+        bundle: whose graphs they are.
+        graphs: replacements by the names of the manifest.
+        threads: of onnxruntime; 0 takes one per core.
     """
 
     name = "onnxruntime"
@@ -38,14 +38,14 @@ class GraphsRuntime:
 
     @property
     def replaced(self) -> frozenset[str]:
-        """Names of the graphs that are not the bundle's own."""
+        """Names of the replaced graphs."""
         return frozenset(self._graphs)
 
     def session(self, graph: str) -> Session:
         """The session of a graph, by its name in the manifest."""
         if graph not in self._sessions:
-            held = self._graphs.get(graph) or read_graph(self.bundle.graph_path(graph))
-            self._sessions[graph] = Session(widen(held), threads=self._threads)
+            version = self._graphs.get(graph) or read_graph(self.bundle.graph_path(graph))
+            self._sessions[graph] = Session(widen(version), threads=self._threads)
         return self._sessions[graph]
 
     def encode(
@@ -78,7 +78,7 @@ class GraphsRuntime:
         return GraphTrajectory(self.session("transformer"), x, tokens)
 
     def close(self) -> None:
-        """Drop the sessions; they are opened again when they are asked for."""
+        """Drop the sessions; they are opened again on the next use."""
         self._sessions.clear()
 
     def __enter__(self) -> Self:
@@ -96,7 +96,7 @@ class GraphTrajectory:
         self._x, self._h = x, np.zeros_like(x)
 
     def inputs(self, row: Row) -> dict[str, np.ndarray]:
-        """What the step graph is given for a row from here."""
+        """Inputs of the step graph for a row from this state."""
         tokens, weights = self._tokens[: len(row.weights)], row.weights
         return {"x": self._x, "h": self._h, "tokens": tokens, "weights": weights, "row": row.values}
 

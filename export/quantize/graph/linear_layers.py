@@ -21,11 +21,11 @@ class Linear:
         name: canonical, ``double_blocks.0.img_mlp.w1``.
         node: index of its MatMul among the graph's nodes.
         source: name of the graph's value that it reads.
-        output: name of the graph's value that it makes, before the bias.
+        output: name of the graph's value that it computes, before the bias.
         site: name of the first layer that reads the same value: w1 and w3 share w1's. Ranges and
             scales of inputs are kept by site.
-        num_inputs: channels of x, rows of W.
-        num_outputs: columns of W.
+        num_inputs: channels of x, first axis of W.
+        num_outputs: second axis of W.
     """
 
     name: str
@@ -41,52 +41,60 @@ class Linear:
         """Name of its weight among ``Graph.weights``, [num_inputs, num_outputs]."""
         return self.name + _SUFFIX
 
+    @property
+    def num_weights(self) -> int:
+        """Size of its weight."""
+        return self.num_inputs * self.num_outputs
+
 
 def linear_layers(graph: Graph) -> tuple[Linear, ...]:
     """All linear layers, in the order they run."""
-    found: list[Linear] = []
+    layers: list[Linear] = []
     sites: dict[str, str] = {}
     for index, node in enumerate(graph.model.graph.node):
         if node.op_type != "MatMul" or node.input[1] not in graph.weights:
             continue
         name = node.input[1].removesuffix(_SUFFIX)
-        rows, columns = graph.weights[node.input[1]].shape
-        found.append(
+        num_inputs, num_outputs = graph.weights[node.input[1]].shape
+        layers.append(
             Linear(
                 name=name,
                 node=index,
                 source=node.input[0],
                 output=node.output[0],
                 site=sites.setdefault(node.input[0], name),
-                num_inputs=rows,
-                num_outputs=columns,
+                num_inputs=num_inputs,
+                num_outputs=num_outputs,
             )
         )
-    return tuple(found)
+    return tuple(layers)
 
 
-def excluded_layers(layers: Sequence[Linear], patterns: Iterable[str]) -> frozenset[str]:
-    """Names of the layers that a pattern fits: ``double_blocks.3.*``, ``*.w2``, or a whole name.
+def match_layers(layers: Sequence[Linear], patterns: Iterable[str]) -> frozenset[str]:
+    """Names of the layers that match a user's patterns.
+
+    Args:
+        layers: to choose from.
+        patterns: ``double_blocks.3.*``, ``*.w2``, or a complete name.
 
     Raises:
-        UsageError: a pattern fits no layer.
+        UsageError: a pattern matches no layer.
     """
-    names = [layer.name for layer in layers]
-    found: set[str] = set()
+    matches: set[str] = set()
     for pattern in patterns:
-        fitting = {name for name in names if fnmatchcase(name, pattern)}
-        if not fitting:
+        names = match_any(layers, [pattern])
+        if not names:
             raise UsageError(
-                f"pattern {pattern!r} fits no linear layer; they are called like {names[0]}, and *"
-                " stands for any characters"
+                f"pattern {pattern!r} matches no linear layer; names are like {layers[0].name},"
+                " and * stands for any characters"
             )
-        found |= fitting
-    return frozenset(found)
+        matches |= names
+    return frozenset(matches)
 
 
-def default_exclusions(layers: Sequence[Linear], patterns: Iterable[str]) -> frozenset[str]:
-    """As ``excluded_layers``, for patterns that need not fit any layer: a scheme's own."""
-    chosen = tuple(patterns)
+def match_any(layers: Sequence[Linear], patterns: Iterable[str]) -> frozenset[str]:
+    """As ``match_layers``, for a scheme's patterns, which need not match in every graph."""
+    every = tuple(patterns)
     return frozenset(
-        layer.name for layer in layers if any(fnmatchcase(layer.name, item) for item in chosen)
+        layer.name for layer in layers if any(fnmatchcase(layer.name, item) for item in every)
     )

@@ -1,6 +1,6 @@
 """A graph and its weights in memory: read from a bundle, changed, written, run.
 
-The weights stay memory maps of the bundle's file until they are changed.
+The weights are memory maps of the bundle's file until they are changed.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Call = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Graph:
-    """A model without its large values, and those by name.
+    """A model without the data of its weights, and the weights by name.
 
     Args:
-        model: initializers named in ``weights`` hold type and shape but no data.
+        model: initializers named in ``weights`` have type and shape but no data.
         weights: in the graph's own layout; ml_dtypes' types where numpy has none.
-        transposed: names of weights whose axes are swapped with regard to the network's.
-        folder: where the weights lie as they are; None once any of them differs from a file.
+        transposed: names of weights whose axes are swapped compared with the network's.
+        folder: whose file holds exactly these weights; None if any differs.
     """
 
     model: onnx.ModelProto
@@ -61,7 +61,7 @@ def stored_bytes(values: np.ndarray) -> int:
 
 
 def read_graph(path: str | Path) -> Graph:
-    """Read model.onnx and map its data file into memory; weights that no node reads are left out.
+    """Read model.onnx and map its data file into memory, without weights that no node reads.
 
     Raises:
         BundleError: either cannot be read.
@@ -74,7 +74,7 @@ def read_graph(path: str | Path) -> Graph:
     except (OSError, ValueError) as error:
         raise BundleError(f"{source}: cannot be read ({error}); re-run minit2i export") from error
     except Exception as error:  # protobuf's own error class is private
-        raise BundleError(f"{source}: is no ONNX graph; re-run minit2i export") from error
+        raise BundleError(f"{source}: not an ONNX graph; re-run minit2i export") from error
     weights = {
         tensor.name: _mapped(tensor, mapped)
         for tensor in model.graph.initializer
@@ -101,11 +101,11 @@ def write_graph(graph: Graph, folder: str | Path) -> Graph:
     """Write model.onnx and model.onnx.data; equal graphs give equal bytes.
 
     Args:
-        graph: what to write.
-        folder: made if it is not there.
+        graph: to write.
+        folder: created if it is missing.
 
     Returns:
-        the graph as it lies there.
+        the graph in that folder.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -128,27 +128,31 @@ def _point_at(tensor: TensorProto, offset: int, length: int) -> None:
 
 
 class Session(AbstractContextManager["Session"]):
-    """A graph in onnxruntime on the CPU: called with its inputs by name, gives its outputs.
+    """A graph in onnxruntime on the CPU: called with its inputs by name, returns its outputs.
+
+    Everything is computed in float32: quantized values are rounded where the graph says so, and
+    no node is fused to a kernel that multiplies integers or rounds inputs of its own. So results
+    do not depend on which integer instructions a processor has.
 
     Args:
-        graph: what to run; written to a folder for temporary files first.
-        outputs: names of values to give; none gives the graph's own. What they do not need is
-            not computed.
-        threads: 0 takes one a core.
+        graph: written to a temporary folder first unless it lies in one.
+        outputs: names of values to return in place of the graph's outputs; only what they
+            depend on is computed.
+        threads: 0 takes one per core.
 
     Raises:
-        RuntimeFailure: onnxruntime cannot open it; its first line says why.
+        RuntimeFailure: onnxruntime cannot open it; the text has the first line of its reason.
     """
 
     def __init__(self, graph: Graph, outputs: Sequence[str] = (), *, threads: int = 0) -> None:
-        chosen = with_outputs(graph, outputs) if outputs else graph
+        part = with_outputs(graph, outputs) if outputs else graph
         with tempfile.TemporaryDirectory(prefix="minit2i-graph-") as temporary:
-            folder = chosen.folder or Path(temporary)
-            if chosen.folder is None:
-                chosen = write_graph(chosen, folder)
-            self._session = _open(chosen.model, folder, threads)
-        self.inputs = tuple(value.name for value in chosen.model.graph.input)
-        self.outputs = tuple(value.name for value in chosen.model.graph.output)
+            folder = part.folder or Path(temporary)
+            if part.folder is None:
+                part = write_graph(part, folder)
+            self._session = _open(part.model, folder, threads)
+        self.inputs = tuple(value.name for value in part.model.graph.input)
+        self.outputs = tuple(value.name for value in part.model.graph.output)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         try:
@@ -171,36 +175,35 @@ class Session(AbstractContextManager["Session"]):
 
 
 def with_outputs(graph: Graph, outputs: Sequence[str]) -> Graph:
-    """The same graph with other values as its outputs, without what they do not need."""
+    """The same graph with other values as its outputs, reduced to what they depend on."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     del model.graph.output[:]
     for name in outputs:
-        # Type and shape are inferred where they are not given.
+        # onnxruntime infers type and shape.
         model.graph.output.append(onnx.ValueInfoProto(name=name))
-    needed, kept = set(outputs), []
+    required, nodes = set(outputs), []
     for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(reversed(kept))
-    initializers = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(initializers)
-    inputs = [value for value in model.graph.input if value.name in needed]
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
-    weights = {name: value for name, value in graph.weights.items() if name in needed}
-    kept_transposed = graph.transposed & weights.keys()
-    return Graph(model=model, weights=weights, transposed=kept_transposed, folder=graph.folder)
+        if required.intersection(node.output):
+            required.update(node.input)
+            nodes.append(node)
+    for target, content in (
+        (model.graph.node, list(reversed(nodes))),
+        (model.graph.initializer, [t for t in model.graph.initializer if t.name in required]),
+        (model.graph.input, [v for v in model.graph.input if v.name in required]),
+    ):
+        del target[:]
+        target.extend(content)
+    weights = {name: value for name, value in graph.weights.items() if name in required}
+    transposed = graph.transposed & weights.keys()
+    return Graph(model=model, weights=weights, transposed=transposed, folder=graph.folder)
 
 
 def widen(graph: Graph) -> Graph:
-    """The same graph in float32 arithmetic, with the values its half-precision weights have.
+    """The same graph in float32, with the values of its half-precision weights.
 
-    onnxruntime's CPU has no bfloat16, and float16 only by way of float32. Quantised values and
-    what rounds to them are left alone.
+    onnxruntime's CPU has no bfloat16 kernels, and computes float16 in float32. Quantized values
+    and the nodes that round to them stay.
     """
     halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
     if all(tensor.data_type not in halves for tensor in graph.model.graph.initializer):
@@ -233,8 +236,9 @@ def _open(model: onnx.ModelProto, folder: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     # Threads that spin between calls slow down whatever else the machine does.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # By default onnxruntime rounds the inputs of layers with 8- and 4-bit weights to 8 bits.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    # Without fusion, Q/DQ nodes round and all products are float32's. Fused ones are integer
+    # products, which saturate on some processors, and weight-only layers round their inputs.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(folder)
     )

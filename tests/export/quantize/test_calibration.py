@@ -17,22 +17,21 @@ from minit2i_deploy.export.quantize import (
     Session,
     calibrate,
     compare_ranges,
-    draw,
     find_scheme,
-    prepare,
+    run_trajectories,
+    smooth_and_scale,
 )
-from minit2i_deploy.export.quantize.calibration.collection import plan
 from minit2i_deploy.export.quantize.calibration.prompts import (
     GENERAL,
     default_prompts,
     read_prompts,
 )
+from minit2i_deploy.export.quantize.calibration.range_collection import plan_calibration
 from minit2i_deploy.export.quantize.calibration.ranges import round_range
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
-from minit2i_deploy.export.quantize.graph.measured_values import attention_sites, linear_sites
 from minit2i_deploy.solvers.table import solver_table
 from minit2i_deploy.tokenizer import Tokenizer
-from tests.helpers.quantize_runs import PROMPTS, SETTINGS, ranges, source, step_graph
+from tests.helpers.quantize_runs import PROMPTS, SETTINGS, ranges, source, step, step_graph
 
 
 def test_the_same_draw_gives_the_same_bytes_and_another_seed_others() -> None:
@@ -43,17 +42,19 @@ def test_the_same_draw_gives_the_same_bytes_and_another_seed_others() -> None:
     assert other.digest != again.digest
 
 
-def test_one_thread_and_two_see_the_same_values() -> None:
-    sites = [site.value for site in linear_sites(step_graph())]
-    (job,) = (plan(source(), PROMPTS, SETTINGS),)
+def test_one_thread_and_two_give_the_same_ranges() -> None:
+    sites = [site.value for site in step().sites if site.node < 0]
+    plan = plan_calibration(source(), PROMPTS, SETTINGS)
     with GraphsRuntime(source()) as runtime:
         rows = [frozenset({3})]
-        (drawn,) = draw(source(), runtime, ["a star"], [1], rows, job.table, job.guidance)
-    seen = []
+        (trajectory,) = run_trajectories(
+            source(), runtime, ["a star"], [1], rows, plan.table, plan.guidance
+        )
+    inputs, outputs = trajectory.states[0].inputs, []
     for threads in (1, 2):
         with Session(step_graph(), sites, threads=threads) as run:
-            seen.append(run({name: drawn.states[0].inputs[name] for name in run.inputs}))
-    for one, two in zip(*seen, strict=True):
+            outputs.append(run({name: inputs[name] for name in run.inputs}))
+    for one, two in zip(*outputs, strict=True):
         # Measured: equal; kernels split rows among threads, never sums.
         assert np.array_equal(round_range(np.abs(one).max(0)), round_range(np.abs(two).max(0)))
 
@@ -71,57 +72,57 @@ def test_a_file_comes_back_as_it_was(tmp_path: Path) -> None:
         assert "absmax/double_blocks.0.img_qkv" in plain.files
 
 
-def test_every_site_has_ranges_of_every_channel_and_time_above_its_rows() -> None:
-    sites = [*linear_sites(step_graph()), *attention_sites(step_graph())]
-    assert set(ranges().sites) == {site.name for site in sites}
+def test_every_site_has_ranges_of_every_channel_and_time_above_its_activations() -> None:
+    assert set(ranges().sites) == {site.name for site in step().sites}
     for site in ranges().sites:
-        absmax, rows = ranges().absmax[site], ranges().rows[site]
-        assert absmax.shape == (SETTINGS.strata, rows.shape[1])
-        assert SETTINGS.rows <= len(rows) < 2 * SETTINGS.rows
-        # Rows are rounded to 8 bits of mantissa, ranges to 12.
-        assert (np.abs(rows).max(0) <= ranges().channel_absmax(site) * (1 + 2**-7)).all()
+        absmax, stored = ranges().absmax[site], ranges().activations[site]
+        assert absmax.shape == (SETTINGS.strata, stored.shape[1])
+        assert SETTINGS.activations <= len(stored) < 2 * SETTINGS.activations
+        # Activations are rounded to 8 bits of mantissa, ranges to 12.
+        assert (np.abs(stored).max(0) <= ranges().channel_absmax(site) * (1 + 2**-7)).all()
         assert ranges().percentile(site, 99.0) <= ranges().tensor_absmax(site) * (1 + 2**-7)
 
 
 def test_ranges_are_rounded_to_twelve_bits() -> None:
     values = np.exp(np.random.default_rng(0).uniform(-20, 20, 999)).astype(np.float32)
-    found = round_range(values)
-    assert np.abs(found / values - 1).max() <= 2**-12
-    assert np.array_equal(round_range(found * np.float32(1 + 2**-20)), found)
+    rounded = round_range(values)
+    assert np.abs(rounded / values - 1).max() <= 2**-12
+    assert np.array_equal(round_range(rounded * np.float32(1 + 2**-20)), rounded)
     assert round_range(np.zeros(1, np.float32)).tolist() == [0.0]
 
 
 def test_the_plan_takes_a_row_of_every_stratum_and_prompts_in_turn() -> None:
-    job = plan(source(), PROMPTS, DrawSettings(samples=7, strata=4))
-    assert job.table.name == source().manifest.presets["fast"].table
-    assert sorted(job.prompts[:5]) == sorted(PROMPTS.texts)
-    assert len(set(job.seeds)) == 7
-    for rows in job.rows:
+    settings = DrawSettings(samples=7, strata=4)
+    plan = plan_calibration(source(), PROMPTS, settings)
+    assert plan.table.name == source().manifest.presets["fast"].table
+    assert sorted(plan.prompts[:5]) == sorted(PROMPTS.texts)
+    assert len(set(plan.seeds)) == 7
+    for rows in plan.rows:
         parts = [
             sum(low <= row < high for row in rows)
-            for low, high in zip(job.edges, job.edges[1:], strict=False)
+            for low, high in zip(plan.edges, plan.edges[1:], strict=False)
         ]
         assert parts == [1, 1, 1, 1]
-    assert job.meta == plan(source(), PROMPTS, DrawSettings(samples=7, strata=4)).meta
+    assert plan.meta == plan_calibration(source(), PROMPTS, settings).meta
 
 
 def test_a_calibration_of_another_network_is_refused() -> None:
     scheme = find_scheme("int8").transformer
     site = "double_blocks.0.img_qkv"
-    ours = ranges()
-    lacking = {name: value for name, value in ours.absmax.items() if name != site}
-    with pytest.raises(UsageError, match=f"knows nothing of {site}, which has"):
-        prepare(step_graph(), scheme, dataclasses.replace(ours, absmax=lacking))
-    narrow = {**ours.absmax, site: ours.absmax[site][:, :3]}
-    with pytest.raises(UsageError, match=f"knows 3 channels of {site}"):
-        prepare(step_graph(), scheme, dataclasses.replace(ours, absmax=narrow))
+    complete = ranges()
+    fewer = {name: value for name, value in complete.absmax.items() if name != site}
+    with pytest.raises(UsageError, match=f"has nothing of {site}, which has"):
+        smooth_and_scale(step(), scheme, dataclasses.replace(complete, absmax=fewer))
+    narrow = {**complete.absmax, site: complete.absmax[site][:, :3]}
+    with pytest.raises(UsageError, match=f"has 3 channels of {site}"):
+        smooth_and_scale(step(), scheme, dataclasses.replace(complete, absmax=narrow))
 
 
 @pytest.mark.parametrize(
     ("data", "text"),
-    [(b"", "is no calibration file"), (b"PK\x05\x06" + bytes(18), "is no calibration file")],
+    [(b"", "not a calibration file"), (b"PK\x05\x06" + bytes(18), "not a calibration file")],
 )
-def test_a_damaged_file_is_refused(tmp_path: Path, data: bytes, text: str) -> None:
+def test_a_corrupt_file_is_refused(tmp_path: Path, data: bytes, text: str) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(data)
     with pytest.raises(UsageError, match=text):
@@ -131,25 +132,25 @@ def test_a_damaged_file_is_refused(tmp_path: Path, data: bytes, text: str) -> No
     np.savez(path, meta=np.frombuffer(b'{"kind": "other"}', np.uint8))
     with pytest.raises(UsageError, match="kind 'other' version None"):
         Calibration.load(path)
-    whole = ranges().to_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UsageError, match="is no calibration file"):
+    data = ranges().to_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UsageError, match="not a calibration file"):
         Calibration.load(path)
 
 
-def test_comparing_puts_what_moved_most_first() -> None:
+def test_comparing_puts_the_largest_difference_first() -> None:
     site = "double_blocks.0.img_qkv"
     moved = {**ranges().absmax, site: ranges().absmax[site] * 4}
     pairs = compare_ranges(ranges(), dataclasses.replace(ranges(), absmax=moved))
     assert pairs[0].site == site and pairs[0].ratio == 4.0
     assert {pair.ratio for pair in pairs[1:]} == {1.0}
     fewer = {name: value for name, value in ranges().absmax.items() if name != site}
-    with pytest.raises(UsageError, match=f"different networks: {site}"):
+    with pytest.raises(UsageError, match=f"different networks: only one has {site}"):
         compare_ranges(ranges(), dataclasses.replace(ranges(), absmax=fewer))
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "match"),
     [
         ("", "0 different prompts, but at least 4"),
         ("one\n\n", "1 different prompts, but at least 4"),
@@ -158,10 +159,10 @@ def test_comparing_puts_what_moved_most_first() -> None:
     ],
     ids=["empty", "one line", "doubled", "all cut"],
 )
-def test_prompts_that_show_nothing_are_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_too_few_or_too_long_prompts_are_refused(tmp_path: Path, text: str, match: str) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=match):
         read_prompts(path, source())
 
 
@@ -181,7 +182,7 @@ def test_shipped_prompts_are_many_and_different() -> None:
     assert all(text.isascii() for text in GENERAL)
 
 
-def test_default_prompts_are_shapes_where_the_tokenizer_was_made_for_them(
+def test_default_prompts_are_shapes_for_a_tokenizer_trained_on_them(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As small a vocabulary, of other words.
@@ -191,7 +192,7 @@ def test_default_prompts_are_shapes_where_the_tokenizer_was_made_for_them(
     assert default_prompts(source()).name == "shapes"
 
 
-@pytest.mark.parametrize("field", ["samples", "strata", "rows", "seed"])
+@pytest.mark.parametrize("field", ["samples", "strata", "activations", "seed"])
 def test_settings_outside_their_range_are_refused(field: str) -> None:
     with pytest.raises(UsageError, match=field):
         DrawSettings(**{field: -1})
@@ -200,4 +201,4 @@ def test_settings_outside_their_range_are_refused(field: str) -> None:
 def test_a_table_with_fresh_noise_is_refused() -> None:
     table = solver_table("sde", steps=4)
     with GraphsRuntime(source()) as runtime, pytest.raises(UsageError, match="is stochastic"):
-        draw(source(), runtime, ["a"], [1], [()], table, 2.5)
+        run_trajectories(source(), runtime, ["a"], [1], [()], table, 2.5)

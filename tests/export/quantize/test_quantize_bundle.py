@@ -14,10 +14,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.errors import RuntimeFailure, UsageError, VerificationError
-from minit2i_deploy.export.quantize import (
-    DrawSettings,
-    quantize_bundle,
-)
+from minit2i_deploy.export.quantize import DrawSettings, QuantizeOptions, quantize_bundle
 from minit2i_deploy.export.quantize import bundle_quantization as quantize_module
 from minit2i_deploy.export.quantize.bundle_quantization import calibration_path
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
@@ -27,7 +24,7 @@ from minit2i_deploy.solvers.row import Row
 from tests.helpers.cli_runs import run
 from tests.helpers.quantize_runs import estimates, l2_error, ranges, source, states, step_graph
 
-SMALL = DrawSettings(samples=2, strata=2, rows=32)
+SMALL = DrawSettings(samples=2, strata=2, activations=32)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -51,7 +48,9 @@ def int8(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Bundle:
     loose = dataclasses.replace(SCHEMES["int8"], bounds=(1.0, 1.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCHEMES, "int8", loose)
-        return quantize_bundle(source().path, out, "int8", prompts=prompts, settings=SMALL)
+        return quantize_bundle(
+            source().path, out, QuantizeOptions(scheme="int8", prompts=prompts, draw=SMALL)
+        )
 
 
 def test_two_runs_with_one_seed_are_equal_to_the_byte(
@@ -59,19 +58,23 @@ def test_two_runs_with_one_seed_are_equal_to_the_byte(
 ) -> None:
     monkeypatch.setitem(SCHEMES, "int8", dataclasses.replace(SCHEMES["int8"], bounds=(1.0, 1.0)))
     again = quantize_bundle(
-        source().path, tmp_path / "again", "int8", prompts=prompts, settings=SMALL
+        source().path,
+        tmp_path / "again",
+        QuantizeOptions(scheme="int8", prompts=prompts, draw=SMALL),
     )
     assert files(again.path) == files(int8.path)
 
 
-def test_the_bundle_is_whole_and_says_how_it_was_made(int8: Bundle) -> None:
+def test_the_bundle_is_complete_and_says_how_it_was_made(int8: Bundle) -> None:
     int8.verify()
     record = int8.manifest.quantization
     assert record is not None
     assert (record.scheme, record.base_precision) == ("int8", "fp32")
     assert record.source_digest == source().digest
     assert record.graphs["transformer"].excluded == ("final_layer.linear",)
-    assert record.graphs["transformer"].scheme == "int8 weights, int8 inputs but of *.img_mlp.w2"
+    assert record.graphs["transformer"].scheme == (
+        "pair-safe int8 weights, int8 inputs except of *.img_mlp.w2"
+    )
     assert set(record.graphs) == {"transformer", "text_adapter", "text_encoder"}
     precisions = {name: graph.precision for name, graph in int8.manifest.graphs.items()}
     assert precisions == {"transformer": "int8", "text_adapter": "fp32", "text_encoder": "fp32"}
@@ -82,27 +85,27 @@ def test_the_bundle_is_whole_and_says_how_it_was_made(int8: Bundle) -> None:
     assert all(0 < check.measured <= check.bound for check in int8.manifest.checks)
 
 
-def test_all_that_is_no_graph_is_the_source_s(int8: Bundle) -> None:
-    kept = {name for name in source().manifest.files if "model.onnx" not in name}
-    for name in kept:
+def test_all_other_files_are_the_source_s(int8: Bundle) -> None:
+    others = {name for name in source().manifest.files if "model.onnx" not in name}
+    for name in others:
         assert (int8.path / name).read_bytes() == (source().path / name).read_bytes()
     assert int8.manifest.files.keys() == source().manifest.files.keys()
     sizes = [
         bundle.manifest.files["transformer/model.onnx.data"].bytes for bundle in (int8, source())
     ]
-    # Measured 0.42: of so small a network much is no matrix.
+    # Measured 0.42: much of so small a network is not in matrices.
     assert sizes[0] < 0.5 * sizes[1]
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_a_runtime_takes_the_step(int8: Bundle, name: str) -> None:
     inputs = states()[0].estimate_inputs()
-    wanted = estimates(step_graph())[0]
+    expected = estimates(step_graph())[0]
     with open_runtime(int8, name, threads=1) as runtime:
         trajectory = runtime.start(inputs["x"], inputs["tokens"])
         trajectory.step(Row(values=inputs["row"], weights=inputs["weights"]))
         # Measured: 0.06 for both.
-        assert 1e-4 < l2_error(trajectory.state()[0], wanted) < 0.2
+        assert 1e-4 < l2_error(trajectory.state()[0], expected) < 0.2
 
 
 def test_the_torch_runtime_refuses_it(int8: Bundle) -> None:
@@ -131,7 +134,9 @@ def test_ranges_survive_an_interruption(
     with monkeypatch.context() as patch:
         patch.setattr(quantize_module, "measure", stop)
         with pytest.raises(KeyboardInterrupt):
-            quantize_bundle(source().path, out, "int8", prompts=prompts, settings=SMALL)
+            quantize_bundle(
+                source().path, out, QuantizeOptions(scheme="int8", prompts=prompts, draw=SMALL)
+            )
     assert not out.exists() and calibration_path(out).exists()
 
     def never(*args: Any, **options: Any) -> None:
@@ -139,12 +144,16 @@ def test_ranges_survive_an_interruption(
 
     with monkeypatch.context() as patch:
         patch.setattr(quantize_module, "calibrate", never)
-        resumed = quantize_bundle(source().path, out, "int8", prompts=prompts, settings=SMALL)
+        resumed = quantize_bundle(
+            source().path, out, QuantizeOptions(scheme="int8", prompts=prompts, draw=SMALL)
+        )
         assert resumed.digest == int8.digest
         calibration_path(out).write_bytes(ranges().to_bytes())
         with pytest.raises(AssertionError, match="drawn again"):
             quantize_bundle(
-                source().path, out, "int8", prompts=prompts, settings=SMALL, overwrite=True
+                source().path,
+                out,
+                QuantizeOptions(scheme="int8", prompts=prompts, draw=SMALL, overwrite=True),
             )
     assert Bundle.open(out).digest == int8.digest
 
@@ -158,12 +167,14 @@ def test_ranges_that_the_caller_named_stay(
     monkeypatch.setitem(SCHEMES, "int8", loose)
     out = tmp_path / "out"
     ranges().save(calibration_path(out))
-    given: dict[str, Any] = {way: calibration_path(out)}
-    made = quantize_bundle(source().path, out, "int8", prompts=prompts, settings=SMALL, **given)
+    named: dict[str, Any] = {way: calibration_path(out)}
+    made = quantize_bundle(
+        source().path, out, QuantizeOptions(scheme="int8", prompts=prompts, draw=SMALL, **named)
+    )
     assert made.manifest.quantization is not None
-    kept = Calibration.load(calibration_path(out))
-    assert kept.digest == made.manifest.quantization.calibration_sha256
-    assert (kept.digest == ranges().digest) == (way == "calibration")
+    stored = Calibration.load(calibration_path(out))
+    assert stored.digest == made.manifest.quantization.calibration_sha256
+    assert (stored.digest == ranges().digest) == (way == "calibration")
 
 
 def test_over_a_bound_there_is_no_bundle(
@@ -172,7 +183,9 @@ def test_over_a_bound_there_is_no_bundle(
     tight = dataclasses.replace(SCHEMES["int4-weights"], bounds=(1e-6, 1e-6))
     monkeypatch.setitem(SCHEMES, "int4-weights", tight)
     with pytest.raises(VerificationError, match=r"transformer: .* no bundle was written"):
-        quantize_bundle(source().path, tmp_path / "out", "int4-weights", prompts=prompts)
+        quantize_bundle(
+            source().path, tmp_path / "out", QuantizeOptions(scheme="int4-weights", prompts=prompts)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -190,16 +203,16 @@ def test_the_command_excludes_keeps_and_reports(
     assert record["calibration_sha256"] is None and record["smoothing"] == {}
     assert values["digest"] == Bundle.open(out).digest
     refused = run(capsys, "quantize", out, again, "--scheme", "int8")
-    assert refused.code == 2 and "is quantised already (int8-weights)" in refused.error
+    assert refused.code == 2 and "is quantized already (int8-weights)" in refused.error
     assert not again.exists()
 
 
 BAD: dict[str, tuple[list[str], str]] = {
     "no scheme": ([], "expected BUNDLE, OUT and --scheme"),
-    "unknown scheme": (["--scheme", "int3"], "'int3' is unknown; choose one of int8, fp8"),
-    "target": (["--scheme", "fp8", "--target", "sm86"], "does not run on sm86 at a gain"),
-    "unknown target": (["--scheme", "int8", "--target", "sm1"], "'sm1' is unknown"),
-    "pattern": (["--scheme", "int8-weights", "--exclude", "w9"], "'w9' fits no linear layer"),
+    "unknown scheme": (["--scheme", "int3"], "unknown scheme 'int3'; choose one of int8, fp8"),
+    "target": (["--scheme", "fp8", "--target", "sm86"], "sm86 does not gain by scheme fp8"),
+    "unknown target": (["--scheme", "int8", "--target", "sm1"], "unknown target 'sm1'"),
+    "pattern": (["--scheme", "int8-weights", "--exclude", "w9"], "'w9' matches no linear layer"),
     "all": (["--scheme", "int8-weights", "--exclude", "*"], "every linear layer is excluded"),
     "calibration": (["--scheme", "int8", "--calibration", "none.npz"], "cannot be read"),
     "both": (
@@ -224,7 +237,11 @@ def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
     other = dataclasses.replace(ranges(), meta={**ranges().meta, "checkpoint_sha256": "ef" * 32})
     other.save(tmp_path / "other.npz")
     with pytest.raises(UsageError, match=r"calibrated on checkpoint efefefef\.\. but"):
-        quantize_bundle(source().path, tmp_path / "out", "int8", calibration=tmp_path / "other.npz")
+        quantize_bundle(
+            source().path,
+            tmp_path / "out",
+            QuantizeOptions(scheme="int8", calibration=tmp_path / "other.npz"),
+        )
 
 
 def test_the_command_compares_calibrations_and_lists_schemes(
@@ -241,19 +258,21 @@ def test_the_command_compares_calibrations_and_lists_schemes(
     assert listed.code == 0 and all(name in listed.out for name in SCHEMES)
 
 
-def test_schemes_know_what_they_stand_on() -> None:
+def test_schemes_know_their_sources() -> None:
     assert list(SCHEMES) == [
         "int8", "fp8", "fp8-attention", "int8-weights", "int4-weights", "int8-cpu",
     ]  # fmt: skip
     check_fits(find_scheme("fp8"), "bf16", "sm89")
-    with pytest.raises(UsageError, match="int8-cpu stands on fp32 bundles and this one is fp16"):
+    with pytest.raises(UsageError, match="int8-cpu requires a fp32 bundle, got fp16"):
         check_fits(find_scheme("int8-cpu"), "fp16", None)
     with pytest.raises(UsageError, match="graphs are text_encoder; choose among"):
-        quantize_bundle(source().path, "never", "int8", graphs=["text_encoder"])
+        quantize_bundle(
+            source().path, "never", QuantizeOptions(scheme="int8", graphs=["text_encoder"])
+        )
 
 
 def test_a_half_precision_source_is_measured_in_float32(tmp_path: Path, prompts: Path) -> None:
-    """As fp32, because its weights are; the manifest's word decides what it stands on."""
+    """As fp32, because its weights are; the manifest's precision decides what it is."""
     folder = tmp_path / "fp16"
     shutil.copytree(source().path, folder)
     graphs = {
@@ -261,7 +280,9 @@ def test_a_half_precision_source_is_measured_in_float32(tmp_path: Path, prompts:
         for name, graph in source().manifest.graphs.items()
     }
     write_manifest(folder, dataclasses.replace(source().manifest, graphs=graphs))
-    made = quantize_bundle(folder, tmp_path / "out", "int8-weights", prompts=prompts)
+    made = quantize_bundle(
+        folder, tmp_path / "out", QuantizeOptions(scheme="int8-weights", prompts=prompts)
+    )
     assert made.manifest.quantization is not None
     assert made.manifest.quantization.base_precision == "fp16"
     assert made.manifest.graphs["transformer"].precision == "fp16"
@@ -271,10 +292,10 @@ def test_no_torch_is_needed_and_a_missing_package_names_its_extra() -> None:
     lines = "import sys\nsys.modules['torch'] = None\n"
     fine = _python(lines + "import minit2i_deploy.export.quantize")
     assert fine.returncode == 0, fine.stderr
-    lacking = _python(
+    missing = _python(
         "import sys\nsys.modules['onnx'] = None\nimport minit2i_deploy.export.quantize"
     )
-    assert "pip install 'minit2i-deploy[quantize]'" in lacking.stderr
+    assert "pip install 'minit2i-deploy[quantize]'" in missing.stderr
 
 
 def _python(script: str) -> subprocess.CompletedProcess[str]:

@@ -30,8 +30,7 @@ from minit2i_deploy.engines.cache import (
 from minit2i_deploy.engines.key import BuildFlags
 from minit2i_deploy.engines.sidecar import PLAN_FILE
 from minit2i_deploy.errors import BundleError, Minit2iError, RuntimeFailure, UsageError
-from minit2i_deploy.export.quantize.graph.measured_values import attention_sites, linear_sites
-from minit2i_deploy.export.quantize.graph.model_graph import read_graph, write_graph
+from minit2i_deploy.export.quantize.graph.model_graph import write_graph
 from minit2i_deploy.export.quantize.graph.rewrite import quantize_graph
 from minit2i_deploy.export.quantize.schemes import find_scheme
 from minit2i_deploy.export.tensorrt import (
@@ -292,7 +291,7 @@ def test_attention_without_a_kernel_is_taken_apart_in_fp32_or_when_allowed(
     assert "dedicated kernel" in capfd.readouterr().err
 
 
-def _quantised_graph(path: Path, precision: str) -> Path:
+def _quantized_graph(path: Path, precision: str) -> Path:
     """x fp16 [n, 128, 256] times W [256, 256], both through Q/DQ."""
     if precision == "fp8":
         # 0x38 is 1.0 in E4M3.
@@ -322,8 +321,8 @@ def _quantised_graph(path: Path, precision: str) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_quantised_products_are_counted_by_their_type(tmp_path: Path, precision: str) -> None:
-    graph = _quantised_graph(tmp_path / "model.onnx", precision)
+def test_quantized_products_are_counted_by_their_type(tmp_path: Path, precision: str) -> None:
+    graph = _quantized_graph(tmp_path / "model.onnx", precision)
     assert build_graph(graph, precision, "sm89").audit.gemms == {precision: 1}
     if precision == "fp8":
         with pytest.raises(RuntimeFailure, match=r"target.*sm86.*fp8"):
@@ -331,13 +330,12 @@ def test_quantised_products_are_counted_by_their_type(tmp_path: Path, precision:
 
 
 @pytest.mark.parametrize("name", ["int8", "fp8", "fp8-attention"])
-def test_quantised_blocks_keep_their_attention_fused(tmp_path: Path, name: str) -> None:
+def test_quantized_blocks_keep_their_attention_fused(tmp_path: Path, name: str) -> None:
     """Silent fusion loss would show here: Q/DQ beside attention and, in the last one, before it."""
     scheme = find_scheme(name)
-    graph = read_graph(narrow_pair(1)[0])
-    sites = (*linear_sites(graph), *attention_sites(graph))
-    quantised = quantize_graph(graph, scheme.transformer, {site.name: 0.03 for site in sites})
-    write_graph(quantised, tmp_path)
+    step = QuantizableGraph.read(narrow_pair(1)[0])
+    scales = {site.name: 0.03 for site in step.sites}
+    write_graph(quantize_graph(step, scheme.transformer, scales), tmp_path)
     audit = build_graph(tmp_path / "model.onnx", scheme.precision, "sm89").audit
     assert (audit.attention, audit.attention_fused, audit.softmax_unfused) == (2, 2, 0)
     # The final layer alone, or with it the w2 of an int8 graph, stays in half precision.
@@ -346,7 +344,7 @@ def test_quantised_blocks_keep_their_attention_fused(tmp_path: Path, name: str) 
 
 
 def test_a_free_size_that_nobody_named_is_refused(tmp_path: Path) -> None:
-    graph = _quantised_graph(tmp_path / "model.onnx", "int8")
+    graph = _quantized_graph(tmp_path / "model.onnx", "int8")
     with pytest.raises(BundleError, match="free size 'n'"):
         build_engine(
             BuildLibrary.open("tensorrt_rtx"),

@@ -12,25 +12,27 @@ from typing import Any
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.calibration.prompts import PromptSet
+from minit2i_deploy.export.quantize.calibration.range_collection import shortest_preset
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
-from minit2i_deploy.export.quantize.graph.linear_layers import default_exclusions, linear_layers
-from minit2i_deploy.export.quantize.graph.model_graph import read_graph
+from minit2i_deploy.export.quantize.graph.linear_layers import match_any
+from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
 from minit2i_deploy.export.quantize.schemes import Scheme
 from minit2i_deploy.export.quantize.sensitivity.budget import (
     PSNR,
     Budget,
-    Found,
+    Selection,
     check_most,
     check_per_kind,
     psnr_of,
-    ranked,
+    rank_layers,
     score_loss_of,
-    search,
+    select_layers,
 )
-from minit2i_deploy.export.quantize.sensitivity.layers import (
-    Laboratory,
+from minit2i_deploy.export.quantize.sensitivity.layer_errors import (
     LayerError,
+    SensitivityMeter,
     SensitivitySettings,
+    Subject,
     measure_layers,
 )
 from minit2i_deploy.export.quantize.sensitivity.results_file import (
@@ -39,23 +41,23 @@ from minit2i_deploy.export.quantize.sensitivity.results_file import (
     partial_path,
     save_partial,
 )
-from minit2i_deploy.export.quantize.smoothing_search import prepare
+from minit2i_deploy.export.quantize.smoothing_search import smooth_and_scale
 from minit2i_deploy.progress import Progress, no_progress, stage_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SensitivityJob:
-    """What is asked for.
+    """Options of ``run_sensitivity``.
 
     Args:
         scheme: what the layers are to become.
         settings: how much is measured.
         preset: table and guidance; None takes the preset with the fewest rows.
-        smoothing: whether weights are smoothed first, as they would be.
-        budget: what excluded layers must achieve; None excludes none.
+        smoothing: whether weights are smoothed first, as in quantization.
+        budget: for the selection of layers to exclude; None selects none.
         most: share of the layers' weights that may be excluded.
         per_kind: shapes captions of each kind, for a budget of score.
-        threads: of onnxruntime; 0 takes one a core.
+        threads: of onnxruntime; 0 takes one per core.
 
     Raises:
         UsageError: most is outside 0 to 1, or per_kind is below 1.
@@ -71,7 +73,7 @@ class SensitivityJob:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        # Known before minutes of measuring, not after.
+        # Before minutes of measuring rather than after them.
         check_most(self.most)
         check_per_kind(self.per_kind)
 
@@ -84,77 +86,70 @@ def run_sensitivity(
     output: Path,
     progress: Progress = no_progress,
 ) -> Sensitivity:
-    """Measure every layer, all of them together by time, and what a budget needs.
+    """Measure every layer, all of them together by time, and what a budget requires.
 
     Args:
-        bundle: not quantised, in any precision; the arithmetic is float32.
-        job: what is asked for.
+        bundle: not quantized, in any precision; the arithmetic is float32.
+        job: options.
         prompts: to draw from.
         calibration: of the same checkpoint.
-        output: file that the result will go to. Layers that it holds already, from the same
-            settings, are not measured again; what is measured is kept beside it meanwhile, in
+        output: file that the result will be written to. Layers that it has already, from the same
+            settings, are not measured again. Meanwhile results are stored beside it, in
             ``partial_path``, which the caller removes once the result is written.
         progress: called with the share of a stage that is done and its name.
 
     Raises:
         UsageError: a bundle, calibration, table or partial file that does not fit.
-        VerificationError: no exclusion meets the budget; the best is told.
+        VerificationError: no exclusion meets the budget; the text has the best.
         RuntimeFailure: the engine failed.
     """
     _check_fits(bundle, calibration)
     about = _about(bundle, job, calibration)
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode("utf-8")).hexdigest()
     known, partial = load_known(output, digest), partial_path(output)
-    laboratory = _laboratory(bundle, job, prompts, calibration, progress)
+    meter = _meter(bundle, job, prompts, calibration, progress)
     layers = measure_layers(
-        laboratory, known, lambda found: save_partial(partial, digest, found), progress
+        meter, known, lambda errors: save_partial(partial, digest, errors), progress
     )
-    progress(1.0, "times apart")
-    splits = laboratory.splits() if job.settings.finals else ()
-    found = None if job.budget is None else _search(laboratory, layers, job, progress)
-    words = {"prompts": list(laboratory.prompts), "noise_seeds": list(laboratory.seeds)}
+    progress(1.0, "parts of the time")
+    splits = meter.splits() if job.settings.finals else ()
+    selection = None if job.budget is None else _select(meter, layers, job.budget, job, progress)
+    images = {"prompts": list(meter.prompts), "noise_seeds": list(meter.seeds)}
     return Sensitivity(
         run=digest,
-        about=about | words,
-        times=laboratory.times,
+        about=about | images,
+        times=meter.times,
         layers=layers,
         splits=splits,
-        found=found,
+        selection=selection,
     )
 
 
 def _check_fits(bundle: Bundle, calibration: Calibration) -> None:
-    quantized = bundle.manifest.quantization
-    if quantized is not None:
+    quantization = bundle.manifest.quantization
+    if quantization is not None:
         raise UsageError(
-            f"{bundle.path}: is quantised already ({quantized.scheme}); name the bundle it was"
+            f"{bundle.path}: is quantized already ({quantization.scheme}); give the bundle it was"
             " made from"
         )
-    wanted = bundle.manifest.provenance.checkpoint_sha256
-    found = calibration.meta.get("checkpoint_sha256")
-    if found != wanted:
+    expected = bundle.manifest.provenance.checkpoint_sha256
+    actual = calibration.meta.get("checkpoint_sha256")
+    if actual != expected:
         raise UsageError(
-            f"the calibration is of checkpoint {str(found)[:12]}, but the bundle is of"
-            f" {wanted[:12]}; calibrate this bundle"
+            f"the calibration is of checkpoint {str(actual)[:12]}, but the bundle is of"
+            f" {expected[:12]}; calibrate this bundle"
         )
-
-
-def _preset(bundle: Bundle, name: str | None) -> str:
-    """The one asked for, or that with the fewest rows: a layer costs whole trajectories."""
-    if name is not None:
-        return name
-    presets = bundle.manifest.presets
-    return min(sorted(presets), key=lambda each: len(bundle.table(presets[each].table)))
 
 
 def _about(bundle: Bundle, job: SensitivityJob, calibration: Calibration) -> dict[str, Any]:
-    """Of what the layers are measured; a run with other values is another run."""
-    preset = _preset(bundle, job.preset)
+    """What the layers' errors depend on; a run with other values is another run."""
+    preset = job.preset or shortest_preset(bundle)
     table, guidance = bundle.preset(preset)
     return {
         "bundle": bundle.digest,
         "checkpoint_sha256": bundle.manifest.provenance.checkpoint_sha256,
         "scheme": job.scheme.name,
+        "step_scheme": job.scheme.transformer.description,
         "smoothing": job.smoothing,
         "calibration": calibration.digest,
         "preset": preset,
@@ -164,35 +159,37 @@ def _about(bundle: Bundle, job: SensitivityJob, calibration: Calibration) -> dic
     }
 
 
-def _laboratory(
+def _meter(
     bundle: Bundle,
     job: SensitivityJob,
     prompts: PromptSet,
     calibration: Calibration,
     progress: Progress,
-) -> Laboratory:
-    graph, part = read_graph(bundle.graph_path("transformer")), job.scheme.transformer
-    prepared = prepare(
-        graph,
-        part,
+) -> SensitivityMeter:
+    step, scheme = QuantizableGraph.read(bundle.graph_path("transformer")), job.scheme.transformer
+    scaled = smooth_and_scale(
+        step,
+        scheme,
         calibration,
-        smoothing=job.smoothing and part.gains_by_smoothing,
-        exclude=default_exclusions(linear_layers(graph), part.exclude),
+        smoothing=job.smoothing and scheme.gains_by_smoothing,
+        exclude=match_any(step.linears, scheme.exclude),
         progress=stage_of(progress, 0.0, 1.0, "smoothing and scales"),
     )
-    table, guidance = bundle.preset(_preset(bundle, job.preset))
-    return Laboratory(
-        bundle, job.scheme, prepared, prompts, table, guidance, job.settings, job.threads
-    )
+    subject = Subject(bundle=bundle, scheme=scheme, scaled=scaled, threads=job.threads)
+    table, guidance = bundle.preset(job.preset or shortest_preset(bundle))
+    return SensitivityMeter(subject, prompts, table, guidance, job.settings)
 
 
-def _search(
-    laboratory: Laboratory, layers: Sequence[LayerError], job: SensitivityJob, progress: Progress
-) -> Found:
-    assert job.budget is not None
-    if job.budget.kind == PSNR:
-        value_of = psnr_of(laboratory)
+def _select(
+    meter: SensitivityMeter,
+    layers: Sequence[LayerError],
+    budget: Budget,
+    job: SensitivityJob,
+    progress: Progress,
+) -> Selection:
+    if budget.kind == PSNR:
+        value_of = psnr_of(meter)
     else:
         captions = stage_of(progress, 0.0, 1.0, "captions")
-        value_of = score_loss_of(laboratory, job.per_kind, captions)
-    return search(ranked(layers), job.budget, job.most, value_of, progress)
+        value_of = score_loss_of(meter, job.per_kind, captions)
+    return select_layers(rank_layers(layers), budget, job.most, value_of, progress)

@@ -1,0 +1,77 @@
+"""Options of a quantization: scheme, layers, calibration, and what the result runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minit2i_deploy.bundle.manifest import GRAPHS
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.export.quantize.calibration.range_collection import DrawSettings
+from minit2i_deploy.export.quantize.schemes import find_scheme
+from minit2i_deploy.export.quantize.switch_bundle import check_switch_time
+
+STEP = GRAPHS[-1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizeOptions:
+    """Options of ``quantize_bundle``.
+
+    Args:
+        scheme: a name in ``schemes.SCHEMES``.
+        calibration: file of ranges; None draws them, and stores them in ``calibration_path(out)``
+            until the bundle is complete.
+        prompts: text file of prompts for the draw, one per line; None takes the default ones.
+        draw: of the draw.
+        exclude: patterns of step graph layers that are not quantized, besides the scheme's.
+        include: patterns of layers to quantize, weights and inputs, although the scheme excludes
+            them or their inputs.
+        graphs: which of the three to quantize; the step graph must be one.
+        smoothing: whether to smooth, if the scheme gains by it.
+        clip: whether input scales may reach to less than the largest recorded magnitude.
+        target: what it is to run on, checked; None for no check.
+        switch_at: rows from this time on, 0 noise to 1 data, run the source's step graph, which
+            the new bundle then contains as well; None for no such rows.
+        save_calibration: file to write the ranges to as well.
+        overwrite: replace an existing bundle.
+
+    Raises:
+        UsageError: an unknown scheme or graph, a time outside 0 to 1, or a file that cannot be
+            written.
+    """
+
+    scheme: str
+    calibration: str | Path | None = None
+    prompts: str | Path | None = None
+    draw: DrawSettings = field(default_factory=DrawSettings)
+    exclude: Sequence[str] = ()
+    include: Sequence[str] = ()
+    graphs: Sequence[str] = GRAPHS
+    smoothing: bool = True
+    clip: bool = False
+    target: str | None = None
+    switch_at: float | None = None
+    save_calibration: str | Path | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        find_scheme(self.scheme)
+        if self.switch_at is not None:
+            check_switch_time(self.switch_at)
+        if STEP not in self.graphs or not set(self.graphs) <= set(GRAPHS):
+            raise UsageError(
+                f"graphs are {', '.join(self.graphs)}; choose among {', '.join(GRAPHS)}, and"
+                f" always {STEP}"
+            )
+        if self.save_calibration is not None:
+            _check_output_file(Path(self.save_calibration))
+
+
+def _check_output_file(path: Path) -> None:
+    """Before hours of calibration rather than after them."""
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: its folder does not exist; create it, or name another file")
