@@ -9,6 +9,9 @@ Minit2iError
 +-- MissingDependencyError         an optional package is not installed; the text names the pip line
 +-- TrainingError                  a training run cannot start, continue or be resumed
 
+KeyboardInterrupt
++-- TrainingInterrupted            a signal ended a training run; its state is saved
+
 UserWarning
 +-- SettingIgnoredWarning          a setting has no effect beside the others
 +-- PromptTruncatedWarning         a prompt has more tokens than the model takes
@@ -53,6 +56,19 @@ class MissingDependencyError(Minit2iError):
 
 class TrainingError(Minit2iError):
     """A training run cannot start, continue or be resumed."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM ended a training run between two steps; its state is saved.
+
+    Args:
+        text: where it is saved.
+        signal_number: of the signal that came.
+    """
+
+    def __init__(self, text: str, signal_number: int) -> None:
+        super().__init__(text)
+        self.signal_number = signal_number
 
 
 class SettingIgnoredWarning(UserWarning):

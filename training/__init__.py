@@ -29,6 +29,7 @@ def train(recipe_path: Path, folder: Path, overrides: Sequence[str] = ()) -> Pat
         UsageError: the recipe cannot be read, is a student's, a key is unknown or a value is out
             of range.
         TrainingError: the run cannot start, continue or be resumed.
+        TrainingInterrupted: Ctrl-C or SIGTERM came; the state is saved.
         MissingDependencyError: the training extra is not installed.
     """
     return _run(recipe_path, folder, overrides, distill=False)

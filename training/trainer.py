@@ -7,7 +7,9 @@ and any number of processes trains on the same batches.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,13 @@ from minit2i_deploy.checkpoints.text_identity import (
     check_text_identity,
     recorded_identity,
 )
-from minit2i_deploy.errors import CheckpointError, DataWarning, TrainingError
+from minit2i_deploy.errors import (
+    CheckpointError,
+    DataWarning,
+    TrainingError,
+    TrainingInterrupted,
+)
+from minit2i_deploy.io.lock import output_lock
 from minit2i_deploy.training.caption_encoder import CaptionEncoder
 from minit2i_deploy.training.checkpoint import (
     list_checkpoints,
@@ -31,6 +39,7 @@ from minit2i_deploy.training.objectives.objective import Batch
 from minit2i_deploy.training.recipe.recipe import Recipe
 from minit2i_deploy.training.reporting.reporter import Reporter
 from minit2i_deploy.training.reporting.sampler import Sampler
+from minit2i_deploy.training.stop_request import StopRequest
 
 
 class Trainer(Learner):
@@ -61,8 +70,9 @@ class Trainer(Learner):
         )
         self._check_text_encoder()
         self.source = Batches(recipe, rank=self.processes.index, world_size=self.processes.count)
-        if checkpoints := list_checkpoints(folder):
-            self._resume(checkpoints[-1])
+        self._checkpoints = list_checkpoints(folder)
+        if self._checkpoints:
+            self._resume(self._checkpoints[-1])
 
     def _check_text_encoder(self) -> None:
         """Compare the text encoder with those of the checkpoints that the recipe names."""
@@ -110,32 +120,63 @@ class Trainer(Learner):
         self.source.load_state_dict(self.source.state_dict() | dict(state.data or implied))
 
     def run(self) -> Path:
-        """Train to the recipe's last step.
+        """Train to the recipe's last step, or to a Ctrl-C or SIGTERM.
 
         Returns:
             the last checkpoint's folder.
 
         Raises:
+            TrainingInterrupted: a signal came; the step that was being made is finished and saved.
             TrainingError: the loss or the gradient stopped being finite, or a checkpoint cannot
                 be written; the last checkpoint is untouched.
+            Minit2iError: another process is training in the folder.
             UsageError: the folder cannot be written.
         """
+        if self.step >= self.recipe.steps:
+            return self._checkpoints[-1]
+        with self._locked_folder(), StopRequest() as stop:
+            self._train(stop)
+        path = self.folder / f"step-{self.step:06d}"
+        if self.step < self.recipe.steps:
+            number = stop.signal_number or signal.SIGINT
+            raise TrainingInterrupted(
+                f"saved as {path}; the same command continues from there", number
+            )
+        return path
+
+    def _train(self, stop: StopRequest) -> None:
         recipe = self.recipe
-        if self.step >= recipe.steps:
-            return list_checkpoints(self.folder)[-1]
         sampler = Sampler(self.text, recipe, self.folder / "samples", self.device)
         image_flops = self.objective.image_flops
         arguments = (recipe, self.folder, self.step, self.processes, sampler, image_flops)
-        with Reporter(*arguments) as report:
-            for data in report.timed(self.source.read(recipe.steps - self.step)):
+        batches = self.source.read(recipe.steps - self.step)
+        # Closed on every way out, so that its processes end with it.
+        with contextlib.closing(batches), Reporter(*arguments) as report:
+            for data in report.timed(batches):
                 loss = self.train_step(data)
                 report.step(self.step, loss)
-                last = self.step == recipe.steps
-                if last or _is_due(self.step, recipe.sample_every):
+                is_last = self.step == recipe.steps
+                is_stopped = self.processes.any(stop.is_made)
+                if is_last or _is_due(self.step, recipe.sample_every):
                     report.sample(self.step, self.deployable_weights())
-                if last or _is_due(self.step, recipe.checkpoint_every):
+                if is_last or is_stopped or _is_due(self.step, recipe.checkpoint_every):
                     self._save()
-        return self.folder / f"step-{self.step:06d}"
+                if is_stopped:
+                    return
+
+    @contextlib.contextmanager
+    def _locked_folder(self) -> Iterator[None]:
+        """Be the only run in the folder, and see that none has written there meanwhile."""
+        if not self.processes.is_first:
+            yield
+            return
+        with output_lock(self.folder):
+            if list_checkpoints(self.folder) != self._checkpoints:
+                raise TrainingError(
+                    f"{self.folder}: another run has written checkpoints while this one started; "
+                    "run the same command again, or name another output"
+                )
+            yield
 
     def train_step(self, data: DataBatch) -> float:
         """One optimizer step.

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from minit2i_deploy.cli.support.interrupt import uninterrupted_imports
 from minit2i_deploy.cli.support.parser import Invocation, parse
-from minit2i_deploy.errors import Minit2iError, UsageError
+from minit2i_deploy.errors import Minit2iError, TrainingInterrupted, UsageError
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -24,12 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments after the program's name; None takes this process's.
 
     Returns:
-        exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+        exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted, 143 training ended by SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with uninterrupted_imports():
             return _main(arguments)
+    except TrainingInterrupted as error:
+        sys.stderr.write(f"minit2i: interrupted: {_one_line(str(error))}\n")
+        # As a shell counts signals.
+        return 128 + error.signal_number
     except KeyboardInterrupt:
         sys.stderr.write("minit2i: interrupted\n")
         return INTERRUPTED

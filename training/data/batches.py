@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +20,7 @@ from minit2i_deploy.progress import ProgressLine
 from minit2i_deploy.training.data.mixture import Mixture, open_mixture
 from minit2i_deploy.training.data.sample import BadSample, Sample
 from minit2i_deploy.training.recipe.recipe import Recipe
+from minit2i_deploy.training.stop_request import ignore_stop_signals
 
 _PREFETCH_BATCHES: Final = 4
 _PROGRESS_AFTER_S: Final = 2.0
@@ -129,7 +130,7 @@ class Batches:
         """Whether batches come with embeddings, so that no encoder is needed."""
         return self.mixture.is_embedded
 
-    def read(self, num_steps: int) -> Iterator[DataBatch]:
+    def read(self, num_steps: int) -> Generator[DataBatch, None, None]:
         """The next batches; the state counts a batch as seen once it is yielded.
 
         Raises:
@@ -214,6 +215,7 @@ def _in_workers(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_PREFETCH_BATCHES,
+        worker_init_fn=ignore_stop_signals,
     )
     yield from loader
 

@@ -87,6 +87,12 @@ class Processes:
         mean: Tensor = self.accelerator.reduce(value.detach(), reduction="mean")
         return mean
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; every process must call it."""
+        if self.count == 1:
+            return flag
+        return float(self.mean(torch.tensor(float(flag), device=self.device))) > 0
+
     def positions(self, batch: int, accumulate: int) -> range:
         """Positions in the global batch that this process takes.
 
