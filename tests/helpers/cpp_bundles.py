@@ -15,6 +15,7 @@ from typing import Any
 import minit2i_deploy.demo
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.manifest import add_checksum
+from minit2i_deploy.demo.ready import ready_bundle
 from minit2i_deploy.demo.shipped import shipped_model
 from tests.helpers.bundles import draft, write_files
 
@@ -24,13 +25,13 @@ DEMO_TOKENIZER = Path(str(minit2i_deploy.demo.__file__)).parent / "assets" / "to
 @functools.cache
 def shipped_bundle(scheme: str | None = None) -> Path:
     """The shipped base model in fp32, or quantized by a scheme. Do not write into it; copy it."""
-    return _exported("checkpoint") if scheme is None else _quantized("checkpoint", scheme)
+    return _ready("demo") if scheme is None else _quantized("demo", scheme)
 
 
 @functools.cache
 def shipped_student(scheme: str | None = None) -> Path:
     """The shipped few-step student, as ``shipped_bundle``."""
-    return _exported("student") if scheme is None else _quantized("student", scheme)
+    return _ready("demo-student") if scheme is None else _quantized("demo-student", scheme)
 
 
 @functools.cache
@@ -41,15 +42,9 @@ def _folder() -> Path:
 
 
 @functools.cache
-def _exported(part: str) -> Path:
-    """Once a test process: seconds of the exporter."""
-    from minit2i_deploy.export import ExportOptions, export_bundle
-
-    shipped = shipped_model()
-    source: Path = getattr(shipped, part)
-    return export_bundle(
-        source, _folder() / part, ExportOptions(text_encoder=shipped.text_encoder)
-    ).path
+def _ready(name: str) -> Path:
+    """A bundle of a shipped model, in a folder of this process."""
+    return ready_bundle(name, _folder())
 
 
 @functools.cache
@@ -78,7 +73,7 @@ def _quantized(part: str, scheme: str) -> Path:
 
     ranges = _folder() / f"{part}.npz"
     bundle = quantize_bundle(
-        _exported(part),
+        _ready(part),
         _folder() / f"{part}-{scheme}",
         QuantizeOptions(
             scheme=scheme,

@@ -57,7 +57,7 @@ def test_start_up_and_memory_beside_python(tmp_path: Path) -> None:
     options += ("--also", shipped_bundle("int8-cpu"), "--peer", peer)
     script = ROOT / "benchmarks" / "cpp_client.py"
     report = json.loads(run(sys.executable, script, shipped_bundle(), *options))
-    names = ["C++ client", "Python runtime", "C++ client, checkpoint-int8-cpu", "peer"]
+    names = ["C++ client", "Python runtime", "C++ client, demo-int8-cpu", "peer"]
     assert [item["name"] for item in report["programs"]] == names
     for item in report["programs"]:
         assert len(item["peak_bytes"]) == len(item["step_s"]) == len(item["step_cpu_s"]) == 1
