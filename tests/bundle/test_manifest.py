@@ -225,7 +225,7 @@ def change(path: str, value: Any) -> Callable[[], bytes]:
         ),
         (change("variant", 7), "variant: expected text or null, got 7"),
         (change("model/hidden_size", 65), "hidden_size 65 is not num_heads"),
-        (change("model/hidden_size", None), "hidden_size is None"),
+        (change("model/hidden_size", None), "hidden_size must be a positive number, got None"),
         (change("model/color", 1), "unknown keys"),
         (change("model/student", "yes"), "manifest.model"),
         (change("model", []), "manifest.model: expected an object, got"),
