@@ -27,6 +27,7 @@ from minit2i_deploy.checkpoints.checkpoint import Checkpoint, CheckpointReport
 from minit2i_deploy.checkpoints.text_encoder import check_encoder_config
 from minit2i_deploy.checkpoints.text_identity import check_text_identity, identify_text
 from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.evaluation.reference_outputs import OVERFLOWING, write_reference_outputs
 from minit2i_deploy.export.assets import (
     copy_tokenizer,
     tool_versions,
@@ -46,6 +47,7 @@ from minit2i_deploy.export.graphs.onnxruntime_heads import use_onnxruntime_heads
 from minit2i_deploy.export.graphs.text_encoder import open_text_encoder, write_text_encoder
 from minit2i_deploy.export.graphs.weights_file import GRAPH_FILE, write_graph
 from minit2i_deploy.export.options import ExportOptions
+from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
 from minit2i_deploy.export.verification.bounds import require_within_bounds
 from minit2i_deploy.export.verification.onnxruntime_check import (
     check_in_onnxruntime,
@@ -238,5 +240,9 @@ def _write_manifest(
         padded_head_dim=None if export.padding is None else export.padding.padded,
         only_for=export.options.only_for,
     )
+    if export.options.precision in OVERFLOWING:
+        draft = Bundle(path=export.folder, manifest=manifest, digest="")
+        with GraphsRuntime(draft) as runtime:
+            write_reference_outputs(draft, runtime, export.folder)
     export.progress(0.95, "hash files")
     write_manifest(export.folder, manifest)

@@ -6,9 +6,8 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -16,11 +15,9 @@ from jaxtyping import Float32, Int64
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import RuntimeFailure, UsageError
-from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.evaluation import reference_outputs
+from minit2i_deploy.protocol import Runtime, Trajectory
 from minit2i_deploy.runtimes.guard import Guard, guarded
-
-# Nine common tokens and the end: a T5 in too small a number type overflows at most inputs.
-_PROBE: Final = np.array([[3, 4, 5, 6, 7, 8, 9, 10, 11, 1]], dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,13 +56,12 @@ class SelfTest:
     int8_saturates: Callable[[], bool] | None = None
 
 
-class BaseRuntime(Runtime):
-    """What all runtimes share: declarations, a guard, ``with`` support.
+class BaseRuntime(Runtime, ABC):
+    """What all runtimes share: declarations, a guard, tests of a graph's first run, ``with``.
 
-    A subclass takes a bundle and keyword options, and has ``encode``, ``adapt`` and ``start`` of
-    ``protocol.Runtime``, each under ``@guarded``. What the package asks of a runtime beside them
-    stands in its class attributes and in its constructor's signature, so that no other module
-    knows a runtime by name.
+    A subclass takes a bundle and keyword options, and has ``_encode``, ``_adapt`` and ``_start``.
+    What the package asks of a runtime beside them stands in its class attributes and in its
+    constructor's signature, so that no other module knows a runtime by name.
 
     Args:
         bundle: an open bundle.
@@ -73,10 +69,13 @@ class BaseRuntime(Runtime):
 
     # Whether a bundle with another step graph from a switch time on may be opened as two of these.
     switches_step_graph: ClassVar[bool] = False
+    # Whether its values are those of the bundle's network, to be compared with reference outputs.
+    runs_network: ClassVar[bool] = True
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self._guard = Guard(self.name, self)
+        self._tested: set[str] = set()
 
     @classmethod
     def options(cls) -> dict[str, RuntimeOption]:
@@ -98,6 +97,91 @@ class BaseRuntime(Runtime):
     def runs_precision(self, precision: str) -> bool:
         """Whether the engine has kernels for graphs of this precision of the manifest."""
         return True
+
+    @abstractmethod
+    def _encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """As ``encode``, without its tests."""
+
+    @abstractmethod
+    def _adapt(
+        self, context: np.ndarray, mask: np.ndarray, conditions: np.ndarray | None
+    ) -> np.ndarray:
+        """As ``adapt``, without its tests."""
+
+    @abstractmethod
+    def _start(self, x: np.ndarray, tokens: np.ndarray) -> Trajectory:
+        """As ``start``, without its tests."""
+
+    @guarded
+    def encode(
+        self,
+        input_ids: Int64[np.ndarray, "n tokens"],
+        attention_mask: Int64[np.ndarray, "n tokens"],
+    ) -> Float32[np.ndarray, "n tokens width"]:
+        """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
+        if "text_encoder" not in self._tested:
+            self._test_encoder()
+            self._tested.add("text_encoder")
+        return self._encode(input_ids, attention_mask)
+
+    @guarded
+    def adapt(
+        self,
+        context: Float32[np.ndarray, "n length width"],
+        mask: Int64[np.ndarray, "n length"],
+        conditions: Float32[np.ndarray, "n 4"] | None = None,
+    ) -> Float32[np.ndarray, "n adapted hidden"]:
+        """Run the text adapter; arguments and result as in ``protocol.Runtime``."""
+        check_conditions(self.bundle.config, conditions)
+        if "text_adapter" not in self._tested and self._may_overflow("text_adapter"):
+            adapted = self._adapt(*reference_outputs.adapter_inputs(self.bundle))
+            self._require_reference("text_adapter", adapted)
+            self._tested.add("text_adapter")
+        return self._adapt(context, mask, conditions)
+
+    @guarded
+    def start(
+        self,
+        x: Float32[np.ndarray, "batch 3 height width"],
+        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+    ) -> Trajectory:
+        """Put a start state and tokens on the device; arguments as in ``protocol.Runtime``."""
+        if "transformer" not in self._tested and self._may_overflow("transformer"):
+            self._test_step(len(x), len(tokens))
+            self._tested.add("transformer")
+        return self._start(x, tokens)
+
+    def _may_overflow(self, graph: str) -> bool:
+        precision = self.bundle.manifest.graphs[graph].precision
+        return self.runs_network and precision in reference_outputs.OVERFLOWING
+
+    def _test_encoder(self) -> None:
+        """Encode a fixed text: T5 overflows in half precision, and makes the image NaN."""
+        ids = reference_outputs.TEXT_IDS
+        values = self._encode(ids, np.ones_like(ids))
+        if not np.isfinite(values).all():
+            raise RuntimeFailure(
+                f"{self.bundle.path}: the text encoder gives NaN or infinity on {self.name}; its "
+                "numbers overflow, so re-run minit2i export, which keeps it fp32, or choose an "
+                "engine that computes in fp32"
+            )
+        if self.runs_network:
+            self._require_reference("text_encoder", values)
+
+    def _test_step(self, batch: int, branches: int) -> None:
+        """One step from fixed inputs, of the sizes that are about to run."""
+        adapted = self._adapt(*reference_outputs.adapter_inputs(self.bundle))
+        x, tokens, row = reference_outputs.step_inputs(
+            self.bundle, adapted, batch=batch, branches=branches
+        )
+        state = self._start(x, tokens)
+        state.step(row)
+        self._require_reference(
+            "transformer", reference_outputs.patches(self.bundle, state.state()[0])
+        )
+
+    def _require_reference(self, graph: str, output: np.ndarray) -> None:
+        reference_outputs.require_reference_output(self.bundle, graph, self.name, output)
 
     @property
     def is_open(self) -> bool:
@@ -128,62 +212,21 @@ class BaseRuntime(Runtime):
         return f"<{type(self).__name__} of {self.bundle.path}{state}>"
 
 
-class GraphRuntime(BaseRuntime, ABC):
+class GraphRuntime(BaseRuntime):
     """Base of the runtimes that run a bundle's graphs as they are, each through ``_run``."""
-
-    _encoder_is_checked = False
 
     @abstractmethod
     def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
         """First output of a graph on the engine."""
 
-    @guarded
-    def encode(
-        self,
-        input_ids: Int64[np.ndarray, "n tokens"],
-        attention_mask: Int64[np.ndarray, "n tokens"],
-    ) -> Float32[np.ndarray, "n tokens width"]:
-        """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
-        if not self._encoder_is_checked:
-            check_encoder(self.bundle.path, self.name, self._encode)
-            self._encoder_is_checked = True
-        return self._encode(input_ids, attention_mask)
-
     def _encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return self._run("text_encoder", input_ids=ids, attention_mask=mask)
 
-    @guarded
-    def adapt(
-        self,
-        context: Float32[np.ndarray, "n length width"],
-        mask: Int64[np.ndarray, "n length"],
-        conditions: Float32[np.ndarray, "n 4"] | None = None,
-    ) -> Float32[np.ndarray, "n adapted hidden"]:
-        """Run the text adapter; arguments and result as in ``protocol.Runtime``."""
-        check_conditions(self.bundle.config, conditions)
+    def _adapt(
+        self, context: np.ndarray, mask: np.ndarray, conditions: np.ndarray | None
+    ) -> np.ndarray:
         further = {} if conditions is None else {"conditions": conditions}
         return self._run("text_adapter", context=context, mask=mask, **further)
-
-
-def check_encoder(
-    path: Path, engine: str, encode: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> None:
-    """Encode a fixed text once: T5 overflows in half precision, and makes the image NaN.
-
-    Args:
-        path: of the bundle, for the error.
-        engine: name of the runtime.
-        encode: int64 ids [1, n] and mask [1, n] to float32 [1, n, width].
-
-    Raises:
-        RuntimeFailure: a value is NaN or infinite.
-    """
-    values = encode(_PROBE, np.ones_like(_PROBE))
-    if not np.isfinite(values).all():
-        raise RuntimeFailure(
-            f"{path}: the text encoder gives NaN or infinity on {engine}; its numbers overflow, so"
-            " re-run minit2i export, which keeps it fp32, or choose an engine that computes in fp32"
-        )
 
 
 def check_conditions(config: ModelConfig, conditions: np.ndarray | None) -> None:

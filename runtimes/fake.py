@@ -7,11 +7,10 @@ It shares the loop, the row arithmetic and every shape with the others, so progr
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.runtimes.base import BaseRuntime, check_conditions
-from minit2i_deploy.runtimes.guard import guarded
+from minit2i_deploy.runtimes.base import BaseRuntime
 from minit2i_deploy.solvers.row import Row, advance
 
 
@@ -24,44 +23,29 @@ class FakeRuntime(BaseRuntime):
 
     name = "fake"
     switches_step_graph = True
+    runs_network = False
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
         self.config = bundle.config
 
-    @guarded
-    def encode(
-        self,
-        input_ids: Int64[np.ndarray, "n tokens"],
-        attention_mask: Int64[np.ndarray, "n tokens"],
-    ) -> Float32[np.ndarray, "n tokens width"]:
+    def _encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """sin(id * (k + 1) / width) for channel k."""
         width = self.config.txt_input_size
-        wave = np.sin(input_ids[..., None] * (np.arange(width) + 1.0) / width)
-        return (wave * attention_mask[..., None]).astype(np.float32)
+        wave = np.sin(ids[..., None] * (np.arange(width) + 1.0) / width)
+        return (wave * mask[..., None]).astype(np.float32)
 
-    @guarded
-    def adapt(
-        self,
-        context: Float32[np.ndarray, "n length width"],
-        mask: Int64[np.ndarray, "n length"],
-        conditions: Float32[np.ndarray, "n 4"] | None = None,
-    ) -> Float32[np.ndarray, "n adapted hidden"]:
+    def _adapt(
+        self, context: np.ndarray, mask: np.ndarray, conditions: np.ndarray | None
+    ) -> np.ndarray:
         """The masked mean of the context and conditions, repeated over tokens and channels."""
-        check_conditions(self.config, conditions)
         mean = (context * (mask[..., None] > 0)).mean(axis=(1, 2))
         if conditions is not None:
             mean = mean + conditions.mean(axis=1)
         shape = (len(context), self.config.num_text_tokens, self.config.hidden_size)
         return np.broadcast_to(mean[:, None, None], shape).astype(np.float32)
 
-    @guarded
-    def start(
-        self,
-        x: Float32[np.ndarray, "batch 3 height width"],
-        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
-    ) -> FakeTrajectory:
-        """Keep a copy of the state."""
+    def _start(self, x: np.ndarray, tokens: np.ndarray) -> FakeTrajectory:
         return FakeTrajectory(x.copy(), tokens)
 
 

@@ -23,6 +23,8 @@ from minit2i_deploy.runtimes import onnx_writer
 SAFE_WEIGHT: Final = 64
 # Forms of 8-bit products in bundles: inputs with a scale of each run, or with a fixed one.
 DYNAMIC, STATIC = "dynamic", "static"
+# In the manifest's description of a graph's scheme.
+_PAIR_SAFE: Final = "pair-safe"
 _ROWS, _INNER, _COLUMNS = 4, 64, 16
 # safetensors' name of the type.
 _INT8: Final = "I8"
@@ -79,6 +81,11 @@ def _form(bundle: Bundle, graph: str) -> str:
 
 
 def _has_large_weights(bundle: Bundle, graph: str) -> bool:
+    quantization = bundle.manifest.quantization
+    described = None if quantization is None else quantization.graphs.get(graph)
+    # Weights whose pairs of one sign add up to 128 at most, which cannot saturate either.
+    if described is not None and _PAIR_SAFE in described.scheme:
+        return False
     arrays = _int8_weights(Path(f"{bundle.graph_path(graph)}.data"))
     return any(np.abs(array.astype(np.int16)).max(initial=0) > SAFE_WEIGHT for array in arrays)
 

@@ -116,13 +116,7 @@ class OpenVinoRuntime(GraphRuntime):
         """Whether OpenVINO runs graphs of this precision."""
         return precision in _RUNS
 
-    @guarded
-    def start(
-        self,
-        x: Float32[np.ndarray, "batch 3 height width"],
-        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
-    ) -> OpenVinoTrajectory:
-        """Put a start state and the branches' tokens into buffers; h is zero."""
+    def _start(self, x: np.ndarray, tokens: np.ndarray) -> OpenVinoTrajectory:
         if self._lean:
             self._graphs.pop("text_encoder", None)
         request = self._compiled("transformer").create_infer_request()

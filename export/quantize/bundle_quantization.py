@@ -13,7 +13,9 @@ from typing import Final
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.folder import bundle_folder
 from minit2i_deploy.bundle.manifest import GRAPHS, Check, GraphQuantization, Quantization
+from minit2i_deploy.bundle.names import REFERENCE_OUTPUTS
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.evaluation.reference_outputs import OVERFLOWING, write_reference_outputs
 from minit2i_deploy.export.quantize.calibration.prompts import (
     PromptSet,
     default_prompts,
@@ -24,6 +26,7 @@ from minit2i_deploy.export.quantize.calibration.range_collection import (
     plan_calibration,
 )
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
+from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
 from minit2i_deploy.export.quantize.graph.linear_layers import match_any, match_layers
 from minit2i_deploy.export.quantize.graph.model_graph import Graph, write_graph
 from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
@@ -262,6 +265,9 @@ def _write(
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.path / name, folder / name)
     switch = None if switch_at is None else copy_graph_after_switch(source, folder, switch_at)
+    if scheme.precision in OVERFLOWING and REFERENCE_OUTPUTS not in manifest.files:
+        with GraphsRuntime(source) as runtime:
+            write_reference_outputs(source, runtime, folder)
     tools = {**manifest.provenance.tools, **{name: version(name) for name in _TOOLS}}
     provenance = dataclasses.replace(manifest.provenance, tools=dict(sorted(tools.items())))
     write_manifest(

@@ -8,6 +8,8 @@ from typing import Final
 
 FILE_NAME: Final = "manifest.json"
 ENGINES: Final = "engines"
+# Values that runtimes compare their own with; only bundles whose precision overflows have it.
+REFERENCE_OUTPUTS: Final = "reference_outputs.json"
 
 _PART: Final = re.compile(r"[A-Za-z0-9._+-]+")
 # Windows takes 260 characters, the folder's own path included.

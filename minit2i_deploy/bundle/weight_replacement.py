@@ -19,6 +19,7 @@ import numpy as np
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.head_padding import HeadPadding
 from minit2i_deploy.bundle.manifest import Check, Provenance
+from minit2i_deploy.bundle.names import REFERENCE_OUTPUTS
 from minit2i_deploy.errors import BundleError, UsageError
 
 GRAPHS: Final = ("text_adapter", "transformer")
@@ -150,8 +151,8 @@ def write_with_weights(
     check_refittable(bundle)
     data = {graph: f"{bundle.manifest.graphs[graph].path}.data" for graph in GRAPHS}
     _check_complete(bundle, data, tensors)
-    # Only listed files: the engine cache is of the old weights.
-    for name in bundle.manifest.files:
+    # Only listed files: the engine cache is of the old weights, and so are reference outputs.
+    for name in bundle.manifest.files.keys() - {REFERENCE_OUTPUTS}:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path / name, target)

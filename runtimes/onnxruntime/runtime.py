@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.compatibility import require_engine_fits
@@ -132,13 +131,7 @@ class OnnxRuntime(GraphRuntime):
         """Name of the provider in use, one of ``onnxruntime_providers.PROVIDERS``."""
         return self._provider.name
 
-    @guarded
-    def start(
-        self,
-        x: Float32[np.ndarray, "batch 3 height width"],
-        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
-    ) -> OnnxTrajectory | CapturedTrajectory:
-        """Put a start state and the branches' tokens into buffers; h is zero."""
+    def _start(self, x: np.ndarray, tokens: np.ndarray) -> OnnxTrajectory | CapturedTrajectory:
         if self._lean:
             self._sessions.pop("text_encoder", None)
         session = self._session("transformer")

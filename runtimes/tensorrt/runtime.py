@@ -12,7 +12,6 @@ from functools import partial
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.compatibility import require_engine_fits
@@ -20,7 +19,7 @@ from minit2i_deploy.engines.cache import Device, require_engine
 from minit2i_deploy.engines.key import TENSORRT, TENSORRT_RTX
 from minit2i_deploy.errors import Minit2iError, UsageError
 from minit2i_deploy.io.files import atomic_write_bytes
-from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest, check_conditions
+from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
 from minit2i_deploy.runtimes.guard import guarded
 from minit2i_deploy.runtimes.tensorrt.engine import JIT_CACHE_FILE, Engine, Gpu, HostCall
 from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
@@ -115,20 +114,15 @@ class TensorRtRuntime(GraphRuntime):
         self._enter()
         return self._gpu.driver.memory()
 
-    @guarded
-    def adapt(
-        self,
-        context: Float32[np.ndarray, "n length width"],
-        mask: Int64[np.ndarray, "n length"],
-        conditions: Float32[np.ndarray, "n 4"] | None = None,
-    ) -> Float32[np.ndarray, "n adapted hidden"]:
-        """Run the text adapter; arguments and result as in ``protocol.Runtime``.
+    def _adapt(
+        self, context: np.ndarray, mask: np.ndarray, conditions: np.ndarray | None
+    ) -> np.ndarray:
+        """One prompt at a time, and each only once.
 
-        One prompt at a time, and each only once: a prompt that was met before, and no prompt at
-        all, cost nothing, and a cached result is bit for bit that of a fresh run.
+        A prompt that was met before, and no prompt at all, cost nothing, and a cached result is
+        bit for bit that of a fresh run.
         """
         self._enter()
-        check_conditions(self.bundle.config, conditions)
         results = []
         for index in range(len(context)):
             one = slice(index, index + 1)
@@ -136,17 +130,8 @@ class TensorRtRuntime(GraphRuntime):
             results.append(self._adapted({"context": context[one], "mask": mask[one], **further}))
         return np.concatenate(results)
 
-    @guarded
-    def start(
-        self,
-        x: Float32[np.ndarray, "batch 3 height width"],
-        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
-    ) -> TensorRtTrajectory:
-        """Put a start state and the branches' tokens on the GPU; h is zero.
-
-        Raises:
-            RuntimeFailure: no engine fits, or the GPU has too little memory.
-        """
+    def _start(self, x: np.ndarray, tokens: np.ndarray) -> TensorRtTrajectory:
+        """Lend a workspace; RuntimeFailure if no engine fits or the GPU has too little memory."""
         self._enter()
         engine = self._engine("transformer", {"batch": len(x), "branches": len(tokens)})
         if engine not in self._queues:

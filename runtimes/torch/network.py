@@ -19,7 +19,6 @@ from minit2i_deploy.errors import RuntimeFailure, UsageError, require
 from minit2i_deploy.model.build import network_from_config
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.model.t5 import T5Config, T5Encoder
-from minit2i_deploy.runtimes.base import check_encoder
 from minit2i_deploy.runtimes.guard import Guard
 from minit2i_deploy.runtimes.torch.trajectory import TorchTrajectory, step_call, to_numpy
 
@@ -55,10 +54,8 @@ class TorchNetwork:
     def encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Int64 [n, tokens] twice to float32 [n, tokens, width]."""
         if self._encoder is None:
-            encoder = _open_encoder(self.bundle).to(self.device)
-            check_encoder(self.bundle.path, "torch", lambda *inputs: self._run(encoder, *inputs))
-            self._encoder = encoder
-        return self._run(self._encoder, ids, mask)
+            self._encoder = _open_encoder(self.bundle).to(self.device)
+        return to_numpy(self._encoder(self._put(ids), self._put(mask)))
 
     @torch.no_grad()
     def adapt(
@@ -72,9 +69,6 @@ class TorchNetwork:
     def start(self, x: np.ndarray, tokens: np.ndarray, guard: Guard) -> TorchTrajectory:
         """Arrays as in ``protocol.Runtime.start``; the guard is the runtime's."""
         return TorchTrajectory(self.step, self._put(x), self._put(tokens), guard)
-
-    def _run(self, encoder: T5Encoder, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return to_numpy(encoder(self._put(ids), self._put(mask)))
 
     def _put(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, device=self.device)

@@ -6,12 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError, require
-from minit2i_deploy.runtimes.base import BaseRuntime, SelfTest, check_conditions
-from minit2i_deploy.runtimes.guard import guarded
+from minit2i_deploy.runtimes.base import BaseRuntime, SelfTest
 
 if TYPE_CHECKING:
     from minit2i_deploy.runtimes.torch.trajectory import TorchTrajectory
@@ -74,33 +72,15 @@ class TorchRuntime(BaseRuntime):
         """Whether PyTorch runs graphs of this precision."""
         return precision in PRECISIONS
 
-    @guarded
-    def encode(
-        self,
-        input_ids: Int64[np.ndarray, "n tokens"],
-        attention_mask: Int64[np.ndarray, "n tokens"],
-    ) -> Float32[np.ndarray, "n tokens width"]:
-        """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
-        return self._network.encode(input_ids, attention_mask)
+    def _encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return self._network.encode(ids, mask)
 
-    @guarded
-    def adapt(
-        self,
-        context: Float32[np.ndarray, "n length width"],
-        mask: Int64[np.ndarray, "n length"],
-        conditions: Float32[np.ndarray, "n 4"] | None = None,
-    ) -> Float32[np.ndarray, "n adapted hidden"]:
-        """Run the text adapter; arguments and result as in ``protocol.Runtime``."""
-        check_conditions(self.bundle.config, conditions)
+    def _adapt(
+        self, context: np.ndarray, mask: np.ndarray, conditions: np.ndarray | None
+    ) -> np.ndarray:
         return self._network.adapt(context, mask, conditions)
 
-    @guarded
-    def start(
-        self,
-        x: Float32[np.ndarray, "batch 3 height width"],
-        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
-    ) -> TorchTrajectory:
-        """Put a start state and the branches' tokens on the device; h is zero."""
+    def _start(self, x: np.ndarray, tokens: np.ndarray) -> TorchTrajectory:
         return self._network.start(x, tokens, self._guard)
 
     def _free(self) -> None:

@@ -134,6 +134,7 @@ def int8_bundle(folder: Path, weight: int, scheme: str) -> Bundle:
         (64, "int8 weights, int8 inputs", BOTH, False),
         (127, "int8 weights, uint8 dynamic inputs", {STATIC}, False),
         (127, "int8 weights, int8 inputs", set(), False),
+        (127, "pair-safe int8 weights, int8 inputs", BOTH, False),
     ],
 )
 def test_a_bundle_that_would_saturate_is_named_when_it_is_opened(

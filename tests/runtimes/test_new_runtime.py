@@ -14,7 +14,6 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.runtimes import RUNTIMES
 from minit2i_deploy.runtimes.base import BaseRuntime, SelfTest
-from minit2i_deploy.runtimes.guard import guarded
 from minit2i_deploy.solvers.row import Row, advance
 from tests.helpers.bundles import write_bundle
 from tests.helpers.cli_runs import run
@@ -26,6 +25,7 @@ class GreyRuntime(BaseRuntime):
     """Estimates the same grey everywhere."""
 
     name = "grey"
+    runs_network = False
 
     def __init__(
         self, bundle: Bundle, *, threads: int = 0, device: int = 0, shade: float = 0.5
@@ -39,19 +39,16 @@ class GreyRuntime(BaseRuntime):
         """One that is right."""
         return [SelfTest(label="grey", options={"shade": 0.25}, run=lambda: 0.0)]
 
-    @guarded
-    def encode(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-        return np.ones((*input_ids.shape, self.bundle.config.txt_input_size), np.float32)
+    def _encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return np.ones((*ids.shape, self.bundle.config.txt_input_size), np.float32)
 
-    @guarded
-    def adapt(
-        self, context: np.ndarray, mask: np.ndarray, conditions: np.ndarray | None = None
+    def _adapt(
+        self, context: np.ndarray, mask: np.ndarray, conditions: np.ndarray | None
     ) -> np.ndarray:
         config = self.bundle.config
         return np.ones((len(context), config.num_text_tokens, config.hidden_size), np.float32)
 
-    @guarded
-    def start(self, x: np.ndarray, tokens: np.ndarray) -> GreyTrajectory:
+    def _start(self, x: np.ndarray, tokens: np.ndarray) -> GreyTrajectory:
         return GreyTrajectory(x, self.shade)
 
 
@@ -101,10 +98,10 @@ def test_on_the_command_line(
     assert (done.code, done.err) == (0, "")
     assert opened == [{"threads": 3, "device": 2, "shade": 0.5}]
     done = run(capsys, "generate", bundle.path, "red", "-o", out, *options[:2], "--provider", "x")
-    message = "runtime grey has no --provider; it takes --threads, --device"
+    message = "runtime grey has no --provider; it takes "
     assert (done.code, message in done.err) == (2, True)
     done = run(capsys, "generate", bundle.path, "red", "-o", out, *options[:2], "--device", "x")
-    assert (done.code, "takes the index of a GPU" in done.err) == (2, True)
+    assert (done.code, "expected the index of a GPU for runtime grey" in done.err) == (2, True)
     assert "grey" in run(capsys, "generate", bundle.path, "red", "--runtime", "tpu").err
     assert "grey" in " ".join(run(capsys, "generate", "--help").out.split())
     done = run(capsys, "bench", bundle.path, "--runtime", "fake", "--against", "grey", "--threads",
