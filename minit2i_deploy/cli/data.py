@@ -15,6 +15,8 @@ from minit2i_deploy.errors import Minit2iError, UsageError
 
 if TYPE_CHECKING:
     from minit2i_deploy.progress import Progress
+    from minit2i_deploy.tokenizer import Tokenizer
+    from minit2i_deploy.training.data.check import DataReport
     from minit2i_deploy.training.data.pack import PackResult
 
 _PACK_EPILOG: Final = """\
@@ -27,10 +29,12 @@ examples:
   minit2i data pack --shapes 10000 --size 64 shards
 """
 _CHECK_EPILOG: Final = """\
+A folder of images and captions is read as pack would read it, before it is packed.
 The exit code is 1 if more samples are bad than --bad-limit allows, or if a shard
 is corrupt. Quote names with braces, which some shells expand themselves.
 
 examples:
+  minit2i data check my-images
   minit2i data check "shards/{000000..000009}.tar"
   minit2i data check "shards/*.tar" --tokenizer flan-t5-large --json
   minit2i data check https://example.org/cc12m-0000.tar --caption json:caption
@@ -105,8 +109,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         tasks,
         "check",
         run_check,
-        help="read shards and report what is in them",
-        description="Read every sample of shards as training would, and report.",
+        help="read shards or a folder of images and report what is in them",
+        description="Read every sample of shards as training would, or every image of a folder as "
+        "pack would, and report.",
         epilog=_CHECK_EPILOG,
     )
     _configure_check(check)
@@ -152,7 +157,7 @@ def _configure_pack(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_check(parser: argparse.ArgumentParser) -> None:
-    _add_shards(parser)
+    _add_shards(parser, "tar files by path or URL, with {000..099}, * and ?; or a folder of images")
     parser.add_argument(
         "--min-side",
         metavar="PX",
@@ -172,7 +177,7 @@ def _configure_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_embed(parser: argparse.ArgumentParser) -> None:
-    _add_shards(parser)
+    _add_shards(parser, "tar files by path or URL, with {000..099}, * and ?")
     parser.add_argument("output", metavar="OUT", type=Path, help="folder for the new shards")
     parser.add_argument(
         "--text-encoder",
@@ -198,13 +203,8 @@ def _configure_embed(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def _add_shards(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "shards",
-        metavar="SHARDS",
-        nargs="+",
-        help="tar files by path or URL, with {000..099}, * and ?",
-    )
+def _add_shards(parser: argparse.ArgumentParser, description: str) -> None:
+    parser.add_argument("shards", metavar="SHARDS", nargs="+", help=description)
     parser.add_argument(
         "--caption",
         metavar="KEY",
@@ -283,24 +283,13 @@ def run_check(options: CheckOptions) -> None:
     from minit2i_deploy.cli.support.shard_report import report_text, report_values
     from minit2i_deploy.progress import ProgressLine
     from minit2i_deploy.tokenizer import Tokenizer
-    from minit2i_deploy.training.data.check import check_shards
-    from minit2i_deploy.training.data.shards.storage import expand_names
-    from minit2i_deploy.training.recipe.data import SourceRecipe
 
     check_least("--bad-limit", options.bad_limit, 0)
-    urls = expand_names(options.shards)
-    source = SourceRecipe(shards=options.shards, caption=options.caption, min_side=options.min_side)
     tokenizer = None
     if options.tokenizer is not None:
         tokenizer = Tokenizer.open(options.tokenizer, options.prompt_length)
     with ProgressLine("check") as line:
-        report = check_shards(
-            urls,
-            source,
-            tokenizer=tokenizer,
-            keep_index=options.index,
-            progress=line,
-        )
+        report = _check(options, tokenizer, line)
     _print(options.json, report_values(report), report_text(report))
     if report.corrupt:
         raise Minit2iError(next(iter(report.corrupt.values())))
@@ -309,6 +298,35 @@ def run_check(options: CheckOptions) -> None:
             f"{report.num_bad} of {report.num_samples} samples are bad, but --bad-limit is "
             f"{options.bad_limit}; fix them, or raise it and data.bad_limit in the recipe"
         )
+
+
+def _check(options: CheckOptions, tokenizer: Tokenizer | None, progress: Progress) -> DataReport:
+    from minit2i_deploy.training.data.check import check_folder, check_shards
+    from minit2i_deploy.training.data.shards.storage import expand_names
+    from minit2i_deploy.training.recipe.data import SourceRecipe
+
+    folders = [name for name in options.shards if Path(name).is_dir()]
+    if folders:
+        _refuse_with_folder(options, folders[0])
+        return check_folder(
+            Path(folders[0]), min_side=options.min_side, tokenizer=tokenizer, progress=progress
+        )
+    source = SourceRecipe(shards=options.shards, caption=options.caption, min_side=options.min_side)
+    return check_shards(
+        expand_names(options.shards),
+        source,
+        tokenizer=tokenizer,
+        keep_index=options.index,
+        progress=progress,
+    )
+
+
+def _refuse_with_folder(options: CheckOptions, folder: str) -> None:
+    if len(options.shards) > 1:
+        raise UsageError(f"{folder}: is a folder; check it alone, got {len(options.shards)} names")
+    if options.caption != "txt" or options.index:
+        name = "--index" if options.index else "--caption"
+        raise UsageError(f"{folder}: is a folder, and {name} is for shards; omit it")
 
 
 def run_embed(options: EmbedShardsOptions) -> None:

@@ -67,7 +67,8 @@ class DataReport:
     """Contents of the data.
 
     Args:
-        shards, empty: names of all shards, and of those without samples; a folder counts as one.
+        shards, empty: names of all shards, and of those without samples.
+        folder: of images, where one was checked in place of shards.
         corrupt: names of shards that cannot be read, and the reason.
         num_samples: bad ones included.
         num_bytes: of the shards, or of the folder's images and captions.
@@ -86,6 +87,7 @@ class DataReport:
     shards: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     corrupt: dict[str, str] = field(default_factory=dict)
+    folder: str | None = None
     num_samples: int = 0
     num_bytes: int = 0
     seconds: float = 0.0
@@ -172,7 +174,7 @@ def check_folder(
     """
     folder, start = ImageFolder.open(path), time.monotonic()
     source = SourceRecipe(shards=("-",), min_side=min_side)
-    report = DataReport(shards=[str(path)], unused_captions=folder.unused_captions())
+    report = DataReport(folder=str(path), unused_captions=folder.unused_captions())
 
     def check(image: Path) -> tuple[_CheckedSample, int]:
         try:

@@ -29,6 +29,7 @@ def report_values(report: DataReport) -> dict[str, Any]:
         "examples": report.examples,
         "duplicate_keys": report.duplicates,
         "duplicate_examples": report.duplicate_examples,
+        "unused_captions": report.unused_captions,
         "truncated": report.truncated if len(report.tokens) else None,
         "embedded": [dict(item) for item in report.embedded],
         **{key: _quantiles(values) for key, _, values in _figures(report)},
@@ -41,7 +42,8 @@ def report_text(report: DataReport) -> str:
     speed = (
         f"{report.num_samples / seconds:.0f} samples and {size(int(report.num_bytes / seconds))}"
     )
-    what = f"{report.num_samples} samples in {len(report.shards)} shards, {size(report.num_bytes)}"
+    place = f"{len(report.shards)} shards" if report.folder is None else report.folder
+    what = f"{report.num_samples} samples in {place}, {size(report.num_bytes)}"
     lines = [f"{what}; read at {speed} a second"]
     files = ", ".join(f"{count} .{suffix}" for suffix, count in sorted(report.suffixes.items()))
     lines += [f"files: {files}"] if files else []
@@ -84,6 +86,9 @@ def _notes(report: DataReport) -> Iterator[str]:
         yield f"{name}: no sample in it"
     for reason in report.corrupt.values():
         yield f"corrupt: {reason}"
+    if report.unused_captions:
+        names = report.unused_captions
+        yield f"{len(names)} captions belong to no image, such as {names[0]}"
     if report.duplicates:
         yield f"{report.duplicates} duplicate keys: {', '.join(report.duplicate_examples)}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from minit2i_deploy.errors import DataWarning, TrainingError, UsageError
 from minit2i_deploy.evaluation.shapes import draw_scene, is_held_out, sample_scene
 from minit2i_deploy.training.data import Batches, DataBatch
+from minit2i_deploy.training.data.batches import BatchReader
 from minit2i_deploy.training.data.mixture import ATTEMPTS
 from minit2i_deploy.training.recipe.data import parse_data
 from minit2i_deploy.training.recipe.recipe import Recipe
@@ -326,3 +328,14 @@ def test_a_long_opening_shows_its_progress(
     assert capsys.readouterr().err == ""
     Batches(recipe)
     assert "tiny: shards 100% 2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["shapes", "shards"])
+def test_a_reader_may_be_sent_to_a_process_that_starts_anew(kind: str, tmp_path: Path) -> None:
+    write_set(tmp_path, [4, 4])
+    data = parse_data("shapes" if kind == "shapes" else [f"{tmp_path}/*.tar"])
+    source = Batches(tiny_recipe(data=data))
+    reader = BatchReader(source.mixture, source.positions, threads=2)
+    here, there = reader[0], pickle.loads(pickle.dumps(reader))[0]
+    assert isinstance(here, DataBatch) and isinstance(there, DataBatch)
+    assert here.captions == there.captions and torch.equal(here.images, there.images)
