@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 import minit2i_deploy as m
-from minit2i_deploy.demo.ready import ready_bundle
 
 CAPTIONS = [
     "a red circle",
@@ -40,6 +39,6 @@ def main(folder: Path, query: str) -> None:
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     main(
-        Path(arguments[0]) if arguments else ready_bundle("demo"),
+        Path(arguments[0]) if arguments else m.ready_bundle("demo"),
         arguments[1] if len(arguments) > 1 else "a red square",
     )

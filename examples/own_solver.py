@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 import minit2i_deploy as m
-from minit2i_deploy.demo.ready import ready_bundle
 from minit2i_deploy.solvers.methods import SOLVERS, Solver
 
 
@@ -62,4 +61,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if sys.argv[1:] else ready_bundle("demo"))
+    main(Path(sys.argv[1]) if sys.argv[1:] else m.ready_bundle("demo"))

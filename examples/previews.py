@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import minit2i_deploy as m
-from minit2i_deploy.demo.ready import ready_bundle
 from minit2i_deploy.io.images import to_pil
 
 PROMPT = "a red circle above a blue square"
@@ -36,6 +35,6 @@ def main(folder: Path, output: Path) -> None:
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     main(
-        Path(arguments[0]) if arguments else ready_bundle("demo"),
+        Path(arguments[0]) if arguments else m.ready_bundle("demo"),
         Path(arguments[1] if len(arguments) > 1 else "minit2i-previews"),
     )

@@ -14,7 +14,6 @@ import numpy as np
 
 import minit2i_deploy as m
 from minit2i_deploy.cli import main as minit2i
-from minit2i_deploy.demo.ready import ready_bundle
 
 PROMPTS = ["a red circle", "two blue squares", "a green triangle left of a red cross"]
 
@@ -41,6 +40,6 @@ def main(source: Path, target: Path) -> None:
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     main(
-        Path(arguments[0]) if arguments else ready_bundle("demo"),
+        Path(arguments[0]) if arguments else m.ready_bundle("demo"),
         Path(arguments[1] if len(arguments) > 1 else "minit2i-int8"),
     )

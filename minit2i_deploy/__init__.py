@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.checkpoints import load_checkpoint
     from minit2i_deploy.config import ModelConfig
+    from minit2i_deploy.demo.ready import ready_bundle
     from minit2i_deploy.errors import (
         BundleError,
         CheckpointError,
@@ -58,6 +59,7 @@ _PUBLIC: Final[dict[str, str]] = {
     "generate": "minit2i_deploy.generate:generate",
     "load_checkpoint": "minit2i_deploy.checkpoints:load_checkpoint",
     "open_runtime": "minit2i_deploy.runtimes:open_runtime",
+    "ready_bundle": "minit2i_deploy.demo.ready:ready_bundle",
     "solver_table": "minit2i_deploy.solvers.table:solver_table",
     "standard_noise": "minit2i_deploy.solvers.noise:standard_noise",
     "trajectory": "minit2i_deploy.generate:trajectory",
@@ -84,6 +86,7 @@ __all__ = [
     "generate",
     "load_checkpoint",
     "open_runtime",
+    "ready_bundle",
     "solver_table",
     "standard_noise",
     "trajectory",

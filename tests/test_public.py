@@ -15,7 +15,8 @@ NAMES = [
     "Bundle", "BundleError", "CheckpointError", "Minit2iError", "MissingDependencyError",
     "Mix", "ModelConfig", "RuntimeFailure", "Table", "TrainingError", "UsageError",
     "VerificationError", "__version__", "advance", "build_network", "embed", "embed_stream",
-    "generate", "load_checkpoint", "open_runtime", "solver_table", "standard_noise", "trajectory",
+    "generate", "load_checkpoint", "open_runtime", "ready_bundle", "solver_table", "standard_noise",
+    "trajectory",
 ]  # fmt: skip
 
 

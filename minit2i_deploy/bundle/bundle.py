@@ -220,6 +220,12 @@ def _scan(root: Path) -> dict[str, FileInfo]:
     return files
 
 
+def _hint(name: str) -> str:
+    # The command line takes these names, so people try them here too.
+    ready = name in ("demo", "demo-student")
+    return f", or open minit2i_deploy.ready_bundle({name!r})" if ready else ""
+
+
 def _read_manifest(folder: Path) -> bytes:
     path = folder / FILE_NAME
     try:
@@ -232,7 +238,7 @@ def _read_manifest(folder: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError(
             f"{folder}: no bundle there ({FILE_NAME} is missing); name a folder that minit2i "
-            "export made"
+            f"export made{_hint(folder.name)}"
         ) from error
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from error

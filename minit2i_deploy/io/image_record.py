@@ -110,7 +110,8 @@ class Record:
         text = read_image_metadata(path).get(FIELD)
         if text is None:
             raise UsageError(
-                f"{path}: has no field {FIELD!r}; name an image that minit2i generate wrote"
+                f"{path}: has no field {FIELD!r}; name an image that minit2i generate wrote, not "
+                "a grid"
             )
         try:
             values = parse_json(text.encode("utf-8"))
