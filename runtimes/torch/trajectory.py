@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from minit2i_deploy.model.step import Step
 from minit2i_deploy.protocol import FreshNoise
 from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.solvers.row import Row
+
+# Numbers of branches and batches that one process compiles the step for.
+_MAX_SIZES: Final = 64
 
 StepCall = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -102,15 +105,21 @@ def step_call(step: Step, device: torch.device, **settings: Any) -> StepCall:
     def call(
         x: Tensor, h: Tensor, tokens: Tensor, weights: Tensor, row: Tensor
     ) -> tuple[Tensor, Tensor]:
+        # torch's own limit is 8 sizes, and the ninth would be an error.
+        limit = torch._dynamo.config.patch(recompile_limit=_MAX_SIZES)
         try:
-            if not on_gpu:
-                after = compiled(x, h, tokens, weights, row)
-                return after[0], after[1]
-            # A replay writes where the last one did, so what it gives is copied first.
-            torch.compiler.cudagraph_mark_step_begin()
-            x_next, h_next = compiled(x, h, tokens, weights, row)
-            return x_next.clone(), h_next.clone()
-        except torch._dynamo.exc.TorchDynamoException as error:
+            with limit:
+                if not on_gpu:
+                    after = compiled(x, h, tokens, weights, row)
+                    return after[0], after[1]
+                # A replay writes where the last one did, so what it gives is copied first.
+                torch.compiler.cudagraph_mark_step_begin()
+                x_next, h_next = compiled(x, h, tokens, weights, row)
+                return x_next.clone(), h_next.clone()
+        except (
+            torch._dynamo.exc.TorchDynamoException,
+            torch._dynamo.exc.FailOnRecompileLimitHit,
+        ) as error:
             reason = " ".join(str(error).partition("Set TORCHDYNAMO_VERBOSE")[0].split())
             raise RuntimeFailure(
                 f"torch cannot compile the step: {reason}; run it with compile=False"

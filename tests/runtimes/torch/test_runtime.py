@@ -213,6 +213,17 @@ def test_rows_do_not_compile_the_step_anew(bundle: Bundle) -> None:
             assert np.array_equal(actual, expected)
 
 
+def test_a_compiled_step_takes_more_sizes_than_torch_allows(bundle: Bundle) -> None:
+    with TorchRuntime(bundle) as runtime:
+        compiled = step_call(runtime._network.step, torch.device("cpu"), backend="eager")
+        for batch in range(1, 12):
+            x, tokens = start_tensors(bundle, branches=1)
+            x, tokens = x.repeat(batch, 1, 1, 1), tokens.repeat(1, batch, 1, 1)
+            state = TorchTrajectory(compiled, x, tokens)
+            state.step(solver_table("euler", steps=4).steps(1.0)[0])
+            assert len(state.state()[0]) == batch
+
+
 # torch's own compiler loads modules that still use its older one.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 @pytest.mark.slow
