@@ -2,7 +2,8 @@
 
 x86 processors without VNNI multiply 8-bit numbers in pairs that are added in 16 bits. Two products
 of 255 and 127 are 64770, and 32767 is the most that fits: the sum saturates, without an error.
-Weights of at most 64 in magnitude cannot saturate, whatever they are multiplied with.
+Pairs of weights that add up to 128 at most cannot saturate, whatever they are multiplied with; that
+is how minit2i quantize writes them, and how it describes the graph.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.fields import PAIR_SAFE
 from minit2i_deploy.errors import PrecisionWarning, RuntimeFailure
 from minit2i_deploy.runtimes import onnx_writer
 
@@ -23,8 +25,6 @@ from minit2i_deploy.runtimes import onnx_writer
 SAFE_WEIGHT: Final = 64
 # Forms of 8-bit products in bundles: inputs with a scale of each run, or with a fixed one.
 DYNAMIC, STATIC = "dynamic", "static"
-# In the manifest's description of a graph's scheme.
-_PAIR_SAFE: Final = "pair-safe"
 _ROWS, _INNER, _COLUMNS = 4, 64, 16
 # safetensors' name of the type.
 _INT8: Final = "I8"
@@ -62,7 +62,7 @@ def warn_of_saturation(
     Raises:
         RuntimeFailure: the graph's weights cannot be read.
     """
-    if bundle.manifest.graphs[graph].precision != "int8":
+    if bundle.manifest.graphs[graph].precision != "int8" or PAIR_SAFE in _scheme(bundle, graph):
         return
     if _form(bundle, graph) in forms() and _has_large_weights(bundle, graph):
         warnings.warn(
@@ -74,18 +74,18 @@ def warn_of_saturation(
         )
 
 
-def _form(bundle: Bundle, graph: str) -> str:
+def _scheme(bundle: Bundle, graph: str) -> str:
+    """Description of a quantized graph, or "" where there is none."""
     quantization = bundle.manifest.quantization
-    described = None if quantization is None else quantization.graphs.get(graph)
-    return DYNAMIC if described is not None and DYNAMIC in described.scheme else STATIC
+    record = None if quantization is None else quantization.graphs.get(graph)
+    return "" if record is None else record.scheme
+
+
+def _form(bundle: Bundle, graph: str) -> str:
+    return DYNAMIC if DYNAMIC in _scheme(bundle, graph) else STATIC
 
 
 def _has_large_weights(bundle: Bundle, graph: str) -> bool:
-    quantization = bundle.manifest.quantization
-    described = None if quantization is None else quantization.graphs.get(graph)
-    # Weights whose pairs of one sign add up to 128 at most, which cannot saturate either.
-    if described is not None and _PAIR_SAFE in described.scheme:
-        return False
     arrays = _int8_weights(Path(f"{bundle.graph_path(graph)}.data"))
     return any(np.abs(array.astype(np.int16)).max(initial=0) > SAFE_WEIGHT for array in arrays)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
 
+from minit2i_deploy.bundle.fields import PAIR_SAFE
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.formats import FP8, INT4, INT8, Format
 
@@ -66,7 +67,7 @@ class GraphScheme:
         weights = self.weights.name + (f" in blocks of {self.block}" if self.block else "")
         if self.activations is None:
             return f"{weights} weights"
-        safety = "pair-safe " if self.pair_safe else ""
+        safety = f"{PAIR_SAFE} " if self.pair_safe else ""
         ranges = " with a range per token" if self.per_token else ""
         attention = f", {self.attention.name} attention" if self.attention else ""
         exceptions = f" except of {', '.join(self.weights_only)}" if self.weights_only else ""

@@ -25,6 +25,8 @@ DTYPES: Final = (
 )
 # Every official code truncates x * 127.5 + 128; another rounding is another flavour.
 ROUNDINGS: Final = ("truncate",)
+# Of a graph whose INT8 products are right on every processor; see GraphQuantization.
+PAIR_SAFE: Final = "pair-safe"
 # Providers of ONNX Runtime whose own operators a bundle may have, by our names.
 ONLY_FOR: Final = ("cpu",)
 
@@ -147,7 +149,11 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphQuantization:
-    """One quantized graph: formats in words, number of quantized layers, excluded layers."""
+    """One quantized graph: formats in words, number of quantized layers, excluded layers.
+
+    The words PAIR_SAFE in ``scheme`` mean that no product of two 8-bit numbers saturates where
+    pairs are added in 16 bits.
+    """
 
     scheme: str
     layers: int

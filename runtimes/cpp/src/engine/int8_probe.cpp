@@ -121,10 +121,11 @@ std::string saturation_warning(const Bundle &bundle, const std::string &graph,
                                const SaturatingForms &forms) {
     const GraphInfo &info = bundle.graph(graph);
     const auto scheme = bundle.manifest.schemes.find(graph);
-    const bool is_dynamic = scheme != bundle.manifest.schemes.end() &&
-                            scheme->second.find("dynamic") != std::string::npos;
+    const std::string words = scheme == bundle.manifest.schemes.end() ? "" : scheme->second;
+    const bool is_dynamic = words.find("dynamic") != std::string::npos;
+    const bool is_pair_safe = words.find("pair-safe") != std::string::npos;
     const bool saturates = is_dynamic ? forms.is_dynamic_wrong : forms.is_static_wrong;
-    if (info.precision != "int8" || !saturates ||
+    if (info.precision != "int8" || is_pair_safe || !saturates ||
         !has_large_weights(bundle.path / (info.path + ".data"))) {
         return "";
     }

@@ -2,7 +2,8 @@
 //
 // x86 processors without VNNI multiply 8-bit numbers in pairs that are added in 16 bits. Two
 // products of 255 and 127 are 64770, and 32767 is the most that fits: the sum saturates, without an
-// error. Weights of at most 64 in magnitude cannot saturate, whatever they are multiplied with.
+// error. Pairs of weights that add up to 128 at most cannot saturate, whatever they are multiplied
+// with; a manifest calls such a graph "pair-safe".
 #pragma once
 
 #include "bundle/bundle.hpp"
