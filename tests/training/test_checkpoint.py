@@ -48,12 +48,12 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "run", tiny_recipe(), state)
     assert path.name == "step-000003"
     assert sorted(file.name for file in path.iterdir()) == FILES
-    found = load_checkpoint_state(path, tiny_recipe())
-    assert found.step == 3 and found.model.keys() == state.model.keys() == found.ema.keys()
+    actual = load_checkpoint_state(path, tiny_recipe())
+    assert actual.step == 3 and actual.model.keys() == state.model.keys() == actual.ema.keys()
     for name, value in state.model.items():
-        assert torch.equal(found.model[name], value), name
-        assert torch.equal(found.ema[name], state.ema[name]), name
-    assert found.optimizer == state.optimizer
+        assert torch.equal(actual.model[name], value), name
+        assert torch.equal(actual.ema[name], state.ema[name]), name
+    assert actual.optimizer == state.optimizer
 
 
 def test_a_checkpoint_is_a_model_with_average_and_online_weights(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_last_ones_are_kept_in_the_order_of_steps(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
-def test_every_so_many_steps_one_is_kept_for_good(tmp_path: Path) -> None:
+def test_every_so_many_steps_one_is_retained(tmp_path: Path) -> None:
     recipe = tiny_recipe(keep_last=1, keep_every=4)
     for step in range(2, 11, 2):
         save_checkpoint(tmp_path, recipe, a_state(step))
@@ -181,7 +181,7 @@ def code_in_the_optimizer(path: Path) -> None:
         (code_in_the_optimizer, "cannot be read"),
     ],
 )
-def test_damaged_checkpoints_are_refused(
+def test_corrupt_checkpoints_are_refused(
     tmp_path: Path, harm: Callable[[Path], None], words: str
 ) -> None:
     path = save_checkpoint(tmp_path, tiny_recipe(), a_state())

@@ -22,15 +22,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor 
 @pytest.fixture
 def compiles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Compiling that is quick; receives the names of the functions it was asked for."""
-    asked: list[str] = []
+    requested: list[str] = []
     quick = partial(torch.compile, backend="aot_eager")
 
     def named(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
-        asked.append(function.__name__)
+        requested.append(function.__name__)
         return quick(function, **settings)
 
     monkeypatch.setattr(parallel.torch, "compile", named)
-    return asked
+    return requested
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -45,9 +45,9 @@ def test_blocks_of_one_kind_share_a_compiled_form(
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     for step in range(2):
-        wanted = plain.train_step(step_data(recipe, step))
+        expected = plain.train_step(step_data(recipe, step))
         # Measured equal to the last bit.
-        assert trainer.train_step(step_data(recipe, step)) == pytest.approx(wanted, rel=1e-6)
+        assert trainer.train_step(step_data(recipe, step)) == pytest.approx(expected, rel=1e-6)
     # Of a text block, a double block and the last one.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3
     assert not torch._dynamo.utils.counters["graph_break"]
@@ -63,9 +63,9 @@ def test_a_students_blocks_and_its_teachers_are_compiled(
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     for step in range(2):
-        wanted = plain.train_step(step_data(recipe, step))
+        expected = plain.train_step(step_data(recipe, step))
         # Measured equal to the last bit.
-        assert trainer.train_step(step_data(recipe, step)) == pytest.approx(wanted, rel=1e-6)
+        assert trainer.train_step(step_data(recipe, step)) == pytest.approx(expected, rel=1e-6)
     # Three with a gradient and three without; what is differentiated forwards is left alone.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 6
     assert not torch._dynamo.utils.counters["unimplemented"]

@@ -82,10 +82,10 @@ def test_a_student_begins_with_the_averaged_weights_of_its_teacher(
     teacher: Path, tmp_path: Path
 ) -> None:
     trainer = Trainer(short_recipe(teacher), tmp_path)
-    wanted = minit2i_deploy.load_checkpoint(teacher).tensors
-    for name, value in wanted.items():
+    expected = minit2i_deploy.load_checkpoint(teacher).tensors
+    for name, value in expected.items():
         assert np.array_equal(trainer.parameters[name].detach().numpy(), value), name
-    assert len(trainer.parameters) > len(wanted)
+    assert len(trainer.parameters) > len(expected)
 
 
 def test_training_moves_the_student_alone(teacher: Path, student: Path) -> None:
@@ -103,28 +103,28 @@ def test_training_moves_the_student_alone(teacher: Path, student: Path) -> None:
         assert not torch.equal(after[name], fresh[name].detach()), name
 
 
-def test_the_rate_is_left_out_only_where_it_has_no_weight(
+def test_the_rate_is_excluded_only_where_it_has_no_weight(
     teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny_student_recipe(teacher, batch=6)
     batch = a_batch(recipe)
     objective = MeanFlow(recipe, torch.device("cpu"))
     net = Trainer(recipe, teacher.parent / "none").net
-    seen: list[StepConditions] = []
+    recorded: list[StepConditions] = []
 
     def rate(*arguments: Any) -> torch.Tensor:
-        seen.append(arguments[-2])
+        recorded.append(arguments[-2])
         return velocity_derivative(*arguments)
 
     monkeypatch.setattr(distillation, "velocity_derivative", rate)
     loss, reported = objective.loss(net, batch, 5)
-    assert len(seen) == 1 and (seen[0].t > seen[0].r).all() and len(seen[0].t) == 3
+    assert len(recorded) == 1 and (recorded[0].t > recorded[0].r).all() and len(recorded[0].t) == 3
     assert loss.requires_grad and not reported.requires_grad
     # With every picture plain there is no derivative at all.
     plain = dataclasses.replace(recipe.distill, plain_share=1.0)  # type: ignore[type-var]
     objective = MeanFlow(dataclasses.replace(recipe, distill=plain), torch.device("cpu"))
     objective.loss(net, batch, 5)
-    assert len(seen) == 1
+    assert len(recorded) == 1
 
 
 def test_the_floor_is_the_recipes(teacher: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_student_learns_in_either_precision(
 def test_a_student_learns_the_average_of_its_teachers_velocity() -> None:
     """On a line field v = c z the average over [r, t] is known; du/dt must give it at once."""
     t, r = torch.tensor([0.8]), torch.tensor([0.3])
-    told = StepConditions(t=t, r=r, omega=t + 1, t_min=r, t_max=t)
+    conditions = StepConditions(t=t, r=r, omega=t + 1, t_min=r, t_max=t)
 
     def student(x: torch.Tensor, context: Any, mask: Any, *, h: torch.Tensor, **_: Any) -> Any:
         # For dz/dt = 2 z: z_r = z exp(-2 h) and u = z (1 - exp(-2 h)) / h, as a picture z - t u.
@@ -221,13 +221,13 @@ def test_a_student_learns_the_average_of_its_teachers_velocity() -> None:
 
     z = torch.full((1, 1, 1, 1), 3.0)
     v = 2 * z
-    u = mean_velocity(student, z, z, z, told)
+    u = mean_velocity(student, z, z, z, conditions)
     # The picture above holds t at 0.8, while u = (z - x0) / t moves with it by -u / t.
-    rate = velocity_derivative(student, z, v, z, z, told) + u / t
+    rate = velocity_derivative(student, z, v, z, z, conditions) + u / t
     assert (u + (t - r) * rate).item() == pytest.approx(v.item(), rel=1e-5)
 
 
-def test_from_teacher_to_picture(student: Path, tmp_path: Path) -> None:
+def test_from_teacher_to_image(student: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe()
     bundle = export_bundle(
         student / "step-000003",

@@ -23,10 +23,10 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_second_stage_begins_with_the_averaged_weights(pretrained: Path, tmp_path: Path) -> None:
     trainer = Trainer(tiny_recipe(start_from=str(pretrained)), tmp_path)
-    wanted = minit2i_deploy.load_checkpoint(pretrained).tensors
-    assert trainer.parameters.keys() == wanted.keys() and trainer.step == 0
+    expected = minit2i_deploy.load_checkpoint(pretrained).tensors
+    assert trainer.parameters.keys() == expected.keys() and trainer.step == 0
     for name, value in trainer.parameters.items():
-        assert np.array_equal(value.detach().numpy(), wanted[name]), name
+        assert np.array_equal(value.detach().numpy(), expected[name]), name
         assert torch.equal(trainer.ema.tensors[name], value), name
 
 

@@ -64,9 +64,9 @@ def test_a_students_own_weights() -> None:
     base, student = MMJiT(CONFIG), MMJiT(dataclasses.replace(CONFIG, student=StudentConfig()))
     for net in (base, student):
         initialize_weights(net, 0)
-    own = student.canonical_parameters()
-    for name in own.keys() - base.canonical_parameters().keys():
-        value = own[name].detach()
+    online_weights = student.canonical_parameters()
+    for name in online_weights.keys() - base.canonical_parameters().keys():
+        value = online_weights[name].detach()
         if name.endswith("bias"):
             assert (value == 0).all(), name
         elif name == "aux_pooled_embedder.weight":

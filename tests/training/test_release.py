@@ -38,10 +38,10 @@ def test_the_average_is_shipped_in_the_given_type(tmp_path: Path, precision: str
     )
     assert sorted(file.name for file in target.iterdir()) == ["checkpoint.json", "ema.safetensors"]
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    found, whole = load_checkpoint(target), load_checkpoint(path)
+    actual, whole = load_checkpoint(target), load_checkpoint(path)
     for name, value in whole.tensors.items():
-        wanted = torch.from_numpy(value).to(dtype).to(torch.float32).numpy()
-        assert np.array_equal(found.tensors[name], wanted), name
+        expected = torch.from_numpy(value).to(dtype).to(torch.float32).numpy()
+        assert np.array_equal(actual.tensors[name], expected), name
     header = json.loads((target / "checkpoint.json").read_text("utf-8"))
     assert (header["score"], header["step"]) == (0.5, 7)
     assert "somewhere" not in json.dumps(header) and header["recipe"]["seed"] == 0

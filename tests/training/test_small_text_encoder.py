@@ -52,9 +52,9 @@ def ids_of(folder: Path, texts: list[str]) -> list[list[int]]:
 
 def assert_same_as_sentencepiece(folder: Path, texts: list[str]) -> None:
     reference = sentencepiece.SentencePieceProcessor(str(folder / "spiece.model"))
-    wanted = [[*ids, 1] for ids in reference.encode(texts)]
-    found = ids_of(folder, texts)
-    different = [text for text, a, b in zip(texts, found, wanted, strict=True) if a != b]
+    expected = [[*ids, 1] for ids in reference.encode(texts)]
+    actual = ids_of(folder, texts)
+    different = [text for text, a, b in zip(texts, actual, expected, strict=True) if a != b]
     assert different == []
 
 

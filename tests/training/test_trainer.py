@@ -68,12 +68,12 @@ def test_training_moves_every_weight_that_reaches_the_output(straight: Path) -> 
 def test_a_run_stopped_and_resumed_is_the_same_run(tmp_path: Path, straight: Path) -> None:
     uninterrupted = losses(Trainer(tiny_recipe(), tmp_path / "other"), 6)
     first = Trainer(tiny_recipe(), tmp_path / "run")
-    found = losses(first, 3)
+    actual = losses(first, 3)
     first._save()
     second = Trainer(tiny_recipe(), tmp_path / "run")
     assert second.step == 3
-    found += losses(second, 3)
-    assert found == uninterrupted
+    actual += losses(second, 3)
+    assert actual == uninterrupted
     second._save()
     for name in ("step-000003", "step-000006"):
         assert_same_state(tmp_path / "run" / name, straight / name)
@@ -84,9 +84,9 @@ def test_resuming_works_with_the_plain_optimizer_too(tmp_path: Path, steps_done:
     recipe = tiny_recipe(optimizer="adamw", decay_steps=2, label_drop=0.5)
     whole = losses(Trainer(recipe, tmp_path / "whole"), 6)
     first = Trainer(recipe, tmp_path / "run")
-    found = losses(first, steps_done)
+    actual = losses(first, steps_done)
     first._save()
-    assert found + losses(Trainer(recipe, tmp_path / "run"), 6 - steps_done) == whole
+    assert actual + losses(Trainer(recipe, tmp_path / "run"), 6 - steps_done) == whole
 
 
 KILLED = """
@@ -151,7 +151,7 @@ def test_a_batch_that_cannot_be_cut_is_refused(tmp_path: Path) -> None:
         Trainer(tiny_recipe(accumulate=3), tmp_path)
 
 
-def test_a_finished_run_is_left_alone(straight: Path) -> None:
+def test_a_finished_run_is_not_changed(straight: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
     assert Trainer(tiny_recipe(), straight).run() == straight / "step-000006"
     assert {path: path.stat().st_mtime_ns for path in straight.rglob("*")} == before
@@ -209,9 +209,9 @@ def test_clipping_bounds_the_gradient_and_zero_leaves_it(tmp_path: Path) -> None
 def test_half_precision_trains_float32_weights(tmp_path: Path) -> None:
     recipe = tiny_recipe(steps=60, batch=8, precision="bf16", ema_decay=0.9)
     trainer = Trainer(recipe, tmp_path)
-    found = losses(trainer, 60)
+    actual = losses(trainer, 60)
     # Measured 0.47; the first loss is that of a grey picture.
-    assert np.mean(found[-10:]) < 0.7 * np.mean(found[:10])
+    assert np.mean(actual[-10:]) < 0.7 * np.mean(actual[:10])
     assert all(value.dtype == torch.float32 for value in trainer.parameters.values())
 
 
@@ -224,7 +224,7 @@ def test_one_entry_trains_from_a_file(tmp_path: Path, repository: Path) -> None:
     assert last == tmp_path / "run" / "step-000001" and state_of(last)
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", "utf-8")
     with pytest.raises(UsageError, match=r"cannot be written .*choose a folder you can write"):
         Trainer(tiny_recipe(), tmp_path / "file" / "run").run()

@@ -79,15 +79,17 @@ def test_images_stay_with_their_captions(tmp_path: Path) -> None:
     batches = read(shard_recipe(tmp_path, [5, 8]), 6)
     for batch in batches:
         assert batch.images.shape == (4, 16, 16, 3) and batch.images.dtype == torch.uint8
-        wanted = [4 + number * 5 for number in numbers(batch.captions)]
-        assert np.abs(np.array(greys(batch.images.numpy())) - wanted).max() <= 2  # JPEG; measured 1
+        expected = [4 + number * 5 for number in numbers(batch.captions)]
+        assert (
+            np.abs(np.array(greys(batch.images.numpy())) - expected).max() <= 2
+        )  # JPEG; measured 1
 
 
 def test_an_epoch_holds_every_sample_once(tmp_path: Path) -> None:
     recipe = shard_recipe(tmp_path, [5, 4, 7])
-    found = numbers(captions_of(read(recipe, 8)))
-    assert sorted(found[:16]) == sorted(found[16:]) == list(range(16))
-    assert found[:16] != found[16:] != list(range(16))
+    actual = numbers(captions_of(read(recipe, 8)))
+    assert sorted(actual[:16]) == sorted(actual[16:]) == list(range(16))
+    assert actual[:16] != actual[16:] != list(range(16))
 
 
 @pytest.mark.parametrize("source", ["shapes", "shards", "both"])
@@ -110,8 +112,8 @@ def test_processes_together_read_what_one_reads(
 @pytest.mark.filterwarnings(FORK)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_and_threads_change_nothing(tmp_path: Path, workers: int) -> None:
-    wanted = read(shard_recipe(tmp_path, [5, 4, 7], threads=1), 6)
-    assert_same(read(shard_recipe(tmp_path, [5, 4, 7], workers=workers, threads=3), 6), wanted)
+    expected = read(shard_recipe(tmp_path, [5, 4, 7], threads=1), 6)
+    assert_same(read(shard_recipe(tmp_path, [5, 4, 7], workers=workers, threads=3), 6), expected)
 
 
 @pytest.mark.filterwarnings(FORK)
@@ -168,9 +170,11 @@ def test_a_mix_keeps_its_weights(tmp_path: Path) -> None:
     recipe = recipe_of(
         {"shards": str(few[0]), "weight": 3}, {"shards": str(many[0]), "weight": 1}, batch=40
     )
-    found = numbers(captions_of(read(recipe, 20)))
-    assert sum(n < 100 for n in found) / 800 == pytest.approx(0.75, abs=0.06)  # standard error .015
-    small = [n for n in found if n < 100]
+    actual = numbers(captions_of(read(recipe, 20)))
+    assert sum(n < 100 for n in actual) / 800 == pytest.approx(
+        0.75, abs=0.06
+    )  # standard error .015
+    small = [n for n in actual if n < 100]
     assert all(sorted(small[i : i + 3]) == [0, 1, 2] for i in range(0, len(small) - 2, 3))
 
 
@@ -195,9 +199,9 @@ def test_a_bad_sample_is_passed_over_and_named_once(tmp_path: Path, name: str) -
         batches = list(source.read(3))
     assert len(caught) == 1
     for batch in batches:
-        found = numbers(batch.captions)
+        actual = numbers(batch.captions)
         # The others stay where they are; one of them stands in for the bad one.
-        assert set(found) == set(range(12)) - {5} and len(found) == 12
+        assert set(actual) == set(range(12)) - {5} and len(actual) == 12
     assert source.state_dict()["bad"] == [(str(path), "05")]
     assert [len(batch.bad) for batch in batches] >= [1, 1, 1]
 
@@ -207,8 +211,8 @@ def test_what_stands_in_is_the_same_for_any_reader(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", samples)
     recipe = recipe_of(str(path), batch=8)
     with pytest.warns(DataWarning):
-        wanted, part = read(recipe, 3), read(recipe, 3, rank=1, world_size=2)
-    assert [c for batch in wanted for c in batch.captions[1::2]] == captions_of(part)
+        expected, part = read(recipe, 3), read(recipe, 3, rank=1, world_size=2)
+    assert [c for batch in expected for c in batch.captions[1::2]] == captions_of(part)
 
 
 def test_too_many_bad_samples_stop_the_run(tmp_path: Path) -> None:
@@ -239,11 +243,11 @@ def test_data_that_is_bad_as_a_whole_stops_the_run(tmp_path: Path) -> None:
 
 def test_captions_from_json_fields_and_other_files(tmp_path: Path) -> None:
     image = picture(1)
-    said = {"caption": "from json", "n": 3}
-    members = {"jpg": image, "json": json.dumps(said).encode(), "long.txt": b"long"}
+    message = {"caption": "from json", "n": 3}
+    members = {"jpg": image, "json": json.dumps(message).encode(), "long.txt": b"long"}
     path = str(write_tar(tmp_path / "a.tar", {"0": members}))
-    wanted = {"json:caption": "from json", "long.txt": "long"}
-    for caption, text in wanted.items():
+    expected = {"json:caption": "from json", "long.txt": "long"}
+    for caption, text in expected.items():
         batch = read(recipe_of({"shards": path, "caption": caption}), 1)[0]
         assert batch.captions == [text] * 4
     for caption, reason in {
@@ -297,14 +301,14 @@ def test_shards_on_a_server_are_read_by_workers(tmp_path: Path) -> None:
     recipe = shard_recipe(tmp_path, [5, 8])
     with served(tmp_path) as (address, _):
         names = f"{address}/{{00..01}}.tar"
-        wanted = read(recipe, 4)
-        assert_same(read(recipe_of(names, workers=2), 4), wanted)
-        for kept in tmp_path.glob("*.json"):
-            kept.unlink()
+        expected = read(recipe, 4)
+        assert_same(read(recipe_of(names, workers=2), 4), expected)
+        for retained in tmp_path.glob("*.json"):
+            retained.unlink()
         with pytest.warns(
             DataWarning, match="no index beside it; 2 such shards were read completely"
         ):
-            assert_same(read(recipe_of(names), 4), wanted)
+            assert_same(read(recipe_of(names), 4), expected)
 
 
 @pytest.mark.filterwarnings(FORK)

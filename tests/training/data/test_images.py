@@ -57,16 +57,16 @@ def official(values: np.ndarray, size: int, first: int) -> np.ndarray:
 def test_squares_are_the_official_transforms(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(sum(shape))
     values = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    found = checked_square(Image.fromarray(values), 16)
-    assert found.shape == (16, 16, 3) and found.dtype == np.uint8
+    actual = checked_square(Image.fromarray(values), 16)
+    assert actual.shape == (16, 16, 3) and actual.dtype == np.uint8
     # Newer versions of Pillow take the cheaper pass first.
     errors = [
-        np.abs(found.astype(np.int64) - official(values, 16, first)).max() for first in (0, 1)
+        np.abs(actual.astype(np.int64) - official(values, 16, first)).max() for first in (0, 1)
     ]
     assert min(errors) <= 1  # Pillow's weights are integers; measured 0
 
 
-def test_a_square_of_the_right_size_is_left_alone() -> None:
+def test_a_square_of_the_right_size_is_not_changed() -> None:
     values = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     assert np.array_equal(resize_and_crop(Image.fromarray(values), 16), values)
 
@@ -75,8 +75,8 @@ def test_pixels_reach_the_network_in_minus_one_to_one() -> None:
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3)
     values = to_network_range(images)
     assert values.shape == (1, 3, 16, 16) and values.dtype == torch.float32
-    wanted = np.arange(256, dtype=np.float64) / 127.5 - 1
-    error = np.abs(values[0, 1].reshape(-1).numpy() - wanted).max()
+    expected = np.arange(256, dtype=np.float64) / 127.5 - 1
+    error = np.abs(values[0, 1].reshape(-1).numpy() - expected).max()
     assert error <= 1e-7  # measured 6.0e-8
     assert values.min() == -1 and values.max() == 1
 
@@ -125,7 +125,7 @@ def test_sixteen_bits_are_scaled_to_eight() -> None:
     assert (decoded == decoded[..., :1]).all()
 
 
-def test_a_picture_is_turned_as_it_says() -> None:
+def test_a_image_is_turned_as_it_says() -> None:
     pixels = np.zeros((6, 8, 3), dtype=np.uint8)
     pixels[:, :2] = 255
     image, buffer = Image.fromarray(pixels), io.BytesIO()
@@ -139,12 +139,12 @@ def test_a_picture_is_turned_as_it_says() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"no picture", picture(3)[:200], picture(3, form="PNG")[:60]], ids=len
 )
-def test_a_damaged_picture_is_a_bad_sample(data: bytes) -> None:
+def test_a_corrupt_image_is_a_bad_sample(data: bytes) -> None:
     with pytest.raises(BadSampleError, match="image cannot be read"):
         decode_image(data)
 
 
-def test_a_picture_too_large_to_be_honest_is_a_bad_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_too_large_to_be_honest_is_a_bad_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert decode_image(picture(1, (12, 12))).size == (12, 12)
     with pytest.raises(BadSampleError, match="image cannot be read"):

@@ -21,17 +21,17 @@ def epoch_of(order: EpochOrder, epoch: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("window", [1, 4, 10_000])
 def test_every_sample_comes_once_an_epoch(window: int) -> None:
     order = EpochOrder(3, 0, SIZES, window)
-    wanted = sorted((shard, n) for shard, size in enumerate(SIZES) for n in range(size))
+    expected = sorted((shard, n) for shard, size in enumerate(SIZES) for n in range(size))
     epochs = [epoch_of(order, epoch) for epoch in range(3)]
-    assert all(sorted(found) == wanted for found in epochs)
+    assert all(sorted(actual) == expected for actual in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
 def test_a_window_of_one_shuffles_shards_alone() -> None:
-    found = epoch_of(EpochOrder(3, 0, SIZES, 1), 0)
-    shards = list(dict.fromkeys(shard for shard, _ in found))
+    actual = epoch_of(EpochOrder(3, 0, SIZES, 1), 0)
+    shards = list(dict.fromkeys(shard for shard, _ in actual))
     assert shards != sorted(shards)
-    assert found == [(shard, n) for shard in shards for n in range(SIZES[shard])]
+    assert actual == [(shard, n) for shard in shards for n in range(SIZES[shard])]
 
 
 def test_windows_mix_their_own_samples_only() -> None:
@@ -72,18 +72,18 @@ def test_a_mix_keeps_its_shares_exactly_in_every_block() -> None:
 
 
 def test_each_source_is_counted_through_from_its_first_sample() -> None:
-    mix, seen = Mix(7, [3, 1]), [0, 0]
+    mix, recorded = Mix(7, [3, 1]), [0, 0]
     for slot in range(MIX_BLOCK - 50, MIX_BLOCK + 50):
         source, number = mix.at(slot)
-        if seen[source]:
-            assert number == seen[source]
-        seen[source] = number + 1
-    seen = [0, 0]
+        if recorded[source]:
+            assert number == recorded[source]
+        recorded[source] = number + 1
+    recorded = [0, 0]
     for slot in range(300):
         source, number = mix.at(slot)
-        assert number == seen[source]
-        seen[source] += 1
-    assert seen[0] / 300 == pytest.approx(0.75, abs=0.1)  # standard error 0.025
+        assert number == recorded[source]
+        recorded[source] += 1
+    assert recorded[0] / 300 == pytest.approx(0.75, abs=0.1)  # standard error 0.025
 
 
 def test_a_tiny_weight_is_not_rounded_away() -> None:

@@ -46,7 +46,7 @@ def test_a_later_step_takes_no_new_memory() -> None:
     assert int(done.stdout) < 100
 
 
-def test_a_c_library_without_the_setting_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_c_library_without_the_setting_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda _: object())
     assert not retain_freed_memory()
     monkeypatch.setattr(freed_memory.sys, "platform", "win32")
@@ -54,7 +54,7 @@ def test_a_c_library_without_the_setting_is_left_alone(monkeypatch: pytest.Monke
 
 
 def test_a_run_on_a_cpu_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-    monkeypatch.setattr(learner, "retain_freed_memory", lambda: asked.append(True))
+    requested: list[bool] = []
+    monkeypatch.setattr(learner, "retain_freed_memory", lambda: requested.append(True))
     learner.Learner(tiny_recipe(), str(tmp_path))
-    assert asked == [True]
+    assert requested == [True]

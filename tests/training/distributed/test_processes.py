@@ -74,34 +74,34 @@ def test_two_processes_have_the_losses_of_one(
 ) -> None:
     names = ("precision", "optimizer")
     changes = {name: value for name, value in WAYS[way].items() if name in names}
-    wanted = losses_alone(tmp_path, changes)
+    expected = losses_alone(tmp_path, changes)
     # Measured 6e-6 and, where bf16 rounds other sums, 2e-3.
     bound = 1e-2 if "bf16" in way else 1e-4
-    assert losses_of(pairs[way]) == pytest.approx(wanted, rel=bound)
-    assert len(set(wanted)) == NUM_STEPS
+    assert losses_of(pairs[way]) == pytest.approx(expected, rel=bound)
+    assert len(set(expected)) == NUM_STEPS
 
 
 @pytest.mark.parametrize("student", STUDENTS)
 def test_two_processes_distil_as_one_does(
     student: str, pairs: dict[str, Path], tmp_path: Path
 ) -> None:
-    wanted = losses_alone(tmp_path, student_changes(pairs[student].parent, STUDENTS[student]))
-    assert losses_of(pairs[student]) == pytest.approx(wanted, rel=1e-4)
+    expected = losses_alone(tmp_path, student_changes(pairs[student].parent, STUDENTS[student]))
+    assert losses_of(pairs[student]) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 def test_their_checkpoint_is_one_processs(way: str, pairs: dict[str, Path], tmp_path: Path) -> None:
     name = f"step-{NUM_STEPS:06d}"
     losses_alone(tmp_path, {})
-    found, wanted = state_of(pairs[way] / name), state_of(tmp_path / name)
-    assert found.keys() == wanted.keys()
-    for key, value in wanted.items():
-        assert found[key].shape == value.shape, key
+    actual, expected = state_of(pairs[way] / name), state_of(tmp_path / name)
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        assert actual[key].shape == value.shape, key
     # One process continues what two have written, and the other way round.
     resumed = Trainer(tiny_recipe(), pairs[way])
     assert resumed.step == NUM_STEPS
     for key, value in resumed.parameters.items():
-        assert torch.equal(value.detach(), found[f"model.{key}"]), key
+        assert torch.equal(value.detach(), actual[f"model.{key}"]), key
 
 
 @pytest.mark.parametrize("seed", [12, 17])

@@ -76,8 +76,8 @@ def inputs(num: int = 3) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def answer(net: nn.Module) -> Tensor:
-    found: Tensor = net.eval()(*inputs())
-    return found
+    actual: Tensor = net.eval()(*inputs())
+    return actual
 
 
 def base_weights(net: MMJiT) -> dict[str, Tensor]:
@@ -126,13 +126,13 @@ def test_the_loss_falls_on_one_batch(base: Path, tmp_path: Path, precision: str)
     recipe = lora_recipe(base, precision=precision, lora={"targets": ["double_blocks"]})
     trainer = Trainer(recipe, tmp_path)
     data = step_data(recipe, 0)
-    found = []
+    actual = []
     for _ in range(30):
         # The same draws each time.
         trainer.step = 0
-        found.append(trainer.train_step(data))
+        actual.append(trainer.train_step(data))
     # measured 0.56 in both
-    assert found[-1] < 0.75 * found[0]
+    assert actual[-1] < 0.75 * actual[0]
 
 
 KILLED = """
@@ -178,16 +178,16 @@ def test_a_run_stopped_and_resumed_is_the_same_run(
 ) -> None:
     recipe = lora_recipe(base, lora={"dropout": dropout})
     whole = Trainer(recipe, tmp_path / "whole")
-    wanted = losses(whole, 6)
+    expected = losses(whole, 6)
     whole._save()
     first = Trainer(recipe, tmp_path / "run")
-    found = losses(first, 3)
+    actual = losses(first, 3)
     first._save()
     # Another run in between draws from torch's own generator.
     torch.rand(5)
     second = Trainer(recipe, tmp_path / "run")
     assert second.step == 3
-    assert found + losses(second, 3) == wanted
+    assert actual + losses(second, 3) == expected
     second._save()
     assert_same_state(tmp_path / "run" / "step-000006", tmp_path / "whole" / "step-000006")
 
@@ -227,10 +227,10 @@ def test_the_adapter_merged_is_the_network_that_learned(
     with torch.no_grad():
         for name, value in trainer.parameters.items():
             value.copy_(trainer.ema.tensors[name])
-    wanted, plain = answer(trainer.net), answer(build_network(load_checkpoint(base)))
-    assert (wanted - plain).abs().max() > 0.05
+    expected, plain = answer(trainer.net), answer(build_network(load_checkpoint(base)))
+    assert (expected - plain).abs().max() > 0.05
     # measured 6e-7 on outputs up to 1.9
-    assert (answer(build_network(merged)) - wanted).abs().max() < 2e-6
+    assert (answer(build_network(merged)) - expected).abs().max() < 2e-6
     deployed = trainer.objective.deployable_weights(trainer.ema.tensors)
     assert deployed.keys() == merged.tensors.keys()
     # measured 0: the same order of operations
@@ -259,11 +259,11 @@ class Tree(nn.Module):
 def test_peft_reads_the_adapter_for_the_official_model(straight: Path, base: Path) -> None:
     last = straight / "step-000006"
     model = peft.PeftModel.from_pretrained(Tree(base), str(last)).merge_and_unload()
-    wanted = load_checkpoint(base, lora=last).tensors
-    found = {name.removeprefix("model.net."): v for name, v in model.named_parameters()}
-    assert found.keys() == {f"{name}.weight" for name in linear_modules(TINY_MODEL)}
+    expected = load_checkpoint(base, lora=last).tensors
+    actual = {name.removeprefix("model.net."): v for name, v in model.named_parameters()}
+    assert actual.keys() == {f"{name}.weight" for name in linear_modules(TINY_MODEL)}
     # measured 0
-    assert all(np.abs(v.detach().numpy() - wanted[n]).max() <= 1e-6 for n, v in found.items())
+    assert all(np.abs(v.detach().numpy() - expected[n]).max() <= 1e-6 for n, v in actual.items())
 
 
 def test_another_base_is_refused_everywhere(straight: Path, base: Path, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_another_network_than_the_base_is_refused(base: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("lora", "said"),
+    ("lora", "message"),
     [
         ({"rank": 8}, "written with lora.rank 4, the recipe has 8"),
         ({"alpha": 4.0}, "written with lora.alpha 6.0, the recipe has 4.0"),
@@ -291,9 +291,9 @@ def test_another_network_than_the_base_is_refused(base: Path, tmp_path: Path) ->
     ],
 )
 def test_another_adapter_is_not_continued(
-    straight: Path, base: Path, lora: dict[str, Any], said: str
+    straight: Path, base: Path, lora: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises(TrainingError, match=message):
         Trainer(lora_recipe(base, lora=lora), straight)
     with pytest.raises(TrainingError, match="format 'minit2i-lora-training'"):
         Trainer(tiny_recipe(), straight)
@@ -311,8 +311,8 @@ def test_an_adapter_ships_in_half_precision(straight: Path, base: Path, tmp_path
     release_adapter(last, target, notes={"score": 0.5})
     stored = load_file(target / "adapter_model.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16}
-    said = json.loads((target / "adapter.json").read_text("utf-8"))
-    assert said["score"] == 0.5 and said["recipe"]["lora"]["base"] == base.name
+    message = json.loads((target / "adapter.json").read_text("utf-8"))
+    assert message["score"] == 0.5 and message["recipe"]["lora"]["base"] == base.name
     whole, rounded = (load_checkpoint(base, lora=f).tensors for f in (last, target))
     # measured 1.7e-5: half precision's 11 bits of two factors
     worst = max(float(np.abs(whole[name] - rounded[name]).max()) for name in whole)
@@ -322,7 +322,7 @@ def test_an_adapter_ships_in_half_precision(straight: Path, base: Path, tmp_path
     assert not (tmp_path / "int8").exists()
 
 
-def test_what_a_picture_costs_is_what_is_counted(base: Path, tmp_path: Path) -> None:
+def test_what_a_image_costs_is_what_is_counted(base: Path, tmp_path: Path) -> None:
     recipe = lora_recipe(base, lora={"rank": 16})
     trainer = Trainer(recipe, tmp_path)
     data = step_data(recipe, 0)
@@ -338,7 +338,7 @@ def test_what_a_picture_costs_is_what_is_counted(base: Path, tmp_path: Path) -> 
     assert 1 <= ratio < 1.12
 
 
-def test_from_a_recipe_to_a_picture(tmp_path: Path, base: Path, repository: Path) -> None:
+def test_from_a_recipe_to_a_image(tmp_path: Path, base: Path, repository: Path) -> None:
     recipe = repository / "training" / "recipes" / "demo-lora.yaml"
     small = ["steps=2", "batch=2", "model.image_size=16", "model.hidden_size=32"]
     small += ["model.num_heads=2", "model.head_dim=16", "model.depth_double=2"]

@@ -63,14 +63,14 @@ def test_it_fits_no_other_model(tmp_path: Path) -> None:
 
 def test_it_is_what_the_shipped_recipe_makes(repository: Path) -> None:
     recipe = load_recipe(repository / "training" / "recipes" / "demo-lora.yaml")
-    said = json.loads((ASSETS / "lora" / "adapter.json").read_text("utf-8"))
-    assert said["step"] == recipe.steps
+    message = json.loads((ASSETS / "lora" / "adapter.json").read_text("utf-8"))
+    assert message["step"] == recipe.steps
     assert recipe.lora is not None
-    assert said["recipe"]["lora"] == recipe.lora.to_dict() | {"base": "model"}
+    assert message["recipe"]["lora"] == recipe.lora.to_dict() | {"base": "model"}
     ours = recipe.to_dict()
     named = ("kind_weights", "batch", "lr", "warmup_steps", "decay_steps", "ema_decay", "seed")
-    assert all(said["recipe"][name] == ours[name] for name in named)
-    kinds = said["shapes_score"]["kinds"]
+    assert all(message["recipe"][name] == ours[name] for name in named)
+    kinds = message["shapes_score"]["kinds"]
     assert {*NOVEL_KINDS} < set(kinds)
     size = sum(file.stat().st_size for file in (ASSETS / "lora").iterdir())
     assert size < 1_000_000

@@ -73,11 +73,11 @@ def gradients() -> dict[str, np.ndarray]:
     """Gradients at the drawn times under the golden arrays' names, in Flax's layout."""
     net = network()
     loss_of(net, "t", 0.01).backward()
-    found = {name: p.grad for name, p in net.canonical_parameters().items()}
+    actual = {name: p.grad for name, p in net.canonical_parameters().items()}
     rows = json.loads((PUBLIC / "key_map.json").read_text())
     named = {}
     for row in rows:
-        gradient = found.get(row["hf"].removeprefix("model.net."))
+        gradient = actual.get(row["hf"].removeprefix("model.net."))
         if gradient is not None:
             value = gradient.numpy()
             named[row["flax"].removeprefix("net/")] = value.T if row["transform"] == "T" else value
@@ -85,18 +85,18 @@ def gradients() -> dict[str, np.ndarray]:
 
 
 def test_gradient_of_every_leaf_is_the_official_one() -> None:
-    g, found = golden(), gradients()
+    g, actual = golden(), gradients()
     norms = dict(zip(g["grad_names"].tolist(), g["grad_norms_amin_0_01"].tolist(), strict=True))
     # The last block's text stream reaches no output.
     inert = {name for name, norm in norms.items() if norm == 0.0}
-    assert set(found) == set(norms) - inert and len(inert) == 6
+    assert set(actual) == set(norms) - inert and len(inert) == 6
     for name, norm in norms.items():
         if name not in inert:
-            assert np.linalg.norm(found[name]) == pytest.approx(norm, rel=GRADIENT_REL), name
+            assert np.linalg.norm(actual[name]) == pytest.approx(norm, rel=GRADIENT_REL), name
 
 
 def test_whole_gradients_are_the_official_ones() -> None:
-    g, found = golden(), gradients()
+    g, actual = golden(), gradients()
     whole = {
         name.removeprefix("grad_full__").replace("__", "/"): value
         for name, value in g.items()
@@ -104,7 +104,7 @@ def test_whole_gradients_are_the_official_ones() -> None:
     }
     assert len(whole) == 5
     for name, value in whole.items():
-        error = np.abs(found[name] - value).max()
+        error = np.abs(actual[name] - value).max()
         assert error <= WHOLE_GRADIENT_REL * np.abs(value).max(), name
 
 
@@ -119,21 +119,21 @@ def test_a_perfect_network_has_no_loss_and_the_scale_is_that_of_velocities() -> 
         ).item()
 
     assert loss(0.0) == 0.0
-    wanted = (0.1**2 / (1 - t.double()) ** 2).mean().item()
-    assert loss(0.1) == pytest.approx(wanted, rel=1e-5)  # measured 1.5e-7
+    expected = (0.1**2 / (1 - t.double()) ** 2).mean().item()
+    assert loss(0.1) == pytest.approx(expected, rel=1e-5)  # measured 1.5e-7
 
 
-def test_the_network_sees_the_mix_of_picture_and_noise() -> None:
+def test_the_network_sees_the_mix_of_image_and_noise() -> None:
     images, noise = torch.rand(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    seen: list[Tensor] = []
+    recorded: list[Tensor] = []
 
     def net(x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        seen.append(x)
+        recorded.append(x)
         return x
 
     nothing = torch.empty(2, 1, 1)
     flow_matching_loss(net, images, nothing, nothing, torch.tensor([0.0, 1.0]), noise)
-    assert torch.equal(seen[0][0], 2 * noise[0]) and torch.equal(seen[0][1], images[1])
+    assert torch.equal(recorded[0][0], 2 * noise[0]) and torch.equal(recorded[0][1], images[1])
 
 
 def test_times_are_logistic_normal() -> None:
@@ -147,10 +147,10 @@ def test_times_are_logistic_normal() -> None:
     assert abs(skew) < 0.06  # standard error 0.017
 
 
-def test_captions_are_dropped_whole_at_the_given_rate() -> None:
+def test_captions_are_dropped_completely_at_the_given_rate() -> None:
     mask = torch.ones(20_000, 3)
-    kept = drop_captions(mask, 0.1, torch.Generator().manual_seed(0))
-    rows = kept.sum(1)
+    retained = drop_captions(mask, 0.1, torch.Generator().manual_seed(0))
+    rows = retained.sum(1)
     assert set(rows.tolist()) == {0.0, 3.0}
     assert (rows == 0).float().mean().item() == pytest.approx(0.1, abs=0.008)  # error 0.0021
     assert torch.equal(drop_captions(mask, 0.0, torch.Generator()), mask)

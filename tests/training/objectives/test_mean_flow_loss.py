@@ -62,15 +62,17 @@ def parts(net: MMJiT) -> dict[str, Tensor]:
 
 
 def loss_of(net: MMJiT, adaptive: bool) -> tuple[Tensor, Tensor]:
-    found = parts(net)
-    return mean_flow_loss(found["u"], found["du_dt"], found["v_g"], found["h"], adaptive=adaptive)
+    actual = parts(net)
+    return mean_flow_loss(
+        actual["u"], actual["du_dt"], actual["v_g"], actual["h"], adaptive=adaptive
+    )
 
 
 def test_velocities_and_derivative_are_the_official_ones() -> None:
-    found = parts(network(student_forms()))
+    actual = parts(network(student_forms()))
     for name in ("v_g", "u", "du_dt"):
-        wanted = nchw(golden()[name])
-        error = (found[name] - wanted).abs().max() / wanted.abs().max()
+        expected = nchw(golden()[name])
+        error = (actual[name] - expected).abs().max() / expected.abs().max()
         assert error <= VELOCITY_REL, name
 
 
@@ -109,21 +111,21 @@ def test_loss_and_every_gradient_are_the_official_ones(
     assert raw.item() == pytest.approx(float(g["loss_u_raw"]), rel=LOSS_REL)
     loss.backward()
     norms = dict(zip(g["grad_names"].tolist(), g[f"grad_norms{suffix}"].tolist(), strict=True))
-    found = gradients(net)
+    actual = gradients(net)
     inert = {leaf for leaf, norm in norms.items() if norm == 0.0}
-    assert set(found) == set(norms) - inert
-    for leaf, value in found.items():
+    assert set(actual) == set(norms) - inert
+    for leaf, value in actual.items():
         assert np.linalg.norm(value) == pytest.approx(norms[leaf], rel=GRADIENT_REL), leaf
-    total = np.sqrt(sum(np.square(value).sum(dtype=np.float64) for value in found.values()))
+    total = np.sqrt(sum(np.square(value).sum(dtype=np.float64) for value in actual.values()))
     assert total == pytest.approx(float(g[f"grad_global_norm{suffix}"]), rel=GRADIENT_REL)
 
 
 def gradients(net: MMJiT) -> dict[str, np.ndarray]:
     """Under the golden arrays' names, in Flax's layout."""
-    found = {name: p.grad for name, p in net.canonical_parameters().items()}
+    actual = {name: p.grad for name, p in net.canonical_parameters().items()}
     named = {}
     for row in json.loads((PUBLIC / "key_map_mf.json").read_text()):
-        gradient = found.get(row["suggested_torch"].removeprefix("net."))
+        gradient = actual.get(row["suggested_torch"].removeprefix("net."))
         if gradient is not None:
             value = gradient.numpy()
             named[row["flax"].removeprefix("net/")] = value.T if row["transform"] == "T" else value
@@ -133,7 +135,7 @@ def gradients(net: MMJiT) -> dict[str, np.ndarray]:
 def test_whole_gradients_are_the_official_ones() -> None:
     g, net = golden(), network(student_forms()).requires_grad_(True)
     loss_of(net, adaptive=True)[0].backward()
-    found = gradients(net)
+    actual = gradients(net)
     whole = {
         name.removeprefix("grad_full__").replace("__", "/"): value
         for name, value in g.items()
@@ -141,7 +143,7 @@ def test_whole_gradients_are_the_official_ones() -> None:
     }
     assert len(whole) == 5
     for name, value in whole.items():
-        error = np.abs(found[name] - value).max() / np.abs(value).max()
+        error = np.abs(actual[name] - value).max() / np.abs(value).max()
         assert error <= GRADIENT_REL, name
 
 
@@ -166,7 +168,7 @@ def drawn(
     )
 
 
-def test_plain_pictures_have_one_level_and_guidance_everywhere() -> None:
+def test_plain_images_have_one_level_and_guidance_everywhere() -> None:
     conditions = drawn()
     assert torch.equal(conditions.t[:10_000], conditions.r[:10_000])
     assert not conditions.t_min[:10_000].any() and (conditions.t_max[:10_000] == 1).all()
@@ -189,9 +191,9 @@ def test_the_others_are_ordered_and_of_the_stated_laws() -> None:
         ("t_max", conditions.t_max, 0.5, 1.0),
     ):
         ordered = np.sort(value.numpy())
-        wanted = np.linspace(low, high, len(ordered))
+        expected = np.linspace(low, high, len(ordered))
         # Kolmogorov's distance; its 99.9% point is 0.0195 of the range.
-        assert np.abs(ordered - wanted).max() < 0.0195 * (high - low), name
+        assert np.abs(ordered - expected).max() < 0.0195 * (high - low), name
 
 
 def test_another_law_of_levels() -> None:

@@ -70,28 +70,28 @@ def batch_of(trainer: Trainer, step: int) -> Batch:
     ],
 )
 def test_words_are_whole_ones_in_any_case(base: Path, caption: str, new: bool) -> None:
-    found = prior(base, "cyan", "sks dog", "c++")
-    assert found.mentions_new([caption]).tolist() == [new]
+    actual = prior(base, "cyan", "sks dog", "c++")
+    assert actual.mentions_new([caption]).tolist() == [new]
 
 
 @torch.no_grad()
-def test_what_is_wanted_is_the_picture_or_what_the_base_says(base: Path) -> None:
+def test_what_is_target_is_the_image_or_what_the_base_says(base: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     images, x = torch.randn(2, 4, 3, 16, 16, generator=generator).unbind(0)
     context = torch.randn(4, 20, 128, generator=generator)
     mask = torch.ones(4, 20)
     mask[1] = mask[3] = 0  # dropped captions, which make no difference
     new = torch.tensor([True, True, False, False])
-    found = prior(base, NEW).target(images, new, x, context, mask)
-    said = build_network(load_checkpoint(base)).eval()(x, context, mask)
-    assert torch.equal(found[:2], images[:2]) and torch.equal(found[2:], said[2:])
+    actual = prior(base, NEW).target(images, new, x, context, mask)
+    message = build_network(load_checkpoint(base)).eval()(x, context, mask)
+    assert torch.equal(actual[:2], images[:2]) and torch.equal(actual[2:], message[2:])
 
 
-def test_the_loss_is_that_of_the_new_pictures_alone_at_first(base: Path, tmp_path: Path) -> None:
+def test_the_loss_is_that_of_the_new_images_alone_at_first(base: Path, tmp_path: Path) -> None:
     """Until they have learned, adapters say what the base says."""
     trainer = Trainer(prior_recipe(base, NEW, batch=16), tmp_path)
     batch = batch_of(trainer, 0)
-    found = trainer.objective.loss(trainer.net, batch, 0)[0].item()
+    actual = trainer.objective.loss(trainer.net, batch, 0)[0].item()
     draws = draw_step(trainer.recipe, 0, batch.mask, batch.positions)
     net = build_network(load_checkpoint(base)).eval()
     total, count = 0.0, 0
@@ -106,10 +106,10 @@ def test_the_loss_is_that_of_the_new_pictures_alone_at_first(base: Path, tmp_pat
         count += 1
     assert 2 <= count <= 12
     # Measured 1.7e-7 off.
-    assert found == pytest.approx(total / 16, rel=1e-6)
+    assert actual == pytest.approx(total / 16, rel=1e-6)
 
 
-def test_without_a_new_word_nothing_is_learned_and_it_is_said(base: Path, tmp_path: Path) -> None:
+def test_without_a_new_word_nothing_is_learned_with_a_warning(base: Path, tmp_path: Path) -> None:
     trainer = Trainer(prior_recipe(base, "purpel", batch=64, steps=20), tmp_path)
     with pytest.warns(
         DataWarning, match=r"none of the first 1000 captions .* \(purpel\); the adapter"
@@ -119,18 +119,18 @@ def test_without_a_new_word_nothing_is_learned_and_it_is_said(base: Path, tmp_pa
     assert {line["loss"] for line in log_of(tmp_path) if "loss" in line} == {0.0}
 
 
-def test_it_is_said_once_and_never_where_a_word_came(base: Path) -> None:
-    found = prior(base, "cyan")
+def test_the_warning_comes_once_and_never_where_a_word_came(base: Path) -> None:
+    actual = prior(base, "cyan")
     captions = ["a red circle"] * 600
-    found.mentions_new(captions)
+    actual.mentions_new(captions)
     with pytest.warns(DataWarning):
-        found.mentions_new(captions)
+        actual.mentions_new(captions)
     other = prior(base, "cyan")
     other.mentions_new(["a cyan circle"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
-            found.mentions_new(captions)
+            actual.mentions_new(captions)
             other.mentions_new(captions)
 
 
@@ -142,19 +142,19 @@ def drift(trainer: Trainer, base: Path) -> float:
     values = (0.7 * batch.images, batch.context, batch.mask)
     x, context, mask = (value[known] for value in values)
     nets: tuple[MMJiT, MMJiT] = (trainer.net, build_network(load_checkpoint(base)))
-    said, wanted = (net.eval()(x, context, mask) for net in nets)
-    return float((said - wanted).norm() / wanted.norm())
+    message, expected = (net.eval()(x, context, mask) for net in nets)
+    return float((message - expected).norm() / expected.norm())
 
 
 def test_what_the_base_knows_is_kept(base: Path, tmp_path: Path) -> None:
-    found = {}
+    actual = {}
     for words in ((), (NEW,)):
         recipe = prior_recipe(base, *words, steps=60, batch=32)
         trainer = Trainer(recipe, tmp_path / str(len(words)))
         trainer.run()
-        found[words] = drift(trainer, base)
+        actual[words] = drift(trainer, base)
     # Measured 1.2 and 0.14.
-    assert found[()] > 4 * found[(NEW,)] > 0
+    assert actual[()] > 4 * actual[(NEW,)] > 0
 
 
 def test_its_pass_is_counted(base: Path, tmp_path: Path) -> None:

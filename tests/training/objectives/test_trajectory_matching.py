@@ -85,17 +85,17 @@ def test_states_are_those_of_the_loop_that_paints(
     noise, context, mask = start(2)
     table = solver_table(solver, steps=10, a_min=0.1)
     conditions = guidance([2.5, 2.5], t_min=1 - interval[1], t_max=1 - interval[0])
-    found = teacher_trajectory(teacher, noise, context, mask, conditions, table)
+    actual = teacher_trajectory(teacher, noise, context, mask, conditions, table)
     with torch.no_grad():
         tokens = torch.stack([teacher.text_adapter(context, m) for m in (mask, 0 * mask)])
     guided = solver_table(solver, steps=10, a_min=0.1, interval=interval)
     loop = run_table(Step(teacher.denoiser), noise, tokens, guided, 2.5)
-    wanted = torch.stack([noise, *(x for x, _ in loop)])
-    assert found.shape == (11, 2, 3, 16, 16) and not found.requires_grad
-    assert (found - wanted).abs().max() <= MAX_ABS_ERROR
+    expected = torch.stack([noise, *(x for x, _ in loop)])
+    assert actual.shape == (11, 2, 3, 16, 16) and not actual.requires_grad
+    assert (actual - expected).abs().max() <= MAX_ABS_ERROR
 
 
-def test_every_picture_has_its_own_guidance(teacher: MMJiT) -> None:
+def test_every_image_has_its_own_guidance(teacher: MMJiT) -> None:
     noise, context, mask = start(3)
     table = solver_table("ab2", steps=4, a_min=0.25)
     conditions = guidance([1.0, 2.0, 5.0])
@@ -119,7 +119,7 @@ class Perfect:
     def __call__(self, z: Tensor, context: Tensor, mask: Tensor, **conditions: Tensor) -> Tensor:
         self.conditions = conditions | {"context": context, "mask": mask}
         n = len(self.states) - 1
-        found = []
+        actual = []
         for picture in z:
             index, place = divmod(
                 int((self.states[:-1].flatten(0, 1) == picture).flatten(1).all(1).nonzero()),
@@ -127,8 +127,8 @@ class Perfect:
             )
             level = 1 - index / n
             u = (picture - self.states[index + 1, place]) * n + self.off
-            found.append(picture - level * u)
-        return torch.stack(found)
+            actual.append(picture - level * u)
+        return torch.stack(actual)
 
 
 def test_the_loss_is_the_mean_velocitys() -> None:
@@ -155,18 +155,18 @@ def batch_of(recipe: Recipe) -> Batch:
     return Batch(images=images, context=context, mask=mask, captions=data.captions, positions=rows)
 
 
-def test_the_student_is_shown_the_state_after_so_many_rows(
+def test_the_student_learns_the_state_after_so_many_rows(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walked: list[Tensor] = []
-    shown: list[Tensor] = []
+    displayed: list[Tensor] = []
 
     def walk(*arguments: Any) -> Tensor:
         walked.append(teacher_trajectory(*arguments))
         return walked[-1]
 
     def look(student: object, states: Tensor, *rest: object) -> Tensor:
-        shown.append(states)
+        displayed.append(states)
         return torch.zeros((), requires_grad=True)
 
     monkeypatch.setattr(trajectory_matching, "teacher_trajectory", walk)
@@ -174,7 +174,7 @@ def test_the_student_is_shown_the_state_after_so_many_rows(
     recipe = recipe_of(folder)
     objective = TrajectoryMatching(recipe, torch.device("cpu"))
     objective.loss(MMJiT(recipe.model), batch_of(recipe), 0)
-    (states,), (long,) = walked, shown
+    (states,), (long,) = walked, displayed
     assert len(states) == 1 + STEPS * ROWS
     assert torch.equal(long, states[[0, ROWS, 2 * ROWS]])
     assert torch.equal(long[0], NOISE_SCALE * draw_noise(recipe, 0, range(recipe.batch)))
@@ -241,15 +241,15 @@ def test_a_student_may_begin_as_an_earlier_one(folder: Path, tmp_path: Path, row
     earlier = tmp_path / "first" / "step-000002"
     changes = {"start_from": str(earlier), "distill": {"teacher_rows": rows}}
     second = Trainer(recipe_of(folder, **changes), tmp_path / "second")
-    wanted = load_checkpoint(earlier).tensors
+    expected = load_checkpoint(earlier).tensors
     for name, value in second.parameters.items():
-        assert np.array_equal(value.detach().numpy(), wanted[name]), name
+        assert np.array_equal(value.detach().numpy(), expected[name]), name
     # A base model has no condition tokens to begin with.
     with pytest.raises(TrainingError, match=r"is another network \(model\.student is None"):
         Trainer(recipe_of(folder, start_from=str(folder)), tmp_path / "third")
 
 
-def test_what_is_told_is_drawn_once_a_picture() -> None:
+def test_what_conditions_it_is_given_is_drawn_once_a_image() -> None:
     conditions = StepConditions(
         **{name: torch.arange(3.0) for name in ("t", "r", "omega", "t_min", "t_max")}
     )

@@ -34,9 +34,9 @@ def test_updates_and_state_are_torchs(scale: str, nesterov: bool) -> None:
         moved = (other - first).abs().max()
         # Both iterate in bf16 and round other sums: measured 0.013 of the largest move.
         assert (one - other).abs().max() < 0.03 * moved
-    state, wanted = (optimizer.state_dict() for optimizer in optimizers)
-    assert state["param_groups"] == wanted["param_groups"]
-    for place, values in wanted["state"].items():
+    state, expected = (optimizer.state_dict() for optimizer in optimizers)
+    assert state["param_groups"] == expected["param_groups"]
+    for place, values in expected["state"].items():
         assert torch.equal(state["state"][place]["momentum_buffer"], values["momentum_buffer"])
 
 
@@ -50,9 +50,9 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
 @pytest.mark.parametrize("shape", [(30, 10), (10, 30)])
 def test_singular_values_come_close_to_one_and_vectors_stay(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonalize(matrix[None], COEFFICIENTS, 5, 1e-7)[0].float()
-    values = left.mT @ found @ right.mT
+    first, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    actual = orthogonalize(matrix[None], COEFFICIENTS, 5, 1e-7)[0].float()
+    values = first.mT @ actual @ right.mT
     assert 0.6 < values.diagonal().min() and values.diagonal().max() < 1.3
     assert (values - values.diagonal().diag()).abs().max() < 0.05  # measured 0.012
 

@@ -23,10 +23,10 @@ def test_muon_takes_exactly_the_matrices_of_the_blocks() -> None:
         {names[id(value)] for group in part.param_groups for value in group["params"]}
         for part in Optimizers(parameters, tiny_recipe(optimizer="muon")).parts
     )
-    wanted = {f"txt_preamble_blocks.{i}.{name}.weight" for i in range(2) for name in TEXT_BLOCK}
-    wanted |= {f"double_blocks.{i}.{name}.weight" for i in range(2) for name in DOUBLE_BLOCK}
-    assert muon == wanted
-    assert adam == set(canonical_shapes(TINY_MODEL)) - wanted
+    expected = {f"txt_preamble_blocks.{i}.{name}.weight" for i in range(2) for name in TEXT_BLOCK}
+    expected |= {f"double_blocks.{i}.{name}.weight" for i in range(2) for name in DOUBLE_BLOCK}
+    assert muon == expected
+    assert adam == set(canonical_shapes(TINY_MODEL)) - expected
 
 
 def test_adamw_alone_takes_everything() -> None:

@@ -39,14 +39,14 @@ def test_a_pattern_picks_whole_components(patterns: list[str], picked: list[str]
 
 
 def test_the_default_is_every_linear_layer_of_the_blocks() -> None:
-    found = lora_targets(TINY_MODEL, BLOCKS)
+    actual = lora_targets(TINY_MODEL, BLOCKS)
     # Two text blocks and two double blocks of five layers a stream, less four that nothing reads.
-    assert len(found) == 2 * 5 + 2 * 10 - 4
-    assert list(found) == [name for name in linear_modules(TINY_MODEL) if name in found]
+    assert len(actual) == 2 * 5 + 2 * 10 - 4
+    assert list(actual) == [name for name in linear_modules(TINY_MODEL) if name in actual]
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said"),
+    ("pattern", "message"),
     [
         ("img_qvk", "did you mean img_qkv?"),
         ("double_block", "did you mean double_blocks?"),
@@ -57,14 +57,14 @@ def test_the_default_is_every_linear_layer_of_the_blocks() -> None:
         ("double_blocks.1.txt_mlp", "that reach no output of the network; remove it"),
     ],
 )
-def test_a_target_that_is_none_is_refused_with_the_nearest(pattern: str, said: str) -> None:
+def test_a_target_that_is_none_is_refused_with_the_nearest(pattern: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         tiny_recipe(lora=LoraRecipe(base="b", rank=4, targets=(pattern,)))
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"base": ""}, "lora.base is '', but it must be a path"),
         ({"rank": 0}, "lora.rank is 0, but it must be 1 or more"),
@@ -85,9 +85,9 @@ def test_a_target_that_is_none_is_refused_with_the_nearest(pattern: str, said: s
         ({"ranks": 4}, "unknown key 'lora.ranks'; did you mean lora.rank"),
     ],
 )
-def test_values_outside_their_range(values: dict[str, Any], said: str) -> None:
+def test_values_outside_their_range(values: dict[str, Any], message: str) -> None:
     whole = tiny_recipe().to_dict() | {"lora": {"base": "b", "rank": 4} | values}
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         recipe_from_dict(whole)
 
 

@@ -33,12 +33,12 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_tensorboard_has_the_figures_and_the_grid_of_a_run(tmp_path: Path) -> None:
     Trainer(tiny_recipe(steps=2, track=["tensorboard"]), tmp_path).run()
-    found = scalars(tmp_path)
-    assert {"loss", "lr", "score", "images_s", "mfu"} == set(found)
+    actual = scalars(tmp_path)
+    assert {"loss", "lr", "score", "images_s", "mfu"} == set(actual)
     loss, score = log_of(tmp_path)
-    assert found["loss"] == [(2, pytest.approx(loss["loss"]))]
-    assert found["score"] == [(2, pytest.approx(score["score"]))]
-    assert found["images_s"][0][1] > 0 and 0 < found["mfu"][0][1] < 1
+    assert actual["loss"] == [(2, pytest.approx(loss["loss"]))]
+    assert actual["score"] == [(2, pytest.approx(score["score"]))]
+    assert actual["images_s"][0][1] > 0 and 0 < actual["mfu"][0][1] < 1
 
 
 def test_a_resumed_run_replaces_the_figures_of_steps_it_makes_again(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_trackers_that_are_not_there_are_named(
         Trackers.open(tiny_recipe(track=["wandb"]), tmp_path, 0)
 
 
-def test_throughput_is_pictures_over_time_and_its_share_of_the_machine() -> None:
+def test_throughput_is_images_over_time_and_its_share_of_the_machine() -> None:
     throughput = Throughput(batch=8, image_flops=3e9, machine_rate=1e12)
     for _ in range(4):
         throughput.add(0.5)
@@ -116,12 +116,12 @@ def test_the_machines_rate_is_that_of_its_products() -> None:
     assert 1e8 < rate < 1e15
 
 
-def test_flops_of_a_picture(tmp_path: Path) -> None:
+def test_flops_of_a_image(tmp_path: Path) -> None:
     once = denoiser_flops(TINY_MODEL) + adapter_flops(TINY_MODEL)
     assert Trainer(tiny_recipe(), tmp_path).objective.image_flops == 3 * once
 
 
-def test_own_prompts_are_painted_and_not_scored(tmp_path: Path) -> None:
+def test_own_prompts_are_sampled_and_not_scored(tmp_path: Path) -> None:
     recipe = tiny_recipe(steps=1, sample_prompts=["a cat", "a red circle", "two dogs"])
     Trainer(recipe, tmp_path).run()
     assert [set(line) for line in log_of(tmp_path)] == [{"step", "loss", "lr"}]

@@ -115,8 +115,8 @@ def test_another_encoder_is_refused(tmp_path: Path, key: str) -> None:
         TrainingError, match=r"was embedded with .*run minit2i data embed"
     ) as caught:
         Batches(recipe_of(source, **changes))
-    wanted = {"encoder": "encoder_sha256", "length": "prompt_length 19"}
-    assert wanted.get(key, key) in str(caught.value)
+    expected = {"encoder": "encoder_sha256", "length": "prompt_length 19"}
+    assert expected.get(key, key) in str(caught.value)
 
 
 def test_embeddings_are_not_mixed(tmp_path: Path) -> None:

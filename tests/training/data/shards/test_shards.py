@@ -95,12 +95,12 @@ def test_samples_are_webdatasets_own(tmp_path: Path) -> None:
         tar.addfile(link)
         tar.addfile(tarfile.TarInfo("empty.txt"))
     index = open_index(str(path))
-    found = [index.read(number) for number in range(len(index))]
-    wanted = read_by_webdataset(path)
-    assert [(raw.key, raw.members) for raw in found] == wanted and len(wanted) == 9
+    actual = [index.read(number) for number in range(len(index))]
+    expected = read_by_webdataset(path)
+    assert [(raw.key, raw.members) for raw in actual] == expected and len(expected) == 9
     with open(path, "rb") as stream:
         walked = list(iterate_samples(str(path), stream))
-    assert [(raw.key, raw.members) for raw in walked] == wanted
+    assert [(raw.key, raw.members) for raw in walked] == expected
 
 
 def test_what_is_written_is_read_by_webdataset_and_always_the_same(tmp_path: Path) -> None:
@@ -114,15 +114,15 @@ def test_what_is_written_is_read_by_webdataset_and_always_the_same(tmp_path: Pat
     assert index.text == {"x": 1} and len(index) == 3
 
 
-def test_the_index_is_kept_and_made_anew_for_another_shard(tmp_path: Path) -> None:
+def test_the_index_is_kept_and_rebuilt_for_another_shard(tmp_path: Path) -> None:
     (path,) = write_set(tmp_path, [3])
     first = open_index(str(path))
-    kept = Path(f"{path}{SUFFIX}")
-    said = json.loads(kept.read_text())
-    assert said["offsets"] == first.offsets.tolist() and said["bytes"] == path.stat().st_size
-    before = kept.stat().st_mtime_ns
+    retained = Path(f"{path}{SUFFIX}")
+    message = json.loads(retained.read_text())
+    assert message["offsets"] == first.offsets.tolist() and message["bytes"] == path.stat().st_size
+    before = retained.stat().st_mtime_ns
     assert np.array_equal(open_index(str(path)).offsets, first.offsets)
-    assert kept.stat().st_mtime_ns == before
+    assert retained.stat().st_mtime_ns == before
     write_tar(path, {"x": good(1)})
     os.utime(path, ns=(before + 10**9, before + 10**9))
     assert len(open_index(str(path))) == 1
@@ -144,23 +144,23 @@ def test_the_index_is_kept_and_made_anew_for_another_shard(tmp_path: Path) -> No
     ],
     ids=str,
 )
-def test_a_damaged_index_is_made_anew(tmp_path: Path, damage: dict[str, object] | None) -> None:
+def test_a_corrupt_index_is_rebuilt(tmp_path: Path, damage: dict[str, object] | None) -> None:
     (path,) = write_set(tmp_path, [3])
-    kept = Path(f"{path}{SUFFIX}")
+    retained = Path(f"{path}{SUFFIX}")
     open_index(str(path))
-    good_text = kept.read_text()
-    kept.write_text("{" if damage is None else json.dumps(json.loads(good_text) | damage))
+    good_text = retained.read_text()
+    retained.write_text("{" if damage is None else json.dumps(json.loads(good_text) | damage))
     assert len(open_index(str(path))) == 3
-    assert kept.read_text() == good_text
+    assert retained.read_text() == good_text
 
 
-def test_an_index_that_fits_in_size_alone_is_found_out(tmp_path: Path) -> None:
+def test_an_index_that_fits_in_size_alone_is_detected(tmp_path: Path) -> None:
     (path,) = write_set(tmp_path, [3])
     index = open_index(str(path))
-    kept = Path(f"{path}{SUFFIX}")
-    values = json.loads(kept.read_text())
+    retained = Path(f"{path}{SUFFIX}")
+    values = json.loads(retained.read_text())
     values["offsets"][1] += 512
-    kept.write_text(json.dumps(values))
+    retained.write_text(json.dumps(values))
     for number in (0, 1):
         with pytest.raises(
             TrainingError, match="its index does not match it; run minit2i data check"
@@ -211,7 +211,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_shard_is_named(tmp_path: Path, name: str) -> None:
+def test_a_corrupt_shard_is_named(tmp_path: Path, name: str) -> None:
     (path,) = write_set(tmp_path, [3])
     damage, message = DAMAGE[name]
     damage(path)
@@ -260,9 +260,7 @@ def test_http_without_parts_needs_copies(tmp_path: Path) -> None:
         assert len(list((tmp_path / "copies").glob("*.tar"))) == 1
 
 
-def test_a_server_that_stumbles_is_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_stumbles_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "RETRY_AFTER_S", (0.01, 0.01))
     (path,) = write_set(tmp_path, [4])
     with served(tmp_path) as (address, state):
@@ -330,7 +328,7 @@ def test_a_file_system_without_its_package_names_it() -> None:
 
 
 @pytest.mark.parametrize("place", ["http", "memory"])
-def test_a_damaged_remote_shard_is_named(tmp_path: Path, place: str) -> None:
+def test_a_corrupt_remote_shard_is_named(tmp_path: Path, place: str) -> None:
     (path,) = write_set(tmp_path, [40])
     overwrite(path)
     Path(f"{path}{SUFFIX}").unlink()
