@@ -18,6 +18,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import BundleError, RuntimeFailure
+from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.solvers.table import solver_table
 from minit2i_deploy.text.embed import embed
@@ -279,6 +280,28 @@ def test_a_missing_provider_is_a_failure(tmp_path: Path) -> None:
     options = ("-o", tmp_path / "a.png", "--provider", "cuda")
     line = program("minit2i-generate", tiny_bundle(), "a", *options, code=1)
     assert "onnxruntime cannot open it on cuda" in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize("graph", ["text_encoder", "transformer"])
+def test_a_graph_that_gives_another_output_is_refused_as_in_python(
+    tmp_path: Path, graph: str
+) -> None:
+    """Here the bundle's samples are changed, so that the error in the line is a measured one."""
+    copy = Path(shutil.copytree(shipped_bundle("int8"), tmp_path / "bundle"))
+    path = copy / "reference_outputs.json"
+    samples = json.loads(path.read_text(encoding="utf-8"))
+    samples[graph] = [-1.3 * value for value in samples[graph]]
+    data = json.dumps(samples).encode()
+    path.write_bytes(data)
+    info = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    edit(copy, lambda fields: fields["files"].update({path.name: info}))
+    bundle = Bundle.open(copy)
+    with open_runtime(bundle, "onnxruntime") as runtime, pytest.raises(RuntimeFailure) as error:
+        generate(bundle, runtime, "a red circle")
+    options = ("-o", tmp_path / "a.png")
+    line = program("minit2i-generate", copy, "a red circle", *options, code=1)
+    assert line == f"minit2i-generate: error: {error.value}\n"
+    assert f": {graph} is broken on onnxruntime" in line and not (tmp_path / "a.png").exists()
 
 
 KILOBYTES = (50_000, 60_000, 80_000, 120_000)

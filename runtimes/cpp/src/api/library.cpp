@@ -1,8 +1,8 @@
 // The C functions that need no handle.
 
 #include "api/guard.hpp"
+#include "common/noise.hpp"
 #include "common/version.hpp"
-#include "sampling/noise.hpp"
 
 #include <algorithm>
 #include <array>

@@ -11,7 +11,7 @@
 namespace minit2i {
 
 constexpr char kManifestName[] = "manifest.json";
-// sampling/noise.hpp draws it.
+// common/noise.hpp draws it.
 constexpr char kNoiseGenerator[] = "philox4x32-10/box-muller";
 constexpr char kTextEncoder[] = "text_encoder";
 constexpr char kTextAdapter[] = "text_adapter";
@@ -21,6 +21,7 @@ constexpr char kAfterSwitchGraph[] = "transformer_after_switch";
 
 struct ModelInfo {
     std::int64_t image_size = 0;
+    std::int64_t patch_size = 0;
     std::int64_t in_channels = 0;
     std::int64_t txt_input_size = 0;
     std::int64_t prompt_length = 0;

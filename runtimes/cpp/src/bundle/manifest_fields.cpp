@@ -81,6 +81,7 @@ ModelInfo decode_model(const Json &value) {
     check_model_shape(base, where);
     ModelInfo model;
     model.image_size = expect_positive(base, "image_size", where);
+    model.patch_size = expect_positive(base, "patch_size", where);
     model.in_channels = expect_positive(base, "in_channels", where);
     model.txt_input_size = expect_positive(base, "txt_input_size", where);
     model.prompt_length = expect_positive(base, "prompt_length", where);

@@ -3,7 +3,9 @@
 #include "common/failure.hpp"
 #include "engine/int8_probe.hpp"
 #include "engine/plugin.hpp"
+#include "engine/reference_outputs.hpp"
 #include "engine/signal_stack.hpp"
+#include "engine/trajectory.hpp"
 
 #include <sched.h>
 #include <unistd.h>
@@ -166,17 +168,38 @@ std::shared_ptr<GraphSession> Engine::open(const std::string &graph) {
     }
     if (graph == kTextEncoder) {
         check_encoder(*opened);
+    } else if (may_overflow(bundle_.graph(graph).precision)) {
+        graph == kTextAdapter ? check_adapter(*opened) : check_step(*opened);
     }
     return opened;
 }
 
 // Half precision overflows in T5, and all that follows would be NaN.
 void Engine::check_encoder(GraphSession &session) {
-    // Nine common tokens and the end: a T5 in too small a number type overflows at most inputs.
-    std::vector<std::int64_t> ids{3, 4, 5, 6, 7, 8, 9, 10, 11, 1};
+    std::vector<std::int64_t> ids = reference_ids();
     std::vector<std::int64_t> mask(ids.size(), 1);
     RunControl control;
-    run_encoder(session, ids, mask, 1, control);
+    require_reference_output(bundle_, kTextEncoder, run_encoder(session, ids, mask, 1, control));
+}
+
+void Engine::check_adapter(GraphSession &session) {
+    AdapterInputs inputs = reference_adapter_inputs(bundle_);
+    RunControl control;
+    require_reference_output(
+        bundle_, kTextAdapter,
+        run_adapter(session, inputs.context, inputs.mask, inputs.conditions, control));
+}
+
+// A step graph before or after the switch; both stand for the same network.
+void Engine::check_step(GraphSession &session) {
+    AdapterInputs inputs = reference_adapter_inputs(bundle_);
+    RunControl control;
+    Tensor tokens = adapt(inputs.context, inputs.mask, inputs.conditions, control);
+    tokens.shape.insert(tokens.shape.begin(), 1);
+    Trajectory trajectory(reference_state(bundle_), std::move(tokens));
+    // The next state is then the network's own estimate of the image.
+    trajectory.step(session, {0.0F, 1.0F, 0.0F, 0.0F, 0.0F, 0.0F}, {1.0F}, {}, control);
+    require_reference_output(bundle_, kStepGraph, patches_of(bundle_, trajectory.x()));
 }
 
 Tensor Engine::run_encoder(GraphSession &session, std::vector<std::int64_t> &ids,
@@ -212,6 +235,11 @@ Tensor Engine::encode(std::vector<std::int64_t> &ids, std::vector<std::int64_t> 
 
 Tensor Engine::adapt(Tensor &context, std::vector<std::int64_t> &mask,
                      std::vector<float> &conditions, RunControl &control) {
+    return run_adapter(*session(kTextAdapter), context, mask, conditions, control);
+}
+
+Tensor Engine::run_adapter(GraphSession &session, Tensor &context, std::vector<std::int64_t> &mask,
+                           std::vector<float> &conditions, RunControl &control) {
     const std::int64_t n = context.shape[0];
     std::vector<Ort::Value> inputs;
     std::vector<const char *> names{"context", "mask"};
@@ -221,7 +249,7 @@ Tensor Engine::adapt(Tensor &context, std::vector<std::int64_t> &mask,
         names.push_back("conditions");
         inputs.push_back(view(conditions, {n, 4}));
     }
-    Tensor tokens = session(kTextAdapter)->run(names, inputs, control);
+    Tensor tokens = session.run(names, inputs, control);
     if (tokens.shape.size() != 3 || tokens.shape[0] != n) {
         fail_runtime("text_adapter: its output is not [n, tokens, hidden]; re-run minit2i export");
     }

@@ -45,6 +45,10 @@ private:
     Tensor run_encoder(GraphSession &session, std::vector<std::int64_t> &ids,
                        std::vector<std::int64_t> &mask, std::size_t n, RunControl &control);
     void check_encoder(GraphSession &session);
+    void check_adapter(GraphSession &session);
+    void check_step(GraphSession &session);
+    Tensor run_adapter(GraphSession &session, Tensor &context, std::vector<std::int64_t> &mask,
+                       std::vector<float> &conditions, RunControl &control);
     Ort::SessionOptions options() const;
 
     const Bundle &bundle_;

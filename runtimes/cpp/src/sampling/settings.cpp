@@ -1,8 +1,8 @@
 #include "sampling/settings.hpp"
 
 #include "common/failure.hpp"
+#include "common/noise.hpp"
 #include "common/python_json.hpp"
-#include "sampling/noise.hpp"
 
 #include <algorithm>
 #include <cfloat>

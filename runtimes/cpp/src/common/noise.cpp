@@ -1,4 +1,4 @@
-#include "sampling/noise.hpp"
+#include "common/noise.hpp"
 
 #include <array>
 #include <cmath>
