@@ -56,8 +56,8 @@ class Program:
 
     name: str
     embed: list[str]
-    paint: list[str]
-    says_its_time: bool = True
+    generate: list[str]
+    reports_time: bool = True
     start_s: list[float] = field(default_factory=list)
     start_cpu_s: list[float] = field(default_factory=list)
     step_s: list[float] = field(default_factory=list)
@@ -70,9 +70,9 @@ class Program:
             start = _run(self.embed)
             self.start_s.append(start.wall_s)
             self.start_cpu_s.append(start.cpu_s)
-        short, long = (_run(_filled(self.paint, steps)) for steps in (1, rows))
+        short, long = (_run(_filled(self.generate, steps)) for steps in (1, rows))
         wall = (long.wall_s - short.wall_s) / (rows - 1)
-        if self.says_its_time:
+        if self.reports_time:
             output = json.loads(long.out)
             # One of them has the seconds of all rows, the other the same among its stages.
             wall = (
@@ -145,8 +145,8 @@ def _programs(options: argparse.Namespace, folder: Path) -> list[Program]:
     if options.peer:
         arguments = shlex.split(options.peer)
         values = {"prompt": PROMPT, "steps": "{steps}", "output": str(folder / "peer.png")}
-        paint = [word.format(**values) for word in arguments]
-        results.append(Program(name="peer", embed=[], paint=paint, says_its_time=False))
+        generate = [word.format(**values) for word in arguments]
+        results.append(Program(name="peer", embed=[], generate=generate, reports_time=False))
     return results
 
 
@@ -168,7 +168,7 @@ def _cpp(options: argparse.Namespace, folder: Path, bundle: Path, name: str) -> 
     return Program(
         name=name,
         embed=[str(client / "minit2i-embed"), *_embedding(options, folder, bundle)],
-        paint=[
+        generate=[
             str(client / "minit2i-generate"),
             *_generate_arguments(options, folder, bundle, name),
         ],
@@ -180,7 +180,7 @@ def _python(options: argparse.Namespace, folder: Path) -> Program:
     return Program(
         name=name,
         embed=[*_minit2i(), "embed", *_embedding(options, folder, options.bundle)],
-        paint=[
+        generate=[
             *_minit2i(),
             "generate",
             *_generate_arguments(options, folder, options.bundle, name),

@@ -1,4 +1,4 @@
-"""Export at full size: time, peak memory, peak disk, bundle size, and the error of each rung.
+"""Export at full size: time, peak memory, peak disk, bundle size, and the error of each precision.
 
     python benchmarks/full_size.py --variant b-16 --json b16.json
 
@@ -245,7 +245,7 @@ def _import_all() -> None:
 
 
 class _Stages:
-    """Says on stderr when each stage began, and the peak of memory until then."""
+    """Print on stderr when each stage starts, and the peak memory until then."""
 
     def __init__(self, began: float) -> None:
         self.began, self.stage = began, ""

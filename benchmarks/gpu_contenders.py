@@ -38,7 +38,7 @@ class Contender:
     """One engine.
 
     Args:
-        label: what tells it from the others.
+        label: unique name.
         runtime: of this package, or None of the official port.
         reason: why it does not run here, or empty.
         facts: figures that are read and not timed.

@@ -265,7 +265,7 @@ def counted_copies() -> Iterator[list[int]]:
 
 
 def _attention(options: argparse.Namespace, bundle: m.Bundle) -> dict[str, Any]:
-    """What the library's own log says of attention in one step, in a process of its own."""
+    """Lines of the library's log on attention in one step, from a separate process."""
     command = [sys.executable, __file__, options.bundle, "--provider", options.provider, "--child"]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
     lines = done.stderr.splitlines()

@@ -32,7 +32,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def read_card() -> dict[str, str] | None:
-    """What nvidia-smi says of the first GPU; None without it."""
+    """Facts of the first GPU from nvidia-smi; None without it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
