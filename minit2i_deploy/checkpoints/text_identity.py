@@ -88,7 +88,7 @@ def identify_text(encoder: Any, tokenizer: Tokenizer) -> TextIdentity:
     """
     import torch
 
-    ids = [*tokenizer.rust.encode(PROBE_TEXT, add_special_tokens=False).ids, tokenizer.eos_id]
+    ids = _probe_ids(tokenizer)
     with torch.no_grad():
         inputs = torch.tensor([ids])
         hidden = encoder(inputs, torch.ones_like(inputs)).last_hidden_state[0]
@@ -98,7 +98,7 @@ def identify_text(encoder: Any, tokenizer: Tokenizer) -> TextIdentity:
             {name: partial(_read, value) for name, value in encoder.state_dict().items()}
         ),
         tokenizer_sha256=_tokenizer_digest(tokenizer),
-        probe_ids=tuple(ids),
+        probe_ids=ids,
         # Six digits are more than two machines agree on, and keep the file readable.
         probe_values=tuple(float(f"{value:.6g}") for value in values),
     )
@@ -161,6 +161,41 @@ def check_text_identity(
             PrecisionWarning,
             stacklevel=2,
         )
+
+
+def check_stored_text(
+    expected: TextIdentity | None,
+    tensors: Mapping[str, Callable[[], np.ndarray]],
+    tokenizer: Tokenizer,
+    source: str,
+    bundle: Path,
+) -> None:
+    """Compare a bundle's text encoder, which is not run, with the one a network was trained with.
+
+    Args:
+        expected: recorded by the training run; None where nothing is known.
+        tensors: of the bundle's encoder, as ``encoder_digest`` takes them.
+        tokenizer: of the bundle.
+        source: of the network, for messages.
+        bundle: its folder, for messages.
+
+    Raises:
+        CheckpointError: another tokenizer, or an encoder with other weights.
+    """
+    if expected is None:
+        return
+    actual = encoder_digest(tensors)
+    if actual != expected.encoder_sha256 or _probe_ids(tokenizer) != expected.probe_ids:
+        raise CheckpointError(
+            f"{bundle}: its text encoder and tokenizer are not those that {source} was trained "
+            f"with (encoder sha256 {actual:.12}.., expected {expected.encoder_sha256:.12}..); run "
+            "minit2i export with the ones it was trained with"
+        )
+
+
+def _probe_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    ids = tokenizer.rust.encode(PROBE_TEXT, add_special_tokens=False).ids
+    return (*ids, tokenizer.eos_id)
 
 
 def _probe_error(expected: TextIdentity, actual: TextIdentity) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -146,7 +147,19 @@ def _new_weights(base: Bundle, options: RefitOptions) -> Checkpoint:
             f"{options.checkpoint}: not the architecture of {base.path}: {differing[0]}; run "
             "minit2i export and minit2i build"
         )
+    _check_text_encoder(base, source)
     return source
+
+
+def _check_text_encoder(base: Bundle, source: Checkpoint) -> None:
+    """The text encoder stays the bundle's, so it must be the one of the new weights."""
+    from minit2i_deploy.bundle.weight_replacement import read_weights
+    from minit2i_deploy.checkpoints.text_identity import check_stored_text
+
+    stored = dict(read_weights(Path(f"{base.graph_path('text_encoder')}.data")))
+    tensors = {name: partial(stored.pop, name) for name in stored}
+    identity, origin = source.report.text_identity, source.report.path
+    check_stored_text(identity, tensors, base.tokenizer(), origin, base.path)
 
 
 def _bundle_weights(base: Bundle) -> Checkpoint:

@@ -12,12 +12,15 @@ import pytest
 import torch
 import transformers
 
+from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.checkpoints.text_identity import (
     TextIdentity,
     check_text_identity,
     recorded_identity,
 )
+from minit2i_deploy.cli.refit import _check_text_encoder
+from minit2i_deploy.demo.ready import ready_bundle
 from minit2i_deploy.errors import CheckpointError, DataWarning, PrecisionWarning
 from minit2i_deploy.export.options import ExportOptions
 from minit2i_deploy.export.write import export_bundle
@@ -141,3 +144,14 @@ def test_a_corrupt_record_is_refused(run: Path, tmp_path: Path) -> None:
         path.write_text(json.dumps(values | {"text_identity": broken}), encoding="utf-8")
         with pytest.raises(CheckpointError, match="text_identity is corrupt"):
             load_checkpoint(tmp_path / "step-000001")
+
+
+def test_a_bundle_keeps_its_text_encoder_for_new_weights_of_its_own(
+    run: Path, other: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(ready_bundle("demo", tmp_path / "cache"))
+    _check_text_encoder(bundle, load_checkpoint(run))
+    recipe = dataclasses.replace(RECIPE, text_encoder=str(other))
+    foreign = load_checkpoint(Trainer(recipe, tmp_path / "foreign").run())
+    with pytest.raises(CheckpointError, match=r"are not those that .*foreign.* was trained with"):
+        _check_text_encoder(bundle, foreign)
