@@ -1,8 +1,8 @@
-"""Which kernels an engine is made of, read from what the library tells of its layers.
+"""Counts of an engine's kernels, from the library's description of its layers.
 
-Two forms are read: the listing at the end of a build's log, which needs no card, and the JSON of
+Two forms are read: the listing at the end of a build's log, which needs no GPU, and the JSON of
 IEngineInspector, which needs one. Both list layers with a name, the types of their tensors and,
-mostly, the name of the kernel; names are all that the two and the versions have in common.
+mostly, the name of the kernel; only the names are common to both and to all versions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NORM: Final = re.compile(r"Mul\w*?Mean\w*?Sqrt|rms_?norm", re.I)
 _GEMM_KINDS: Final = ("gemm", "fully_connected", "matrixmultiply", "matrix_multiply")
 _GEMM_FUSION: Final = re.compile(r"__myl_\w*Fc[A-Z_]")
 _GENERATED: Final = ("kgen",)
-_SYNCHRONISATION: Final = ("signal", "wait", "shape_call", "noop")
+_SYNCHRONIZATION: Final = ("signal", "wait", "shape_call", "noop")
 _TYPES: Final = (
     ("fp8", re.compile(r"fp8|e4m3|float8", re.I)),
     ("int8", re.compile(r"int8", re.I)),
@@ -42,7 +42,7 @@ class Layer:
 
     Args:
         name: as listed.
-        kind: the library's word for what it is.
+        kind: as the library calls it.
         tactic: name of its kernel, or empty.
         types: of its inputs and constants that have two axes or more, in order.
     """
@@ -57,17 +57,17 @@ def audit_layers(text: str, source: str, attention: int) -> Audit:
     """Count the kernels.
 
     Args:
-        text: the listing of a build's log, or the inspector's JSON for the whole engine.
-        source: what told it: ``log`` or ``inspector``.
-        attention: attentions of the graph.
+        text: the listing of a build's log, or the inspector's JSON for the engine.
+        source: of the text: ``log`` or ``inspector``.
+        attention: number of attentions of the graph.
 
     Returns:
-        the counts, or NO_AUDIT where the text names no layer.
+        the counts, or NO_AUDIT if the text names no layer.
     """
     layers = [
         layer
         for layer in (_from_json(text) if text.lstrip().startswith("{") else _from_log(text))
-        if layer.kind not in _SYNCHRONISATION
+        if layer.kind not in _SYNCHRONIZATION
     ]
     if not layers:
         return NO_AUDIT
@@ -86,25 +86,25 @@ def audit_layers(text: str, source: str, attention: int) -> Audit:
 
 
 def shortfall(audit: Audit, floor: float) -> str | None:
-    """Why an engine has too little fused attention, or None where it has enough.
+    """Why an engine has too little fused attention, or None if it has enough.
 
     Args:
         audit: of the engine.
         floor: a number of attentions; at most 1, a share of them.
     """
     if audit.source == NO_AUDIT.source:
-        return "the library tells nothing of its kernels, so fused attention cannot be counted"
-    wanted = floor * audit.attention if floor <= 1 else floor
-    if audit.attention_fused >= wanted:
+        return "the library does not list its kernels, so fused attention cannot be counted"
+    required = floor * audit.attention if floor <= 1 else floor
+    if audit.attention_fused >= required:
         return None
     return (
         f"{audit.attention_fused} of {audit.attention} attentions are fused, but"
-        f" {wanted:g} are required"
+        f" {required:g} are required"
     )
 
 
-def words(audit: Audit) -> str:
-    """The counts as a few words."""
+def describe_audit(audit: Audit) -> str:
+    """The counts in a few words."""
     if audit.source == NO_AUDIT.source:
         return "kernels unknown"
     gemms = ", ".join(f"{count} {name}" for name, count in audit.gemms.items())
@@ -165,8 +165,8 @@ def _from_json(text: str) -> Iterator[Layer]:
 
 
 def _tensors(fields: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    found = fields.get(name, [])
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+    items = fields.get(name, [])
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
 def _json_types(tensors: Iterable[Mapping[str, Any]]) -> Iterator[str]:

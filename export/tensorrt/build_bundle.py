@@ -1,4 +1,4 @@
-"""The engines of a bundle, top to bottom: what is needed, what is there, build the rest."""
+"""The engines of a bundle, top to bottom: plan, find the cached ones, build the others."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from minit2i_deploy.engines.sidecar import PLAN_FILE, Audit, EngineRecord
 from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.export.tensorrt.audit import shortfall
 from minit2i_deploy.export.tensorrt.build import build_engine
+from minit2i_deploy.export.tensorrt.build_device import use_device
+from minit2i_deploy.export.tensorrt.build_library import BuildLibrary
+from minit2i_deploy.export.tensorrt.build_options import NATIVE, BuildOptions, sizes_for
 from minit2i_deploy.export.tensorrt.capabilities import check_targets
-from minit2i_deploy.export.tensorrt.device import use_device
-from minit2i_deploy.export.tensorrt.library import BuildLibrary
-from minit2i_deploy.export.tensorrt.options import NATIVE, BuildOptions, sizes_for
 from minit2i_deploy.progress import Progress, no_progress, stage_of
 
-# Only the network's own attention can be fused: T5 adds a bias to each score, in float32.
+# Only the denoiser's attention can be fused: T5 adds a bias to each score, in float32.
 _AUDITED: Final = "transformer"
 
 
@@ -38,7 +38,7 @@ class Outcome:
 
     Args:
         engine: its folder and record.
-        built: it was built now; else it was there and current.
+        built: whether it was built now, or was in the cache and current.
         reason: why it was built, or that it was current.
     """
 
@@ -52,8 +52,8 @@ def plan_bundle(bundle: Bundle, options: BuildOptions) -> tuple[PlannedBuild, ..
 
     Raises:
         MissingDependencyError: the engine library is not installed.
-        RuntimeFailure: it is too old or does not load, there is no card to build on, or the bundle
-            is for another engine alone.
+        RuntimeFailure: it is too old or does not load, there is no GPU to build on, or the bundle
+            is for another engine only.
         UsageError: a target that the library lacks, or that cannot compute in a graph's precision.
     """
     return plan_builds(bundle, _keys(bundle, BuildLibrary.open(options.library), options))
@@ -66,21 +66,21 @@ def build_bundle(
     force: bool = False,
     progress: Progress = no_progress,
 ) -> tuple[Outcome, ...]:
-    """Build the engines that are not there yet, one after another.
+    """Build the engines that the cache lacks, one after another.
 
     Args:
         bundle: whose graphs are built; the engines go into its cache.
-        options: for which cards and sizes.
+        options: for which GPUs and sizes.
         force: build those that are current as well.
         progress: called with the share that is done and the graph and phase.
 
     Raises:
         MissingDependencyError: the engine library is not installed.
-        UsageError: an option that the library or a card does not support, or a folder that may
+        UsageError: an option that the library or a GPU does not support, or a folder that may
             not be written.
         BundleError: a graph that the library cannot parse.
-        RuntimeFailure: a build failed, has less fused attention than is required, or the bundle is
-            for another engine alone.
+        RuntimeFailure: a build failed, has less fused attention than is required, or the bundle
+            is for another engine only.
         Minit2iError: another process is building the same engine.
     """
     library = BuildLibrary.open(options.library)
@@ -114,13 +114,13 @@ def _keys(bundle: Bundle, library: BuildLibrary, options: BuildOptions) -> list[
 
 
 def _targets(library: BuildLibrary, options: BuildOptions) -> tuple[str, ...]:
-    on_this_card = options.targets == (NATIVE,)
-    if library.name == TENSORRT_RTX and not on_this_card:
+    is_native = options.targets == (NATIVE,)
+    if library.name == TENSORRT_RTX and not is_native:
         return options.targets or (PORTABLE,)
-    if options.targets and not on_this_card:
+    if options.targets and not is_native:
         raise UsageError(
-            f"--target {' '.join(options.targets)}: TensorRT builds for the card it runs on only;"
-            " leave it out, or use --engine tensorrt-rtx"
+            f"--target {' '.join(options.targets)}: TensorRT builds only for the GPU it runs on;"
+            " omit it, or use --engine tensorrt-rtx"
         )
     device = use_device(options.device)
     return (native_target(device.capability, device.name),)
@@ -135,21 +135,21 @@ def _one(
     progress: Progress,
 ) -> Outcome:
     if item.current and not force:
-        return _kept(bundle, item, options)
+        return _current(bundle, item, options)
     with engine_lock(bundle, item.key, wait_s=options.wait_s):
-        # Whoever held the lock before may have built this very engine.
+        # The process that had the lock before may have built this very engine.
         (now,) = plan_builds(bundle, [item.key])
         if now.current and not force:
-            return _kept(bundle, now, options)
+            return _current(bundle, now, options)
         record = _build(bundle, library, options, item.key, progress)
-    found = CachedEngine(folder=engine_folder(bundle, item.key), record=record)
-    return Outcome(engine=found, built=True, reason="forced" if item.current else item.reason)
+    engine = CachedEngine(folder=engine_folder(bundle, item.key), record=record)
+    return Outcome(engine=engine, built=True, reason="forced" if item.current else item.reason)
 
 
-def _kept(bundle: Bundle, item: PlannedBuild, options: BuildOptions) -> Outcome:
-    found = read_engine(bundle, item.key)
-    _check_floor(bundle, found.record.key, found.record.audit, options)
-    return Outcome(engine=found, built=False, reason=item.reason)
+def _current(bundle: Bundle, item: PlannedBuild, options: BuildOptions) -> Outcome:
+    engine = read_engine(bundle, item.key)
+    _check_floor(bundle, engine.record.key, engine.record.audit, options)
+    return Outcome(engine=engine, built=False, reason=item.reason)
 
 
 def _build(

@@ -259,8 +259,8 @@ def _settings(options: BuildCommandOptions) -> BuildOptions:
 
 def _print_plan(bundle: Bundle, planned: tuple[PlannedBuild, ...], *, as_json: bool) -> None:
     from minit2i_deploy.cli.support.formatting import columns, json_text, size
-    from minit2i_deploy.export.tensorrt.estimate import expected_memory_bytes
-    from minit2i_deploy.export.tensorrt.memory import available_bytes
+    from minit2i_deploy.export.tensorrt.memory_estimate import expected_memory_bytes
+    from minit2i_deploy.export.tensorrt.process_memory import available_bytes
 
     memory = [expected_memory_bytes(bundle, item.key.graph) for item in planned]
     available = available_bytes()
@@ -295,7 +295,7 @@ def _print_plan(bundle: Bundle, planned: tuple[PlannedBuild, ...], *, as_json: b
 
 def _print_outcomes(outcomes: tuple[Outcome, ...], *, as_json: bool) -> None:
     from minit2i_deploy.cli.support.formatting import columns, json_text, size
-    from minit2i_deploy.export.tensorrt.audit import words
+    from minit2i_deploy.export.tensorrt.audit import describe_audit
     from minit2i_deploy.io.strict_json import encode
 
     if as_json:
@@ -315,7 +315,9 @@ def _print_outcomes(outcomes: tuple[Outcome, ...], *, as_json: bool) -> None:
         record = item.engine.record
         done = f"built in {record.build_s:.1f} s" if item.built else "current"
         name = item.engine.folder.name
-        rows.append((record.key.graph, name, size(record.plan_bytes), done, words(record.audit)))
+        rows.append(
+            (record.key.graph, name, size(record.plan_bytes), done, describe_audit(record.audit))
+        )
     print(columns(rows, head=("graph", "engine", "size", "", "kernels")))
 
 

@@ -235,7 +235,7 @@ def _engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
     from minit2i_deploy.cli.support.formatting import size
     from minit2i_deploy.engines.cache import CorruptEngine
     from minit2i_deploy.engines.key import describe_size
-    from minit2i_deploy.export.tensorrt.audit import words
+    from minit2i_deploy.export.tensorrt.audit import describe_audit
 
     rows: list[tuple[str, ...]] = []
     for engine in _engines(bundle):
@@ -247,7 +247,7 @@ def _engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
         key = record.key
         target = f"{key.library} {' '.join(key.targets)}"
         sizes = "; ".join(f"{name} {describe_size(values)}" for name, values in key.sizes.items())
-        counts = words(record.audit)
+        counts = describe_audit(record.audit)
         plan = size(record.plan_bytes)
         rows.append((engine.folder.name, key.graph, target, sizes, plan, counts, state))
     return rows

@@ -43,9 +43,9 @@ def test_no_choice_is_one_that_the_provider_refuses(name: str) -> None:
     assert set(CHOICES[name]) <= set(PROVIDERS[name].runs)
 
 
-def test_unasked_the_fastest_exact_enough_one_is_taken() -> None:
-    found = {target: (choose(target).opset, choose(target).precision) for target in TARGETS}
-    assert found == {
+def test_the_default_is_the_fastest_exact_enough_one() -> None:
+    actual = {target: (choose(target).opset, choose(target).precision) for target in TARGETS}
+    assert actual == {
         "cpu": (23, "fp32"), "openvino": (23, "fp32"), "cuda": (23, "fp16"),
         "tensorrt": (23, "fp16"), "tensorrt-rtx": (23, "fp16"),
     }  # fmt: skip
@@ -56,15 +56,15 @@ def test_unasked_the_fastest_exact_enough_one_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "precision", "said"),
+    ("target", "precision", "message"),
     [
         ("tpu", None, "unknown target 'tpu'; choose one of cpu, openvino"),
         ("cpu", "bf16", "cpu has no kernels for bf16; choose one of fp32"),
         ("openvino", "int4", "choose one of fp32, fp16"),
     ],
 )
-def test_what_does_not_run_is_refused(target: str, precision: str | None, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_what_does_not_run_is_refused(target: str, precision: str | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         choose(target, precision)
 
 

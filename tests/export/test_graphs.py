@@ -98,30 +98,30 @@ def test_attention_and_norms_are_single_nodes() -> None:
 
 def test_data_files_hold_every_weight_under_its_name() -> None:
     source = load_checkpoint(hub_folder())
-    found = {}
+    actual = {}
     for name in ("text_adapter", "transformer"):
         with safe_open(tiny_bundle() / name / "model.onnx.data", framework="numpy") as file:
             transposed = set(json.loads(file.metadata()["transposed"]))
             for key in file.keys():
                 value = file.get_tensor(key)
-                assert key not in found
-                found[key] = value.T if key in transposed else value
-    weights = {k: v for k, v in found.items() if not k.startswith("_constant.")}
+                assert key not in actual
+                actual[key] = value.T if key in transposed else value
+    weights = {k: v for k, v in actual.items() if not k.startswith("_constant.")}
     assert weights.keys() == canonical_shapes(CONFIG).keys()
     for key, value in weights.items():
         np.testing.assert_array_equal(value, source.tensors[key], err_msg=key)
-    assert set(found) - set(weights) == {"_constant.position_table"}
+    assert set(actual) - set(weights) == {"_constant.position_table"}
 
 
 def test_text_encoder_data_is_the_source_under_its_names() -> None:
-    wanted = safe_open(PUBLIC / "t5" / "text_encoder" / "model.safetensors", framework="numpy")
-    with safe_open(tiny_bundle() / "text_encoder" / "model.onnx.data", "numpy") as file, wanted:
+    expected = safe_open(PUBLIC / "t5" / "text_encoder" / "model.safetensors", framework="numpy")
+    with safe_open(tiny_bundle() / "text_encoder" / "model.onnx.data", "numpy") as file, expected:
         transposed = set(json.loads(file.metadata()["transposed"]))
-        assert set(file.keys()) == set(wanted.keys())
+        assert set(file.keys()) == set(expected.keys())
         for key in file.keys():
             value = file.get_tensor(key)
             np.testing.assert_array_equal(
-                value.T if key in transposed else value, wanted.get_tensor(key), err_msg=key
+                value.T if key in transposed else value, expected.get_tensor(key), err_msg=key
             )
 
 
@@ -144,7 +144,7 @@ def test_the_graph_points_into_the_data_file(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_large_tensors_begin_at_their_own_alignment(name: str) -> None:
+def test_large_tensors_are_aligned(name: str) -> None:
     path = tiny_bundle() / name / "model.onnx.data"
     header_bytes = int.from_bytes(path.read_bytes()[:8], "little")
     fields = json.loads(path.read_bytes()[8 : 8 + header_bytes])

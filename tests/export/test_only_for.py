@@ -70,7 +70,7 @@ def cpu_bundle() -> Path:
     ).path
 
 
-def picture(bundle: Bundle, runtime: str, **options: Any) -> np.ndarray:
+def final_state(bundle: Bundle, runtime: str, **options: Any) -> np.ndarray:
     with open_runtime(bundle, runtime, **options) as opened:
         return generate(bundle, opened, "a red circle", seed=3, table=TABLE, guidance=2.5).x
 
@@ -98,22 +98,22 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def error(found: np.ndarray, wanted: torch.Tensor) -> float:
-    return float(np.linalg.norm(found - wanted.numpy()) / np.linalg.norm(wanted.numpy()))
+def error(actual: np.ndarray, expected: torch.Tensor) -> float:
+    return float(np.linalg.norm(actual - expected.numpy()) / np.linalg.norm(expected.numpy()))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_the_graphs_compute_what_torch_does(tmp_path: Path, name: str) -> None:
-    """Two pictures, two branches, texts of two lengths; torch in float64."""
+    """Two images, two branches, texts of two lengths; torch in float64."""
     config, padding = NETWORKS[name]
     net, exact = network(config), network(config).double()
     mask = (np.arange(12) < np.array([[5], [12]])).astype(np.int64)
-    given = {"context": normal(2, 12, 32), "mask": mask}
+    inputs = {"context": normal(2, 12, 32), "mask": mask}
     if config.student is not None:
-        given["conditions"] = normal(2, 4, seed=4)
-    told = {key: torch.from_numpy(value) for key, value in given.items()}
-    wanted = AdapterGraph(exact.text_adapter)(**told)
+        inputs["conditions"] = normal(2, 4, seed=4)
+    tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
+    expected = AdapterGraph(exact.text_adapter)(**tensors)
     if padding is not None:
         pad_heads(net, padding)
     use_onnxruntime_heads(net)
@@ -122,9 +122,9 @@ def test_the_graphs_compute_what_torch_does(tmp_path: Path, name: str) -> None:
         "s": (Step(net.denoiser), step_signature(config)),
     }
     adapter, step = (session(*part, tmp_path / key) for key, part in parts.items())
-    tokens = adapter.run(None, given)[0]
+    tokens = adapter.run(None, inputs)[0]
     # Measured 1.2e-6 at most.
-    assert error(tokens, wanted) <= 6e-6
+    assert error(tokens, expected) <= 6e-6
     state = {
         "x": normal(2, 3, 32, 32, seed=1),
         "h": normal(2, 3, 32, 32, seed=2),
@@ -135,9 +135,9 @@ def test_the_graphs_compute_what_torch_does(tmp_path: Path, name: str) -> None:
     oracles = Step(exact.denoiser)(
         **{key: torch.from_numpy(value).double() for key, value in state.items()}
     )
-    for found, oracle in zip(step.run(None, state), oracles, strict=True):
+    for actual, oracle in zip(step.run(None, state), oracles, strict=True):
         # Measured 2.8e-6 at most.
-        assert error(found, oracle) <= 1e-5
+        assert error(actual, oracle) <= 1e-5
 
 
 def test_one_node_each_and_no_transposes() -> None:
@@ -148,7 +148,7 @@ def test_one_node_each_and_no_transposes() -> None:
     # Queries and keys of both streams; the last block has no text queries.
     assert kinds["com.microsoft", "RotaryEmbedding"] == 4 * blocks - 1
     assert {"Attention", "Softmax"}.isdisjoint(kind for _, kind in kinds)
-    # Of patches alone: the picture comes apart and is put together.
+    # Of patches alone: the image is split and joined.
     assert kinds["", "Transpose"] == 2
 
 
@@ -159,10 +159,10 @@ def test_it_is_recorded_and_verified() -> None:
     assert json.loads((bundle.path / "manifest.json").read_text())["only_for"] == "cpu"
     plain = Bundle.open(tiny_bundle()).manifest
     assert plain.only_for is None and b"only_for" not in plain.to_bytes()
-    found = {check.name: check.measured for check in bundle.manifest.checks}
-    assert found.keys() == {check.name for check in plain.checks}
+    actual = {check.name: check.measured for check in bundle.manifest.checks}
+    assert actual.keys() == {check.name for check in plain.checks}
     # Measured 2.0e-6; export's bound is 1e-5.
-    assert 0 < found["transformer"] <= 5e-6
+    assert 0 < actual["transformer"] <= 5e-6
 
 
 @pytest.mark.parametrize(
@@ -171,32 +171,32 @@ def test_it_is_recorded_and_verified() -> None:
     ids=["cpu", "auto", "torch"],
 )
 def test_pictures_are_those_of_standard_operators(runtime: str, options: dict[str, str]) -> None:
-    wanted = picture(Bundle.open(tiny_bundle()), "onnxruntime")
-    found = picture(Bundle.open(cpu_bundle()), runtime, **options)
+    expected = final_state(Bundle.open(tiny_bundle()), "onnxruntime")
+    actual = final_state(Bundle.open(cpu_bundle()), runtime, **options)
     # Measured 1.3e-6.
-    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_other_engines_refuse_it(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = Bundle.open(cpu_bundle())
-    said = r"is for provider cpu of onnxruntime alone \(export --for cpu\), so {} cannot run it"
+    message = r"is for provider cpu of onnxruntime alone \(export --for cpu\), so {} cannot run it"
     for runtime in ("openvino", "tensorrt", "tensorrt-rtx"):
-        with pytest.raises(RuntimeFailure, match=said.format(f"runtime {runtime}")):
+        with pytest.raises(RuntimeFailure, match=message.format(f"runtime {runtime}")):
             open_runtime(bundle, runtime)
     for use in (plan_bundle, build_bundle):
-        with pytest.raises(RuntimeFailure, match=said.format("tensorrt-rtx")):
+        with pytest.raises(RuntimeFailure, match=message.format("tensorrt-rtx")):
             use(bundle, BuildOptions(library="tensorrt_rtx", targets=("sm89",)))
     # As if the provider were there.
     monkeypatch.setattr(
         "minit2i_deploy.runtimes.onnxruntime.session.check_present", lambda ort, provider: None
     )
     for provider in ("cuda", "openvino", "tensorrt"):
-        with pytest.raises(RuntimeFailure, match=said.format(provider)):
+        with pytest.raises(RuntimeFailure, match=message.format(provider)):
             open_runtime(bundle, "onnxruntime", provider=provider)
 
 
 @pytest.mark.parametrize("value", ["cuda", "", "CPU", None, 1])
-def test_an_engine_that_none_is_made_for_is_refused(value: object) -> None:
+def test_an_unknown_engine_is_refused(value: object) -> None:
     fields = json.loads((cpu_bundle() / "manifest.json").read_text())
     del fields["manifest_sha256"]
     with pytest.raises(BundleError, match="only_for"):
@@ -204,7 +204,7 @@ def test_an_engine_that_none_is_made_for_is_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"only_for": "cuda"}, "only_for must be one of cpu, got 'cuda'"),
         (
@@ -218,9 +218,9 @@ def test_an_engine_that_none_is_made_for_is_refused(value: object) -> None:
     ],
 )
 def test_what_has_no_such_operators_is_refused(
-    tmp_path: Path, settings: dict[str, Any], said: str
+    tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         export_bundle(
             hub_folder(), tmp_path / "b", ExportOptions(text_encoder=text_folder(), **settings)
         )
@@ -239,8 +239,8 @@ def test_quantized_it_is_still_for_that_engine_only(tmp_path: Path) -> None:
         source.path, tmp_path / "q", QuantizeOptions(scheme="int8-cpu", prompts=prompts(tmp_path))
     )
     assert bundle.manifest.only_for == "cpu"
-    wanted = picture(source, "onnxruntime")
-    rms = np.linalg.norm(picture(bundle, "onnxruntime") - wanted) / np.linalg.norm(wanted)
+    expected = final_state(source, "onnxruntime")
+    rms = np.linalg.norm(final_state(bundle, "onnxruntime") - expected) / np.linalg.norm(expected)
     # Measured 0.031.
     assert 0 < rms < 0.1
 
@@ -268,6 +268,6 @@ def test_its_late_graph_makes_a_bundle_one_for_that_engine(tmp_path: Path) -> No
 
 
 def test_inspect_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = run(capsys, "inspect", cpu_bundle())
-    (line,) = (line for line in shown.out.splitlines() if line.startswith("runs on"))
+    printed = run(capsys, "inspect", cpu_bundle())
+    (line,) = (line for line in printed.out.splitlines() if line.startswith("runs on"))
     assert line.split(None, 2)[2] == "provider cpu of onnxruntime only"

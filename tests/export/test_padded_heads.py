@@ -44,7 +44,7 @@ def padded_bundle() -> Path:
     ).path
 
 
-def picture(bundle: Bundle, runtime: str) -> np.ndarray:
+def final_state(bundle: Bundle, runtime: str) -> np.ndarray:
     with open_runtime(bundle, runtime) as opened:
         return generate(bundle, opened, "a red circle", seed=3, table=TABLE, guidance=2.5).x
 
@@ -58,11 +58,11 @@ def test_it_is_recorded_and_verified_against_the_network_without_pads() -> None:
     assert plain.padded_head_dim is None
     assert b"padded_head_dim" not in plain.to_bytes()
     # Measured 1.7e-6 at most, as without pads; export's bound is 1e-5.
-    found = {check.name: check.measured for check in bundle.manifest.checks}
-    assert found.keys() == {check.name for check in plain.checks}
-    assert 0 < found["transformer"] <= 5e-6 and 0 < found["text_adapter"] <= 5e-6
+    actual = {check.name: check.measured for check in bundle.manifest.checks}
+    assert actual.keys() == {check.name for check in plain.checks}
+    assert 0 < actual["transformer"] <= 5e-6 and 0 < actual["text_adapter"] <= 5e-6
     again = verify_bundle(bundle.path, hub_folder(), SourceOptions(text_encoder=text_folder()))
-    assert [check.name for check in again] == list(found)
+    assert [check.name for check in again] == list(actual)
 
 
 def test_the_graphs_have_the_wide_heads() -> None:
@@ -76,18 +76,18 @@ def test_the_graphs_have_the_wide_heads() -> None:
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
 def test_pictures_are_those_without_pads(runtime: str) -> None:
-    wanted = picture(Bundle.open(tiny_bundle()), "onnxruntime")
-    found = picture(Bundle.open(padded_bundle()), runtime)
+    expected = final_state(Bundle.open(tiny_bundle()), "onnxruntime")
+    actual = final_state(Bundle.open(padded_bundle()), runtime)
     # Measured 8e-7 of values up to 2.
-    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_the_weights_come_back_bit_for_bit() -> None:
-    wanted = load_checkpoint(hub_folder()).tensors
-    found = network_tensors(Bundle.open(padded_bundle()))
-    assert sorted(found) == sorted(wanted)
-    for name, value in wanted.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    expected = load_checkpoint(hub_folder()).tensors
+    actual = network_tensors(Bundle.open(padded_bundle()))
+    assert sorted(actual) == sorted(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
 def test_other_weights_are_padded_as_an_export_pads_them(tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_other_weights_are_padded_as_an_export_pads_them(tmp_path: Path) -> None
         for name, base in (("padded", bundle), ("plain", Bundle.open(tiny_bundle())))
     )
     assert refitted.manifest.padded_head_dim == 32
-    wanted = picture(plain, "onnxruntime")
-    assert np.abs(wanted - picture(Bundle.open(tiny_bundle()), "onnxruntime")).max() > 1e-3
-    found = picture(refitted, "onnxruntime")
-    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    expected = final_state(plain, "onnxruntime")
+    assert np.abs(expected - final_state(Bundle.open(tiny_bundle()), "onnxruntime")).max() > 1e-3
+    actual = final_state(refitted, "onnxruntime")
+    assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_a_quantized_bundle_keeps_its_padding(tmp_path: Path) -> None:
         source.path, tmp_path / "q", QuantizeOptions(scheme="int8-weights", prompts=prompts)
     )
     assert bundle.manifest.padded_head_dim == 32
-    wanted, found = picture(source, "onnxruntime"), picture(bundle, "onnxruntime")
-    error = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+    expected, actual = final_state(source, "onnxruntime"), final_state(bundle, "onnxruntime")
+    error = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
     assert 0 < error < 0.1
 
 
@@ -149,9 +149,9 @@ def test_a_width_that_pads_nothing_is_refused(value: object) -> None:
 def test_weights_that_are_no_padded_heads_are_named(tmp_path: Path) -> None:
     """A manifest that promises other pads than the graphs have."""
     bundle = Bundle.open(padded_bundle())
-    told = dataclasses.replace(bundle.manifest, padded_head_dim=40)
-    other = dataclasses.replace(bundle, manifest=told)
-    padding = told.head_padding
+    manifest = dataclasses.replace(bundle.manifest, padded_head_dim=40)
+    other = dataclasses.replace(bundle, manifest=manifest)
+    padding = manifest.head_padding
     assert padding is not None and padding.padded == 40
     with pytest.raises(BundleError, match=r"expected heads of 40"):
         network_tensors(other)
@@ -162,11 +162,11 @@ def test_weights_that_are_no_padded_heads_are_named(tmp_path: Path) -> None:
 def test_the_command_line_pads_and_shows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = run(capsys, "inspect", padded_bundle())
-    (line,) = (line for line in shown.out.splitlines() if line.startswith("heads"))
+    printed = run(capsys, "inspect", padded_bundle())
+    (line,) = (line for line in printed.out.splitlines() if line.startswith("heads"))
     assert line.split(None, 1)[1] == "16 wide, padded with zeros to 32 in the graphs"
-    words = ["export", hub_folder(), tmp_path / "b", "--head-multiple"]
-    refused = run(capsys, *words, "12")
+    arguments = ["export", hub_folder(), tmp_path / "b", "--head-multiple"]
+    refused = run(capsys, *arguments, "12")
     assert (refused.code, refused.error.count("\n")) == (2, 0)
     assert "head multiple is 12; choose one of 1, 8, 16, 32, 64" in refused.error
     assert not (tmp_path / "b").exists()

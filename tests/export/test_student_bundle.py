@@ -24,7 +24,7 @@ from tests.helpers.tiny_tokenizer import write_tokenizer
 
 # Measured 2.9e-6 in onnxruntime and 2.2e-6 in torch, on states up to 7.7.
 MAX_STATE_ERROR = 1e-4
-# Measured 2.7e-6 on pictures up to 3.8.
+# Measured 2.7e-6 on images up to 3.8.
 MAX_RUNTIME_DIFFERENCE = 5e-5
 
 
@@ -87,9 +87,9 @@ def test_official_trajectory(bundle: Bundle, name: str) -> None:
     golden = arrays("mf_sampler")
     table, _ = bundle.preset()
     states = np.ascontiguousarray(golden["z"].transpose(0, 1, 4, 2, 3))
-    told = np.tile(table.conditions()[0].astype(np.float32), (2, 1))
+    rows = np.tile(table.conditions()[0].astype(np.float32), (2, 1))
     with open_runtime(bundle, name) as runtime:
-        tokens = runtime.adapt(golden["context"], golden["mask"].astype(np.int64), told)
+        tokens = runtime.adapt(golden["context"], golden["mask"].astype(np.int64), rows)
         state = runtime.start(states[0], tokens[None])
         for row in table.steps(12.0):
             state.step(row)
@@ -101,11 +101,11 @@ def test_official_trajectory(bundle: Bundle, name: str) -> None:
 def test_each_condition_reaches_the_tokens(bundle: Bundle, name: str) -> None:
     golden = arrays("mf_sampler")
     context, mask = golden["context"], golden["mask"].astype(np.int64)
-    told = np.tile(np.array([0.25, 12.0, 0.2, 0.8], np.float32), (2, 1))
+    conditions = np.tile(np.array([0.25, 12.0, 0.2, 0.8], np.float32), (2, 1))
     with open_runtime(bundle, name) as runtime:
-        tokens = runtime.adapt(context, mask, told)
+        tokens = runtime.adapt(context, mask, conditions)
         for index in range(len(CONDITION_COLUMNS)):
-            other = told.copy()
+            other = conditions.copy()
             other[1, index] *= 0.5
             changed = np.abs(runtime.adapt(context, mask, other) - tokens).max(axis=(1, 2))
             # The first of the two keeps its condition; measured 0 there, at least 0.12 here.
@@ -113,17 +113,17 @@ def test_each_condition_reaches_the_tokens(bundle: Bundle, name: str) -> None:
 
 
 def test_runtimes_agree_and_omega_counts(bundle: Bundle) -> None:
-    pictures, others = [], []
+    images, others = [], []
     for name in ("onnxruntime", "torch"):
         with open_runtime(bundle, name) as runtime:
             result = generate(bundle, runtime, ["red circle", ""], seed=3)
             assert (result.guidance, result.table) == (12.0, "mean-flow-4")
-            pictures.append(result.x)
+            images.append(result.x)
             others.append(generate(bundle, runtime, ["red circle", ""], seed=3, guidance=3.0).x)
-    assert np.abs(pictures[0] - pictures[1]).max() <= MAX_RUNTIME_DIFFERENCE
+    assert np.abs(images[0] - images[1]).max() <= MAX_RUNTIME_DIFFERENCE
     assert np.abs(others[0] - others[1]).max() <= MAX_RUNTIME_DIFFERENCE
     # Measured 0.079.
-    assert np.abs(others[0] - pictures[0]).max() > 0.01
+    assert np.abs(others[0] - images[0]).max() > 0.01
 
 
 def test_a_base_models_flavour_is_refused_and_leaves_nothing(sources: Path) -> None:
@@ -140,36 +140,38 @@ def test_a_base_models_flavour_is_refused_and_leaves_nothing(sources: Path) -> N
     assert flavour_for(STUDENT_CONFIG, "mean-flow") == flavour_for(STUDENT_CONFIG, None)
 
 
-def test_what_the_checkpoint_says_is_told(sources: Path, bundle: Bundle, tmp_path: Path) -> None:
-    told = {"omega": 4.0, "t_min": 0.1, "t_max": 0.7}
-    own = _with_told(sources, tmp_path / "checkpoint", told)
-    made = export_bundle(
-        own, tmp_path / "bundle", ExportOptions(text_encoder=sources / "text_encoder")
+def test_the_checkpoint_s_conditions_are_used(
+    sources: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    conditions = {"omega": 4.0, "t_min": 0.1, "t_max": 0.7}
+    source = _with_conditions(sources, tmp_path / "checkpoint", conditions)
+    result = export_bundle(
+        source, tmp_path / "bundle", ExportOptions(text_encoder=sources / "text_encoder")
     )
-    for table, wanted in (
-        (made.preset()[0], [0.25, 4.0, 0.1, 0.7]),
-        (made.compile_table("mean-flow", 2), [0.5, 4.0, 0.1, 0.7]),
+    for table, expected in (
+        (result.preset()[0], [0.25, 4.0, 0.1, 0.7]),
+        (result.compile_table("mean-flow", 2), [0.5, 4.0, 0.1, 0.7]),
         (bundle.preset()[0], [0.25, 12.0, 0.2, 0.8]),
     ):
-        assert table.conditions().tolist() == [wanted] * len(table)
-    assert (made.preset()[1], bundle.preset()[1]) == (4.0, 12.0)
-    for found, checks in (("4", made.manifest.checks), ("12", bundle.manifest.checks)):
+        assert table.conditions().tolist() == [expected] * len(table)
+    assert (result.preset()[1], bundle.preset()[1]) == (4.0, 12.0)
+    for guidance, checks in (("4", result.manifest.checks), ("12", bundle.manifest.checks)):
         (where,) = {check.where for check in checks if check.name == "trajectory"}
-        assert where.endswith(f"mean-flow-4 at guidance {found}")
+        assert where.endswith(f"mean-flow-4 at guidance {guidance}")
     (again,) = (
         check
         for check in verify_bundle(
-            made.path, own, SourceOptions(text_encoder=sources / "text_encoder")
+            result.path, source, SourceOptions(text_encoder=sources / "text_encoder")
         )
         if check.name == "trajectory"
     )
     assert again.where.endswith("at guidance 4")
     # The official code that is imitated stays what it is.
-    assert made.manifest.flavour == bundle.manifest.flavour
+    assert result.manifest.flavour == bundle.manifest.flavour
 
 
 @pytest.mark.parametrize(
-    "told",
+    "conditions",
     [
         {"omega": 4.0},
         {"omega": 0.5, "t_min": 0.1, "t_max": 0.7},
@@ -178,14 +180,16 @@ def test_what_the_checkpoint_says_is_told(sources: Path, bundle: Bundle, tmp_pat
         [4.0, 0.1, 0.7],
     ],
 )
-def test_wrong_told_values_are_refused(sources: Path, tmp_path: Path, told: object) -> None:
-    own = _with_told(sources, tmp_path / "checkpoint", told)
+def test_wrong_conditions_are_refused(sources: Path, tmp_path: Path, conditions: object) -> None:
+    source = _with_conditions(sources, tmp_path / "checkpoint", conditions)
     with pytest.raises(CheckpointError, match=r"checkpoint\.json: told is .* expected"):
-        load_checkpoint(own)
+        load_checkpoint(source)
 
 
-def _with_told(sources: Path, folder: Path, told: object) -> Path:
+def _with_conditions(sources: Path, folder: Path, conditions: object) -> Path:
     shutil.copytree(sources / "checkpoint", folder)
     header = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
-    (folder / "checkpoint.json").write_text(json.dumps(header | {"told": told}), encoding="utf-8")
+    (folder / "checkpoint.json").write_text(
+        json.dumps(header | {"told": conditions}), encoding="utf-8"
+    )
     return folder

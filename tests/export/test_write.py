@@ -72,7 +72,7 @@ def test_tables_and_preset() -> None:
     assert bundle.table("euler-20") == solver_table("euler", steps=20, a_min=0.05)
 
 
-def test_the_text_encoder_is_found_beside_the_checkpoint(tmp_path: Path) -> None:
+def test_the_text_encoder_beside_the_checkpoint_is_taken(tmp_path: Path) -> None:
     shutil.copytree(hub_folder(), tmp_path / "release" / "transformer")
     shutil.copytree(text_folder(), tmp_path / "release", dirs_exist_ok=True)
     stages: list[tuple[str, float]] = []
@@ -138,12 +138,12 @@ def test_bfloat16_graphs_compute_what_torch_does(tmp_path: Path, opset: int) -> 
         # In bfloat16 and back: weights, and tables of positions as well, are rounded once.
         for module in (torch_runtime._network.adapter, torch_runtime._network.step):
             module.to(torch.float32)
-        found, wanted = (
+        actual, expected = (
             generate(bundle, runtime, "red", seed=3, table=table, guidance=2.5).x
             for runtime in (graphs, torch_runtime)
         )
     # Measured: 1.4e-6.
-    error = np.abs(found - wanted).max() / np.abs(wanted).max()
+    error = np.abs(actual - expected).max() / np.abs(expected).max()
     assert error < 1e-5
 
 
@@ -154,7 +154,7 @@ def test_a_bundle_is_checked_against_its_checkpoint() -> None:
     assert [check.name for check in checks] == CHECKS
 
 
-def test_another_checkpoint_is_not_its_own() -> None:
+def test_another_checkpoint_is_refused() -> None:
     other, _ = base_forms()["payload"]
     with pytest.raises(BundleError, match=r"made from checkpoint [0-9a-f]{8}\.\. but"):
         verify_bundle(tiny_bundle(), other, SourceOptions(text_encoder=text_folder()))
@@ -292,7 +292,7 @@ def test_a_measured_nan_is_over_any_bound() -> None:
         )
 
 
-def test_a_merged_adapter_is_recorded_and_asked_for_again(tmp_path: Path) -> None:
+def test_a_merged_adapter_is_recorded_and_required_again(tmp_path: Path) -> None:
     write_adapter(tmp_path / "lora", targets=["final_layer.linear"])
     bundle = export_bundle(
         hub_folder(),
@@ -317,7 +317,7 @@ def test_a_merged_adapter_is_recorded_and_asked_for_again(tmp_path: Path) -> Non
         )
 
 
-def test_a_flax_checkpoint_of_no_published_shape_is_told_its_sizes(tmp_path: Path) -> None:
+def test_a_flax_checkpoint_of_no_published_shape_takes_its_sizes(tmp_path: Path) -> None:
     path, sizes = base_forms()["flax-msgpack"]
     refused(tmp_path, UsageError, "pass image_size and prompt_length", checkpoint=path)
     bundle = export_bundle(

@@ -102,7 +102,7 @@ def test_int4_in_blocks_is_the_sum_of_rounded_products() -> None:
 PER_TOKEN = GraphScheme(weights=INT8, activations=INT8, per_token=True)
 
 
-def test_every_token_has_a_range_of_its_own() -> None:
+def test_every_token_has_its_range() -> None:
     graph = quantize_graph(prepared(), PER_TOKEN, {})
     x = inputs()
     x[3], x[5] = 0, x[5] * 1e4
@@ -125,7 +125,7 @@ def test_a_token_does_not_depend_on_the_others() -> None:
     assert np.array_equal(run({"x": x})[0][0], run({"x": others})[0][0])
 
 
-def test_two_layers_that_read_one_value_have_their_own_pairs_by_token() -> None:
+def test_layers_that_read_one_value_have_different_pairs_by_token() -> None:
     """onnxruntime merges equal pairs, and fuses no product whose pair another one reads."""
     graph = quantized("int8-cpu")
     pairs = [node for node in graph.model.graph.node if node.op_type == "QuantizeLinear"]

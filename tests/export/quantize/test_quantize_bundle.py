@@ -66,7 +66,7 @@ def test_two_runs_with_one_seed_are_equal_to_the_byte(
     assert files(again.path) == files(int8.path)
 
 
-def test_the_bundle_is_complete_and_says_how_it_was_made(int8: Bundle) -> None:
+def test_the_bundle_is_complete_and_has_its_record(int8: Bundle) -> None:
     int8.verify()
     record = int8.manifest.quantization
     assert record is not None
@@ -170,12 +170,12 @@ def test_ranges_that_the_caller_named_stay(
     out = tmp_path / "out"
     ranges().save(calibration_path(out))
     named: dict[str, Any] = {way: calibration_path(out)}
-    made = quantize_bundle(
+    result = quantize_bundle(
         source().path, out, QuantizeOptions(scheme="int8", prompts=prompts, draw=SMALL, **named)
     )
-    assert made.manifest.quantization is not None
+    assert result.manifest.quantization is not None
     stored = Calibration.load(calibration_path(out))
-    assert stored.digest == made.manifest.quantization.calibration_sha256
+    assert stored.digest == result.manifest.quantization.calibration_sha256
     assert (stored.digest == ranges().digest) == (way == "calibration")
 
 
@@ -195,8 +195,8 @@ def test_the_command_excludes_keeps_and_reports(
     tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, again = tmp_path / "out", tmp_path / "again"
-    words = [source().path, out, "--scheme", "int8-weights", "--prompts", prompts, "--json"]
-    done = run(capsys, "quantize", *words, "--exclude", "*.w2", "--keep", "text_encoder")
+    arguments = [source().path, out, "--scheme", "int8-weights", "--prompts", prompts, "--json"]
+    done = run(capsys, "quantize", *arguments, "--exclude", "*.w2", "--keep", "text_encoder")
     assert done.code == 0
     values = json.loads(done.out)
     record = values["quantization"]
@@ -282,15 +282,15 @@ def test_a_half_precision_source_is_measured_in_float32(tmp_path: Path, prompts:
         for name, graph in source().manifest.graphs.items()
     }
     write_manifest(folder, dataclasses.replace(source().manifest, graphs=graphs))
-    made = quantize_bundle(
+    result = quantize_bundle(
         folder, tmp_path / "out", QuantizeOptions(scheme="int8-weights", prompts=prompts)
     )
-    assert made.manifest.quantization is not None
-    assert made.manifest.quantization.base_precision == "fp16"
-    assert made.manifest.graphs["transformer"].precision == "fp16"
+    assert result.manifest.quantization is not None
+    assert result.manifest.quantization.base_precision == "fp16"
+    assert result.manifest.graphs["transformer"].precision == "fp16"
 
 
-def test_no_torch_is_needed_and_a_missing_package_names_its_extra() -> None:
+def test_a_missing_package_names_its_extra_and_torch_is_not_required() -> None:
     lines = "import sys\nsys.modules['torch'] = None\n"
     fine = _python(lines + "import minit2i_deploy.export.quantize")
     assert fine.returncode == 0, fine.stderr

@@ -189,7 +189,7 @@ def test_a_score_is_lost_against_the_unquantized_graph(
 
     monkeypatch.setattr(sensitivity_budget, "generate_judged_images", judge)
     loss = score_loss_of(meter, 2)
-    # A quarter of twelve is lost with anything quantised, and nothing with nothing.
+    # A quarter of twelve is lost with anything quantized, and nothing with nothing.
     assert loss([]) == pytest.approx(0.25)
     assert loss([layer.name for layer in meter.subject.layers]) == 0.0
     assert calls == [(12, TABLE.name, GUIDANCE)] * 3

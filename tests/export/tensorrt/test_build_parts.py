@@ -15,12 +15,12 @@ from minit2i_deploy.engines.sidecar import NO_AUDIT, Audit
 from minit2i_deploy.errors import (
     UsageError,
 )
-from minit2i_deploy.export.tensorrt.audit import audit_layers, shortfall, words
+from minit2i_deploy.export.tensorrt.audit import audit_layers, describe_audit, shortfall
+from minit2i_deploy.export.tensorrt.build_options import BuildOptions, sizes_for
+from minit2i_deploy.export.tensorrt.build_phases import Phases, stoppable
 from minit2i_deploy.export.tensorrt.capabilities import check_targets
-from minit2i_deploy.export.tensorrt.estimate import expected_memory_bytes, weights_bytes
-from minit2i_deploy.export.tensorrt.log import Heard
-from minit2i_deploy.export.tensorrt.monitor import Phases, stoppable
-from minit2i_deploy.export.tensorrt.options import BuildOptions, sizes_for
+from minit2i_deploy.export.tensorrt.library_log import LibraryLog
+from minit2i_deploy.export.tensorrt.memory_estimate import expected_memory_bytes, weights_bytes
 from minit2i_deploy.progress import no_progress
 from tests.helpers.bundles import write_bundle
 
@@ -49,7 +49,10 @@ def test_the_log_of_a_build_is_counted() -> None:
         norms=1,
         kernels=5,
     )
-    assert words(audit) == "attention fused 1/2, 1 unfused softmax, GEMMs 1 fp16, 1 fp8, 5 kernels"
+    assert (
+        describe_audit(audit)
+        == "attention fused 1/2, 1 unfused softmax, GEMMs 1 fp16, 1 fp8, 5 kernels"
+    )
 
 
 @pytest.mark.parametrize("field", ["Format/Datatype", "Datatype"])
@@ -81,11 +84,11 @@ def test_the_inspectors_json_is_counted(field: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "Layers:\n", "{", "{}", '{"Layers": 3}', '{"Layers": []}', "[1]", "no layers"]
 )
-def test_a_library_that_tells_nothing_is_unknown(text: str) -> None:
+def test_a_library_without_a_listing_is_unknown(text: str) -> None:
     audit = audit_layers(text, "inspector", attention=3)
     assert audit == NO_AUDIT
-    assert words(audit) == "kernels unknown"
-    assert "tells nothing" in (shortfall(audit, 1.0) or "")
+    assert describe_audit(audit) == "kernels unknown"
+    assert "does not list its kernels" in (shortfall(audit, 1.0) or "")
 
 
 def test_names_alone_are_read_as_well() -> None:
@@ -104,35 +107,35 @@ def test_the_floor_is_a_share_or_a_number(fused: int, floor: float, short: bool)
 
 
 def test_the_first_error_is_the_reason() -> None:
-    heard = Heard()
-    heard.take(
+    log = LibraryLog()
+    log.add(
         "ERROR",
         "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:15: run_passes] Cannot"
         " compile for target(s) sm75. In compileGraph at /_src/x/codeGenerator.cpp:2012)",
     )
-    heard.take("ERROR", "[check.cpp::f::250] Error Code 1: Cuda Runtime (error 35)")
-    assert heard.reason() == "Cannot compile for target(s) sm75."
-    assert Heard().reason() == "it gave no reason"
+    log.add("ERROR", "[check.cpp::f::250] Error Code 1: Cuda Runtime (error 35)")
+    assert log.reason() == "Cannot compile for target(s) sm75."
+    assert LibraryLog().reason() == "it gave no reason"
 
 
 def test_what_is_heard_is_sorted_and_bounded() -> None:
-    heard = Heard()
+    log = LibraryLog()
     for index in range(200):
-        heard.take("ERROR", f"error {index} " + "x" * 500)
-        heard.take("WARNING", "careful")
-        heard.take("VERBOSE", "chatter")
-    heard.take("INFO", "Total Activation Memory: 1000 bytes")
-    heard.take("INFO", "Total Device Persistent Memory: 24 bytes")
-    heard.take("VERBOSE", LOG)
-    assert len(heard.errors) == len(heard.warnings) == 50
-    assert heard.reason().startswith("error 0 ") and len(heard.reason()) == 300
-    assert heard.scratch_bytes == 1024
-    assert heard.layers == LOG
+        log.add("ERROR", f"error {index} " + "x" * 500)
+        log.add("WARNING", "careful")
+        log.add("VERBOSE", "chatter")
+    log.add("INFO", "Total Activation Memory: 1000 bytes")
+    log.add("INFO", "Total Device Persistent Memory: 24 bytes")
+    log.add("VERBOSE", LOG)
+    assert len(log.errors) == len(log.warnings) == 50
+    assert log.reason().startswith("error 0 ") and len(log.reason()) == 300
+    assert log.scratch_bytes == 1024
+    assert log.layers == LOG
 
 
 def test_progress_of_nested_phases_never_goes_back() -> None:
-    seen: list[float] = []
-    phases = Phases(lambda share, label="": seen.append(share))
+    shares: list[float] = []
+    phases = Phases(lambda share, label="": shares.append(share))
     phases.begin("outer", 2)
     phases.begin("inner", 4)
     for step in range(1, 5):
@@ -145,8 +148,8 @@ def test_progress_of_nested_phases_never_goes_back() -> None:
     phases.end("inner")
     phases.step("outer", 2)
     phases.finish()
-    assert seen == sorted(seen)
-    assert seen[:4] == [0.125, 0.25, 0.375, 0.5] and seen[-1] == 1.0
+    assert shares == sorted(shares)
+    assert shares[:4] == [0.125, 0.25, 0.375, 0.5] and shares[-1] == 1.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -206,12 +209,12 @@ def test_targets_that_cannot_are_refused_before_the_build(
         ({"library": "cudnn"}, "cudnn"),
         ({"graphs": ("vae",)}, "vae"),
         ({"graphs": ()}, "missing"),
-        ({"batch": 0}, "batch 0"),
-        ({"batch": 4, "max_batch": 2}, "max batch 2"),
+        ({"batch": 0}, "got 0 and 0"),
+        ({"batch": 4, "max_batch": 2}, "got 4 and 2"),
         ({"max_batch": 257}, "257"),
         ({"branches": (2, 1)}, "branches"),
         ({"texts": 0}, "texts"),
-        ({"targets": ("native", "sm89")}, "native stands alone"),
+        ({"targets": ("native", "sm89")}, "native excludes others"),
         ({"require_fused": -1.0}, "require fused"),
     ],
 )

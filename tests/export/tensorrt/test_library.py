@@ -1,4 +1,4 @@
-"""How the two engine libraries, their versions and the card are handled, on stand-ins."""
+"""How the two engine libraries, their versions and the GPU are handled, on stand-ins."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from minit2i_deploy.errors import (
     RuntimeFailure,
     UsageError,
 )
-from minit2i_deploy.export.tensorrt import device as device_module
-from minit2i_deploy.export.tensorrt.build import _audit, _failure, _load_timing_cache
-from minit2i_deploy.export.tensorrt.device import use_device
-from minit2i_deploy.export.tensorrt.library import BuildLibrary
-from minit2i_deploy.export.tensorrt.log import Heard
+from minit2i_deploy.export.tensorrt import build_device as device_module
+from minit2i_deploy.export.tensorrt.build import _audit
+from minit2i_deploy.export.tensorrt.build_device import use_device
+from minit2i_deploy.export.tensorrt.build_failure import build_failure
+from minit2i_deploy.export.tensorrt.build_library import BuildLibrary
+from minit2i_deploy.export.tensorrt.library_log import LibraryLog
+from minit2i_deploy.export.tensorrt.timing_cache import load_timing_cache
 
 
 class FakeConfig:
@@ -73,12 +75,12 @@ def library_of(module: Any, name: str = "tensorrt") -> BuildLibrary:
 
 @pytest.mark.parametrize("dropped, flags", [(False, 2), (True, 0)])
 def test_networks_are_strongly_typed_in_every_version(dropped: bool, flags: int) -> None:
-    builder = types.SimpleNamespace(create_network=lambda given: given)
+    builder = types.SimpleNamespace(create_network=lambda flags: flags)
     module = fake_module(strongly_typed=dropped)
     assert library_of(module).create_network(builder) == flags
 
 
-def test_switches_are_set_and_those_not_asked_for_cleared() -> None:
+def test_flags_are_set_and_the_others_cleared() -> None:
     config: Any = FakeConfig()
     flags = BuildFlags(
         refit=True, hardware_level="ampere-plus", workspace_bytes=10, optimization_level=4
@@ -96,8 +98,8 @@ def test_switches_are_set_and_those_not_asked_for_cleared() -> None:
 @pytest.mark.parametrize(
     "values", [{"version_compatible": True}, {"hardware_level": "ampere-plus"}]
 )
-def test_rtx_takes_no_switch_that_only_tensorrt_has(values: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="one version and their --target cards"):
+def test_rtx_takes_no_flag_that_only_tensorrt_has(values: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="one version and their --target GPUs"):
         library_of(fake_module(), "tensorrt_rtx").set_flags(FakeConfig(), BuildFlags(**values))
 
 
@@ -108,7 +110,7 @@ def test_a_switch_that_the_library_lacks_is_named() -> None:
         library_of(module).set_flags(FakeConfig(), BuildFlags(strip_weights=True))
 
 
-def test_targets_are_told_to_rtx_only() -> None:
+def test_targets_are_set_for_rtx_only() -> None:
     config = FakeConfig()
     library = library_of(fake_module(), "tensorrt_rtx")
     library.set_targets(config, ("sm89", "sm120"))
@@ -178,7 +180,7 @@ class Inspected:
         return json.dumps({"Layers": [layer]})
 
 
-def test_where_the_log_lists_no_layers_the_engine_is_asked(tmp_path: Path) -> None:
+def test_without_layers_in_the_log_the_engine_is_inspected(tmp_path: Path) -> None:
     plan = tmp_path / "plan"
     plan.write_bytes(b"engine")
     module = fake_module()
@@ -186,12 +188,12 @@ def test_where_the_log_lists_no_layers_the_engine_is_asked(tmp_path: Path) -> No
     library = library_of(module)
     for engine, source, fused in ((b"engine", "inspector", 1), (None, "unknown", 0)):
         module.Runtime = Inspected(engine)
-        found = _audit(library, plan, "logger", Heard(), 2)
-        assert (found.source, found.attention_fused) == (source, fused)
+        actual = _audit(library, plan, "logger", LibraryLog(), 2)
+        assert (actual.source, actual.attention_fused) == (source, fused)
     # What the log lists needs no engine.
     module.Runtime = None
-    heard = Heard(layers="Name: a_gemm_mha_v2, LayerType: kgen, Inputs: [], TacticName: x\n")
-    assert _audit(library, plan, "logger", heard, 1).source == "log"
+    log = LibraryLog(layers="Name: a_gemm_mha_v2, LayerType: kgen, Inputs: [], TacticName: x\n")
+    assert _audit(library, plan, "logger", log, 1).source == "log"
 
 
 @pytest.fixture
@@ -200,10 +202,10 @@ def imports(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], None]
 
     def put(modules: dict[str, Any]) -> None:
         def load(name: str) -> Any:
-            found = modules.get(name, ModuleNotFoundError(f"No module named {name!r}", name=name))
-            if isinstance(found, BaseException):
-                raise found
-            return found
+            module = modules.get(name, ModuleNotFoundError(f"No module named {name!r}", name=name))
+            if isinstance(module, BaseException):
+                raise module
+            return module
 
         def find(name: str) -> Any:
             return object() if name in modules else None
@@ -307,13 +309,13 @@ class FakeDriver:
         return (0,)
 
 
-def test_the_card_is_asked_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_is_that_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = FakeDriver()
     monkeypatch.setattr(device_module, "_driver", lambda: driver)
     device = use_device(0)
     assert (device.capability, device.name) == (90, "NVIDIA H200")
     assert driver.current == "context of device 0"
-    with pytest.raises(UsageError, match="card 1 is not there; the driver counts 1"):
+    with pytest.raises(UsageError, match="there is no GPU 1; the driver has 1"):
         use_device(1)
 
 
@@ -344,17 +346,17 @@ class FakeTimingConfig:
 def test_timing_caches(tmp_path: Path) -> None:
     library, config = library_of(fake_module()), FakeTimingConfig()
     path = tmp_path / "timing"
-    assert _load_timing_cache(library, config, None) is None
-    assert _load_timing_cache(library, config, path) == b""
+    assert load_timing_cache(library, config, None) is None
+    assert load_timing_cache(library, config, path) == b""
     path.write_bytes(b"cache 1")
-    assert _load_timing_cache(library, config, path) == b"cache 1"
+    assert load_timing_cache(library, config, path) == b"cache 1"
     path.write_bytes(b"something else")
-    with pytest.raises(UsageError, match="is no timing cache"):
-        _load_timing_cache(library, config, path)
-    with pytest.raises(UsageError, match="folder is missing"):
-        _load_timing_cache(library, config, tmp_path / "no" / "timing")
-    with pytest.raises(UsageError, match="leave --timing-cache out"):
-        _load_timing_cache(library_of(fake_module(), "tensorrt_rtx"), config, path)
+    with pytest.raises(UsageError, match="not a timing cache"):
+        load_timing_cache(library, config, path)
+    with pytest.raises(UsageError, match="folder does not exist"):
+        load_timing_cache(library, config, tmp_path / "no" / "timing")
+    with pytest.raises(UsageError, match="omit --timing-cache"):
+        load_timing_cache(library_of(fake_module(), "tensorrt_rtx"), config, path)
 
 
 @pytest.mark.parametrize(
@@ -367,9 +369,10 @@ def test_timing_caches(tmp_path: Path) -> None:
     ],
 )
 def test_a_failed_build_says_what_to_do(message: str, text: str) -> None:
-    heard = Heard(errors=[f"IBuilder::buildSerializedNetwork: Error Code 1: {message}"])
+    log = LibraryLog(errors=[f"IBuilder::buildSerializedNetwork: Error Code 1: {message}"])
     library = library_of(fake_module())
-    failure = _failure(library, Path("g/model.onnx"), heard, BuildFlags(workspace_bytes=2 * 10**9))
+    flags = BuildFlags(workspace_bytes=2 * 10**9)
+    failure = build_failure(library, Path("g/model.onnx"), log, flags)
     assert text in str(failure) and str(failure).startswith(f"{Path('g/model.onnx')}: tensorrt")
 
 
@@ -381,16 +384,16 @@ def test_a_failed_build_says_what_to_do(message: str, text: str) -> None:
         "kernel_gen.cpp:1249: CHECK(sm_vers_.size() == 1) failed.",
     ],
 )
-def test_a_refittable_build_without_its_card_says_so(message: str) -> None:
-    """What TensorRT-RTX 1.7.1 said without a card, for sm80, for sm89 and for two targets."""
-    library, heard = library_of(fake_module(), "tensorrt_rtx"), Heard(errors=[message])
-    refit = _failure(library, Path("model.onnx"), heard, BuildFlags(refit=True))
+def test_a_refittable_build_without_its_gpu_says_so(message: str) -> None:
+    """What TensorRT-RTX 1.7.1 said without a GPU, for sm80, for sm89 and for two targets."""
+    library, log = library_of(fake_module(), "tensorrt_rtx"), LibraryLog(errors=[message])
+    refit = build_failure(library, Path("model.onnx"), log, BuildFlags(refit=True))
     assert "--target native" in str(refit)
-    assert "--target native" not in str(_failure(library, Path("m"), heard, BuildFlags()))
+    assert "--target native" not in str(build_failure(library, Path("m"), log, BuildFlags()))
 
 
 def test_the_package_needs_neither_torch_nor_onnx() -> None:
-    """Cards are often in machines without either."""
+    """Machines with GPUs often have neither."""
     code = "import sys, minit2i_deploy.export.tensorrt, minit2i_deploy.cli.build\n"
     code += "print([n for n in ('torch', 'onnx', 'onnx_ir', 'transformers') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.engines.key import BuildFlags
-from minit2i_deploy.export.tensorrt import BuildLibrary, build_engine, reclaim
+from minit2i_deploy.export.tensorrt import BuildLibrary, build_engine, memory_reclaim
 from minit2i_deploy.export.tensorrt import build as build_module
-from minit2i_deploy.export.tensorrt.reclaim import mappings, reclaiming
+from minit2i_deploy.export.tensorrt.memory_reclaim import mappings, reclaiming
 from tests.helpers.engine_bundles import ASSETS, FORMS, demo_bundle
 
 # On a disk, as bundles are: pages of a file in a memory file system have nowhere to go.
@@ -34,7 +34,7 @@ def address_of(array: np.ndarray) -> int:
     return int(array.ctypes.data)
 
 
-def test_the_mappings_of_one_file_are_found(tmp_path: Path) -> None:
+def test_mappings_of_one_file(tmp_path: Path) -> None:
     path = tmp_path / "a name with spaces"
     path.write_bytes(bytes(3 * mmap.PAGESIZE))
     assert mappings(path) == [] == mappings(tmp_path / "missing")
@@ -49,7 +49,7 @@ def test_pages_that_were_read_go_back_and_can_be_read_again() -> None:
     weights = np.memmap(WEIGHTS, mode="r")
     before = bytes(weights)
     assert resident_bytes(address_of(weights)) > 0.9 * len(before)
-    reclaim.reclaim(WEIGHTS)
+    memory_reclaim.reclaim(WEIGHTS)
     assert resident_bytes(address_of(weights)) < 0.5 * len(before)
     assert bytes(weights) == before
 
@@ -59,7 +59,7 @@ def test_what_was_written_is_never_lost(tmp_path: Path) -> None:
     path.write_bytes(bytes(64 * mmap.PAGESIZE))
     private = np.memmap(path, mode="c")
     private[:] = 7
-    reclaim.reclaim(path)
+    memory_reclaim.reclaim(path)
     assert (private == 7).all()
     # A private copy of its pages: the file is as it was.
     assert path.read_bytes() == bytes(64 * mmap.PAGESIZE)
@@ -74,8 +74,8 @@ def test_it_works_beside_the_block_and_ends_with_it(monkeypatch: pytest.MonkeyPa
         if len(calls) == 3:
             thrice.set()
 
-    monkeypatch.setattr(reclaim, "_EVERY_S", 0.01)
-    monkeypatch.setattr(reclaim, "reclaim", note)
+    monkeypatch.setattr(memory_reclaim, "_EVERY_S", 0.01)
+    monkeypatch.setattr(memory_reclaim, "reclaim", note)
     with pytest.raises(KeyboardInterrupt), reclaiming(WEIGHTS):
         assert thrice.wait(60)
         raise KeyboardInterrupt
@@ -84,7 +84,7 @@ def test_it_works_beside_the_block_and_ends_with_it(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("library", [None, object()], ids=["none", "without the calls"])
-def test_a_system_without_the_calls_is_left_alone(
+def test_a_system_without_the_calls_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, library: Any
 ) -> None:
     def open_library(name: None) -> Any:
@@ -93,8 +93,8 @@ def test_a_system_without_the_calls_is_left_alone(
         return library
 
     monkeypatch.setattr(ctypes, "CDLL", open_library)
-    monkeypatch.setattr(reclaim, "_MAPS", Path("/missing"))
-    reclaim.reclaim(WEIGHTS)
+    monkeypatch.setattr(memory_reclaim, "_MAPS", Path("/missing"))
+    memory_reclaim.reclaim(WEIGHTS)
     assert mappings(WEIGHTS) == []
 
 
@@ -102,7 +102,7 @@ def test_a_build_is_the_same_with_and_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = demo_bundle(*FORMS[0]).graph_path("text_adapter")
-    asked: list[Path] = []
+    calls: list[Path] = []
 
     def build(name: str) -> bytes:
         plan = tmp_path / name
@@ -118,12 +118,12 @@ def test_a_build_is_the_same_with_and_without(
         return plan.read_bytes()
 
     def often(data_file: Path) -> Any:
-        asked.append(data_file)
+        calls.append(data_file)
         return reclaiming(data_file)
 
-    monkeypatch.setattr(reclaim, "_EVERY_S", 0.01)
+    monkeypatch.setattr(memory_reclaim, "_EVERY_S", 0.01)
     monkeypatch.setattr(build_module, "reclaiming", often)
     first = build("a")
-    monkeypatch.setattr(reclaim, "reclaim", lambda data_file: None)
+    monkeypatch.setattr(memory_reclaim, "reclaim", lambda data_file: None)
     assert build("b") == first
-    assert asked == [Path(f"{graph}.data")] * 2
+    assert calls == [Path(f"{graph}.data")] * 2

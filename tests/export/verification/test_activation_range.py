@@ -39,12 +39,12 @@ def rescaled(folder: Path, factor: float) -> Path:
 
 
 def test_the_largest_magnitude_is_recorded_beside_the_limit(tmp_path: Path) -> None:
-    made = export_bundle(hub_folder(), tmp_path / "b", OPTIONS).manifest
-    (check,) = (check for check in made.checks if check.name == "activations")
+    result = export_bundle(hub_folder(), tmp_path / "b", OPTIONS).manifest
+    (check,) = (check for check in result.checks if check.name == "activations")
     assert 0 < check.measured < check.bound == 65504.0
     assert "in torch fp16, whose range ends at 65504" in check.where
     # What onnxruntime measured cannot show an overflow, and says so.
-    (graph,) = (check for check in made.checks if check.name == "transformer")
+    (graph,) = (check for check in result.checks if check.name == "transformer")
     assert "computes fp16 graphs in fp32" in graph.where
 
 

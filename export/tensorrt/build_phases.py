@@ -1,4 +1,4 @@
-"""Progress of a build, and the way to stop one."""
+"""Progress of a build by its phases, and stopping one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minit2i_deploy.progress import Progress
 
 
 class Phases:
-    """Nested phases with known numbers of steps, as one share that never goes back."""
+    """Nested phases with known numbers of steps, as one share that never decreases."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -23,12 +23,12 @@ class Phases:
         self.stopped = False
 
     def begin(self, name: str, num_steps: int) -> None:
-        """A phase begins inside those that are open."""
+        """Begin a phase inside those that are open."""
         with self._lock:
             self._open[name] = (0, max(num_steps, 1))
 
     def step(self, name: str, step: int) -> bool:
-        """A step of a phase is done; False asks the library to stop."""
+        """A step of a phase is done; False makes the library stop."""
         with self._lock:
             if name in self._open:
                 self._open[name] = (step, self._open[name][1])
@@ -42,17 +42,17 @@ class Phases:
         return not self.stopped
 
     def finish(self) -> None:
-        """All is done; libraries leave the last steps untold."""
+        """All is done; libraries do not report the last steps."""
         self._progress(1.0, "done")
 
     def end(self, name: str) -> None:
-        """A phase is over."""
+        """End a phase."""
         with self._lock:
             self._open.pop(name, None)
 
 
 def make_monitor(module: Any, phases: Phases) -> Any:
-    """An IProgressMonitor of the library; hold on to it as long as to the config."""
+    """An IProgressMonitor of the library; it must live as long as the config."""
 
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -72,25 +72,25 @@ def make_monitor(module: Any, phases: Phases) -> Any:
 
 @contextlib.contextmanager
 def stoppable(phases: Phases) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into a wish that the library grants at its next step.
+    """Let Ctrl-C and SIGTERM stop the library at its next step.
 
-    An exception raised inside its callbacks would pass through code that does not expect any. At
-    the end of the block the signal is raised again, for whoever handles it outside.
+    An exception raised inside its callbacks would pass through C++ code that does not expect any.
+    At the end of the block the signal is raised again, for the handler outside.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    received: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
         phases.stopped = True
-        came.append(signum)
+        received.append(signum)
 
-    # None is a handler that was not set from Python and cannot be put back; what is ignored, as
+    # None is a handler that was not set from Python and cannot be restored; what is ignored, as
     # Ctrl-C is in a shell's background job, stays ignored.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    left = (None, signal.SIG_IGN)
-    ours = {number: handler for number, handler in before.items() if handler not in left}
+    untouched = (None, signal.SIG_IGN)
+    ours = {number: handler for number, handler in before.items() if handler not in untouched}
     for number in ours:
         signal.signal(number, stop)
     try:
@@ -98,5 +98,5 @@ def stoppable(phases: Phases) -> Iterator[None]:
     finally:
         for number, handler in ours.items():
             signal.signal(number, handler)
-        for signum in came[:1]:
+        for signum in received[:1]:
             signal.raise_signal(signum)

@@ -1,4 +1,4 @@
-"""What a build of a bundle's engines can be told."""
+"""Options of a build of a bundle's engines, and the sizes that they are tuned for."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class BuildOptions:
     """Options of ``build_bundle``.
 
     Args:
-        library: one of ``engine_key.LIBRARIES``.
-        targets: for TensorRT-RTX ``sm89`` and so on, one engine for all of them; NATIVE alone is
-            the card it runs on, empty is one portable engine. TensorRT knows NATIVE only, and
-            takes empty for it.
+        library: one of ``key.LIBRARIES``.
+        targets: for TensorRT-RTX ``sm89`` and so on, one engine for all of them; NATIVE is the
+            GPU of this machine, empty is one portable engine. For TensorRT only NATIVE or empty,
+            which is the same.
         graphs: names of the graphs to build.
-        batch: pictures at once that engines are tuned for.
-        max_batch: most pictures at once; None is ``batch``.
+        batch: images at once that engines are tuned for.
+        max_batch: most images at once; None is ``batch``.
         branches: least and most branches of guidance; tuned for the most.
         texts: most texts at once that the encoder takes; tuned for one.
-        flags: switches that change what an engine is.
+        flags: that change what an engine is.
         require_fused: least number of fused attentions of the transformer, or at most 1 their
-            share; a build below it fails. 0 asks for none.
-        timing_cache: file that keeps measured kernel times between builds; TensorRT only.
+            share; a build below it fails. 0 requires none.
+        timing_cache: file that stores measured kernel times between builds; TensorRT only.
         wait_s: how long to wait for another process that builds the same engine.
-        device: number of the card to build on; TensorRT only.
+        device: number of the GPU to build on; TensorRT only.
 
     Raises:
         UsageError: a value outside its rule.
@@ -57,21 +57,23 @@ class BuildOptions:
     device: int = 0
 
     def __post_init__(self) -> None:
-        _choices("engine library", (self.library,), LIBRARIES)
-        _choices("graph", self.graphs, GRAPHS)
+        _check_choices("engine library", (self.library,), LIBRARIES)
+        _check_choices("graph", self.graphs, GRAPHS)
         greatest = self.greatest_batch
         if not 1 <= self.batch <= greatest <= _MAX_BATCH:
             raise UsageError(
-                f"batch {self.batch} and max batch {greatest}; 1 to {_MAX_BATCH} in order is needed"
+                f"expected 1 <= batch <= max batch <= {_MAX_BATCH}, got {self.batch} and {greatest}"
             )
         if not 1 <= self.branches[0] <= self.branches[1]:
-            raise UsageError(f"branches {self.branches}; a least and a most, from 1, are needed")
+            raise UsageError(
+                f"expected a least and a most number of branches from 1 on, got {self.branches}"
+            )
         if NATIVE in self.targets and len(self.targets) > 1:
-            raise UsageError("target native stands alone; build for other cards in another run")
+            raise UsageError("target native excludes others; build for other GPUs in another run")
         if self.texts < 1:
-            raise UsageError(f"texts is {self.texts}; at least 1 is needed")
+            raise UsageError(f"texts is {self.texts}, but must be at least 1")
         if self.require_fused < 0:
-            raise UsageError(f"require fused is {self.require_fused:g}; 0 or more is needed")
+            raise UsageError(f"require fused is {self.require_fused:g}, but must not be negative")
 
     @property
     def greatest_batch(self) -> int:
@@ -85,7 +87,7 @@ def sizes_for(
     """Least, usual and greatest value of every free size of a graph.
 
     Raises:
-        UsageError: the graph has a free size that no option speaks of.
+        UsageError: the graph has a free size that no option covers.
     """
     greatest, (fewest, most) = options.greatest_batch, options.branches
     length = bundle.config.prompt_length
@@ -105,14 +107,14 @@ def sizes_for(
     if unknown:
         raise UsageError(
             f"{bundle.path}: {graph} has free sizes {', '.join(unknown)}, but"
-            f" {', '.join(known)} are what minit2i export writes"
+            f" minit2i export writes {', '.join(known)}"
         )
     return {name: known[name] for name in free}
 
 
-def _choices(what: str, given: tuple[str, ...], choices: tuple[str, ...]) -> None:
-    unknown = [name for name in given if name not in choices]
-    if unknown or not given:
+def _check_choices(what: str, names: tuple[str, ...], choices: tuple[str, ...]) -> None:
+    unknown = [name for name in names if name not in choices]
+    if unknown or not names:
         raise UsageError(
             f"{what} {', '.join(unknown) or 'is missing'}; choose among {', '.join(choices)}"
         )

@@ -1,4 +1,4 @@
-"""Greatest resident memory of this process since a moment, where the system tells it."""
+"""Peak resident memory of this process, and free memory, on systems with /proc."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Final
 
 _STATUS: Final = Path("/proc/self/status")
 _CLEAR: Final = Path("/proc/self/clear_refs")
-# What proc(5) says resets the peak.
+# Value that resets the peak; proc(5).
 _RESET_PEAK: Final = "5"
 
 
 def reset_peak() -> None:
-    """Begin anew; where the system refuses, the peak is that of the whole process."""
+    """Reset the peak; if the system refuses, it remains that of the process."""
     with contextlib.suppress(OSError):
         _CLEAR.write_text(_RESET_PEAK, "ascii")
 
 
 def peak_bytes() -> int | None:
-    """The peak, mapped files among it, or None on systems without /proc."""
+    """The peak, mapped files included, or None on systems without /proc."""
     return _field("VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""How much memory a build takes, said before it begins."""
+"""Estimate of the memory that a build takes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle
 
-# Measured with TensorRT-RTX 1.7: the library, the graph and its kernels, and then 1.4 times the
-# weights in a slow build and 1.8 in a quick one, which goes further between two rounds of
-# reclaim.py. That gives back what was read and freed, on Linux alone.
+# Measured with TensorRT-RTX 1.7: the library, the graph and its kernels, plus 1.4 times the
+# weights in a slow build and 1.8 times in a quick one, which allocates more between two rounds of
+# memory_reclaim.py. That returns memory on Linux only.
 _BASE_BYTES: Final = 450_000_000
 _COPIES: Final = 2.0 if sys.platform == "linux" else 3.5
 
@@ -27,5 +27,5 @@ def weights_bytes(bundle: Bundle, graph: str) -> int:
 
 
 def expected_memory_bytes(bundle: Bundle, graph: str) -> int:
-    """Main memory that building one graph is expected to take at its peak."""
+    """Expected peak of main memory while one graph is built."""
     return int(_BASE_BYTES + _COPIES * weights_bytes(bundle, graph))

@@ -1,4 +1,4 @@
-"""`BuildLibrary`: how TensorRT and TensorRT-RTX, and their versions, are told what to build."""
+"""`BuildLibrary`: builds with TensorRT and TensorRT-RTX, and the differences between them."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ _HARDWARE: Final = {"same-capability": "SAME_COMPUTE_CAPABILITY", "ampere-plus":
 
 
 class BuildLibrary(Library):
-    """A library with what a build needs; every difference between the two is in this class."""
+    """A library with the calls of a build; every difference between the two is in this class."""
 
     def set_targets(self, config: Any, targets: Sequence[str]) -> None:
-        """Tell the builder which cards an engine is for.
+        """Set the GPUs that an engine is for.
 
         Raises:
             UsageError: this library cannot build for that target.
         """
         if not self.is_rtx or tuple(targets) == (PORTABLE,):
             return
-        known = self.module.ComputeCapability
+        capabilities = self.module.ComputeCapability
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):
             name = "CURRENT" if target.startswith("native:") else target.upper()
-            capability = getattr(known, name, None)
+            capability = getattr(capabilities, name, None)
             if capability is None:
                 raise UsageError(f"{self.name} {self.version} has no target {target}")
             config.set_compute_capability(capability, index)
 
     def set_flags(self, config: Any, flags: BuildFlags) -> None:
-        """Turn the switches of a build.
+        """Set the flags of a build.
 
         Raises:
-            UsageError: this library has no such switch.
+            UsageError: this library has no such flag.
         """
         if self.is_rtx and (flags.version_compatible or flags.hardware_level != "none"):
             raise UsageError(
-                "TensorRT-RTX engines are for one version and their --target cards; leave out"
+                "TensorRT-RTX engines are for one version and their --target GPUs; omit"
                 " --version-compatible and --hardware-compatible"
             )
         names = {
@@ -51,12 +51,12 @@ class BuildLibrary(Library):
             "VERSION_COMPATIBLE": flags.version_compatible,
             "TF32": flags.tf32,
         }
-        for name, wanted in names.items():
+        for name, is_set in names.items():
             flag = getattr(self.module.BuilderFlag, name, None)
             if flag is not None:
-                (config.set_flag if wanted else config.clear_flag)(flag)
-            elif wanted:
-                raise UsageError(f"{self.name} {self.version} has no switch {name}")
+                (config.set_flag if is_set else config.clear_flag)(flag)
+            elif is_set:
+                raise UsageError(f"{self.name} {self.version} has no flag {name}")
         if flags.hardware_level != "none":
             levels = self.module.HardwareCompatibilityLevel
             config.hardware_compatibility_level = getattr(levels, _HARDWARE[flags.hardware_level])
@@ -65,28 +65,28 @@ class BuildLibrary(Library):
             config.set_memory_pool_limit(pool, flags.workspace_bytes)
         if flags.optimization_level is not None:
             config.builder_optimization_level = flags.optimization_level
-        # What the audit reads; it costs no time at run time.
+        # For the audit; it costs no time at run time.
         config.profiling_verbosity = self.module.ProfilingVerbosity.DETAILED
 
     def count_attention(self, network: Any) -> int:
-        """Attentions of a parsed network, as single operations or as softmax between products."""
-        whole = getattr(self.module.LayerType, "ATTENTION_INPUT", None)
+        """Attentions of a parsed network, as single layers or as softmax between products."""
+        fused = getattr(self.module.LayerType, "ATTENTION_INPUT", None)
         kinds = [network.get_layer(i).type for i in range(network.num_layers)]
-        num_whole = 0 if whole is None else kinds.count(whole)
-        return num_whole + kinds.count(self.module.LayerType.SOFTMAX)
+        num_fused = 0 if fused is None else kinds.count(fused)
+        return num_fused + kinds.count(self.module.LayerType.SOFTMAX)
 
     def allow_unfused(self, network: Any) -> None:
-        """Let attention for which there is no kernel be computed by several."""
-        whole = getattr(self.module.LayerType, "ATTENTION_INPUT", None)
+        """Let several kernels compute an attention for which there is no fused one."""
+        fused = getattr(self.module.LayerType, "ATTENTION_INPUT", None)
         for index in range(network.num_layers):
             layer = network.get_layer(index)
-            if whole is not None and layer.type == whole:
-                # The bindings hand out every layer as its base; this is how they are cast.
+            if fused is not None and layer.type == fused:
+                # The bindings return every layer as its base class; this is how they are cast.
                 layer.__class__ = self.module.IAttentionInputLayer
                 layer.attention.decomposable = True
 
     def serialize(self, builder: Any, network: Any, config: Any, stream: BinaryIO) -> bool:
-        """Build and write the plan, piece by piece where the library can; False if it failed.
+        """Build and write the plan, as a stream if the library can; False if it failed.
 
         Raises:
             Minit2iError: the disk failed or is full.
@@ -103,7 +103,7 @@ class BuildLibrary(Library):
         return bool(done)
 
     def inspect(self, plan: Path, logger: Any) -> str:
-        """IEngineInspector's JSON of an engine's layers; empty where this machine cannot load it.
+        """IEngineInspector's JSON of an engine's layers; empty if this machine cannot load it.
 
         Args:
             plan: file that holds the engine.
@@ -111,7 +111,7 @@ class BuildLibrary(Library):
         """
         runtime = self.module.Runtime(logger)
         with plan.open("rb") as file:
-            # Mapped: the library copies what it needs to the card.
+            # Mapped: the library copies what it needs to the GPU.
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
@@ -127,7 +127,7 @@ def _make_writer(module: Any, stream: BinaryIO) -> Any:
             self.error: OSError | None = None
 
         def write(self, data: Any) -> int:
-            # An exception would pass through code that does not expect any.
+            # An exception would pass through C++ code that does not expect any.
             try:
                 return stream.write(data)
             except OSError as error:
