@@ -105,8 +105,8 @@ def test_a_large_unknown_constant_is_refused(tmp_path: Path) -> None:
         write(Stranger(), tmp_path)
 
 
-def test_other_outputs_than_promised_are_refused() -> None:
-    with pytest.raises(VerificationError, match="the exporter made outputs"):
+def test_other_outputs_than_the_signature_are_refused() -> None:
+    with pytest.raises(VerificationError, match="the exported graph has outputs"):
         to_onnx(
             nn.Linear(8, 4).eval(),
             Signature(inputs={"input": SIGNATURE.inputs["x"]}, outputs=SIGNATURE.outputs),
