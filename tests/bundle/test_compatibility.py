@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -72,12 +73,20 @@ def test_a_split_runtime_is_its_early_one_s(tmp_path: Path) -> None:
 
 
 def test_a_runtime_without_a_bundle_is_accepted(tmp_path: Path) -> None:
-    class Silent(FakeRuntime):
-        """As somebody else's, without the attribute."""
+    class Silent:
+        """As somebody else's: all that the protocol asks for, and no attribute ``bundle``."""
 
         def __init__(self, bundle: Bundle) -> None:
-            super().__init__(bundle)
-            del self.bundle
+            inner = FakeRuntime(bundle)
+            self.name = "silent"
+            self.encode, self.adapt = inner.encode, inner.adapt
+            self.start, self.close = inner.start, inner.close
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.close()
 
     a, b = Bundle.open(write_bundle(tmp_path / "a")), other_bundle(tmp_path / "b")
     assert np.isfinite(generate(a, Silent(b), "red").x).all()

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,8 +121,8 @@ def test_a_gpu_name_reaches_the_commands(
     pytest.importorskip("onnx")
     called: list[str | None] = []
 
-    def stub(*places: object, target: str | None, **settings: object) -> None:
-        called.append(target)
+    def stub(source: object, out: object, options: Any, **settings: object) -> None:
+        called.append(options.target)
         raise UsageError("enough")
 
     monkeypatch.setattr("minit2i_deploy.export.quantize.quantize_bundle", stub)

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,8 +99,9 @@ def test_commands_that_read_files_take_standard_input(
     pytest.importorskip("onnx")
     requests: list[tuple[str, str]] = []
 
-    def stub(*places: object, prompts: Path, **settings: object) -> None:
-        requests.append((prompts.name, prompts.read_text(encoding="utf-8")))
+    def stub(source: object, out: object, options: Any, **settings: object) -> None:
+        path = options.prompts
+        requests.append((path.name, path.read_text(encoding="utf-8")))
         raise UsageError("enough")
 
     monkeypatch.setattr("minit2i_deploy.export.quantize.quantize_bundle", stub)
