@@ -26,7 +26,7 @@ from minit2i_deploy.evaluation.reference_outputs import (
 )
 from minit2i_deploy.export import export_bundle
 from minit2i_deploy.export.options import ExportOptions
-from minit2i_deploy.export.quantize import DrawSettings, quantize_bundle
+from minit2i_deploy.export.quantize import DrawSettings, QuantizeOptions, quantize_bundle
 from minit2i_deploy.export.quantize.schemes import SCHEMES
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
@@ -45,12 +45,14 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("reference")
     prompts = folder / "prompts.txt"
     prompts.write_text("red\nblue\n1 2\na cat\n", encoding="utf-8")
-    settings = DrawSettings(samples=2, strata=2, rows=32)
+    settings = DrawSettings(samples=2, strata=2, activations=32)
     loose = dataclasses.replace(SCHEMES["int8"], bounds=(1.0, 1.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCHEMES, "int8", loose)
         return quantize_bundle(
-            tiny_bundle(), folder / "int8", "int8", prompts=prompts, settings=settings
+            tiny_bundle(),
+            folder / "int8",
+            QuantizeOptions(scheme="int8", prompts=prompts, draw=settings),
         )
 
 

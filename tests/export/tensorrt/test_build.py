@@ -117,7 +117,7 @@ def test_progress_runs_to_the_end_and_force_builds_again(tmp_path: Path) -> None
         bundle, ADAPTER, force=True, progress=lambda share, label="": shares.append(share)
     )
     assert again.built and again.reason == "forced"
-    assert len(shares) > 20 and shares == sorted(values) and shares[-1] == 1.0
+    assert len(shares) > 20 and shares == sorted(shares) and shares[-1] == 1.0
 
 
 def test_a_refittable_engine_is_for_one_gpu(tmp_path: Path) -> None:
