@@ -139,7 +139,7 @@ came = []
 
 def interrupt(share, label=""):
     if not came:
-        came.append(words)
+        came.append(share)
         signal.raise_signal(signal.SIGINT)
 
 # A shell's background jobs ignore it.
