@@ -82,6 +82,31 @@ def test_products_are_right_without_vnni(
     assert np.abs(unsafe - expected[2]).max() > 0.05 * np.abs(expected[2]).max()
 
 
+# The same graph as calibration, checks and sensitivity run it.
+MEASURE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from minit2i_deploy.export.quantize import Session, read_graph
+x = np.load(sys.argv[1])
+print(json.dumps([Session(read_graph(Path(path)))({"x": x})[0].tolist() for path in sys.argv[2:]]))
+"""
+
+
+@pytest.mark.parametrize("kind", WITHOUT_VNNI)
+def test_measurements_do_not_depend_on_the_processor(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are float32's, as the manifest says, even of weights that saturate in use."""
+    x, unsafe = extreme_inputs(), unsafe_graph(monkeypatch)
+    np.save(tmp_path / "x.npy", x)
+    write_graph(unsafe, tmp_path)
+    printed = run_without_vnni(MEASURE, kind, tmp_path / "x.npy", tmp_path / "model.onnx")
+    (actual,) = (np.array(values, np.float32) for values in json.loads(printed))
+    expected = Session(unsafe)({"x": x})[0]
+    assert np.abs(actual - expected).max() < 1e-5 * np.abs(expected).max()
+
+
 def test_pairs_of_products_fit_in_sixteen_bits_by_the_arithmetic() -> None:
     """The same on any machine: unsigned inputs, and pairs that are added and saturated in int16."""
     values = graph(STATIC).weights["layer.weight"].astype(np.int64)
