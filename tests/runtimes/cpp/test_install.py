@@ -66,8 +66,9 @@ def test_the_guides_program_with_cmake(prefix: Path, tmp_path: Path) -> None:
     (tmp_path / "CMakeLists.txt").write_text(lists)
     (tmp_path / "app.cpp").write_text(program)
     (commands,) = [block for block in blocks("sh") if "cmake -S ." in block]
+    assert "./build/app BUNDLE" in commands
+    commands = commands.replace("BUNDLE", f"'{tiny_bundle()}'")
     run("sh", "-ec", f"cd '{tmp_path}'; {commands}", PREFIX=str(prefix))
-    run("sh", "-ec", f"cd '{tmp_path}'; build/app '{tiny_bundle()}'")
     assert (tmp_path / "circle.png").read_bytes()[1:4] == b"PNG"
     assert (tmp_path / "square.png").is_file()
 
