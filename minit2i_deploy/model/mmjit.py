@@ -7,6 +7,7 @@ an image; the denoiser is a function of the noisy image and the adapted tokens.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minit2i_deploy.config import ModelConfig
@@ -18,7 +19,11 @@ from minit2i_deploy.model.text_adapter import TextAdapter
 
 
 class PatchEmbed(nn.Module):
-    """P x P convolution of stride P to pca_channels, then 1 x 1 to the network's width."""
+    """Two linear maps of every patch, to pca_channels and then to the network's width.
+
+    Parameters are those of the official convolutions: P x P of stride P, then 1 x 1. As matrix
+    products the graph needs no cuDNN, whose search for an algorithm delays the first step.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -27,7 +32,17 @@ class PatchEmbed(nn.Module):
         self.proj2 = nn.Conv2d(pca, config.hidden_size, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.proj2(self.proj1(x_BCHW)).flatten(2).transpose(1, 2)
+        """[B, C, H, W] -> [B, N, D], patches in row-major order."""
+        batch, channels, height, width = x_BCHW.shape
+        patch = self.proj1.weight.shape[-1]
+        lines, columns = height // patch, width // patch
+        grid = x_BCHW.reshape(batch, channels, lines, patch, columns, patch)
+        # [channel, line, column] within a patch, as the weight has them. One axis for all patches
+        # of the batch makes each product one Gemm.
+        patches = grid.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels * patch * patch)
+        reduced = F.linear(patches, self.proj1.weight.flatten(1))
+        tokens = F.linear(reduced, self.proj2.weight.flatten(1), self.proj2.bias)
+        return tokens.reshape(-1, lines * columns, tokens.shape[-1])
 
 
 class FinalLayer(nn.Module):

@@ -62,6 +62,11 @@ def nchw(images: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
+def test_no_graph_needs_the_convolutions_of_cudnn(name: str) -> None:
+    assert not {"Conv", "ConvTranspose"} & {node.op_type for node in load(name).graph.node}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
 def test_outside(name: str) -> None:
     def told(values: Any) -> dict[str, Any]:
         return {
