@@ -61,7 +61,7 @@ def standard_noise(
 
 def batch_noise(
     seeds: Sequence[int], shape: Sequence[int], *, stream: int = 0
-) -> Float32[np.ndarray, "batch *shape"]:
+) -> Float32[np.ndarray, "batch ..."]:
     """Stack each image's own noise, so an image does not depend on its neighbours.
 
     Args:
