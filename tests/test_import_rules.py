@@ -40,6 +40,16 @@ BROKEN = {
         "generate.py",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch",
     ),
+    "server in the core": (
+        "generate.py",
+        "def f():\n    from minit2i_deploy.serving.service import Service",
+    ),
+    "server in a runtime": ("runtimes/fake.py", "import minit2i_deploy.serving"),
+    "server at the top of a command": (
+        "cli/serve.py",
+        "from minit2i_deploy.serving.http.server import serve",
+    ),
+    "starlette out of place": ("generate.py", "import starlette.responses"),
     "two engines": ("runtimes/torch_ort.py", "import torch\nimport onnxruntime"),
     "two engines, alias": ("runtimes/rtx.py", "import tensorrt\nimport tensorrt_rtx_bindings"),
     "print": ("training/train.py", "print('loss')"),
@@ -52,6 +62,11 @@ BROKEN = {
 }
 
 ALLOWED = {
+    "server": ("cli/serve.py", "def f():\n    from minit2i_deploy.serving.http import server"),
+    "inside the server": (
+        "serving/http/app.py",
+        "import starlette.routing\nfrom minit2i_deploy.serving.service import Service",
+    ),
     "cli": ("cli/main.py", "import os\ndef f():\n    from minit2i_deploy.export import write"),
     "facade": ("__init__.py", "def f():\n    from minit2i_deploy.runtimes import open_runtime"),
     "facade's types": (

@@ -75,22 +75,57 @@ def branch_tokens(
     with Stopwatch(timings, "tokenise"):
         texts_and_negative = texts if negative is None else [*texts, negative]
         encoded = tokenize(bundle, texts_and_negative, stacklevel=_GENERATE_CALLER)
-    with Stopwatch(timings, "encode"):
-        # Values at padding never reach the network, because the adapter masks them.
-        encoder = SequenceEncoder(bundle, runtime)
-        context, mask = encoder.padded(encoded, bundle.config.prompt_length)
-    if guided and negative is None:
-        # A mask of zeros is no prompt, which is not the same as an empty prompt's end token.
-        context = np.concatenate([context, np.zeros_like(context[:1])])
-        mask = np.concatenate([mask, np.zeros_like(mask[:1])])
-    with Stopwatch(timings, "adapt"):
-        repeated = None if conditions is None else np.tile(conditions, (len(context), 1))
-        adapted = runtime.adapt(context, mask, repeated)
+    adapted = adapted_tokens(
+        bundle,
+        runtime,
+        encoded,
+        adds_empty=guided and negative is None,
+        timings=timings,
+        conditions=conditions,
+    )
     # One text after the other for part 0, then part 1 and so on: a branch is contiguous.
     parts = adapted[: len(texts)].reshape(num_parts, len(mixes), *adapted.shape[1:])
     if not guided:
         return parts
     return np.concatenate([parts, np.broadcast_to(adapted[-1], parts[:1].shape)])
+
+
+def adapted_tokens(
+    bundle: Bundle,
+    runtime: Runtime,
+    encoded: Sequence[Encoded],
+    *,
+    adds_empty: bool,
+    timings: dict[str, float],
+    conditions: Float32[np.ndarray, " 4"] | None = None,
+) -> Float32[np.ndarray, "texts adapted hidden"]:
+    """Encode and adapt tokenized texts.
+
+    Args:
+        bundle: source of sizes.
+        runtime: runs encoder and adapter.
+        encoded: at least one.
+        adds_empty: whether no prompt, a mask of zeros, comes after the texts.
+        timings: receives encode and adapt in seconds.
+        conditions: float32 [4], a few-step student's, the same for every text.
+
+    Returns:
+        float32 [len(encoded) or one more, adapted tokens, hidden].
+
+    Raises:
+        RuntimeFailure: the engine failed.
+    """
+    with Stopwatch(timings, "encode"):
+        # Values at padding never reach the network, because the adapter masks them.
+        encoder = SequenceEncoder(bundle, runtime)
+        context, mask = encoder.padded(encoded, bundle.config.prompt_length)
+    if adds_empty:
+        # A mask of zeros is no prompt, which is not the same as an empty prompt's end token.
+        context = np.concatenate([context, np.zeros_like(context[:1])])
+        mask = np.concatenate([mask, np.zeros_like(mask[:1])])
+    with Stopwatch(timings, "adapt"):
+        repeated = None if conditions is None else np.tile(conditions, (len(context), 1))
+        return runtime.adapt(context, mask, repeated)
 
 
 def branch_weights(

@@ -35,6 +35,9 @@ CORE_LIBRARIES = {
     "tensorstore": ("checkpoints/*",),
     "ml_dtypes": ("checkpoints/*",),
     "huggingface_hub": ("checkpoints/pull.py",),
+    "starlette": ("serving/*",),
+    "uvicorn": ("serving/http/server.py",),
+    "prometheus_client": ("serving/http/metrics.py",),
 }
 
 
@@ -134,6 +137,7 @@ def _layers(path: str, imports: list[Import]) -> Iterator[tuple[int, str]]:
     for item in imports:
         if item.library in FOLDERS:
             yield item.line, f"{item.module} is imported as {PACKAGE}.{item.module}"
+        yield from ((item.line, text) for text in _serving(path, item))
         if item.folder is None or item.folder == home:
             continue
         if home is not None:
@@ -142,6 +146,16 @@ def _layers(path: str, imports: list[Import]) -> Iterator[tuple[int, str]]:
             yield item.line, f"the core imports {item.folder}"
         elif not (item.deferred or item.typing_only):
             yield item.line, f"{item.folder} is imported at the top, not inside a function"
+
+
+def _serving(path: str, item: Import) -> Iterator[str]:
+    """The server is on top of the core: nothing but a command knows of it."""
+    if not item.module.startswith(f"{PACKAGE}.serving") or path.startswith("serving/"):
+        return
+    if not path.startswith("cli/"):
+        yield "only cli/ imports serving"
+    elif not (item.deferred or item.typing_only):
+        yield "serving is imported at the top, not inside a function"
 
 
 def _libraries(path: str, imports: list[Import]) -> Iterator[tuple[int, str]]:

@@ -1,0 +1,1 @@
+"""The APIs that clients already speak, one module each."""

@@ -1,0 +1,152 @@
+"""One call of a network or of its text encoder; an error stays with the request that caused it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.request import Request
+from minit2i_deploy.serving.engine.batch_step import BatchStep, HostStep
+from minit2i_deploy.serving.engine.image_state import ImageState, prompt_tokens
+from minit2i_deploy.serving.engine.orders import ImageTask, RowDone, TextOrder
+from minit2i_deploy.text.encoder import SequenceEncoder
+from minit2i_deploy.tokenizer import Encoded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Model:
+    """An open bundle.
+
+    Args:
+        bundle: that is run.
+        runtime: it is open on.
+        step: advances its images.
+    """
+
+    bundle: Bundle
+    runtime: Runtime
+    step: BatchStep
+
+
+def open_model(
+    bundle: Bundle, stack: contextlib.ExitStack, open_runtime: Callable[[Bundle], Runtime]
+) -> Model:
+    """Open a bundle and run each of its graphs once, so that the first request is not slower.
+
+    Args:
+        bundle: to open.
+        stack: closes the runtime.
+        open_runtime: opens it.
+
+    Raises:
+        Minit2iError: it does not open, or a graph does not run.
+    """
+    runtime = stack.enter_context(open_runtime(bundle))
+    model = Model(bundle=bundle, runtime=runtime, step=HostStep(bundle, runtime))
+    request = Request.of(bundle, "")
+    state = ImageState.start(bundle, request, prompt_tokens(bundle, runtime, request))
+    model.step.run([state])
+    return model
+
+
+def advance_images(model: Model, tasks: Sequence[ImageTask]) -> Mapping[int, Exception]:
+    """Advance each image by a row, and report the estimates that are watched.
+
+    Args:
+        model: of all of them.
+        tasks: images at any rows; those that have not begun begin here.
+
+    Returns:
+        id of a task -> why it failed.
+    """
+    failures: dict[int, Exception] = {}
+    ready = [task for task in tasks if _begin(model, task, failures)]
+    _step(model, ready, failures)
+    for task in ready:
+        if id(task) not in failures:
+            _check_and_report(task, failures)
+    return failures
+
+
+def embed_texts(model: Model, orders: Sequence[TextOrder]) -> None:
+    """Encode the texts of some requests together; where that fails, each request alone."""
+    try:
+        results = _sequences(model, [item for order in orders for item in order.encoded])
+    except Exception as error:  # the request that caused it must not fail the others
+        for order in orders:
+            order.listener(error if len(orders) == 1 else _sequences_or_error(model, order))
+        return
+    for order in orders:
+        order.listener(results[: len(order.encoded)])
+        del results[: len(order.encoded)]
+
+
+def _begin(model: Model, task: ImageTask, failures: dict[int, Exception]) -> bool:
+    if task.state is not None:
+        return True
+    order = task.order
+    request = order.requests[task.image]
+    try:
+        if order.tokens is None:
+            order.tokens = prompt_tokens(model.bundle, model.runtime, request)
+        task.state = ImageState.start(model.bundle, request, order.tokens)
+    except Exception as error:  # answered, and the other images go on
+        failures[id(task)] = error
+        return False
+    return True
+
+
+def _step(model: Model, tasks: Sequence[ImageTask], failures: dict[int, Exception]) -> None:
+    """One call for all; where it fails, one for each, so that only the cause of it fails."""
+    states = [task.state for task in tasks if task.state is not None]
+    if not states:
+        return
+    try:
+        model.step.run(states)
+    except Exception as error:  # any error of an engine
+        if len(tasks) == 1:
+            failures[id(tasks[0])] = error
+            return
+        for task in tasks:
+            _step(model, [task], failures)
+
+
+def _check_and_report(task: ImageTask, failures: dict[int, Exception]) -> None:
+    state, order = task.state, task.order
+    assert state is not None, "it has just run"
+    # Now and not at the last row: the remaining rows would be for nothing.
+    if not np.isfinite(state.x).all():
+        failures[id(task)] = RuntimeFailure(
+            f"the image became NaN or infinite at row {state.index}; use a lower guidance, another "
+            "table or a bundle of higher precision"
+        )
+    elif state.index in order.watched_rows:
+        rows = state.request.rows
+        order.listener(
+            RowDone(
+                image=task.image,
+                row=state.index,
+                num_rows=len(rows),
+                t=rows[state.index - 1].t,
+                estimate=state.estimate,
+            )
+        )
+
+
+def _sequences(model: Model, encoded: Sequence[Encoded]) -> list[np.ndarray]:
+    encoder = SequenceEncoder(model.bundle, model.runtime)
+    by_position = dict(encoder.sequences(encoded))
+    return [by_position[position] for position in range(len(encoded))]
+
+
+def _sequences_or_error(model: Model, order: TextOrder) -> list[np.ndarray] | Exception:
+    try:
+        return _sequences(model, order.encoded)
+    except Exception as error:
+        return error

@@ -1,0 +1,121 @@
+"""One image between two rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.request import Request
+from minit2i_deploy.solvers.row import Row, advance
+from minit2i_deploy.text.conditioning import adapted_tokens
+from minit2i_deploy.text.encoder import encode_ahead
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class ImageState:
+    """One image between two rows, in numpy.
+
+    Args:
+        request: of this image alone.
+        fresh_noise: unit noise of a row, float32 [1, 3, H, W], or None where it draws none.
+        tokens: float32 [branches, adapted tokens, hidden].
+        x: float32 [3, H, W], the state.
+        h: float32 [3, H, W], the history.
+        estimate: float32 [3, H, W], the last row's guided estimate of the clean image.
+        index: of the next row.
+    """
+
+    request: Request
+    fresh_noise: Callable[[Row], np.ndarray | None]
+    tokens: Float32[np.ndarray, "branches adapted hidden"]
+    x: Float32[np.ndarray, "3 height width"]
+    h: Float32[np.ndarray, "3 height width"]
+    estimate: Float32[np.ndarray, "3 height width"]
+    index: int = 0
+
+    @classmethod
+    def start(
+        cls,
+        bundle: Bundle,
+        request: Request,
+        tokens: Float32[np.ndarray, "branches adapted hidden"],
+    ) -> ImageState:
+        """The state before the first row.
+
+        Raises:
+            UsageError: the request's noise does not fit the bundle.
+        """
+        x = request.start(bundle)[0]
+        return cls(
+            request=request,
+            fresh_noise=lambda row: request.fresh_noise(bundle, row),
+            tokens=tokens,
+            x=x,
+            h=np.zeros_like(x),
+            estimate=np.zeros_like(x),
+        )
+
+    @property
+    def row(self) -> Row:
+        """The next row."""
+        return self.request.rows[self.index]
+
+    @property
+    def num_branches(self) -> int:
+        """Branches that the next row reads."""
+        return len(self.row.weights)
+
+    def advance(self, x0: Float32[np.ndarray, "branches 3 height width"]) -> None:
+        """Finish the next row.
+
+        Args:
+            x0: float32 [branches, 3, H, W], each branch's estimate of the clean image.
+        """
+        row, x = self.row, self.x[None]
+        noise = self.fresh_noise(row)
+        h = self.h[None] if noise is None else noise
+        # Values that overflow fail this image, after the row, and warn of nothing.
+        with np.errstate(all="ignore"):
+            x_next, h_next = advance(x, h, x0[:, None], row.weights, row.values)
+            # h' = y + s x
+            estimate = h_next - np.float32(row.slope) * x if row.slope else h_next
+        self.x, self.h, self.estimate = x_next[0], h_next[0], estimate[0]
+        self.index += 1
+
+
+def prompt_tokens(
+    bundle: Bundle, runtime: Runtime, request: Request
+) -> Float32[np.ndarray, "branches adapted hidden"]:
+    """Tokens of every branch of a request of one text; they do not depend on its seeds.
+
+    Nothing is said of a prompt that is truncated: who answers the request says it.
+
+    Args:
+        bundle: source of tokenizer and sizes.
+        runtime: runs encoder and adapter.
+        request: its first prompt is a text.
+
+    Returns:
+        float32 [branches, adapted tokens, hidden].
+
+    Raises:
+        UsageError: a text with a NUL character or broken Unicode.
+        RuntimeFailure: the engine failed.
+    """
+    negative = request.negative if request.guided else None
+    texts = [str(request.prompts[0]), *([] if negative is None else [negative])]
+    # Each alone, so that the last bits of a sequence do not depend on the other texts.
+    encode_ahead(bundle, runtime, texts)
+    return adapted_tokens(
+        bundle,
+        runtime,
+        bundle.tokenizer().encode(texts),
+        adds_empty=request.guided and negative is None,
+        timings={},
+        conditions=request.conditions,
+    )

@@ -1,0 +1,1 @@
+"""What every API shares: bodies, errors, keys, limits, metrics and the server itself."""

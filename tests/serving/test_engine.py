@@ -1,0 +1,255 @@
+"""The engine thread: images are those of ``generate``, whoever shares their calls."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import RuntimeFailure, UsageError
+from minit2i_deploy.generate import generate
+from minit2i_deploy.io.images import to_uint8
+from minit2i_deploy.protocol import Runtime, Trajectory
+from minit2i_deploy.request import Request
+from minit2i_deploy.serving.engine.engine import Engine
+from minit2i_deploy.serving.engine.image_state import prompt_tokens
+from minit2i_deploy.serving.engine.orders import (
+    DeadlineExceeded,
+    ImageDone,
+    ImageFailed,
+    RowDone,
+    Stopping,
+    TextOrder,
+)
+from minit2i_deploy.serving.scheduling.scheduler import QueueFull
+from minit2i_deploy.solvers.guidance import adjust_guidance
+from minit2i_deploy.solvers.table import solver_table
+from minit2i_deploy.text.embed import embed
+from tests.helpers.serving_runs import (
+    Watcher,
+    fake_runtime,
+    order,
+    real_runtime,
+    running_engine,
+    served_bundles,
+)
+
+# Largest measured difference of a state to that of generate alone, and of its bytes: 0 and 0 on
+# this processor; the bound is that of a batch.
+STATE_BOUND = 1e-5
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with running_engine() as ready:
+        yield ready
+
+
+def mixed_requests(bundle: Bundle) -> list[Request]:
+    """Solvers with a history, without one and with fresh noise, at several scales."""
+    interval = adjust_guidance(solver_table("euler", steps=12, a_min=0.05), interval=(0.2, 0.7))
+    clipped = adjust_guidance(solver_table("heun", steps=5, a_min=0.05), clip=1.0, rescale=0.5)
+    return [
+        Request.of(bundle, "a red circle", seed=1),
+        Request.of(bundle, "a blue square", seed=2, table=interval, guidance=4.0),
+        Request.of(bundle, "two green stars", seed=3, table=clipped, guidance=3.0),
+        Request.of(bundle, "a circle", seed=4, guidance=1.0),
+        Request.of(bundle, "a star", seed=5, negative="a red star"),
+        Request.of(bundle, "", seed=6, table=solver_table("sde", steps=8, a_min=0.05)),
+    ]
+
+
+def test_every_image_is_that_of_generate() -> None:
+    bundles = served_bundles()
+    requests = mixed_requests(bundles["demo"])
+    student = [Request.of(bundles["demo-student"], "a red circle", seed=seed) for seed in (7, 8)]
+    orders = [("demo", [request]) for request in requests] + [("demo-student", student)]
+    watchers = [Watcher() for _ in orders]
+    with running_engine(real_runtime) as engine:
+        for watcher, (model, each) in zip(watchers, orders, strict=True):
+            # Later ones join calls that are under way.
+            time.sleep(0.01)
+            engine.submit_images(order(watcher, each, model=model))
+        ends = [
+            watcher.ends(len(each)) for watcher, (_, each) in zip(watchers, orders, strict=True)
+        ]
+    for (model, each), events in zip(orders, ends, strict=True):
+        with real_runtime(bundles[model]) as runtime:
+            for event in events:
+                assert isinstance(event, ImageDone)
+                _compare(bundles[model], runtime, each[event.image], event.x)
+
+
+def _compare(bundle: Bundle, runtime: Runtime, request: Request, x: np.ndarray) -> None:
+    expected = generate(
+        bundle,
+        runtime,
+        request.prompts,
+        seed=request.seeds,
+        table=request.table,
+        guidance=request.guidance,
+        negative=request.negative,
+    ).x
+    assert np.abs(x - expected[0]).max() <= STATE_BOUND * np.abs(expected).max()
+    assert np.array_equal(to_uint8(x[None]), to_uint8(expected))
+
+
+def test_the_mixed_requests_are_mixed() -> None:
+    requests = mixed_requests(served_bundles()["demo"])
+    rows = [row for request in requests for row in request.rows]
+    assert {len(row.weights) for row in rows} == {1, 2}
+    assert any(row.draws_noise for row in rows)
+    assert {row.slope for row in rows} == {0.0, -1.0}
+
+
+def test_watched_rows_report_the_estimate(engine: Engine) -> None:
+    bundle = served_bundles()["demo"]
+    request = Request.of(bundle, "a red circle", seed=3, table=solver_table("ab2", steps=6))
+    watcher = Watcher()
+    engine.submit_images(order(watcher, [request], watched=(2, 6)))
+    events = [watcher.events.get(timeout=30) for _ in range(3)]
+    rows = [event for event in events if isinstance(event, RowDone)]
+    assert [(row.row, row.num_rows) for row in rows] == [(2, 6), (6, 6)]
+    with fake_runtime(bundle) as runtime:
+        estimates: list[np.ndarray] = []
+        generate(
+            bundle,
+            runtime,
+            "a red circle",
+            seed=3,
+            table=request.table,
+            previews=True,
+            on_frame=lambda frame: estimates.append(frame.estimate()[0]),
+        )
+    for row in rows:
+        # h - s x in float32 on both sides; measured 0.
+        assert np.abs(row.estimate - estimates[row.row - 1]).max() <= 1e-6
+
+
+def test_texts_are_embedded_between_rows(engine: Engine) -> None:
+    bundle = served_bundles()["demo"]
+    watcher, done = Watcher(), threading.Event()
+    answers: list[list[np.ndarray] | Exception] = []
+    engine.submit_images(
+        order(watcher, [Request.of(bundle, "a", table=solver_table("euler", steps=200))])
+    )
+
+    def answer(result: list[np.ndarray] | Exception) -> None:
+        answers.append(result)
+        done.set()
+
+    engine.submit_texts(
+        TextOrder(
+            model="demo",
+            encoded=bundle.tokenizer().encode(["a red circle", "red"]),
+            deadline_s=time.monotonic() + 30,
+            listener=answer,
+        )
+    )
+    assert done.wait(30)
+    # The image is still under way.
+    assert watcher.events.empty()
+    with fake_runtime(bundle) as runtime:
+        expected = embed(bundle, runtime, ["a red circle", "red"])
+    sequences = answers[0]
+    assert isinstance(sequences, list)
+    for sequence, values, mask in zip(sequences, expected.values, expected.mask, strict=True):
+        assert np.array_equal(sequence, values[mask > 0])
+    watcher.ends()
+
+
+class Poisoned:
+    """Opens a fake runtime that fails, or gives NaN, for the sequences of a prompt."""
+
+    def __init__(self, prompt: str, *, raises: bool) -> None:
+        self.raises = raises
+        bundle = served_bundles()["demo"]
+        with fake_runtime(bundle) as plain:
+            self.tone = prompt_tokens(bundle, plain, Request.of(bundle, prompt))[0, 0, 0]
+
+    def __call__(self, bundle: Bundle) -> Runtime:
+        runtime = fake_runtime(bundle)
+        start = runtime.start
+
+        def poisoned_start(x: np.ndarray, tokens: np.ndarray) -> Trajectory:
+            bad = tokens[0, :, 0, 0] == self.tone
+            if bad.any() and self.raises:
+                raise RuntimeFailure("the engine choked")
+            return start(np.where(bad[:, None, None, None], np.float32(np.nan), x), tokens)
+
+        runtime.start = poisoned_start  # type: ignore[method-assign]
+        return runtime
+
+
+@pytest.mark.parametrize(("raises", "text"), [(True, "choked"), (False, "NaN or infinite at row")])
+def test_one_bad_request_does_not_take_down_the_batch(raises: bool, text: str) -> None:
+    bundle = served_bundles()["demo"]
+    prompts = ("a red circle", "poison", "bad \ud800", "a star")
+    watchers = {prompt: Watcher() for prompt in prompts}
+    with running_engine(Poisoned("poison", raises=raises)) as engine:
+        for prompt, watcher in watchers.items():
+            engine.submit_images(order(watcher, [Request.of(bundle, prompt)]))
+        ends = {prompt: watcher.ends()[0] for prompt, watcher in watchers.items()}
+    assert isinstance(ends["a red circle"], ImageDone)
+    assert isinstance(ends["a star"], ImageDone)
+    poison, broken = ends["poison"], ends["bad \ud800"]
+    assert isinstance(poison, ImageFailed) and text in str(poison.error)
+    assert isinstance(broken, ImageFailed) and isinstance(broken.error, UsageError)
+
+
+def slow_request() -> Request:
+    return Request.of(served_bundles()["demo"], "a", table=solver_table("euler", steps=1000))
+
+
+def test_a_cancelled_order_runs_no_further_row(engine: Engine) -> None:
+    watcher = Watcher()
+    each = order(watcher, [slow_request()], watched=range(1001))
+    engine.submit_images(each)
+    watcher.events.get(timeout=30)
+    engine.cancel(each)
+    done = each.jobs[0].rows_done
+    time.sleep(0.05)
+    assert each.jobs[0].rows_done == done < 1000
+    assert engine.scheduler.num_live == 0
+
+
+def test_a_deadline_ends_an_image(engine: Engine) -> None:
+    watcher = Watcher()
+    engine.submit_images(order(watcher, [slow_request()], seconds=0.05))
+    (end,) = watcher.ends()
+    assert isinstance(end, ImageFailed) and isinstance(end.error, DeadlineExceeded)
+
+
+def test_a_full_queue_refuses_and_a_stop_answers_everyone() -> None:
+    waiting = [Watcher() for _ in range(2)]
+    with running_engine(max_queue=2) as engine:
+        for watcher in waiting:
+            engine.submit_images(order(watcher, [slow_request()]))
+        with pytest.raises(QueueFull):
+            engine.submit_images(order(Watcher(), [slow_request()]))
+        engine.stop(drain_s=0.0)
+        for watcher in waiting:
+            (end,) = watcher.ends()
+            assert isinstance(end, ImageFailed) and isinstance(end.error, Stopping)
+        with pytest.raises(Stopping, match="takes no new requests"):
+            engine.submit_images(order(Watcher(), [slow_request()]))
+
+
+def test_a_stop_finishes_what_is_under_way() -> None:
+    watcher = Watcher()
+    with running_engine() as engine:
+        engine.submit_images(order(watcher, [Request.of(served_bundles()["demo"], "a")]))
+        engine.stop(drain_s=30.0)
+        assert isinstance(watcher.ends()[0], ImageDone)
+
+
+def test_a_bundle_that_does_not_open_is_an_error_of_start() -> None:
+    def no_runtime(bundle: Bundle) -> Runtime:
+        raise RuntimeFailure("no device")
+
+    with pytest.raises(RuntimeFailure, match="no device"), running_engine(no_runtime):
+        raise AssertionError("it must not start")

@@ -1,0 +1,188 @@
+"""The scheduler and its queues, on a clock that only the tests move."""
+
+from __future__ import annotations
+
+import pytest
+
+from minit2i_deploy.serving.scheduling.costs import CostModel
+from minit2i_deploy.serving.scheduling.embed_queue import EmbedJob, EmbedQueue
+from minit2i_deploy.serving.scheduling.job import JobState
+from minit2i_deploy.serving.scheduling.scheduler import (
+    PATIENCE,
+    QueueFull,
+    Scheduler,
+    SchedulerLimits,
+)
+from tests.helpers.serving_runs import Clock, job
+
+
+def scheduler(clock: Clock, *, max_batch: int = 8, max_queue: int = 64) -> Scheduler:
+    return Scheduler(SchedulerLimits(max_batch=max_batch, max_queue=max_queue), clock)
+
+
+def learned(each: Scheduler, *, per_call_s: float, per_sequence_s: float) -> Scheduler:
+    """One that has seen calls of every size."""
+    for size in (1, 2, 4, 8, 16):
+        for model in ("base", "student"):
+            each.costs.learn(model, size, per_call_s + per_sequence_s * size)
+    return each
+
+
+def test_images_share_a_call_at_different_rows() -> None:
+    each = learned(scheduler(Clock()), per_call_s=1.0, per_sequence_s=0.0)
+    first, second = job(rows=3), job(rows=3)
+    each.submit([first])
+    batch = each.plan()
+    assert batch is not None and batch.jobs == (first,)
+    assert each.finish(batch, 1.0) == []
+    each.submit([second])
+    batch = each.plan()
+    assert batch is not None and set(batch.jobs) == {first, second}
+    assert (first.rows_done, second.rows_done) == (1, 0)
+
+
+def test_an_image_runs_each_of_its_rows_once_and_ends() -> None:
+    each = scheduler(Clock())
+    only = job(rows=5, branches=2)
+    each.submit([only])
+    calls = 0
+    while batch := each.plan():
+        calls += 1
+        each.finish(batch, 0.1)
+    assert (calls, only.rows_done, only.state) == (5, 5, JobState.DONE)
+    assert each.num_live == 0
+
+
+def test_a_short_image_waits_for_one_row_of_a_long_one() -> None:
+    each = learned(scheduler(Clock()), per_call_s=0.0, per_sequence_s=0.01)
+    long, short = job("base", rows=100, branches=2), job("student", rows=4)
+    each.submit([long])
+    batch = each.plan()
+    assert batch is not None
+    each.submit([short])
+    each.finish(batch, 0.02)
+    for _ in range(4):
+        batch = each.plan()
+        assert batch is not None and batch.jobs == (short,)
+        each.finish(batch, 0.01)
+    assert short.state is JobState.DONE
+
+
+def test_a_long_image_is_not_starved_by_short_ones() -> None:
+    """It leads at the latest when what it has waited makes up for what is ahead of it."""
+    clock = Clock()
+    each = learned(scheduler(clock), per_call_s=0.0, per_sequence_s=0.01)
+    long = job("base", rows=100)
+    each.submit([long])
+    while long.rows_done == 0:
+        each.submit([job("student", rows=1)])
+        batch = each.plan()
+        assert batch is not None
+        clock.now += 0.01
+        each.finish(batch, 0.01)
+    assert clock.now <= 100 * 0.01 / PATIENCE + 0.1
+
+
+def test_a_call_grows_where_more_images_cost_no_more() -> None:
+    each = learned(scheduler(Clock()), per_call_s=1.0, per_sequence_s=0.001)
+    each.submit([job(branches=2) for _ in range(10)])
+    batch = each.plan()
+    assert batch is not None and (len(batch.jobs), batch.num_sequences) == (8, 16)
+
+
+def test_a_call_stays_small_where_each_image_costs_the_same() -> None:
+    each = learned(scheduler(Clock()), per_call_s=0.0, per_sequence_s=1.0)
+    each.submit([job() for _ in range(10)])
+    batch = each.plan()
+    assert batch is not None and len(batch.jobs) == 1
+
+
+def test_costs_try_the_next_size_until_it_is_no_better() -> None:
+    costs = CostModel()
+    sizes = []
+    for _ in range(8):
+        size = costs.efficient_size("base")
+        sizes.append(size)
+        # Cheaper up to 4 sequences, then as dear as they are.
+        costs.learn("base", size, max(size, 4) * 0.25)
+    assert sizes == [1, 2, 4, 8, 4, 4, 4, 4]
+    assert costs.sequence_s("base") == pytest.approx(0.25)
+
+
+def test_a_full_queue_takes_all_images_of_a_request_or_none() -> None:
+    each = learned(scheduler(Clock(), max_queue=4), per_call_s=0.0, per_sequence_s=2.0)
+    each.submit([job() for _ in range(3)])
+    with pytest.raises(QueueFull, match=r"3 images of at most 4 are ahead, and 2 came") as caught:
+        each.submit([job(), job()])
+    # Three images of four rows at two seconds.
+    assert caught.value.retry_after_s == 24
+    each.submit([job()])
+    assert each.num_live == 4
+
+
+def test_a_cancelled_image_is_out_before_the_next_row() -> None:
+    each = learned(scheduler(Clock()), per_call_s=1.0, per_sequence_s=0.0)
+    stays, leaves = job(), job()
+    each.submit([stays, leaves])
+    batch = each.plan()
+    each.cancel(leaves)
+    assert batch is not None
+    each.finish(batch, 1.0)
+    assert (stays.rows_done, leaves.rows_done, leaves.state) == (1, 0, JobState.CANCELLED)
+    batch = each.plan()
+    assert batch is not None and batch.jobs == (stays,)
+    each.cancel(leaves)
+    assert leaves.state is JobState.CANCELLED
+
+
+def test_an_image_expires_at_its_deadline() -> None:
+    clock = Clock()
+    each = scheduler(clock)
+    late, fine = job(deadline_s=5.0), job()
+    each.submit([late, fine])
+    clock.now = 4.9
+    assert each.expire() == []
+    clock.now = 5.0
+    assert each.expire() == [late]
+    assert (late.state, each.num_live) == (JobState.EXPIRED, 1)
+
+
+def embed_queue(clock: Clock) -> EmbedQueue:
+    return EmbedQueue(max_texts=10, max_batch=4, clock=clock)
+
+
+def texts(count: int, model: str = "base", deadline_s: float = 9.0) -> EmbedJob:
+    return EmbedJob(model=model, num_texts=count, deadline_s=deadline_s)
+
+
+def test_texts_of_several_requests_share_a_call() -> None:
+    each = embed_queue(Clock())
+    jobs = [texts(1), texts(2), texts(2), texts(1, "other")]
+    for item in jobs:
+        each.submit(item)
+    assert each.take() == jobs[:2]
+    assert each.take() == jobs[2:3]
+    assert each.take() == jobs[3:]
+    assert each.take() == []
+
+
+def test_a_large_request_is_a_call_of_its_own_and_others_are_refused_meanwhile() -> None:
+    each = embed_queue(Clock())
+    large = texts(50)
+    each.submit(large)
+    with pytest.raises(QueueFull, match="50 texts of at most 10 are ahead, and 1 came"):
+        each.submit(texts(1))
+    assert each.take() == [large]
+    each.submit(texts(1))
+
+
+def test_texts_that_nobody_waits_for_are_not_encoded() -> None:
+    clock = Clock()
+    each = embed_queue(clock)
+    left, late, fine = texts(1), texts(1, deadline_s=1.0), texts(1)
+    for item in (left, late, fine):
+        each.submit(item)
+    left.is_cancelled = True
+    clock.now = 2.0
+    assert each.expire() == [late]
+    assert each.take() == [fine]
