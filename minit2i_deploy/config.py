@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from minit2i_deploy.errors import CheckpointError
+from minit2i_deploy.errors import CheckpointError, UsageError
+from minit2i_deploy.loop_config import LoopConfig
+
+# Fields that are configurations themselves, and None for most networks.
+_PARTS: Final = ("student", "loop")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,13 +46,14 @@ class ModelConfig:
         patch_size: height and width of one image token in pixels.
         hidden_size: width of both streams; equals num_heads * head_dim.
         head_dim: width of one attention head, a multiple of 4 (two axes of rotary pairs).
-        depth_double: number of double-stream blocks.
+        depth_double: number of double-stream blocks with weights of their own.
         txt_preamble_depth: number of text-only blocks in the text adapter.
         mlp_ratio: SwiGLU width over hidden_size before rounding up to a multiple of 8.
         pca_channels: width between the two convolutions of the patch embedding.
         txt_input_size: width of the text encoder's output.
         prompt_length: number of text tokens; prompts are padded or truncated to it.
         student: the few-step student's condition tokens, or None for a base model.
+        loop: how often which double blocks run (Looped-DiT), or None for each once.
 
     Raises:
         CheckpointError: a value is not positive or the values do not fit together.
@@ -67,11 +72,12 @@ class ModelConfig:
     txt_input_size: int = 1024
     prompt_length: int = 256
     student: StudentConfig | None = None
+    loop: LoopConfig | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name == "student":
+            if field.name in _PARTS:
                 continue
             kind = (int, float) if field.name == "mlp_ratio" else int
             # bool is a subclass of int, and config.json may have true.
@@ -94,6 +100,11 @@ class ModelConfig:
             raise CheckpointError(
                 f"config: image_size {self.image_size} is not a multiple of patch_size "
                 f"{self.patch_size}; fix config.json"
+            )
+        if self.loop is not None and self.loop.num_blocks != self.depth_double:
+            raise CheckpointError(
+                f"config: depth_double is {self.depth_double}, but the loop has "
+                f"{self.loop.num_blocks} blocks; fix config.json"
             )
 
     @property
@@ -121,11 +132,39 @@ class ModelConfig:
         """Length of the adapter's output: the prompt and, for a student, its prefix."""
         return self.prompt_length + (self.student.num_tokens if self.student else 0)
 
+    def block_order(self, num_loops: int | None = None) -> tuple[int, ...]:
+        """Indices of the double blocks in the order in which they run.
+
+        Args:
+            num_loops: passes of a looped network's core; None is the configuration's number.
+
+        Raises:
+            UsageError: the network has no loop, or cannot run it that often.
+        """
+        if self.loop is not None:
+            return self.loop.order(num_loops)
+        if num_loops is not None:
+            raise UsageError(f"loops is {num_loops!r}, but this network has no loop; omit it")
+        return tuple(range(self.depth_double))
+
+    def with_loops(self, num_loops: int | None) -> ModelConfig:
+        """The same network with another number of passes; None is the configuration's own.
+
+        Raises:
+            UsageError: as ``block_order``.
+        """
+        self.block_order(num_loops)
+        if num_loops is None or self.loop is None:
+            return self
+        loop = dataclasses.replace(self.loop, num_loops=num_loops)
+        return dataclasses.replace(self, loop=loop)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; a base model's have no ``student``."""
+        """Plain values for JSON; ``student`` and ``loop`` are there only if they are set."""
         values = dataclasses.asdict(self)
-        if self.student is None:
-            del values["student"]
+        for name in _PARTS:
+            if values[name] is None:
+                del values[name]
         return values
 
     @classmethod
@@ -149,6 +188,8 @@ class ModelConfig:
         # JSON has no dataclasses.
         if kwargs.get("student") is not None:
             kwargs["student"] = StudentConfig(**kwargs["student"])
+        if kwargs.get("loop") is not None:
+            kwargs["loop"] = LoopConfig.from_dict(kwargs["loop"])
         return cls(**kwargs)
 
 
@@ -173,4 +214,19 @@ VARIANTS: Final[Mapping[str, ModelConfig]] = {
     "l-16": _variant(1248, 24, 23),
     "xl-16": _variant(1536, 24, 33),
     "b-16-mf": dataclasses.replace(_variant(768, 12, 17), student=StudentConfig()),
+}
+
+
+def _looped(
+    config: ModelConfig, pre: int, core: int, post: int, mlp_ratio: float = 2.6667
+) -> ModelConfig:
+    loop = LoopConfig(pre=pre, core=core, post=post, num_loops=4)
+    return dataclasses.replace(config, mlp_ratio=mlp_ratio, loop=loop)
+
+
+# Looped-DiT on the same backbones. Source: the configurations that Looped-DiT publishes.
+LOOPED_VARIANTS: Final[Mapping[str, ModelConfig]] = {
+    "looped-b-32": _looped(VARIANTS["b-32"], 6, 5, 6),
+    "looped-b-16": _looped(VARIANTS["b-16"], 6, 5, 6),
+    "looped-l-16": _looped(VARIANTS["l-16"], 8, 7, 8, mlp_ratio=2.7051282051282053),
 }

@@ -18,13 +18,15 @@ T5_LARGE_PARAMETERS: Final = 341_231_104
 def denoiser_flops(config: ModelConfig) -> int:
     """One evaluation of the exported denoiser: one image, one branch.
 
-    The text stream of the last block computes keys and values only: nothing reads its output.
+    The text stream of the last block computes keys and values only: nothing reads its output. The
+    core of a looped network counts once a pass.
     """
     width, inner = config.hidden_size, config.num_heads * config.head_dim
     text, image = config.num_text_tokens, config.num_image_tokens
     tokens = text + image
     patch = config.in_channels * config.patch_size**2
-    blocks = config.depth_double * (2 * tokens * _block_weights(config) + 4 * tokens**2 * inner)
+    num_blocks = len(config.block_order())
+    blocks = num_blocks * (2 * tokens * _block_weights(config) + 4 * tokens**2 * inner)
     unread = 2 * text * (2 * width * inner + 3 * width * config.mlp_hidden_size)
     unread += 4 * text * tokens * inner
     channels = config.pca_channels

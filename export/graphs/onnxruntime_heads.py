@@ -46,6 +46,10 @@ class OnnxRuntimeHeads(Heads):
         scale = {} if self.scale is None else {"scale": self.scale}
         return _operator("MultiHeadAttention", inputs, num_heads=q_BNHK.shape[2], **scale)
 
+    def by_token(self, x_BNHK: Tensor) -> Tensor:
+        """Values as [B, N, H, K], which they are."""
+        return x_BNHK
+
 
 def use_onnxruntime_heads(net: nn.Module) -> None:
     """Replace the heads of every block of a network, or of a part of one, in place."""

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from minit2i_deploy.bundle.manifest import Flavour
-from minit2i_deploy.config import VARIANTS, ModelConfig
+from minit2i_deploy.config import LOOPED_VARIANTS, VARIANTS, ModelConfig
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, RELEASED
+
+LOOPED: Final = "looped-dit"
 
 
 def _flavour(name: str, a_min: float, guidance: float, steps: int) -> Flavour:
@@ -16,13 +18,15 @@ def _flavour(name: str, a_min: float, guidance: float, steps: int) -> Flavour:
 
 
 # Source: minit2i-torch pipeline and trainer (a_min is a constant there); minit2i-jax main,
-# evaluation configs of B/16 and L/16; minit2i-jax mean_flow_distill, whose guidance is omega.
+# evaluation configs of B/16 and L/16; minit2i-jax mean_flow_distill, whose guidance is omega;
+# Looped-DiT's sampler and its evaluation config.
 FLAVOURS: Final[Mapping[str, Flavour]] = {
     flavour.name: flavour
     for flavour in (
         _flavour("torch-hub", 0.05, 2.5, 100),
         _flavour("jax-b16", 0.05, 2.5, 100),
         _flavour("jax-l16", 0.01, 6.0, 100),
+        _flavour(LOOPED, 0.05, 6.0, 100),
         _flavour(MEAN_FLOW, 0.05, RELEASED["omega"], 4),
     )
 }
@@ -60,12 +64,17 @@ def flavour_for(config: ModelConfig, name: str | None) -> Flavour:
 
 
 def default_flavour(config: ModelConfig) -> Flavour:
-    """The JAX code's numbers for L/16 and for students; those of B/16 for every other network."""
+    """The numbers of the official code that published such a network; else those of B/16."""
     if config.student is not None:
         return FLAVOURS[MEAN_FLOW]
+    if config.loop is not None:
+        return FLAVOURS[LOOPED]
     return FLAVOURS["jax-l16" if config == VARIANTS["l-16"] else "jax-b16"]
 
 
 def variant_of(config: ModelConfig) -> str | None:
-    """The published variant of this shape, or None."""
-    return next((name for name, known in VARIANTS.items() if known == config), None)
+    """The published variant of this shape, however often its loop runs, or None."""
+    loops = None if config.loop is None else config.loop.num_loops
+    looped = ((name, known.with_loops(loops)) for name, known in LOOPED_VARIANTS.items())
+    known = dict(VARIANTS if loops is None else looped)
+    return next((name for name, variant in known.items() if variant == config), None)

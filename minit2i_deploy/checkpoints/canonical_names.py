@@ -1,7 +1,8 @@
 """The canonical names and shapes of a network's weights.
 
 Source: the Hub release's names without ``model.net.``, less the two embedders that reach no
-output; minit2i-jax, branch mean_flow_distill, class MeanFlowMMJiT for the student's.
+output; minit2i-jax, branch mean_flow_distill, class MeanFlowMMJiT for the student's; the gates of
+Looped-DiT have its own names.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ def canonical_shapes(config: ModelConfig) -> dict[str, Shape]:
     }
     for i in range(config.depth_double):
         shapes |= _double_block_shapes(config, f"double_blocks.{i}.")
+        if config.loop is not None and config.loop.use_attn_gate and config.loop.is_core(i):
+            shapes |= _gate_shapes(config, f"double_blocks.{i}.")
     num_values = patch * patch * config.in_channels
     return shapes | {
         "final_layer.norm_final.weight": (width,),
@@ -88,6 +91,14 @@ def _double_block_shapes(config: ModelConfig, prefix: str) -> dict[str, Shape]:
         | _stream_shapes(config, f"{prefix}txt_")
         | _head_norm_shapes(config, prefix)
     )
+
+
+def _gate_shapes(config: ModelConfig, prefix: str) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for stream in ("img", "txt"):
+        shapes[f"{prefix}{stream}_gate.weight"] = (config.num_heads, config.hidden_size)
+        shapes[f"{prefix}{stream}_gate.bias"] = (config.num_heads,)
+    return shapes
 
 
 def _student_shapes(config: ModelConfig) -> dict[str, Shape]:

@@ -78,8 +78,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flavour",
         metavar="NAME",
-        help="official code to match: torch-hub, jax-b16, jax-l16 or mean-flow; default: the "
-        "one of the checkpoint",
+        help="official code to match: torch-hub, jax-b16, jax-l16, looped-dit or mean-flow; "
+        "default: the one of the checkpoint",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     add_checkpoint_options(parser)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.checkpoints import Checkpoint
     from minit2i_deploy.config import ModelConfig
     from minit2i_deploy.engines.cache import CachedEngine, CorruptEngine
+    from minit2i_deploy.loop_config import LoopConfig
 
 _GRAPH_HEAD: Final = ("graph", "precision", "opset", "size", "inputs -> outputs")
 _ENGINE_HEAD: Final = ("engine", "graph", "for", "sizes", "size", "kernels", "state")
@@ -288,8 +289,13 @@ def _checkpoint_text(checkpoint: Checkpoint) -> str:
 
 def _config_line(config: ModelConfig) -> str:
     student = ", few-step student" if config.student else ""
+    loop = "" if config.loop is None else f" in a loop {_loop_text(config.loop)}"
     return (
         f"{config.image_size} px, patch {config.patch_size}, width {config.hidden_size}, "
-        f"{config.num_heads} heads, {config.depth_double} blocks, prompt of "
+        f"{config.num_heads} heads, {config.depth_double} blocks{loop}, prompt of "
         f"{config.prompt_length} tokens of width {config.txt_input_size}{student}"
     )
+
+
+def _loop_text(loop: LoopConfig) -> str:
+    return f"{loop.pre} + {loop.num_loops} x {loop.core} + {loop.post}"

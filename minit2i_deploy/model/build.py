@@ -62,7 +62,8 @@ def build_network(checkpoint: Checkpoint) -> MMJiT:
         ``net(x, context, mask) -> x0`` with x and x0 [B, 3, H, W] in pixel units of [-1, 1],
         context [B, L, txt_input_size] and mask [B, L]; a few-step student's is
         ``net(x, context, mask, h=, omega=, t_min=, t_max=) -> x0``, each of the four [B] or one
-        number for all images.
+        number for all images. A looped network's (Looped-DiT) also takes ``loops=N``, the passes
+        through its core; without it the checkpoint's own number.
 
     Raises:
         CheckpointError: names or shapes differ from the configuration's.

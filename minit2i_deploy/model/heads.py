@@ -57,3 +57,7 @@ class Heads:
             out = F.scaled_dot_product_attention(q_BHNK, k_BHMK, v_BHMK, scale=self.scale)
         batch, heads, tokens, head_dim = out.shape
         return out.transpose(1, 2).reshape(batch, tokens, heads * head_dim)
+
+    def by_token(self, x_BHNK: Tensor) -> Tensor:
+        """Values as [B, N, H, K], the layout of ``attend``'s result with its heads split."""
+        return x_BHNK.transpose(1, 2)

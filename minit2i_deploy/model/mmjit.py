@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.model.blocks import DoubleBlock
 from minit2i_deploy.model.layers import RMSNorm, as_stream
+from minit2i_deploy.model.looped import LoopedBlock
 from minit2i_deploy.model.positions import image_position_table, image_rotary, text_rotary
 from minit2i_deploy.model.student import StudentAdapter
 from minit2i_deploy.model.text_adapter import TextAdapter
@@ -70,7 +71,9 @@ class Denoiser(nn.Module):
         side = config.num_patches_side
         num_prefix = config.student.num_tokens if config.student else 0
         self.img_embedder = PatchEmbed(config)
-        self.double_blocks = nn.ModuleList(DoubleBlock(config) for _ in range(config.depth_double))
+        self.double_blocks = nn.ModuleList(
+            _double_block(config, index) for index in range(config.depth_double)
+        )
         self.final_layer = FinalLayer(config)
         tables = {
             "position_table": image_position_table(side, config.hidden_size),
@@ -80,20 +83,24 @@ class Denoiser(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
 
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tensor, loops: int | None = None) -> Tensor:
         """Predict the clean image.
 
         Args:
             x: [B, 3, image_size, image_size], the noisy image, in units of pixels in [-1, 1].
             tokens: [B, L, hidden_size], the text adapter's output.
+            loops: passes of a looped network's core; None is the configuration's number.
 
         Returns:
             x0: [B, 3, image_size, image_size], not clipped.
+
+        Raises:
+            UsageError: the network has no loop, or cannot run it that often.
         """
         weights = self.final_layer.linear.weight.dtype
         img, txt = as_stream(self.img_embedder(x), weights), as_stream(tokens, weights)
         img = img + self.position_table.to(img.dtype)
-        *blocks, last = self.double_blocks
+        *blocks, last = (self.double_blocks[i] for i in self.config.block_order(loops))
         for block in blocks:
             img, txt = block(img, txt, self.img_rotary, self.txt_rotary)
         img = last.forward_last(img, txt, self.img_rotary, self.txt_rotary)  # type: ignore[operator]
@@ -106,10 +113,16 @@ class Denoiser(nn.Module):
         return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, side * patch, side * patch)
 
 
+def _double_block(config: ModelConfig, index: int) -> DoubleBlock:
+    is_core = config.loop is not None and config.loop.is_core(index)
+    return LoopedBlock(config) if is_core else DoubleBlock(config)
+
+
 class MMJiT(nn.Module):
     """The complete network: ``net(x, context, mask) -> x0``.
 
-    A few-step student's is ``net(x, context, mask, h=, omega=, t_min=, t_max=) -> x0``.
+    A few-step student's is ``net(x, context, mask, h=, omega=, t_min=, t_max=) -> x0``; a looped
+    network's takes ``loops=`` as well.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -119,10 +132,16 @@ class MMJiT(nn.Module):
         self.denoiser = Denoiser(config)
 
     def forward(
-        self, x: Tensor, context: Tensor, mask: Tensor, **conditions: Tensor | float
+        self,
+        x: Tensor,
+        context: Tensor,
+        mask: Tensor,
+        *,
+        loops: int | None = None,
+        **conditions: Tensor | float,
     ) -> Tensor:
         """Predict the clean image; arguments are those of the text adapter and of ``Denoiser``."""
-        return self.denoiser(x, self.text_adapter(context, mask, **conditions))
+        return self.denoiser(x, self.text_adapter(context, mask, **conditions), loops)
 
     def canonical_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters under the Hub release's names, which have no prefix for the two modules."""

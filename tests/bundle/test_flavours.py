@@ -7,13 +7,14 @@ import dataclasses
 import pytest
 
 from minit2i_deploy.bundle.flavours import FLAVOURS, default_flavour, find_flavour, variant_of
-from minit2i_deploy.config import VARIANTS
+from minit2i_deploy.config import LOOPED_VARIANTS, VARIANTS
 from minit2i_deploy.errors import UsageError
 
 NUMBERS = {
     "torch-hub": (0.05, 2.5, 100),
     "jax-b16": (0.05, 2.5, 100),
     "jax-l16": (0.01, 6.0, 100),
+    "looped-dit": (0.05, 6.0, 100),
     "mean-flow": (0.05, 12.0, 4),
 }
 
@@ -29,6 +30,7 @@ def test_default_by_shape() -> None:
     assert defaults.pop("l-16") == "jax-l16"
     assert defaults.pop("b-16-mf") == "mean-flow"
     assert set(defaults.values()) == {"jax-b16"}
+    assert {default_flavour(config).name for config in LOOPED_VARIANTS.values()} == {"looped-dit"}
 
 
 def test_an_unknown_name_lists_the_known() -> None:
@@ -38,4 +40,6 @@ def test_an_unknown_name_lists_the_known() -> None:
 
 def test_variant_is_exact() -> None:
     assert all(variant_of(config) == name for name, config in VARIANTS.items())
+    assert all(variant_of(config) == name for name, config in LOOPED_VARIANTS.items())
+    assert variant_of(LOOPED_VARIANTS["looped-b-16"].with_loops(2)) == "looped-b-16"
     assert variant_of(dataclasses.replace(VARIANTS["b-16"], image_size=256)) is None

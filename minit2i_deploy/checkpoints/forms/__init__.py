@@ -7,6 +7,7 @@ from typing import Final
 from minit2i_deploy.checkpoints.form import Form
 from minit2i_deploy.checkpoints.forms.flax import MsgpackForm, OrbaxForm
 from minit2i_deploy.checkpoints.forms.huggingface import HuggingFaceForm
+from minit2i_deploy.checkpoints.forms.looped_folder import LoopedFolderForm
 from minit2i_deploy.checkpoints.forms.torch_save import TorchSaveForm
 from minit2i_deploy.checkpoints.forms.training import TrainingForm
 
@@ -14,6 +15,7 @@ from minit2i_deploy.checkpoints.forms.training import TrainingForm
 FORMS: Final[tuple[Form, ...]] = (
     OrbaxForm(),
     TrainingForm(),
+    LoopedFolderForm(),
     HuggingFaceForm(),
     TorchSaveForm(),
     MsgpackForm(),

@@ -28,7 +28,7 @@ class HuggingFaceForm(Form):
         """A folder with config.json and safetensors, or a safetensors file in one."""
         if head is not None:
             return _is_safetensors(head) and (path.parent / "config.json").is_file()
-        return (path / "config.json").is_file() and bool(_weight_files(path))
+        return (path / "config.json").is_file() and bool(_safetensors_in(path))
 
     def counts_inside_folder(self, path: Path) -> bool:
         """A shard alone is not a model, and neither is the text encoder beside one."""
@@ -48,9 +48,7 @@ class HuggingFaceForm(Form):
 
     def read(self, path: Path, options: ReadOptions) -> Checkpoint:
         """Read the weights under the configuration beside them."""
-        is_file = path.is_file()
-        folder = path.parent if is_file else path
-        files = [path] if is_file else _shards(folder)
+        folder, files = weight_files(path)
         values = read_json(folder / "config.json")
         config = config_from_hub(values, str(folder / "config.json"))
         check_sizes(path, options, config)
@@ -76,20 +74,25 @@ def hub_rule(name: str) -> Target | Drop | None:
     return canonical_target(name.removeprefix(prefix)) if name.startswith(prefix) else None
 
 
+def weight_files(path: Path) -> tuple[Path, list[Path]]:
+    """The folder of a configuration, and the weight file or shards that belong to it."""
+    return (path.parent, [path]) if path.is_file() else (path, _shards(path))
+
+
 def _is_safetensors(head: bytes) -> bool:
     """The format's first field is the length of the JSON header that follows."""
     header_bytes = int.from_bytes(head[:8], "little")
     return head[8:9] == b"{" and 2 <= header_bytes < 2**31
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _safetensors_in(folder: Path) -> list[Path]:
     """safetensors files directly in a folder, shards among them."""
     return sorted(file for file in folder.glob("*.safetensors") if file.is_file())
 
 
 def _shards(folder: Path) -> list[Path]:
     """The one weight file of a folder, or those that its index names."""
-    files = _weight_files(folder)
+    files = _safetensors_in(folder)
     # diffusers puts the name of a variant before the suffix: X.safetensors.index.fp16.json.
     indices = sorted(folder.glob("*.safetensors.index*.json"))
     if len(indices) == 1:

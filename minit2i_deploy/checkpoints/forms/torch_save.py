@@ -1,12 +1,13 @@
-"""Files of torch.save: the converter's payload and the PyTorch port's training state."""
+"""Files of torch.save: the converter's payload, and training states of both torch codes."""
 
 from __future__ import annotations
 
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from minit2i_deploy.checkpoints.assemble import Drop, Target, canonical_target
+from minit2i_deploy.checkpoints.assemble import Drop, Rule, Target, canonical_target
 from minit2i_deploy.checkpoints.checkpoint import Checkpoint, Dropped
 from minit2i_deploy.checkpoints.containers.torch_file import (
     StateDict,
@@ -24,31 +25,22 @@ from minit2i_deploy.checkpoints.form import (
     step_of,
     tensors_under,
 )
+from minit2i_deploy.checkpoints.forms.looped_config import (
+    MARK,
+    config_from_looped,
+    looped_rule,
+)
 from minit2i_deploy.checkpoints.forms.official_config import (
     PUBLISHED_WEIGHTS,
     config_from_hub,
     config_from_training,
 )
-from minit2i_deploy.errors import CheckpointError
+from minit2i_deploy.checkpoints.forms.training_names import training_rule
+from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.errors import CheckpointError, UsageError
 
 # How a pickle of protocol 2 to 5 begins.
 _PICKLE_HEADS: Final = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
-_TRAINING_TOP: Final = {
-    "mask_token": "mask_token",
-    "img_embed": "img_embedder",
-    "txt_embed": "txt_embedder",
-    "t_embed": "t_embedder",
-    "pooled_embed": "pooled_embedder",
-    "txt_blocks": "txt_preamble_blocks",
-    "blocks": "double_blocks",
-    "final_norm": "final_layer.norm_final",
-    "final": "final_layer.linear",
-}
-_TRAINING_BLOCK: Final = {
-    "proj": "attn_proj",
-    "img_proj": "img_attn_proj",
-    "txt_proj": "txt_attn_proj",
-}
 
 
 class TorchSaveForm(Form):
@@ -77,6 +69,8 @@ class TorchSaveForm(Form):
             keys.discard("config")
         if {"config", "state_dict"} <= keys:
             return _read_payload(path, content, options)
+        if {"config", "ema"} <= keys and MARK in content["config"]:
+            return _read_looped(path, content, options)
         if {"config", "model", "ema"} <= keys:
             return _read_training(path, content, options)
         raise CheckpointError(
@@ -92,19 +86,6 @@ def payload_rule(name: str) -> Target | Drop | None:
     Source: minit2i-torch diffusers/pipeline.py.
     """
     return canonical_target(name.removeprefix("net.")) if name.startswith("net.") else None
-
-
-def training_rule(name: str) -> Target | Drop | None:
-    """``blocks.0.img_qkv.weight``, the PyTorch port's trainer.
-
-    Source: minit2i-torch mini_t2i/model.py.
-    """
-    top, *rest = name.split(".")
-    if top not in _TRAINING_TOP:
-        return None
-    if top in ("txt_blocks", "blocks"):
-        rest = [_TRAINING_BLOCK.get(part, part) for part in rest]
-    return canonical_target(".".join([_TRAINING_TOP[top], *rest]))
 
 
 def _read_payload(path: Path, content: dict[str, Any], options: ReadOptions) -> Checkpoint:
@@ -124,30 +105,51 @@ def _read_payload(path: Path, content: dict[str, Any], options: ReadOptions) -> 
 
 
 def _read_training(path: Path, content: dict[str, Any], options: ReadOptions) -> Checkpoint:
+    config = config_from_training(content["config"], f"{path}: config")
+    return _read_state(path, content, options, _State("torch-training", config, training_rule))
+
+
+def _read_looped(path: Path, content: dict[str, Any], options: ReadOptions) -> Checkpoint:
+    config = config_from_looped(content["config"], options.prompt_length, f"{path}: config")
+    return _read_state(path, content, options, _State("looped-training", config, looped_rule))
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What differs between the training states of the two codes."""
+
+    form: str
+    config: ModelConfig
+    rule: Rule
+
+
+def _read_state(
+    path: Path, content: dict[str, Any], options: ReadOptions, state: _State
+) -> Checkpoint:
+    """The average or the online weights of a training state, which may lack the latter."""
     values = content["config"]
-    config = config_from_training(values, f"{path}: config")
-    check_sizes(path, options, config)
+    check_sizes(path, options, state.config)
     decay = str(values.get("ema_decay"))
-    key, other = "ema", "model"
-    if not select_average(path, options, decay):
-        key, other = other, key
+    key, other = ("ema", "model") if select_average(path, options, decay) else ("model", "ema")
+    if key not in content:
+        raise UsageError(f"{path}: holds no online weights, only EMA {decay}; omit ema")
     labels = {"ema": f"EMA {decay}", "model": "online"}
-    optimizer = count_tensors(content.get("optimizer"))
+    counts = {name: count_tensors(content.get(name)) for name in (other, "optimizer")}
+    reasons = {other: NOT_SELECTED, "optimizer": "state of the training run"}
     return read_weights(
         StateDict(tensors_under(content, key, path), str(path)),
-        training_rule,
-        config,
-        form="torch-training",
+        state.rule,
+        state.config,
+        form=state.form,
         path=path,
         weights=labels[key],
         files=[path],
         step=step_of(content),
-        text_encoder=values.get("t5_name"),
+        text_encoder=values.get("t5_name", values.get("text_encoder")),
         dropped=[
-            Dropped(
-                what=labels[other], num_tensors=count_tensors(content[other]), reason=NOT_SELECTED
-            ),
-            Dropped(what="optimizer", num_tensors=optimizer, reason="state of the training run"),
+            Dropped(what=labels.get(name, name), num_tensors=count, reason=reasons[name])
+            for name, count in counts.items()
+            if name in content
         ],
     )
 

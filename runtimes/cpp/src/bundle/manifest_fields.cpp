@@ -66,6 +66,27 @@ void check_model_shape(const Json &value, const std::string &where) {
     }
 }
 
+// What runs the graphs needs no more of it: the exported step has the loop inside.
+void check_loop(const Json &value, const Json &depth_double) {
+    const std::string where = "model.loop";
+    expect_fields(value, where,
+                  {"pre", "core", "post", "num_loops", "num_copies", "use_xsa", "use_attn_gate"});
+    for (const char *name : {"pre", "core", "post", "num_loops", "num_copies"}) {
+        expect_positive(value, name, where);
+    }
+    for (const char *name : {"use_xsa", "use_attn_gate"}) {
+        if (!value.at(name).is_boolean()) {
+            throw JsonError(where + "." + name + " must be true or false");
+        }
+    }
+    const std::int64_t core =
+        value.at("core").get<std::int64_t>() * value.at("num_copies").get<std::int64_t>();
+    if (value.at("pre").get<std::int64_t>() + core + value.at("post").get<std::int64_t>() !=
+        depth_double) {
+        throw JsonError(where + " has another number of blocks than model.depth_double");
+    }
+}
+
 ModelInfo decode_model(const Json &value) {
     const std::string where = "manifest.model";
     Json base = expect_object(value, where);
@@ -73,12 +94,17 @@ ModelInfo decode_model(const Json &value) {
     if (is_student) {
         check_student(base.at("student"));
     }
+    const Json loop = base.contains("loop") ? base.at("loop") : Json();
     base.erase("student");
+    base.erase("loop");
     expect_fields(base, where,
                   {"image_size", "patch_size", "hidden_size", "num_heads", "head_dim",
                    "depth_double", "in_channels", "txt_preamble_depth", "mlp_ratio", "pca_channels",
                    "txt_input_size", "prompt_length"});
     check_model_shape(base, where);
+    if (!loop.is_null()) {
+        check_loop(loop, base.at("depth_double"));
+    }
     ModelInfo model;
     model.image_size = expect_positive(base, "image_size", where);
     model.patch_size = expect_positive(base, "patch_size", where);
