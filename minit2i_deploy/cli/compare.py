@@ -1,4 +1,4 @@
-"""minit2i compare: two bundles, or two engines, on the same prompts and noise."""
+"""minit2i compare: two or more bundles or engines on the same prompts and noise."""
 
 from __future__ import annotations
 
@@ -26,19 +26,31 @@ from minit2i_deploy.cli.support.options.shared_arguments import (
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from minit2i_deploy.bundle.bundle import Bundle
-    from minit2i_deploy.evaluation.compare import Comparison, Contender, PromptCase
+    from minit2i_deploy.evaluation.bench.timing import SubjectTimings
+    from minit2i_deploy.evaluation.compare import (
+        CompareSettings,
+        Comparison,
+        Contender,
+        PromptCase,
+    )
+
+    # Figures for JSON, the page, and the text for people.
+    Outcome = tuple[Mapping[str, Any], Callable[[], str], str]
 
 REPORT: Final = "report.json"
 PAGE: Final = "report.html"
 _PER_KIND: Final = 2
 _STAGES: Final = ("encode", "adapt", "step")
 _EPILOG: Final = """\
-A is the reference. Both sides use A's table and guidance. The folder receives
-  report.html  figures, errors row by row, images side by side; one file
+A is the reference. All use A's table and guidance. The folder receives
+  report.html  figures, charts and images side by side; one file
   report.json  the same figures, and those of every image
+Two bundles are also compared row by row. Of more, each is compared with A: bytes,
+PSNR, score and speed of each in bars, scatters and histograms, the worst images,
+and the settings that differ.
 
 Without --prompts, a model of shapes generates images of held-out captions, which
 an exact detector scores; the difference of the scores has a paired 95% interval.
@@ -46,6 +58,7 @@ an exact detector scores; the difference of the scores has a paired 95% interval
 examples:
   minit2i compare my-bundle my-int8 -o comparison
   minit2i compare my-bundle my-int8 --captions 100 --steps 20 --solver dpmpp2m
+  minit2i compare my-bundle my-int8 my-fp8 my-int8@openvino -o report
   minit2i compare my-bundle my-bundle --runtime-b openvino::bf16
   minit2i compare b16 b16-int8 --prompts prompts.txt --seeds 0,1 --json
 """
@@ -57,6 +70,7 @@ class CompareOptions:
 
     a: str
     b: str
+    more: tuple[str, ...]
     prompts: Path | None
     captions: int | None
     seeds: tuple[int, ...] | None
@@ -74,13 +88,11 @@ class CompareOptions:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Compare two bundles on the same prompts, noise and table: errors row by row, final "
-        "images, prompt following, seams between patches, size and speed."
+        "Compare bundles on the same prompts, noise and table: final images, prompt following, "
+        "size and speed; of two bundles also errors row by row and seams between patches."
     )
     parser.epilog = _EPILOG
-    for name in ("A", "B"):
-        text = "folder of a bundle" + (", the reference" if name == "A" else "")
-        parser.add_argument(name.lower(), metavar=name, type=bundle_path, help=text)
+    _add_bundles(parser)
     parser.add_argument(
         "--prompts",
         metavar="FILE",
@@ -105,7 +117,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=integer,
         default=12,
-        help="images that are measured row by row and shown (default 12)",
+        help="images that are shown: measured row by row, or of more than two bundles the worst "
+        "(default 12)",
     )
     parser.add_argument(
         "--batch", metavar="N", type=integer, default=8, help="images generated at once (default 8)"
@@ -115,7 +128,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=integer,
         default=10,
-        help="timed calls per stage, A and B in turns; 0 for no times (default 10)",
+        help="timed calls per stage, all bundles in turns; 0 for no times (default 10)",
     )
     parser.add_argument(
         "-o", "--output", "--out", metavar="DIR", type=Path, help="new folder for the reports"
@@ -125,42 +138,104 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime-b",
         metavar=SPEC_FORM,
-        help="engine of B; default: that of A",
+        help="engine of B, of two bundles; default: that of A",
     )
     add_json(parser)
 
 
+def _add_bundles(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", type=bundle_path, help="bundle, the reference")
+    parser.add_argument(
+        "b", metavar="B", type=bundle_path, help=f"bundle, or BUNDLE@{SPEC_FORM} for its engine"
+    )
+    parser.add_argument(
+        "more", metavar="C", nargs="*", type=bundle_path, help="further bundles, as B"
+    )
+
+
 def run(options: CompareOptions) -> None:
-    """Open both bundles, compare, write and print."""
+    """Open all bundles, compare, write and print."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support.formatting import json_text
-    from minit2i_deploy.evaluation.compare import CompareSettings, check_comparable, compare
+    from minit2i_deploy.evaluation.compare import CompareSettings, check_comparable
     from minit2i_deploy.evaluation.compare.contenders import Contender
-    from minit2i_deploy.progress import ProgressLine
 
     _check(options)
-    a, b = Bundle.open(options.a), Bundle.open(options.b)
-    check_comparable(a, b)
-    tasks = _tasks(a, options)
+    a = Bundle.open(options.a)
+    subjects = [(a, options.engine), *(_bundle_of(options, text) for text in _others(options))]
+    for bundle, _ in subjects[1:]:
+        check_comparable(a, bundle)
+    cases = _cases(a, options)
     table, guidance = choose_table(a, options.sampling, options.guidance)
     settings = CompareSettings(
         table=table, guidance=guidance, batch=options.batch, details=options.details
     )
+    compare_all = _compare_several if options.more else _compare_two
     with contextlib.ExitStack() as stack:
         folder = _folder(stack, options)
         sides = []
-        for bundle, engine in ((a, options.engine), (b, _engine_of_b(options))):
+        for bundle, engine in subjects:
             runtime = stack.enter_context(open_engine(bundle, engine))
             spec = opened_spec(engine, runtime)
             sides.append(Contender(bundle=bundle, runtime=runtime, engine=spec))
-        with ProgressLine("compare") as line:
-            comparison = compare(sides[0], sides[1], tasks, settings, line)
-        if options.repeats:
-            speed = _speed(sides, options.repeats, tasks[0].prompt)
-            comparison = dataclasses.replace(comparison, speed=speed)
+        values, page, text = compare_all(sides, cases, settings, options.repeats)
         if folder is not None:
-            _write(folder, comparison)
-    print(json_text(comparison.to_dict()) if options.json else _text(comparison, options))
+            _write(folder, values, page())
+    if options.json:
+        print(json_text(values))
+        return
+    print("\n\n".join([text, *([] if options.output is None else [str(options.output / PAGE)])]))
+
+
+def _others(options: CompareOptions) -> tuple[str, ...]:
+    return (options.b, *options.more)
+
+
+def _bundle_of(options: CompareOptions, text: str) -> tuple[Bundle, EngineOptions]:
+    """A bundle of the command line and its engine: its own, --runtime-b, or that of A."""
+    from minit2i_deploy.bundle.bundle import Bundle
+
+    folder, at, spec = text.rpartition("@")
+    if not at or Path(text).exists():
+        return Bundle.open(text), _engine_of_b(options)
+    if options.runtime_b is not None:
+        raise UsageError(f"--runtime-b and the engine in {text!r} are mutually exclusive")
+    return Bundle.open(bundle_path(folder)), _engine_of(text, spec, options)
+
+
+def _compare_two(
+    sides: Sequence[Contender], cases: Sequence[PromptCase], settings: CompareSettings, repeats: int
+) -> Outcome:
+    from minit2i_deploy.evaluation.compare import compare
+    from minit2i_deploy.evaluation.compare.html_report import to_html
+    from minit2i_deploy.progress import ProgressLine
+
+    with ProgressLine("compare") as line:
+        comparison = compare(sides[0], sides[1], cases, settings, line)
+    if repeats:
+        comparison = dataclasses.replace(comparison, speed=_speed(sides, repeats, cases[0].prompt))
+    return comparison.to_dict(), lambda: to_html(comparison), _text(comparison)
+
+
+def _compare_several(
+    sides: Sequence[Contender], cases: Sequence[PromptCase], settings: CompareSettings, repeats: int
+) -> Outcome:
+    from minit2i_deploy.cli.support.formatting import columns
+    from minit2i_deploy.evaluation.side_by_side import Speed, measure_side_by_side
+    from minit2i_deploy.evaluation.side_by_side.page import to_html
+    from minit2i_deploy.evaluation.side_by_side.summary import figure_cells, figure_head
+    from minit2i_deploy.progress import ProgressLine
+
+    with ProgressLine("compare") as line:
+        result = measure_side_by_side(sides, cases, settings, line)
+    if repeats:
+        times = _timings(sides, repeats, cases[0].prompt)
+        result = result.with_speed([Speed.of(times[0], each) for each in times])
+    text = (
+        f"{len(cases)} images, table {result.table}, guidance {result.guidance:g}, compared with "
+        f"{result.reference.name}\n\n{columns(figure_cells(result), head=figure_head(result))}"
+    )
+    return result.to_dict(), lambda: to_html(result), text
 
 
 def _check(options: CompareOptions) -> None:
@@ -173,7 +248,7 @@ def _check(options: CompareOptions) -> None:
         check_per_kind("--captions", options.captions)
 
 
-def _tasks(bundle: Bundle, options: CompareOptions) -> list[PromptCase]:
+def _cases(bundle: Bundle, options: CompareOptions) -> list[PromptCase]:
     from minit2i_deploy.cli.support.images.image_requests import read_prompts
     from minit2i_deploy.evaluation.compare import caption_cases, is_shapes_model, prompt_cases
 
@@ -191,10 +266,18 @@ def _engine_of_b(options: CompareOptions) -> EngineOptions:
     """The engine of B: --runtime-b, or that of A."""
     if options.runtime_b is None:
         return options.engine
+    if options.more:
+        raise UsageError(
+            f"--runtime-b is for two bundles; of more, write BUNDLE@{SPEC_FORM} for each"
+        )
+    return _engine_of("--runtime-b", options.runtime_b, options)
+
+
+def _engine_of(where: str, spec: str, options: CompareOptions) -> EngineOptions:
     try:
-        return EngineOptions.from_spec(options.runtime_b, threads=options.engine.threads)
+        return EngineOptions.from_spec(spec, threads=options.engine.threads)
     except ValueError as error:
-        raise UsageError(f"--runtime-b: {error}") from error
+        raise UsageError(f"{where}: {error}") from error
 
 
 def _folder(stack: contextlib.ExitStack, options: CompareOptions) -> Path | None:
@@ -203,19 +286,28 @@ def _folder(stack: contextlib.ExitStack, options: CompareOptions) -> Path | None
     return None if options.output is None else stack.enter_context(atomic_directory(options.output))
 
 
-def _speed(sides: Sequence[Contender], repeats: int, prompt: str) -> dict[str, Any]:
-    """Median times of both, taken in turns."""
+def _timings(sides: Sequence[Contender], repeats: int, prompt: str) -> list[SubjectTimings]:
+    """Times of all stages of all sides, taken in turns."""
     from minit2i_deploy.evaluation.bench.stages import prepare_subject
-    from minit2i_deploy.evaluation.bench.timing import speed_ratios, time_subjects
-    from minit2i_deploy.machine import describe_machine
+    from minit2i_deploy.evaluation.bench.timing import time_subjects
     from minit2i_deploy.progress import ProgressLine
 
     subjects = [
-        prepare_subject(name, side.bundle, side.runtime, prompt=prompt, num_texts=8, batch_size=8)
-        for name, side in zip("AB", sides, strict=True)
+        prepare_subject(
+            str(index), side.bundle, side.runtime, prompt=prompt, num_texts=8, batch_size=8
+        )
+        for index, side in enumerate(sides)
     ]
     with ProgressLine("times") as line:
-        first, second = time_subjects(subjects, repeats=repeats, progress=line)
+        return time_subjects(subjects, repeats=repeats, progress=line)
+
+
+def _speed(sides: Sequence[Contender], repeats: int, prompt: str) -> dict[str, Any]:
+    """Median times of two sides."""
+    from minit2i_deploy.evaluation.bench.timing import speed_ratios
+    from minit2i_deploy.machine import describe_machine
+
+    first, second = _timings(sides, repeats, prompt)
     ratio = speed_ratios(first, second)
     return {
         "machine": describe_machine(),
@@ -231,16 +323,15 @@ def _speed(sides: Sequence[Contender], repeats: int, prompt: str) -> dict[str, A
     }
 
 
-def _write(folder: Path, comparison: Comparison) -> None:
+def _write(folder: Path, values: Mapping[str, Any], page: str) -> None:
     from minit2i_deploy.cli.support import output_paths
-    from minit2i_deploy.evaluation.compare.html_report import to_html
     from minit2i_deploy.io.files import atomic_write_text
 
-    output_paths.write_json(folder / REPORT, comparison.to_dict())
-    atomic_write_text(folder / PAGE, to_html(comparison))
+    output_paths.write_json(folder / REPORT, values)
+    atomic_write_text(folder / PAGE, page)
 
 
-def _text(comparison: Comparison, options: CompareOptions) -> str:
+def _text(comparison: Comparison) -> str:
     from minit2i_deploy.cli.support.formatting import columns
     from minit2i_deploy.evaluation.compare.summary import (
         denoiser_label,
@@ -262,6 +353,4 @@ def _text(comparison: Comparison, options: CompareOptions) -> str:
     if comparison.speed is not None:
         head = ("stage", "A, median ms", "B, median ms", "B is faster, times")
         parts.append(columns(speed_cells(comparison.speed), head=head))
-    if options.output is not None:
-        parts.append(str(options.output / PAGE))
     return "\n\n".join(parts)

@@ -11,10 +11,11 @@ from minit2i_deploy.machine import machine_line
 _STYLE: Final = """\
 .images { display: flex; flex-wrap: wrap; gap: 1.2rem; max-width: 40rem; }
 figure { margin: 0; width: 192px; }
-figure img { width: 192px; height: 192px; image-rendering: pixelated; border: 1px solid #bbb; }
+figure img { width: 192px; height: 192px; image-rendering: pixelated;
+             border: 1px solid var(--line); }
 figcaption { font-size: .85rem; line-height: 1.35; }
-.kind, .reason { color: #666; }
-pre { background: #f3f3f3; padding: .8rem; overflow-x: auto; font-size: .9rem; }
+.kind, .reason { color: var(--soft); }
+pre { background: var(--box); padding: .8rem; overflow-x: auto; font-size: .9rem; }
 """
 _MAX_REASON_CHARS: Final = 160
 # Share of the start noise from which grain is visible beside an image without any.

@@ -66,6 +66,12 @@ def ready_bundle(name: str, cache: Path | None = None) -> Path:
     return folder
 
 
+def bundle_name(folder: Path) -> str:
+    """What people call the bundle in a folder: READY's name, or the folder's."""
+    name, _, digits = folder.name.rpartition("-")
+    return name if name in READY and len(digits) == _DIGEST_DIGITS else folder.name
+
+
 def pack_bundle(bundle: Bundle, name: str, target: Path) -> None:
     """Write the archive of a bundle that was exported from a shipped model.
 

@@ -120,6 +120,28 @@ def test_text_names_both_sides_and_lists_the_figures(capsys: pytest.CaptureFixtu
     assert "report.html" not in out
 
 
+def test_several_bundles_have_one_page(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("--captions", 1, "--details", 2, "--repeats", 2, "-o", "out")
+    done = run(capsys, "compare", "a", "b", "a@fake", "--runtime", "fake", *settings)
+    assert done.code == 0, done.err
+    values = json.loads(Path("out/report.json").read_text())
+    assert (values["kind"], values["num_images"]) == ("minit2i-side-by-side", 6)
+    names = [one["name"] for one in values["bundles"]]
+    assert names == ["a@fake (1)", "b@fake (2)", "a@fake (3)"]
+    first, second, third = values["bundles"]
+    assert (first["final"], first["speed"]["ratio"]) == (None, 1.0)
+    assert second["score"]["difference"] == 0.0
+    assert third["final"]["psnr_db"]["mean"] is None
+    assert set(values["images"][0]["bundles"]) == set(names[1:])
+    page = Reader()
+    page.feed(Path("out/report.html").read_text())
+    assert (page.open, page.outside) == ([], [])
+    assert "script" not in page.tags
+    # Of each of two cases three images and two differences.
+    assert len(page.images) == 10
+    assert "times as fast" in done.out and done.out.endswith("out/report.html\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -136,6 +158,12 @@ def test_text_names_both_sides_and_lists_the_figures(capsys: pytest.CaptureFixtu
             (*SHORT, "--runtime-b", "a:b:c:d"),
             "--runtime-b: expected RUNTIME[:PROVIDER[:PRECISION]]",
         ),
+        (
+            ("compare", "b", *SHORT[1:], "--runtime-b", "fake"),
+            "--runtime-b is for two bundles; of more, write",
+        ),
+        (("compare", "a", "b@fake", *SHORT[3:], "--runtime-b", "fake"), "mutually exclusive"),
+        (("compare", "a", "b@none", *SHORT[3:]), "runtime 'none' is unknown"),
         ((*SHORT, "-o", "a"), "the folder exists and is not empty"),
         ((*SHORT, "--table", "none"), "table 'none' is not in the bundle"),
         (("compare", "a"), "required: B"),

@@ -131,6 +131,15 @@ def time_subjects(
     ]
 
 
+def ratio_quartiles(
+    first: SubjectTimings, other: SubjectTimings, stage: str
+) -> tuple[float, float, float]:
+    """25%, 50% and 75% of the paired ratios of a stage: ``other`` is so many times faster."""
+    pairs = zip(first.timings[stage].seconds, other.timings[stage].seconds, strict=True)
+    low, middle, high = np.percentile([a / b for a, b in pairs], (25, 50, 75)).tolist()
+    return low, middle, high
+
+
 def speed_ratios(first: SubjectTimings, other: SubjectTimings) -> dict[str, float]:
     """Stage to the median of the paired ratios: ``other`` is that many times faster."""
     return {

@@ -9,11 +9,12 @@ from typing import Final
 
 Points = Sequence[tuple[float, float]]
 
-_WIDTH, _HEIGHT = 640, 340
+# Wider would be scaled down on a phone until nobody can read it.
+_WIDTH, _HEIGHT = 480, 340
 # Margins; at the top there is room for a legend of three lines.
 _MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 64, 16, 60, 36
 _LEGEND_STEP = 16
-_COLOURS: Final = ("#1f5fa8", "#b3541e", "#2f7d4f", "#7a3f93")
+_NUM_COLORS: Final = 4
 _DASHES: Final = ("", "7 3", "2 3", "9 3 2 3")
 
 
@@ -42,7 +43,7 @@ def log_chart(lines: Mapping[str, Points], *, label: str) -> str:
         'font-family="system-ui, sans-serif" font-size="12">',
         *(_level(power, low, high) for power in range(low, high + 1)),
         *(_tick(fifth / 5) for fifth in range(6)),
-        _text(_pixel_x(0.5), _HEIGHT - 4, label, "middle"),
+        svg_text(_pixel_x(0.5), _HEIGHT - 4, label, "middle"),
     ]
     for index, (name, points) in enumerate(positive.items()):
         parts += [_line(points, low, high, index), _legend(name, index)]
@@ -60,12 +61,12 @@ def _pixel_y(y: float, low: int, high: int) -> float:
 
 def _level(power: int, low: int, high: int) -> str:
     y = _pixel_y(10.0**power, low, high)
-    rule = f'<path d="M{_MARGIN_LEFT} {y:.1f}H{_WIDTH - _MARGIN_RIGHT}" stroke="#ddd"/>'
-    return rule + _text(_MARGIN_LEFT - 6, y + 4, f"1e{power}", "end")
+    rule = f'<path d="M{_MARGIN_LEFT} {y:.1f}H{_WIDTH - _MARGIN_RIGHT}" class="grid"/>'
+    return rule + svg_text(_MARGIN_LEFT - 6, y + 4, f"1e{power}", "end")
 
 
 def _tick(x: float) -> str:
-    return _text(_pixel_x(x), _HEIGHT - _MARGIN_BOTTOM + 16, f"{x:g}", "middle")
+    return svg_text(_pixel_x(x), _HEIGHT - _MARGIN_BOTTOM + 16, f"{x:g}", "middle")
 
 
 def _line(points: Points, low: int, high: int, index: int) -> str:
@@ -75,17 +76,18 @@ def _line(points: Points, low: int, high: int, index: int) -> str:
 
 def _legend(name: str, index: int) -> str:
     x, y = _MARGIN_LEFT, _LEGEND_STEP * index + 10
-    return f'<path d="M{x} {y}h28" {_pen(index)}/>' + _text(x + 36, y + 4, name, "start")
+    return f'<path d="M{x} {y}h28" {_pen(index)}/>' + svg_text(x + 36, y + 4, name, "start")
 
 
 def _pen(index: int) -> str:
     # Dashes as well as colours, for readers and printers that do not see colours.
-    colour, dashes = _COLOURS[index % len(_COLOURS)], _DASHES[index % len(_DASHES)]
-    return f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dashes}"'
+    color, dashes = index % _NUM_COLORS + 1, _DASHES[index % len(_DASHES)]
+    return f'class="l{color}" stroke-width="2" stroke-dasharray="{dashes}"'
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
+def svg_text(x: float, y: float, text: str, anchor: str) -> str:
+    """A text in the page's color; anchor is start, middle or end."""
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="#333">'
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="text">'
         f"{html.escape(text)}</text>"
     )

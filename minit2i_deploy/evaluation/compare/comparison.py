@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float32
 
 from minit2i_deploy.errors import PromptTruncatedWarning, UsageError
 from minit2i_deploy.evaluation.compare.comparison_result import Comparison, ImagePair, PairStates
@@ -105,7 +106,9 @@ class _ComparisonRun:
         gradients: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for indices, details in self.batches:
             result = self._run_batch(indices, details)
-            pairs |= zip(indices, self._pairs(indices, result), strict=True)
+            cases = [self.cases[index] for index in indices]
+            measured = measure_pairs(cases, result.x_a, result.x_b)
+            pairs |= zip(indices, measured, strict=True)
             for side, x, batches in zip(
                 (self.a, self.b), (result.x_a, result.x_b), gradients, strict=True
             ):
@@ -143,24 +146,35 @@ class _ComparisonRun:
             progress=part,
         )
 
-    def _pairs(self, indices: Sequence[int], result: LockstepResult) -> list[ImagePair]:
-        first, second = to_uint8(result.x_a), to_uint8(result.x_b)
-        off = np.abs(first.astype(np.int16) - second.astype(np.int16))
-        psnr = image_metrics.psnr(result.x_b, result.x_a)
-        gmsd = image_metrics.gmsd(result.x_b, result.x_a)
-        similarity = ssim(result.x_b, result.x_a)
-        return [
-            ImagePair(
-                case=self.cases[index],
-                psnr_db=float(psnr[i]),
-                ssim=float(similarity[i]),
-                gmsd=float(gmsd[i]),
-                bytes_off=float((off[i] > 0).mean()),
-                levels_off=int(off[i].max()),
-                verdicts=_verdicts(self.cases[index], first[i], second[i]),
-            )
-            for i, index in enumerate(indices)
-        ]
+
+def measure_pairs(
+    cases: Sequence[PromptCase],
+    x_a: Float32[np.ndarray, "batch 3 height width"],
+    x_b: Float32[np.ndarray, "batch 3 height width"],
+) -> list[ImagePair]:
+    """Measure and judge final states of two bundles, image by image.
+
+    Args:
+        cases: what was generated, one for each image.
+        x_a: float32 [batch, 3, H, W], -1 black to 1 white, of the reference.
+        x_b: float32 [batch, 3, H, W], what is compared with it.
+    """
+    first, second = to_uint8(x_a), to_uint8(x_b)
+    off = np.abs(first.astype(np.int16) - second.astype(np.int16))
+    psnr, gmsd = image_metrics.psnr(x_b, x_a), image_metrics.gmsd(x_b, x_a)
+    similarity = ssim(x_b, x_a)
+    return [
+        ImagePair(
+            case=case,
+            psnr_db=float(psnr[i]),
+            ssim=float(similarity[i]),
+            gmsd=float(gmsd[i]),
+            bytes_off=float((off[i] > 0).mean()),
+            levels_off=int(off[i].max()),
+            verdicts=_verdicts(case, first[i], second[i]),
+        )
+        for i, case in enumerate(cases)
+    ]
 
 
 def _verdicts(case: PromptCase, a: np.ndarray, b: np.ndarray) -> tuple[Verdict, Verdict] | None:

@@ -97,35 +97,11 @@ class Comparison:
 
     def score(self) -> dict[str, Any] | None:
         """Prompt following of both and B's difference to A; None if nothing was judged."""
-        judged = [
-            (pair.case.spec, pair.verdicts)
-            for pair in self.pairs
-            if pair.case.spec is not None and pair.verdicts is not None
-        ]
-        if not judged:
-            return None
-        scores = [ShapesScore.of((spec, pair[i]) for spec, pair in judged) for i in (0, 1)]
-        correct = [[pair[i].correct for _, pair in judged] for i in (0, 1)]
-        paired = PairedVerdicts.of(correct[1], correct[0])
-        low, high = difference_interval(paired, len(judged))
-        return {
-            "a": scores[0].to_dict(),
-            "b": scores[1].to_dict(),
-            "difference": scores[1].overall.accuracy - scores[0].overall.accuracy,
-            "difference_interval_95": [low, high],
-            "paired": paired.to_dict(),
-        }
+        return score_figures(self.pairs)
 
     def final(self) -> dict[str, Any]:
         """Figures over all images."""
-        psnr = [pair.psnr_db for pair in self.pairs]
-        return {
-            "psnr_db": {"mean": finite(float(np.mean(psnr))), "lowest": finite(min(psnr))},
-            "ssim": _spread([pair.ssim for pair in self.pairs], min, "lowest"),
-            "gmsd": _spread([pair.gmsd for pair in self.pairs], max, "largest"),
-            "bytes_off": _spread([pair.bytes_off for pair in self.pairs], max, "largest"),
-            "levels_off": max(pair.levels_off for pair in self.pairs),
-        }
+        return final_figures(self.pairs)
 
     def rows(self) -> list[dict[str, Any]]:
         """Errors row by row: mean and largest over the images."""
@@ -162,6 +138,40 @@ class Comparison:
             "speed": None if self.speed is None else dict(self.speed),
             "pictures": [pair.to_dict() for pair in self.pairs],
         }
+
+
+def final_figures(pairs: Sequence[ImagePair]) -> dict[str, Any]:
+    """Figures over all images, ready for JSON."""
+    psnr = [pair.psnr_db for pair in pairs]
+    return {
+        "psnr_db": {"mean": finite(float(np.mean(psnr))), "lowest": finite(min(psnr))},
+        "ssim": _spread([pair.ssim for pair in pairs], min, "lowest"),
+        "gmsd": _spread([pair.gmsd for pair in pairs], max, "largest"),
+        "bytes_off": _spread([pair.bytes_off for pair in pairs], max, "largest"),
+        "levels_off": max(pair.levels_off for pair in pairs),
+    }
+
+
+def score_figures(pairs: Sequence[ImagePair]) -> dict[str, Any] | None:
+    """Prompt following of both and B's difference to A; None if nothing was judged."""
+    judged = [
+        (pair.case.spec, pair.verdicts)
+        for pair in pairs
+        if pair.case.spec is not None and pair.verdicts is not None
+    ]
+    if not judged:
+        return None
+    scores = [ShapesScore.of((spec, pair[i]) for spec, pair in judged) for i in (0, 1)]
+    correct = [[pair[i].correct for _, pair in judged] for i in (0, 1)]
+    paired = PairedVerdicts.of(correct[1], correct[0])
+    low, high = difference_interval(paired, len(judged))
+    return {
+        "a": scores[0].to_dict(),
+        "b": scores[1].to_dict(),
+        "difference": scores[1].overall.accuracy - scores[0].overall.accuracy,
+        "difference_interval_95": [low, high],
+        "paired": paired.to_dict(),
+    }
 
 
 def finite(value: float) -> float | None:

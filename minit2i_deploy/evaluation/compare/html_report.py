@@ -22,11 +22,10 @@ from minit2i_deploy.io.html import document, escape, image, shorten, table, verd
 from minit2i_deploy.machine import describe_machine, machine_line
 
 _STYLE: Final = """\
-.trio { margin: 0 0 1.6rem; } .trio div { display: flex; gap: .6rem; }
-.trio img { width: 192px; height: 192px; image-rendering: pixelated; border: 1px solid #bbb; }
+.trio { margin: 0 0 1.6rem; } .trio div { display: flex; gap: .6rem; max-width: 40rem; }
+.trio img { width: calc((100% - 1.2rem) / 3); max-width: 192px; image-rendering: pixelated;
+            border: 1px solid var(--line); }
 figcaption { font-size: .9rem; line-height: 1.35; max-width: 40rem; }
-.small { color: #666; font-size: .85rem; }
-code { overflow-wrap: anywhere; } svg { max-width: 100%; height: auto; }
 """
 _MAX_REASON_CHARS: Final = 120
 _NUMBERS: Final = (1, 2, 3)

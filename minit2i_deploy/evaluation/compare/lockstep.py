@@ -81,7 +81,7 @@ def run_lockstep(
         progress((pair[0].index + 1) / len(table))
         states = [frame.x() for frame in pair] if pair[0].index + 1 == len(table) else []
     for x, side in zip(states, (a, b), strict=True):
-        _check_finite(x, side)
+        check_finite(x, side)
     row_errors = None if forcing is None else forcing.row_errors()
     return LockstepResult(x_a=states[0], x_b=states[1], row_errors=row_errors)
 
@@ -126,7 +126,12 @@ class _TeacherForcing:
         return state.state()
 
 
-def _check_finite(x: np.ndarray, side: Contender) -> None:
+def check_finite(x: np.ndarray, side: Contender) -> None:
+    """Refuse final states with NaN or infinity.
+
+    Raises:
+        RuntimeFailure: names the bundle and its engine.
+    """
     if not np.isfinite(x).all():
         raise RuntimeFailure(
             f"{side.bundle.path}: an image holds NaN or infinity on {side.engine}; use a higher"
