@@ -17,6 +17,8 @@ PRECISIONS: Final = ("fp32", "bf16", "fp16")
 # decomposes both, for engines that refuse a float32 Attention node (TensorRT-RTX).
 OPSETS: Final = (18, 23)
 DEFAULT_OPSET: Final = 23
+# T5 has no operator that came later, so that older engines run it beside any network.
+TEXT_ENCODER_OPSET: Final = 18
 FUSED: Final = "one Attention node"
 DECOMPOSED: Final = "products and softmax"
 ONNXRUNTIME_OPERATOR: Final = "an operator of onnxruntime"

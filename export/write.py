@@ -34,6 +34,7 @@ from minit2i_deploy.export.assets import (
     write_config,
     write_tables,
 )
+from minit2i_deploy.export.choices import TEXT_ENCODER_OPSET
 from minit2i_deploy.export.graphs.head_padding import pad_heads, padding_for
 from minit2i_deploy.export.graphs.modules import (
     AdapterGraph,
@@ -141,11 +142,11 @@ class _Export:
             progress=progress,
         )
 
-    def graph_info(self, name: str, signature: Signature, precision: str) -> GraphInfo:
+    def graph_info(self, name: str, signature: Signature, precision: str, opset: int) -> GraphInfo:
         return GraphInfo(
             path=f"{name}/{GRAPH_FILE}",
             precision=precision,
-            opset=self.options.opset,
+            opset=opset,
             inputs=signature.inputs,
             outputs=signature.outputs,
         )
@@ -164,8 +165,8 @@ def _write_text_encoder(
     identity = identify_text(encoder, tokenizer)
     check_text_identity(origin.text_identity, identity, origin.path, source)
     text = record_text(encoder, tokenizer, config)
-    signature = write_text_encoder(encoder, export.folder / name, export.options.opset)
-    return export.graph_info(name, signature, "fp32"), text
+    signature = write_text_encoder(encoder, export.folder / name, TEXT_ENCODER_OPSET)
+    return export.graph_info(name, signature, "fp32", TEXT_ENCODER_OPSET), text
 
 
 def _record_reference(export: _Export, net: MMJiT, text: TextReference) -> NetworkReference:
@@ -196,12 +197,12 @@ def _write_graphs(export: _Export, net: MMJiT) -> dict[str, GraphInfo]:
         "text_adapter": (AdapterGraph(net.text_adapter), text_adapter_signature(export.config)),
         "transformer": (Step(net.denoiser), step_signature(export.config)),
     }
-    graphs = {}
+    graphs, precision, opset = {}, export.options.precision, export.options.opset
     for name, (module, signature) in modules.items():
         export.progress(0.5, f"write {name}")
-        model = to_onnx(module.eval(), signature, export.options.opset)
+        model = to_onnx(module.eval(), signature, opset)
         write_graph(model, module, export.folder / name, canonical_name)
-        graphs[name] = export.graph_info(name, signature, export.options.precision)
+        graphs[name] = export.graph_info(name, signature, precision, opset)
     write_config(export.folder / "transformer", export.config)
     return graphs
 

@@ -86,7 +86,7 @@ def _form(bundle: Bundle, graph: str) -> str:
 
 
 def _has_large_weights(bundle: Bundle, graph: str) -> bool:
-    arrays = _int8_weights(Path(f"{bundle.graph_path(graph)}.data"))
+    arrays = _int8_weights(bundle.data_path(graph))
     return any(np.abs(array.astype(np.int16)).max(initial=0) > SAFE_WEIGHT for array in arrays)
 
 

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from minit2i_deploy.bundle.names import HUB_DATA_SUFFIX
 from minit2i_deploy.checkpoints import text_encoder
 from minit2i_deploy.errors import require
 from minit2i_deploy.export.graphs.modules import text_encoder_signature
 from minit2i_deploy.export.graphs.onnx_export import Signature, to_onnx
-from minit2i_deploy.export.graphs.weights_file import write_graph
+from minit2i_deploy.export.graphs.weights_file import GRAPH_FILE, write_graph
 
 
 def open_text_encoder(folder: Path, width: int) -> Any:
@@ -44,7 +45,7 @@ def write_text_encoder(encoder: Any, folder: Path, opset: int) -> Signature:
     folder.mkdir(parents=True, exist_ok=True)
     with onnx_config.patch_model_for_export(encoder):
         model = to_onnx(encoder, signature, opset)
-    write_graph(model, encoder, folder, _same_name)
+    write_graph(model, encoder, folder, _same_name, f"{GRAPH_FILE}{HUB_DATA_SUFFIX}")
     values = encoder.config.to_dict()
     values.pop("_name_or_path", None)  # a path of this machine
     text = json.dumps(values, indent=2, sort_keys=True) + "\n"

@@ -18,10 +18,11 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
+from minit2i_deploy.bundle.names import DATA_SUFFIX
 from minit2i_deploy.errors import VerificationError
 
 GRAPH_FILE: Final = "model.onnx"
-DATA_FILE: Final = "model.onnx.data"
+DATA_FILE: Final = f"{GRAPH_FILE}{DATA_SUFFIX}"
 CONSTANT_PREFIX: Final = "_constant."
 
 # Where the data begins, and the best alignment of a tensor: engines map whole pages.
@@ -45,15 +46,20 @@ class Stored:
 
 
 def write_graph(
-    model: onnx_ir.Model, module: nn.Module, folder: Path, canonical: Callable[[str], str]
+    model: onnx_ir.Model,
+    module: nn.Module,
+    folder: Path,
+    canonical: Callable[[str], str],
+    data_file: str = DATA_FILE,
 ) -> None:
-    """Write model.onnx and model.onnx.data, which contains every parameter of the module.
+    """Write model.onnx and its data file, which contains every parameter of the module.
 
     Args:
         model: exported from the module; its initializers are renamed and moved to the file.
         module: owner of the parameters and of the constant tables.
         folder: created if it is missing.
         canonical: name of a module's parameter -> its name in the file.
+        data_file: name of the data file.
 
     Raises:
         VerificationError: the graph has a large constant that is not one of the module's.
@@ -72,9 +78,9 @@ def write_graph(
         if item.name in read or not item.name.startswith(CONSTANT_PREFIX)
     )
     folder.mkdir(parents=True, exist_ok=True)
-    offsets = _write_safetensors(folder / DATA_FILE, stored)
+    offsets = _write_safetensors(folder / data_file, stored)
     for name in [name for name in model.graph.initializers if name in tensors]:
-        _point_at(model.graph.initializers[name], tensors[name].name, offsets, folder)
+        _point_at(model.graph.initializers[name], tensors[name].name, offsets, folder / data_file)
     onnx_ir.save(model, folder / GRAPH_FILE)
 
 
@@ -174,17 +180,17 @@ def _header(stored: list[Stored], places: dict[str, tuple[int, int]]) -> bytes:
 
 
 def _point_at(
-    value: onnx_ir.Value, name: str, offsets: dict[str, tuple[int, int]], folder: Path
+    value: onnx_ir.Value, name: str, offsets: dict[str, tuple[int, int]], path: Path
 ) -> None:
     assert value.dtype is not None and value.shape is not None
     offset, length = offsets[name]
     value.const_value = onnx_ir.ExternalTensor(
-        DATA_FILE,
+        path.name,
         offset,
         length,
         value.dtype,
         shape=value.shape,
         name=name,
-        base_dir=folder,
+        base_dir=path.parent,
     )
     value.name = name

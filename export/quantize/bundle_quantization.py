@@ -258,7 +258,8 @@ def _write(
     for name, item in graphs.items():
         path = Path(infos[name].path)
         write_graph(item.graph, folder / path.parent)
-        written |= {path.as_posix(), f"{path.as_posix()}.data"}
+        written |= {path.as_posix(), manifest.data_file(infos[name])}
+        infos[name] = dataclasses.replace(infos[name], opset=item.graph.opset)
     if scheme.precision:
         infos[STEP] = dataclasses.replace(infos[STEP], precision=scheme.precision)
     for name in manifest.files.keys() - written:

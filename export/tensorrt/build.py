@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minit2i_deploy.bundle.names import data_beside
 from minit2i_deploy.engines.key import BuildFlags
 from minit2i_deploy.engines.sidecar import NO_AUDIT, Audit
 from minit2i_deploy.errors import BundleError
@@ -123,7 +124,7 @@ class _Build:
 
     def write(self, config: Any, plan: Path, flags: BuildFlags) -> None:
         """Build, and write the plan."""
-        weights = self.graph.with_name(f"{self.graph.name}.data")
+        weights = data_beside(self.graph)
         with stoppable(self.phases), reclaiming(weights), plan.open("wb") as stream:
             is_built = self.library.serialize(self.builder, self.network, config, stream)
             stream.flush()

@@ -21,9 +21,9 @@ def weights_bytes(bundle: Bundle, graph: str) -> int:
         UsageError: the bundle has no such graph.
     """
     bundle.graph_path(graph)
-    path = bundle.manifest.graphs[graph].path
-    files = bundle.manifest.files
-    return sum(files[name].bytes for name in (path, f"{path}.data") if name in files)
+    info, files = bundle.manifest.graphs[graph], bundle.manifest.files
+    names = (info.path, bundle.manifest.data_file(info))
+    return sum(files[name].bytes for name in names if name in files)
 
 
 def expected_memory_bytes(bundle: Bundle, graph: str) -> int:

@@ -96,6 +96,15 @@ class Bundle:
         graph = _choose("graph", name, self.manifest.graphs)
         return self.path / graph.path
 
+    def data_path(self, name: str) -> Path:
+        """Path of the file with one graph's weights.
+
+        Raises:
+            UsageError: the name is not one of text_encoder, text_adapter, transformer.
+        """
+        graph = _choose("graph", name, self.manifest.graphs)
+        return self.path / self.manifest.data_file(graph)
+
     def table(self, name: str) -> Table:
         """Read a solver table.
 

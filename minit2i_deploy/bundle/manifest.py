@@ -37,7 +37,13 @@ from minit2i_deploy.bundle.fields import (
     check_only_for,
 )
 from minit2i_deploy.bundle.head_padding import HeadPadding
-from minit2i_deploy.bundle.names import ENGINES, FILE_NAME, check_file_names, check_relative
+from minit2i_deploy.bundle.names import (
+    ENGINES,
+    FILE_NAME,
+    check_file_names,
+    check_relative,
+    data_file,
+)
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import BundleError
 from minit2i_deploy.io.strict_json import decode, encode, parse_json
@@ -114,6 +120,10 @@ class Manifest:
         if self.padded_head_dim is None:
             return None
         return HeadPadding(head_dim=self.model.head_dim, padded=self.padded_head_dim)
+
+    def data_file(self, graph: GraphInfo) -> str:
+        """Name of the file with the weights of a graph of this bundle."""
+        return data_file(graph.path, self.files)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, two spaces, a newline at the end, with its checksum.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from pathlib import Path
 from typing import Final
 
 FILE_NAME: Final = "manifest.json"
@@ -11,9 +13,34 @@ ENGINES: Final = "engines"
 # Values that runtimes compare their own with; only bundles whose precision overflows have it.
 REFERENCE_OUTPUTS: Final = "reference_outputs.json"
 
+# optimum fetches MODEL and MODEL_data from a hub, and no other file beside a graph, so the text
+# encoder's weights are named like this. The other graphs, and older bundles, have the second form.
+HUB_DATA_SUFFIX: Final = "_data"
+DATA_SUFFIX: Final = ".data"
+
 _PART: Final = re.compile(r"[A-Za-z0-9._+-]+")
 # Windows takes 260 characters, the folder's own path included.
 _MAX_PATH_CHARACTERS: Final = 240
+
+
+def data_file(graph: str, names: Container[str]) -> str:
+    """Name of the file with a graph's weights.
+
+    Args:
+        graph: name of the graph's file.
+        names: the files that exist.
+    """
+    hub_name = f"{graph}{HUB_DATA_SUFFIX}"
+    return hub_name if hub_name in names else f"{graph}{DATA_SUFFIX}"
+
+
+def data_beside(graph: Path) -> Path:
+    """Path of the file with the weights of a graph on disk.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return graph.with_name(data_file(graph.name, os.listdir(graph.parent)))
 
 
 def check_relative(path: str) -> None:

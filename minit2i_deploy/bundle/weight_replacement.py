@@ -101,7 +101,7 @@ def network_tensors(bundle: Bundle) -> dict[str, np.ndarray]:
     tensors = {}
     padding = bundle.manifest.head_padding
     for graph in GRAPHS:
-        path = Path(f"{bundle.graph_path(graph)}.data")
+        path = bundle.data_path(graph)
         for name, weight in read_weights(path):
             tensors[name] = _unpadded(padding, name, weight, path)
     return tensors
@@ -149,15 +149,16 @@ def write_with_weights(
         BundleError: a data file is corrupt.
     """
     check_refittable(bundle)
-    data = {graph: f"{bundle.manifest.graphs[graph].path}.data" for graph in GRAPHS}
+    manifest = bundle.manifest
+    data = {graph: manifest.data_file(manifest.graphs[graph]) for graph in GRAPHS}
     _check_complete(bundle, data, tensors)
     # Only listed files: the engine cache is of the old weights, and so are reference outputs.
-    for name in bundle.manifest.files.keys() - {REFERENCE_OUTPUTS}:
+    for name in manifest.files.keys() - {REFERENCE_OUTPUTS}:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path / name, target)
     for name in data.values():
-        _overwrite(folder / name, tensors, bundle.manifest.head_padding)
+        _overwrite(folder / name, tensors, manifest.head_padding)
     return write_checks(bundle, folder, (), provenance)
 
 
@@ -262,7 +263,7 @@ def _name_field(name: str) -> bytes:
 
 def changed_names(before: Bundle, after: Bundle, graph: str) -> Iterator[str]:
     """Names of the weights in one graph whose bytes differ between two bundles."""
-    old, new = (Path(f"{bundle.graph_path(graph)}.data") for bundle in (before, after))
+    old, new = (bundle.data_path(graph) for bundle in (before, after))
     places = stored_tensors(new)
     used = names_in_graph(before.graph_path(graph), places)
     for name, stored in stored_tensors(old).items():

@@ -186,7 +186,7 @@ def _graph_rows(bundle: Bundle) -> list[tuple[str, ...]]:
     if switch is not None:
         graphs[f"transformer from t={switch.t:g}"] = switch.graph
     for name, graph in graphs.items():
-        with_data = (graph.path, f"{graph.path}.data")
+        with_data = (graph.path, bundle.manifest.data_file(graph))
         num_bytes = sum(files[path].bytes for path in with_data if path in files)
         flow = f"{' '.join(graph.inputs)} -> {' '.join(graph.outputs)}"
         rows.append((name, graph.precision, str(graph.opset), size(num_bytes), flow))

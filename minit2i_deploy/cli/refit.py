@@ -156,7 +156,7 @@ def _check_text_encoder(base: Bundle, source: Checkpoint) -> None:
     from minit2i_deploy.bundle.weight_replacement import read_weights
     from minit2i_deploy.checkpoints.text_identity import check_stored_text
 
-    stored = dict(read_weights(Path(f"{base.graph_path('text_encoder')}.data")))
+    stored = dict(read_weights(base.data_path("text_encoder")))
     tensors = {name: partial(stored.pop, name) for name in stored}
     identity, origin = source.report.text_identity, source.report.path
     check_stored_text(identity, tensors, base.tokenizer(), origin, base.path)

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.names import FILE_NAME
+from minit2i_deploy.bundle.names import DATA_SUFFIX, FILE_NAME, HUB_DATA_SUFFIX
 from minit2i_deploy.bundle.weight_replacement import read_weights, stored_tensors
 from minit2i_deploy.demo.shipped import ASSETS, shipped_model
 from minit2i_deploy.errors import BundleError, Minit2iError, UsageError
@@ -27,7 +27,7 @@ from minit2i_deploy.io.files import atomic_directory, atomic_file
 
 # Name of a ready bundle -> the shipped model whose weights it holds.
 READY: Final[Mapping[str, str]] = {"demo": "model", "demo-student": "student"}
-_DATA_SUFFIX: Final = ".data"
+_DATA_SUFFIXES: Final = (HUB_DATA_SUFFIX, DATA_SUFFIX)
 _TOKENIZER: Final = "tokenizer/"
 _DIGEST_DIGITS: Final = 16
 # A fixed date in the archive, so that packing twice gives the same bytes.
@@ -89,7 +89,7 @@ def pack_bundle(bundle: Bundle, name: str, target: Path) -> None:
             if file.startswith(_TOKENIZER):
                 continue
             data = bytearray((bundle.path / file).read_bytes())
-            if file.endswith(_DATA_SUFFIX):
+            if file.endswith(_DATA_SUFFIXES):
                 _erase_weights(bundle.path / file, data, weights)
             entry = zipfile.ZipInfo(file, _ZIP_DATE)
             packed.writestr(entry, data, zipfile.ZIP_DEFLATED, compresslevel=9)
@@ -120,8 +120,9 @@ def _unpack(packed: zipfile.ZipFile, name: str, folder: Path) -> None:
                 target = partial / _TOKENIZER / path.name
                 target.parent.mkdir(exist_ok=True)
                 target.write_bytes(path.read_bytes())
-            for path in sorted(partial.glob(f"*/*{_DATA_SUFFIX}")):
-                _write_weights(path, weights)
+            for path in sorted(partial.glob("*/*")):
+                if path.name.endswith(_DATA_SUFFIXES):
+                    _write_weights(path, weights)
             Bundle.open(partial).verify()
     except OSError as error:
         raise UsageError(

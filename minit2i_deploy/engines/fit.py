@@ -52,12 +52,12 @@ class EngineRequest:
 def graph_changes(bundle: Bundle, key: EngineKey) -> str | None:
     """Why an engine is not of the bundle's current graph, or None."""
     info = bundle.manifest.graphs[key.graph]
-    files = bundle.manifest.files
-    data = files.get(f"{info.path}.data")
+    files, data_name = bundle.manifest.files, bundle.manifest.data_file(info)
+    data = files.get(data_name)
     if files[info.path].sha256 != key.graph_sha256:
         return f"the graph {info.path} changed since it was built"
     if (None if data is None else data.sha256) != key.data_sha256:
-        return f"the weights {info.path}.data changed since it was built"
+        return f"the weights {data_name} changed since it was built"
     return None
 
 

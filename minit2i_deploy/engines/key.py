@@ -150,7 +150,7 @@ class EngineKey:
         bundle.graph_path(graph)
         info = bundle.manifest.graphs[graph]
         files = bundle.manifest.files
-        data = files.get(f"{info.path}.data")
+        data = files.get(bundle.manifest.data_file(info))
         try:
             return cls(
                 graph=graph,

@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -94,7 +93,7 @@ def refit_plan(
     """
     library = gpu.library
     graph = cached.record.key.graph
-    path = Path(f"{bundle.graph_path(graph)}.data")
+    path = bundle.data_path(graph)
     stored = stored_tensors(path)
     engine = load_plan(gpu, cached)
     refitter = _refitter(gpu, engine, cached)

@@ -7,7 +7,6 @@ names (docs/reference/bundle.md), so neither the source checkpoint nor the onnx 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -108,7 +107,7 @@ def read_weights(bundle: Bundle, graph: str) -> dict[str, np.ndarray]:
         RuntimeFailure: the data file is no safetensors file.
     """
     safetensors = require("safetensors", "checkpoints")
-    path = Path(f"{bundle.graph_path(graph)}.data")
+    path = bundle.data_path(graph)
     padding = bundle.manifest.head_padding if graph != "text_encoder" else None
     tensors = {}
     try:

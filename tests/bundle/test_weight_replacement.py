@@ -59,7 +59,7 @@ def test_other_weights_and_back_again(bundle: Bundle, tmp_path: Path) -> None:
             bundle.path / f"{graph}/model.onnx"
         ).read_bytes()
         assert set(changed_names(bundle, there, graph)) == names_in_graph(
-            bundle.graph_path(graph), stored_tensors(Path(f"{bundle.graph_path(graph)}.data"))
+            bundle.graph_path(graph), stored_tensors(bundle.data_path(graph))
         )
     back = replaced(there, tmp_path / "back", tensors)
     for name in bundle.manifest.files:
@@ -102,7 +102,7 @@ def test_names_in_a_graph_are_those_that_onnx_reads(bundle: Bundle) -> None:
 
     for graph in GRAPHS:
         path = bundle.graph_path(graph)
-        names = stored_tensors(Path(f"{path}.data"))
+        names = stored_tensors(bundle.data_path(graph))
         model = onnx.load(str(path), load_external_data=False)
         expected = {item.name for item in model.graph.initializer} & set(names)
         assert names_in_graph(path, names) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,10 @@ GRAPHS = sorted(OUTSIDE)
 
 def load(name: str) -> onnx.ModelProto:
     return onnx.load(tiny_bundle() / name / "model.onnx", load_external_data=False)
+
+
+def data_path(name: str) -> Path:
+    return Bundle.open(tiny_bundle()).data_path(name)
 
 
 def session(name: str) -> Any:
@@ -105,7 +110,7 @@ def test_data_files_hold_every_weight_under_its_name() -> None:
     source = load_checkpoint(hub_folder())
     actual = {}
     for name in ("text_adapter", "transformer"):
-        with safe_open(tiny_bundle() / name / "model.onnx.data", framework="numpy") as file:
+        with safe_open(data_path(name), framework="numpy") as file:
             transposed = set(json.loads(file.metadata()["transposed"]))
             for key in file.keys():
                 value = file.get_tensor(key)
@@ -120,7 +125,7 @@ def test_data_files_hold_every_weight_under_its_name() -> None:
 
 def test_text_encoder_data_is_the_source_under_its_names() -> None:
     expected = safe_open(PUBLIC / "t5" / "text_encoder" / "model.safetensors", framework="numpy")
-    with safe_open(tiny_bundle() / "text_encoder" / "model.onnx.data", "numpy") as file, expected:
+    with safe_open(data_path("text_encoder"), "numpy") as file, expected:
         transposed = set(json.loads(file.metadata()["transposed"]))
         assert set(file.keys()) == set(expected.keys())
         for key in file.keys():
@@ -132,7 +137,7 @@ def test_text_encoder_data_is_the_source_under_its_names() -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_graph_points_into_the_data_file(name: str) -> None:
-    path = tiny_bundle() / name / "model.onnx.data"
+    path = data_path(name)
     header_bytes = int.from_bytes(path.read_bytes()[:8], "little")
     fields = json.loads(path.read_bytes()[8 : 8 + header_bytes])
     start = 8 + header_bytes
@@ -143,14 +148,14 @@ def test_the_graph_points_into_the_data_file(name: str) -> None:
         where = {entry.key: entry.value for entry in tensor.external_data}
         field = fields[tensor.name]
         begin, end = field["data_offsets"]
-        assert where["location"] == "model.onnx.data"
+        assert where["location"] == path.name
         assert (int(where["offset"]), int(where["length"])) == (start + begin, end - begin)
         assert list(tensor.dims) == field["shape"]
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_large_tensors_are_aligned(name: str) -> None:
-    path = tiny_bundle() / name / "model.onnx.data"
+    path = data_path(name)
     header_bytes = int.from_bytes(path.read_bytes()[:8], "little")
     fields = json.loads(path.read_bytes()[8 : 8 + header_bytes])
     del fields["__metadata__"]
@@ -207,6 +212,19 @@ def test_optimum_opens_the_text_encoder() -> None:
     assert np.abs(hidden - golden["last_hidden_state"])[mask > 0].max() <= 1e-5
 
 
+def test_optimum_fetches_all_of_the_text_encoder_from_a_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optimum.onnxruntime import modeling
+
+    def fetch(repository: str, filename: str, **rest: object) -> Path:
+        return Path(shutil.copy(tiny_bundle() / "text_encoder" / filename, tmp_path))
+
+    monkeypatch.setattr(modeling, "cached_file", fetch)
+    graph = modeling.ORTModel._cached_file("someone/bundle", "model.onnx")
+    onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+
 def test_padding_changes_no_real_position() -> None:
     with np.load(PUBLIC / "t5" / "t5_io.npz") as file:
         ids, mask = file["input_ids"], file["attention_mask"]
@@ -222,7 +240,9 @@ def test_padding_changes_no_real_position() -> None:
 
 def test_files_are_the_ones_of_the_format() -> None:
     files = {p.relative_to(tiny_bundle()).as_posix() for p in _files(tiny_bundle())}
-    data = {f"{name}/{file}" for name in GRAPHS for file in ("model.onnx", "model.onnx.data")}
+    data = {f"{name}/model.onnx" for name in GRAPHS}
+    data |= {"text_encoder/model.onnx_data"}
+    data |= {f"{name}/model.onnx.data" for name in ("text_adapter", "transformer")}
     names = ("euler-100", "euler-50", "euler-20", "dpmpp2m-40", "ab2-20")
     tables = {f"tables/{name}.json" for name in names}
     configs = {"text_encoder/config.json", "transformer/config.json"}

@@ -13,8 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 
-DATA_FILE: Final = "model.onnx.data"
-
 _PAGE_BYTES: Final = 4096
 _MAX_HEADER_BYTES: Final = 64 * 2**20
 _NAMES: Final = {

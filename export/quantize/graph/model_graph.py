@@ -18,16 +18,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from minit2i_deploy.bundle.names import DATA_SUFFIX, data_beside
 from minit2i_deploy.errors import BundleError, RuntimeFailure, require
-from minit2i_deploy.export.quantize.graph.data_file import (
-    DATA_FILE,
-    read_transposed,
-    unpack,
-    write_data,
-)
+from minit2i_deploy.export.quantize.graph.data_file import read_transposed, unpack, write_data
 from minit2i_deploy.protocol import check_threads
 
 GRAPH_FILE: Final = "model.onnx"
+DATA_FILE: Final = f"{GRAPH_FILE}{DATA_SUFFIX}"
 _HALF_NAMES: Final = ("float16", "bfloat16")
 
 Call = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
@@ -42,12 +39,20 @@ class Graph:
         weights: in the graph's own layout; ml_dtypes' types where numpy has none.
         transposed: names of weights whose axes are swapped compared with the network's.
         folder: whose file holds exactly these weights; None if any differs.
+        data_file: name of the file for the weights.
     """
 
     model: onnx.ModelProto
     weights: Mapping[str, np.ndarray]
     transposed: frozenset[str]
     folder: Path | None = None
+    data_file: str = DATA_FILE
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operators."""
+        imports = self.model.opset_import
+        return next(int(item.version) for item in imports if item.domain in ("", "ai.onnx"))
 
     @property
     def num_bytes(self) -> int:
@@ -69,8 +74,9 @@ def read_graph(path: str | Path) -> Graph:
     source = Path(path)
     try:
         model = onnx.load(str(source), load_external_data=False)
-        transposed = read_transposed(source.parent / DATA_FILE)
-        mapped = np.memmap(source.parent / DATA_FILE, mode="r")
+        data = data_beside(source)
+        transposed = read_transposed(data)
+        mapped = np.memmap(data, mode="r")
     except (OSError, ValueError) as error:
         raise BundleError(f"{source}: cannot be read ({error}); re-run minit2i export") from error
     except Exception as error:  # protobuf's own error class is private
@@ -85,6 +91,7 @@ def read_graph(path: str | Path) -> Graph:
         weights=weights,
         transposed=transposed & weights.keys(),
         folder=source.parent.resolve(),
+        data_file=data.name,
     )
 
 
@@ -98,7 +105,7 @@ def _mapped(tensor: TensorProto, data: np.ndarray) -> np.ndarray:
 
 
 def write_graph(graph: Graph, folder: str | Path) -> Graph:
-    """Write model.onnx and model.onnx.data; equal graphs give equal bytes.
+    """Write model.onnx and its data file; equal graphs give equal bytes.
 
     Args:
         graph: to write.
@@ -109,21 +116,21 @@ def write_graph(graph: Graph, folder: str | Path) -> Graph:
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    places = write_data(target / DATA_FILE, graph.weights, graph.transposed)
+    places = write_data(target / graph.data_file, graph.weights, graph.transposed)
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     for tensor in model.graph.initializer:
         if tensor.name in places:
-            _point_at(tensor, *places[tensor.name])
+            _point_at(tensor, graph.data_file, *places[tensor.name])
     (target / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
     return dataclasses.replace(graph, model=model, folder=target.resolve())
 
 
-def _point_at(tensor: TensorProto, offset: int, length: int) -> None:
+def _point_at(tensor: TensorProto, data_file: str, offset: int, length: int) -> None:
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]
-    for key, value in (("location", DATA_FILE), ("offset", offset), ("length", length)):
+    for key, value in (("location", data_file), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=str(value))
 
 
@@ -196,7 +203,7 @@ def with_outputs(graph: Graph, outputs: Sequence[str]) -> Graph:
         target.extend(content)
     weights = {name: value for name, value in graph.weights.items() if name in required}
     transposed = graph.transposed & weights.keys()
-    return Graph(model=model, weights=weights, transposed=transposed, folder=graph.folder)
+    return dataclasses.replace(graph, model=model, weights=weights, transposed=transposed)
 
 
 def widen(graph: Graph) -> Graph:

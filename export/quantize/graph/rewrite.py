@@ -9,7 +9,8 @@ Residual adds, norms and attention products stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,15 +19,16 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.export.quantize.formats import Format
+from minit2i_deploy.export.quantize.formats import INT8, Format
 from minit2i_deploy.export.quantize.graph.linear_layers import Linear
 from minit2i_deploy.export.quantize.graph.model_graph import Graph
 from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
 from minit2i_deploy.export.quantize.schemes import LEAST_RANGE, GraphScheme
 from minit2i_deploy.export.quantize.weights import block_for, quantize_weight
 
-# Blocks and float16 scales came to Q/DQ with this opset; QuantizeLinear to FP8 with 19.
-LEAST_OPSET: Final = 21
+# Blocks and float16 scales came to Q/DQ with this opset and its IR; QuantizeLinear to FP8 with 19.
+_FULL_OPSET: Final = 21
+_FULL_IR: Final = 10
 
 
 def quantize_graph(
@@ -51,8 +53,8 @@ def quantize_graph(
         output channel, or per block and output channel), and ``<site>.input.scale`` for inputs.
 
     Raises:
-        UsageError: a scale is missing, the graph's opset is below LEAST_OPSET, or the scheme
-            quantizes attention and the graph has no Attention node.
+        UsageError: a scale is missing, or the scheme quantizes attention and the graph has no
+            Attention node.
     """
     check_graph(step, scheme)
     model = onnx.ModelProto()
@@ -64,28 +66,38 @@ def quantize_graph(
     if scheme.attention is not None:
         edit.quantize_attention(step)
     edit.apply()
-    return Graph(model=model, weights=edit.weights, transposed=step.graph.transposed)
+    _raise_opset(model, scheme, edit.weights.values())
+    return dataclasses.replace(step.graph, model=model, weights=edit.weights, folder=None)
 
 
 def check_graph(step: QuantizableGraph, scheme: GraphScheme) -> None:
     """Refuse a graph that lacks what a scheme needs.
 
     Raises:
-        UsageError: its opset is below LEAST_OPSET, whose Q/DQ operators are too old, or the scheme
-            quantizes attention and there is no Attention node.
+        UsageError: the scheme quantizes attention and there is no Attention node.
     """
-    opsets = step.graph.model.opset_import
-    opset = next(item.version for item in opsets if item.domain in ("", "ai.onnx"))
-    if opset < LEAST_OPSET:
-        raise UsageError(
-            f"the graph has opset {opset}, but Q/DQ of half precision and in blocks need"
-            f" {LEAST_OPSET}; export at opset 23, the default"
-        )
     if scheme.attention is not None and not step.attention:
         raise UsageError(
             "the scheme quantizes attention, but the graph has no Attention node, like one that"
             " was exported --for cpu; export the checkpoint again without --for"
         )
+
+
+def _raise_opset(
+    model: onnx.ModelProto, scheme: GraphScheme, weights: Iterable[np.ndarray]
+) -> None:
+    """Raise the stamp of an older graph to what its Q/DQ nodes need.
+
+    Exporters write operators of opset 18 and later, whose meaning no later one changed: newer
+    versions take more types.
+    """
+    is_half = any(values.dtype.name in ("float16", "bfloat16") for values in weights)
+    if scheme.weights is INT8 and not scheme.block and not is_half:
+        return
+    for item in model.opset_import:
+        if item.domain in ("", "ai.onnx"):
+            item.version = max(item.version, _FULL_OPSET)
+    model.ir_version = max(model.ir_version, _FULL_IR)
 
 
 @dataclass(kw_only=True)

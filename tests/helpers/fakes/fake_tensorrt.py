@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from minit2i_deploy.bundle.names import data_beside
 from minit2i_deploy.io.files import sha256_file
 from tests.helpers.fakes import fake_refitter
 from tests.helpers.fakes.fake_cuda import FakeCuda
@@ -182,7 +183,7 @@ class Engine:
         if self.weights:
             self.session = open_session(with_weights(path, self.weights))
         else:
-            self.session = shared_session(path, sha256_file(path), sha256_file(f"{path}.data"))
+            self.session = shared_session(path, sha256_file(path), sha256_file(data_beside(path)))
 
     @property
     def num_io_tensors(self) -> int:

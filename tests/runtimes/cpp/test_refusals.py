@@ -304,7 +304,7 @@ KILOBYTES = (50_000, 60_000, 80_000, 120_000)
 
 def test_a_text_encoder_that_overflows_is_refused_as_in_python(tmp_path: Path) -> None:
     copy = Path(shutil.copytree(shipped_bundle(), tmp_path / "bundle"))
-    name = "text_encoder/model.onnx.data"
+    name = "text_encoder/model.onnx_data"
     data = bytearray((copy / name).read_bytes())
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + size])

@@ -108,7 +108,7 @@ def test_the_warning_of_saturation_is_that_of_python(tmp_path: Path, scheme: str
     edit(copy, _earlier_scheme)
     bundle = Bundle.open(copy)
     for graph in bundle.manifest.graphs:
-        data_file = Path(f"{bundle.graph_path(graph)}.data")
+        data_file = bundle.data_path(graph)
         data = bytearray(data_file.read_bytes())
         length = int.from_bytes(data[:8], "little")
         for entry in json.loads(data[8 : 8 + length]).values():

@@ -327,7 +327,7 @@ def test_an_encoder_that_overflows_is_refused_at_its_first_use(
 ) -> None:
     shutil.copytree(bundle.path, tmp_path / "bundle")
     copy = Bundle.open(tmp_path / "bundle")
-    overflowing(Path(f"{copy.graph_path('text_encoder')}.data"))
+    overflowing(copy.data_path("text_encoder"))
     ids = np.array([[20, 1]], np.int64)
     with OnnxRuntime(copy, threads=1) as runtime:
         for _ in range(2):

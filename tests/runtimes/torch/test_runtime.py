@@ -93,7 +93,7 @@ def test_a_quantised_bundle_is_refused(bundle: Bundle) -> None:
 @pytest.mark.parametrize("graph", ["text_adapter", "transformer"])
 def test_a_cut_data_file_is_refused(bundle: Bundle, tmp_path: Path, graph: str) -> None:
     copy = copy_of(bundle, tmp_path / "bundle")
-    path = Path(f"{copy.graph_path(graph)}.data")
+    path = copy.data_path(graph)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(RuntimeFailure, match=rf"{graph}/model\.onnx\.data: weights cannot be read"):
         TorchRuntime(copy)
@@ -130,7 +130,7 @@ def test_an_encoder_that_overflows_is_refused_at_its_first_use(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     copy = copy_of(bundle, tmp_path / "bundle")
-    overflowing(Path(f"{copy.graph_path('text_encoder')}.data"))
+    overflowing(copy.data_path("text_encoder"))
     ids = np.array([[20, 1]], np.int64)
     with TorchRuntime(copy) as runtime:
         for _ in range(2):

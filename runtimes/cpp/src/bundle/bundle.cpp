@@ -140,6 +140,11 @@ const GraphInfo &Bundle::graph(const std::string &name) const {
     return select("graph", name, manifest.graphs);
 }
 
+fs::path Bundle::data_path(const GraphInfo &graph) const {
+    const std::string hub_name = graph.path + "_data";
+    return path / (manifest.files.count(hub_name) != 0 ? hub_name : graph.path + ".data");
+}
+
 fs::path Bundle::tokenizer_path() const {
     return path / manifest.tokenizer_path / "tokenizer.json";
 }

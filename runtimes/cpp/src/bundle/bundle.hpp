@@ -20,6 +20,8 @@ public:
 
     // By its name among the manifest's graphs, or kAfterSwitchGraph.
     const GraphInfo &graph(const std::string &name) const;
+    // The file with the weights of a graph.
+    std::filesystem::path data_path(const GraphInfo &graph) const;
     std::filesystem::path tokenizer_path() const;
     // A table of the bundle by its name.
     Table table(const std::string &name) const;

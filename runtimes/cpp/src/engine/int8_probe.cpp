@@ -126,7 +126,7 @@ std::string saturation_warning(const Bundle &bundle, const std::string &graph,
     const bool is_pair_safe = words.find("pair-safe") != std::string::npos;
     const bool saturates = is_dynamic ? forms.is_dynamic_wrong : forms.is_static_wrong;
     if (info.precision != "int8" || is_pair_safe || !saturates ||
-        !has_large_weights(bundle.path / (info.path + ".data"))) {
+        !has_large_weights(bundle.data_path(info))) {
         return "";
     }
     return bundle.path.string() +
