@@ -13,7 +13,7 @@ from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageE
 
 AUTO: Final = "auto"
 # The least that runs INT8 graphs of opset 23, and the first with plugins. 1.23 runs fp32 ones of
-# opset 23, and 1.18 those of opset 18 (each really installed and run).
+# opset 23, and 1.17 those of opset 18 (each really installed and run).
 MIN_VERSION: Final = "1.24"
 # First version whose CPU kernels run graphs of a precision, where that is not MIN_VERSION.
 _CPU_SINCE: Final = {"fp8": "1.32"}

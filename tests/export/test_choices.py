@@ -46,7 +46,7 @@ def test_no_choice_is_one_that_the_provider_refuses(name: str) -> None:
 def test_the_default_is_the_fastest_exact_enough_one() -> None:
     actual = {target: (choose(target).opset, choose(target).precision) for target in TARGETS}
     assert actual == {
-        "cpu": (23, "fp32"), "openvino": (23, "fp32"), "cuda": (23, "fp16"),
+        "cpu": (23, "fp32"), "openvino": (18, "fp32"), "cuda": (23, "fp16"),
         "tensorrt": (23, "fp16"), "tensorrt-rtx": (23, "fp16"),
     }  # fmt: skip
     # What no other engine runs, and what TensorRT-RTX refuses: float32 Attention.
