@@ -2,13 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-CPP_FILES = $(shell find runtimes/cpp -name '*.[ch]' -o -name '*.[ch]pp')
+CPP_FILES = $(shell find runtimes/cpp tests/helpers/cuda_standin -name '*.[ch]' -o -name '*.[ch]pp')
 DEFINITION := pyproject.toml setup.py constraints.txt minit2i_deploy/_version.py
 
 # A thread that waits must sleep: spinning ones cost a factor of ten beside other work.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-python test-cpp check docs clean
+.PHONY: demo test test-python test-cpp test-cuda check docs clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.demo
@@ -22,6 +22,10 @@ test-python: check
 # Compiles, with packages that scripts/build_cpp.sh installs as root on Debian.
 test-cpp: $(VENV)/.test
 	$(BIN)/pytest -m cpp tests $(ARGS)
+
+# onnxruntime-gpu without a GPU: 260 MB the first time, into build/cuda.
+test-cuda: $(VENV)/.test
+	$(BIN)/pytest -m cuda tests $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

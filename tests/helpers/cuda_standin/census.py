@@ -1,0 +1,128 @@
+"""What a step costs on provider cuda: launches, copies and waits, counted on the stand-in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from minit2i_deploy.bundle.bundle import Bundle
+from tests.helpers.cuda_standin.events import Event, captures, count, sections
+from tests.helpers.cuda_standin.standin import Run, run
+
+_PROGRAM: Final = Path(__file__).with_name("image_run.py")
+_ATTENTION: Final = re.compile("flash_fwd|attention_kernel|fmha")
+_FLASH: Final = "flash_fwd"
+_HOST_TO_DEVICE: Final = "host-to-device"
+_LAUNCHES: Final = ("launch", "product")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Census:
+    """One guided step of a network, and the rows of an image after all graphs are recorded.
+
+    Args:
+        blocks: double blocks of the network.
+        kernels: of a step, without products.
+        products: of a step.
+        per_block: kernels and products of each block that is neither the first nor the last.
+        copies_per_block: copies from the host in each such block.
+        flash: attention kernels of a step that are flash attention.
+        graph_copies: copies from the host within the graph of a step.
+        rows: of an image.
+        row_copies: copies from the host in all rows of an image, besides those within graphs.
+        image_waits: times that the host waits for the device in all rows of an image.
+    """
+
+    blocks: int
+    kernels: int
+    products: int
+    per_block: int
+    copies_per_block: int
+    flash: int
+    graph_copies: int
+    rows: int
+    row_copies: int
+    image_waits: int
+
+    @property
+    def launches(self) -> int:
+        """Kernels and products of a step."""
+        return self.kernels + self.products
+
+    def launches_of(self, blocks: int) -> int:
+        """Launches of the same network with another number of blocks."""
+        return self.launches + (blocks - self.blocks) * self.per_block
+
+    def graph_copies_of(self, blocks: int) -> int:
+        """Copies from the host within a step of the same network with another number of blocks."""
+        return self.graph_copies + (blocks - self.blocks) * self.copies_per_block
+
+    def image_copies_of(self, blocks: int) -> int:
+        """Copies from the host in all rows of an image, those within graphs included."""
+        return self.row_copies + self.rows * self.graph_copies_of(blocks)
+
+    def to_dict(self) -> dict[str, int]:
+        """All figures by name."""
+        return {**asdict(self), "launches": self.launches}
+
+
+def image_run(
+    bundle: Path, *, rows: int, turns: bool = False, images: int = 2, **options: Any
+) -> Run:
+    """Images of a bundle on the stand-in.
+
+    Args:
+        bundle: its folder.
+        rows: rows of each image.
+        turns: rows with guidance and without it in turns.
+        images: one after the other, in one process.
+        options: of ``OnnxRuntime``.
+    """
+    plan = {"rows": rows, "turns": turns, "images": images}
+    settings = {"cuda_graph": "on", **options, "image": plan}
+    return run(_PROGRAM, bundle, json.dumps(settings))
+
+
+def take_census(bundle: Path, *, rows: int = 20) -> Census:
+    """Count what a guided step of a bundle costs with CUDA graphs."""
+    done = image_run(bundle, rows=rows)
+    assert done.code == 0, done.err[-4000:]
+    step = captures(done.events)[0]
+    totals = count(step)
+    block = _one_block(step)
+    last_image = rows_of(done.events, image=1)
+    return Census(
+        blocks=Bundle.open(bundle).config.depth_double,
+        kernels=totals.launches - totals.products,
+        products=totals.products,
+        per_block=sum(event.kind in _LAUNCHES for event in block),
+        copies_per_block=sum(event.fields.get("kind") == _HOST_TO_DEVICE for event in block),
+        flash=totals.kernels_with(_FLASH),
+        graph_copies=totals.copies.get(_HOST_TO_DEVICE, 0),
+        rows=rows,
+        row_copies=count(last_image).copies.get(_HOST_TO_DEVICE, 0),
+        image_waits=count(last_image).waits,
+    )
+
+
+def rows_of(events: Sequence[Event], image: int) -> list[Event]:
+    """Events in the rows of one image; not those of its start, nor of reading its result."""
+    parts = sections(events)
+    return [event for mark in parts if mark.startswith(f"image {image} ") for event in parts[mark]]
+
+
+def _one_block(step: Sequence[Event]) -> Sequence[Event]:
+    """Events from the first attention to the second; none where there is only one.
+
+    The last block is smaller, because it computes no text that nobody reads.
+    """
+    places = [
+        i
+        for i, event in enumerate(step)
+        if event.kind == "launch" and _ATTENTION.search(event.name)
+    ]
+    return step[places[0] : places[1]] if len(places) > 1 else []

@@ -1,0 +1,77 @@
+"""A process on the stand-in: an image of a bundle on provider cuda, with a mark at each stage.
+
+    python image_run.py BUNDLE OPTIONS
+
+OPTIONS is JSON: keywords of ``OnnxRuntime``, and under "image" ``rows`` (number of rows), ``turns``
+(rows of two branches and of one in turns) and ``images``. Prints where the nodes were placed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
+from minit2i_deploy.solvers.noise import batch_noise
+from minit2i_deploy.solvers.table import solver_table
+
+
+def main(path: str, options: dict[str, Any]) -> None:
+    """Run the images and print the placement of each graph as JSON."""
+    bundle = Bundle.open(path)
+    plan = options.pop("image")
+    mark("open")
+    with OnnxRuntime(bundle, provider="cuda", threads=1, **options) as runtime:
+        for number in range(plan["images"]):
+            run_image(bundle, runtime, plan, number)
+        mark("close")
+        print(json.dumps({name: placement(session) for name, session in runtime._sessions.items()}))
+
+
+def run_image(bundle: Bundle, runtime: OnnxRuntime, plan: dict[str, Any], number: int) -> None:
+    """Encode, adapt and some rows; of rows that take turns every third has guidance."""
+    config = bundle.config
+    mark("encode")
+    ids = np.array([[3, 4, 5, 6, 7, 1]])
+    encoded = runtime.encode(ids, np.ones_like(ids))
+    context = np.zeros((2, config.prompt_length, encoded.shape[2]), np.float32)
+    context[0, : ids.shape[1]] = encoded[0]
+    mask = np.zeros(context.shape[:2], np.int64)
+    mask[0, : ids.shape[1]] = 1
+    mark("adapt")
+    tokens = runtime.adapt(context, mask)[:, None]
+    mark("start")
+    shape = (config.in_channels, config.image_size, config.image_size)
+    state = runtime.start(batch_noise([number], shape), tokens)
+    table = solver_table("euler", steps=plan["rows"])
+    rows = [list(table.steps(guidance)) for guidance in (2.5, 1.0)]
+    for index in range(plan["rows"]):
+        row = rows[int(plan["turns"] and index % 3 > 0)][index]
+        mark(f"image {number} row {index} branches {len(row.weights)}")
+        state.step(row)
+    mark("read")
+    state.state()
+
+
+def mark(text: str) -> None:
+    """A line in the stand-in's log."""
+    ctypes.CDLL("libcudart.so.13").standin_event(b"mark %s", text.encode())
+
+
+def placement(session: Any) -> dict[str, dict[str, int]]:
+    """Execution provider -> operator -> number of nodes."""
+    result: dict[str, Counter[str]] = {}
+    for group in session.get_provider_graph_assignment_info():
+        operators = result.setdefault(group.ep_name, Counter())
+        operators.update(node.op_type for node in group.get_nodes())
+    return {name: dict(operators) for name, operators in result.items()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))

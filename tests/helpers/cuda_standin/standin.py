@@ -1,0 +1,78 @@
+"""Processes that run on the stand-in: their environment, their log, their answer."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tests.helpers.cuda_standin.events import Event, read_events
+
+ROOT: Final = Path(__file__).resolve().parents[3]
+BUILD: Final = ROOT / "build" / "cuda"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A process that ended: its exit code, its outputs and its calls to CUDA."""
+
+    code: int
+    out: str
+    err: str
+    events: list[Event]
+
+    @property
+    def answer(self) -> Any:
+        """The JSON that it printed; an error shows what it printed instead."""
+        assert self.code == 0, self.err[-4000:]
+        return json.loads(self.out)
+
+
+@functools.cache
+def build() -> Path:
+    """Compile the stand-in; the first time in a checkout, get onnxruntime-gpu as well."""
+    command = ["sh", str(ROOT / "scripts" / "cuda_standin.sh"), str(BUILD), sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return BUILD
+
+
+def environment(*, cudnn: bool = True, **settings: object) -> dict[str, str]:
+    """Variables of a process on the stand-in.
+
+    Args:
+        cudnn: whether cuDNN is installed.
+        settings: of the stand-in, by their names in ``src/standin.h`` without the prefix.
+    """
+    folder = build()
+    libraries = [folder / "lib", *([folder / "cudnn"] if cudnn else [])]
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{folder / 'site'}:{ROOT}",
+        "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
+        **{f"CUDA_STANDIN_{name.upper()}": str(value) for name, value in settings.items()},
+    }
+
+
+def run(*arguments: object, cudnn: bool = True, **settings: object) -> Run:
+    """Run this Python with some arguments on the stand-in; arguments as in ``environment``."""
+    with tempfile.TemporaryDirectory(prefix="minit2i-cuda-") as folder:
+        log = Path(folder) / "log"
+        log.touch()
+        done = subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment(cudnn=cudnn, log=log, **settings),
+            cwd=folder,
+            check=False,
+        )
+        return Run(code=done.returncode, out=done.stdout, err=done.stderr, events=read_events(log))

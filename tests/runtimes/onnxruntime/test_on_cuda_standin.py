@@ -1,0 +1,130 @@
+"""The real CUDA provider over stand-ins for CUDA's libraries: make test-cuda."""
+
+from __future__ import annotations
+
+import functools
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from minit2i_deploy.config import VARIANTS
+from tests.helpers.cuda_standin.bundles import export_for_cuda, write_network
+from tests.helpers.cuda_standin.census import image_run, rows_of, take_census
+from tests.helpers.cuda_standin.events import captures, count, sections
+from tests.helpers.cuda_standin.standin import ROOT, Run
+
+pytestmark = pytest.mark.cuda
+
+NETWORKS: Final = (("b-16", "fp16"), ("b-16", "bf16"), ("b-16", "fp32"), ("l-16", "fp16"))
+# Three blocks: the ends of the first and the last differ from all others.
+BLOCKS: Final = 3
+# What ONNX Runtime computes on the CPU anyway: sizes for other nodes, eight bytes each.
+SHAPE_NODES: Final = {"Cast", "Concat", "Gather", "Reshape", "Shape", "Squeeze", "Unsqueeze"}
+MAX_SHAPE_NODES: Final = 8
+PAGE: Final = ROOT / "docs" / "measurements" / "nvidia_launches.md"
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="minit2i-cuda-bundles-") as path:
+        yield Path(path)
+
+
+@functools.cache
+def release(folder: Path, variant: str) -> Path:
+    return write_network(folder / variant, variant, BLOCKS)
+
+
+@functools.cache
+def bundle(folder: Path, variant: str, precision: str) -> Path:
+    target = folder / f"{variant}-{precision}"
+    return export_for_cuda(release(folder, variant), target, precision).path
+
+
+@functools.cache
+def rows_in_turns(folder: Path, variant: str, precision: str) -> Run:
+    """Two images of eight rows, with guidance and without it in turns."""
+    return image_run(bundle(folder, variant, precision), rows=8, turns=True)
+
+
+@pytest.fixture(params=NETWORKS, ids="-".join)
+def network(request: pytest.FixtureRequest) -> tuple[str, str]:
+    pair: tuple[str, str] = request.param
+    return pair
+
+
+def test_the_gpu_computes_everything_but_sizes(folder: Path, network: tuple[str, str]) -> None:
+    done = rows_in_turns(folder, *network)
+    assert set(done.answer) == {"text_encoder", "text_adapter", "transformer"}
+    for graph, placement in done.answer.items():
+        elsewhere: Counter[str] = Counter()
+        for provider, operators in placement.items():
+            if provider != "CUDAExecutionProvider":
+                elsewhere.update(operators)
+        assert set(elsewhere) <= SHAPE_NODES, graph
+        assert sum(elsewhere.values()) <= MAX_SHAPE_NODES, graph
+    assert "Memcpy nodes are added" not in done.err
+
+
+@pytest.mark.parametrize("network", [pair for pair in NETWORKS if pair[1] != "fp32"], ids="-".join)
+def test_every_block_has_flash_attention(folder: Path, network: tuple[str, str]) -> None:
+    (first, *_) = captures(rows_in_turns(folder, *network).events)
+    assert count(first).kernels_with("flash_fwd") == BLOCKS
+
+
+def test_recorded_steps_call_nothing_that_a_capture_forbids(
+    folder: Path, network: tuple[str, str]
+) -> None:
+    done = rows_in_turns(folder, *network)
+    # Each of two pairs of states is read, with one branch and with two.
+    assert len(captures(done.events)) == 4
+    assert count(done.events).violations == ()
+    assert all(count(step).unpinned == 0 for step in captures(done.events))
+
+
+def test_replays_with_and_without_guidance_read_what_they_recorded(
+    folder: Path, network: tuple[str, str]
+) -> None:
+    done = rows_in_turns(folder, *network)
+    last_image = count(rows_of(done.events, image=1))
+    assert last_image.replays == 8
+    assert last_image.launches == 0
+    assert count(done.events).stale == 0
+
+
+def test_a_step_costs_no_more_than_the_page_says(folder: Path, network: tuple[str, str]) -> None:
+    """``python benchmarks/cuda_launches.py`` prints the lines of the page."""
+    variant, precision = network
+    documented = _documented()[variant, precision]
+    census = take_census(bundle(folder, variant, precision))
+    blocks = VARIANTS[variant].depth_double
+    actual = (
+        census.launches_of(blocks),
+        census.graph_copies_of(blocks),
+        census.image_copies_of(blocks),
+        census.image_waits,
+    )
+    assert all(now <= bound for now, bound in zip(actual, documented, strict=True)), (
+        actual,
+        documented,
+    )
+
+
+def _documented() -> dict[tuple[str, str], tuple[int, ...]]:
+    """Launches and copies of a step, copies and waits of an image, in the page's first table."""
+    line = re.compile(r"^\| (\S+-\d+) (\S+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", re.MULTILINE)
+    return {
+        (variant, precision): tuple(map(int, figures))
+        for variant, precision, *figures in line.findall(PAGE.read_text("utf-8"))
+    }
+
+
+def test_marks_divide_the_log(folder: Path) -> None:
+    parts = sections(rows_in_turns(folder, "b-16", "fp16").events)
+    assert {"open", "encode", "adapt", "start", "read", "close"} <= set(parts)
+    assert count(parts["encode"]).products > 0
