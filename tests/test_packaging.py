@@ -88,7 +88,7 @@ def test_the_metadata_names_the_extras_and_the_command(
 
 def test_every_library_named_in_the_project_is_pinned(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text("utf-8"))["project"]
-    tested = ("cpu", "checkpoints", "export", "train", "eval", "dev")
+    tested = ("cpu", "checkpoints", "export", "train", "eval", "serve", "dev")
     named = [*project["dependencies"]]
     for extra in tested:
         named += project["optional-dependencies"][extra]

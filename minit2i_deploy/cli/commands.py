@@ -31,6 +31,7 @@ COMMANDS: Final = (
     Command(name="refit", help="replace the weights of TensorRT engines", extra="rtx"),
     Command(name="generate", help="generate images from prompts", extra="cpu"),
     Command(name="embed", help="write the text encoder's embeddings of texts", extra="cpu"),
+    Command(name="serve", help="serve images and embeddings over HTTP, and a page", extra="serve"),
     Command(name="inspect", help="describe a bundle, checkpoint or image", extra="checkpoints"),
     Command(name="verify", help="check the files of a bundle and run its graphs", extra="export"),
     Command(name="bench", help="time the stages of a bundle on one or more engines", extra="cpu"),

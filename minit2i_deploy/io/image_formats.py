@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.files import atomic_write_bytes
-from minit2i_deploy.io.images import read_metadata, save_png
+from minit2i_deploy.io.images import encode_png, read_metadata
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,9 +33,6 @@ _MAX_JPEG_EXIF_BYTES: Final = 65_527
 def save_image(image: Image, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
     """Write an image with text fields in the format of its suffix, atomically.
 
-    A PNG has a text chunk per field. JPEG and WebP have all fields as one JSON object in EXIF's
-    UserComment, and the fields ``parameters`` and ``version`` where viewers show them.
-
     Args:
         image: RGB.
         path: file with one of SUFFIXES, replaced if it exists.
@@ -45,16 +42,32 @@ def save_image(image: Image, path: str | os.PathLike[str], metadata: Mapping[str
         UsageError: another suffix, fields that the format cannot hold, or a path that cannot be
             written.
     """
+    atomic_write_bytes(path, encode_image(image, path, metadata))
+
+
+def encode_image(image: Image, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> bytes:
+    """An image file with text fields in the format of a path's suffix.
+
+    A PNG has a text chunk per field. JPEG and WebP have all fields as one JSON object in EXIF's
+    UserComment, and the fields ``parameters`` and ``version`` where viewers show them.
+
+    Args:
+        image: RGB.
+        path: with one of SUFFIXES; nothing is written there.
+        metadata: name of a field -> its value.
+
+    Raises:
+        UsageError: another suffix, or fields that the format cannot hold.
+    """
     suffix = Path(path).suffix.lower()
     if suffix == ".png":
-        save_png(image, path, metadata)
-        return
+        return encode_png(image, metadata, name=path)
     if suffix not in _FORMATS:
         raise UsageError(f"{path}: expected a {' or '.join(SUFFIXES)} file")
     name, settings = _FORMATS[suffix]
     buffer = io.BytesIO()
     image.save(buffer, format=name, exif=_exif(path, metadata), **settings)
-    atomic_write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def check_metadata(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:

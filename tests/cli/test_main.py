@@ -52,6 +52,10 @@ FLAGS = {
     "inspect": ["--image-size", "--json", "--lora", "--prompt-length", "PATH"],
     "pull": ["--json", "--no-text-encoder", "--output", "--revision", "MODEL"],
     "verify": [*SOURCE, *ENGINE, "--checkpoint", "--json", "--parity", "--with", "BUNDLE"],
+    "serve": [
+        *ENGINE, "--api-keys", "--cors", "--deadline", "--drain", "--host", "--max-batch", "--port",
+        "--queue", "--strict", "BUNDLE",
+    ],
     "table": [
         "--a-min", "--clip", "--interval", "--json", "--list", "--omega", "--output", "--rescale",
         "--shift", "--solver", "--steps", "--t-max", "--t-min", "--times", "-o",

@@ -157,7 +157,8 @@ class Engine:
             drain_s: what is not finished by then fails with ``Stopping``.
         """
         with self._changed:
-            self._stop_at = time.monotonic() + drain_s
+            until = time.monotonic() + drain_s
+            self._stop_at = until if self._stop_at is None else min(self._stop_at, until)
             self._changed.notify()
         self._thread.join()
 

@@ -1,0 +1,215 @@
+"""What is served of a bundle, and what a request for its images comes to."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.request import Request
+from minit2i_deploy.solvers.guidance import adjust_guidance
+from minit2i_deploy.solvers.table import Table
+
+MAX_STEPS: Final = 1000
+MAX_PROMPT_CHARACTERS: Final = 32_000
+# Short enough to remember; seeds may have 64 bits.
+_RANDOM_SEED_BITS: Final = 32
+_SEEDS: Final = 2**64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageSettings:
+    """What a client asks for; None leaves a setting to the bundle.
+
+    Args:
+        prompt: a text.
+        negative: prompt in place of the unconditional branch; an empty one counts as none.
+        num_images: with seeds that follow one another.
+        seed: of the first image; None draws one.
+        table: name of a table or preset of the bundle.
+        solver: compiled with ``steps``, in place of a table.
+        steps: of the solver, or of the default preset's solver.
+        guidance: scale of classifier-free guidance.
+    """
+
+    prompt: str
+    negative: str | None = None
+    num_images: int = 1
+    seed: int | None = None
+    table: str | None = None
+    solver: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PlannedImages:
+    """A request that can be run.
+
+    Args:
+        requests: one for each image.
+        notices: what was not taken as it came, one line each.
+    """
+
+    requests: tuple[Request, ...]
+    notices: tuple[str, ...]
+
+    @property
+    def table(self) -> Table:
+        """Of every image."""
+        return self.requests[0].table
+
+    @property
+    def guidance(self) -> float:
+        """Of every image."""
+        return self.requests[0].guidance
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One for each image."""
+        return tuple(request.seeds[0] for request in self.requests)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ServedModel:
+    """A bundle under the name that requests use."""
+
+    name: str
+    bundle: Bundle
+
+    @property
+    def size(self) -> str:
+        """Width and height of its images, as OpenAI writes them."""
+        side = self.bundle.config.image_size
+        return f"{side}x{side}"
+
+    @property
+    def is_student(self) -> bool:
+        """Whether it is a few-step student."""
+        return self.bundle.config.student is not None
+
+    def plan(self, settings: ImageSettings, *, strict: bool) -> PlannedImages:
+        """Fill in the defaults.
+
+        Args:
+            settings: as they came.
+            strict: refuse what has no effect, in place of a notice.
+
+        Raises:
+            UsageError: settings that do not fit together, or do not fit the bundle.
+        """
+        self._check(settings)
+        notices: list[str] = []
+        negative = settings.negative or None
+        if negative is not None and self.is_student:
+            notices.append(f"{self.name} is a few-step student and takes no negative prompt")
+            negative = None
+        table, guidance = self._table(settings)
+        if self.is_student and guidance is not None and guidance < 1:
+            notices.append("guidance below 1 is 1 (none) for a few-step student")
+            guidance = 1.0
+        request = Request.of(
+            self.bundle, settings.prompt, table=table, guidance=guidance, negative=negative
+        )
+        if negative is not None and not request.guided:
+            notices.append(f"the negative prompt has no effect at guidance {request.guidance:g}")
+        notices += self._truncations(settings.prompt, negative)
+        if strict and notices:
+            raise UsageError(notices[0])
+        first = secrets.randbits(_RANDOM_SEED_BITS) if settings.seed is None else settings.seed
+        seeds = [(first + index) % _SEEDS for index in range(settings.num_images)]
+        return PlannedImages(
+            requests=tuple(dataclasses.replace(request, seeds=(seed,)) for seed in seeds),
+            notices=tuple(notices),
+        )
+
+    def _check(self, settings: ImageSettings) -> None:
+        seed, guidance = settings.seed, settings.guidance
+        if len(settings.prompt) > MAX_PROMPT_CHARACTERS:
+            raise UsageError(
+                f"prompt has {len(settings.prompt)} characters; at most {MAX_PROMPT_CHARACTERS} "
+                "are taken"
+            )
+        if seed is not None and not 0 <= seed < _SEEDS:
+            raise UsageError(f"seed must be 0 to 2**64 - 1, got {seed}")
+        if guidance is not None and not math.isfinite(guidance):
+            raise UsageError(f"guidance must be a finite number, got {guidance}")
+        if settings.steps is not None and not 1 <= settings.steps <= MAX_STEPS:
+            raise UsageError(f"steps must be 1 to {MAX_STEPS}, got {settings.steps}")
+
+    def _table(self, settings: ImageSettings) -> tuple[Table, float | None]:
+        table, guidance = _compiled(self, settings.table, settings.solver, settings.steps)
+        return table, guidance if settings.guidance is None else settings.guidance
+
+    def compile(
+        self, name: str | None, solver: str | None, steps: int | None
+    ) -> tuple[Table, float | None]:
+        """The table of a request and the guidance scale that goes with it.
+
+        Raises:
+            UsageError: no such table or solver.
+        """
+        bundle = self.bundle
+        if name is not None:
+            if name in bundle.manifest.presets:
+                return bundle.preset(name)
+            table = bundle.table(name)
+        elif solver is not None:
+            if steps is None:
+                raise UsageError(f"solver {solver!r} needs steps")
+            table = bundle.compile_table(solver, steps)
+        elif steps is None:
+            return bundle.preset()
+        else:
+            table = self._with_steps(steps)
+        guidance = table.student_guidance
+        return table, bundle.preset()[1] if guidance is None else guidance
+
+    def _with_steps(self, steps: int) -> Table:
+        """The default preset's solver, time grid and guidance columns at other steps."""
+        table, _ = self.bundle.preset()
+        meta = table.meta
+        solver = meta.get("solver")
+        if not isinstance(solver, str) or meta.get("grid") == "free":
+            raise UsageError(
+                f"steps needs a solver here: table {table.name} names none that could be compiled"
+            )
+        if len(table) == steps:
+            return table
+        other = self.bundle.compile_table(
+            solver,
+            steps,
+            grid=meta.get("grid", "uniform"),
+            shift=meta.get("shift"),
+            a_min=meta.get("a_min"),
+        )
+        interval = meta.get("interval")
+        return adjust_guidance(
+            other,
+            interval=None if interval in (None, [0.0, 1.0]) else tuple(interval),
+            clip=_shared(table, "clip"),
+            rescale=_shared(table, "rescale"),
+        )
+
+    def _truncations(self, prompt: str, negative: str | None) -> list[str]:
+        texts = [prompt, *([] if negative is None else [negative])]
+        notices = [item.notice for item in self.bundle.tokenizer().encode(texts)]
+        return [notice for notice in notices if notice is not None]
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(
+    model: ServedModel, name: str | None, solver: str | None, steps: int | None
+) -> tuple[Table, float | None]:
+    """Cached, because a table is a file to read or a solver to compile."""
+    return model.compile(name, solver, steps)
+
+
+def _shared(table: Table, column: str) -> float | None:
+    values = table.column(column)
+    return float(values[0]) or None if (values == values[0]).all() else None

@@ -1,0 +1,229 @@
+"""The engine for asyncio: what the APIs call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from minit2i_deploy.errors import UsageError
+from minit2i_deploy.io.image_formats import encode_image
+from minit2i_deploy.io.image_record import Record
+from minit2i_deploy.io.images import to_pil
+from minit2i_deploy.serving.engine.engine import Engine
+from minit2i_deploy.serving.engine.orders import (
+    ImageDone,
+    ImageEvent,
+    ImageFailed,
+    ImageOrder,
+    RowDone,
+    TextOrder,
+)
+from minit2i_deploy.serving.engine.served_model import PlannedImages, ServedModel
+from minit2i_deploy.text.prompts import as_mix
+from minit2i_deploy.tokenizer import Encoded
+
+# Estimates of a client that reads slowly are dropped beyond this; ends never are.
+_MAX_WAITING_EVENTS: Final = 256
+# From this many texts on, they are tokenized on another thread.
+_MANY_TEXTS: Final = 8
+
+
+class UnknownModel(UsageError):
+    """A model that is not served."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServiceOptions:
+    """How requests are taken.
+
+    Args:
+        strict: refuse what would otherwise be served by the nearest, with a notice.
+        deadline_s: longest time from a request to its answer.
+        max_images: most images of one request.
+        max_texts: most texts of one request for embeddings.
+    """
+
+    strict: bool = False
+    deadline_s: float = 300.0
+    max_images: int = 10
+    max_texts: int = 2048
+
+
+class Service:
+    """Bundles by name on an engine that has started.
+
+    Args:
+        models: by name; the first one is the default.
+        engine: runs them.
+        options: how requests are taken.
+    """
+
+    def __init__(
+        self, models: Mapping[str, ServedModel], engine: Engine, options: ServiceOptions
+    ) -> None:
+        self.models, self.engine, self.options = models, engine, options
+        self.started_s = time.time()
+
+    @property
+    def default(self) -> ServedModel:
+        """The bundle of requests that name none."""
+        return next(iter(self.models.values()))
+
+    def find_model(self, name: str | None) -> tuple[ServedModel, tuple[str, ...]]:
+        """The bundle of that name, or the default one with a notice.
+
+        Raises:
+            UnknownModel: no such bundle, under ``strict``.
+        """
+        if name is None or name in self.models:
+            return self.models[name] if name else self.default, ()
+        served = ", ".join(self.models)
+        if self.options.strict:
+            raise UnknownModel(f"model {name!r} is not served; choose one of {served}")
+        return self.default, (f"model {name!r} is not served; {self.default.name} answers",)
+
+    async def images(
+        self,
+        model: ServedModel,
+        planned: PlannedImages,
+        *,
+        watched_rows: frozenset[int] = frozenset(),
+    ) -> AsyncGenerator[ImageEvent, None]:
+        """Run a request; leaving the loop cancels the rest of it.
+
+        Args:
+            model: the bundle.
+            planned: what to run.
+            watched_rows: numbers of finished rows whose estimates are wanted.
+
+        Yields:
+            an end for each image, in the order they end, and rows before it.
+
+        Raises:
+            QueueFull: there is no room.
+            Stopping: the server stops.
+        """
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[ImageEvent]()
+
+        def keep(event: ImageEvent) -> None:
+            if not isinstance(event, RowDone) or events.qsize() < _MAX_WAITING_EVENTS:
+                events.put_nowait(event)
+
+        order = ImageOrder(
+            model=model.name,
+            requests=planned.requests,
+            deadline_s=time.monotonic() + self.options.deadline_s,
+            watched_rows=watched_rows,
+            listener=lambda event: _post(loop, keep, event),
+        )
+        self.engine.submit_images(order)
+        try:
+            open_ends = len(planned.requests)
+            while open_ends:
+                event = await events.get()
+                open_ends -= not isinstance(event, RowDone)
+                yield event
+        finally:
+            self.engine.cancel(order)
+
+    async def finished(self, model: ServedModel, planned: PlannedImages) -> list[np.ndarray]:
+        """Run a request and return the final states, in the order of its images.
+
+        Raises:
+            Exception: of the first image that failed; the others are cancelled.
+        """
+        states: dict[int, np.ndarray] = {}
+        async with contextlib.aclosing(self.images(model, planned)) as events:
+            async for event in events:
+                if isinstance(event, ImageFailed):
+                    raise event.error
+                if isinstance(event, ImageDone):
+                    states[event.image] = event.x
+        return [states[index] for index in range(len(planned.requests))]
+
+    async def file(
+        self, model: ServedModel, planned: PlannedImages, index: int, x: np.ndarray, suffix: str
+    ) -> bytes:
+        """An image as the file that ``minit2i generate`` writes of it.
+
+        Args:
+            model: the bundle.
+            planned: what was run.
+            index: of the image.
+            x: float32 [3, H, W], its final state.
+            suffix: one of ``image_formats.SUFFIXES``.
+        """
+        fields = self.record(model, planned, index).fields(num_rows=len(planned.table))
+        return await asyncio.to_thread(
+            lambda: encode_image(to_pil(x[None])[0], f"image{suffix}", fields)
+        )
+
+    def record(self, model: ServedModel, planned: PlannedImages, index: int) -> Record:
+        """What made an image, as ``minit2i generate --from`` reads it."""
+        request = planned.requests[index]
+        return Record.of(
+            model.bundle,
+            request.table,
+            prompt=as_mix(request.prompts[0]),
+            seed=request.seeds[0],
+            guidance=request.guidance,
+            negative=request.negative,
+            noise=None,
+            runtime=self.engine.runtime_name(model.name),
+        )
+
+    async def tokenize(self, model: ServedModel, texts: Sequence[str]) -> list[Encoded]:
+        """Tokenize texts.
+
+        Raises:
+            UsageError: a text with a NUL character or broken Unicode.
+        """
+        encode = model.bundle.tokenizer().encode
+        if len(texts) < _MANY_TEXTS:
+            return encode(texts)
+        return await asyncio.to_thread(encode, texts)
+
+    async def embed(self, model: ServedModel, encoded: Sequence[Encoded]) -> list[np.ndarray]:
+        """The text encoder's output for each text: float32 [tokens, width].
+
+        Raises:
+            QueueFull: there is no room.
+            Stopping: the server stops.
+            RuntimeFailure: the engine failed.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[np.ndarray]] = loop.create_future()
+
+        def settle(result: list[np.ndarray] | Exception) -> None:
+            if answer.done():
+                return
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+        job = self.engine.submit_texts(
+            TextOrder(
+                model=model.name,
+                encoded=encoded,
+                deadline_s=time.monotonic() + self.options.deadline_s,
+                listener=lambda result: _post(loop, settle, result),
+            )
+        )
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            job.is_cancelled = True
+            raise
+
+
+def _post(loop: asyncio.AbstractEventLoop, call: Callable[[Any], None], value: Any) -> None:
+    # The loop may have ended, and nobody waits then.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call, value)
