@@ -16,6 +16,7 @@ UserWarning
 +-- SettingIgnoredWarning          a setting has no effect beside the others
 +-- PromptTruncatedWarning         a prompt has more tokens than the model takes
 +-- DataWarning                    training data is skipped or not what it should be
++-- DeviceWarning                  a GPU that is there is not used
 +-- CudaGraphWarning               CUDA graphs are not used as requested
 +-- PrecisionWarning               a precision is slow here, or has rounded what it should not
 """
@@ -81,6 +82,10 @@ class PromptTruncatedWarning(UserWarning):
 
 class DataWarning(UserWarning):
     """Training data is skipped or not what it should be; the text says which and why."""
+
+
+class DeviceWarning(UserWarning):
+    """A GPU that is there is not used; the text says why."""
 
 
 class CudaGraphWarning(UserWarning):

@@ -41,7 +41,7 @@ def open_runtime(bundle: Bundle, name: str = DEFAULT_RUNTIME, **options: Any) ->
 
             onnxruntime: provider: str = 'cpu', precision: str | None = None, threads: int = 0,
             arena: bool = True, lean: bool = False, cache: str | os.PathLike[str] | None = None,
-            cuda_graph: str = 'auto'
+            cuda_graph: str = 'auto', device: int = 0, tf32: bool = False
 
             openvino: precision: str = 'fp32', threads: int = 0, lean: bool = False,
             cache: str | os.PathLike[str] | None = None

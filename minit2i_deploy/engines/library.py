@@ -32,7 +32,7 @@ class _Distribution:
 
 
 _DISTRIBUTIONS: Final = {
-    TENSORRT: _Distribution(modules=("tensorrt",), extra="tensorrt", oldest=(10, 14)),
+    TENSORRT: _Distribution(modules=("tensorrt",), extra="tensorrt", oldest=(10, 15)),
     TENSORRT_RTX: _Distribution(
         modules=("tensorrt_rtx_bindings", "tensorrt_rtx"), extra="rtx", oldest=(1, 2)
     ),

@@ -97,10 +97,11 @@ class StepGraphs:
         ort: the onnxruntime module.
         must: True makes a graph that differs from a plain run an error; False a warning, after
             which all runs are plain.
+        device: index of the GPU.
     """
 
-    def __init__(self, session: Any, ort: Any, must: bool) -> None:
-        self.session, self._ort, self._must = session, ort, must
+    def __init__(self, session: Any, ort: Any, must: bool, device: int = 0) -> None:
+        self.session, self._ort, self._must, self._device = session, ort, must, device
         self.used = True
         self._numbers = itertools.count(1)
         self._checks: dict[int, int] = {}
@@ -117,7 +118,9 @@ class StepGraphs:
 
     def put(self, array: np.ndarray) -> Any:
         """A copy on the device."""
-        return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
+        return self._ort.OrtValue.ortvalue_from_numpy(
+            np.ascontiguousarray(array), "cuda", self._device
+        )
 
     def new_number(self) -> int:
         """A number that no graph has."""

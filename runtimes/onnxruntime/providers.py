@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError, require
+from minit2i_deploy.runtimes.cuda.devices import Gpu
+from minit2i_deploy.runtimes.onnxruntime.cuda_libraries import check_cuda, preload_plugin
 
 AUTO: Final = "auto"
 # The least that runs INT8 graphs of opset 23, and the first with plugins. 1.23 runs fp32 ones of
 # opset 23, and 1.17 those of opset 18 (each really installed and run).
 MIN_VERSION: Final = "1.24"
+# The first that keeps the pointers of a recorded Split or Concat with unequal parts; before it, a
+# replay of a CUDA graph may read memory that another shape's run uses (onnxruntime #32121).
+_GPU_SINCE: Final = "1.31"
 # First version whose CPU kernels run graphs of a precision, where that is not MIN_VERSION.
 _CPU_SINCE: Final = {"fp8": "1.32"}
 
@@ -27,9 +30,11 @@ class Provider:
         name: on our command line.
         ep: ONNX Runtime's name.
         extra: extra of this distribution that brings it.
+        since: least version of ONNX Runtime.
         plugin: module that holds it as a plugin, or None where it is part of ONNX Runtime.
         device: where the state lives: "cpu" or "cuda".
         runs: precisions of the graphs it has kernels for.
+        behind: ONNX Runtime's name of the provider that takes what this one leaves, or None.
         records: its option that makes a session record CUDA graphs, or None.
         computes: precisions it may be asked to compute in, whatever the graph's; most have none.
         who: whose devices it finds, for the error where it finds none.
@@ -40,9 +45,11 @@ class Provider:
     name: str
     ep: str
     extra: str
+    since: str = MIN_VERSION
     plugin: str | None = None
     device: str = "cpu"
     runs: tuple[str, ...] = ("fp32", "fp16", "int8")
+    behind: str | None = None
     records: str | None = None
     computes: tuple[str, ...] = ()
     who: str = "any"
@@ -77,6 +84,7 @@ PROVIDERS: Final = {
             name="cuda",
             ep="CUDAExecutionProvider",
             extra="cuda",
+            since=_GPU_SINCE,
             device="cuda",
             runs=("fp32", "bf16", "fp16", "int8"),
             records="enable_cuda_graph",
@@ -86,14 +94,17 @@ PROVIDERS: Final = {
             name="tensorrt",
             ep="TensorrtExecutionProvider",
             extra="cuda",
+            since=_GPU_SINCE,
             device="cuda",
             runs=_NVIDIA_RUNS,
+            behind="CUDAExecutionProvider",
             who="NVIDIA",
         ),
         Provider(
             name="tensorrt-rtx",
             ep="NvTensorRTRTXExecutionProvider",
             extra="ort-rtx",
+            since=_GPU_SINCE,
             plugin="onnxruntime_ep_nv_tensorrt_rtx",
             device="cuda",
             runs=_NVIDIA_RUNS,
@@ -131,25 +142,46 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
-def check_present(ort: Any, provider: Provider) -> None:
-    """Check that a provider is installed and, as a plugin, has a device.
+def check_present(ort: Any, provider: Provider, device: int = 0) -> Gpu | None:
+    """Check that a provider is installed and has a device.
+
+    Args:
+        ort: the onnxruntime module.
+        provider: one of PROVIDERS.
+        device: index of the GPU, for those that run on one.
+
+    Returns:
+        the GPU that CUDA names; None for other providers and for plugins.
 
     Raises:
         MissingDependencyError: it is not installed; the text names the pip line.
-        RuntimeFailure: it finds no device of its kind.
+        UsageError: there is no GPU of that index.
+        RuntimeFailure: it finds no device of its kind, or lacks libraries.
     """
-    if provider.name != "cpu" and is_too_old(ort):
+    if provider.name != "cpu" and is_too_old(ort, provider.since):
         raise MissingDependencyError(
-            f"provider {provider.name} needs onnxruntime {MIN_VERSION} or later, and "
+            f"provider {provider.name} needs onnxruntime {provider.since} or later, and "
             f"{ort.__version__} is installed; run: {upgrade_line(provider)}"
         )
     if provider.plugin is not None:
-        plugin_devices(ort, provider)
-    elif provider.ep not in ort.get_available_providers():
+        plugin_device(ort, provider, device)
+        return None
+    if provider.ep not in ort.get_available_providers():
         raise MissingDependencyError(
             f"provider {provider.name}: this onnxruntime has no {provider.ep}; run: "
             f"pip install 'minit2i-deploy[{provider.extra}]'"
         )
+    return check_cuda(ort, provider.ep, device) if provider.device == "cuda" else None
+
+
+def plugin_device(ort: Any, provider: Provider, device: int = 0) -> Any:
+    """A plugin's device of an index; raises what ``plugin_devices`` raises, and UsageError."""
+    devices = plugin_devices(ort, provider)
+    if not 0 <= device < len(devices):
+        raise UsageError(
+            f"device is {device}, but provider {provider.name} has {len(devices)}; count from 0"
+        )
+    return devices[device]
 
 
 def plugin_devices(ort: Any, provider: Provider) -> list[Any]:
@@ -173,47 +205,10 @@ def plugin_devices(ort: Any, provider: Provider) -> list[Any]:
     return devices
 
 
-def attach(
-    ort: Any,
-    provider: Provider,
-    options: Any,
-    *,
-    precision: str | None = None,
-    threads: int = 0,
-    cache: Path | None = None,
-    capture: bool = False,
-) -> list[Any]:
-    """Set a provider in session options.
-
-    Args:
-        ort: the onnxruntime module.
-        provider: one that is present.
-        options: SessionOptions, which a plugin is added to.
-        precision: what it is to compute in, one of ``provider.computes``; None: as the graph.
-        threads: that it may use, where it has threads of its own; 0: as many as it likes.
-        cache: folder for compiled models, for those that keep any.
-        capture: let the session record CUDA graphs, for a provider that can.
-
-    Returns:
-        the ``providers`` argument of InferenceSession; empty where the options say all.
-
-    Raises:
-        UsageError: a precision that the provider does not offer.
-    """
-    if precision is not None and precision not in provider.computes:
-        offers = ", ".join(provider.computes) or "none: it computes as the graph says"
-        raise UsageError(
-            f"provider {provider.name} cannot be asked for precision {precision}; it has {offers}"
-        )
-    if provider.plugin is None:
-        return [(provider.ep, _built_in_options(provider, cache, capture))]
-    devices = plugin_devices(ort, provider)[:1]
-    options.add_provider_for_devices(devices, _plugin_options(provider, precision, threads, cache))
-    return []
-
-
-def lacks_kernels(ort: Any, provider: Provider, precision: str) -> str | None:
-    """Why a provider does not run graphs of a precision; None if it does."""
+def lacks_kernels(
+    ort: Any, provider: Provider, precision: str, gpu: Gpu | None = None
+) -> str | None:
+    """Why a provider does not run graphs of a precision on its GPU; None if it does."""
     if precision not in provider.runs:
         runs = ", ".join(provider.runs)
         return f"which provider {provider.name} has no kernels for; it runs {runs}"
@@ -223,7 +218,7 @@ def lacks_kernels(ort: Any, provider: Provider, precision: str) -> str | None:
             f"which needs onnxruntime {since} or later on a CPU, and {ort.__version__} is "
             f"installed; run: {upgrade_line(provider)}"
         )
-    return None
+    return None if gpu is None else gpu.lacks(precision)
 
 
 def provider_version(ort: Any, provider: Provider) -> str:
@@ -247,37 +242,14 @@ def _register(ort: Any, provider: Provider, plugin: ModuleType) -> None:
     # ONNX Runtime refuses a second time, and one without devices cannot be told from a new one.
     if provider.ep in _registered:
         return
+    if provider.device == "cuda":
+        preload_plugin(plugin)
     try:
         ort.register_execution_provider_library(provider.ep, plugin.get_library_path())
     except Exception as error:  # the library's errors share no base
         reason = str(error).strip().partition("\n")[0]
         raise RuntimeFailure(
-            f"provider {provider.name}: its plugin cannot be loaded: {reason}"
+            f"provider {provider.name}: its plugin cannot be loaded: {reason}; if a library is "
+            f"missing, run: {upgrade_line(provider)}"
         ) from error
     _registered.add(provider.ep)
-
-
-def _built_in_options(provider: Provider, cache: Path | None, capture: bool) -> dict[str, str]:
-    if provider.name == "cuda":
-        recording = {provider.records: "1"} if capture and provider.records else {}
-        # The default doubles the arena at each growth, which can take twice what is needed.
-        return {"arena_extend_strategy": "kSameAsRequested"} | recording
-    if provider.name == "tensorrt" and cache is not None:
-        return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache)}
-    return {}
-
-
-def _plugin_options(
-    provider: Provider, precision: str | None, threads: int, cache: Path | None
-) -> dict[str, str]:
-    if provider.name == "tensorrt-rtx" and cache is not None:
-        return {"nv_runtime_cache_path": str(cache)}
-    if provider.name != "openvino":
-        return {}
-    # Unasked, OpenVINO computes in bf16 wherever the processor can.
-    cpu = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
-    if threads:
-        cpu["INFERENCE_NUM_THREADS"] = str(threads)
-    if cache is not None:
-        cpu["CACHE_DIR"] = str(cache)
-    return {"load_config": json.dumps({"CPU": cpu})}

@@ -16,7 +16,7 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.compatibility import require_engine_fits
-from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure, require
+from minit2i_deploy.errors import CudaGraphWarning, PrecisionWarning, RuntimeFailure, require
 from minit2i_deploy.protocol import check_threads
 from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
@@ -32,6 +32,7 @@ from minit2i_deploy.runtimes.onnxruntime.providers import (
     AUTO,
     PROVIDERS,
     Provider,
+    check_present,
     lacks_kernels,
     provider_version,
 )
@@ -58,11 +59,15 @@ class OnnxRuntime(GraphRuntime):
         arena: keep freed memory for the next run, which is faster and takes more.
         lean: free the text encoder when the denoiser is opened; new texts open it again.
         cache: folder that openvino, tensorrt and tensorrt-rtx keep compiled models in, or None.
+        device: index of the GPU, for cuda, tensorrt and tensorrt-rtx.
+        tf32: let cuda round the factors of float32 products to 10 bits, which is faster; the text
+            encoder of every bundle computes in float32.
         cuda_graph: "on" records each step as a CUDA graph, checked against plain runs, or fails;
             "auto" does so on provider cuda where it works, and warns where it does not; "off".
 
     Raises:
-        UsageError: an unknown provider or precision, or more threads than ``MAX_THREADS``.
+        UsageError: an unknown provider or precision, more threads than ``MAX_THREADS``, or no GPU
+            of that index.
         MissingDependencyError: onnxruntime or the provider is not installed.
         RuntimeFailure: the provider finds no device of its kind, or the bundle is for another
             engine alone.
@@ -82,6 +87,8 @@ class OnnxRuntime(GraphRuntime):
         lean: bool = False,
         cache: str | os.PathLike[str] | None = None,
         cuda_graph: str = "auto",
+        device: int = 0,
+        tf32: bool = False,
     ) -> None:
         check_threads(threads)
         super().__init__(bundle)
@@ -92,8 +99,14 @@ class OnnxRuntime(GraphRuntime):
         self._ort = require("onnxruntime", "cpu" if known is None else known.extra)
         precisions = [graph.precision for graph in bundle.manifest.graphs.values()]
         self._provider = find_provider(
-            self._ort, provider, precisions, precision, graph=bundle.graph_path("text_adapter")
+            self._ort,
+            provider,
+            precisions,
+            precision,
+            graph=bundle.graph_path("text_adapter"),
+            device=device,
         )
+        self._gpu = check_present(self._ort, self._provider, device)
         require_engine_fits(bundle, self.provider)
         check_mode(cuda_graph, self.provider, self._provider.records is not None)
         self._cuda_graph = cuda_graph
@@ -102,6 +115,8 @@ class OnnxRuntime(GraphRuntime):
             "precision": precision,
             "threads": self.threads,
             "arena": arena,
+            "device": device,
+            "tf32": tf32,
         }
         self._cache = cache
         # Refuses a wrong precision before the first graph is read.
@@ -124,7 +139,7 @@ class OnnxRuntime(GraphRuntime):
 
     def runs_precision(self, precision: str) -> bool:
         """Whether the provider has kernels for graphs of this precision."""
-        return lacks_kernels(self._ort, self._provider, precision) is None
+        return lacks_kernels(self._ort, self._provider, precision, self._gpu) is None
 
     @property
     def provider(self) -> str:
@@ -137,7 +152,8 @@ class OnnxRuntime(GraphRuntime):
         session = self._session("transformer")
         if self._step_graphs is not None:
             return self._step_graphs.start(x, tokens, self._guard)
-        return OnnxTrajectory(session, self._ort, x, tokens, self._provider.device, self._guard)
+        device = (self._provider.device, int(self._settings["device"]))
+        return OnnxTrajectory(session, self._ort, x, tokens, device, self._guard)
 
     @guarded
     def matrix_rate(self) -> float:
@@ -150,12 +166,17 @@ class OnnxRuntime(GraphRuntime):
             if self._provider.device == "cpu":
                 forms = partial(saturating_forms, self.provider)
                 warn_of_saturation(self.bundle, graph, f"onnxruntime ({self.provider})", forms)
+            elif self.provider == "cuda":
+                self._warn_of_int8(graph)
             self._sessions[graph] = self._opened(graph)
         return self._sessions[graph]
 
     def _opened(self, graph: str) -> Any:
         place = self.bundle.graph_path(graph)
-        settings = self._settings | {"cache": self._cache_folder(graph)}
+        settings = self._settings | {
+            "cache": self._cache_folder(graph),
+            "info": self.bundle.manifest.graphs[graph],
+        }
         records = self._provider.records is not None and self._cuda_graph != "off"
         if graph == "transformer" and records:
             must = self._cuda_graph == "on"
@@ -167,9 +188,21 @@ class OnnxRuntime(GraphRuntime):
                 text = f"{error}; running without CUDA graphs"
                 warnings.warn(text, CudaGraphWarning, stacklevel=2)
             else:
-                self._step_graphs = StepGraphs(session, self._ort, must)
+                device = int(self._settings["device"])
+                self._step_graphs = StepGraphs(session, self._ort, must, device)
                 return session
         return open_session(self._ort, place, self._provider, **settings)
+
+    def _warn_of_int8(self, graph: str) -> None:
+        if self.bundle.manifest.graphs[graph].precision != "int8":
+            return
+        warnings.warn(
+            f"{self.bundle.path}: {graph} is int8, which provider cuda runs slower than the bundle "
+            "it was made from: it rounds in kernels of their own and multiplies in the source's "
+            "precision; run the source bundle, or provider tensorrt",
+            PrecisionWarning,
+            stacklevel=2,
+        )
 
     def _cache_folder(self, graph: str) -> Path | None:
         if self._cache is None:
@@ -186,7 +219,7 @@ class OnnxRuntime(GraphRuntime):
 
     def _check_precision(self, graph: str) -> None:
         precision = self.bundle.manifest.graphs[graph].precision
-        reason = lacks_kernels(self._ort, self._provider, precision)
+        reason = lacks_kernels(self._ort, self._provider, precision, self._gpu)
         if reason is not None:
             raise RuntimeFailure(f"{self.bundle.path}: graph {graph} is {precision}, {reason}")
 

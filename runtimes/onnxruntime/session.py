@@ -5,22 +5,29 @@ Nothing here falls back: a provider that is asked for works, or an error says wh
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure
+from minit2i_deploy.errors import (
+    DeviceWarning,
+    Minit2iError,
+    MissingDependencyError,
+    RuntimeFailure,
+)
+from minit2i_deploy.runtimes.cuda.devices import has_driver
+from minit2i_deploy.runtimes.onnxruntime.provider_options import ProviderSettings, attach
 from minit2i_deploy.runtimes.onnxruntime.providers import (
     AUTO,
     AUTO_ORDER,
-    MIN_VERSION,
     PROVIDERS,
     Provider,
-    attach,
     check_present,
     is_too_old,
+    lacks_kernels,
     named_provider,
     upgrade_line,
 )
@@ -48,8 +55,11 @@ def find_provider(
     precision: str | None = None,
     *,
     graph: Path | None = None,
+    device: int = 0,
 ) -> Provider:
     """The provider of that name, or under ``auto`` the first that works and fits.
+
+    Under ``auto``, an NVIDIA GPU that is not used is named in a warning.
 
     Args:
         ort: the onnxruntime module.
@@ -57,21 +67,26 @@ def find_provider(
         precisions: of the graphs it is to run.
         precision: what it is to compute in, or None.
         graph: the smallest graph with attention, which must open under auto; None is not tried.
+        device: index of the GPU, for providers that run on one.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown name, or no GPU of that index.
         MissingDependencyError: it is not installed; the text names the pip line.
         RuntimeFailure: it finds no device of its kind, or under auto none fits.
     """
     if name != AUTO:
         provider = named_provider(name)
-        check_present(ort, provider)
+        check_present(ort, provider, device)
         return provider
     graph_precisions = set(precisions)
     for candidate in (PROVIDERS[item] for item in AUTO_ORDER):
-        offers = precision is None or precision in candidate.computes
-        fits = offers and graph_precisions <= set(candidate.runs)
-        if fits and _works(ort, candidate) and _opens(ort, candidate, graph):
+        if precision is not None and precision not in candidate.computes:
+            continue
+        try:
+            _try(ort, candidate, graph_precisions, graph, device)
+        except (MissingDependencyError, RuntimeFailure) as error:
+            _warn_of_unused_gpu(ort, candidate, error)
+        else:
             return candidate
     computing = "" if precision is None else f" and computes in {precision}"
     raise RuntimeFailure(
@@ -81,24 +96,22 @@ def find_provider(
 
 
 def session_options(
-    ort: Any,
-    provider: Provider,
-    *,
-    precision: str | None = None,
-    threads: int = 0,
-    arena: bool = True,
-    cache: Path | None = None,
-    capture: bool = False,
+    ort: Any, provider: Provider, *, arena: bool = True, **settings: Any
 ) -> tuple[Any, list[Any]]:
-    """SessionOptions and the ``providers`` argument; arguments as in ``OnnxRuntime``.
+    """SessionOptions and the ``providers`` argument.
 
-    ``capture`` lets the session record CUDA graphs.
+    Args:
+        ort: the onnxruntime module.
+        provider: one that is present.
+        arena: as in ``OnnxRuntime``.
+        settings: of ``ProviderSettings``.
 
     Raises:
-        UsageError: a precision that the provider does not offer.
+        UsageError: a precision that the provider does not offer, or no such device.
     """
+    asked = ProviderSettings(**settings)
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = asked.threads
     options.enable_cpu_mem_arena = arena
     # Spinning threads cost other work on the machine more than they gain this one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -107,10 +120,7 @@ def session_options(
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if provider.name != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    providers = attach(
-        ort, provider, options, precision=precision, threads=threads, cache=cache, capture=capture
-    )
-    return options, providers
+    return options, attach(ort, provider, options, asked)
 
 
 def open_session(ort: Any, graph: Path | bytes, provider: Provider, **settings: Any) -> Any:
@@ -138,8 +148,8 @@ def open_session(ort: Any, graph: Path | bytes, provider: Provider, **settings: 
             )
     except Exception as error:  # the library's errors share no base
         reason = first_line(error)
-        if is_too_old(ort):
-            needed = f"needs {MIN_VERSION} or later, run: {upgrade_line(provider)}"
+        if is_too_old(ort, provider.since):
+            needed = f"needs {provider.since} or later, run: {upgrade_line(provider)}"
             reason = f"onnxruntime {ort.__version__} is too old; this package {needed} ({reason})"
         raise RuntimeFailure(f"{where}: onnxruntime cannot open it: {reason}") from error
     check_placement(session, provider, where)
@@ -161,7 +171,7 @@ def check_placement(session: Any, provider: Provider, path: Path | str) -> None:
         return
     strays: dict[str, int] = {}
     for group in session.get_provider_graph_assignment_info():
-        if group.ep_name == provider.ep:
+        if group.ep_name in (provider.ep, provider.behind):
             continue
         for node in group.get_nodes():
             if node.op_type in _HEAVY:
@@ -191,11 +201,12 @@ def run_toy(ort: Any, provider: Provider, **settings: Any) -> float:
         MissingDependencyError: the provider is not installed.
         RuntimeFailure: it finds no device, cannot run the toy, or its values are wrong.
     """
-    check_present(ort, provider)
+    device = int(settings.get("device", 0))
+    check_present(ort, provider, device)
     start, turn = toy_arrays()
     session = open_session(ort, matmul_model(TOY_SIZE, TOY_SIZE, TOY_SIZE), provider, **settings)
     try:
-        result = _ten_steps(ort, session, provider.device, start, turn)
+        result = _ten_steps(ort, session, (provider.device, device), start, turn)
     except Exception as error:  # the library's errors share no base
         raise RuntimeFailure(
             f"provider {provider.name} cannot run a toy graph: {first_line(error)}"
@@ -221,10 +232,10 @@ def matrix_rate(ort: Any, provider: Provider, **settings: Any) -> float:
 
 
 def _ten_steps(
-    ort: Any, session: Any, device: str, start: np.ndarray, turn: np.ndarray
+    ort: Any, session: Any, device: tuple[str, int], start: np.ndarray, turn: np.ndarray
 ) -> np.ndarray:
     fixed, now, after = (
-        ort.OrtValue.ortvalue_from_numpy(array.copy(), device, 0) for array in (turn, start, start)
+        ort.OrtValue.ortvalue_from_numpy(array.copy(), *device) for array in (turn, start, start)
     )
     for _ in range(TOY_STEPS):
         binding = session.io_binding()
@@ -238,20 +249,25 @@ def _ten_steps(
     return state
 
 
-def _opens(ort: Any, provider: Provider, graph: Path | None) -> bool:
-    """Whether a provider takes a graph; cpu is not tried, because nothing comes after it."""
-    if graph is None or provider.name == "cpu":
-        return True
-    try:
-        open_session(ort, graph, provider)
-    except RuntimeFailure:
-        return False
-    return True
+def _try(
+    ort: Any, provider: Provider, precisions: set[str], graph: Path | None, device: int
+) -> None:
+    """Try what a bundle needs of a provider; cpu's graph is not, as nothing comes after it.
+
+    Raises:
+        MissingDependencyError: the provider is not installed.
+        RuntimeFailure: it does not work, or does not take the graph.
+    """
+    gpu = check_present(ort, provider, device)
+    for precision in sorted(precisions):
+        if reason := lacks_kernels(ort, provider, precision, gpu):
+            raise RuntimeFailure(f"a graph is {precision}, {reason}")
+    run_toy(ort, provider, device=device)
+    if graph is not None and provider.name != "cpu":
+        open_session(ort, graph, provider, device=device)
 
 
-def _works(ort: Any, provider: Provider) -> bool:
-    try:
-        run_toy(ort, provider)
-    except (MissingDependencyError, RuntimeFailure):
-        return False
-    return True
+def _warn_of_unused_gpu(ort: Any, provider: Provider, error: Minit2iError) -> None:
+    installed = provider.ep in ort.get_available_providers()
+    if provider.device == "cuda" and installed and has_driver():
+        warnings.warn(f"the GPU is not used: {error}", DeviceWarning, stacklevel=4)

@@ -24,7 +24,7 @@ class OnnxTrajectory:
         ort: the onnxruntime module.
         x: float32 [batch, 3, H, W].
         tokens: float32 [branches, batch, adapted tokens, hidden].
-        device: "cpu" or "cuda".
+        device: "cpu" or "cuda", and its index.
         guard: of the runtime; None makes one.
     """
 
@@ -34,7 +34,7 @@ class OnnxTrajectory:
         ort: Any,
         x: np.ndarray,
         tokens: np.ndarray,
-        device: str = "cpu",
+        device: tuple[str, int] = ("cpu", 0),
         guard: Guard | None = None,
     ) -> None:
         self._session, self._ort, self._device = session, ort, device
@@ -84,13 +84,13 @@ class OnnxTrajectory:
         return self._branches[count]
 
     def _put(self, array: np.ndarray) -> Any:
-        return self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+        return self._ort.OrtValue.ortvalue_from_numpy(array, *self._device)
 
     def _empty(self, like: np.ndarray) -> Any:
-        if self._device == "cpu":
+        if self._device[0] == "cpu":
             return self._put(np.empty(like.shape, like.dtype))
         return self._ort.OrtValue.ortvalue_from_shape_and_type(
-            list(like.shape), np.float32, self._device, 0
+            list(like.shape), np.float32, *self._device
         )
 
 

@@ -59,7 +59,7 @@ def fake_module(**missing: bool) -> types.SimpleNamespace:
     levels = {name: name for name in ("SAME_COMPUTE_CAPABILITY", "AMPERE_PLUS")}
     creation = {} if missing.get("strongly_typed") else {"STRONGLY_TYPED": 1}
     return types.SimpleNamespace(
-        __version__="10.14.1",
+        __version__="10.15.1",
         BuilderFlag=types.SimpleNamespace(**{k: v for k, v in flags.items() if k not in missing}),
         HardwareCompatibilityLevel=types.SimpleNamespace(**levels),
         MemoryPoolType=types.SimpleNamespace(WORKSPACE="WORKSPACE"),
@@ -240,7 +240,7 @@ def test_a_library_is_opened_under_either_name(imports: Callable[[dict[str, Any]
             "tensorrt",
             {"tensorrt": types.SimpleNamespace(__version__="10.3.0")},
             RuntimeFailure,
-            "10.3.0 is installed, expected 10.14 or later",
+            "10.3.0 is installed, expected 10.15 or later",
         ),
         (
             "tensorrt",

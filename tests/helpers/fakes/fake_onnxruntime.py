@@ -129,19 +129,19 @@ class OrtValue:
 
     module: FakeOrt
 
-    def __init__(self, array: np.ndarray, device: str) -> None:
-        self.array, self.device = array, device
+    def __init__(self, array: np.ndarray, device: str, index: int = 0) -> None:
+        self.array, self.device, self.index = array, device, index
 
     @classmethod
     def ortvalue_from_numpy(cls, array: np.ndarray, device: str = "cpu", index: int = 0) -> Any:
         cls.module.copies.append(f"to {device}")
-        return cls(array if device == "cpu" else array.copy(), device)
+        return cls(array if device == "cpu" else array.copy(), device, index)
 
     @classmethod
     def ortvalue_from_shape_and_type(
         cls, shape: list[int], kind: Any, device: str = "cpu", index: int = 0
     ) -> Any:
-        return cls(np.empty(shape, kind), device)
+        return cls(np.empty(shape, kind), device, index)
 
     def update_inplace(self, array: np.ndarray) -> None:
         self.module.copies.append(f"to {self.device}")
@@ -181,7 +181,7 @@ class Session:
         self, graph: Any, options: SessionOptions, providers: Any = None, enable_fallback: int = 1
     ) -> None:
         assert enable_fallback == 0
-        named = [name for name, _ in providers or []]
+        named = [name for name, _ in (providers or [])[:1]]
         named += [device.ep_name for devices, _ in options.added for device in devices]
         working = self.module.working
         # As the library does: one that cannot start is left out with a line in the log.

@@ -34,7 +34,7 @@ from tests.helpers.fakes.fake_tensorrt_names import (
     Weights,
 )
 
-VERSION, RTX_VERSION = "10.14.1", "1.7.1"
+VERSION, RTX_VERSION = "10.15.1", "1.7.1"
 _TYPES = {
     "tensor(float)": (DataType.FLOAT, np.float32),
     "tensor(float16)": (DataType.HALF, np.float16),

@@ -98,7 +98,9 @@ def test_a_plugin_that_does_not_load_is_one_line(
         raise RuntimeError("undefined symbol\nmore")
 
     monkeypatch.setattr(ort, "register_execution_provider_library", broken)
-    with pytest.raises(RuntimeFailure, match=r"cannot be loaded: undefined symbol$"):
+    with pytest.raises(
+        RuntimeFailure, match=r"cannot be loaded: undefined symbol; if a .*\[openvino\]"
+    ):
         find_provider(ort, "openvino", ["fp32"])
 
 
@@ -121,7 +123,7 @@ def test_compiled_models_are_kept_where_asked(plugin: None, tmp_path: Path) -> N
     config = json.loads(first.options.added[0][1]["load_config"])
     assert config["CPU"]["CACHE_DIR"] == str(tmp_path)
     assert second.provider_options["TensorrtExecutionProvider"] == {
-        "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(tmp_path),
+        "device_id": "0", "trt_engine_cache_enable": "1", "trt_engine_cache_path": str(tmp_path),
     }  # fmt: skip
 
 
@@ -182,7 +184,7 @@ def test_an_old_library_names_the_least_version(
 ) -> None:
     old = FakeOrt(WITH_CUDA, version="1.22.1", max_opset=22)
     line = r"pip install -U 'minit2i-deploy\[cuda\]'"
-    with pytest.raises(MissingDependencyError, match=f"needs onnxruntime 1.24 or later.*{line}"):
+    with pytest.raises(MissingDependencyError, match=f"needs onnxruntime 1.31 or later.*{line}"):
         find_provider(old, "cuda", ["fp32"])
     with pytest.raises(MissingDependencyError, match=r"1\.22\.1 is installed"):
         find_provider(FakeOrt(devices=[OPENVINO], version="1.22.1"), "openvino", ["fp32"])
@@ -196,8 +198,10 @@ def test_an_old_library_names_the_least_version(
 def test_pyproject_promises_the_same_version() -> None:
     text = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
     extras = tomllib.loads(text)["project"]["optional-dependencies"]
-    for extra, package in (("cpu", "onnxruntime"), ("cuda", "onnxruntime-gpu")):
-        assert extras[extra] == [f"{package}>={MIN_VERSION}"]
+    assert extras["cpu"] == [f"onnxruntime>={MIN_VERSION}"]
+    # With the libraries of CUDA, which the package does not bring by itself.
+    assert extras["cuda"] == [f"onnxruntime-gpu[cuda,cudnn]>={PROVIDERS['cuda'].since}"]
+    assert f"onnxruntime>={PROVIDERS['tensorrt-rtx'].since}" in extras["ort-rtx"]
     least = ".".join(map(str, openvino._MIN_VERSION))
     assert f"openvino>={least}" in extras["openvino"]
 

@@ -23,6 +23,7 @@ class EngineOptions:
         precision: that openvino or torch computes in.
         device: torch device, index of an NVIDIA GPU, or auto.
         compile: torch only: compile the step.
+        tf32: onnxruntime only: let cuda round factors of float32 products.
         threads: CPU threads, 0 for one per core.
     """
 
@@ -31,6 +32,7 @@ class EngineOptions:
     precision: str | None = None
     device: str | None = None
     compile: bool | None = None
+    tf32: bool | None = None
     threads: int | None = None
 
     @property
@@ -74,7 +76,7 @@ SETTINGS: Final = tuple(
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """--runtime, --provider, --precision, --device, --compile and --threads."""
+    """--runtime, --provider, --precision, --device, --compile, --tf32 and --threads."""
     from minit2i_deploy.runtimes import DEFAULT_RUNTIME, RUNTIMES
 
     group = parser.add_argument_group(
@@ -102,13 +104,20 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "--device",
         metavar="DEVICE",
         help="auto: the fastest runtime and device that open the bundle here, which are printed; "
-        "else cpu or cuda:0 for torch, the index of a GPU for tensorrt and tensorrt-rtx",
+        "else cpu or cuda:0 for torch, the index of a GPU for onnxruntime, tensorrt and "
+        "tensorrt-rtx",
     )
     group.add_argument(
         "--compile",
         action="store_true",
         default=None,
         help="compile the step at its first use, on a GPU into CUDA graphs",
+    )
+    group.add_argument(
+        "--tf32",
+        action="store_true",
+        default=None,
+        help="provider cuda: multiply fp32 in TF32, faster and good to 3 digits",
     )
     group.add_argument(
         "--threads",
