@@ -8,13 +8,13 @@ DEFINITION := pyproject.toml setup.py constraints.txt minit2i_deploy/_version.py
 # A thread that waits must sleep: spinning ones cost a factor of ten beside other work.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-python test-cpp test-cuda check docs clean
+.PHONY: demo test test-python test-cpp test-cuda test-web check docs clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.demo
 	$(BIN)/minit2i demo --export $(ARGS)
 
-test: docs test-python test-cpp
+test: docs test-python test-cpp test-web
 
 test-python: check
 	$(BIN)/pytest $(ARGS)
@@ -26,6 +26,11 @@ test-cpp: $(VENV)/.test
 # onnxruntime-gpu without a GPU: 260 MB the first time, into build/cuda.
 test-cuda: $(VENV)/.test
 	$(BIN)/pytest -m cuda tests $(ARGS)
+
+# Runs runtimes/web in Node and in Chromium; scripts/setup_web.sh installs both.
+test-web: $(VENV)/.test
+	sh scripts/setup_web.sh $(BIN)/python
+	$(BIN)/pytest -m web tests $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -22,7 +22,9 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile
     tree = tmp_path_factory.mktemp("tree")
     for part in PARTS:
         shutil.copytree(
-            repository / part, tree / part, ignore=shutil.ignore_patterns("__pycache__")
+            repository / part,
+            tree / part,
+            ignore=shutil.ignore_patterns("__pycache__", "node_modules"),
         )
     for name in BUILD_FILES:
         shutil.copy(repository / name, tree / name)

@@ -1,0 +1,188 @@
+/** A request: prompts, seeds, table and guidance of some images, complete before any graph runs. */
+
+import { JsonError, UsageError } from "../common/errors.js";
+import { batchNoise, checkSeed } from "../common/noise.js";
+import { FLOAT_MAX, Table, studentConditions } from "../bundle/table.js";
+import { asMixes } from "../text/prompts.js";
+
+/**
+ * @typedef {import("../bundle/bundle.js").Bundle} Bundle
+ * @typedef {import("../text/prompts.js").Mix} Mix
+ * @typedef {import("../text/prompts.js").Prompt} Prompt
+ *
+ * @typedef {object} RequestOptions
+ * @property {number | bigint | readonly (number | bigint)[]} [seed] one for all images, or one for
+ *     each; default 0
+ * @property {string | Table} [table] a name in the bundle, or a table; default: the preset's
+ * @property {string} [preset] a name in the bundle; default: its default preset
+ * @property {number} [guidance] scale of classifier-free guidance, 1 is none; default: the preset's.
+ *     For a few-step student it is omega; beside a table of its own the default is that table's
+ * @property {readonly [number, number]} [interval] times between which guidance applies
+ * @property {string} [negative] prompt of the unconditional branch
+ * @property {Float32Array} [noise] unit normal start noise, [images, 3, height, width]
+ *
+ * @typedef {object} Request
+ * @property {readonly Mix[]} prompts
+ * @property {readonly bigint[]} seeds
+ * @property {Table} table
+ * @property {number} guidance
+ * @property {string | undefined} negative
+ * @property {Float32Array | undefined} noise
+ * @property {boolean} guided whether any row runs the unconditional branch
+ * @property {readonly Float32Array[]} weights of the branches, for each row
+ * @property {Float32Array | null} conditions [4], a student's
+ */
+
+/**
+ * Fill in the defaults.
+ *
+ * @param {Bundle} bundle
+ * @param {Prompt | readonly Prompt[]} prompts
+ * @param {RequestOptions} options
+ * @returns {Promise<Request>}
+ * @throws {UsageError} arguments that do not fit together, or do not fit the bundle
+ */
+export async function makeRequest(bundle, prompts, options) {
+  const mixes = asMixes(prompts);
+  const { negative, noise } = options;
+  if (negative !== undefined && typeof negative !== "string") {
+    throw new UsageError(`negative must be a string, got ${typeof negative}`);
+  }
+  const table = await selectTable(bundle, options);
+  const guidance = selectGuidance(bundle, table, options);
+  const conditions = conditionsOf(bundle, table, guidance, negative);
+  const rowWeights = table.rows.map((_, row) => table.guidanceWeights(row, guidance));
+  const [{ shares }] = mixes;
+  return {
+    prompts: mixes,
+    seeds: seedsOf(options.seed ?? 0, mixes.length),
+    table,
+    guidance,
+    negative,
+    noise,
+    guided: rowWeights.some((weights) => weights.length > 1),
+    // The scale is shared out over the parts; the rest goes to the unconditional branch.
+    weights: rowWeights.map(([scale, ...rest]) =>
+      Float32Array.from([...shares.map((share) => Math.fround(scale) * share), ...rest]),
+    ),
+    conditions,
+  };
+}
+
+/**
+ * The start state: noise of the bundle's deviation.
+ *
+ * @param {Bundle} bundle
+ * @param {Request} request
+ * @returns {{ x: Float32Array, shape: number[] }} [images, 3, height, width]
+ * @throws {UsageError} the request's noise has another size, or is not finite
+ */
+export function startState(bundle, { seeds, noise }) {
+  const { imageSize, inChannels } = bundle.manifest.model;
+  const shape = [seeds.length, inChannels, imageSize, imageSize];
+  const perImage = inChannels * imageSize * imageSize;
+  const unit = noise ?? batchNoise(seeds, perImage);
+  if (!(unit instanceof Float32Array) || unit.length !== seeds.length * perImage) {
+    throw new UsageError(
+      `noise must be a Float32Array of ${seeds.length * perImage} unit normal values, ` +
+        `[${shape.join(", ")}], got ${unit?.length ?? typeof unit}`,
+    );
+  }
+  if (!unit.every(Number.isFinite)) throw new UsageError("noise must be finite, got NaN or infinity");
+  const scale = Math.fround(bundle.manifest.noiseScale);
+  return { x: unit.map((value) => value * scale), shape };
+}
+
+/**
+ * Fresh unit noise of a row, from every image's own seed.
+ *
+ * @param {Bundle} bundle
+ * @param {Request} request
+ * @param {number} row
+ */
+export function rowNoise(bundle, { seeds, table }, row) {
+  if (table.rows[row].n === 0) return undefined;
+  const { imageSize, inChannels } = bundle.manifest.model;
+  // Stream 0 is the start noise.
+  return batchNoise(seeds, inChannels * imageSize * imageSize, row + 1);
+}
+
+/**
+ * @param {Bundle} bundle
+ * @param {RequestOptions} options
+ */
+async function selectTable(bundle, { table, preset, interval }) {
+  if (table !== undefined && typeof table !== "string" && !(table instanceof Table)) {
+    throw new UsageError("table must be the name of a table in the bundle, or a Table");
+  }
+  const selected =
+    table instanceof Table ? table : await bundle.table(table ?? bundle.preset(preset).table);
+  return interval === undefined ? selected : selected.withInterval(interval[0], interval[1]);
+}
+
+/**
+ * @param {Bundle} bundle
+ * @param {Table} selected
+ * @param {RequestOptions} options
+ */
+function selectGuidance(bundle, selected, { table, preset, guidance }) {
+  if (guidance !== undefined && typeof guidance !== "number") {
+    throw new UsageError(`guidance must be a number, got ${typeof guidance}`);
+  }
+  // The guidance in a student's table belongs to that table, not to the preset.
+  const own = table !== undefined && selected.isConditioned ? selected.rows[0].omega : undefined;
+  const scale = guidance ?? own ?? bundle.preset(preset).guidance;
+  if (Math.abs(scale) <= FLOAT_MAX) return scale;
+  throw new UsageError(
+    `guidance must be finite in float32, got ${scale}; 1 is none, 2 to 12 are usual`,
+  );
+}
+
+/**
+ * @param {Bundle} bundle
+ * @param {Table} table
+ * @param {number} guidance
+ * @param {string | undefined} negative
+ */
+function conditionsOf(bundle, table, guidance, negative) {
+  if (bundle.manifest.model.isStudent !== table.isConditioned) {
+    const [kind, solver] = table.isConditioned ? ["base model", "euler"] : ["student", "mean-flow"];
+    throw new UsageError(
+      `table ${table.name} does not fit ${bundle.name}, a ${kind}; use solver ${solver}`,
+    );
+  }
+  if (!table.isConditioned) return null;
+  if (negative !== undefined) {
+    throw new UsageError(
+      "a few-step student runs one branch and takes no negative prompt; omit it",
+    );
+  }
+  return studentConditions(table, guidance);
+}
+
+/**
+ * @param {unknown} seed
+ * @param {number} count
+ */
+function seedsOf(seed, count) {
+  const items = Array.isArray(seed) ? seed : Array(count).fill(seed);
+  if (items.length !== count) {
+    throw new UsageError(`expected one seed, or one for each of ${count} prompts, got ${items.length}`);
+  }
+  return items.map(checkSeed);
+}
+
+/**
+ * A table file that is not in the bundle.
+ *
+ * @param {Uint8Array | string} data
+ * @throws {UsageError} it is not a table
+ */
+export function readTable(data) {
+  try {
+    return Table.parse(data);
+  } catch (error) {
+    if (!(error instanceof JsonError)) throw error;
+    throw new UsageError(`not a solver table: ${error.message}`, { cause: error });
+  }
+}
