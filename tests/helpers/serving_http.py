@@ -96,10 +96,11 @@ def running_server(
     body: BodyLimits | None = None,
     header_s: float = 10.0,
     drain_s: float = 5.0,
+    port: int = 0,
 ) -> Iterator[Running]:
     """A server of the ready bundles on a free port of this machine."""
     options = ServerOptions(
-        port=0,
+        port=port,
         access=Access(keys=ApiKeys(keys), hosts=loopback_hosts("127.0.0.1"), origins=origins),
         engine=EngineLimits(images=SchedulerLimits(max_queue=max_queue), max_texts=max_texts),
         service=service or ServiceOptions(),

@@ -54,6 +54,8 @@ BAD: dict[str, tuple[str, object, int, str]] = {
     "student's table": (IMAGES, {"prompt": "a", "table": "mean-flow-4"}, 400, "it has ab2-20"),
     "format": (IMAGES, {"prompt": "a", "output_format": "svg"}, 400, "png, jpeg, webp"),
     "guidance": (IMAGES, {"prompt": "a", "guidance_scale": "high"}, 400, "must be a number"),
+    "huge guidance": (IMAGES, {"prompt": "a", "guidance_scale": 10**400}, 400, "float64 holds"),
+    "huge seed": (IMAGES, {"prompt": "a", "seed": 10**400}, 400, "seed must be"),
     "NaN": (IMAGES, b'{"prompt": "a", "guidance_scale": NaN}', 400, "not JSON"),
     "infinite": (IMAGES, b'{"prompt": "a", "guidance_scale": 1e999}', 400, "not JSON"),
     "half JSON": (IMAGES, b'{"prompt": "a"', 400, "not JSON"),

@@ -10,6 +10,7 @@ from minit2i_deploy.serving.engine.served_model import ServedModel
 from minit2i_deploy.serving.http.endpoint import Call, Endpoint
 from minit2i_deploy.serving.http.errors import HttpError
 from minit2i_deploy.serving.service import Service
+from minit2i_deploy.solvers.methods import SOLVERS
 
 
 class OpenAiModels:
@@ -60,6 +61,9 @@ class OpenAiModels:
             "precision": manifest.graphs["transformer"].precision,
             "runtime": self._service.engine.runtime_name(model.name),
             "tables": list(manifest.tables),
+            "solvers": [
+                name for name, solver in SOLVERS.items() if solver.conditioned == model.is_student
+            ],
             "presets": {
                 name: {"table": preset.table, "guidance_scale": preset.guidance}
                 for name, preset in manifest.presets.items()

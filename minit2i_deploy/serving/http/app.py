@@ -31,6 +31,7 @@ LOG: Final = logging.getLogger("minit2i.serve")
 CLIENT_LEFT: Final = 499
 _SAFE_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 _MAX_LOGGED_PATH: Final = 100
+_MAX_LOGGED_ERROR: Final = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -123,7 +124,8 @@ async def _answer(endpoint: Endpoint, request: Request, rules: Rules) -> Respons
     except Exception as error:  # every error is answered, and none ends the server
         failure = describe(error)
         if failure.is_ours:
-            LOG.error("%s: %s", type(error).__name__, " ".join(str(error).split()))
+            text = " ".join(str(error).split())[:_MAX_LOGGED_ERROR]
+            LOG.error("%s: %s", type(error).__name__, text)
             LOG.debug("where it came from", exc_info=error)
         return _failed(failure, endpoint.error_form)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -64,7 +64,8 @@ class Field:
             article = _ARTICLES.get(self.kind, f"a {self.kind}")
             raise self._error(f"{self.name} must be {article}, got {_brief(value)}")
         self._check(value)
-        return value
+        # 2 and 2.0 are one number, and one record in an image's file.
+        return float(value) if self.kind == "number" else value
 
     def schema(self) -> dict[str, Any]:
         """Its JSON schema."""
@@ -86,8 +87,9 @@ class Field:
 
     def _check(self, value: Any) -> None:
         if self.kind in ("integer", "number"):
-            low = -math.inf if self.low is None else self.low
-            high = math.inf if self.high is None else self.high
+            # An integer of any size is JSON; a float64 ends here.
+            low = -sys.float_info.max if self.low is None else self.low
+            high = sys.float_info.max if self.high is None else self.high
             if not low <= value <= high:
                 raise self._error(f"{self.name} must be {self._range()}, got {_brief(value)}")
         if self.choices and value not in self.choices:
@@ -99,6 +101,8 @@ class Field:
             )
 
     def _range(self) -> str:
+        if self.low is None and self.high is None:
+            return "a number that a float64 holds"
         if self.high is None:
             return f"at least {self.low:g}"
         return f"at most {self.high:g}" if self.low is None else f"{self.low:g} to {self.high:g}"

@@ -1,0 +1,228 @@
+// The page: settings to requests, events to tiles, finished images to the gallery.
+
+import { apiKey, generate, isHealthy, listModels, ServerError } from "./client.js";
+import { Gallery } from "./gallery.js";
+import { readRecord } from "./record.js";
+import { Settings } from "./settings.js";
+import { bytesOf, Tile } from "./viewer.js";
+
+const RETRY_MS = 1000;
+const ALL_ROWS = 1000;
+const get = (id) => document.getElementById(id);
+const settings = new Settings(get("settings"));
+const gallery = new Gallery(get("gallery"), get("items"), openPng);
+let tiles = [];
+let running = null;
+
+/** Ask for the bundles, until there is an answer. */
+async function connect() {
+  for (;;) {
+    try {
+      settings.offer(await listModels());
+      get("key-row").hidden = !apiKey.get();
+      showFacts();
+      return;
+    } catch (error) {
+      if (!(error instanceof ServerError)) throw error;
+      if (error.status === 401) {
+        get("key-row").hidden = false;
+        say("This server needs an API key.", true);
+        return;
+      }
+      say("The server does not answer. Trying again…", true);
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    }
+  }
+}
+
+/** After the server went: wait for the next one, and say so. */
+async function reconnect() {
+  while (!(await isHealthy())) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  await connect();
+  say("The server is back.");
+}
+
+function showFacts() {
+  const model = settings.model;
+  const { size, kind, precision, runtime, bundle } = model;
+  const facts = [size, kind === "student" ? "few-step student" : "base model", precision, runtime];
+  get("facts").textContent = `${model.id}: ${facts.join(", ")}, bundle ${bundle.slice(0, 8)}`;
+}
+
+async function run() {
+  if (running || !settings.model) return;
+  const bodies = settings.bodies();
+  running = new AbortController();
+  showRunning(true);
+  startTiles(bodies);
+  say("Waiting for the first row…");
+  const results = await Promise.allSettled(
+    bodies.map((body, side) => runSide(body, side, running.signal)),
+  );
+  const isCancelled = running.signal.aborted;
+  const failure = results.find(({ status }) => status === "rejected")?.reason;
+  running = null;
+  showRunning(false);
+  if (isCancelled) say("Cancelled.");
+  else if (failure) fail(failure);
+}
+
+/** One request: every row of its images, then the images. */
+async function runSide(body, side, signal) {
+  const began = performance.now();
+  for await (const event of generate({ ...body, partial_images: ALL_ROWS }, signal)) {
+    const tile = tiles[event.image_index];
+    const bytes = bytesOf(event.b64_json);
+    await tile.add(side, event, bytes);
+    if (event.row) {
+      showRow(event);
+    } else {
+      await finish(tile, side, body, event, bytes);
+      const seconds = ((performance.now() - began) / 1000).toFixed(2);
+      say([`${event.model}: ${event.rows} rows in ${seconds} s.`, ...event.notices].join(" "));
+    }
+  }
+}
+
+async function finish(tile, side, body, event, bytes) {
+  tile.lines[side] = `${event.model}, seed ${event.seed}, ${event.table}, guidance `
+    + `${event.guidance_scale}`;
+  const url = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
+  tile.files[side] = { name: `${event.model}-${event.seed}.png`, url };
+  tile.describe(tile.lines.filter(Boolean), tile.files.filter(Boolean));
+  showSliders();
+  await gallery.add(bytes, `${body.prompt} (${tile.lines[side]})`);
+}
+
+function startTiles(bodies) {
+  tiles.forEach((tile) => tile.files.forEach((file) => file && URL.revokeObjectURL(file.url)));
+  const names = bodies.map(({ model }) => model);
+  tiles = Array.from({ length: bodies[0].n }, () => new Tile(names));
+  for (const tile of tiles) Object.assign(tile, { lines: [], files: [] });
+  get("tiles").replaceChildren(...tiles.map(({ element }) => element));
+  get("tiles").classList.toggle("tiles-many", tiles.length > 2);
+  get("row-slider").hidden = true;
+  get("wipe-slider").hidden = names.length < 2;
+  get("wipe-text").textContent = names.length < 2 ? "" : `${names[0]} | ${names[1]}`;
+  get("row").value = get("row").max;
+  wipe();
+}
+
+function showRow({ row, rows }) {
+  get("progress").value = row / rows;
+  if (row === 1 || row === rows || row % 5 === 0) say(`Row ${row} of ${rows}.`);
+}
+
+function showSliders() {
+  const numRows = Math.max(...tiles.map((tile) => tile.numRows));
+  const slider = get("row");
+  const isAtEnd = slider.value === slider.max;
+  slider.max = numRows;
+  if (isAtEnd) slider.value = numRows;
+  get("row-slider").hidden = numRows < 2;
+  get("row-text").textContent = `${slider.value} of ${numRows}`;
+}
+
+function seek() {
+  const share = get("row").valueAsNumber / Number(get("row").max);
+  tiles.forEach((tile) => tile.seek(share));
+  showSliders();
+}
+
+function wipe() {
+  tiles.forEach((tile) => tile.wipe(get("wipe").valueAsNumber / 100));
+}
+
+/** Show an image of the gallery or of a file, and fill in what made it. */
+async function openPng(bytes) {
+  if (running) return;
+  try {
+    const record = readRecord(bytes);
+    const notice = settings.fillIn(record);
+    const model = settings.model.id;
+    settings.fields.other.value = "";
+    startTiles([{ model, n: 1 }]);
+    await tiles[0].add(0, { rows: 1 }, bytes);
+    const url = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
+    tiles[0].files = [{ name: `${model}-${record.seed}.png`, url }];
+    tiles[0].describe([`seed ${record.seed}, ${record.table_name}`], tiles[0].files);
+    showFacts();
+    say(notice || "Its settings are filled in: Generate makes it again, row by row.", !!notice);
+  } catch (error) {
+    say(`${capital(error.message)}.`, true);
+  }
+}
+
+function fail(error) {
+  say(`${capital(error.message)}.`, true);
+  if (error.status === 401) get("key-row").hidden = false;
+  if (error.status === 0) reconnect();
+}
+
+function showRunning(isRunning) {
+  get("generate").disabled = isRunning;
+  get("cancel").disabled = !isRunning;
+  get("progress").hidden = !isRunning;
+  get("progress").value = 0;
+  get("stage").setAttribute("aria-busy", String(isRunning));
+}
+
+function say(text, isBad = false) {
+  get("status").textContent = text;
+  get("status").classList.toggle("bad", isBad);
+}
+
+function capital(text) {
+  return text[0].toUpperCase() + text.slice(1);
+}
+
+function onKey(event) {
+  const isTyping = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    get("settings").requestSubmit();
+  } else if (event.key === "Escape") {
+    running?.abort();
+  } else if (event.key === "/" && !isTyping) {
+    event.preventDefault();
+    get("prompt").focus();
+  }
+}
+
+function onDrop(event) {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  openFile(event.dataTransfer.files[0]);
+}
+
+async function openFile(file) {
+  if (file) await openPng(new Uint8Array(await file.arrayBuffer()));
+}
+
+get("settings").addEventListener("submit", (event) => {
+  event.preventDefault();
+  run();
+});
+get("cancel").addEventListener("click", () => running?.abort());
+get("row").addEventListener("input", seek);
+get("wipe").addEventListener("input", wipe);
+get("clear").addEventListener("click", () => gallery.clear());
+get("model").addEventListener("change", showFacts);
+get("file").addEventListener("change", ({ target }) => {
+  openFile(target.files[0]);
+  target.value = "";
+});
+get("key").addEventListener("change", ({ target }) => {
+  apiKey.set(target.value);
+  say("");
+  connect();
+});
+document.addEventListener("keydown", onKey);
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dropping");
+});
+document.addEventListener("dragleave", () => document.body.classList.remove("dropping"));
+document.addEventListener("drop", onDrop);
+await Promise.all([connect(), gallery.load()]);
+document.body.dataset.ready = "true";

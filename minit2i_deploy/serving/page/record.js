@@ -1,0 +1,42 @@
+// The record in a PNG of minit2i: what made the image. docs/reference/image_record.md has its form.
+
+const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
+
+/**
+ * The record of a PNG.
+ *
+ * @param {Uint8Array} bytes of the file
+ * @throws {Error} with one line: no PNG, or no record in it
+ */
+export function readRecord(bytes) {
+  if (!SIGNATURE.every((value, index) => bytes[index] === value)) {
+    throw new Error("that is no PNG; choose an image that minit2i made");
+  }
+  const text = textFields(bytes).get("minit2i");
+  if (text === undefined) throw new Error("that PNG has no record of minit2i");
+  try {
+    // As text: a seed may have more digits than a number holds.
+    const seed = /"seed": ?(\d+)/.exec(text)[1];
+    return { ...JSON.parse(text), seed };
+  } catch {
+    throw new Error("the record of that PNG cannot be read");
+  }
+}
+
+/** tEXt chunks by name; the record is ASCII, so it is always in one. */
+function textFields(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const latin1 = new TextDecoder("latin1");
+  const fields = new Map();
+  for (let at = 8; at + 12 <= bytes.length; ) {
+    const length = view.getUint32(at);
+    const type = latin1.decode(bytes.subarray(at + 4, at + 8));
+    const data = bytes.subarray(at + 8, at + 8 + length);
+    const end = data.indexOf(0);
+    if (type === "tEXt" && end > 0) {
+      fields.set(latin1.decode(data.subarray(0, end)), latin1.decode(data.subarray(end + 1)));
+    }
+    at += 12 + length;
+  }
+  return fields;
+}
