@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.folder import bundle_folder
 from minit2i_deploy.bundle.manifest import GRAPHS, Check, GraphQuantization, Quantization
 from minit2i_deploy.bundle.names import REFERENCE_OUTPUTS
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import PrecisionWarning, UsageError
 from minit2i_deploy.evaluation.reference_outputs import OVERFLOWING, write_reference_outputs
 from minit2i_deploy.export.quantize.calibration.prompts import (
     PromptSet,
@@ -33,7 +34,13 @@ from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGr
 from minit2i_deploy.export.quantize.graph.rewrite import check_graph, quantize_graph
 from minit2i_deploy.export.quantize.measurement import NUM_IMAGES, measure
 from minit2i_deploy.export.quantize.options import STEP, QuantizeOptions
-from minit2i_deploy.export.quantize.schemes import GraphScheme, Scheme, check_fits, find_scheme
+from minit2i_deploy.export.quantize.schemes import (
+    GraphScheme,
+    Scheme,
+    check_fits,
+    find_scheme,
+    slow_on,
+)
 from minit2i_deploy.export.quantize.smoothing_search import ScaledGraph, smooth_and_scale
 from minit2i_deploy.export.quantize.switch_bundle import copy_graph_after_switch
 from minit2i_deploy.export.verification.bounds import require_within_bounds
@@ -64,11 +71,14 @@ def quantize_bundle(
     """
     source = _open_source(bundle)
     scheme = find_scheme(options.scheme).including(options.include)
-    check_fits(scheme, source.manifest.graphs[STEP].precision, options.target)
+    base = source.manifest.graphs[STEP].precision
+    check_fits(scheme, base, options.target)
     prompts = _prompts(source, options)
     with bundle_folder(out, overwrite=options.overwrite, sources=(bundle,)) as folder:
         step = QuantizableGraph.read(source.graph_path(STEP))
         check_graph(step, scheme.transformer)
+        if (reason := slow_on(scheme, base, options.target)) is not None:
+            warnings.warn(reason, PrecisionWarning, stacklevel=2)
         excluded = _excluded(step, scheme, options)
         calibration = None
         if _needs_calibration(scheme, options):

@@ -82,7 +82,8 @@ class GraphScheme:
 
 _TURING: Final = ("sm75", "sm80", "sm86", "sm87")
 _ADA: Final = ("sm89", "sm90", "sm100", "sm120", "sm121")
-TARGETS: Final = ("cpu", *_TURING, *_ADA)
+CPU: Final = "cpu"
+TARGETS: Final = (CPU, *_TURING, *_ADA)
 _INT8_WEIGHTS: Final = GraphScheme(weights=INT8)
 _INT4_WEIGHTS: Final = GraphScheme(weights=INT4, block=64)
 
@@ -113,7 +114,7 @@ class Scheme:
     text_encoder: GraphScheme = field(default=_INT8_WEIGHTS)
     bases: tuple[str, ...] = ("fp32", "bf16", "fp16")
     bounds: tuple[float, float] = (0.15, 0.1)
-    targets: tuple[str, ...] = ("cpu", *_TURING, *_ADA)
+    targets: tuple[str, ...] = (CPU, *_TURING, *_ADA)
 
     def of_graph(self, graph: str) -> GraphScheme:
         """The scheme of a graph of the bundle, by its name in the manifest."""
@@ -169,7 +170,7 @@ SCHEMES: Final = {
             ),
             precision="int8",
             bases=("fp32",),
-            targets=("cpu",),
+            targets=(CPU,),
             purpose="INT8 with a range per token, taken in each run: ONNX Runtime on CPUs",
         ),
     )
@@ -212,3 +213,34 @@ def check_fits(scheme: Scheme, base: str, target: str | None) -> None:
         raise UsageError(
             f"{target} does not gain by scheme {scheme.name}; choose one of {', '.join(others)}"
         )
+    if base == "fp32" and target != CPU and scheme.transformer.activations is not None:
+        raise UsageError(f"{_UNFUSED.format(scheme=scheme.name, target=target)}; {_HALF}")
+
+
+def slow_on(scheme: Scheme, base: str, target: str | None) -> str | None:
+    """Why a quantized bundle will be slower than it could be where it is to run, or None.
+
+    Args:
+        scheme: that is to be applied.
+        base: precision of the source bundle's step graph.
+        target: one of TARGETS, or None where it is not known.
+    """
+    if base != "fp32" or target == CPU:
+        return None
+    if target is not None:
+        return (
+            f"scheme {scheme.name} on a fp32 bundle computes in fp32, and {target} has no fused"
+            f" attention in fp32; {_HALF}"
+        )
+    if CPU not in scheme.targets:
+        target = "an NVIDIA GPU"
+        return f"{_UNFUSED.format(scheme=scheme.name, target=target)}; {_HALF}"
+    return None
+
+
+# Measured with TensorRT-RTX 1.7.1: it refuses the fp32 attention between quantized layers.
+_UNFUSED: Final = (
+    "TensorRT builds no engine of scheme {scheme} on a fp32 bundle, because {target} has no fused"
+    " attention in fp32"
+)
+_HALF: Final = "quantize a bundle exported with --precision fp16 or bf16"

@@ -148,7 +148,8 @@ def _one(
 
 def _current(bundle: Bundle, item: PlannedBuild, options: BuildOptions) -> Outcome:
     engine = read_engine(bundle, item.key)
-    _check_floor(bundle, engine.record.key, engine.record.audit, options)
+    state = f"the engine {engine.folder.name} of an earlier build stays"
+    _check_floor(bundle, engine.record.key, engine.record.audit, options, state)
     return Outcome(engine=engine, built=False, reason=item.reason)
 
 
@@ -167,7 +168,7 @@ def _build(
             timing_cache=options.timing_cache,
             progress=progress,
         )
-        _check_floor(bundle, key, built.audit, options)
+        _check_floor(bundle, key, built.audit, options, f"no engine of {key.graph} was written")
         return record_engine(
             partial,
             key,
@@ -178,12 +179,26 @@ def _build(
         )
 
 
-def _check_floor(bundle: Bundle, key: EngineKey, audit: Audit, options: BuildOptions) -> None:
+def _remedy(bundle: Bundle) -> str:
+    """What gives a graph that the library has fused attention for."""
+    quantization = bundle.manifest.quantization
+    if quantization is None:
+        return "export another --precision"
+    return (
+        f"quantize a bundle exported with --precision fp16 or bf16; this one is"
+        f" {quantization.scheme} on {quantization.base_precision}"
+    )
+
+
+def _check_floor(
+    bundle: Bundle, key: EngineKey, audit: Audit, options: BuildOptions, state: str
+) -> None:
+    """Refuse too little fused attention; ``state`` says what is in the cache now."""
     if not options.require_fused or key.graph != _AUDITED:
         return
     short = shortfall(audit, options.require_fused)
     if short is not None:
         raise RuntimeFailure(
-            f"{bundle.path}: {key.graph}: {short}; no engine was written (lower --require-fused,"
-            " or export another --precision)"
+            f"{bundle.path}: {key.graph}: {short}; {state} (lower --require-fused, or"
+            f" {_remedy(bundle)})"
         )

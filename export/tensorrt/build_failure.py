@@ -25,7 +25,8 @@ def build_failure(
     if _mentions(log, (_NO_KERNEL,)):
         return RuntimeFailure(
             f"{what}: it has no fused attention for this graph's type, head width and target; add"
-            " --allow-unfused for several slower kernels, or export another --precision"
+            " --allow-unfused for several slower kernels, or export another --precision (a bundle"
+            " that is quantized has that of its source: take fp16 or bf16, not fp32)"
         )
     if (flags.refit or flags.strip_weights) and _mentions(log, _NO_REFIT):
         return RuntimeFailure(

@@ -12,7 +12,12 @@ from minit2i_deploy.cli.support.options.checkpoint_options import (
     CheckpointOptions,
     add_checkpoint_options,
 )
-from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer
+from minit2i_deploy.cli.support.options.shared_arguments import (
+    READY_BUNDLES,
+    add_json,
+    checkpoint_path,
+    integer,
+)
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
@@ -25,6 +30,7 @@ form is detected from its content.
 examples:
   minit2i export minit2i-b-16 b16-bundle --text-encoder flan-t5-large
   minit2i export minit2i-b-16 b16-rtx --text-encoder flan-t5-large --for tensorrt-rtx
+  minit2i export demo demo-fp16 --precision fp16
   minit2i export run/step-020000 my-bundle --text-encoder t5 --overwrite
 """
 
@@ -51,7 +57,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Nothing is written if a check exceeds its bound."
     )
     parser.epilog = _EPILOG
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file or folder to export")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=checkpoint_path,
+        help=f"file or folder to export, or {' or '.join(READY_BUNDLES)} for the shipped models",
+    )
     parser.add_argument("bundle", metavar="BUNDLE", help="new folder for the bundle")
     parser.add_argument(
         "--precision",

@@ -20,12 +20,14 @@ from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from minit2i_deploy.export.quantize.sensitivity.budget import Selection
+    from minit2i_deploy.export.quantize.sensitivity.budget_curve import BudgetCurve
     from minit2i_deploy.export.quantize.sensitivity.results_file import Sensitivity
     from minit2i_deploy.export.quantize.sensitivity.sensitivity_run import SensitivityJob
     from minit2i_deploy.progress import Progress
 
 _MAX_SHARE: Final = 0.5
 _PER_KIND: Final = 10
+_CURVE_POINTS: Final = 9
 _MAX_LAYERS_PRINTED: Final = 12
 _EPILOG: Final = """\
 BUNDLE is not quantized yet. One layer of the denoiser at a time is quantized, in
@@ -37,11 +39,13 @@ one with another budget reads the layers' errors from FILE.
 weight first, until all others together meet it:
   psnr=35     final images with a PSNR of at least 35 dB to the unquantized ones
   score=0.01  at most 0.01 of the shapes captions lost
-The file is then for minit2i quantize --exclude-from.
+The file is then for minit2i quantize --exclude-from. --curve measures the same
+value, by default the PSNR, from all layers quantized to all but one excluded.
 
 examples:
   minit2i sensitivity my-bundle --scheme int8 -o int8.json --plot int8.png
-  minit2i sensitivity my-bundle --scheme int8 -o int8.json --budget psnr=35
+  minit2i sensitivity my-bundle --scheme int8 -o int8.json --budget psnr=35 \\
+      --curve curve.png
   minit2i quantize my-bundle my-int8 --scheme int8 --exclude-from int8.json
 """
 
@@ -54,6 +58,7 @@ class SensitivityOptions:
     output: Path
     scheme: str
     plot: Path | None
+    curve: Path | None
     calibration: Path | None
     prompts: Path | None
     samples: int
@@ -84,6 +89,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--scheme", metavar="NAME", default="int8", help="of minit2i quantize (default int8)"
     )
     parser.add_argument("--plot", metavar="FILE", type=Path, help=".png file for the heat map")
+    parser.add_argument(
+        "--curve",
+        metavar="FILE",
+        type=Path,
+        help=f".png file for error over bytes at {_CURVE_POINTS} numbers of excluded layers",
+    )
     _add_measuring(parser)
     _add_budget(parser)
     add_json(parser)
@@ -164,6 +175,10 @@ def run(options: SensitivityOptions) -> None:
         from minit2i_deploy.export.quantize.sensitivity.heat_map import plot_heat_map
 
         plot_heat_map(result, options.plot)
+    if options.curve is not None and result.curve is not None:
+        from minit2i_deploy.export.quantize.sensitivity.curve_plot import plot_curve
+
+        plot_curve(result, result.curve, options.curve)
     values = result.to_dict()
     output_paths.write_json(options.output, values)
     partial.unlink(missing_ok=True)
@@ -181,10 +196,10 @@ def _job(options: SensitivityOptions) -> SensitivityJob:
 
     scheme = find_scheme(options.scheme)
     output_paths.output_file(options.output, ".json")
-    if options.plot is not None:
+    for image in filter(None, (options.plot, options.curve)):
         # Known before minutes of measuring, not after.
         require("matplotlib.figure", "eval")
-        output_paths.output_file(options.plot, ".png")
+        output_paths.output_file(image, ".png")
     check_least("--threads", options.threads, 0)
     budget = None if options.budget is None else Budget.parse(options.budget)
     if budget is None and options.most is not None:
@@ -204,6 +219,7 @@ def _job(options: SensitivityOptions) -> SensitivityJob:
         budget=budget,
         most=_MAX_SHARE if options.most is None else options.most,
         per_kind=_PER_KIND if options.captions is None else options.captions,
+        curve_points=0 if options.curve is None else _CURVE_POINTS,
         threads=options.threads,
     )
 
@@ -251,6 +267,9 @@ def _text(result: Sensitivity, file: Path) -> str:
     ]
     if result.splits:
         parts.append("all layers, for a part of the time; PSNR in dB:\n" + _splits_text(result))
+    if result.curve is not None:
+        unit = "PSNR dB" if result.curve.kind == "psnr" else "captions lost"
+        parts.append(columns(_curve_cells(result.curve), head=("excluded", "MB", unit)))
     if result.selection is not None:
         parts.append(_budget_text(result.selection, len(order)))
     return "\n\n".join([*parts, str(file)])
@@ -264,6 +283,13 @@ def _splits_text(result: Sensitivity) -> str:
         both = (split.quantized_before.psnr_db, split.quantized_after.psnr_db)
         rows.append((f"{split.t:.2f}", *("equal" if p == math.inf else f"{p:.2f}" for p in both)))
     return columns(rows, head=("t", "quantized before t", "quantized from t on"))
+
+
+def _curve_cells(curve: BudgetCurve) -> list[tuple[str, str, str]]:
+    return [
+        (f"{one.num_excluded}", f"{one.num_bytes / 1e6:.2f}", f"{one.value:.4g}")
+        for one in curve.points
+    ]
 
 
 def _budget_text(search: Selection, num_layers: int) -> str:

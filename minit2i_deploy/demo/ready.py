@@ -66,6 +66,19 @@ def ready_bundle(name: str, cache: Path | None = None) -> Path:
     return folder
 
 
+def shipped_checkpoint(name: str) -> Path:
+    """Folder of the checkpoint that a ready bundle was exported from.
+
+    Raises:
+        UsageError: no such name.
+        Minit2iError: the installation lacks a part.
+    """
+    if name not in READY:
+        raise UsageError(f"expected one of {', '.join(READY)}, got {name!r}")
+    shipped = shipped_model()
+    return {"model": shipped.checkpoint, "student": shipped.student}[READY[name]]
+
+
 def bundle_name(folder: Path) -> str:
     """What people call the bundle in a folder: READY's name, or the folder's."""
     name, _, digits = folder.name.rpartition("-")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
@@ -90,6 +90,35 @@ def test_a_budget_names_layers_that_quantize_takes(
         read_exclusions("s.json", checkpoint_sha256=checkpoint, scheme="fp8")
     with pytest.raises(UsageError, match="measured at checkpoint_sha256"):
         read_exclusions("s.json", checkpoint_sha256="0" * 64, scheme="int8")
+
+
+def test_a_curve_shares_its_points_with_the_search(
+    arguments: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_layers(monkeypatch)
+    measured: list[int] = []
+
+    def psnr_of(meter: SensitivityMeter) -> Callable[[Collection[str]], float]:
+        def value(exclude: Collection[str]) -> float:
+            measured.append(len(exclude))
+            return 20.0 + 6.0 * len(exclude)
+
+        return value
+
+    monkeypatch.setattr(
+        "minit2i_deploy.export.quantize.sensitivity.sensitivity_run.psnr_of", psnr_of
+    )
+    done = run(capsys, *arguments, "--budget", "psnr=31", "--curve", "curve.png")
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in Path().iterdir()) == ["curve.png", "s.json"]
+    values = json.loads(Path("s.json").read_text())
+    points = values["curve"]["points"]
+    assert points[0]["num_excluded"] == 0
+    assert [one["value"] for one in points] == [20.0 + 6.0 * one["num_excluded"] for one in points]
+    sizes = [one["bytes"] for one in points]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+    assert len(measured) == len(set(measured))
+    assert "PSNR dB" in done.out
 
 
 def test_an_unmet_budget_writes_nothing_and_keeps_the_layers(

@@ -17,7 +17,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.weight_replacement import network_tensors, stored_tensors
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.cli.support.options import shared_arguments
-from minit2i_deploy.demo.ready import READY, pack_bundle, ready_bundle
+from minit2i_deploy.demo.ready import READY, pack_bundle, ready_bundle, shipped_checkpoint
 from minit2i_deploy.demo.shipped import ASSETS, shipped_model
 from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.export import ExportOptions, export_bundle
@@ -148,3 +148,17 @@ def test_the_demo_runs_without_an_export(
     assert [one["score"]["overall"]["total"] for one in runs] == [6, 6, 6]
     for name in ("bundle", "student"):
         Bundle.open(tmp_path / "d" / name).verify()
+
+
+def test_a_ready_name_is_its_checkpoint_where_one_is_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, folder in READY.items():
+        path = Path(shared_arguments.checkpoint_path(name))
+        assert (path.name, (path / "checkpoint.json").is_file()) == (folder, True)
+    assert shared_arguments.checkpoint_path("elsewhere") == "elsewhere"
+    (tmp_path / "demo").mkdir()
+    assert shared_arguments.checkpoint_path("demo") == "demo"
+    with pytest.raises(UsageError, match="expected one of demo, demo-student, got 'other'"):
+        shipped_checkpoint("other")

@@ -56,7 +56,7 @@ def demo_bundle(precision: str, opset: int, depth: int) -> Bundle:
     net = build_network(load_checkpoint(ASSETS / "model"))
     blocks = net.denoiser.double_blocks
     net.denoiser.double_blocks = torch.nn.ModuleList([*blocks[: depth - 1], blocks[-1]])
-    config = dataclasses.replace(net.config, depth_double=depth)
+    net.denoiser.config = config = dataclasses.replace(net.config, depth_double=depth)
     graphs = {
         "text_encoder": _copy_encoder(folder),
         "text_adapter": _write_adapter(folder, net, precision, opset),

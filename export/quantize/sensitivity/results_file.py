@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.sensitivity.budget import Selection
+from minit2i_deploy.export.quantize.sensitivity.budget_curve import BudgetCurve
 from minit2i_deploy.export.quantize.sensitivity.layer_errors import LayerError, TimeSplit
 from minit2i_deploy.io.files import atomic_write_text
 
@@ -31,6 +32,7 @@ class Sensitivity:
         splits: all layers quantized for a part of the time, from nothing to everything; empty
             if final states were not measured.
         selection: layers to exclude for a budget; None without one.
+        curve: error over bytes; None if it was not measured.
     """
 
     run: str
@@ -39,6 +41,7 @@ class Sensitivity:
     layers: tuple[LayerError, ...]
     splits: tuple[TimeSplit, ...]
     selection: Selection | None
+    curve: BudgetCurve | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -51,6 +54,7 @@ class Sensitivity:
             "layers": [layer.to_dict() for layer in self.layers],
             "splits": [split.to_dict() for split in self.splits],
             "budget": None if self.selection is None else _finite(self.selection.to_dict()),
+            "curve": None if self.curve is None else self.curve.to_dict(),
             "excluded": None if self.selection is None else list(self.selection.excluded),
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from minit2i_deploy.export.quantize.sensitivity.budget import (
     score_loss_of,
     select_layers,
 )
+from minit2i_deploy.export.quantize.sensitivity.budget_curve import BudgetCurve, measure_curve
 from minit2i_deploy.export.quantize.sensitivity.layer_errors import (
     LayerError,
     SensitivityMeter,
@@ -57,6 +58,7 @@ class SensitivityJob:
         budget: for the selection of layers to exclude; None selects none.
         most: share of the layers' weights that may be excluded.
         per_kind: shapes captions of each kind, for a budget of score.
+        curve_points: of the curve of error over bytes, which has the budget's kind; 0 for none.
         threads: of onnxruntime; 0 takes one per core.
 
     Raises:
@@ -70,6 +72,7 @@ class SensitivityJob:
     budget: Budget | None = None
     most: float = 0.5
     per_kind: int = 10
+    curve_points: int = 0
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -113,7 +116,7 @@ def run_sensitivity(
     )
     progress(1.0, "parts of the time")
     splits = meter.splits() if job.settings.finals else ()
-    selection = None if job.budget is None else _select(meter, layers, job.budget, job, progress)
+    curve, selection = _trade(meter, layers, job, progress)
     images = {"prompts": list(meter.prompts), "noise_seeds": list(meter.seeds)}
     return Sensitivity(
         run=digest,
@@ -122,6 +125,7 @@ def run_sensitivity(
         layers=layers,
         splits=splits,
         selection=selection,
+        curve=curve,
     )
 
 
@@ -180,16 +184,42 @@ def _meter(
     return SensitivityMeter(subject, prompts, table, guidance, job.settings)
 
 
-def _select(
+def _trade(
     meter: SensitivityMeter,
     layers: Sequence[LayerError],
-    budget: Budget,
     job: SensitivityJob,
     progress: Progress,
-) -> Selection:
-    if budget.kind == PSNR:
-        value_of = psnr_of(meter)
+) -> tuple[BudgetCurve | None, Selection | None]:
+    """The curve and the layers to exclude, where the job has such."""
+    if job.budget is None and not job.curve_points:
+        return None, None
+    kind = PSNR if job.budget is None else job.budget.kind
+    if kind == PSNR:
+        measure = psnr_of(meter)
     else:
         captions = stage_of(progress, 0.0, 1.0, "captions")
-        value_of = score_loss_of(meter, job.per_kind, captions)
-    return select_layers(rank_layers(layers), budget, job.most, value_of, progress)
+        measure = score_loss_of(meter, job.per_kind, captions)
+    value_of, order = _stored(measure), rank_layers(layers)
+    curve = selection = None
+    if job.curve_points:
+
+        def bytes_of(exclude: Collection[str]) -> int:
+            return meter.subject.quantized(exclude).num_bytes
+
+        curve = measure_curve(order, job.curve_points, kind, value_of, bytes_of, progress)
+    if job.budget is not None:
+        selection = select_layers(order, job.budget, job.most, value_of, progress)
+    return curve, selection
+
+
+def _stored(measure: Callable[[Collection[str]], float]) -> Callable[[Collection[str]], float]:
+    """The same measure, which curve and search share: each point costs complete trajectories."""
+    values: dict[frozenset[str], float] = {}
+
+    def value_of(exclude: Collection[str]) -> float:
+        key = frozenset(exclude)
+        if key not in values:
+            values[key] = measure(key)
+        return values[key]
+
+    return value_of

@@ -15,7 +15,12 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.names import REFERENCE_OUTPUTS
-from minit2i_deploy.errors import RuntimeFailure, UsageError, VerificationError
+from minit2i_deploy.errors import (
+    PrecisionWarning,
+    RuntimeFailure,
+    UsageError,
+    VerificationError,
+)
 from minit2i_deploy.export.quantize import (
     DrawSettings,
     GraphsRuntime,
@@ -25,7 +30,7 @@ from minit2i_deploy.export.quantize import (
 from minit2i_deploy.export.quantize import bundle_quantization as quantize_module
 from minit2i_deploy.export.quantize.bundle_quantization import calibration_path
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
-from minit2i_deploy.export.quantize.schemes import SCHEMES, check_fits, find_scheme
+from minit2i_deploy.export.quantize.schemes import SCHEMES, check_fits, find_scheme, slow_on
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.solvers.row import Row
@@ -314,6 +319,24 @@ def test_schemes_know_their_sources() -> None:
         quantize_bundle(
             source().path, "never", QuantizeOptions(scheme="int8", graphs=["text_encoder"])
         )
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp8", "fp8-attention"])
+def test_a_gpu_gets_no_quantized_layers_around_attention_in_float32(scheme: str) -> None:
+    """TensorRT-RTX 1.7.1 builds no engine of such a graph."""
+    with pytest.raises(UsageError, match=r"sm89 has no fused attention in fp32; quantize a bundle"):
+        check_fits(find_scheme(scheme), "fp32", "sm89")
+    check_fits(find_scheme(scheme), "fp16", "sm89")
+    assert slow_on(find_scheme(scheme), "fp16", None) is None
+
+
+def test_what_will_be_slow_is_said(tmp_path: Path, prompts: Path) -> None:
+    assert "sm89 has no fused" in str(slow_on(find_scheme("int8-weights"), "fp32", "sm89"))
+    assert slow_on(find_scheme("int8-weights"), "fp32", "cpu") is None
+    assert slow_on(find_scheme("int8"), "fp32", None) is None
+    options = QuantizeOptions(scheme="int8-weights", prompts=prompts, target="sm89")
+    with pytest.warns(PrecisionWarning, match="int8-weights on a fp32 bundle computes in fp32"):
+        quantize_bundle(source().path, tmp_path / "out", options)
 
 
 def test_a_half_precision_source_is_measured_in_float32(tmp_path: Path, prompts: Path) -> None:

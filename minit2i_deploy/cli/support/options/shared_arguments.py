@@ -45,6 +45,25 @@ def bundle_path(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def checkpoint_path(text: str) -> str:
+    """A checkpoint's path, which for the name of a ready bundle is the checkpoint it was made of.
+
+    A file or folder of that name comes first.
+
+    Raises:
+        ArgumentTypeError: the installation lacks it.
+    """
+    if text not in READY_BUNDLES or os.path.exists(text):
+        return text
+    from minit2i_deploy.demo.ready import shipped_checkpoint
+    from minit2i_deploy.errors import Minit2iError
+
+    try:
+        return str(shipped_checkpoint(text))
+    except Minit2iError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def ready_path(name: str) -> Path:
     """Folder of a ready bundle, in the user's folder for caches.
 
