@@ -26,6 +26,10 @@ from minit2i_deploy.errors import VerificationError
 # Distinct sizes for the free axes of the example inputs, none of them special to the exporter.
 _EXAMPLE_SIZES: Final = {"n": 3, "tokens": 5, "batch": 3, "branches": 2}
 _FOLDING_ROUNDS: Final = 2
+# What folding would turn into a copy of a weight inside the graph, which weights that are replaced
+# later (a LoRA, a refit) would not reach. Norms and positions of a bfloat16 network are read as
+# float32, the patch embedding's convolutions as matrices.
+_READS_A_WEIGHT: Final = ("Cast", "Reshape", "Transpose")
 # The oldest that has the operators. Of opset 23 it is 11 by the book, which adds nothing that these
 # graphs use; every engine with the operators reads 10.
 _IR_VERSIONS: Final = {18: 8, 23: 10}
@@ -120,9 +124,8 @@ def _optimize(model: onnx_ir.Model) -> None:
 def _should_fold(node: onnx_ir.Node) -> bool | None:
     """False for what would copy a weight; None leaves the decision to the folder's own rules."""
     source = node.inputs[0] if node.inputs else None
-    # Casts: norms and positions of a bfloat16 network are read as float32.
     is_weight = source is not None and source.is_initializer()
-    return False if is_weight and node.op_type in ("Transpose", "Cast") else None
+    return False if is_weight and node.op_type in _READS_A_WEIGHT else None
 
 
 def _drop_metadata(model: onnx_ir.Model) -> None:

@@ -71,6 +71,16 @@ def test_no_graph_needs_the_convolutions_of_cudnn(name: str) -> None:
     assert not {"Conv", "ConvTranspose"} & {node.op_type for node in load(name).graph.node}
 
 
+@pytest.mark.parametrize("name", ["text_adapter", "transformer"])
+def test_every_weight_is_read_from_the_data_file(name: str) -> None:
+    """A copy inside the graph would not see weights that replace those of the file."""
+    with safe_open(data_path(name), "numpy") as file:
+        stored = set(file.keys())
+    unread = stored - {value.name for value in load(name).graph.initializer}
+    # Text after the last attention, which nobody reads.
+    assert all(weight.startswith("double_blocks.2.txt_") for weight in unread), sorted(unread)
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 def test_outside(name: str) -> None:
     def told(values: Any) -> dict[str, Any]:
