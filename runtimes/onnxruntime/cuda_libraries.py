@@ -18,6 +18,8 @@ from typing import Any, Final
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.runtimes.cuda.devices import Gpu, find_gpu
 
+# The library's severity of messages above warnings.
+_ERROR: Final = 3
 _PIP: Final = "run: pip install -U 'minit2i-deploy[cuda]'"
 _TENSORRT_REMEDY: Final = "install TensorRT 10, with its libraries' folder in LD_LIBRARY_PATH"
 
@@ -65,7 +67,12 @@ def preload_plugin(plugin: ModuleType) -> None:
 
 @functools.cache
 def _preload(ort: ModuleType) -> str:
-    """What the library printed while it loaded what pip installed."""
+    """What the library printed while it loaded what pip installed.
+
+    From here on the library warns of nothing by itself: each of its sessions on a GPU would say
+    that no plugin was found for a provider that is none.
+    """
+    ort.set_default_logger_severity(_ERROR)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         ort.preload_dlls()

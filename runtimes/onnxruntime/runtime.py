@@ -150,10 +150,13 @@ class OnnxRuntime(GraphRuntime):
         if self._lean:
             self._sessions.pop("text_encoder", None)
         session = self._session("transformer")
-        if self._step_graphs is not None:
-            return self._step_graphs.start(x, tokens, self._guard)
         device = (self._provider.device, int(self._settings["device"]))
-        return OnnxTrajectory(session, self._ort, x, tokens, device, self._guard)
+        try:
+            if self._step_graphs is not None:
+                return self._step_graphs.start(x, tokens, self._guard)
+            return OnnxTrajectory(session, self._ort, x, tokens, device, self._guard)
+        except RuntimeError as error:  # of memory on the device
+            raise RuntimeFailure(f"onnxruntime cannot start: {first_line(error)}") from error
 
     @guarded
     def matrix_rate(self) -> float:

@@ -44,6 +44,8 @@ from minit2i_deploy.runtimes.toy_graph import (
     toy_error,
 )
 
+# The library's highest severity of messages.
+_FATAL: Final = 4
 # Operators whose place decides the time; small ones on shapes may stay on the CPU.
 _HEAVY: Final = frozenset({"Attention", "Conv", "FusedMatMul", "Gemm", "MatMul", "Softmax"})
 
@@ -118,6 +120,9 @@ def session_options(
     # Layers with quantized weights alone are computed as their graph says. The library's default,
     # 4, rounds their inputs to 8 bits (findings/onnxruntime_int4_weights.sh).
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    # Its errors are raised and explained; printed as well they would stand in red before that, and
+    # on a GPU every session warns of the few nodes on shapes that belong on the CPU.
+    options.log_severity_level = _FATAL
     if provider.name != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options, attach(ort, provider, options, asked)

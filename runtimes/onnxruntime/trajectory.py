@@ -6,7 +6,8 @@ the branches' weights go there in a step, some forty bytes, and nothing comes ba
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float32
@@ -14,6 +15,11 @@ from jaxtyping import Float32
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.solvers.row import Row
+
+# Of the arenas of its CPU and CUDA providers.
+_ALLOCATION: Final = re.compile(r"Failed to allocate memory for requested buffer of size (\d+)")
+# Between templates of C++ and a path of its sources.
+_CUDA_FAILURE: Final = re.compile(r"CU(DA|BLAS|DNN) failure \d+: [^;]*[^; ]")
 
 
 class OnnxTrajectory:
@@ -95,5 +101,11 @@ class OnnxTrajectory:
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says first."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """What a library's error says first; of a failure in CUDA, CUDA's own words alone."""
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    allocation = _ALLOCATION.search(text)
+    if allocation is not None:
+        megabytes = max(1, round(int(allocation[1]) / 1e6))
+        return f"out of memory, {megabytes} MB more were needed; use a smaller batch, or free some"
+    failure = _CUDA_FAILURE.search(text)
+    return text if failure is None else failure[0]

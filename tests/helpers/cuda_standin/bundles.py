@@ -5,16 +5,39 @@ Nothing is verified: values do not matter on the stand-in, and verifying takes m
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import functools
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from unittest import mock
 
 from benchmarks.random_release import write_release
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.config import VARIANTS
 
-_VOCABULARY = 4096
+# The ends of the first and the last block differ from those of all others.
+BLOCKS: Final = 3
+# Of the shipped tokenizer, and more.
+_VOCABULARY: Final = 4096
+
+
+@functools.cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="minit2i-cuda-bundles-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def small_bundle(variant: str, precision: str) -> Path:
+    """A published network with BLOCKS blocks, exported once a process. Do not write into it."""
+    release = _folder() / variant
+    if not release.exists():
+        write_network(release, variant, BLOCKS)
+    return export_for_cuda(release, _folder() / f"{variant}-{precision}", precision).path
 
 
 def write_network(folder: Path, variant: str, blocks: int) -> Path:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
 
 from minit2i_deploy.config import VARIANTS
-from tests.helpers.cuda_standin.bundles import export_for_cuda, write_network
+from tests.helpers.cuda_standin.bundles import BLOCKS, small_bundle
 from tests.helpers.cuda_standin.census import image_run, rows_of, take_census
 from tests.helpers.cuda_standin.events import captures, count, sections
 from tests.helpers.cuda_standin.standin import ROOT, Run
@@ -21,35 +18,16 @@ from tests.helpers.cuda_standin.standin import ROOT, Run
 pytestmark = pytest.mark.cuda
 
 NETWORKS: Final = (("b-16", "fp16"), ("b-16", "bf16"), ("b-16", "fp32"), ("l-16", "fp16"))
-# Three blocks: the ends of the first and the last differ from all others.
-BLOCKS: Final = 3
 # What ONNX Runtime computes on the CPU anyway: sizes for other nodes, eight bytes each.
 SHAPE_NODES: Final = {"Cast", "Concat", "Gather", "Reshape", "Shape", "Squeeze", "Unsqueeze"}
 MAX_SHAPE_NODES: Final = 8
 PAGE: Final = ROOT / "docs" / "measurements" / "nvidia_launches.md"
 
 
-@pytest.fixture(scope="session")
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="minit2i-cuda-bundles-") as path:
-        yield Path(path)
-
-
 @functools.cache
-def release(folder: Path, variant: str) -> Path:
-    return write_network(folder / variant, variant, BLOCKS)
-
-
-@functools.cache
-def bundle(folder: Path, variant: str, precision: str) -> Path:
-    target = folder / f"{variant}-{precision}"
-    return export_for_cuda(release(folder, variant), target, precision).path
-
-
-@functools.cache
-def rows_in_turns(folder: Path, variant: str, precision: str) -> Run:
+def rows_in_turns(variant: str, precision: str) -> Run:
     """Two images of eight rows, with guidance and without it in turns."""
-    return image_run(bundle(folder, variant, precision), rows=8, turns=True)
+    return image_run(small_bundle(variant, precision), rows=8, turns=True)
 
 
 @pytest.fixture(params=NETWORKS, ids="-".join)
@@ -58,8 +36,8 @@ def network(request: pytest.FixtureRequest) -> tuple[str, str]:
     return pair
 
 
-def test_the_gpu_computes_everything_but_sizes(folder: Path, network: tuple[str, str]) -> None:
-    done = rows_in_turns(folder, *network)
+def test_the_gpu_computes_everything_but_sizes(network: tuple[str, str]) -> None:
+    done = rows_in_turns(*network)
     assert set(done.answer) == {"text_encoder", "text_adapter", "transformer"}
     for graph, placement in done.answer.items():
         elsewhere: Counter[str] = Counter()
@@ -72,15 +50,13 @@ def test_the_gpu_computes_everything_but_sizes(folder: Path, network: tuple[str,
 
 
 @pytest.mark.parametrize("network", [pair for pair in NETWORKS if pair[1] != "fp32"], ids="-".join)
-def test_every_block_has_flash_attention(folder: Path, network: tuple[str, str]) -> None:
-    (first, *_) = captures(rows_in_turns(folder, *network).events)
+def test_every_block_has_flash_attention(network: tuple[str, str]) -> None:
+    (first, *_) = captures(rows_in_turns(*network).events)
     assert count(first).kernels_with("flash_fwd") == BLOCKS
 
 
-def test_recorded_steps_call_nothing_that_a_capture_forbids(
-    folder: Path, network: tuple[str, str]
-) -> None:
-    done = rows_in_turns(folder, *network)
+def test_recorded_steps_call_nothing_that_a_capture_forbids(network: tuple[str, str]) -> None:
+    done = rows_in_turns(*network)
     # Each of two pairs of states is read, with one branch and with two.
     assert len(captures(done.events)) == 4
     assert count(done.events).violations == ()
@@ -88,20 +64,20 @@ def test_recorded_steps_call_nothing_that_a_capture_forbids(
 
 
 def test_replays_with_and_without_guidance_read_what_they_recorded(
-    folder: Path, network: tuple[str, str]
+    network: tuple[str, str],
 ) -> None:
-    done = rows_in_turns(folder, *network)
+    done = rows_in_turns(*network)
     last_image = count(rows_of(done.events, image=1))
     assert last_image.replays == 8
     assert last_image.launches == 0
     assert count(done.events).stale == 0
 
 
-def test_a_step_costs_no_more_than_the_page_says(folder: Path, network: tuple[str, str]) -> None:
+def test_a_step_costs_no_more_than_the_page_says(network: tuple[str, str]) -> None:
     """``python benchmarks/cuda_launches.py`` prints the lines of the page."""
     variant, precision = network
     documented = _documented()[variant, precision]
-    census = take_census(bundle(folder, variant, precision))
+    census = take_census(small_bundle(variant, precision))
     blocks = VARIANTS[variant].depth_double
     actual = (
         census.launches_of(blocks),
@@ -124,7 +100,19 @@ def _documented() -> dict[tuple[str, str], tuple[int, ...]]:
     }
 
 
-def test_marks_divide_the_log(folder: Path) -> None:
-    parts = sections(rows_in_turns(folder, "b-16", "fp16").events)
+def test_products_of_float32_are_not_rounded_to_tf32(network: tuple[str, str]) -> None:
+    done = rows_in_turns(*network)
+    assert count(done.events).products > 0
+    assert count(done.events).tf32 == 0
+
+
+def test_tf32_is_there_for_those_who_ask() -> None:
+    done = image_run(small_bundle("b-16", "fp16"), rows=1, images=1, tf32=True)
+    encoder = count(sections(done.events)["encode"])
+    assert encoder.tf32 == encoder.products > 0
+
+
+def test_marks_divide_the_log() -> None:
+    parts = sections(rows_in_turns("b-16", "fp16").events)
     assert {"open", "encode", "adapt", "start", "read", "close"} <= set(parts)
     assert count(parts["encode"]).products > 0

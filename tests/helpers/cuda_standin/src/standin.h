@@ -6,8 +6,8 @@
  * Settings are environment variables, read once:
  *   CUDA_STANDIN_LOG           file that every call is appended to, one line each
  *   CUDA_STANDIN_CAPABILITY    compute capability, 90 by default
- *   CUDA_STANDIN_DEVICES       number of devices, 1 by default; 0 means that no driver is there
- *   CUDA_STANDIN_DRIVER        version of the driver, 13000 by default; an older one is refused
+ *   CUDA_STANDIN_DEVICES       number of devices, 1 by default
+ *   CUDA_STANDIN_DRIVER        version of the driver, 13000 by default; 0 means that there is none
  *   CUDA_STANDIN_MEMORY_MB     memory of each device, 141 GiB by default
  *   CUDA_STANDIN_FAIL_MALLOC   number of the allocation that fails, counted from 1
  */
