@@ -97,6 +97,7 @@ def running_server(
     header_s: float = 10.0,
     drain_s: float = 5.0,
     port: int = 0,
+    on_error: Callable[[BaseException], None] | None = None,
 ) -> Iterator[Running]:
     """A server of the ready bundles on a free port of this machine."""
     options = ServerOptions(
@@ -115,7 +116,15 @@ def running_server(
         addresses.append(address)
         ready.set()
 
-    thread = threading.Thread(target=server.run, args=(on_ready,))
+    def run() -> None:
+        try:
+            server.run(on_ready)
+        except Exception as error:
+            if on_error is None:
+                raise
+            on_error(error)
+
+    thread = threading.Thread(target=run)
     thread.start()
     assert ready.wait(60), "the server did not start"
     try:

@@ -97,6 +97,16 @@ def test_a_call_stays_small_where_each_image_costs_the_same() -> None:
     assert batch is not None and len(batch.jobs) == 1
 
 
+def test_a_crowd_gets_the_cheapest_calls() -> None:
+    each = learned(scheduler(Clock(), max_batch=4), per_call_s=0.02, per_sequence_s=1.0)
+    each.submit([job() for _ in range(8)])
+    batch = each.plan()
+    assert batch is not None and len(batch.jobs) == 1
+    each.submit([job()])
+    batch = each.plan()
+    assert batch is not None and len(batch.jobs) == 4
+
+
 def test_costs_try_the_next_size_until_it_is_no_better() -> None:
     costs = CostModel()
     sizes = []

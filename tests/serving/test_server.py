@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from minit2i_deploy.cli import main
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.serving.http.server import bind
 from tests.helpers.serving_http import Answer, Running, running_server
 from tests.helpers.serving_runs import served_bundles
@@ -81,6 +81,20 @@ def test_a_stop_answers_what_cannot_finish() -> None:
         thread.join(30)
     assert (answers[0].status, answers[0].json["error"]["code"]) == (503, "stopping")
     assert int(answers[0].headers["retry-after"]) > 0
+
+
+def test_a_server_whose_engine_ended_ends_too() -> None:
+    """So that what supervises it starts it again; clients get an error first."""
+    errors: list[BaseException] = []
+    with running_server(on_error=errors.append) as server:
+
+        def broken() -> None:
+            raise ZeroDivisionError("a fault")
+
+        server.server.engine.scheduler.plan = broken  # type: ignore[method-assign, assignment]
+        answer = server.post(IMAGES, QUICK)
+        assert (answer.status, "a fault" in answer.json["error"]["message"]) == (500, True)
+    assert isinstance(errors[0], RuntimeFailure)
 
 
 def test_a_port_in_use_is_one_line(server: Running) -> None:

@@ -98,6 +98,11 @@ class Engine:
         """Whether the thread takes work."""
         return self._thread.is_alive() and self._failure is None
 
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the thread before its time."""
+        return self._failure
+
     def runtime_name(self, model: str) -> str:
         """Name of the runtime that a bundle is open on."""
         return self._models[model].runtime.name

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.serving.engine.engine import Engine, EngineLimits
 from minit2i_deploy.serving.engine.served_model import ServedModel
@@ -139,6 +139,7 @@ class Server:
         Raises:
             UsageError: the address cannot be bound.
             Minit2iError: a bundle does not open on the engine.
+            RuntimeFailure: the engine's thread ended.
         """
         with contextlib.closing(bind(self.options.host, self.options.port)) as bound:
             self.engine.start()
@@ -146,6 +147,10 @@ class Server:
                 asyncio.run(self._serve(bound, on_ready))
             finally:
                 self.engine.stop(0.0)
+        if self.engine.failure is not None:
+            raise RuntimeFailure(
+                f"the engine failed: {self.engine.failure}; start the server again"
+            )
 
     def stop(self) -> None:
         """End ``run``, as a signal does; from any thread. Called again, it does not drain."""
@@ -185,8 +190,9 @@ class Server:
         """Stop the engine as soon as the server is to end, while its answers still go out."""
 
         async def drain() -> None:
-            while not server.should_exit:
+            while not server.should_exit and self.engine.is_alive:
                 await asyncio.sleep(0.1)
+            server.should_exit = True
             LOG.info("stopping: requests that run have %g s", self.options.drain_s)
             stopping = asyncio.create_task(
                 asyncio.to_thread(self.engine.stop, self.options.drain_s)

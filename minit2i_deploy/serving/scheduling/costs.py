@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import Final
 
 # A larger call must make each sequence cheaper by this share to be worth the wait.
-WORTH: Final = 0.1
+WORTH: Final = 0.04
 # Weight of the newest call in the mean.
 _SMOOTHING: Final = 0.2
 _FIRST_GUESS_S: Final = 0.01
@@ -41,17 +41,21 @@ class CostModel:
         """Seconds of a sequence at the cheapest size; a guess before the first call."""
         return min(self._seconds[model].values(), default=_FIRST_GUESS_S)
 
-    def efficient_size(self, model: str) -> int:
+    def efficient_size(self, model: str, *, worth: float = WORTH) -> int:
         """Most sequences that a call should have.
 
         The smallest size that is nearly the cheapest of those tried. Where that is the largest one
         tried, the next larger size, so that it is tried as soon as there is work for it.
+
+        Args:
+            model: name of the bundle.
+            worth: by what share a larger call must make each sequence cheaper.
         """
         costs = self._seconds[model]
         if not costs:
             return 1
         best = min(costs.values())
-        size = min(size for size, cost in costs.items() if cost * (1 - WORTH) <= best)
+        size = min(size for size, cost in costs.items() if cost * (1 - worth) <= best)
         return 2 * size if size == max(costs) else size
 
 

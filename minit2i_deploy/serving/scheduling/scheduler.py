@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from minit2i_deploy.errors import Minit2iError
-from minit2i_deploy.serving.scheduling.costs import CostModel
+from minit2i_deploy.serving.scheduling.costs import WORTH, CostModel
 from minit2i_deploy.serving.scheduling.job import Batch, Job, JobState
 
 # A second of waiting counts as this many seconds of finished work. Shorter images overtake a long
 # one for at most its own seconds divided by this.
 PATIENCE: Final = 0.1
+# From this many full calls on, what counts is throughput.
+CROWD: Final = 2
 
 
 class QueueFull(Minit2iError):
@@ -145,7 +147,10 @@ class Scheduler:
 
     def _fill(self, order: Sequence[Job]) -> list[Job]:
         """As many of the first jobs as fit in a call, at least one."""
-        room = self.costs.efficient_size(order[0].model)
+        # Where several calls' worth of images wait, all of them gain from the cheapest calls.
+        is_crowded = len(order) > CROWD * self.limits.max_batch
+        worth = 0.0 if is_crowded else WORTH
+        room = self.costs.efficient_size(order[0].model, worth=worth)
         jobs: list[Job] = []
         for job in order[: self.limits.max_batch]:
             room -= job.branches[job.rows_done]
