@@ -75,6 +75,7 @@ class ProgressLine:
         self.stream = sys.stderr if stream is None else stream
         self._start, self._log_ends, self._log_every_s = start, log_ends, log_every_s
         self._is_terminal = self.stream.isatty()
+        # The wall clock may be set while the work runs.
         self._began = time.monotonic()
         self._drawn_at = -math.inf
         self._logged_at = -math.inf if log_ends else self._began
@@ -100,6 +101,7 @@ class ProgressLine:
         """Show the share that is done, 0 to 1, and a few words on what is going on."""
         now = time.monotonic()
         elapsed_s = now - self._began
+        # What an earlier run did took none of this run's time.
         done = share - self._start
         total_s = elapsed_s * (1.0 - self._start) / done if done > 0 else math.inf
         if not self._is_terminal:

@@ -118,6 +118,7 @@ def find_engine(bundle: Bundle, graph: str, request: EngineRequest) -> EngineSea
                 matches.append(item)
             else:
                 reasons.append(f"{ENGINES}/{item.folder.name}: {reason}")
+    # Plans may have gigabytes, so that only the one to be used is hashed.
     for item in sorted(matches, key=lambda each: _preference(each, request)):
         checked = _examine(item.folder, hashed=True)
         if isinstance(checked, CachedEngine):
@@ -191,6 +192,7 @@ def new_engine(bundle: Bundle, key: EngineKey) -> Iterator[Path]:
     """
     folder = engine_folder(bundle, key)
     _remove_leftovers(folder)
+    # What stands there has the same key: it is corrupt, or a rebuild was requested.
     with atomic_directory(folder, overwrite=True) as partial:
         yield partial
 
@@ -296,6 +298,7 @@ def _planned(
         for item in present
         if isinstance(item, CachedEngine) and item.record.key.graph == key.graph
     ]
+    # The engine with the fewest differences says best what has changed.
     nearest = min(others, key=len, default=["none was built"])
     reason = "; ".join(nearest)
     return PlannedBuild(key=key, fingerprint=name, current=False, reason=reason)

@@ -51,6 +51,7 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     try:
         with open(partial, "wb") as stream:
             stream.write(data)
+            # Before the rename, or a power cut may leave the new name with an empty file.
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, target)
@@ -89,6 +90,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink()
+        # The exit status must say that a signal ended the process.
         if isinstance(error, _Terminated):
             signal.raise_signal(signal.SIGTERM)
         if isinstance(error, OSError):
@@ -166,6 +168,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 
 def _partial(target: Path) -> Path:
+    # Beside the target, because renaming is atomic within one file system only.
     return target.with_name(f".{target.name}.partial-{os.getpid()}")
 
 
@@ -223,6 +226,7 @@ def _move_into_place(partial: Path, target: Path) -> None:
         if not target.exists():
             os.rename(partial, target)
             return
+        # A folder that is not empty cannot be replaced by renaming, so it steps aside first.
         os.rename(target, aside)
         try:
             os.rename(partial, target)

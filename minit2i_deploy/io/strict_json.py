@@ -63,6 +63,7 @@ def decode(kind: Any, value: Any, where: str) -> Any:
         return {key: decode(arguments[1], item, f"{where}.{key}") for key, item in entries.items()}
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, _expect(dict, value, where), where)
+    # From 2**53 on, not every integer is a float: the value would silently be another.
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     return _expect(kind, value, where)
@@ -93,6 +94,7 @@ _TYPE_NAMES: Mapping[Any, str] = {
 
 
 def _expect(kind: Any, value: Any, where: str) -> Any:
+    # Not isinstance: in Python True is an int, in JSON it is no number.
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ValueError(f"{where}: expected {_TYPE_NAMES[kind]}, got {_brief(value)}")
     return value
@@ -112,6 +114,7 @@ def _decode_dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
     if hasattr(kind, "from_dict"):
         try:
             return kind.from_dict(value)
+        # Rules between fields divide: a size of 0 is a wrong value and not a fault of the rule.
         except (Minit2iError, TypeError, ValueError, ArithmeticError) as error:
             raise ValueError(f"{where}: {error}") from error
     names = [field.name for field in dataclasses.fields(kind)]
@@ -132,6 +135,7 @@ def _brief(value: Any) -> str:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Python takes the last of two equal keys. A reader that takes the first would see other data.
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
@@ -145,6 +149,7 @@ def _no_constant(text: str) -> float:
 
 
 def _finite_float(text: str) -> float:
+    # 1e999 is JSON, and Python reads it as infinity.
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{_brief(text)} is too large a number")

@@ -85,6 +85,7 @@ class DoubleBlock(nn.Module):
     ) -> Tensor:
         """Image stream only; the same values as ``forward(...)[0]``."""
         q_i, k_i, v_i = self._qkv(img_BND, self.img_norm1, self.img_qkv, img_rotary)
+        # Nothing reads the text's queries, so an exported graph has none of their arithmetic.
         _, k_t, v_t = self._qkv(txt_BLD, self.txt_norm1, self.txt_qkv, txt_rotary)
         k, v = self.heads.join(k_t, k_i), self.heads.join(v_t, v_i)
         attended = self.heads.attend(q_i, k, v)

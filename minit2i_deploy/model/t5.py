@@ -59,6 +59,7 @@ class _SelfAttention(nn.Module):
         q, k, v = (
             part(x_BND).unflatten(2, heads).transpose(1, 2) for part in (self.q, self.k, self.v)
         )
+        # T5 has no scale: the initialization of its q holds it.
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BHNN, scale=1.0)
         return self.o(out.transpose(1, 2).flatten(2))
 
@@ -71,6 +72,7 @@ class _GatedGelu(nn.Module):
         self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        # The tanh form is what a T5 configuration calls gelu_new.
         return self.wo(F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x))
 
 
@@ -107,6 +109,7 @@ class _Block(nn.Module):
 class _Stack(nn.Module):
     def __init__(self, config: T5Config) -> None:
         super().__init__()
+        # Hugging Face stores the table that all layers share with the first.
         self.block = nn.ModuleList(_Block(config, i == 0) for i in range(config.num_layers))
         self.final_layer_norm = _Norm(config)
 
@@ -129,6 +132,7 @@ class T5Encoder(nn.Module):
         distance = position[None, :] - position[:, None]
         bias = table(_bucket(distance, self.config)).permute(2, 0, 1)[None]
         hidden = (attention_mask == 0)[:, None, None, :]
+        # The least number and not -inf, which makes NaN of a text that is masked everywhere.
         bias = bias.masked_fill(hidden, torch.finfo(bias.dtype).min)
         for block in self.encoder.block:
             x = block(x, bias)
@@ -141,6 +145,7 @@ def _bucket(distance: Tensor, config: T5Config) -> Tensor:
     exact = half // 2
     size = distance.abs()
     scale = (half - exact) / math.log(config.relative_attention_max_distance / exact)
+    # A distance of 0 is exact below, but where() computes both sides and log(0) is no integer.
     far = exact + (torch.log(size.clamp(min=1).float() / exact) * scale).to(torch.int64)
     bucket = torch.where(size < exact, size, far.clamp(max=half - 1))
     return bucket + half * (distance > 0)

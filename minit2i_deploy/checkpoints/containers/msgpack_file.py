@@ -23,6 +23,7 @@ _CHUNKED: Final = "__msgpack_chunked_array__"
 _MAX_DEPTH: Final = 32
 _MAX_NAME_BYTES: Final = 1024
 _MAX_ENTRIES: Final = 100_000
+# The library's own maximum.
 _MAX_BUFFER_BYTES: Final = 2**31 - 1
 _READ_BYTES: Final = 2**20
 
@@ -57,6 +58,7 @@ class MsgpackFile:
         self._path = path
         self._msgpack = require("msgpack", "checkpoints")
         self._stored: dict[str, _Stored] = {}
+        # Numbers the arrays as the second pass does; StopIteration beyond the limit is refused.
         count = iter(range(_MAX_ENTRIES))
 
         def stub(code: int, data: bytes) -> _Stub:
@@ -103,6 +105,7 @@ class MsgpackFile:
                     file,
                     ext_hook=ext_hook,
                     object_pairs_hook=self._unique,
+                    # By the file's size, so that a corrupt length cannot ask for more memory.
                     read_size=min(_READ_BYTES, limit),
                     max_buffer_size=limit,
                     max_str_len=_MAX_NAME_BYTES,

@@ -54,6 +54,7 @@ def load_torch_file(path: Path) -> dict[str, Any]:
     """
     torch = require("torch", "train")
     try:
+        # Mapped: of a training state, only the tensors that are read take memory.
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(

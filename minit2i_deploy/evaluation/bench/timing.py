@@ -142,6 +142,7 @@ def ratio_quartiles(
 
 def speed_ratios(first: SubjectTimings, other: SubjectTimings) -> dict[str, float]:
     """Stage to the median of the paired ratios: ``other`` is that many times faster."""
+    # Not the ratio of medians: load that lasts for a turn slows both sides of a pair.
     return {
         stage: statistics.median(
             a / b for a, b in zip(timing.seconds, other.timings[stage].seconds, strict=True)
@@ -159,6 +160,7 @@ def _estimate_errors(subjects: Sequence[Subject]) -> list[EstimateError]:
     states = reference_states(first.estimate, first.noise)
     references = [first.estimate(x, t) for t, x in states]
     for subject in subjects[1:]:
+        # Another image size has no estimate to compare with, but may be timed.
         if subject.noise.shape == first.noise.shape:
             errors.append(estimate_error(subject.estimate, states, references))
         else:

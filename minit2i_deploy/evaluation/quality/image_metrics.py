@@ -38,6 +38,7 @@ def psnr(
     """
     _check_pair(a, b)
     error = np.square(_clamped(a) - _clamped(b)).mean(axis=(1, 2, 3))
+    # Equal images have an infinite PSNR, which is a result and no fault.
     with np.errstate(divide="ignore"):
         return 10.0 * np.log10(4.0 / error)
 
@@ -120,7 +121,9 @@ def seam_gradients(
     return np.stack(
         [
             _border_and_rest(
-                np.abs(np.diff(clamped, axis=axis)).mean(axis=(1, 5 - axis)), patch_size
+                # Averaged over color and over the other of the axes 2 and 3.
+                np.abs(np.diff(clamped, axis=axis)).mean(axis=(1, 5 - axis)),
+                patch_size,
             )
             for axis in (3, 2)
         ],

@@ -36,6 +36,7 @@ def draw_scene(scene: Scene, size: int = FRAME) -> UInt8[np.ndarray, "size size 
     image[:] = _BACKGROUND_VALUES[scene.background]
     for item in scene.objects:
         x, y, side = item.x * scale, item.y * scale, item.size * scale
+        # One pixel beyond the box, where an edge may cover a part.
         left, top = int(x - side / 2 - 1), int(y - side / 2 - 1)
         right, bottom = int(x + side / 2 + 2), int(y + side / 2 + 2)
         window = image[max(top, 0) : bottom, max(left, 0) : right]
@@ -91,6 +92,7 @@ def _span(
     position: Float32[np.ndarray, "*extent"], length: float
 ) -> Float32[np.ndarray, "*extent"]:
     """Overlap of each unit pixel with an interval centred on zero, in one dimension."""
+    # Something narrower than a pixel covers no more of it than its width.
     return np.clip(np.float32((length + 1) / 2) - np.abs(position), 0, np.float32(min(1, length)))
 
 
