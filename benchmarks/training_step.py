@@ -45,15 +45,15 @@ _TINY_T5: Final = {"d_ff": 64, "d_kv": 16, "num_heads": 4, "num_layers": 2, "voc
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
-    options = _parse(arguments)
+    options = parse_options(arguments)
     if options.side:
-        print(json.dumps(_measured(options)))
+        print(json.dumps(measure(options)))
         return 0
-    contenders = _contenders(options.text)
+    contenders = list_contenders(options.text)
     runs: dict[str, list[dict[str, Any]]] = {" ".join(pair): [] for pair in contenders}
     for _ in range(options.rounds):
         for side, text in contenders:
-            runs[f"{side} {text}"].append(_in_process(options, side, text))
+            runs[f"{side} {text}"].append(run_in_process(options, side, text))
     print(_table(options, runs))
     if options.json is not None:
         values = {"options": {k: str(v) for k, v in vars(options).items()}, "runs": runs}
@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's options."""
     parser = argparse.ArgumentParser(description="Time one training step, ours and the official.")
     parser.add_argument("--official", type=Path, required=True, help="checkout of the PyTorch port")
     parser.add_argument("--variant", default="tiny", help="tiny, b-32, b-16 or l-16; default: tiny")
@@ -87,7 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _contenders(texts: Sequence[str]) -> list[tuple[str, str]]:
+def list_contenders(texts: Sequence[str]) -> list[tuple[str, str]]:
     """Sides with their text, each once, in the order they take turns."""
     pairs: dict[tuple[str, str], None] = {}
     for theirs, ours, _ in PAIRS:
@@ -96,7 +97,8 @@ def _contenders(texts: Sequence[str]) -> list[tuple[str, str]]:
     return list(pairs)
 
 
-def _in_process(options: argparse.Namespace, side: str, text: str) -> dict[str, Any]:
+def run_in_process(options: argparse.Namespace, side: str, text: str) -> dict[str, Any]:
+    """The report of one side, measured in a process of its own."""
     command = [sys.executable, __file__, "--side", side, "--text", text]
     for name in ("official", "variant", "batch", "tokens", "steps", "threads", "device"):
         command += [f"--{name}", str(getattr(options, name))]
@@ -109,7 +111,8 @@ def _in_process(options: argparse.Namespace, side: str, text: str) -> dict[str, 
     return values
 
 
-def _measured(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Times and memory of the steps of one side in this process."""
     import torch
 
     torch.set_num_threads(options.threads)
@@ -171,7 +174,7 @@ def _captions(options: argparse.Namespace) -> Iterator[Any]:
         )
 
 
-def _encoder(options: argparse.Namespace) -> Any:
+def open_encoder(options: argparse.Namespace) -> Any:
     """A frozen random T5 encoder as wide as the network expects it."""
     import torch
     import transformers
@@ -205,7 +208,7 @@ def _official(options: argparse.Namespace) -> Callable[[], float]:
         weight_decay=0.0,
     )  # fmt: skip
     raw_images = _images(options).permute(0, 3, 1, 2).contiguous()
-    encode = _official_text(options, device)
+    encode = official_text(options, device)
 
     def step() -> float:
         images = raw_images.to(device).to(torch.float32).mul_(1.0 / 127.5).add_(-1.0)
@@ -224,7 +227,7 @@ def _official(options: argparse.Namespace) -> Callable[[], float]:
     return step
 
 
-def _official_text(options: argparse.Namespace, device: Any) -> Callable[[], Any]:
+def official_text(options: argparse.Namespace, device: Any) -> Callable[[], Any]:
     """What gives the official step its context and mask.
 
     Written after encode_text of the checkout's train.py, which imports every data set's reader.
@@ -238,7 +241,7 @@ def _official_text(options: argparse.Namespace, device: Any) -> Callable[[], Any
         values = torch.randn(options.batch, length, _config(options).txt_input_size)
         embedded = values.to(device, torch.bfloat16)
         return lambda: (embedded, mask)
-    encoder = _encoder(options).to(device)
+    encoder = open_encoder(options).to(device)
 
     def encode() -> tuple[Any, Any]:
         ids = F.pad(next(captions), (0, length - options.tokens)).to(device)
@@ -271,7 +274,7 @@ def _ours(options: argparse.Namespace) -> Callable[[], float]:
         compile=not options.eager,
     )
     learner = Learner(recipe, "step")
-    raw_images, encode = _images(options), _our_text(options)
+    raw_images, encode = _images(options), our_text(options)
 
     def step() -> float:
         context, mask = encode()
@@ -287,7 +290,7 @@ def _ours(options: argparse.Namespace) -> Callable[[], float]:
     return step
 
 
-def _our_text(options: argparse.Namespace) -> Callable[[], Any]:
+def our_text(options: argparse.Namespace) -> Callable[[], Any]:
     """What gives our step its context and mask, as a run's loop makes them."""
     import torch
 
@@ -297,7 +300,7 @@ def _our_text(options: argparse.Namespace) -> Callable[[], Any]:
     length, captions = _config(options).prompt_length, _captions(options)
     width, lengths = _config(options).txt_input_size, (options.tokens,) * options.batch
     # A run with cached embeddings holds its encoder too, for the captions of sample grids.
-    encoder = None if options.text == ["none"] else _encoder(options)
+    encoder = None if options.text == ["none"] else open_encoder(options)
     stored = torch.randn(options.batch * options.tokens, width)
 
     def encode() -> tuple[Any, Any]:

@@ -38,8 +38,8 @@ def saturating_forms(run: Run) -> frozenset[str]:
     Args:
         run: opens a model on the engine, and gives its output for the input ``a``.
     """
-    dynamic = run(_dynamic_model(), np.full((_ROWS, _INNER), 255, np.uint8))
-    static = run(_static_model(), np.full((_ROWS, _INNER), 127, np.float32))
+    dynamic = run(dynamic_model(), np.full((_ROWS, _INNER), 255, np.uint8))
+    static = run(static_model(), np.full((_ROWS, _INNER), 127, np.float32))
     # Right are 2072640 and 1032256; onnxruntime 1.32 without VNNI gives 1048544 and 8160.
     right = {
         DYNAMIC: bool(np.all(dynamic == _INNER * 255 * 127)),
@@ -104,7 +104,7 @@ def _int8_weights(data_file: Path) -> Iterator[np.ndarray]:
         raise RuntimeFailure(f"{data_file}: not a weights file ({error})") from error
 
 
-def _dynamic_model() -> bytes:
+def dynamic_model() -> bytes:
     """Unsigned inputs whose scale is measured in each run: MatMulInteger."""
     return onnx_writer.model(
         [onnx_writer.node("MatMulInteger", ["a", "b"], "y")],
@@ -114,7 +114,7 @@ def _dynamic_model() -> bytes:
     )
 
 
-def _static_model() -> bytes:
+def static_model() -> bytes:
     """Signed inputs of a fixed scale: Q/DQ pairs around MatMul, which engines fuse."""
     node, constant = onnx_writer.node, onnx_writer.constant
     return onnx_writer.model(

@@ -160,7 +160,7 @@ class Trainer(Learner):
                 if is_last or _is_due(self.step, recipe.sample_every):
                     report.sample(self.step, self.deployable_weights())
                 if is_last or is_stopped or _is_due(self.step, recipe.checkpoint_every):
-                    self._save()
+                    self.save()
                 if is_stopped:
                     return
 
@@ -208,7 +208,8 @@ class Trainer(Learner):
                 positions=self.positions[i::count],
             )
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint of this step, from which a later run resumes; one process writes."""
         state = dataclasses.replace(
             self.state(), data=self.source.state_dict(), text_identity=self.text.identity
         )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
 
 _ROWS: Final = 10
-_INT8_SATURATES: Final = (
+INT8_SATURATES: Final = (
     "8-bit products saturate (the processor has no VNNI), so quantize with this version of minit2i"
 )
 _EPILOG: Final = """\
@@ -185,5 +185,5 @@ def _engine_text(item: dict[str, Any]) -> str:
     if "row_s" in item:
         text += f", {item['row_s'] * 1e3:.1f} ms per row, {item['total_s']:.1f} s with opening"
     if item.get("int8_saturates"):
-        text += f"; {_INT8_SATURATES}"
+        text += f"; {INT8_SATURATES}"
     return text

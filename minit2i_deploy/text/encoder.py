@@ -93,9 +93,9 @@ class SequenceEncoder:
         self.tokenizer = bundle.tokenizer()
         self._runtime = runtime
         if cache_bytes is None:
-            self._cache = _caches.setdefault(runtime, SequenceCache())
+            self.cache = _caches.setdefault(runtime, SequenceCache())
         else:
-            self._cache = SequenceCache(cache_bytes)
+            self.cache = SequenceCache(cache_bytes)
 
     def sequences(
         self, encoded: Sequence[Encoded]
@@ -117,7 +117,7 @@ class SequenceEncoder:
             positions_of.setdefault(item.ids.tobytes(), []).append(position)
         missing = []
         for key, positions in positions_of.items():
-            cached = self._cache.get(key)
+            cached = self.cache.get(key)
             if cached is None:
                 missing.append((key, encoded[positions[0]].ids))
             else:
@@ -129,7 +129,7 @@ class SequenceEncoder:
             values = self._encode([ids for _, ids in batch])
             for (key, ids), padded in zip(batch, values, strict=True):
                 sequence = padded[: len(ids)]
-                self._cache.put(key, sequence)
+                self.cache.put(key, sequence)
                 yield from ((position, sequence) for position in positions_of[key])
 
     def padded(

@@ -76,16 +76,16 @@ def options_of(checkout: Path, *more: str) -> list[str]:
 def test_a_side_steps_and_tells_its_time_and_memory(
     side: str, text: str, checkout: Path, benchmark: ModuleType
 ) -> None:
-    options = benchmark._parse(options_of(checkout, "--side", side, "--text", text))
-    report = benchmark._measured(options)
+    options = benchmark.parse_options(options_of(checkout, "--side", side, "--text", text))
+    report = benchmark.measure(options)
     assert len(report["seconds"]) == len(report["cpu_seconds"]) == 2 < len(report["losses"])
     assert min(report["seconds"]) > 0 and report["peak_bytes"] > 1e8
     assert report["losses"][0] != report["losses"][1]
 
 
 def test_each_contender_runs_in_another_process(checkout: Path, benchmark: ModuleType) -> None:
-    options = benchmark._parse(options_of(checkout, "--steps", "1"))
-    report = benchmark._in_process(options, "official", "none")
+    options = benchmark.parse_options(options_of(checkout, "--steps", "1"))
+    report = benchmark.run_in_process(options, "official", "none")
     assert len(report["losses"]) == 2
 
 
@@ -94,13 +94,13 @@ def test_the_encoder_sees_new_captions_at_every_step(
     text: str, checkout: Path, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    options = benchmark._parse(options_of(checkout, "--side", "ours", "--text", text))
-    encoder = benchmark._encoder(options)
+    options = benchmark.parse_options(options_of(checkout, "--side", "ours", "--text", text))
+    encoder = benchmark.open_encoder(options)
     encoder.register_forward_pre_hook(
         lambda _, args: calls.append((args[0].shape, tuple(args[0].flatten().tolist())))
     )
-    monkeypatch.setattr(benchmark, "_encoder", lambda _: encoder)
-    encode = benchmark._our_text(options)
+    monkeypatch.setattr(benchmark, "open_encoder", lambda _: encoder)
+    encode = benchmark.our_text(options)
     contexts = [encode()[0] for _ in range(3)]
     assert contexts[0].shape == (1, 256, 1024)
     assert not contexts[0][0, 5:].any() and contexts[0][0, :5].all()
@@ -113,13 +113,13 @@ def test_the_official_encoder_sees_padded_captions(
     checkout: Path, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    options = benchmark._parse(options_of(checkout, "--side", "official", "--text", "loop"))
-    encoder = benchmark._encoder(options)
+    options = benchmark.parse_options(options_of(checkout, "--side", "official", "--text", "loop"))
+    encoder = benchmark.open_encoder(options)
     encoder.register_forward_pre_hook(
         lambda _, args, keywords: calls.append(keywords), with_kwargs=True
     )
-    monkeypatch.setattr(benchmark, "_encoder", lambda _: encoder)
-    context, mask = benchmark._official_text(options, torch.device("cpu"))()
+    monkeypatch.setattr(benchmark, "open_encoder", lambda _: encoder)
+    context, mask = benchmark.official_text(options, torch.device("cpu"))()
     assert context.shape == (1, 256, 1024) and context.dtype == torch.bfloat16
     assert calls[0]["input_ids"].shape == (1, 256) and int(mask.sum()) == 5
     assert torch.equal(calls[0]["attention_mask"], mask)
@@ -144,7 +144,7 @@ def test_the_table_has_all_contenders_and_their_ratios(
         seconds = times[side, text]
         return {"seconds": seconds, "cpu_seconds": seconds, "losses": [1.0], "peak_bytes": 2e9}
 
-    monkeypatch.setattr(benchmark, "_in_process", measured)
+    monkeypatch.setattr(benchmark, "run_in_process", measured)
     figures = tmp_path / "figures.json"
     texts = ["--text", "none", "loop", "cached"]
     assert benchmark.main(["--official", str(checkout), "--json", str(figures), *texts]) == 0
@@ -158,5 +158,5 @@ def test_the_table_has_all_contenders_and_their_ratios(
 
 
 def test_cached_alone_needs_no_run_of_the_network_alone(benchmark: ModuleType) -> None:
-    assert benchmark._contenders(["cached"]) == [("official", "loop"), ("ours", "cached")]
-    assert benchmark._contenders(["none"]) == [("official", "none"), ("ours", "none")]
+    assert benchmark.list_contenders(["cached"]) == [("official", "loop"), ("ours", "cached")]
+    assert benchmark.list_contenders(["none"]) == [("official", "none"), ("ours", "none")]

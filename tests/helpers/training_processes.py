@@ -58,7 +58,7 @@ def trained(index: int, runs: Sequence[tuple[Path, dict[str, Any]]], num_steps: 
         trainer = _trainer(folder, changes)
         for data in trainer.source.read(num_steps - trainer.step):
             _step(trainer, folder, data)
-        trainer._save()
+        trainer.save()
 
 
 def killed(
@@ -72,7 +72,7 @@ def killed(
     for data in trainer.source.read(trainer.recipe.steps):
         _step(trainer, folder, data)
         if trainer.step == saved:
-            trainer._save()
+            trainer.save()
         if trainer.step == done and halfway:
             trainer.optimizers.step = _kill
         elif trainer.step == done:

@@ -61,7 +61,7 @@ def test_saturating_kernels_are_found() -> None:
 
 def test_the_models_are_valid() -> None:
     onnx = pytest.importorskip("onnx")
-    for model in (int8_probe._dynamic_model(), int8_probe._static_model()):
+    for model in (int8_probe.dynamic_model(), int8_probe.static_model()):
         onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
     one = onnx.load_from_string(onnx_writer.model([], [], [], [onnx_writer.constant("c", np.arange(3, dtype=np.float32))]))  # fmt: skip  # noqa: E501
     assert onnx.numpy_helper.to_array(one.graph.initializer[0]).tolist() == [0, 1, 2]
@@ -184,6 +184,6 @@ def test_doctor_says_so(
     monkeypatch.setattr(kind, "self_tests", lambda: [saturating])
     done = run(capsys, "doctor")
     (line,) = [line for line in done.out.splitlines() if line.startswith("onnxruntime:cpu")]
-    assert doctor._INT8_SATURATES in line
+    assert doctor.INT8_SATURATES in line
     values = json.loads(run(capsys, "doctor", "--json").out)
     assert values["engines"][0]["int8_saturates"] is True

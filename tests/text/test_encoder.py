@@ -130,7 +130,7 @@ def test_the_cache_has_copies_of_real_tokens_only(bundle: Bundle, runtime: Count
     num_tokens = sum(
         len(ids) for ids in {item.ids.tobytes(): item.ids for item in encoded}.values()
     )
-    assert encoder._cache.num_bytes == num_tokens * CONFIG.txt_input_size * 4
+    assert encoder.cache.num_bytes == num_tokens * CONFIG.txt_input_size * 4
     uncached = SequenceEncoder(bundle, runtime, cache_bytes=0)
     runtime.batches.clear()
     for _ in range(2):
@@ -156,13 +156,13 @@ def test_encoders_of_one_runtime_share_a_cache_that_ends_with_it(bundle: Bundle)
     runtime = CountingRuntime(bundle)
     encoded = bundle.tokenizer().encode(TEXTS)
     first, second = SequenceEncoder(bundle, runtime), SequenceEncoder(bundle, runtime)
-    assert first._cache is second._cache
-    assert SequenceEncoder(bundle, runtime, cache_bytes=0)._cache is not first._cache
-    assert SequenceEncoder(bundle, CountingRuntime(bundle))._cache is not first._cache
+    assert first.cache is second.cache
+    assert SequenceEncoder(bundle, runtime, cache_bytes=0).cache is not first.cache
+    assert SequenceEncoder(bundle, CountingRuntime(bundle)).cache is not first.cache
     list(first.sequences(encoded))
     list(second.sequences(encoded))
     assert runtime.num_texts == 6
-    cache_reference = weakref.ref(first._cache)
+    cache_reference = weakref.ref(first.cache)
     del first, second, runtime
     gc.collect()
     assert cache_reference() is None
@@ -174,8 +174,8 @@ def test_the_cache_keeps_to_its_limit_over_many_texts(bundle: Bundle) -> None:
     texts = [f"{a} {b}" for a in ("red", "green", "blue", "a", "") for b in ("red", "a", "circle")]
     for window in (texts, texts[::-1], texts):
         list(encoder.sequences(encoder.tokenizer.encode(window)))
-        assert 0 < encoder._cache.num_bytes <= 4000
-        assert encoder._cache.num_bytes == sum(r.nbytes for r in encoder._cache._sequences.values())
+        assert 0 < encoder.cache.num_bytes <= 4000
+        assert encoder.cache.num_bytes == sum(r.nbytes for r in encoder.cache._sequences.values())
 
 
 def test_the_tokenizer_is_opened_once(

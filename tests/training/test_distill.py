@@ -278,10 +278,10 @@ def test_a_stopped_and_resumed_run_is_the_same_run(
     recipe = short_recipe(teacher)
     first = Trainer(recipe, tmp_path)
     first.train_step(step_data(recipe, 0))
-    first._save()
+    first.save()
     second = Trainer(recipe, tmp_path)
     assert second.step == 1 and TINY_MODEL.student is None
     for step in (1, 2):
         second.train_step(step_data(recipe, step))
-    second._save()
+    second.save()
     assert_same_state(tmp_path / "step-000003", student / "step-000003")

@@ -34,7 +34,7 @@ def test_a_second_stage_goes_on_from_its_own_checkpoints(pretrained: Path, tmp_p
     recipe = tiny_recipe(start_from=str(pretrained))
     first = Trainer(recipe, tmp_path)
     first.train_step(step_data(recipe, 0))
-    first._save()
+    first.save()
     second = Trainer(recipe, tmp_path)
     assert second.step == 1
     for name, value in first.parameters.items():

@@ -69,12 +69,12 @@ def test_a_run_stopped_and_resumed_is_the_same_run(tmp_path: Path, straight: Pat
     uninterrupted = losses(Trainer(tiny_recipe(), tmp_path / "other"), 6)
     first = Trainer(tiny_recipe(), tmp_path / "run")
     actual = losses(first, 3)
-    first._save()
+    first.save()
     second = Trainer(tiny_recipe(), tmp_path / "run")
     assert second.step == 3
     actual += losses(second, 3)
     assert actual == uninterrupted
-    second._save()
+    second.save()
     for name in ("step-000003", "step-000006"):
         assert_same_state(tmp_path / "run" / name, straight / name)
 
@@ -85,7 +85,7 @@ def test_resuming_works_with_the_plain_optimizer_too(tmp_path: Path, steps_done:
     whole = losses(Trainer(recipe, tmp_path / "whole"), 6)
     first = Trainer(recipe, tmp_path / "run")
     actual = losses(first, steps_done)
-    first._save()
+    first.save()
     assert actual + losses(Trainer(recipe, tmp_path / "run"), 6 - steps_done) == whole
 
 

@@ -64,7 +64,7 @@ def student_changes(base: Path, teacher_rows: int) -> dict[str, Any]:
 def losses_alone(folder: Path, changes: dict[str, Any]) -> list[float]:
     alone = Trainer(tiny_recipe(**changes), folder)
     losses = [alone.train_step(step_data(alone.recipe, step)) for step in range(NUM_STEPS)]
-    alone._save()
+    alone.save()
     return losses
 
 

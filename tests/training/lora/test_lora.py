@@ -179,16 +179,16 @@ def test_a_run_stopped_and_resumed_is_the_same_run(
     recipe = lora_recipe(base, lora={"dropout": dropout})
     whole = Trainer(recipe, tmp_path / "whole")
     expected = losses(whole, 6)
-    whole._save()
+    whole.save()
     first = Trainer(recipe, tmp_path / "run")
     actual = losses(first, 3)
-    first._save()
+    first.save()
     # Another run in between draws from torch's own generator.
     torch.rand(5)
     second = Trainer(recipe, tmp_path / "run")
     assert second.step == 3
     assert actual + losses(second, 3) == expected
-    second._save()
+    second.save()
     assert_same_state(tmp_path / "run" / "step-000006", tmp_path / "whole" / "step-000006")
 
 

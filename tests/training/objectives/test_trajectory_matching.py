@@ -228,7 +228,7 @@ def test_a_stopped_and_resumed_run_is_the_same_run(folder: Path, tmp_path: Path)
             trainer = Trainer(recipe, tmp_path / name)
             for step in range(trainer.step, stop):
                 trainer.train_step(step_data(recipe, step))
-            trainer._save()
+            trainer.save()
     assert_same_state(tmp_path / "whole" / "step-000003", tmp_path / "parts" / "step-000003")
 
 
@@ -237,7 +237,7 @@ def test_a_student_may_begin_as_an_earlier_one(folder: Path, tmp_path: Path, row
     first = Trainer(recipe_of(folder, steps=2), tmp_path / "first")
     for step in range(2):
         first.train_step(step_data(first.recipe, step))
-    first._save()
+    first.save()
     earlier = tmp_path / "first" / "step-000002"
     changes = {"start_from": str(earlier), "distill": {"teacher_rows": rows}}
     second = Trainer(recipe_of(folder, **changes), tmp_path / "second")
