@@ -25,6 +25,7 @@ table { border-collapse: collapse; font-size: .92rem; overflow-wrap: normal; }
 th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); }
 th { vertical-align: bottom; }
 td.n, th.n { text-align: right; } td.n { font-variant-numeric: tabular-nums; white-space: nowrap; }
+@media (max-width: 40rem) { td.n { white-space: normal; } th, td { padding-right: .6rem; } }
 .small { color: var(--soft); font-size: .85rem; }
 .yes { color: var(--yes); } .no { color: var(--no); }
 svg { max-width: 100%; height: auto; }

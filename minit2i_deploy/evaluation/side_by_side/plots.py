@@ -10,7 +10,7 @@ from typing import Final
 from minit2i_deploy.evaluation.compare.chart import svg_text
 
 _WIDTH: Final = 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 12, 40
 _SCATTER_HEIGHT: Final = 300
 _HISTOGRAM_HEIGHT: Final = 96
 # Free room around the points, as a share of their spread.
