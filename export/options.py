@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class SourceOptions:
         lora: adapter to merge.
         image_size: pixels, for a Flax checkpoint of no published shape.
         prompt_length: tokens, for the same.
+        loops: passes of a looped network's core; None is the checkpoint's own number.
     """
 
     text_encoder: str | Path | None = None
@@ -35,16 +37,23 @@ class SourceOptions:
     lora: str | Path | None = None
     image_size: int | None = None
     prompt_length: int | None = None
+    loops: int | None = None
 
     def load(self, checkpoint: str | Path) -> Checkpoint:
-        """Read a checkpoint; raises what ``load_checkpoint`` raises."""
-        return load_checkpoint(
+        """Read a checkpoint.
+
+        Raises:
+            UsageError: the network has no loop, or cannot run it ``loops`` times; and what
+                ``load_checkpoint`` raises.
+        """
+        source = load_checkpoint(
             checkpoint,
             self.ema,
             lora=self.lora,
             image_size=self.image_size,
             prompt_length=self.prompt_length,
         )
+        return dataclasses.replace(source, config=source.config.with_loops(self.loops))
 
     def find_text_encoder(self, checkpoint: Path) -> Path:
         """Folder of the text encoder; raises what ``find_text_encoder`` raises."""

@@ -226,7 +226,7 @@ def _quantize(
     scales: Mapping[str, float],
     exclude: frozenset[str],
 ) -> _QuantizedGraph:
-    num_layers = len(graph.linears) - len(exclude)
+    num_layers = len({layer.name for layer in graph.linears} - exclude)
     if num_layers < 1:
         raise UsageError("every linear layer is excluded; exclude fewer")
     record = GraphQuantization(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -19,6 +20,10 @@ from jaxtyping import Float32, Int
 from minit2i_deploy.export.quantize.graph.linear_layers import Linear
 from minit2i_deploy.export.quantize.graph.model_graph import Graph
 from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
+
+_PROJECTIONS: Final = ("img_attn_proj", "txt_attn_proj", "attn_proj")
+# A gate of the heads is a Mul.
+_MOVES: Final = ("Reshape", "Transpose", "Slice", "Cast", "Mul")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +40,8 @@ class SmoothGroup:
 
     Args:
         name: of the first layer.
-        layers: those that read the smoothed value; of both streams after attention.
+        layers: those that read the smoothed value; of both streams after attention, and in every
+            pass of a loop.
         sources: the weights that compute it.
         channels: of the value.
     """
@@ -59,62 +65,79 @@ def smooth_groups(step: QuantizableGraph) -> tuple[SmoothGroup, ...]:
 
 
 def _norm_weights(graph: Graph) -> dict[str, str]:
-    """Output of a norm -> its weight, where no other norm reads that weight."""
-    nodes = [node for node in graph.model.graph.node if node.op_type == "RMSNormalization"]
-    weights = [node.input[1] for node in nodes]
+    """Output of a norm -> its weight; the passes of a loop share one."""
     return {
         node.output[0]: node.input[1]
-        for node in nodes
-        if weights.count(node.input[1]) == 1 and node.input[1] in graph.weights
+        for node in graph.model.graph.node
+        if node.op_type == "RMSNormalization" and node.input[1] in graph.weights
     }
 
 
 def _norm_groups(
     by_site: Mapping[str, Sequence[Linear]], norms: Mapping[str, str]
 ) -> Iterator[SmoothGroup]:
-    for site, readers in by_site.items():
-        source = readers[0].source
-        if source in norms:
-            yield SmoothGroup(
-                name=site,
-                layers=tuple(readers),
-                sources=(Slot(weight=norms[source]),),
-                channels=readers[0].num_inputs,
-            )
+    by_norm: dict[str, list[Linear]] = {}
+    for readers in by_site.values():
+        if readers[0].source in norms:
+            by_norm.setdefault(norms[readers[0].source], []).extend(readers)
+    for weight, readers in by_norm.items():
+        yield SmoothGroup(
+            name=readers[0].name,
+            layers=tuple(readers),
+            sources=(Slot(weight=weight),),
+            channels=readers[0].num_inputs,
+        )
 
 
 def _gate_groups(layers: Sequence[Linear]) -> Iterator[SmoothGroup]:
-    by_name = {layer.name: layer for layer in layers}
+    by_name: dict[str, list[Linear]] = {}
     for layer in layers:
-        block, _, last = layer.name.rpartition(".")
+        by_name.setdefault(layer.name, []).append(layer)
+    for name, uses in by_name.items():
+        block, _, last = name.rpartition(".")
         if last == "w2":
             yield SmoothGroup(
-                name=layer.name,
-                layers=(layer,),
-                sources=(Slot(weight=by_name[f"{block}.w3"].weight),),
-                channels=layer.num_inputs,
+                name=name,
+                layers=tuple(uses),
+                sources=(Slot(weight=by_name[f"{block}.w3"][0].weight),),
+                channels=uses[0].num_inputs,
             )
 
 
 def _value_groups(graph: Graph, layers: Sequence[Linear]) -> Iterator[SmoothGroup]:
-    """Attention outputs: both streams of a block meet in one attention, so they share a vector."""
+    """Attention outputs: both streams of a block meet in one attention, so they share a vector.
+
+    Exclusive attention is not linear in v channel by channel, so its blocks have no group.
+    """
+    exclusive = _exclusive_values(graph)
     blocks: dict[str, list[Linear]] = {}
     for layer in layers:
         block, _, last = layer.name.rpartition(".")
-        if last in ("img_attn_proj", "txt_attn_proj", "attn_proj"):
+        if last in _PROJECTIONS and layer.source not in exclusive:
             blocks.setdefault(block, []).append(layer)
     for block, readers in blocks.items():
         width = readers[0].num_inputs
+        names = dict.fromkeys(layer.name for layer in layers)
         sources = [
-            Slot(weight=layer.name + suffix, begin=2 * width)
-            for layer in layers
-            if layer.name.rpartition(".")[0] == block and layer.name.endswith("qkv")
+            Slot(weight=name + suffix, begin=2 * width)
+            for name in names
+            if name.rpartition(".")[0] == block and name.endswith("qkv")
             for suffix in (".weight", ".bias")
         ]
         assert all(slot.weight in graph.weights for slot in sources)
         yield SmoothGroup(
             name=readers[0].name, layers=tuple(readers), sources=tuple(sources), channels=width
         )
+
+
+def _exclusive_values(graph: Graph) -> frozenset[str]:
+    """Values that only move or scale the difference that exclusive attention ends with."""
+    exclusive: set[str] = set()
+    for node in graph.model.graph.node:
+        difference = node.op_type == "Sub" and node.input[0] not in graph.weights
+        if difference or (node.op_type in _MOVES and node.input[0] in exclusive):
+            exclusive.update(node.output)
+    return frozenset(exclusive)
 
 
 def smoothing_exponents(
@@ -162,8 +185,8 @@ def apply_smoothing(
             values = np.array(weights[slot.weight])
             values[..., slot.begin :] = _scaled(values[..., slot.begin :], -power)
             weights[slot.weight] = values
-        for layer in group.layers:
-            weights[layer.weight] = _scaled(weights[layer.weight], power[:, None])
+        for weight in dict.fromkeys(layer.weight for layer in group.layers):
+            weights[weight] = _scaled(weights[weight], power[:, None])
     return step.with_weights(weights)
 
 

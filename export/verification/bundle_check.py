@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,8 @@ def verify_bundle(
     Args:
         bundle: its folder.
         checkpoint: what it was exported from; None checks the hashes alone.
-        options: the checkpoint's weights, as they were given to ``export_bundle``.
+        options: the checkpoint's weights, as they were given to ``export_bundle``; a looped
+            network runs as often as the bundle's.
         progress: called with the share that is done and the name of the stage.
 
     Returns:
@@ -67,6 +69,8 @@ def verify_bundle(
 def _measure(
     bundle: Bundle, checkpoint: str | Path, options: SourceOptions, progress: Progress
 ) -> list[Check]:
+    if bundle.config.loop is not None:
+        options = dataclasses.replace(options, loops=bundle.config.loop.num_loops)
     source = options.load(checkpoint)
     _check_origin(bundle, source.report)
     encoder_folder = options.find_text_encoder(Path(source.report.path))

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
 
 _EPILOG: Final = """\
-CHECKPOINT may be a Hugging Face folder, a .pt file of the PyTorch port, a Flax
-checkpoint (msgpack file or Orbax folder) or a checkpoint of minit2i train; its
-form is detected from its content.
+CHECKPOINT may be a Hugging Face folder, a .pt file of the PyTorch port or of
+Looped-DiT, a Flax checkpoint (msgpack file or Orbax folder) or a checkpoint of
+minit2i train; its form is detected from its content.
 
 examples:
   minit2i export minit2i-b-16 b16-bundle --text-encoder flan-t5-large
   minit2i export minit2i-b-16 b16-rtx --text-encoder flan-t5-large --for tensorrt-rtx
   minit2i export demo demo-fp16 --precision fp16
+  minit2i export looped-dit-b16.pt b16-fast --text-encoder flan-t5-large --loops 2
   minit2i export run/step-020000 my-bundle --text-encoder t5 --overwrite
 """
 
@@ -45,6 +46,7 @@ class ExportCommandOptions:
     engine: str | None
     head_multiple: int | None
     flavour: str | None
+    loops: int | None
     overwrite: bool
     source: CheckpointOptions
     json: bool
@@ -92,6 +94,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="official code to match: torch-hub, jax-b16, jax-l16, looped-dit or mean-flow; "
         "default: the one of the checkpoint",
     )
+    parser.add_argument(
+        "--loops",
+        metavar="N",
+        type=integer,
+        help="of a Looped-DiT: passes through its loop in every evaluation; fewer are faster and "
+        "less exact (default: those of the checkpoint)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     add_checkpoint_options(parser)
     add_json(parser)
@@ -127,6 +136,7 @@ def run(options: ExportCommandOptions) -> None:
             ExportOptions(
                 **settings,
                 flavour=options.flavour,
+                loops=options.loops,
                 **options.source.arguments(),
                 overwrite=options.overwrite,
             ),
@@ -170,4 +180,7 @@ def _print(options: ExportCommandOptions, bundle: Bundle, precision: str) -> Non
         print(f"heads of {manifest.model.head_dim} padded with zeros to {manifest.padded_head_dim}")
     if manifest.only_for is not None:
         print(f"for provider {manifest.only_for} of onnxruntime only")
+    if manifest.model.loop is not None:
+        loop = manifest.model.loop
+        print(f"{loop.num_loops} passes through the {loop.core} blocks of the loop")
     print(f"{bundle.path}  {len(manifest.files)} files, {size(manifest.num_bytes)}, {precision}")

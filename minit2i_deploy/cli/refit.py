@@ -137,6 +137,10 @@ def _new_weights(base: Bundle, options: RefitOptions) -> Checkpoint:
         return merge_lora(_bundle_weights(base), options.lora)
     config = base.config
     source = load_checkpoint(options.checkpoint, lora=options.lora)
+    if config.loop is not None and source.config.loop is not None:
+        # The engines run the loop as often as the bundle does, whatever the new weights say.
+        same_loops = source.config.with_loops(config.loop.num_loops)
+        source = dataclasses.replace(source, config=same_loops)
     if source.config != config:
         differing = [
             f"{field.name} {getattr(source.config, field.name)}, not {getattr(config, field.name)}"

@@ -27,8 +27,8 @@ ENGINE = ["--compile", "--device", "--precision", "--provider", "--runtime", "--
 FLAGS = {
     "demo": ["--export", "--json", "--output", "--per-kind"],
     "export": [
-        *SOURCE, "--flavour", "--for", "--head-multiple", "--json", "--overwrite", "--precision",
-        "CHECKPOINT", "BUNDLE",
+        *SOURCE, "--flavour", "--for", "--head-multiple", "--json", "--loops", "--overwrite",
+        "--precision", "CHECKPOINT", "BUNDLE",
     ],
     "generate": [
         *SAMPLING, *ENGINE, "--also", "--animate", "--batch", "--clip", "--every", "--from",
@@ -44,6 +44,7 @@ FLAGS = {
         *ENGINE, "--batch", "--field", "--input", "--json", "--output", "--pooled", "--pooled-only",
         "--window", "-i", "-o", "BUNDLE", "TEXT",
     ],
+    "embed-folder": ["--json", "--overwrite", "BUNDLE", "OUT"],
     "bench": [
         *ENGINE, "--against", "--batch", "--json", "--output", "--preset", "--prompt", "--repeats",
         "--texts", "--warm-up", "-o", "BUNDLE",

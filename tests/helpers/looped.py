@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from minit2i_deploy.checkpoints import Checkpoint, load_checkpoint
+from tests.helpers.tiny_bundle import text_folder
 
 LOOPED = Path(__file__).parent.parent / "golden" / "looped"
 
@@ -39,6 +40,15 @@ def looped_folder() -> Path:
 @functools.cache
 def looped_checkpoint(variant: str = "") -> Checkpoint:
     return load_checkpoint(looped_pt(variant))
+
+
+@functools.cache
+def looped_bundle() -> Path:
+    """The base model with two loops, in fp32. Do not write into it; copy it."""
+    from minit2i_deploy.export import ExportOptions, export_bundle
+
+    options = ExportOptions(text_encoder=text_folder(), loops=2)
+    return export_bundle(looped_pt(), looped_root() / "bundle", options).path
 
 
 def looped_arrays(name: str) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,20 +16,22 @@ _SUFFIX: Final = ".weight"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Linear:
-    """One linear layer, y = x W.
+    """One use of a linear layer, y = x W; a looped network uses some of them several times.
 
     Args:
         name: canonical, ``double_blocks.0.img_mlp.w1``.
+        label: the name, for the second use and later ones with ``.pass2`` and so on.
         node: index of its MatMul among the graph's nodes.
         source: name of the graph's value that it reads.
         output: name of the graph's value that it computes, before the bias.
-        site: name of the first layer that reads the same value: w1 and w3 share w1's. Ranges and
-            scales of inputs are kept by site.
+        site: label of the first layer that reads the same value: w1 and w3 share w1's. Ranges
+            and scales of inputs are kept by site.
         num_inputs: channels of x, first axis of W.
         num_outputs: second axis of W.
     """
 
     name: str
+    label: str
     node: int
     source: str
     output: str
@@ -48,21 +51,25 @@ class Linear:
 
 
 def linear_layers(graph: Graph) -> tuple[Linear, ...]:
-    """All linear layers, in the order they run."""
+    """All linear layers, in the order they run; one that runs several times is there each time."""
     layers: list[Linear] = []
     sites: dict[str, str] = {}
+    uses: Counter[str] = Counter()
     for index, node in enumerate(graph.model.graph.node):
         if node.op_type != "MatMul" or node.input[1] not in graph.weights:
             continue
         name = node.input[1].removesuffix(_SUFFIX)
+        uses[name] += 1
+        label = name if uses[name] == 1 else f"{name}.pass{uses[name]}"
         num_inputs, num_outputs = graph.weights[node.input[1]].shape
         layers.append(
             Linear(
                 name=name,
+                label=label,
                 node=index,
                 source=node.input[0],
                 output=node.output[0],
-                site=sites.setdefault(node.input[0], name),
+                site=sites.setdefault(node.input[0], label),
                 num_inputs=num_inputs,
                 num_outputs=num_outputs,
             )

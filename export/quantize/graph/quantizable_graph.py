@@ -18,7 +18,7 @@ class Site:
     """One value of the graph whose range is measured.
 
     Args:
-        name: of the first layer that reads it, or ``double_blocks.0.attention.q`` (k, v).
+        name: label of the first layer that reads it, or ``double_blocks.0.attention.q`` (k, v).
         value: its name in the graph; channels are its last axis.
         width: values per token.
         node: index of the attention node that reads it, -1 for a linear layer's input.
@@ -93,9 +93,10 @@ def _attention_sites(graph: Graph, linears: Sequence[Linear]) -> tuple[Site, ...
             continue
         projection = next(layer for layer in linears if layer.node > index)
         block = projection.name.rpartition(".")[0]
+        number = projection.label.removeprefix(projection.name)
         sites += [
             Site(
-                name=f"{block}.attention.{part}",
+                name=f"{block}.attention.{part}{number}",
                 value=node.input[i],
                 width=projection.num_inputs,
                 node=index,

@@ -59,7 +59,8 @@ def quantize_graph(
     check_graph(step, scheme)
     model = onnx.ModelProto()
     model.CopyFrom(step.graph.model)
-    edit = _Edit(scheme=scheme, scales=scales, weights=dict(step.graph.weights), model=model)
+    source = step.graph.weights
+    edit = _Edit(scheme=scheme, scales=scales, source=source, weights=dict(source), model=model)
     for layer in step.linears:
         if layer.name not in exclude:
             edit.quantize_layer(layer)
@@ -107,6 +108,7 @@ class _Edit:
     Args:
         scheme: of the graph.
         scales: by site.
+        source: weights of the graph that is quantized.
         weights: of the model; quantized ones replace the source's.
         model: its nodes are changed in place, new ones are inserted by ``apply``.
         constants: initializers to add.
@@ -118,6 +120,7 @@ class _Edit:
 
     scheme: GraphScheme
     scales: Mapping[str, float]
+    source: Mapping[str, np.ndarray]
     weights: dict[str, np.ndarray]
     model: onnx.ModelProto
     constants: dict[str, TensorProto] = field(default_factory=dict)
@@ -129,7 +132,7 @@ class _Edit:
     def quantize_layer(self, layer: Linear) -> None:
         scheme = self.scheme.of_layer(layer.name)
         node = self.model.graph.node[layer.node]
-        base = self.weights[layer.weight].dtype
+        base = self.source[layer.weight].dtype
         if scheme.activations is not None and scheme.per_token:
             self._round_tokens(layer, node, scheme.activations)
         elif scheme.activations is not None:
@@ -164,11 +167,14 @@ class _Edit:
             target.extend(copies)
 
     def _store_weight(self, layer: Linear, scheme: GraphScheme, base: np.dtype[Any]) -> str:
-        """Returns the name of the dequantized weight."""
+        """Returns the name of the dequantized weight; every pass of a loop reads the same."""
+        output = layer.weight + ".dequantized"
+        if layer.label != layer.name:
+            return output
         block = block_for(layer.num_inputs, scheme.block)
-        matrix = np.asarray(self.weights[layer.weight], dtype=np.float32)
+        matrix = np.asarray(self.source[layer.weight], dtype=np.float32)
         values, scales = quantize_weight(matrix, scheme.weights, block, pair_safe=scheme.pair_safe)
-        scale, output = layer.weight + ".scale", layer.weight + ".dequantized"
+        scale = layer.weight + ".scale"
         self.weights[layer.weight], self.weights[scale] = values, scales.astype(base)
         axis: dict[str, Any] = {"axis": 0, "block_size": block} if block else {"axis": 1}
         self._insert(layer.node, "DequantizeLinear", [layer.weight, scale], output, **axis)
@@ -201,7 +207,7 @@ class _Edit:
         # step, like any other's.
         levels = form.largest + (2.0**-count if count else 0.0)
         scale = self._constant(f"_ratio.scale.{levels:g}", np.float32(1 / levels))
-        node.input[0] = self._insert_pair(layer.node, ratio, f"{layer.name}.ratio", scale, form)
+        node.input[0] = self._insert_pair(layer.node, ratio, f"{layer.label}.ratio", scale, form)
         product = f"{layer.output}.ratio"
         node.output[0] = product
         multiply = helper.make_node("Mul", [product, largest], [layer.output], name=layer.output)

@@ -153,8 +153,9 @@ class Subject:
 
     @property
     def layers(self) -> tuple[Linear, ...]:
-        """Layers that are quantized, in the order they run."""
-        return tuple(x for x in self.scaled.step.linears if x.name not in self.excluded)
+        """Layers that are quantized, in the order they run; each once, however often it runs."""
+        first = (x for x in self.scaled.step.linears if x.label == x.name)
+        return tuple(x for x in first if x.name not in self.excluded)
 
     def quantized(self, exclude: Collection[str] = ()) -> Graph:
         """The step graph with all layers quantized except these and the scheme's."""

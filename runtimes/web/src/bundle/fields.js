@@ -134,10 +134,11 @@ export function readPreset(value, where) {
  */
 export function readModel(value, where) {
   const model = asObject(value, where);
-  expectFields(model, where, MODEL, [...Object.keys(MODEL_DEFAULTS), "student"]);
+  expectFields(model, where, MODEL, [...Object.keys(MODEL_DEFAULTS), "student", "loop"]);
   for (const [name, item] of Object.entries(model)) {
     const field = `${where}.${name}`;
     if (name === "student") checkStudent(item, field);
+    else if (name === "loop") checkLoop(item, field);
     else if (name !== "mlp_ratio") positive(item, field);
     else if (asNumber(item, field) <= 0) throw new JsonError(`${field} must be positive`);
   }
@@ -166,6 +167,24 @@ function checkStudent(value, where) {
   const student = asObject(value, where);
   expectFields(student, where, [], names);
   for (const [name, count] of Object.entries(student)) asInteger(count, `${where}.${name}`);
+}
+
+/**
+ * The loop is inside the exported step, so that what runs it needs no more of it.
+ *
+ * @param {Json} value
+ * @param {string} where
+ */
+function checkLoop(value, where) {
+  if (value === null) return;
+  const loop = asObject(value, where);
+  const counts = ["pre", "core", "post", "num_loops", "num_copies"];
+  const switches = ["use_xsa", "use_attn_gate"];
+  expectFields(loop, where, [...counts, ...switches]);
+  for (const name of counts) positive(loop[name], `${where}.${name}`);
+  for (const name of switches) {
+    if (typeof loop[name] !== "boolean") throw new JsonError(`${where}.${name} must be true or false`);
+  }
 }
 
 /**
