@@ -29,7 +29,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 MAX_MEMORY_RATIO: Final = 2.5
 PRECISIONS: Final = ("fp32", "bf16", "fp16")
 # FLAN-T5-Large's encoder, and one for the tiny network.
-_T5: Final = {"tiny": (2, 8192), "b-16": (24, 32128), "l-16": (24, 32128)}
+_LARGE: Final = (24, 32128)
+_T5: Final = {
+    "tiny": (2, 8192),
+    **dict.fromkeys(("b-16", "l-16", "looped-b-32", "looped-b-16"), _LARGE),
+}
 _POLL_S: Final = 0.2
 
 

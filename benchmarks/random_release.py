@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 import minit2i_deploy.demo
 from minit2i_deploy.checkpoints import canonical_shapes
-from minit2i_deploy.config import VARIANTS, ModelConfig
+from minit2i_deploy.config import LOOPED_VARIANTS, VARIANTS, ModelConfig
 
 TINY: Final = ModelConfig(
     image_size=64,
@@ -30,10 +30,22 @@ TINY: Final = ModelConfig(
     prompt_length=24,
     pca_channels=16,
 )
-CONFIGS: Final = {"tiny": TINY, **{name: VARIANTS[name] for name in ("b-16", "l-16")}}
+CONFIGS: Final = {
+    "tiny": TINY,
+    **{name: VARIANTS[name] for name in ("b-16", "l-16")},
+    **{name: LOOPED_VARIANTS[name] for name in ("looped-b-32", "looped-b-16")},
+}
 TOKENIZER: Final = Path(minit2i_deploy.demo.__file__).parent / "assets" / "tokenizer"
 
 _EMBEDDER_CHANNELS: Final = 256
+_LOOPED_NAMES: Final = {
+    "txt_preamble_blocks": "txt_blocks",
+    "double_blocks": "blocks",
+    "attn_proj": "proj",
+    "final_layer.norm_final": "final_norm",
+    "final_layer.linear": "final",
+    "embedder": "embed",
+}
 
 
 def write_release(folder: Path, config: ModelConfig, t5_layers: int, vocabulary: int) -> None:
@@ -48,7 +60,8 @@ def write_release(folder: Path, config: ModelConfig, t5_layers: int, vocabulary:
     (folder / "transformer").mkdir(parents=True)
     rng = np.random.default_rng(0)
     shapes = canonical_shapes(config) | _unused_shapes(config)
-    tensors = {f"model.net.{name}": _weight(rng, name, shape) for name, shape in shapes.items()}
+    rename = _looped_name if config.loop else "model.net.{}".format
+    tensors = {rename(name): _weight(rng, name, shape) for name, shape in shapes.items()}
     save_file(tensors, folder / "transformer" / "diffusion_pytorch_model.safetensors")
     del tensors
     (folder / "transformer" / "config.json").write_text(json.dumps(_hub_config(config), indent=2))
@@ -77,7 +90,33 @@ def _unused_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
+def _looped_name(name: str) -> str:
+    """A canonical name as Looped-DiT's code has it."""
+    for ours, theirs in _LOOPED_NAMES.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _looped_config(config: ModelConfig) -> dict[str, object]:
+    assert config.loop is not None
+    loop = config.loop
+    names = ("image_size", "patch_size", "hidden_size", "num_heads", "head_dim", "mlp_ratio")
+    return {
+        "_class_name": "LoopedDiTTransformer2DModel",
+        **{name: getattr(config, name) for name in (*names, "pca_channels", "in_channels")},
+        "text_preamble_depth": config.txt_preamble_depth,
+        "text_dim": config.txt_input_size,
+        "loop_split": [loop.pre, loop.core, loop.post],
+        "num_loops": loop.num_loops,
+        "share_loop_weights": True,
+        "use_xsa": loop.use_xsa,
+        "use_attn_gate": loop.use_attn_gate,
+    }
+
+
 def _hub_config(config: ModelConfig) -> dict[str, object]:
+    if config.loop is not None:
+        return _looped_config(config)
     sizes = {"txt_hidden_size": config.hidden_size, "cond_vec_size": config.hidden_size}
     return {"_class_name": "MiniT2IMMJiTModel", **config.to_dict(), **sizes}
 
