@@ -11,8 +11,8 @@ class Command:
     """One command.
 
     Args:
-        name: the word on the command line, and the module in this folder that holds
-            ``configure(parser)`` and ``run(options)``.
+        name: the word on the command line; the module of that name in this folder, with _ for
+            -, holds ``configure(parser)`` and ``run(options)``.
         help: its line in ``minit2i --help``.
         extra: extra of the distribution that installs what it needs.
     """
@@ -20,6 +20,11 @@ class Command:
     name: str
     help: str
     extra: str
+
+    @property
+    def module(self) -> str:
+        """Name of its module in this folder."""
+        return self.name.replace("-", "_")
 
 
 COMMANDS: Final = (
@@ -32,6 +37,9 @@ COMMANDS: Final = (
     Command(name="generate", help="generate images from prompts", extra="cpu"),
     Command(name="embed", help="write the text encoder's embeddings of texts", extra="cpu"),
     Command(name="serve", help="serve images and embeddings over HTTP, and a page", extra="serve"),
+    Command(
+        name="embed-folder", help="write the text encoder for embedding libraries", extra="cpu"
+    ),
     Command(name="inspect", help="describe a bundle, checkpoint or image", extra="checkpoints"),
     Command(name="verify", help="check the files of a bundle and run its graphs", extra="export"),
     Command(name="bench", help="time the stages of a bundle on one or more engines", extra="cpu"),

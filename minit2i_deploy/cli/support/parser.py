@@ -187,7 +187,7 @@ def option_names(parser: argparse.ArgumentParser) -> list[str]:
 def _configure(parser: argparse.ArgumentParser, command: Command) -> None:
     # Name of the option that stray arguments belong to, where a command has such a list.
     parser.set_defaults(gather=None, extra=command.extra, parser=parser)
-    module = importlib.import_module(f"minit2i_deploy.cli.{command.name}")
+    module = importlib.import_module(f"minit2i_deploy.cli.{command.module}")
     module.configure(parser)
     _add_debug(parser)
     # A command of tasks has no run of its own.

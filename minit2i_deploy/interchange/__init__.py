@@ -1,0 +1,1 @@
+"""Folders in the forms of other libraries, made from a bundle."""
