@@ -8,7 +8,7 @@ DEFINITION := pyproject.toml setup.py constraints.txt minit2i_deploy/_version.py
 # A thread that waits must sleep: spinning ones cost a factor of ten beside other work.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-python test-cpp test-cuda test-web check docs clean
+.PHONY: demo test test-python test-cpp test-cuda test-web web check docs clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.demo
@@ -27,10 +27,15 @@ test-cpp: $(VENV)/.test
 test-cuda: $(VENV)/.test
 	$(BIN)/pytest -m cuda tests $(ARGS)
 
-# Runs runtimes/web in Node and in Chromium; scripts/setup_web.sh installs both.
+# Runs runtimes/web in Node and in Chromium; Debian's is installed where there is none.
 test-web: $(VENV)/.test
 	sh scripts/setup_web.sh $(BIN)/python
 	$(BIN)/pytest -m web tests $(ARGS)
+
+# The shipped models in the browser: build/web, for any file server.
+web: $(VENV)/.test
+	sh scripts/setup_web.sh $(BIN)/python
+	$(BIN)/python scripts/build_web.py build/web
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -72,6 +72,15 @@ def test_recipes_and_the_typing_marker_are_in_the_wheel(
     assert recipes | {"minit2i_deploy/py.typed"} <= set(wheel.namelist())
 
 
+def test_the_javascript_module_and_its_page_are_in_the_wheel(
+    wheel: zipfile.ZipFile, repository: Path
+) -> None:
+    files = _installed(repository, "web/src/**/*.js") | _installed(repository, "web/page/*")
+    assert files | {"minit2i_deploy/runtimes/web/package.json"} <= set(wheel.namelist())
+    assert len(files) > 30
+    assert not any("/web/testing/" in name for name in wheel.namelist())
+
+
 def test_nothing_else_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
     tops = {name.partition("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"minit2i_deploy"}

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
+import os
 import shutil
+import sys
 import time
+import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 from minit2i_deploy.bundle.names import FILE_NAME
 from minit2i_deploy.bundle.presets import FAST, REFERENCE
 from minit2i_deploy.cli.support.limits import check_per_kind
-from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer, ready_path
-from minit2i_deploy.errors import VerificationError
+from minit2i_deploy.cli.support.options.shared_arguments import (
+    add_json,
+    cache_folder,
+    integer,
+    ready_path,
+)
+from minit2i_deploy.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
@@ -28,6 +37,7 @@ PAGE: Final = "report.html"
 # Captions and noise of every demo, so that two machines generate the same images.
 _SEED: Final = 0
 _RUNTIME: Final = "onnxruntime"
+_DISPLAYS: Final = ("DISPLAY", "WAYLAND_DISPLAY")
 
 _EPILOG: Final = """\
 The folder receives
@@ -36,6 +46,9 @@ The folder receives
   pictures/    a PNG per image
   report.html  verdicts, times and parity; one file, for any browser
   report.json  the same numbers
+
+--web writes no report. It serves a page on this machine in which both models run in the browser,
+and opens it; Ctrl+C ends it. The first time, npm fetches the WebAssembly of ONNX Runtime.
 """
 
 
@@ -46,6 +59,8 @@ class DemoOptions:
     output: Path
     per_kind: int
     export: bool
+    web: bool
+    port: int
     json: bool
 
 
@@ -77,6 +92,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="export the shipped checkpoints in place of the ready bundles; needs the [export] "
         "extra",
     )
+    parser.add_argument(
+        "--web", action="store_true", help="run the models in the browser, and open the page"
+    )
+    parser.add_argument(
+        "--port",
+        metavar="N",
+        type=integer,
+        default=0,
+        help="of the page under --web (default: a free one)",
+    )
     add_json(parser)
 
 
@@ -86,6 +111,13 @@ def run(options: DemoOptions) -> None:
     from minit2i_deploy.io.files import atomic_directory
 
     check_per_kind("--per-kind", options.per_kind)
+    if options.web:
+        if options.export or options.json:
+            raise UsageError("--web opens a page and nothing else; omit --export and --json")
+        _serve_page(options.port)
+        return
+    if options.port:
+        raise UsageError("--port is the page's; add --web, or omit it")
     shipped = shipped_model()
     seconds: dict[str, float] = {}
     with atomic_directory(options.output, overwrite=_is_demo(options.output)) as folder:
@@ -101,6 +133,20 @@ def run(options: DemoOptions) -> None:
         runs += _generate(student, [REFERENCE], options.per_kind, seconds, prefix="student-")
         values = _write(folder, bundle, runs, seconds, options.output)
     _print(options, values, runs)
+
+
+def _serve_page(port: int) -> None:
+    from minit2i_deploy.demo.web_server import address, site_server
+    from minit2i_deploy.demo.web_site import cached_site
+
+    with site_server(cached_site(cache_folder()), port) as server:
+        place = address(server)
+        print(f"{place} runs both models in the browser; Ctrl+C ends it", flush=True)
+        # Without a screen, Python would start a browser of text in this terminal.
+        if sys.platform in ("win32", "darwin") or any(map(os.environ.get, _DISPLAYS)):
+            webbrowser.open(place)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 def _is_demo(folder: Path) -> bool:

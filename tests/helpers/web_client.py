@@ -7,12 +7,17 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from minit2i_deploy.demo.web_server import address, site_server
+from tests.helpers.browser import open_browser
 
 WEB = Path(__file__).parent.parent.parent / "runtimes" / "web"
 NODE = Path(sys.executable).parent / "node"
@@ -37,12 +42,48 @@ def case(kind: str, *args: Any) -> Case:
 def run_cases(engine: str, cases: Sequence[Case]) -> list[dict[str, Any]]:
     """Run cases on one of ENGINES; each result has ``value`` or ``error``."""
     with tempfile.TemporaryDirectory() as folder:
+        if engine == "chromium":
+            return _run_in_chromium(Path(folder), cases)
         questions, answers = Path(folder) / "cases.json", Path(folder) / "results.json"
         questions.write_text(json.dumps([vars(item) for item in cases]), encoding="utf-8")
-        script = ["run_chromium.mjs"] if engine == "chromium" else ["run_node.mjs", engine]
-        node(*script, str(questions), str(answers))
+        node("run_node.mjs", engine, str(questions), str(answers))
         results: list[dict[str, Any]] = json.loads(answers.read_text(encoding="utf-8"))
     return results
+
+
+def _run_in_chromium(folder: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """The module and the cases' bundles lie under one address."""
+    (folder / "web").symlink_to(WEB)
+    places: dict[str, str] = {}
+    for item in cases:
+        if str(item.args[0]).startswith("/") and item.args[0] not in places:
+            places[item.args[0]] = f"/bundle{len(places)}/"
+            (folder / f"bundle{len(places) - 1}").symlink_to(item.args[0])
+    questions = [
+        {"kind": item.kind, "args": [places.get(str(item.args[0]), item.args[0]), *item.args[1:]]}
+        for item in cases
+    ]
+    with served(folder) as place, open_browser() as browser:
+        page = browser.new_page()
+        page.set_default_timeout(1000 * _TIMEOUT_S)
+        page.goto(f"{place}web/testing/cases.html")
+        page.wait_for_function("window.ready")
+        results: list[dict[str, Any]] = page.evaluate("cases => window.run(cases)", questions)
+    return results
+
+
+@contextmanager
+def served(folder: Path, *, isolated: bool = True) -> Iterator[str]:
+    """Address of a folder's files."""
+    server = site_server(folder, isolated=isolated)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield address(server)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def values(engine: str, cases: Sequence[Case]) -> list[Any]:

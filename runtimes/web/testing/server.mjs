@@ -1,30 +1,16 @@
-/** A static file server for the tests: folders under paths, and the headers that threads need. */
+/** A static file server for the tests: folders under paths, and wrong answers. */
 
 import { createServer } from "node:http";
 import { readFile } from "node:fs/promises";
-import { extname, join, normalize } from "node:path";
-
-/** @type {Record<string, string>} */
-const TYPES = {
-  ".html": "text/html; charset=utf-8",
-  ".js": "text/javascript",
-  ".mjs": "text/javascript",
-  ".css": "text/css",
-  ".json": "application/json",
-  ".wasm": "application/wasm",
-};
-const ISOLATED = {
-  "Cross-Origin-Opener-Policy": "same-origin",
-  "Cross-Origin-Embedder-Policy": "require-corp",
-};
+import { join, normalize } from "node:path";
 
 /**
  * @param {Record<string, string>} folders path on the server, with slashes around it, to folder
- * @param {{ isolated?: boolean, answer?: (path: string) => any }} [options] `answer` may give
+ * @param {{ answer?: (path: string) => any }} [options] `answer` may give
  *     { status, type, body, cut } in place of a file
  * @returns {Promise<{ url: string, close: () => void, requests: string[] }>}
  */
-export async function serve(folders, { isolated = true, answer } = {}) {
+export async function serve(folders, { answer } = {}) {
   /** @type {string[]} */
   const requests = [];
   const server = createServer(async (request, response) => {
@@ -40,10 +26,8 @@ export async function serve(folders, { isolated = true, answer } = {}) {
     try {
       if (prefix === undefined || name === undefined || name.startsWith("..")) throw new Error();
       const body = await readFile(join(folders[prefix], name));
-      const type = TYPES[extname(name)] ?? "application/octet-stream";
       response.writeHead(200, {
-        ...(isolated ? ISOLATED : {}),
-        "Content-Type": type,
+        "Content-Type": "application/octet-stream",
         "Content-Length": body.length,
       });
       response.end(body);

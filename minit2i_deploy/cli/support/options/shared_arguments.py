@@ -73,11 +73,16 @@ def ready_path(name: str) -> Path:
     """
     from minit2i_deploy.demo.ready import ready_bundle
 
+    return ready_bundle(name, cache_folder())
+
+
+def cache_folder() -> Path:
+    """The user's folder for files that a program can make again, and ours in it."""
+    from minit2i_deploy.demo.ready import default_cache
+
     cache_home = os.environ.get("XDG_CACHE_HOME", "")
     # Source: XDG base directory specification; a relative path there is to be ignored.
-    return ready_bundle(
-        name, Path(cache_home) / "minit2i-deploy" if os.path.isabs(cache_home) else None
-    )
+    return Path(cache_home) / "minit2i-deploy" if os.path.isabs(cache_home) else default_cache()
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
