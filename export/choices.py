@@ -113,29 +113,35 @@ CHOICES: Final[Mapping[str, Mapping[str, Choice]]] = {
             "halves the file; OpenVINO computes in fp32 or bf16 all the same",
         ),
     ),
-    "cuda": _choices(
-        "cuda",
+    "cuda": {
         # Flash kernels: 16 bit, compute capability 8.0, head width a multiple of 8 (L/16 has 52).
-        (
-            "fp16",
-            23,
-            "flash attention needs a 16-bit Attention node with heads a multiple of 8 wide, and "
+        "fp16": Choice(
+            target="cuda",
+            opset=23,
+            precision="fp16",
+            reason="onnxruntime's own operators take flash attention and half the kernels, and "
             "fp16 rounds eight times finer than bf16; export refuses it where numbers overflow",
+            head_multiple=8,
+            only_for="cuda",
         ),
-        (
-            "bf16",
-            23,
-            "flash attention needs a 16-bit Attention node with heads a multiple of 8 wide; bf16 "
-            "cannot overflow",
+        # Its own attention has no flash kernel for bf16, nor for fp32.
+        **_choices(
+            "cuda",
+            (
+                "bf16",
+                23,
+                "flash attention needs a 16-bit Attention node with heads a multiple of 8 wide; "
+                "bf16 cannot overflow",
+            ),
+            (
+                "fp32",
+                23,
+                "exact; attention runs without the flash kernels, which are 16-bit only, but those "
+                "that save memory want heads a multiple of 8 wide as well",
+            ),
+            head_multiple=8,
         ),
-        (
-            "fp32",
-            23,
-            "exact; attention runs without the flash kernels, which are 16-bit only, but those "
-            "that save memory want heads a multiple of 8 wide as well",
-        ),
-        head_multiple=8,
-    ),
+    },
     "tensorrt": _choices(
         "tensorrt",
         # Its parser reads Attention from 10.14 and RMSNormalization from 10.15; from 10.14 on it

@@ -71,8 +71,8 @@ class ExportOptions(SourceOptions):
         opset: of the graphs, one of ``choices.OPSETS``.
         head_multiple: heads of text adapter and denoiser are padded with zeros to the next
             multiple of it, one of ``choices.HEAD_MULTIPLES``.
-        only_for: "cpu" writes attention and rotation as operators of ONNX Runtime's own, which
-            are faster on its CPU provider and run nowhere else; None writes standard operators.
+        only_for: "cpu" or "cuda" writes attention and rotation as operators of ONNX Runtime's own,
+            which are faster on that provider and run nowhere else; None writes standard operators.
         overwrite: replace an existing bundle.
 
     Raises:

@@ -44,6 +44,7 @@ from minit2i_deploy.export.graphs.modules import (
     text_adapter_signature,
 )
 from minit2i_deploy.export.graphs.onnx_export import Signature, to_onnx
+from minit2i_deploy.export.graphs.onnxruntime_denoiser import FusedDenoiser
 from minit2i_deploy.export.graphs.onnxruntime_heads import use_onnxruntime_heads
 from minit2i_deploy.export.graphs.text_encoder import open_text_encoder, write_text_encoder
 from minit2i_deploy.export.graphs.weights_file import GRAPH_FILE, write_graph
@@ -62,6 +63,7 @@ from minit2i_deploy.export.verification.reference import (
 )
 from minit2i_deploy.export.verification.torch_check import check_in_torch, runs_in_torch
 from minit2i_deploy.model import MMJiT, Step, build_network
+from minit2i_deploy.model.mmjit import Denoiser
 from minit2i_deploy.progress import Progress, no_progress, stage_of
 from minit2i_deploy.solvers.mean_flow import StudentSettings
 from minit2i_deploy.solvers.noise import GENERATOR
@@ -195,7 +197,7 @@ def _write_graphs(export: _Export, net: MMJiT) -> dict[str, GraphInfo]:
         use_onnxruntime_heads(net)  # from here on torch cannot run the network
     modules: dict[str, tuple[nn.Module, Signature]] = {
         "text_adapter": (AdapterGraph(net.text_adapter), text_adapter_signature(export.config)),
-        "transformer": (Step(net.denoiser), step_signature(export.config)),
+        "transformer": (Step(_denoiser(export, net)), step_signature(export.config)),
     }
     graphs, precision, opset = {}, export.options.precision, export.options.opset
     for name, (module, signature) in modules.items():
@@ -205,6 +207,12 @@ def _write_graphs(export: _Export, net: MMJiT) -> dict[str, GraphInfo]:
         graphs[name] = export.graph_info(name, signature, precision, opset)
     write_config(export.folder / "transformer", export.config)
     return graphs
+
+
+def _denoiser(export: _Export, net: MMJiT) -> Denoiser:
+    """In the order of operators that suits the engine."""
+    fits = export.options.only_for == "cuda" and export.config.loop is None
+    return FusedDenoiser(net.denoiser) if fits else net.denoiser
 
 
 def _check_in_onnxruntime(

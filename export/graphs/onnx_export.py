@@ -57,6 +57,7 @@ def to_onnx(module: nn.Module, signature: Signature, opset: int) -> onnx_ir.Mode
     program = _export(module, signature, opset)
     model: onnx_ir.Model = program.model
     _optimize(model)
+    _drop_unused_outputs(model)
     model.ir_version = _IR_VERSIONS[opset]
     _drop_metadata(model)
     _check_signature(model, signature)
@@ -126,6 +127,15 @@ def _should_fold(node: onnx_ir.Node) -> bool | None:
     source = node.inputs[0] if node.inputs else None
     is_weight = source is not None and source.is_initializer()
     return False if is_weight and node.op_type in _READS_A_WEIGHT else None
+
+
+def _drop_unused_outputs(model: onnx_ir.Model) -> None:
+    """Leave out optional outputs of private operators that nothing reads."""
+    for node in model.graph:
+        if node.domain and len(node.outputs) > 1:
+            for value in node.outputs:
+                if not value.uses() and not value.is_graph_output():
+                    value.name = ""
 
 
 def _drop_metadata(model: onnx_ir.Model) -> None:

@@ -1,12 +1,14 @@
-"""Attention and rotation in ONNX Runtime's private operators, for its CPU provider alone.
+"""Attention and rotation in ONNX Runtime's private operators, for its own providers alone.
 
 Its RotaryEmbedding is one pass in place of six nodes. Its MultiHeadAttention reads and writes
-[batch, tokens, heads * head width] like the projections, so nothing is transposed, and works on
-blocks of the scores where the standard Attention writes all of them to memory first.
+[batch, tokens, heads * head width] like the projections, so nothing is transposed. On the CPU it
+works on blocks of the scores where the standard Attention writes all of them to memory first, and
+on CUDA it takes flash attention in fp16.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,9 +33,9 @@ class OnnxRuntimeHeads(Heads):
 
     def rotate(self, x_BNHK: Tensor, rotary_2NK: Tensor) -> Tensor:
         """As ``Heads.rotate``; the operator reads the angles of each pair once."""
-        cos, sin = rotary_2NK[..., : self.head_dim // 2].unbind(0)
+        cos, sin = rotary_2NK[..., : self.head_dim // 2].to(x_BNHK.dtype).unbind(0)
         start = torch.zeros(1, dtype=torch.int64)
-        rotated = _operator("RotaryEmbedding", (x_BNHK.flatten(2), start, cos, sin))
+        (rotated,) = operator("RotaryEmbedding", (x_BNHK.flatten(2), start, cos, sin), {})
         return rotated.unflatten(-1, (-1, self.head_dim))
 
     def join(self, first: Tensor, second: Tensor) -> Tensor:
@@ -44,7 +46,9 @@ class OnnxRuntimeHeads(Heads):
         """Full softmax attention; returns [B, N, H * K]."""
         inputs = tuple(part.flatten(2) for part in (q_BNHK, k_BMHK, v_BMHK))
         scale = {} if self.scale is None else {"scale": self.scale}
-        return _operator("MultiHeadAttention", inputs, num_heads=q_BNHK.shape[2], **scale)
+        attributes = {"num_heads": q_BNHK.shape[2], **scale}
+        (out,) = operator("MultiHeadAttention", inputs, attributes)
+        return out
 
     def by_token(self, x_BNHK: Tensor) -> Tensor:
         """Values as [B, N, H, K], which they are."""
@@ -59,14 +63,17 @@ def use_onnxruntime_heads(net: nn.Module) -> None:
             module.heads = OnnxRuntimeHeads(head_dim=heads.head_dim, scale=heads.scale)
 
 
-def _operator(name: str, inputs: tuple[Tensor, ...], **attributes: Any) -> Tensor:
-    """A node whose output is of the first input's type and shape."""
-    result: Tensor = torch.onnx.ops.symbolic(
-        f"{_DOMAIN}::{name}",
-        inputs,
-        attributes,
-        dtype=inputs[0].dtype,
-        shape=inputs[0].shape,
-        version=_VERSION,
+def operator(
+    name: str, inputs: tuple[Tensor, ...], attributes: Mapping[str, Any], num_outputs: int = 1
+) -> tuple[Tensor, ...]:
+    """A node of onnxruntime's own whose outputs are of the first input's type and shape."""
+    return tuple(
+        torch.onnx.ops.symbolic_multi_out(
+            f"{_DOMAIN}::{name}",
+            inputs,
+            attributes,
+            dtypes=[inputs[0].dtype] * num_outputs,
+            shapes=[inputs[0].shape] * num_outputs,
+            version=_VERSION,
+        )
     )
-    return result

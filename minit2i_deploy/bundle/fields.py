@@ -28,7 +28,7 @@ ROUNDINGS: Final = ("truncate",)
 # Of a graph whose INT8 products are right on every processor; see GraphQuantization.
 PAIR_SAFE: Final = "pair-safe"
 # Providers of ONNX Runtime whose own operators a bundle may have, by our names.
-ONLY_FOR: Final = ("cpu",)
+ONLY_FOR: Final = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -90,7 +90,7 @@ def test_export_pads_heads_with_the_option_or_for_the_target(
     calls: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = run(capsys, "export", "ckpt", tmp_path / "a", "--for", "cuda")
-    assert "attention as one Attention node, heads padded to a multiple of 8 (" in done.err
+    assert "attention as an operator of onnxruntime, heads padded to a multiple of 8 (" in done.err
     run(capsys, "export", "ckpt", tmp_path / "b", "--for", "cuda", "--head-multiple", "16")
     run(capsys, "export", "ckpt", tmp_path / "c", "--for", "tensorrt")
     run(capsys, "export", "ckpt", tmp_path / "d", "--head-multiple", "8")

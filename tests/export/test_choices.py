@@ -52,6 +52,7 @@ def test_the_default_is_the_fastest_exact_enough_one() -> None:
     # What no other engine runs, and what TensorRT-RTX refuses: float32 Attention.
     assert {c.attention for c in EVERY if c.only_for is not None} == {ONNXRUNTIME_OPERATOR}
     assert (choose("cpu").only_for, choose("cpu", "fp16").only_for) == ("cpu", None)
+    assert (choose("cuda").only_for, choose("cuda", "bf16").only_for) == ("cuda", None)
     assert choose("tensorrt-rtx", "fp32").attention == DECOMPOSED
 
 

@@ -32,6 +32,7 @@ from minit2i_deploy.export.graphs.modules import (
     text_adapter_signature,
 )
 from minit2i_deploy.export.graphs.onnx_export import to_onnx
+from minit2i_deploy.export.graphs.onnxruntime_denoiser import FusedDenoiser
 from minit2i_deploy.export.graphs.onnxruntime_heads import use_onnxruntime_heads
 from minit2i_deploy.export.graphs.weights_file import write_graph
 from minit2i_deploy.export.quantize import QuantizeOptions, quantize_bundle
@@ -102,9 +103,10 @@ def error(actual: np.ndarray, expected: torch.Tensor) -> float:
     return float(np.linalg.norm(actual - expected.numpy()) / np.linalg.norm(expected.numpy()))
 
 
+@pytest.mark.parametrize("engine", ["cpu", "cuda"])
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
-def test_the_graphs_compute_what_torch_does(tmp_path: Path, name: str) -> None:
+def test_the_graphs_compute_what_torch_does(tmp_path: Path, name: str, engine: str) -> None:
     """Two images, two branches, texts of two lengths; torch in float64."""
     config, padding = NETWORKS[name]
     net, exact = network(config), network(config).double()
@@ -117,9 +119,11 @@ def test_the_graphs_compute_what_torch_does(tmp_path: Path, name: str) -> None:
     if padding is not None:
         pad_heads(net, padding)
     use_onnxruntime_heads(net)
+    # The order of operators for CUDA, in onnxruntime's CPU kernels.
+    denoiser = FusedDenoiser(net.denoiser) if engine == "cuda" else net.denoiser
     parts = {
         "a": (AdapterGraph(net.text_adapter), text_adapter_signature(config)),
-        "s": (Step(net.denoiser), step_signature(config)),
+        "s": (Step(denoiser), step_signature(config)),
     }
     adapter, step = (session(*part, tmp_path / key) for key, part in parts.items())
     tokens = adapter.run(None, inputs)[0]
@@ -150,6 +154,36 @@ def test_one_node_each_and_no_transposes() -> None:
     assert {"Attention", "Softmax"}.isdisjoint(kind for _, kind in kinds)
     # Of patches alone: the image is split and joined.
     assert kinds["", "Transpose"] == 2
+
+
+def test_for_cuda_a_block_has_few_nodes_and_no_unequal_split(tmp_path: Path) -> None:
+    net = network(CONFIG)
+    use_onnxruntime_heads(net)
+    module = Step(FusedDenoiser(net.denoiser)).eval()
+    graph = to_onnx(module, step_signature(CONFIG), 23).graph
+    kinds = Counter((node.domain, node.op_type) for node in graph)
+    blocks = CONFIG.depth_double
+    assert kinds["com.microsoft", "MultiHeadAttention"] == blocks
+    # Both streams at once; a sum before each norm but the text's first.
+    assert kinds["com.microsoft", "RotaryEmbedding"] == 2 * blocks
+    assert kinds["com.microsoft", "SkipSimplifiedLayerNormalization"] == 4 * blocks - 1
+    # An unequal one copies its sizes from the host; q, k and v are equal parts.
+    assert kinds["", "Split"] == blocks
+    assert all(len({str(o.shape) for o in n.outputs}) == 1 for n in graph if n.op_type == "Split")
+
+
+def test_a_bundle_for_cuda_runs_on_that_provider_and_in_torch(tmp_path: Path) -> None:
+    choice = ExportOptions(
+        text_encoder=text_folder(), only_for="cuda", precision="fp16", head_multiple=8
+    )
+    bundle = export_bundle(hub_folder(), tmp_path / "b", choice)
+    assert bundle.manifest.only_for == "cuda"
+    with pytest.raises(RuntimeFailure, match=r"for provider cuda of onnxruntime alone .* so cpu"):
+        open_runtime(bundle, "onnxruntime")
+    expected = final_state(Bundle.open(tiny_bundle()), "onnxruntime")
+    actual = final_state(bundle, "torch", precision="fp32")
+    # Measured 3.0e-4: weights in fp16.
+    assert np.abs(actual - expected).max() <= 2e-3 * np.abs(expected).max()
 
 
 def test_it_is_recorded_and_verified() -> None:
@@ -187,15 +221,15 @@ def test_other_engines_refuse_it(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(RuntimeFailure, match=message.format("tensorrt-rtx")):
             use(bundle, BuildOptions(library="tensorrt_rtx", targets=("sm89",)))
     # As if the provider were there.
-    monkeypatch.setattr(
-        "minit2i_deploy.runtimes.onnxruntime.session.check_present", lambda ort, provider: None
-    )
+    for module in ("session", "runtime"):
+        name = f"minit2i_deploy.runtimes.onnxruntime.{module}.check_present"
+        monkeypatch.setattr(name, lambda *arguments: None)
     for provider in ("cuda", "openvino", "tensorrt"):
         with pytest.raises(RuntimeFailure, match=message.format(provider)):
             open_runtime(bundle, "onnxruntime", provider=provider)
 
 
-@pytest.mark.parametrize("value", ["cuda", "", "CPU", None, 1])
+@pytest.mark.parametrize("value", ["openvino", "", "CPU", None, 1])
 def test_an_unknown_engine_is_refused(value: object) -> None:
     fields = json.loads((cpu_bundle() / "manifest.json").read_text())
     del fields["manifest_sha256"]
@@ -206,7 +240,8 @@ def test_an_unknown_engine_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"only_for": "cuda"}, "only_for must be one of cpu, got 'cuda'"),
+        ({"only_for": "rocm"}, "only_for must be one of cpu, cuda, got 'rocm'"),
+        ({"only_for": "cuda"}, "requires fp16 at opset 23, got fp32 at opset 23"),
         (
             {"only_for": "cpu", "precision": "bf16"},
             "requires fp32 at opset 23, got bf16 at opset 23",

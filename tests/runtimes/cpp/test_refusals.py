@@ -119,7 +119,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "odd padding": set_to("padded_head_dim", value=57),
     "padding as text": set_to("padded_head_dim", value="64"),
     "padding is null": set_to("padded_head_dim", value=None),
-    "unknown engine": set_to("only_for", value="cuda"),
+    "unknown engine": set_to("only_for", value="rocm"),
     "engine is null": set_to("only_for", value=None),
     "check": set_to("checks", value=[{"name": "a"}]),
 }  # fmt: skip

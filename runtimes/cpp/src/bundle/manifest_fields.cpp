@@ -327,7 +327,7 @@ Manifest decode_manifest(const Json &complete) {
     // This one if the graphs hold operators that only one provider has.
     if (value.contains("only_for")) {
         manifest.only_for = expect_text(value.at("only_for"), "manifest.only_for");
-        expect_one_of("manifest.only_for", manifest.only_for, {"cpu"});
+        expect_one_of("manifest.only_for", manifest.only_for, {"cpu", "cuda"});
         value.erase("only_for");
     }
     expect_fields(value, "manifest",
