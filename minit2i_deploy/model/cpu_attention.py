@@ -51,6 +51,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     Returns:
         [B, H, N, K].
     """
+    # Contiguous, so that its flattened form is a view: bmm writes into that.
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     q, k, v, flat = (value.flatten(0, 1) for value in (q, k, v, out))
     for heads, scores, shares in _parts(q, k, count=2):
@@ -72,6 +73,7 @@ def _gradients(
         _shares(q[heads], k[heads], scale, scores, shares)
         torch.bmm(shares.mT, grad[heads], out=d_v[heads])
         torch.bmm(grad[heads], v[heads].mT, out=d_shares)
+        # Their gradient takes the place of the scores, which nothing reads any more.
         torch.ops.aten._softmax_backward_data.out(d_shares, shares, -1, q.dtype, grad_input=scores)
         _scaled_product(scores, k[heads], scale, out=d_q[heads])
         _scaled_product(scores.mT, q[heads], scale, out=d_k[heads])
@@ -94,6 +96,7 @@ def _shares(q: Tensor, k: Tensor, scale: float, scores: Tensor, shares: Tensor) 
 
 
 def _scaled_product(a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
+    # With beta 0 the old content is ignored, even where it is NaN.
     torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
 
 

@@ -83,6 +83,7 @@ def flax_rule(name: str) -> Target | Drop | None:
     if len(parts) < 3 or tuple(parts[-2:]) not in _LEAVES:
         return None
     path, (holder, leaf) = parts[:-2], parts[-2:]
+    # Only the patch embedding is convolutional; under another path the name is foreign.
     if holder in ("proj1", "proj2") and path != ["img_embedder"]:
         return None
     suffix, axes = _LEAVES[holder, leaf]

@@ -65,6 +65,7 @@ class TorchSaveForm(Form):
         """Read the file by the keys in it."""
         content = load_torch_file(path)
         keys = set(content)
+        # A file of other software may have anything under that key.
         if not isinstance(content.get("config"), dict):
             keys.discard("config")
         if {"config", "state_dict"} <= keys:

@@ -97,6 +97,7 @@ def _read_conditions(values: Any, path: Path) -> StudentSettings | None:
     if values is None:
         return None
     numbers = isinstance(values, dict) and values.keys() == RELEASED.keys()
+    # Not isinstance, which takes true for a number.
     if not numbers or not all(type(value) in (int, float) for value in values.values()):
         raise CheckpointError(
             f"{path}: {_CONDITIONS} is {values!r}, expected numbers for {', '.join(RELEASED)}"

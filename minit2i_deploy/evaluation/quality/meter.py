@@ -188,6 +188,7 @@ class _Tally:
             np.stack([image_metrics.share_outside(result.x), image_metrics.share_clipped(result.x)])
         )
         self.gradients.append(image_metrics.seam_gradients(result.x, self.patch_size))
+        # Encoding and images take the same time with every table.
         self.seconds += result.timings["steps"]
 
     def store_states(self, indices: Sequence[int], result: Result, compared: Sequence[int]) -> None:

@@ -65,6 +65,7 @@ def is_held_out(caption: str) -> bool:
 
     The answer depends on the caption's bytes alone, so it never changes between versions.
     """
+    # Python's own hash() of a text differs from process to process.
     digest = hashlib.blake2b(caption.encode("utf-8"), digest_size=8).digest()
     return int.from_bytes(digest, "little") % _SPLIT_MODULUS == 0
 

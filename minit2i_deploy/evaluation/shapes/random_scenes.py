@@ -109,6 +109,7 @@ def _draw_kind(rng: np.random.Generator, weights: Mapping[str, float] | None) ->
         point -= weight
         if point < 0:
             return kind
+    # Rounding may leave a point that no interval holds.
     return max(weights, key=lambda name: weights[name])
 
 
@@ -154,6 +155,7 @@ def _novel(rng: np.random.Generator) -> tuple[Requirement, ...]:
 def _novel_and_known(rng: np.random.Generator) -> tuple[Requirement, ...]:
     shapes = _pick_two(rng, SHAPES)
     colours = (_pick(rng, _NOVEL_COLOUR_NAMES), _pick(rng, _COLOUR_NAMES))
+    # Either object may have the novel color, or its place would tell which it is.
     if rng.random() < 0.5:
         colours = (colours[1], colours[0])
     return (

@@ -54,6 +54,7 @@ def bar_chart(title: str, note: str, bars: Sequence[Bar], *, top: float | None =
         top: value of a complete track; None takes the largest value or end of a whisker.
     """
     ends = [end for bar in bars for end in (bar.value, *(bar.interval or ()))]
+    # An infinite PSNR has no length; it fills the track of the largest finite one.
     largest = top or max((end for end in ends if math.isfinite(end)), default=0.0) or 1.0
     lines = "\n".join(_bar(bar, largest) for bar in bars)
     return (

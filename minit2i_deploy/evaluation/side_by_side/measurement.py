@@ -129,4 +129,5 @@ def _worst_cases(
     def order(case: ShownCase) -> tuple[float, int]:
         return worst_psnr([measured[case.index] for measured in pairs]), case.index
 
+    # The index breaks ties, so that the batch size does not change what is shown.
     return sorted([*shown, *batch], key=order)[:count]

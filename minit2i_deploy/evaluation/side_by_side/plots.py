@@ -184,6 +184,7 @@ def _names(points: Sequence[Point], across: Scale, up: Scale) -> list[str]:
         width = _CHAR * len(point.name)
         is_right = x + 9 + width > _WIDTH
         begin = x - 9 - width if is_right else x + 9
+        # From top to bottom, so that a name that moves down meets only those above it.
         while any(
             abs(y - other) < _LINE and begin < stop and start < begin + width
             for other, start, stop in boxes
