@@ -25,7 +25,7 @@ SAMPLING = ["--guidance", "--preset", "--solver", "--steps", "--table"]
 ENGINE = ["--compile", "--device", "--precision", "--provider", "--runtime", "--tf32", "--threads"]
 # Changing a flag changes what other programs may rely on: change the CHANGELOG with it.
 FLAGS = {
-    "demo": ["--export", "--json", "--output", "--per-kind"],
+    "demo": ["--export", "--json", "--output", "--per-kind", "--port", "--web"],
     "export": [
         *SOURCE, "--flavour", "--for", "--head-multiple", "--json", "--loops", "--overwrite",
         "--precision", "CHECKPOINT", "BUNDLE",
@@ -78,13 +78,13 @@ FLAGS = {
         "--timing-cache", "--version-compatible", "--wait", "--workspace", "BUNDLE",
     ],
     "sensitivity": [
-        "--budget", "--calibration", "--captions", "--estimates-only", "--json", "--most",
-        "--no-smoothing", "--output", "--plot", "--preset", "--prompts", "--samples", "--scheme",
-        "--seed", "--strata", "--threads", "-o", "BUNDLE",
+        "--budget", "--calibration", "--captions", "--curve", "--estimates-only", "--json",
+        "--most", "--no-smoothing", "--output", "--plot", "--preset", "--prompts", "--samples",
+        "--scheme", "--seed", "--strata", "--threads", "-o", "BUNDLE",
     ],
     "compare": [
         *SAMPLING, *ENGINE, "--batch", "--captions", "--details", "--json", "--out", "--output",
-        "--prompts", "--repeats", "--runtime-b", "--seeds", "-o", "A", "B",
+        "--prompts", "--repeats", "--runtime-b", "--seeds", "-o", "A", "B", "C",
     ],
     "data pack": [
         "--bad-limit", "--json", "--per-shard", "--seed", "--shapes", "--size", "FOLDER",

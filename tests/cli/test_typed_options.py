@@ -42,7 +42,7 @@ def test_a_dataclass_has_the_arguments_of_its_parser(parser: argparse.ArgumentPa
 
 def test_no_command_takes_a_namespace() -> None:
     for command in COMMANDS:
-        module = importlib.import_module(f"minit2i_deploy.cli.{command.name}")
+        module = importlib.import_module(f"minit2i_deploy.cli.{command.module}")
         source = module.__spec__ and module.__spec__.origin
         assert source is not None
         with open(source, encoding="utf-8") as stream:

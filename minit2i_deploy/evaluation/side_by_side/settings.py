@@ -28,6 +28,7 @@ def describe_settings(contender: Contender) -> dict[str, str]:
         "LoRA": (provenance.lora_sha256 or "none")[:_DIGITS],
         "flavour": manifest.flavour.name,
         "default preset": manifest.default_preset,
+        "tables": ", ".join(sorted(manifest.tables)),
         "digest": contender.bundle.digest[:_DIGITS],
     }
     if manifest.switch is not None:
