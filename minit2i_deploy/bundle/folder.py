@@ -11,6 +11,7 @@ from pathlib import Path
 from minit2i_deploy.bundle.manifest import FILE_NAME, KIND
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.files import atomic_directory, check_target
+from minit2i_deploy.io.lock import output_lock
 
 
 @contextlib.contextmanager
@@ -31,10 +32,16 @@ def bundle_folder(
     Raises:
         UsageError: the target exists and may not be replaced, or is a source, contains one or is
             inside a source bundle.
-        Minit2iError: the disk failed or is full.
+        Minit2iError: another process is writing it, or the disk failed or is full.
     """
     _check_sources(path, sources)
-    with atomic_directory(path, overwrite=overwrite, check=require_bundle) as folder:
+    target = Path(path).resolve()
+    # Before the lock, so that a refused folder gets no file beside it.
+    check_target(target, overwrite, require_bundle)
+    with (
+        output_lock(target),
+        atomic_directory(target, overwrite=overwrite, check=require_bundle) as folder,
+    ):
         yield folder
 
 

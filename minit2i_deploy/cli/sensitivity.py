@@ -155,12 +155,20 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
 
 def run(options: SensitivityOptions) -> None:
     """Measure, search, write and print."""
-    from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.cli.support.formatting import json_text
+    from minit2i_deploy.io.lock import output_lock
+
+    job = _job(options)
+    with output_lock(options.output):
+        result = _measure_and_write(options, job)
+    print(json_text(result.to_dict()) if options.json else _text(result, options.output))
+
+
+def _measure_and_write(options: SensitivityOptions, job: SensitivityJob) -> Sensitivity:
+    from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.export.quantize.sensitivity.results_file import partial_path
     from minit2i_deploy.progress import ProgressLine
 
-    job = _job(options)
     partial = partial_path(options.output)
     try:
         with ProgressLine("sensitivity") as line:
@@ -179,10 +187,9 @@ def run(options: SensitivityOptions) -> None:
         from minit2i_deploy.export.quantize.sensitivity.curve_plot import plot_curve
 
         plot_curve(result, result.curve, options.curve)
-    values = result.to_dict()
-    output_paths.write_json(options.output, values)
+    output_paths.write_json(options.output, result.to_dict())
     partial.unlink(missing_ok=True)
-    print(json_text(values) if options.json else _text(result, options.output))
+    return result
 
 
 def _job(options: SensitivityOptions) -> SensitivityJob:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from minit2i_deploy.errors import TrainingError, UsageError
 from minit2i_deploy.io.files import atomic_directory
+from minit2i_deploy.io.lock import output_lock
 from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.training.data.image_folder import ImageFolder
 from minit2i_deploy.training.data.images import decode_image
@@ -124,7 +125,7 @@ def pack_shapes(
 def _write(
     out: Path, samples: Iterator[dict[str, bytes]], per_shard: int, result: PackResult
 ) -> None:
-    with atomic_directory(out) as partial:
+    with output_lock(out), atomic_directory(out) as partial:
         for count in write_shards(partial, samples, per_shard):
             result.num_samples = count
             result.num_shards += 1

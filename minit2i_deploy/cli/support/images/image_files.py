@@ -18,6 +18,7 @@ from minit2i_deploy.io.files import remove_if_empty
 from minit2i_deploy.io.image_formats import SUFFIXES, check_metadata
 from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import check_animation
+from minit2i_deploy.io.lock import output_lock
 
 INDEX_FILE: Final = "index.jsonl"
 
@@ -130,9 +131,12 @@ def created_folders(options: GenerateOptions, files: ImageFiles) -> Iterator[Non
 
     Raises:
         UsageError: one is not empty or cannot be created.
+        Minit2iError: another process generates several images there.
     """
     with contextlib.ExitStack() as stack:
         if files.folder is not None:
+            if len(files.paths) > 1:
+                stack.enter_context(output_lock(files.folder))
             stack.enter_context(remove_if_empty(files.folder))
             # One image may join others; the numbers of several would clash with what is there.
             output_paths.create_folder(files.folder, must_be_empty=len(files.paths) > 1)
