@@ -53,7 +53,7 @@ spec = u.find_spec("onnxruntime")
 print(p.Path(spec.origin).parent / "capi" if spec else "")') || fail "$source: is not a Python"
         depth=1
         [ -n "$place" ] || fail "onnxruntime is not installed in $source; run: \
-$source -m pip install 'minit2i-deploy[cpu]'"
+$source -m pip install onnxruntime"
     fi
     ;;
 esac

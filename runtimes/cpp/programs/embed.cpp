@@ -8,20 +8,24 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 
 namespace {
 
 constexpr char kProgram[] = "minit2i-embed";
-constexpr char kHelp[] = R"(usage: minit2i-embed [options] BUNDLE TEXT... -o FILE.npz
+constexpr char kHelp[] = R"(usage: minit2i-embed [options] BUNDLE TEXT... -o FILE
 
 Embed texts with a bundle's text encoder. A single - in place of TEXT reads
 texts from standard input, one per line.
 
-  -o, --output FILE.npz  values float32 [texts, tokens, width], zero at padding;
+  -o, --output FILE      .npz: values float32 [texts, tokens, width], zero at padding;
                          mask int64 [texts, tokens], 1 at real tokens
   --texts FILE           UTF-8 file in place of TEXT, one per line; - is standard
                          input
-  --pooled               add the mean over each text's tokens, of length 1
+                         A .npy file has one array, that of --pooled-only
+  --pooled               add the mean over each text's tokens, of length 1:
+                         pooled float32 [texts, width]
+  --pooled-only          write that alone
   --tokens               print token ids, one text per line, in place of -o
   --batch N              most texts that the encoder sees at once (default: 32)
   --provider NAME        cpu (default), cuda, tensorrt, openvino or tensorrt-rtx
@@ -79,33 +83,55 @@ minit2i::EmbedOptions embed_options(const programs::Arguments &arguments) {
     return options;
 }
 
+bool is_npy(const std::string &path) {
+    return std::filesystem::path(path).extension() == ".npy";
+}
+
+void check_output(const programs::Arguments &arguments) {
+    const std::string path = arguments.value("--output");
+    if (is_npy(path) && !arguments.has("--pooled-only")) {
+        throw programs::UsageError(path + ": a .npy file has one array; pass --pooled-only, or name "
+                                          "a .npz file");
+    }
+    if (!is_npy(path)) {
+        programs::check_suffix(path, ".npz");
+    }
+}
+
 void write_embeddings(const programs::Arguments &arguments, const minit2i::Embeddings &embeddings) {
     const programs::Shape shape{embeddings.num_texts(), embeddings.num_tokens(),
                                 embeddings.width()};
-    std::vector<std::pair<std::string, std::string>> arrays{
-        {"values", programs::npy_bytes(embeddings.values(), shape)},
-        {"mask", programs::npy_bytes(embeddings.mask(), {shape[0], shape[1]})}};
-    if (arguments.has("--pooled")) {
+    const std::string path = arguments.value("--output");
+    const bool is_pooled_only = arguments.has("--pooled-only");
+    std::vector<std::pair<std::string, std::string>> arrays;
+    if (!is_pooled_only) {
+        arrays.emplace_back("values", programs::npy_bytes(embeddings.values(), shape));
+        arrays.emplace_back("mask", programs::npy_bytes(embeddings.mask(), {shape[0], shape[1]}));
+    }
+    if (is_pooled_only || arguments.has("--pooled")) {
         arrays.emplace_back("pooled",
                             programs::npy_bytes(embeddings.pooled(), {shape[0], shape[2]}));
     }
-    const std::string path = arguments.value("--output");
-    programs::write_file(path, programs::npz_bytes(arrays));
-    std::printf("%s  values [%zu, %zu, %zu]\n", path.c_str(), shape[0], shape[1], shape[2]);
+    programs::write_file(path, is_npy(path) ? arrays[0].second : programs::npz_bytes(arrays));
+    if (is_pooled_only) {
+        std::printf("%s  pooled [%zu, %zu]\n", path.c_str(), shape[0], shape[2]);
+    } else {
+        std::printf("%s  values [%zu, %zu, %zu]\n", path.c_str(), shape[0], shape[1], shape[2]);
+    }
 }
 
 int run(int argc, char **argv) {
     std::vector<std::string> names{"--output", "--texts", "--batch"};
     names.insert(names.end(), programs::kModelOptions.begin(), programs::kModelOptions.end());
-    const programs::Arguments arguments(argc, argv, names, {"--pooled", "--tokens"});
+    const programs::Arguments arguments(argc, argv, names, {"--pooled", "--pooled-only", "--tokens"});
     if (arguments.positionals().empty()) {
         throw programs::UsageError("BUNDLE is missing; see --help");
     }
     if (arguments.has("--tokens") == arguments.has("--output")) {
-        throw programs::UsageError("pass exactly one of -o FILE.npz and --tokens");
+        throw programs::UsageError("pass exactly one of -o FILE and --tokens");
     }
     if (arguments.has("--output")) {
-        programs::check_suffix(arguments.value("--output"), ".npz");
+        check_output(arguments);
     }
     const minit2i::EmbedOptions options = embed_options(arguments);
     const std::vector<std::string> texts = requested_texts(arguments);

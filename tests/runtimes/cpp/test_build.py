@@ -15,7 +15,7 @@ from minit2i_deploy._version import __version__
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers import cpp_client
 from tests.helpers.cpp_bundles import DEMO_TOKENIZER, shipped_bundle, shipped_student, switch_bundle
-from tests.helpers.cpp_client import ROOT, program
+from tests.helpers.cpp_client import ROOT, TEST_OPTIONS, program
 from tests.helpers.cpp_plugins import idle_plugin
 from tests.helpers.tiny_bundle import tiny_bundle
 
@@ -89,7 +89,8 @@ def test_the_benchmark_refuses(options: tuple[str, ...], line: str) -> None:
 def test_sanitized(tmp_path: Path) -> None:
     folder = ROOT / "build" / "cpp-sanitized"
     script = ROOT / "scripts" / "build_cpp.sh"
-    run("sh", script, folder, sys.executable, "-DMINIT2I_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug")
+    options = (*TEST_OPTIONS, "-DMINIT2I_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug")
+    run("sh", script, folder, sys.executable, *options)
     assert os.environ.get("ASAN_OPTIONS") is None
     files = [tiny_bundle() / "manifest.json", tiny_bundle() / "tables" / "euler-20.json"]
     files += [DEMO_TOKENIZER / "tokenizer.json"]

@@ -49,9 +49,12 @@ def prefix(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         folder = cpp_client.build()
     else:
         folder = ROOT / "build" / "cpp-static"
-        options = ("-DBUILD_SHARED_LIBS=OFF", "-DMINIT2I_EXAMPLES=OFF", "-DMINIT2I_FUZZ=OFF")
-        options += ("-DMINIT2I_TEST_PLUGIN=OFF",)
+        options = ("-DBUILD_SHARED_LIBS=OFF", "-DMINIT2I_STRICT=ON")
         run("sh", SCRIPTS / "build_cpp.sh", folder, sys.executable, *options)
+        # What users get by default.
+        programs = {path.name for path in folder.iterdir() if path.is_file()}
+        assert "minit2i-embed" in programs
+        assert not programs & {"fuzz_readers", "soak", "embed_c", "libidle_plugin.so"}
     root = tmp_path_factory.mktemp(request.param)
     run("cmake", "--install", folder, "--prefix", root / "installed", "--strip")
     return Path(shutil.move(root / "installed", root / "another place"))

@@ -113,6 +113,21 @@ def test_embeddings_are_those_of_python(tmp_path: Path, scheme: str | None) -> N
     assert np.abs(actual["pooled"] - expected.pooled()).max() <= MAX_EMBEDDING_ERROR
 
 
+def test_pooled_alone_as_an_archive_and_as_one_array(tmp_path: Path) -> None:
+    program("minit2i-embed", tiny_bundle(), "red", "green", "--pooled", "-o", tmp_path / "all.npz")
+    expected = np.load(tmp_path / "all.npz")["pooled"]
+    for name in ("a.npz", "a.npy"):
+        file = tmp_path / name
+        line = program("minit2i-embed", tiny_bundle(), "red", "green", "--pooled-only", "-o", file)
+        assert line == f"{file}  pooled [2, 32]\n"
+    with np.load(tmp_path / "a.npz") as archive:
+        assert archive.files == ["pooled"]
+        assert np.array_equal(archive["pooled"], expected)
+    assert np.array_equal(np.load(tmp_path / "a.npy"), expected)
+    line = program("minit2i-embed", tiny_bundle(), "red", "-o", tmp_path / "b.npy", code=2)
+    assert "b.npy: a .npy file has one array; pass --pooled-only, or name a .npz file" in line
+
+
 def test_texts_from_standard_input(tmp_path: Path) -> None:
     expected = program("minit2i-embed", tiny_bundle(), "a red circle", "", "green", "--tokens")
     data = b"a red circle\n\ngreen\n"
