@@ -1,8 +1,8 @@
 """torch's Muon with the Newton-Schulz iterations of equal shapes done together.
 
 A network has few shapes of matrices and many matrices of each. One by one they are thousands of
-small products a step; stacked, dozens. The arithmetic stays the same: a single CPU core gains
-nothing, and a device that waits for launches gains much. State and groups are torch's.
+small products a step; stacked, dozens. The arithmetic stays the same, so that only what is spent
+between the products gets less: a single CPU core gains nothing. State and groups are torch's.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def orthogonalize(
 
 
 class Muon(torch.optim.Muon):
-    """As torch.optim.Muon, faster on many equal matrices, on sharded ones, and without bf16.
+    """As torch.optim.Muon, with fewer products to launch, and for shards and devices without bf16.
 
     The iterations are done in bf16, as torch's, where the device multiplies it, and in float32
     elsewhere. A shard's update needs its full matrix: every process gathers it, iterates and keeps
