@@ -96,6 +96,17 @@ class PrecisionWarning(UserWarning):
     """A precision is slow on this device, or parts were rounded; the text says what to do."""
 
 
+def pip_line(extra: str) -> str:
+    """The command that installs an extra, or with "" the package alone, from a clone."""
+    # On no index yet.
+    return f"pip install -c constraints.txt '.[{extra}]'" if extra else "pip install ."
+
+
+def install_hint(extra: str) -> str:
+    """What to do where a package is missing or too old: the command, and where it is run."""
+    return f"run in a clone of minit2i-deploy: {pip_line(extra)}"
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional package, or say which pip line brings it.
 
@@ -112,6 +123,4 @@ def require(module: str, extra: str) -> ModuleType:
         # A package that is installed but lacks one of its own dependencies is another problem.
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
-        raise MissingDependencyError(
-            f"{module} is not installed; run: pip install 'minit2i-deploy[{extra}]'"
-        ) from error
+        raise MissingDependencyError(f"{module} is not installed; {install_hint(extra)}") from error

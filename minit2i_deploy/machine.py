@@ -6,10 +6,12 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Final
+
+from minit2i_deploy.errors import pip_line
 
 DISTRIBUTION: Final = "minit2i-deploy"
 # Flag in /proc/cpuinfo (x86, then ARM) -> what it speeds up here.
@@ -29,6 +31,7 @@ CPU_FEATURES: Final = {
 _LIBRARIES: Final = ("numpy", "onnxruntime", "torch")
 # Extras for development, which nothing needs to run.
 _EXCLUDED_EXTRAS: Final = ("dev",)
+_LEAST: Final = re.compile(r">=\s*([0-9.]+)")
 _REQUIREMENT: Final = re.compile(
     r"(?P<name>[A-Za-z0-9._-]+)(\[(?P<extras>[^\]]*)\])?[^;]*"
     r"(;.*extra == [\"'](?P<extra>[^\"']+)[\"'])?"
@@ -87,18 +90,19 @@ class Extra:
     Args:
         name: of the extra; "" for what is always installed.
         packages: package to its version, or None if it is missing.
+        too_old: package to the least version that is needed, where an older one is installed.
     """
 
     name: str
     packages: Mapping[str, str | None]
+    too_old: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pip_line(self) -> str | None:
-        """The command that installs what is missing, or None."""
-        if all(self.packages.values()):
+        """The command that installs what is missing or too old, or None."""
+        if all(self.packages.values()) and not self.too_old:
             return None
-        what = f"{DISTRIBUTION}[{self.name}]" if self.name else DISTRIBUTION
-        return f"pip install '{what}'"
+        return pip_line(self.name)
 
 
 def installed_extras() -> list[Extra]:
@@ -117,6 +121,7 @@ def installed_extras() -> list[Extra]:
 def group_extras(lines: Iterable[str]) -> list[Extra]:
     """The extras in lines of requirements, as metadata has them."""
     packages: dict[str, list[str]] = {}
+    least: dict[str, str] = {}
     nested: dict[str, list[str]] = {}
     for line in lines:
         match = _REQUIREMENT.match(line)
@@ -126,14 +131,31 @@ def group_extras(lines: Iterable[str]) -> list[Extra]:
             nested.setdefault(extra, []).extend(match["extras"].split(","))
         else:
             packages.setdefault(extra, []).append(match["name"])
+            if (bound := _LEAST.search(line.partition(";")[0])) is not None:
+                least[match["name"]] = max(least.get(match["name"], ""), bound[1], key=_numbers)
     for extra, others in nested.items():
         for other in others:
             packages.setdefault(extra, []).extend(packages.get(other.strip(), []))
     return [
-        Extra(name=name, packages={package: _version(package) for package in sorted(names)})
+        _extra(name, sorted(set(names)), least)
         for name, names in packages.items()
         if name not in _EXCLUDED_EXTRAS
     ]
+
+
+def _extra(name: str, names: Iterable[str], least: Mapping[str, str]) -> Extra:
+    versions = {package: _version(package) for package in names}
+    too_old = {
+        package: least[package]
+        for package, actual in versions.items()
+        if actual is not None and package in least and _numbers(actual) < _numbers(least[package])
+    }
+    return Extra(name=name, packages=versions, too_old=too_old)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """A version's leading numbers, which is enough to compare releases with a least one."""
+    return tuple(int(part) for part in re.sub(r"[^0-9.].*", "", text).split(".") if part)
 
 
 def _processor() -> str:

@@ -17,7 +17,7 @@ from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.compatibility import require_engine_fits
-from minit2i_deploy.errors import RuntimeFailure, UsageError, require
+from minit2i_deploy.errors import RuntimeFailure, UsageError, install_hint, require
 from minit2i_deploy.protocol import check_threads
 from minit2i_deploy.runtimes import int8_probe
 from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
@@ -145,7 +145,7 @@ class OpenVinoRuntime(GraphRuntime):
                 if tuple(map(int, version.split(".")[:2])) < _MIN_VERSION:
                     reason = (
                         f"openvino {version} is too old; graphs of opset 23 need 2026.3 or later, "
-                        f"run: pip install -U 'minit2i-deploy[openvino]' ({reason})"
+                        f"{install_hint('openvino')} ({reason})"
                     )
                 raise RuntimeFailure(f"{path}: openvino cannot open it: {reason}") from error
         return self._graphs[graph]

@@ -129,7 +129,7 @@ def test_a_missing_engine_exits_1_with_its_pip_line(bundle: Bundle) -> None:
     done = run_alone(code, bundle.path)
     assert report_of(done)["code"] == 1
     assert done.stderr.count("\n") == 1
-    assert "pip install 'minit2i-deploy[export]'" in done.stderr
+    assert "pip install -c constraints.txt '.[export]'" in done.stderr
 
 
 def test_help_loads_no_library() -> None:

@@ -71,7 +71,11 @@ def run(options: DoctorOptions) -> None:
         "memory_bytes": memory_bytes(),
         "cpu_features": cpu_features(read_cpuinfo()),
         "extras": {
-            extra.name or "always": {"packages": dict(extra.packages), "pip": extra.pip_line}
+            extra.name or "always": {
+                "packages": dict(extra.packages),
+                "too_old": dict(extra.too_old),
+                "pip": extra.pip_line,
+            }
             for extra in installed_extras()
         },
         "engines": _engines(bundle),
@@ -172,10 +176,15 @@ def _extra_rows(extras: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows = []
     for name, extra in extras.items():
         packages = ", ".join(
-            f"{package} {version or '(missing)'}" for package, version in extra["packages"].items()
+            f"{package} {version or '(missing)'}{_bound(extra['too_old'].get(package))}"
+            for package, version in extra["packages"].items()
         )
         rows.append((name, "complete" if extra["pip"] is None else extra["pip"], packages))
     return rows or [("unknown", "this package was not installed with pip", "")]
+
+
+def _bound(least: str | None) -> str:
+    return "" if least is None else f" (too old, {least} or later is needed)"
 
 
 def _engine_text(item: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Final, Self
 
 from minit2i_deploy.engines.key import TENSORRT, TENSORRT_RTX
-from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, require
+from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, install_hint, require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +69,7 @@ class Library:
         if _numbers(library.version)[: len(oldest)] < oldest:
             raise RuntimeFailure(
                 f"{name} {library.version} is installed, expected {'.'.join(map(str, oldest))} or "
-                f"later; run: pip install --upgrade 'minit2i-deploy[{library.extra}]'"
+                f"later; {install_hint(library.extra)}"
             )
         return library
 
@@ -118,7 +118,7 @@ def _load(name: str) -> ModuleType:
     if any(importlib.util.find_spec(module) for module in _DISTRIBUTIONS[other].modules):
         hint = f" ({other.replace('_', '-')} is; choose that instead)"
     raise MissingDependencyError(
-        f"{name} is not installed{hint}; run: pip install 'minit2i-deploy[{distribution.extra}]'"
+        f"{name} is not installed{hint}; {install_hint(distribution.extra)}"
     )
 
 

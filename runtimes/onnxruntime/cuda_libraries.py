@@ -15,12 +15,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.errors import RuntimeFailure, install_hint
 from minit2i_deploy.runtimes.cuda.devices import Gpu, find_gpu
 
 # The library's severity of messages above warnings.
 _ERROR: Final = 3
-_PIP: Final = "run: pip install -U 'minit2i-deploy[cuda]'"
+_PIP: Final = install_hint("cuda")
 _TENSORRT_REMEDY: Final = "install TensorRT 10, with its libraries' folder in LD_LIBRARY_PATH"
 
 

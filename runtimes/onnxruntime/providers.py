@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
-from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError, require
+from minit2i_deploy.errors import (
+    MissingDependencyError,
+    RuntimeFailure,
+    UsageError,
+    install_hint,
+    require,
+)
 from minit2i_deploy.runtimes.cuda.devices import Gpu
 from minit2i_deploy.runtimes.onnxruntime.cuda_libraries import check_cuda, preload_plugin
 
@@ -134,8 +140,8 @@ def is_too_old(ort: Any, version: str = MIN_VERSION) -> bool:
 
 
 def upgrade_line(provider: Provider) -> str:
-    """The pip command that brings a version of the library that is new enough."""
-    return f"pip install -U 'minit2i-deploy[{provider.extra}]'"
+    """Where to run which pip command, which brings a version of the library that is new enough."""
+    return install_hint(provider.extra)
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -161,15 +167,15 @@ def check_present(ort: Any, provider: Provider, device: int = 0) -> Gpu | None:
     if provider.name != "cpu" and is_too_old(ort, provider.since):
         raise MissingDependencyError(
             f"provider {provider.name} needs onnxruntime {provider.since} or later, and "
-            f"{ort.__version__} is installed; run: {upgrade_line(provider)}"
+            f"{ort.__version__} is installed; {upgrade_line(provider)}"
         )
     if provider.plugin is not None:
         plugin_device(ort, provider, device)
         return None
     if provider.ep not in ort.get_available_providers():
         raise MissingDependencyError(
-            f"provider {provider.name}: this onnxruntime has no {provider.ep}; run: "
-            f"pip install 'minit2i-deploy[{provider.extra}]'"
+            f"provider {provider.name}: this onnxruntime has no {provider.ep}; "
+            f"{install_hint(provider.extra)}"
         )
     return check_cuda(ort, provider.ep, device) if provider.device == "cuda" else None
 
@@ -216,7 +222,7 @@ def lacks_kernels(
     if since is not None and is_too_old(ort, since):
         return (
             f"which needs onnxruntime {since} or later on a CPU, and {ort.__version__} is "
-            f"installed; run: {upgrade_line(provider)}"
+            f"installed; {upgrade_line(provider)}"
         )
     return None if gpu is None else gpu.lacks(precision)
 
@@ -250,6 +256,6 @@ def _register(ort: Any, provider: Provider, plugin: ModuleType) -> None:
         reason = str(error).strip().partition("\n")[0]
         raise RuntimeFailure(
             f"provider {provider.name}: its plugin cannot be loaded: {reason}; if a library is "
-            f"missing, run: {upgrade_line(provider)}"
+            f"missing, {upgrade_line(provider)}"
         ) from error
     _registered.add(provider.ep)

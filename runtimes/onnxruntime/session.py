@@ -154,7 +154,7 @@ def open_session(ort: Any, graph: Path | bytes, provider: Provider, **settings: 
     except Exception as error:  # the library's errors share no base
         reason = first_line(error)
         if is_too_old(ort, provider.since):
-            needed = f"needs {provider.since} or later, run: {upgrade_line(provider)}"
+            needed = f"needs {provider.since} or later; {upgrade_line(provider)}"
             reason = f"onnxruntime {ort.__version__} is too old; this package {needed} ({reason})"
         raise RuntimeFailure(f"{where}: onnxruntime cannot open it: {reason}") from error
     check_placement(session, provider, where)

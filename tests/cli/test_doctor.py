@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minit2i_deploy.cli.doctor import _extra_rows
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure
 from minit2i_deploy.flops import variant_bytes
 from minit2i_deploy.machine import (
+    Extra,
     cpu_features,
     group_extras,
     installed_extras,
@@ -38,7 +40,7 @@ def test_extras_are_read_from_requirements() -> None:
     assert actual[""].packages == {"numpy": np.__version__}
     assert actual[""].pip_line is None
     assert actual["other"].packages == {"no-such-package": None}
-    assert actual["other"].pip_line == "pip install 'minit2i-deploy[other]'"
+    assert actual["other"].pip_line == "pip install -c constraints.txt '.[other]'"
     assert sorted(actual["export"].packages) == ["no-such-package", "onnxruntime", "torch"]
 
 
@@ -152,3 +154,18 @@ def test_an_engine_that_does_not_run_the_bundle_says_why(
 
 def test_a_missing_bundle_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "doctor", tmp_path / "none").code == 1
+
+
+def test_packages_older_than_their_bound_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"numpy": "1.25.2", "onnxruntime": "1.24.0rc1", "torch": "2.10.0+cpu"}
+    monkeypatch.setattr("minit2i_deploy.machine._version", versions.get)
+    actual = {extra.name: extra for extra in group_extras(LINES)}
+    assert (actual[""].too_old, actual[""].pip_line) == ({"numpy": "1.26"}, "pip install .")
+    assert (actual["cpu"].too_old, actual["cpu"].pip_line) == ({}, None)
+    assert actual["export"].too_old == {}
+    rows = _extra_rows({"always": {**_values(actual[""])}})
+    assert rows == [("always", "pip install .", "numpy 1.25.2 (too old, 1.26 or later is needed)")]
+
+
+def _values(extra: Extra) -> dict[str, object]:
+    return {"packages": extra.packages, "too_old": extra.too_old, "pip": extra.pip_line}

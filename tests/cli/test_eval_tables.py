@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minit2i_deploy.errors import install_hint
 from minit2i_deploy.evaluation.quality import meter
 from minit2i_deploy.evaluation.shapes import Spec, Verdict
 from tests.helpers.bundles import write_bundle
@@ -113,7 +114,5 @@ def test_a_missing_matplotlib_is_known_before_the_work(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = run(capsys, *ARGUMENTS, "--tables", "euler:4", "--plots", "p")
     assert done.code == 1
-    assert done.error == (
-        "matplotlib.figure is not installed; run: pip install 'minit2i-deploy[eval]'"
-    )
+    assert done.error == (f"matplotlib.figure is not installed; {install_hint('eval')}")
     assert not Path("p").exists()

@@ -363,7 +363,7 @@ def test_a_missing_package_names_its_extra_and_torch_is_not_required() -> None:
     missing = _python(
         "import sys\nsys.modules['onnx'] = None\nimport minit2i_deploy.export.quantize"
     )
-    assert "pip install 'minit2i-deploy[quantize]'" in missing.stderr
+    assert "pip install -c constraints.txt '.[quantize]'" in missing.stderr
 
 
 def _python(script: str) -> subprocess.CompletedProcess[str]:

@@ -72,7 +72,7 @@ def test_the_command_builds_plans_and_shows(
             "--timing-cache requires --engine",
         ),
         (["--engine", "onnxruntime"], 2, "invalid choice"),
-        (["--engine", "tensorrt"], 1, "pip install 'minit2i-deploy[tensorrt]'"),
+        (["--engine", "tensorrt"], 1, "pip install -c constraints.txt '.[tensorrt]'"),
     ],
 )
 def test_wrong_use_is_one_line(
