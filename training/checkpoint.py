@@ -30,7 +30,7 @@ from torch import Tensor
 from minit2i_deploy.checkpoints.text_identity import KEY as TEXT_IDENTITY_KEY
 from minit2i_deploy.checkpoints.text_identity import TextIdentity, recorded_identity
 from minit2i_deploy.errors import TrainingError
-from minit2i_deploy.io.files import atomic_directory
+from minit2i_deploy.io.files import atomic_directory, disk_is_full
 from minit2i_deploy.training.lora.adapter_folder import write_adapter
 from minit2i_deploy.training.recipe.recipe import Recipe
 
@@ -83,7 +83,8 @@ def save_checkpoint(folder: Path, recipe: Recipe, state: TrainingState) -> Path:
         try:
             _write(partial, recipe, state)
         except (OSError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
+            text = " ".join(str(error).split())[:200]
+            reason = "the disk is full" if disk_is_full(partial) else text
             raise TrainingError(
                 f"{target}: cannot be written ({reason}); the checkpoint before it is untouched, "
                 "free some space and run the same command again"

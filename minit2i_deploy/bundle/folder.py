@@ -37,7 +37,7 @@ def bundle_folder(
     _check_sources(path, sources)
     target = Path(path).resolve()
     # Before the lock, so that a refused folder gets no file beside it.
-    check_target(target, overwrite, require_bundle)
+    _check_target(target, overwrite)
     with (
         output_lock(target),
         atomic_directory(target, overwrite=overwrite, check=require_bundle) as folder,
@@ -54,7 +54,7 @@ def check_bundle_folder(
     """Refuse what ``bundle_folder`` would refuse; arguments and errors as there."""
     _check_sources(path, sources)
     # Before the work, which may take an hour; the folder may still change until it is done.
-    check_target(Path(path).resolve(), overwrite, require_bundle)
+    _check_target(Path(path).resolve(), overwrite)
 
 
 def require_bundle(folder: Path) -> None:
@@ -73,6 +73,15 @@ def require_bundle(folder: Path) -> None:
         raise UsageError(
             f"{folder}: exists and is not a bundle, so it is not replaced; name a new folder"
         )
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not overwrite and (target / FILE_NAME).is_file():
+        raise UsageError(
+            f"{target}: the folder exists and is not empty; name a new folder, or replace the "
+            "bundle with --overwrite (overwrite=True in Python)"
+        )
+    check_target(target, overwrite, require_bundle)
 
 
 def _check_sources(

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from minit2i_deploy.cli.support.interrupt import uninterrupted_imports
 from minit2i_deploy.cli.support.parser import Invocation, parse
-from minit2i_deploy.errors import Minit2iError, TrainingInterrupted, UsageError
+from minit2i_deploy.errors import TrainingInterrupted, UsageError
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -34,8 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"minit2i: interrupted: {_one_line(str(error))}\n")
         # As a shell counts signals.
         return 128 + error.signal_number
-    except KeyboardInterrupt:
-        sys.stderr.write("minit2i: interrupted\n")
+    except KeyboardInterrupt as error:
+        # A command that can resume says where the work so far is.
+        text = f": {_one_line(str(error))}" if str(error) else ""
+        sys.stderr.write(f"minit2i: interrupted{text}\n")
         return INTERRUPTED
 
 
@@ -44,9 +46,15 @@ def _main(arguments: Sequence[str]) -> int:
         invocation = parse(arguments)
     except UsageError as error:
         return _report(error, WRONG_USE, debug=False)
+    except Exception as error:
+        # The arguments alone may need numpy, and its import memory.
+        return _report_failure(error, "cpu", debug="--debug" in arguments)
     except SystemExit:
         # argparse has printed the help or the version.
-        return _finish(sys.stdout.flush)
+        try:
+            return _finish(lambda: None)
+        except OSError as error:
+            return _report_failure(error, "", debug=False)
     with warnings.catch_warnings():
         warnings.showwarning = _warner(invocation.debug)
         return _run(invocation)
@@ -61,7 +69,7 @@ def _run(invocation: Invocation) -> int:
     except UsageError as error:
         return _report(error, WRONG_USE, debug=invocation.debug)
     except Exception as error:
-        return _report(_explained(error, invocation.extra), FAILED, debug=invocation.debug)
+        return _report_failure(error, invocation.extra, debug=invocation.debug)
 
 
 def _finish(work: Callable[[], None]) -> int:
@@ -76,29 +84,10 @@ def _finish(work: Callable[[], None]) -> int:
     return DONE
 
 
-def _explained(error: Exception, extra: str) -> Exception:
-    if isinstance(error, Minit2iError):
-        return error
-    library = _missing_library(error)
-    if library is not None:
-        text = f"{library} is not installed; run: pip install 'minit2i-deploy[{extra}]'"
-    elif isinstance(error, OSError):
-        text = str(error)
-    elif isinstance(error, MemoryError):
-        text = "out of memory; close other programs or use a smaller batch"
-    else:
-        text = f"{type(error).__name__}: {error} (unexpected; minit2i --debug shows where)"
-    explained = Minit2iError(text)
-    explained.__cause__ = error
-    return explained
+def _report_failure(error: Exception, extra: str, *, debug: bool) -> int:
+    from minit2i_deploy.cli.support.error_text import explained
 
-
-def _missing_library(error: Exception) -> str | None:
-    """The library that an import did not find; a missing module of ours is a mistake of ours."""
-    if not isinstance(error, ModuleNotFoundError) or error.name is None:
-        return None
-    library = error.name.partition(".")[0]
-    return None if library == "minit2i_deploy" else library
+    return _report(explained(error, extra), FAILED, debug=debug)
 
 
 def _report(error: Exception, code: int, *, debug: bool) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from minit2i_deploy.cli.support.engine_opening import open_engine
+from minit2i_deploy.cli.support.option_hints import bundle_hint, warn_of_single_words
 from minit2i_deploy.cli.support.options.engine_options import EngineOptions, add_engine
 from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json, integer
 from minit2i_deploy.errors import Minit2iError, UsageError
@@ -152,6 +153,7 @@ def run(options: EmbedOptions) -> None:
         lines=source is not None,
     )
     bundle = Bundle.open(options.bundle)
+    warn_of_single_words(options.texts)
     with open_engine(bundle, options.engine) as runtime:
         encoder = SequenceEncoder(bundle, runtime, batch_size=options.batch)
         if source is None:
@@ -160,8 +162,9 @@ def run(options: EmbedOptions) -> None:
         report = _embed_source(bundle, encoder, source, options, contents)
     _print(options, report.shapes, report)
     if report.num_skipped:
+        lines = "1 line" if report.num_skipped == 1 else f"{report.num_skipped} lines"
         raise Minit2iError(
-            f"{source.place}: skipped {report.num_skipped} lines without a text; the other "
+            f"{source.place}: skipped {lines} without a text; the other "
             f"{report.num_texts} are in {options.output}"
         )
 
@@ -188,7 +191,10 @@ def _source(options: EmbedOptions) -> _Source | None:
 
 def _check_arguments(options: EmbedOptions) -> None:
     if not options.texts:
-        raise UsageError("no text given; expected TEXT, --input FILE, or - for standard input")
+        hint = bundle_hint("embed", options.bundle)
+        raise UsageError(
+            f"no text given; expected TEXT, --input FILE, or - for standard input{hint}"
+        )
     for name in ("field", "window"):
         if getattr(options, name) is not None:
             raise UsageError(f"--{name} requires --input")
@@ -241,13 +247,13 @@ def _embed_source(
                 window=WINDOW if options.window is None else options.window,
                 on_part=on_part,
             )
-        except KeyboardInterrupt:
-            if not source.is_stdin:
-                parts = parts_folder(options.output)
-                sys.stderr.write(
-                    f"minit2i: embeddings so far are in {parts}; the same command resumes\n"
-                )
-            raise
+        except KeyboardInterrupt as interrupt:
+            if source.is_stdin:
+                raise
+            parts = parts_folder(options.output)
+            raise KeyboardInterrupt(
+                f"embeddings so far are in {parts}; the same command resumes"
+            ) from interrupt
 
 
 def _identity(bundle: Bundle, source: _Source, engine: EngineOptions) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from minit2i_deploy.cli.support.engine_opening import open_engine
 from minit2i_deploy.cli.support.images.generate_options import GenerateOptions, add_arguments
 from minit2i_deploy.cli.support.limits import check_repeats
+from minit2i_deploy.cli.support.option_hints import warn_of_single_words
 from minit2i_deploy.cli.support.options.sampling_options import adjust_table, choose_table
 from minit2i_deploy.errors import UsageError
 
@@ -88,6 +89,7 @@ def run(options: GenerateOptions) -> None:
         open_engine(bundle, options.engine, lean=True) as runtime,
         image_files.created_folders(options, job.files),
     ):
+        warn_of_single_words(options.prompt)
         report = run_job(job, runtime, progress)
     _print(job, report, runtime.name)
 

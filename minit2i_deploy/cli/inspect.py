@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.cli.support.options.shared_arguments import add_json, bundle_path, integer
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import Minit2iError, UsageError
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
@@ -81,6 +81,10 @@ def run(options: InspectOptions) -> None:
         bundle = Bundle.open(options.path)
         print(json_text(_bundle_values(bundle)) if options.json else _bundle_text(bundle))
         return
+    if not options.path.exists():
+        raise Minit2iError(
+            f"{options.path}: does not exist; give the path of a bundle, a checkpoint or an image"
+        )
     from minit2i_deploy.checkpoints import load_checkpoint
 
     checkpoint = load_checkpoint(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -156,10 +155,11 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
 def run(options: SensitivityOptions) -> None:
     """Measure, search, write and print."""
     from minit2i_deploy.cli.support.formatting import json_text
+    from minit2i_deploy.io.files import cleanup_on_sigterm
     from minit2i_deploy.io.lock import output_lock
 
     job = _job(options)
-    with output_lock(options.output):
+    with cleanup_on_sigterm(), output_lock(options.output):
         result = _measure_and_write(options, job)
     print(json_text(result.to_dict()) if options.json else _text(result, options.output))
 
@@ -173,12 +173,12 @@ def _measure_and_write(options: SensitivityOptions, job: SensitivityJob) -> Sens
     try:
         with ProgressLine("sensitivity") as line:
             result = _measure(options, job, line)
-    except KeyboardInterrupt:
-        if partial.exists():
-            sys.stderr.write(
-                f"minit2i: results so far are in {partial}; the same command resumes\n"
-            )
-        raise
+    except KeyboardInterrupt as interrupt:
+        if not partial.exists():
+            raise
+        raise KeyboardInterrupt(
+            f"results so far are in {partial}; the same command resumes"
+        ) from interrupt
     if options.plot is not None:
         from minit2i_deploy.export.quantize.sensitivity.heat_map import plot_heat_map
 

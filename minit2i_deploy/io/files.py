@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -11,8 +12,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from minit2i_deploy.errors import Minit2iError, UsageError
+
+# Libraries write in pieces, so that a full disk may have some room left.
+_LEAST_FREE_BYTES: Final = 2**20
+# What a full or broken disk gives; anything else may be about a file that is read.
+_DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
@@ -59,13 +66,30 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         if isinstance(error, OSError):
-            raise _write_error(target, error) from error
+            raise write_error(target, error) from error
         raise
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text as ``atomic_write_bytes`` does; line ends are not changed."""
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line of UTF-8 text to a file, or nothing of it if the disk is full.
+
+    Raises:
+        UsageError: the folder is missing or may not be written.
+        Minit2iError: the disk failed or is full.
+    """
+    try:
+        with open(path, "ab", buffering=0) as stream:
+            size, data = stream.seek(0, os.SEEK_END), f"{line}\n".encode()
+            if stream.write(data) != len(data):
+                stream.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 @contextlib.contextmanager
@@ -94,7 +118,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         if isinstance(error, _Terminated):
             signal.raise_signal(signal.SIGTERM)
         if isinstance(error, OSError):
-            raise _write_error(target, error) from error
+            raise write_error(target, error) from error
         raise
 
 
@@ -130,18 +154,32 @@ def atomic_directory(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
     except OSError as error:
-        raise _write_error(target, error) from error
+        raise write_error(target, error) from error
     try:
         with _sigterm_raises():
             yield partial
             check_target(target, overwrite, check)
             _move_into_place(partial, target)
-    except _Terminated:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        signal.raise_signal(signal.SIGTERM)
+        if isinstance(error, _Terminated):
+            signal.raise_signal(signal.SIGTERM)
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise write_error(target, error) from error
         raise
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def cleanup_on_sigterm() -> Iterator[None]:
+    """Inside the block SIGTERM unwinds the stack, and then ends the process as usual.
+
+    For what removes locks and empty folders when it ends, and makes no folder atomically.
+    """
+    try:
+        with _sigterm_raises():
+            yield
+    except _Terminated:
+        signal.raise_signal(signal.SIGTERM)
         raise
 
 
@@ -196,7 +234,7 @@ def check_target(
             raise UsageError(f"{target}: is a file, expected a folder; name a new folder")
         occupied = is_folder and any(target.iterdir())
     except OSError as error:
-        raise _write_error(target, error) from error
+        raise write_error(target, error) from error
     if occupied and not overwrite:
         raise UsageError(f"{target}: the folder exists and is not empty; name a new folder")
     if occupied and check is not None:
@@ -234,11 +272,20 @@ def _move_into_place(partial: Path, target: Path) -> None:
             os.rename(aside, target)
             raise
     except OSError as error:
-        raise _write_error(target, error) from error
+        raise write_error(target, error) from error
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write_error(target: Path, error: OSError) -> Minit2iError:
+def write_error(target: Path, error: OSError) -> Minit2iError:
+    """The error of an output that the system did not let write.
+
+    Args:
+        target: the output.
+        error: of the system.
+
+    Returns:
+        a UsageError for a wrong place, else a failure of the disk.
+    """
     text = f"{target}: cannot be written: {error.strerror or error}; choose a folder you can write"
     wrong_place = (
         PermissionError,
@@ -250,3 +297,11 @@ def _write_error(target: Path, error: OSError) -> Minit2iError:
     if isinstance(error, wrong_place):
         return UsageError(text)
     return Minit2iError(f"{target}: cannot be written: {error.strerror or error}")
+
+
+def disk_is_full(folder: Path) -> bool:
+    """Whether a folder's disk has no room left, for errors of libraries that do not say so."""
+    try:
+        return shutil.disk_usage(folder).free < _LEAST_FREE_BYTES
+    except OSError:
+        return False

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from minit2i_deploy.errors import Minit2iError, UsageError
-from minit2i_deploy.io.files import remove_if_empty
+from minit2i_deploy.io.files import remove_if_empty, write_error
 
 _RETRY_S: Final = 0.5
 
@@ -26,6 +26,7 @@ def output_lock(output: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     Raises:
         Minit2iError: another process is writing it, named by its pid.
         UsageError: its parent may not be written.
+        Minit2iError: the disk failed or is full.
     """
     path = output.with_name(f".{output.name}.lock")
     deadline = time.monotonic() + wait_s
@@ -56,9 +57,15 @@ def _try_lock(path: Path) -> BinaryIO | None:
     if not _lock(stream) or not _is_same_file(path, stream):
         stream.close()
         return None
-    stream.truncate(0)
-    stream.write(f"{os.getpid()}\n".encode("ascii"))
-    stream.flush()
+    try:
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n".encode("ascii"))
+        stream.flush()
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            stream.close()
+        raise write_error(path, error) from error
     return stream
 
 

@@ -201,9 +201,9 @@ def _raises(
     [
         (UsageError("steps is 0"), 2, "error: steps is 0"),
         (BundleError("two\n  lines"), 1, "error: two lines"),
-        (PermissionError(13, "Permission denied", "x"), 1, "error: [Errno 13] Permission denied"),
+        (PermissionError(13, "Permission denied", "x"), 1, "error: x: Permission denied"),
         (ZeroDivisionError("oh"), 1, "error: ZeroDivisionError: oh (unexpected; minit2i"),
-        (ModuleNotFoundError("no", name="onnx.x"), 1, "error: onnx is not installed; run: pip"),
+        (ModuleNotFoundError("no", name="onnx.x"), 1, "error: onnx is not installed; run in a "),
         (MemoryError(), 1, "error: out of memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
@@ -227,7 +227,8 @@ def test_a_missing_library_names_the_extra_of_the_command(
     missing = ModuleNotFoundError("No module named 'yaml'", name="yaml")
     monkeypatch.setattr("minit2i_deploy.cli.train.run", _raises(missing, RecipeOptions))
     done = run(capsys, "train", "r.yaml", "--output", "d")
-    assert done.error == "yaml is not installed; run: pip install 'minit2i-deploy[train]'"
+    hint = "run in a clone of minit2i-deploy: pip install -c constraints.txt '.[train]'"
+    assert done.error == f"yaml is not installed; {hint}"
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "table"], ["table", "--debug"]])

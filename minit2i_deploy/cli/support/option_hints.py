@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -57,6 +60,22 @@ def near_option(name: str, known: Sequence[str]) -> str | None:
     """The option of ``known`` that was probably meant by ``name``, or None."""
     elsewhere = _ELSEWHERE.get(name.replace("_", "-").lower())
     return elsewhere if elsewhere in known else _near(name, known)
+
+
+def bundle_hint(command: str, bundle: str) -> str:
+    """What to add to an error where a text stands in the bundle's place, or ""."""
+    if " " not in bundle or os.path.exists(bundle):
+        return ""
+    return f" (did you mean minit2i {command} demo {shlex.quote(bundle)}?)"
+
+
+def warn_of_single_words(texts: Sequence[str]) -> None:
+    """Warn on stderr of several texts that look like the words of one without its quotes."""
+    if len(texts) > 1 and not any(len(text.split()) > 1 for text in texts):
+        sys.stderr.write(
+            f"minit2i: warning: {len(texts)} texts of one word each; if they are one text, put it "
+            f"in quotes: {shlex.quote(' '.join(texts))}\n"
+        )
 
 
 def _near(name: str, known: Sequence[str]) -> str | None:

@@ -14,7 +14,7 @@ from minit2i_deploy.cli.support.images.generate_options import GenerateOptions, 
 from minit2i_deploy.cli.support.images.image_requests import ImageRequest
 from minit2i_deploy.cli.support.limits import check_least
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.io.files import remove_if_empty
+from minit2i_deploy.io.files import append_line, cleanup_on_sigterm, remove_if_empty
 from minit2i_deploy.io.image_formats import SUFFIXES, check_metadata
 from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import check_animation
@@ -42,7 +42,8 @@ class ImageFiles:
         """Append a line for an image that was written, where it is in a folder of images.
 
         Raises:
-            UsageError: the index cannot be written.
+            UsageError: the index may not be written.
+            Minit2iError: the disk failed or is full.
         """
         if self.folder is None:
             return
@@ -52,11 +53,7 @@ class ImageFiles:
             "table": record.table_name,
             "guidance": record.guidance,
         }
-        try:
-            with (self.folder / INDEX_FILE).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            raise UsageError(f"{self.folder / INDEX_FILE}: {error.strerror}") from error
+        append_line(self.folder / INDEX_FILE, json.dumps(entry))
 
 
 def prompt_and_seed(record: Record) -> dict[str, Any]:
@@ -133,7 +130,7 @@ def created_folders(options: GenerateOptions, files: ImageFiles) -> Iterator[Non
         UsageError: one is not empty or cannot be created.
         Minit2iError: another process generates several images there.
     """
-    with contextlib.ExitStack() as stack:
+    with cleanup_on_sigterm(), contextlib.ExitStack() as stack:
         if files.folder is not None:
             if len(files.paths) > 1:
                 stack.enter_context(output_lock(files.folder))

@@ -11,6 +11,7 @@ import numpy as np
 
 from minit2i_deploy.cli.support.images.generate_options import GenerateOptions
 from minit2i_deploy.cli.support.limits import check_least
+from minit2i_deploy.cli.support.option_hints import bundle_hint
 from minit2i_deploy.cli.support.standard_input import STDIN, read_standard_input
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.image_record import Record, noise_digest
@@ -49,7 +50,8 @@ def read_mixes(options: GenerateOptions, record: Record | None) -> list[Mix]:
     if texts:
         return [Mix(parts=((text, 1.0), *options.also)) for text in texts]
     if record is None:
-        raise UsageError("no prompt given; expected PROMPT, --prompts FILE or --from IMAGE")
+        hint = bundle_hint("generate", options.bundle)
+        raise UsageError(f"no prompt given; expected PROMPT, --prompts FILE or --from IMAGE{hint}")
     if options.also:
         raise UsageError("--also requires PROMPT, which together replace the mix of the record")
     return [record.mix()]
