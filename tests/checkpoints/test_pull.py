@@ -241,7 +241,7 @@ def test_a_missing_library_names_its_pip_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'minit2i-deploy\[hub\]'"):
+    with pytest.raises(MissingDependencyError, match=r"constraints.txt '.\[hub\]'"):
         pull("b16", tmp_path / "out")
 
 

@@ -75,7 +75,7 @@ def test_a_missing_engine_names_its_pip_line(
     bundle: Bundle, name: str, library: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    line = rf"{library} is not installed; run: pip install 'minit2i-deploy\[{extra}\]'"
+    line = rf"{library} is not installed; run .* constraints.txt '.\[{extra}\]'"
     with pytest.raises(MissingDependencyError, match=line):
         open_runtime(bundle, name)
 

@@ -228,8 +228,8 @@ def test_a_library_is_opened_under_either_name(imports: Callable[[dict[str, Any]
 @pytest.mark.parametrize(
     "name, modules, error, text",
     [
-        ("tensorrt", {}, MissingDependencyError, r"pip install 'minit2i-deploy\[tensorrt\]'"),
-        ("tensorrt_rtx", {}, MissingDependencyError, r"pip install 'minit2i-deploy\[rtx\]'"),
+        ("tensorrt", {}, MissingDependencyError, r"constraints.txt '.\[tensorrt\]'"),
+        ("tensorrt_rtx", {}, MissingDependencyError, r"constraints.txt '.\[rtx\]'"),
         (
             "tensorrt",
             {"tensorrt_rtx_bindings": object()},

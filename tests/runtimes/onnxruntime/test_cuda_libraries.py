@@ -62,9 +62,9 @@ def test_the_libraries_that_pip_installed_are_loaded_once(
 @pytest.mark.parametrize(
     ("name", "missing", "line"),
     [
-        ("cuda", "libcudart.so.13", r"libcudart.so.13: cannot open .*install -U 'minit.*\[cuda\]'"),
+        ("cuda", "libcudart.so.13", r"libcudart.so.13: cannot open .*constraints.txt '.\[cuda\]'"),
         ("cuda", "libcublas.so.13", r"lacks libcublas.so.13 \(Failed to load .*: file too short"),
-        ("cuda", "libcudnn.so.9", r"text encoder lacks libcudnn.so.9 .*; run: pip install"),
+        ("cuda", "libcudnn.so.9", r"text encoder lacks libcudnn.so.9 .*; run in a clone"),
         ("tensorrt", "libnvinfer.so.10", r"provider tensorrt lacks .*; install TensorRT 10"),
     ],
 )

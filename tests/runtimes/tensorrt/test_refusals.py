@@ -43,7 +43,7 @@ def test_a_missing_library_names_its_pip_line(
     for name in ("tensorrt", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, name, None)
     name = "tensorrt-rtx" if rtx else "tensorrt"
-    line = rf"{library} is not installed; run: pip install 'minit2i-deploy\[{extra}\]'$"
+    line = rf"{library} is not installed; run .* constraints.txt '.\[{extra}\]'$"
     with pytest.raises(MissingDependencyError, match=line):
         open_runtime(Bundle.open(tiny_bundle()), name)
 
@@ -52,7 +52,7 @@ def test_the_other_library_is_named_where_it_is_there(monkeypatch: pytest.Monkey
     cuda = FakeCuda()
     install(monkeypatch, cuda, FakeTensorRt(cuda, rtx=True))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    line = r"tensorrt is not installed \(tensorrt-rtx is; choose that instead\); run: pip"
+    line = r"tensorrt is not installed \(tensorrt-rtx is; choose that instead\); run in"
     with pytest.raises(MissingDependencyError, match=line):
         open_runtime(Bundle.open(tiny_bundle()), "tensorrt")
 
@@ -62,7 +62,7 @@ def test_missing_cuda_python_names_its_pip_line(monkeypatch: pytest.MonkeyPatch)
     install(monkeypatch, cuda, FakeTensorRt(cuda, rtx=True))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     monkeypatch.setitem(sys.modules, "cuda", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'minit2i-deploy\[rtx\]'"):
+    with pytest.raises(MissingDependencyError, match=r"constraints.txt '.\[rtx\]'"):
         open_runtime(Bundle.open(tiny_bundle()), "tensorrt-rtx")
 
 

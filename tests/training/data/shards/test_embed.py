@@ -188,7 +188,7 @@ def test_what_embed_refuses(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is the folder of the shards themselves"):
         embed([path], path.parent)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot be created"):
+    with pytest.raises(UsageError, match="cannot be written"):
         embed([path], tmp_path / "file" / "out")
     bad = write_tar(tmp_path / "bad.tar", {"0": good(0), "1": {"jpg": b"", "txt": b"\xff"}})
     with pytest.raises(
