@@ -71,7 +71,7 @@ def operator(
         torch.onnx.ops.symbolic_multi_out(
             f"{_DOMAIN}::{name}",
             inputs,
-            attributes,
+            dict(attributes),
             dtypes=[inputs[0].dtype] * num_outputs,
             shapes=[inputs[0].shape] * num_outputs,
             version=_VERSION,

@@ -14,12 +14,14 @@ from __future__ import annotations
 import itertools
 import warnings
 import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure, UsageError
+from minit2i_deploy.protocol import FreshNoise
 from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.runtimes.onnxruntime.trajectory import first_line
 from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
@@ -31,6 +33,14 @@ CHECKED_REPLAYS: Final = 2
 # Kernels that add up in no fixed order differ by far less, even in half precision; a stale state
 # by far more.
 MAX_DIFFERENCE: Final = 2e-3
+# Rows of a table that stay on the device, each with a graph of its own, and their branches; a table
+# with more of either runs row by row.
+MAX_ROWS: Final = 128
+MAX_BRANCHES: Final = 4
+_TABLE_COLUMNS: Final = len(GRAPH_COLUMNS) + MAX_BRANCHES
+_ROW_BYTES: Final = 4 * _TABLE_COLUMNS
+# ONNX Runtime's name for a run that returns while the device computes.
+_NO_WAIT_ENTRY: Final = "disable_synchronize_execution_providers"
 # ONNX Runtime's name for the number of a graph, and the number that means a plain run.
 _ID_ENTRY: Final = "gpu_graph_id"
 _PLAIN: Final = -1
@@ -53,13 +63,42 @@ class Place:
     """Memory on the device for trajectories of one shape, and the graphs recorded on it."""
 
     def __init__(self, graphs: StepGraphs, x: np.ndarray) -> None:
-        self._graphs = graphs
+        self.graphs = graphs
         # Read one pair, write the other.
         self.pairs = tuple(tuple(graphs.put(np.zeros_like(x)) for _ in range(2)) for _ in range(2))
         self.row = graphs.put(np.zeros(len(GRAPH_COLUMNS), np.float32))
         self._tokens: dict[int, Any] = {}
         self._weights: dict[int, Any] = {}
         self._steps: dict[tuple[int, int], tuple[int, Any]] = {}
+        # Rows of a table, each before its weights, for rows that are all known beforehand.
+        self._table = graphs.put(_empty_table())
+        self._resident: dict[tuple[int, int, int], tuple[int, Any]] = {}
+
+    def write_rows(self, rows: Sequence[Row]) -> None:
+        """Put all rows and weights of a table in their places."""
+        table = _empty_table()
+        for index, row in enumerate(rows):
+            table[index, : len(GRAPH_COLUMNS)] = row.values
+            table[index, len(GRAPH_COLUMNS) :][: len(row.weights)] = row.weights
+        self._table.update_inplace(table)
+
+    def step_resident(self, reading: int, index: int, count: int, wait: bool) -> None:
+        """From one pair to the other, by a row that is in its place; a graph for each row."""
+        key = (reading, index, count)
+        if key not in self._resident:
+            self._resident[key] = (self.graphs.new_number(), self._bind_resident(*key))
+        number, binding = self._resident[key]
+        self.graphs.run_resident(number, binding, wait)
+
+    def _bind_resident(self, reading: int, index: int, count: int) -> Any:
+        binding = self._bind_states(reading, count)
+        address = self._table.data_ptr() + index * _ROW_BYTES
+        parts = (("row", len(GRAPH_COLUMNS), 0), ("weights", count, len(GRAPH_COLUMNS)))
+        for name, size, column in parts:
+            binding.bind_input(
+                name, "cuda", self.graphs.device, np.float32, [size], address + 4 * column
+            )
+        return binding
 
     def write_tokens(self, tokens: np.ndarray) -> None:
         """Put the tokens of so many branches in their place."""
@@ -67,22 +106,28 @@ class Place:
         if count in self._tokens:
             self._tokens[count].update_inplace(tokens)
         else:
-            self._tokens[count] = self._graphs.put(tokens)
-            self._weights[count] = self._graphs.put(np.zeros(count, np.float32))
+            self._tokens[count] = self.graphs.put(tokens)
+            self._weights[count] = self.graphs.put(np.zeros(count, np.float32))
 
     def step(self, reading: int, row: np.ndarray, weights: np.ndarray) -> None:
         """From one pair to the other."""
         count = len(weights)
         self._weights[count].update_inplace(weights)
         if (reading, count) not in self._steps:
-            self._steps[reading, count] = (self._graphs.new_number(), self._bind(reading, count))
+            self._steps[reading, count] = (self.graphs.new_number(), self._bind(reading, count))
         number, binding = self._steps[reading, count]
-        self._graphs.run(number, binding, self.row, row, self.pairs[1 - reading])
+        self.graphs.run(number, binding, self.row, row, self.pairs[1 - reading])
 
     def _bind(self, reading: int, count: int) -> Any:
-        binding = self._graphs.session.io_binding()
-        values = [*self.pairs[reading], self._tokens[count], self._weights[count], self.row]
-        for name, value in zip(("x", "h", "tokens", "weights", "row"), values, strict=True):
+        binding = self._bind_states(reading, count)
+        binding.bind_ortvalue_input("weights", self._weights[count])
+        binding.bind_ortvalue_input("row", self.row)
+        return binding
+
+    def _bind_states(self, reading: int, count: int) -> Any:
+        binding = self.graphs.session.io_binding()
+        values = [*self.pairs[reading], self._tokens[count]]
+        for name, value in zip(("x", "h", "tokens"), values, strict=True):
             binding.bind_ortvalue_input(name, value)
         for name, value in zip(("x_next", "h_next"), self.pairs[1 - reading], strict=True):
             binding.bind_ortvalue_output(name, value)
@@ -101,10 +146,11 @@ class StepGraphs:
     """
 
     def __init__(self, session: Any, ort: Any, must: bool, device: int = 0) -> None:
-        self.session, self._ort, self._must, self._device = session, ort, must, device
+        self.session, self._ort, self._must, self.device = session, ort, must, device
         self.used = True
         self._numbers = itertools.count(1)
         self._checks: dict[int, int] = {}
+        self._recorded: set[int] = set()
         self._free: dict[tuple[tuple[int, ...], ...], list[Place]] = {}
 
     def start(self, x: np.ndarray, tokens: np.ndarray, guard: Guard) -> CapturedTrajectory:
@@ -119,7 +165,7 @@ class StepGraphs:
     def put(self, array: np.ndarray) -> Any:
         """A copy on the device."""
         return self._ort.OrtValue.ortvalue_from_numpy(
-            np.ascontiguousarray(array), "cuda", self._device
+            np.ascontiguousarray(array), "cuda", self.device
         )
 
     def new_number(self) -> int:
@@ -142,6 +188,21 @@ class StepGraphs:
         if checks < CHECKED_REPLAYS:
             self._check(number, binding, written)
             self._checks[number] = checks + 1
+
+    def run_resident(self, number: int, binding: Any, wait: bool) -> None:
+        """Record a graph, or replay it and wait for its end only where that is asked for."""
+        if not self.used:
+            self._run(_PLAIN, binding, wait)
+            return
+        is_new = number not in self._recorded
+        try:
+            self._run(number, binding, wait or is_new)
+        except RuntimeFailure as error:
+            if self._must or not is_new:
+                raise
+            self._give_up(str(error))
+            self._run(_PLAIN, binding)
+        self._recorded.add(number)
 
     def _record(self, number: int, binding: Any, place: Any, row: np.ndarray) -> bool:
         """Record a step; False where it failed and a plain run took its place."""
@@ -175,9 +236,16 @@ class StepGraphs:
         warnings.warn(f"{reason}; running without CUDA graphs", CudaGraphWarning, stacklevel=2)
         self.used = False
 
-    def _run(self, number: int, binding: Any) -> None:
+    @property
+    def is_trusted(self) -> bool:
+        """Whether some graph has passed its checks, and none has failed."""
+        return self.used and any(count >= CHECKED_REPLAYS for count in self._checks.values())
+
+    def _run(self, number: int, binding: Any, wait: bool = True) -> None:
         options = self._ort.RunOptions()
         options.add_run_config_entry(_ID_ENTRY, str(number))
+        if not wait:
+            options.add_run_config_entry(_NO_WAIT_ENTRY, "1")
         try:
             self.session.run_with_iobinding(binding, options)
         except Exception as error:  # the library's errors share no base
@@ -203,15 +271,57 @@ class CapturedTrajectory:
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
+        self._step(row, noise)
+
+    def _step(self, row: Row, noise: np.ndarray | None) -> None:
         if noise is not None:
             self._place.pairs[self._reading][1].update_inplace(np.ascontiguousarray(noise))
-        count = len(row.weights)
-        if count not in self._written:
-            self._place.write_tokens(np.ascontiguousarray(self._tokens[:count]))
-            self._written.add(count)
+        self._write_tokens(len(row.weights))
         values, weights = (np.ascontiguousarray(part) for part in (row.values, row.weights))
         self._place.step(self._reading, values, weights)
         self._reading = 1 - self._reading
+
+    def _write_tokens(self, count: int) -> None:
+        if count not in self._written:
+            self._place.write_tokens(np.ascontiguousarray(self._tokens[:count]))
+            self._written.add(count)
+
+    @guarded
+    def run_rows(
+        self,
+        rows: Sequence[Row],
+        fresh_noise: FreshNoise,
+        on_row: Callable[[int], None] | None = None,
+    ) -> Mapping[str, float]:
+        """Advance by all rows; arguments as in ``protocol.RowsTrajectory``.
+
+        Rows and weights go to the device in one piece, and nothing is waited for but the end, once
+        graphs have passed their checks. ``on_row`` then counts rows that are queued, not done.
+        """
+        if not self._may_be_resident(rows):
+            for done, row in enumerate(rows, start=1):
+                self._step(row, fresh_noise(row))
+                if on_row is not None:
+                    on_row(done)
+            return {}
+        self._place.write_rows(rows)
+        for count in {len(row.weights) for row in rows}:
+            self._write_tokens(count)
+        for index, row in enumerate(rows):
+            is_last = index == len(rows) - 1
+            self._place.step_resident(self._reading, index, len(row.weights), wait=is_last)
+            self._reading = 1 - self._reading
+            if on_row is not None:
+                on_row(index + 1)
+        return {}
+
+    def _may_be_resident(self, rows: Sequence[Row]) -> bool:
+        return (
+            self._place.graphs.is_trusted
+            and len(rows) <= MAX_ROWS
+            and all(len(row.weights) <= MAX_BRANCHES for row in rows)
+            and not any(row.draws_noise for row in rows)
+        )
 
     def state(
         self,
@@ -221,6 +331,10 @@ class CapturedTrajectory:
         """Copies of x and h."""
         x, h = (value.numpy().copy() for value in self._place.pairs[self._reading])
         return x, h
+
+
+def _empty_table() -> np.ndarray:
+    return np.zeros((MAX_ROWS, _TABLE_COLUMNS), np.float32)
 
 
 def _difference(actual: np.ndarray, expected: np.ndarray) -> float:

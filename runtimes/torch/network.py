@@ -19,6 +19,7 @@ from minit2i_deploy.model.build import network_from_config
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.model.t5 import T5Config, T5Encoder
 from minit2i_deploy.runtimes.guard import Guard
+from minit2i_deploy.runtimes.torch.gpu import merge_products, on_device
 from minit2i_deploy.runtimes.torch.trajectory import TorchTrajectory, step_call, to_numpy
 
 _FEED_FORWARD: Final = "gated-gelu"
@@ -45,16 +46,20 @@ class TorchNetwork:
         self._encoder: T5Encoder | None = None
         net = network_from_config(bundle.config, _network_weights(bundle))
         stored = bundle.manifest.graphs["transformer"].precision
-        net = net.to(device=self.device, dtype=_DTYPES[precision or stored])
+        with on_device(self.device, "read the weights"):
+            net = net.to(device=self.device, dtype=_DTYPES[precision or stored])
+            if self.device.type == "cuda":
+                merge_products(net.denoiser)
         self.adapter = net.text_adapter
         self.step = step_call(Step(net.denoiser), self.device) if compile else Step(net.denoiser)
 
     @torch.no_grad()
     def encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Int64 [n, tokens] twice to float32 [n, tokens, width]."""
-        if self._encoder is None:
-            self._encoder = _open_encoder(self.bundle).to(self.device)
-        return to_numpy(self._encoder(self._put(ids), self._put(mask)))
+        with on_device(self.device, "encoded texts"):
+            if self._encoder is None:
+                self._encoder = _open_encoder(self.bundle).to(self.device)
+            return to_numpy(self._encoder(self._put(ids), self._put(mask)))
 
     @torch.no_grad()
     def adapt(
@@ -62,12 +67,14 @@ class TorchNetwork:
     ) -> np.ndarray:
         """Arrays as in ``protocol.Runtime.adapt``."""
         dtype = self.adapter.mask_token.dtype
-        scalars = () if conditions is None else self._put(conditions).unbind(1)
-        return to_numpy(self.adapter(self._put(context).to(dtype), self._put(mask), *scalars))
+        with on_device(self.device, "adapted tokens"):
+            scalars = () if conditions is None else self._put(conditions).unbind(1)
+            return to_numpy(self.adapter(self._put(context).to(dtype), self._put(mask), *scalars))
 
     def start(self, x: np.ndarray, tokens: np.ndarray, guard: Guard) -> TorchTrajectory:
         """Arrays as in ``protocol.Runtime.start``; the guard is the runtime's."""
-        return TorchTrajectory(self.step, self._put(x), self._put(tokens), guard)
+        with on_device(self.device, "started images"):
+            return TorchTrajectory(self.step, self._put(x), self._put(tokens), guard)
 
     def _put(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, device=self.device)

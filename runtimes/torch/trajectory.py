@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.protocol import FreshNoise
 from minit2i_deploy.runtimes.guard import Guard, guarded
+from minit2i_deploy.runtimes.torch.gpu import on_device
 from minit2i_deploy.solvers.row import Row
 
 # Numbers of branches and batches that one process compiles the step for.
@@ -37,6 +39,7 @@ class TorchTrajectory:
     ) -> None:
         self._step, self._x, self._tokens = step, x, tokens
         self._h = torch.zeros_like(x)
+        self._num_rows = 0
         self._guard = guard or Guard("torch", self)
 
     @guarded
@@ -79,8 +82,10 @@ class TorchTrajectory:
 
     @torch.no_grad()
     def _advance(self, row: Tensor, weights: Tensor, noise: np.ndarray | None) -> None:
-        h = self._h if noise is None else self._put(noise)
-        self._x, self._h = self._step(self._x, h, self._tokens[: len(weights)], weights, row)
+        self._num_rows += 1
+        with on_device(self._x.device, f"computed row {self._num_rows}"):
+            h = self._h if noise is None else self._put(noise)
+            self._x, self._h = self._step(self._x, h, self._tokens[: len(weights)], weights, row)
 
     def _put(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, device=self._x.device)
@@ -108,7 +113,9 @@ def step_call(step: Step, device: torch.device, **settings: Any) -> StepCall:
         # torch's own limit is 8 sizes, and the ninth would be an error.
         limit = torch._dynamo.config.patch(recompile_limit=_MAX_SIZES)
         try:
-            with limit:
+            with limit, warnings.catch_warnings():
+                # TF32 would round what a float32 graph asks for.
+                warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
                 if not on_gpu:
                     after = compiled(x, h, tokens, weights, row)
                     return after[0], after[1]

@@ -51,10 +51,14 @@ def run_image(bundle: Bundle, runtime: OnnxRuntime, plan: dict[str, Any], number
     state = runtime.start(batch_noise([number], shape), tokens)
     table = solver_table("euler", steps=plan["rows"])
     rows = [list(table.steps(guidance)) for guidance in (2.5, 1.0)]
-    for index in range(plan["rows"]):
-        row = rows[int(plan["turns"] and index % 3 > 0)][index]
-        mark(f"image {number} row {index} branches {len(row.weights)}")
-        state.step(row)
+    chosen = [rows[int(plan["turns"] and i % 3 > 0)][i] for i in range(plan["rows"])]
+
+    def mark_row(index: int) -> None:
+        if index < len(chosen):
+            mark(f"image {number} row {index} branches {len(chosen[index].weights)}")
+
+    mark_row(0)
+    state.run_rows(chosen, lambda row: None, mark_row)
     mark("read")
     state.state()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.machinery
 import types
 from collections.abc import Sequence
@@ -147,6 +148,12 @@ class OrtValue:
         self.module.copies.append(f"to {self.device}")
         self.array[...] = array
 
+    def shape(self) -> list[int]:
+        return list(self.array.shape)
+
+    def data_ptr(self) -> int:
+        return self.array.ctypes.data
+
     def numpy(self) -> np.ndarray:
         self.module.copies.append(f"from {self.device}")
         return self.array
@@ -166,6 +173,14 @@ class Binding:
 
     def bind_ortvalue_output(self, name: str, value: OrtValue) -> None:
         self.outputs[name], self.devices[name] = value.array, value.device
+
+    def bind_input(
+        self, name: str, device: str, index: int, kind: Any, shape: list[int], address: int
+    ) -> None:
+        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        raw = (ctypes.c_uint8 * size).from_address(address)
+        self.inputs[name] = np.frombuffer(raw, kind).reshape(shape)
+        self.devices[name] = device
 
     def bind_cpu_input(self, name: str, array: np.ndarray) -> None:
         self.inputs[name] = array
@@ -191,6 +206,7 @@ class Session:
         # Number of a CUDA graph to the memory it was recorded on, and the numbers of all runs.
         self.recorded: dict[int, Binding] = {}
         self.runs: list[int] = []
+        self.waits = 0
         cuda = self.provider_options.get("CUDAExecutionProvider", {})
         self.records = cuda.get("enable_cuda_graph") == "1"
         if self.records and self.module.recording == "refused":
@@ -216,6 +232,8 @@ class Session:
         self.bindings.append(binding)
         number = int(options.entries["gpu_graph_id"]) if options is not None else -1
         self.runs.append(number)
+        entries = {} if options is None else options.entries
+        self.waits += entries.get("disable_synchronize_execution_providers") != "1"
         inputs, out = binding.inputs, binding.outputs
         if self.records and number >= 0:
             inputs, out = self._replay(number, binding)

@@ -130,6 +130,53 @@ def test_noise_reaches_the_graph(bundle: Bundle, fake: FakeOrt) -> None:
         assert all(map(np.array_equal, state.state(), expected.state()))
 
 
+def test_rows_stay_on_the_device_and_an_image_waits_once(bundle: Bundle, fake: FakeOrt) -> None:
+    """After graphs have passed their checks; until then each row is checked as by ``step``."""
+    done: list[int] = []
+    with OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime:
+        for seed in (1, 2, 3):
+            state = runtime.start(*arrays(seed))
+            assert isinstance(state, CapturedTrajectory)
+            fake.copies.clear()
+            fake.sessions[0].waits = 0
+            state.run_rows(ROWS * 2, lambda row: None, done.append)
+            copies, waits = list(fake.copies), fake.sessions[0].waits
+            assert all(map(np.array_equal, state.state(), expected(seed, times=2)))
+            del state  # its place serves the next one
+    # The table of rows and weights, and the tokens of two branches and of one.
+    assert copies == ["to cuda"] * (1 + 2) and waits == 1
+    assert done == list(range(1, 2 * len(ROWS) + 1)) * 3
+    # Noise comes from the host, so such rows run one by one.
+    noisy = Row(values=_VALUES, weights=ROWS[0].weights, draws_noise=True)
+    noise = np.full((2, 3, 32, 32), 0.5, np.float32)
+    with OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime:
+        for _ in "12":
+            x, tokens = arrays(4)
+            state, oracle = runtime.start(x, tokens), FakeTrajectory(x.copy(), tokens)
+            assert isinstance(state, CapturedTrajectory)
+            state.run_rows([noisy] * 6, lambda row: noise)
+            for _ in range(6):
+                oracle.step(noisy, noise)
+            assert all(map(np.array_equal, state.state(), oracle.state()))
+
+
+@pytest.mark.parametrize("mode", ["on", "auto"])
+def test_a_row_that_cannot_be_recorded_is_run(bundle: Bundle, fake: FakeOrt, mode: str) -> None:
+    with OnnxRuntime(bundle, provider="cuda", cuda_graph=mode) as runtime:
+        for _ in "12":
+            generated(runtime, 1, times=2)
+        fake.recording = "failing"
+        state = runtime.start(*arrays(5))
+        assert isinstance(state, CapturedTrajectory)
+        if mode == "on":
+            with pytest.raises(RuntimeFailure, match="stream is capturing"):
+                state.run_rows(ROWS, lambda row: None)
+        else:
+            with pytest.warns(CudaGraphWarning, match="stream is capturing"):
+                state.run_rows(ROWS, lambda row: None)
+            assert all(map(np.array_equal, state.state(), expected(5)))
+
+
 @pytest.mark.parametrize("fault", ["row", "state", "nothing"])
 def test_a_stale_graph_is_found_out(bundle: Bundle, fake: FakeOrt, fault: str) -> None:
     fake.recording = fault

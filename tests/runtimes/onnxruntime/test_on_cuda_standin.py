@@ -57,8 +57,8 @@ def test_every_block_has_flash_attention(network: tuple[str, str]) -> None:
 
 def test_recorded_steps_call_nothing_that_a_capture_forbids(network: tuple[str, str]) -> None:
     done = rows_in_turns(*network)
-    # Each of two pairs of states is read, with one branch and with two.
-    assert len(captures(done.events)) == 4
+    # Each of two pairs of states is read, with one branch and with two; then each row by itself.
+    assert len(captures(done.events)) == 4 + 8
     assert count(done.events).violations == ()
     assert all(count(step).unpinned == 0 for step in captures(done.events))
 
@@ -67,7 +67,7 @@ def test_replays_with_and_without_guidance_read_what_they_recorded(
     network: tuple[str, str],
 ) -> None:
     done = rows_in_turns(*network)
-    last_image = count(rows_of(done.events, image=1))
+    last_image = count(rows_of(done.events, image=2))
     assert last_image.replays == 8
     assert last_image.launches == 0
     assert count(done.events).stale == 0
