@@ -96,6 +96,18 @@ CHOICES: Final[Mapping[str, Mapping[str, Choice]]] = {
             "cpu", ("fp16", 23, "halves the file; onnxruntime's CPU kernels gain no time from it")
         ),
     },
+    # Tried with onnxruntime-web 1.30: WebAssembly runs both forms. WebGPU leaves each Attention
+    # node to the CPU, with copies of its inputs, and runs these operators itself.
+    "web": {
+        "fp32": Choice(
+            target="web",
+            opset=23,
+            precision="fp32",
+            reason="WebGPU has kernels for onnxruntime's own attention and rotation and none for "
+            "an Attention node; WebAssembly runs both, and fp16 is computed in fp32 there",
+            only_for="cpu",
+        ),
+    },
     "openvino": _choices(
         "openvino",
         # Two B/16 blocks take 1.02 (fp32) and 0.98 (bf16) of the time at opset 23, OpenVINO 2026.4

@@ -76,7 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--for",
         dest="engine",
         metavar="ENGINE",
-        help="choose opset, precision and width of heads for cpu, openvino, cuda, tensorrt or "
+        help="choose opset, precision and width of heads for cpu, web, openvino, cuda, tensorrt or "
         "tensorrt-rtx (minit2i help engines), and print why; default: fp32 at opset 23, which "
         "cpu, openvino and cuda run (a bundle for cpu is faster there, and runs nowhere else)",
     )

@@ -24,7 +24,7 @@ Four options take these names, each for another question:
   --runtime NAME  (generate, embed, eval, compare, bench, verify) what runs the graphs
   --engine NAME   (build, refit) whose engine files are built: tensorrt, tensorrt-rtx
   --for NAME      (export) what the bundle is made for. ONNX Runtime is named by its
-                  provider here, cpu or cuda, as each wants another graph
+                  provider here, cpu or cuda, or by web, as each wants another graph
   --target NAME   (build, quantize) the processor it will run on: cpu, or a GPU as
                   rtx4090 or sm89 (minit2i help gpus)
 

@@ -151,10 +151,15 @@ def _needed(bundle: Bundle) -> list[str]:
     """Files that generating downloads: the manifest, graphs with their weights, the tokenizer."""
     manifest = bundle.manifest
     paths = [graph.path for graph in manifest.graphs.values()]
+    folders = tuple(path.rpartition("/")[0] + "/" for path in paths)
+    paths += [path for path in manifest.files if path.startswith(folders) and _is_data(path)]
     paths += [manifest.tables[manifest.presets[manifest.default_preset].table]]
     paths += [f"{manifest.tokenizer.path}/tokenizer.json"]
-    paths += [path for path in manifest.files if path.endswith(".data")]
     return [FILE_NAME, *(f"{path}.gz" for path in paths)]
+
+
+def _is_data(path: str) -> bool:
+    return not path.endswith((".json", ".onnx"))
 
 
 def _compress(source: Path, target: Path) -> Path:

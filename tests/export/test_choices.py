@@ -27,7 +27,7 @@ EVERY = [choice for rows in CHOICES.values() for choice in rows.values()]
 
 
 def test_every_engine_has_choices_with_reasons() -> None:
-    assert TARGETS == ("cpu", "openvino", "cuda", "tensorrt", "tensorrt-rtx")
+    assert TARGETS == ("cpu", "web", "openvino", "cuda", "tensorrt", "tensorrt-rtx")
     assert {choice.opset for choice in EVERY} == set(OPSETS)
     for target, rows in CHOICES.items():
         for precision, choice in rows.items():
@@ -46,20 +46,21 @@ def test_no_choice_is_one_that_the_provider_refuses(name: str) -> None:
 def test_the_default_is_the_fastest_exact_enough_one() -> None:
     actual = {target: (choose(target).opset, choose(target).precision) for target in TARGETS}
     assert actual == {
-        "cpu": (23, "fp32"), "openvino": (18, "fp32"), "cuda": (23, "fp16"),
+        "cpu": (23, "fp32"), "web": (23, "fp32"), "openvino": (18, "fp32"), "cuda": (23, "fp16"),
         "tensorrt": (23, "fp16"), "tensorrt-rtx": (23, "fp16"),
     }  # fmt: skip
     # What no other engine runs, and what TensorRT-RTX refuses: float32 Attention.
     assert {c.attention for c in EVERY if c.only_for is not None} == {ONNXRUNTIME_OPERATOR}
     assert (choose("cpu").only_for, choose("cpu", "fp16").only_for) == ("cpu", None)
     assert (choose("cuda").only_for, choose("cuda", "bf16").only_for) == ("cuda", None)
+    assert choose("web").only_for == "cpu"
     assert choose("tensorrt-rtx", "fp32").attention == DECOMPOSED
 
 
 @pytest.mark.parametrize(
     ("target", "precision", "message"),
     [
-        ("tpu", None, "unknown target 'tpu'; choose one of cpu, openvino"),
+        ("tpu", None, "unknown target 'tpu'; choose one of cpu, web, openvino"),
         ("cpu", "bf16", "cpu has no kernels for bf16; choose one of fp32"),
         ("openvino", "int4", "choose one of fp32, fp16"),
     ],

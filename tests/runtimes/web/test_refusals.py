@@ -130,9 +130,12 @@ def test_graphs_that_the_engine_refuses(tmp_path: Path) -> None:
 
     no_graphs = write_bundle(tmp_path / "none")
     edit(_linked(tmp_path / "bf16"), as_bf16)
-    cases = [case("embed", path, ["a"]) for path in (no_graphs, tmp_path / "bf16")]
-    (first, first_line), (second, second_line) = errors(cases)
-    assert (first, second) == ("RuntimeFailure", "RuntimeFailure")
+    edit(_linked(tmp_path / "cuda"), lambda fields: fields.update(only_for="cuda"))
+    places = (no_graphs, tmp_path / "bf16", tmp_path / "cuda")
+    names, lines = zip(*errors([case("embed", path, ["a"]) for path in places]), strict=True)
+    assert set(names) == {"RuntimeFailure"}
+    first_line, second_line, third_line = lines
+    assert "is for provider cuda of onnxruntime alone (export --for cuda), so wasm" in third_line
     assert "text_encoder/model.onnx: onnxruntime cannot open it: " in first_line
     assert "graph transformer is bf16, which ONNX Runtime has no kernels for here" in second_line
 

@@ -28,6 +28,7 @@ import * as fields from "./fields.js";
  * @property {string} checkpointSha256
  * @property {Record<string, fields.FileInfo>} files
  * @property {StepSwitch | null} stepSwitch
+ * @property {string | null} onlyFor provider of ONNX Runtime whose own operators the graphs have
  */
 
 export const FILE_NAME = "manifest.json";
@@ -105,6 +106,7 @@ function decode(value) {
     noiseScale: fields.readNoise(value.noise, "noise"),
     checkpointSha256: fields.readProvenance(value.provenance, "provenance"),
     files: fields.mapOf(value.files, "files", fields.readFile),
+    onlyFor: "only_for" in value ? asText(value.only_for, "only_for") : null,
     stepSwitch: "late" in value ? readSwitch(asObject(value.late, "late")) : null,
   };
 }
@@ -112,8 +114,7 @@ function decode(value) {
 /** @param {JsonObject} value */
 function checkOptional(value) {
   if ("quantization" in value) fields.checkQuantization(value.quantization, "quantization");
-  // The graphs are for ONNX Runtime's CPU operators, which its web builds have too.
-  if ("only_for" in value) fields.oneOf(value.only_for, ["cpu"], "only_for");
+  if ("only_for" in value) fields.oneOf(value.only_for, ["cpu", "cuda"], "only_for");
   if ("padded_head_dim" in value) {
     const width = asInteger(value.padded_head_dim, "padded_head_dim");
     const headDim = asInteger(asObject(value.model, "model").head_dim, "model.head_dim");

@@ -21,9 +21,15 @@ import { RuntimeFailure, UsageError, firstLine } from "../common/errors.js";
 export const STEP_GRAPH = "transformer";
 /** The step graph of a bundle's rows from a time on. */
 export const SWITCH_GRAPH = "late";
-// Layers with quantized weights alone are computed as their graph says; the default rounds their
-// inputs to 8 bits.
-const SESSION_CONFIG = { session: { qdq_matmulnbits_accuracy_level: "1" } };
+const SESSION_CONFIG = {
+  session: {
+    // Layers with quantized weights alone are computed as their graph says; the default rounds
+    // their inputs to 8 bits.
+    qdq_matmulnbits_accuracy_level: "1",
+    // Spinning threads cost other work on the machine more than they gain this one.
+    intra_op: { allow_spinning: "0" },
+  },
+};
 
 export class Engine {
   #bundle;
@@ -48,7 +54,7 @@ export class Engine {
     this.#ort = ort;
     this.#lean = lean;
     this.provider = provider ?? (isNative(ort) ? "cpu" : "wasm");
-    this.#checkPrecisions();
+    this.#checkKernels();
   }
 
   /**
@@ -180,8 +186,16 @@ export class Engine {
     await (await session?.catch(() => undefined))?.release();
   }
 
-  #checkPrecisions() {
-    for (const [name, { precision }] of Object.entries(this.#bundle.manifest.graphs)) {
+  #checkKernels() {
+    const { graphs, onlyFor } = this.#bundle.manifest;
+    // The CPU's own operators are in the web builds too.
+    if (onlyFor === "cuda") {
+      throw new RuntimeFailure(
+        `${this.#bundle.name}: is for provider cuda of onnxruntime alone (export --for cuda), so ` +
+          `${this.provider} cannot run it; export it with --for web`,
+      );
+    }
+    for (const [name, { precision }] of Object.entries(graphs)) {
       if (precision !== "bf16") continue;
       throw new RuntimeFailure(
         `${this.#bundle.name}: graph ${name} is bf16, which ONNX Runtime has no kernels for here; ` +
