@@ -20,7 +20,7 @@ from minit2i_deploy.text.embed import embed
 from tests.helpers.serving_http import Running, pixels, running_server
 from tests.helpers.serving_runs import fake_runtime, served_bundles
 
-SLOW = {"prompt": "red", "steps": 1000, "sampler_name": "Euler"}
+SLOW = {"prompt": "red", "steps": 1000, "sampler_name": "Euler", "batch_size": 10}
 
 
 @pytest.fixture(scope="module")

@@ -134,9 +134,8 @@ def test_texts_are_embedded_between_rows(engine: Engine) -> None:
     bundle = served_bundles()["demo"]
     watcher, done = Watcher(), threading.Event()
     answers: list[list[np.ndarray] | Exception] = []
-    engine.submit_images(
-        order(watcher, [Request.of(bundle, "a", table=solver_table("euler", steps=200))])
-    )
+    slow = order(watcher, [slow_request()])
+    engine.submit_images(slow)
 
     def answer(result: list[np.ndarray] | Exception) -> None:
         answers.append(result)
@@ -159,7 +158,7 @@ def test_texts_are_embedded_between_rows(engine: Engine) -> None:
     assert isinstance(sequences, list)
     for sequence, values, mask in zip(sequences, expected.values, expected.mask, strict=True):
         assert np.array_equal(sequence, values[mask > 0])
-    watcher.ends()
+    engine.cancel(slow)
 
 
 class Poisoned:

@@ -67,10 +67,10 @@ def ask_later(server: Running, body: object) -> tuple[threading.Thread, list[Ans
 
 
 def test_a_stop_lets_requests_finish() -> None:
-    with running_server() as server:
+    with running_server(drain_s=60.0) as server:
         thread, answers = ask_later(server, SLOW | {"num_inference_steps": 300})
         server.server.stop()
-        thread.join(30)
+        thread.join(60)
     assert answers[0].status == 200
 
 
