@@ -40,6 +40,7 @@ COMMANDS: Final = (
     Command(
         name="embed-folder", help="write the text encoder for embedding libraries", extra="cpu"
     ),
+    Command(name="diffusers-folder", help="write a bundle as a diffusers pipeline", extra="cpu"),
     Command(name="inspect", help="describe a bundle, checkpoint or image", extra="checkpoints"),
     Command(name="verify", help="check the files of a bundle and run its graphs", extra="export"),
     Command(name="bench", help="time the stages of a bundle on one or more engines", extra="cpu"),

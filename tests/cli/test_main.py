@@ -45,6 +45,7 @@ FLAGS = {
         "--window", "-i", "-o", "BUNDLE", "TEXT",
     ],
     "embed-folder": ["--json", "--overwrite", "BUNDLE", "OUT"],
+    "diffusers-folder": ["--json", "--overwrite", "BUNDLE", "OUT"],
     "bench": [
         *ENGINE, "--against", "--batch", "--json", "--output", "--preset", "--prompt", "--repeats",
         "--texts", "--warm-up", "-o", "BUNDLE",

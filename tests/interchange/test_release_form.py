@@ -1,0 +1,29 @@
+"""The guide's lines write a checkpoint in the published form, which reads back the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minit2i_deploy.checkpoints import load_checkpoint
+from tests.helpers.checkpoint_forms import base_forms
+
+
+def test_weights_read_back(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (repository / "docs" / "guides" / "integrations.md").read_text()
+    section = text.partition("## stable-diffusion.cpp")[2]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    path, _ = base_forms()["torch-training"]
+    arguments = '"run/step-020000", lora="my-adapter"'
+    assert arguments in code
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace(arguments, repr(str(path))), "guide", "exec"), {})
+    expected, actual = load_checkpoint(path), load_checkpoint(tmp_path / "release")
+    assert actual.report.form == "huggingface" and actual.config == expected.config
+    for name, value in expected.tensors.items():
+        assert np.array_equal(actual.tensors[name], value), name
