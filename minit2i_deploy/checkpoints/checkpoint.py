@@ -28,9 +28,9 @@ class LoraReport:
 
     Args:
         path: of its weights.
-        rank: of every pair.
-        alpha: as in its settings.
-        scale: factor of B @ A.
+        rank: of the pairs, the largest where they differ.
+        alpha: of such a pair.
+        scale: factor of its B @ A.
         num_modules: merged matrices.
         sha256: of its settings and its weights, as ``sha256_files`` makes it of two files.
         weights_sha256: of the weights alone, which earlier releases recorded in manifests.

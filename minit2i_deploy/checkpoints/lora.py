@@ -1,4 +1,4 @@
-"""PEFT LoRA adapters, merged onto a base checkpoint.
+"""LoRA adapters in PEFT's, diffusers' and kohya's form, merged onto a base checkpoint.
 
 Source: LoRA, Hu et al. 2106.09685, section 4.1 (scale alpha / r); rsLoRA, Kalajdzievski
 2312.03732 (alpha / sqrt(r)); key names and settings as peft writes them.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,13 @@ from minit2i_deploy.checkpoints.canonical_names import UNUSED, linear_modules
 from minit2i_deploy.checkpoints.checkpoint import Checkpoint, Dropped, LoraReport
 from minit2i_deploy.checkpoints.containers.safetensors_file import SafetensorsFiles
 from minit2i_deploy.checkpoints.json_file import read_json
+from minit2i_deploy.checkpoints.lora_names import (
+    PREFIX,
+    AdapterNames,
+    Part,
+    is_of_text_encoder,
+    pattern_value,
+)
 from minit2i_deploy.errors import CheckpointError
 from minit2i_deploy.io.files import sha256_file, sha256_files
 
@@ -26,14 +33,13 @@ BASE_SHA256: Final = "base_sha256"
 
 _CONFIG_NAME: Final = "adapter_config.json"
 _WEIGHTS_NAME: Final = "adapter_model.safetensors"
-_KEY: Final = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
-_PREFIX: Final = re.compile(r"^(base_model\.model\.)?(model\.)?(net\.)?")
 _UNUSED_MODULES: Final = frozenset(
     name.removesuffix(".weight") for name in UNUSED if name.endswith(".weight")
 )
 # Settings that may have any value: W + scale * B @ A is what peft computes with all of them.
 _NEUTRAL: Final = frozenset(
     {
+        "alpha_pattern",
         "auto_mapping",
         "base_model_name_or_path",
         "ensure_weight_tying",
@@ -48,6 +54,7 @@ _NEUTRAL: Final = frozenset(
         "peft_version",
         "qalora_group_size",
         "r",
+        "rank_pattern",
         "revision",
         "runtime_config",
         "target_modules",
@@ -69,15 +76,32 @@ _OFF: Final[tuple[Any, ...]] = (None, False, {}, [])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _Pair:
+    """The update scale * b @ a of one matrix."""
+
+    a: np.ndarray
+    b: np.ndarray
+    alpha: float
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return len(self.a)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Adapter:
     path: Path
     config: dict[str, Any]
-    rank: int
-    alpha: float
-    scale: float
-    pairs: dict[str, tuple[np.ndarray, np.ndarray]]
+    pairs: dict[str, _Pair]
     num_unused: int
     base_sha256: str | None
+
+    @property
+    def files(self) -> list[Path]:
+        """Settings and weights; only the latter where they hold the scale themselves."""
+        config = self.path.parent / _CONFIG_NAME
+        return [config, self.path] if self.config else [self.path]
 
 
 def merge_lora(base: Checkpoint, path: Path) -> Checkpoint:
@@ -87,29 +111,29 @@ def merge_lora(base: Checkpoint, path: Path) -> Checkpoint:
 
     Args:
         base: the checkpoint that the adapter was trained on.
-        path: an adapter folder, or its safetensors file with adapter_config.json beside it.
+        path: an adapter folder, or its safetensors file: PEFT's, with adapter_config.json beside
+            it, or one in diffusers' or kohya's form.
 
     Raises:
         CheckpointError: the adapter is corrupt, was trained on another base, or uses a setting
             that a plain merge does not cover.
     """
-    adapter = _read(path)
     modules = linear_modules(base.config)
+    adapter = _read(path, modules)
     _check_fits(adapter, modules, base)
     _check_base(adapter, base)
-    for module, (a, b) in adapter.pairs.items():
+    for module, pair in adapter.pairs.items():
         # B @ A first, in the order of peft's get_delta_weight, so that rounding is the same.
-        base.tensors[f"{module}.weight"] += (b @ a) * np.float32(adapter.scale)
+        base.tensors[f"{module}.weight"] += (pair.b @ pair.a) * np.float32(pair.scale)
+    largest = max(adapter.pairs.values(), key=lambda pair: pair.rank)
     lora = LoraReport(
         path=str(adapter.path),
-        rank=adapter.rank,
-        alpha=adapter.alpha,
-        scale=adapter.scale,
+        rank=largest.rank,
+        alpha=largest.alpha,
+        scale=largest.scale,
         num_modules=len(adapter.pairs),
         # The settings are part of it, because they hold the scale.
-        sha256=sha256_files(
-            [adapter.path.parent / _CONFIG_NAME, adapter.path], adapter.path.parent
-        ),
+        sha256=sha256_files(adapter.files, adapter.path.parent),
         weights_sha256=sha256_file(adapter.path),
     )
     dropped = base.report.dropped
@@ -124,24 +148,50 @@ def merge_lora(base: Checkpoint, path: Path) -> Checkpoint:
     return dataclasses.replace(base, report=report)
 
 
-def _read(path: Path) -> _Adapter:
-    weights = path / _WEIGHTS_NAME if path.is_dir() else path
+def _read(path: Path, modules: Mapping[str, tuple[int, ...]]) -> _Adapter:
+    weights = _weights_file(path) if path.is_dir() else path
     if not weights.is_file():
-        raise CheckpointError(f"{weights}: no such file; give a PEFT adapter folder as lora")
+        raise CheckpointError(f"{weights}: no such file; give an adapter's folder or file as lora")
+    container = SafetensorsFiles([weights])
+    names, parts, num_unused = AdapterNames(modules), {}, 0
+    foreign = [name for name in container.names if is_of_text_encoder(name)]
+    if foreign:
+        raise CheckpointError(
+            f"{weights}: adapts the text encoder too ({', '.join(foreign)}), which a bundle keeps "
+            "as it is; save the adapter without them"
+        )
+    for name in container.names:
+        part = names.part(name)
+        if part is None:
+            raise CheckpointError(
+                f"{weights}: {name} is not a LoRA matrix; only a plain LoRA can be merged, so "
+                "merge this one with peft and give the merged model"
+            )
+        if part.module in _UNUSED_MODULES:
+            num_unused += 1
+        else:
+            parts[name] = part
     config_path = weights.parent / _CONFIG_NAME
-    if not config_path.is_file():
+    config = read_json(config_path) if config_path.is_file() else {}
+    if config:
+        _check_config(config, config_path)
+    elif any(".lora_A." in name and not name.startswith("transformer.") for name in parts):
         raise CheckpointError(
             f"{config_path}: missing, so the adapter's scale is unknown; copy it beside the weights"
         )
-    config = read_json(config_path)
-    rank, alpha = _check_config(config, config_path)
-    pairs, num_unused = _pairs(weights, rank)
-    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    base_sha256 = SafetensorsFiles([weights]).metadata(weights).get(BASE_SHA256)
-    return _Adapter(weights, config, rank, alpha, scale, pairs, num_unused, base_sha256)
+    pairs = _pairs(weights, container, parts, config)
+    base_sha256 = container.metadata(weights).get(BASE_SHA256)
+    return _Adapter(weights, config, pairs, num_unused, base_sha256)
 
 
-def _check_config(config: dict[str, Any], path: Path) -> tuple[int, float]:
+def _weights_file(folder: Path) -> Path:
+    """PEFT's file, or the one safetensors file of a folder of another form."""
+    others = sorted(folder.glob("*.safetensors"))
+    named = folder / _WEIGHTS_NAME
+    return others[0] if len(others) == 1 and not named.is_file() else named
+
+
+def _check_config(config: dict[str, Any], path: Path) -> None:
     if config.get("peft_type") is None:
         raise CheckpointError(f"{path}: has no peft_type; give an adapter that peft has saved")
     for key, value in config.items():
@@ -157,54 +207,70 @@ def _check_config(config: dict[str, Any], path: Path) -> tuple[int, float]:
             f"{path}: expected a positive integer r and a number lora_alpha, got {rank!r} and "
             f"{alpha!r}; copy the adapter again"
         )
-    return rank, float(alpha)
+    for name in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(name) or {}, dict):
+            raise CheckpointError(
+                f"{path}: {name} is {config[name]!r}, expected names and numbers; copy the adapter "
+                "again"
+            )
 
 
-def _pairs(path: Path, rank: int) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], int]:
-    """A and B of each module, and the number of arrays dropped because they reach no output."""
+def _pairs(
+    path: Path, container: SafetensorsFiles, parts: Mapping[str, Part], config: dict[str, Any]
+) -> dict[str, _Pair]:
+    """The pair of each module."""
     sides: dict[str, dict[str, np.ndarray]] = {}
-    num_unused = 0
-    container = SafetensorsFiles([path])
-    for name, stored in container.read(list(container.names)):
-        match = _KEY.fullmatch(name)
-        if match is None:
-            raise CheckpointError(
-                f"{path}: {name} is not a LoRA matrix; only a plain LoRA can be merged, so merge "
-                "this one with peft and give the merged model"
-            )
-        module = _PREFIX.sub("", match["module"])
-        if module in _UNUSED_MODULES:
-            num_unused += 1
-            continue
-        array = stored.astype(np.float32)
-        axis = 0 if match["side"] == "A" else 1
-        if array.ndim != 2 or array.shape[axis] != rank or not np.isfinite(array).all():
-            raise CheckpointError(
-                f"{path}: {name} {list(array.shape)} is not a finite matrix of rank {rank}; "
-                "copy the adapter again"
-            )
-        if match["side"] in sides.setdefault(module, {}):
+    for name, stored in container.read(list(parts)):
+        part, array = parts[name], stored.astype(np.float32)
+        if part.side in sides.setdefault(part.module, {}):
             raise CheckpointError(f"{path}: duplicate {name}; copy the adapter again")
-        sides[module][match["side"]] = array
-    halves = sorted(module for module, pair in sides.items() if len(pair) != 2)
+        expected = 1 if part.side == "alpha" else 2
+        is_number = part.side == "alpha" and array.size == 1
+        if not (is_number or array.ndim == expected) or not np.isfinite(array).all():
+            raise CheckpointError(
+                f"{path}: {name} {list(array.shape)} is not a finite matrix of rank "
+                f"{config.get('r', 1)}; copy the adapter again"
+            )
+        sides[part.module][part.side] = array
+    halves = sorted(module for module, pair in sides.items() if not {"A", "B"} <= pair.keys())
     if halves or not sides:
         raise CheckpointError(
             f"{path}: {halves[:4] or 'no module'} with only one of lora_A and lora_B; "
             "copy the adapter again"
         )
-    return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}, num_unused
+    return {module: _pair(path, module, pair, config) for module, pair in sides.items()}
+
+
+def _pair(path: Path, module: str, sides: dict[str, np.ndarray], config: dict[str, Any]) -> _Pair:
+    """A module's matrices with its own alpha and scale."""
+    a, b = sides["A"], sides["B"]
+    rank = pattern_value(config.get("rank_pattern") or {}, module, config.get("r", len(a)))
+    if a.shape[0] != rank or b.shape[1] != rank:
+        raise CheckpointError(
+            f"{path}: {module} {list(a.shape)} and {list(b.shape)} is not a finite matrix of rank "
+            f"{rank}; copy the adapter again"
+        )
+    # Without an alpha, diffusers and kohya take the rank: scale 1.
+    alpha: object = float(sides["alpha"].reshape(())) if "alpha" in sides else len(a)
+    if config:
+        alpha = pattern_value(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise CheckpointError(f"{path}: alpha of {module} is {alpha!r}, expected a number")
+    scale = alpha / (math.sqrt(len(a)) if config.get("use_rslora") else len(a))
+    return _Pair(a, b, float(alpha), scale)
 
 
 def _check_fits(adapter: _Adapter, modules: dict[str, tuple[int, ...]], base: Checkpoint) -> None:
     """Check that every pair has its matrix, and every targeted matrix its pair."""
     wrong = [
-        f"{module} [{b.shape[0]}, {a.shape[1]}] (base: {list(modules.get(module, ())) or 'none'})"
-        for module, (a, b) in sorted(adapter.pairs.items())
-        if (b.shape[0], a.shape[1]) != modules.get(module)
+        f"{module} [{pair.b.shape[0]}, {pair.a.shape[1]}] (base: "
+        f"{list(modules.get(module, ())) or 'none'})"
+        for module, pair in sorted(adapter.pairs.items())
+        if (pair.b.shape[0], pair.a.shape[1]) != modules.get(module)
     ]
     targets = adapter.config.get("target_modules")
     if isinstance(targets, list) and not _restricts_layers(adapter.config):
-        suffixes = tuple(f".{_PREFIX.sub('', str(target))}" for target in targets)
+        suffixes = tuple(f".{PREFIX.sub('', str(target))}" for target in targets)
         wrong += [
             f"{module} (not in the adapter)"
             for module in modules
@@ -213,7 +279,7 @@ def _check_fits(adapter: _Adapter, modules: dict[str, tuple[int, ...]], base: Ch
     if wrong:
         raise CheckpointError(
             f"{adapter.path}: an adapter for another base than {base.report.path}: "
-            f"{len(wrong)} modules differ, first {wrong[0]}; give the base it was trained on"
+            f"{len(wrong)} modules differ: {', '.join(wrong)}; give the base it was trained on"
         )
 
 
