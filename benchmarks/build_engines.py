@@ -117,7 +117,7 @@ def build(graph: Path, precision: str, target: str) -> None:
         BuildLibrary.open("tensorrt_rtx"),
         graph,
         graph.with_suffix(".plan"),
-        sizes={"batch": (1, 1, 1), "branches": (1, 2, 2)},
+        sizes={"batch": (1, 1, 1), "branches": (1, 2, 2), "sequences": (1, 2, 2)},
         targets=(target,),
         flags=BuildFlags(),
         precision=precision,

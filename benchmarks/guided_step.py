@@ -41,6 +41,7 @@ from minit2i_deploy.protocol import Trajectory
 from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxTrajectory, open_session
 from minit2i_deploy.runtimes.torch.trajectory import TorchTrajectory
+from minit2i_deploy.solvers.step_inputs import StepInputs
 from minit2i_deploy.solvers.table import solver_table
 
 GUIDANCE: Final = 2.5
@@ -105,8 +106,9 @@ def measure(options: argparse.Namespace, folder: Path) -> Report:
     net = MMJiT(config).eval()
     x, tokens = _inputs(config, net)
     session = _session(Step(net.denoiser).eval(), config, options, folder)
-    first = TorchTrajectory(Step(net.denoiser), torch.from_numpy(x), torch.from_numpy(tokens))
-    second = OnnxTrajectory(session, onnxruntime, x, tokens)
+    inputs = StepInputs(image_shape=x.shape, tokens=tokens, known=None, per_image=True)
+    first = TorchTrajectory(Step(net.denoiser), torch.from_numpy(x), inputs)
+    second = OnnxTrajectory(session, onnxruntime, x, inputs)
     for trajectory in (first, second):
         _timed(trajectory)
     expected, actual = first.state()[0], second.state()[0]

@@ -29,10 +29,12 @@ from minit2i_deploy.export.graphs.modules import canonical_name, step_signature
 from minit2i_deploy.export.graphs.onnx_export import to_onnx
 from minit2i_deploy.export.graphs.onnxruntime_heads import use_onnxruntime_heads
 from minit2i_deploy.export.graphs.weights_file import GRAPH_FILE, write_graph
+from minit2i_deploy.export.verification.reference import step_inputs
 from minit2i_deploy.flops import denoiser_flops
 from minit2i_deploy.model import Denoiser, Step
 from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS
 from minit2i_deploy.runtimes.onnxruntime.runtime import open_session
+from minit2i_deploy.solvers.row import Row
 
 SIZES: Final = ("b-32", "b-16", "l-16")
 
@@ -94,14 +96,9 @@ def _session(config: ModelConfig, folder: Path, threads: int) -> Any:
 def _inputs(config: ModelConfig) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, *config.image_shape), np.float32)
-    shape = (1, 1, config.num_text_tokens, config.hidden_size)
-    return {
-        "x": x,
-        "h": np.zeros_like(x),
-        "tokens": rng.standard_normal(shape, np.float32),
-        "weights": np.ones(1, np.float32),
-        "row": np.float32([0.9, 0.1, 0, 0, 0, 0]),
-    }
+    tokens = rng.standard_normal((1, 1, config.num_text_tokens, config.hidden_size), np.float32)
+    row = Row(values=np.float32([0.9, 0.1, 0, 0, 0, 0]), weights=np.ones(1, np.float32))
+    return step_inputs(x, np.zeros_like(x), tokens, row)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

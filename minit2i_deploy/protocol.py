@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.row import Known, Row
+from minit2i_deploy.solvers.step_inputs import ImageStep
 
 # More than any one machine has cores. An engine starts as many threads as it is asked for, and far
 # too many keep the system busy for hours.
@@ -119,12 +120,18 @@ class Runtime(Protocol):
         self,
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+        known: Known | None = None,
     ) -> Trajectory:
         """Put a start state and the branches' tokens on the device; h is zero.
 
         Args:
             x: float32 [batch, 3, H, W], noise of the bundle's deviation.
             tokens: float32 [branches, batch, adapted tokens, hidden], of ``adapt``.
+            known: pixels that every row's estimate is set to; a runtime that cannot edit need not
+                take it.
+
+        Raises:
+            UsageError: known pixels, and a bundle of format version 1.
         """
 
     def close(self) -> None:
@@ -138,6 +145,33 @@ class Runtime(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class BatchRuntime(Runtime, Protocol):
+    """A runtime that steps images which come and go, each at a row of its own."""
+
+    def step_batch(
+        self, images: Sequence[ImageStep]
+    ) -> tuple[
+        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
+    ]:
+        """Advance images by a row of their own each, on arrays of the host.
+
+        An image's result is that of a trajectory of its own, to the rounding of another batch
+        size. In bundles of format version 2 it is one call of the step graph; in version 1 the
+        graph gives the estimates, and guidance and update are numpy's.
+
+        Args:
+            images: state, tokens and row of each; at least one.
+
+        Returns:
+            the next x and h, float32 [batch, 3, H, W], in the order of the images.
+
+        Raises:
+            UsageError: no images, or known pixels and a bundle of format version 1.
+            RuntimeFailure: the engine failed.
+        """
 
 
 def check_threads(threads: int) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -18,6 +18,13 @@ from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.evaluation import reference_outputs
 from minit2i_deploy.protocol import Runtime, Trajectory
 from minit2i_deploy.runtimes.guard import Guard, guarded
+from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Known, Row, advance
+from minit2i_deploy.solvers.step_inputs import (
+    CANNOT_EDIT,
+    ImageStep,
+    StepBatch,
+    StepInputs,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +61,10 @@ class SelfTest:
     options: Mapping[str, object]
     run: Callable[[], float]
     int8_saturates: Callable[[], bool] | None = None
+
+
+# x' = y: the next state is then the guided estimate itself.
+_ESTIMATE: Final = np.array([name == "b" for name in GRAPH_COLUMNS], np.float32)
 
 
 class BaseRuntime(Runtime, ABC):
@@ -109,8 +120,24 @@ class BaseRuntime(Runtime, ABC):
         """As ``adapt``, without its tests."""
 
     @abstractmethod
-    def _start(self, x: np.ndarray, tokens: np.ndarray) -> Trajectory:
+    def _start(self, x: np.ndarray, tokens: np.ndarray, known: Known | None = None) -> Trajectory:
         """As ``start``, without its tests."""
+
+    def _step_batch(self, batch: StepBatch) -> tuple[np.ndarray, np.ndarray]:
+        """As ``step_batch``: the network's estimates, mixed and advanced in numpy.
+
+        It serves every runtime and both format versions; those with a step graph of version 2
+        run that.
+        """
+        state = self._start(batch.x[batch.image], batch.tokens[None])
+        state.step(Row(values=_ESTIMATE, weights=np.ones(1, np.float32)))
+        x0 = state.state()[0][batch.sequence]
+        return advance(batch.x, batch.h, x0, batch.weights, batch.row, batch.known)
+
+    def _step_inputs(self, x: np.ndarray, tokens: np.ndarray, known: Known | None) -> StepInputs:
+        """Inputs of the bundle's step graph for a batch whose images share their rows."""
+        per_image = self.bundle.manifest.can_edit
+        return StepInputs(image_shape=x.shape, tokens=tokens, known=known, per_image=per_image)
 
     @guarded
     def encode(
@@ -144,12 +171,33 @@ class BaseRuntime(Runtime, ABC):
         self,
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+        known: Known | None = None,
     ) -> Trajectory:
         """Put a start state and tokens on the device; arguments as in ``protocol.Runtime``."""
+        self._check_known(known)
+        self._test_step_once(len(x), len(tokens))
+        return self._start(x, tokens, known)
+
+    @guarded
+    def step_batch(
+        self, images: Sequence[ImageStep]
+    ) -> tuple[
+        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
+    ]:
+        """Step images at rows of their own; arguments as in ``protocol.BatchRuntime``."""
+        batch = StepBatch.join(images)
+        self._check_known(batch.known)
+        self._test_step_once(*batch.sequence.shape[::-1])
+        return self._step_batch(batch)
+
+    def _check_known(self, known: Known | None) -> None:
+        if known is not None and not self.bundle.manifest.can_edit:
+            raise UsageError(f"{self.bundle.path}: {CANNOT_EDIT}")
+
+    def _test_step_once(self, batch: int, branches: int) -> None:
         if "transformer" not in self._tested and self._may_overflow("transformer"):
-            self._test_step(len(x), len(tokens))
+            self._test_step(batch, branches)
             self._tested.add("transformer")
-        return self._start(x, tokens)
 
     def _may_overflow(self, graph: str) -> bool:
         precision = self.bundle.manifest.graphs[graph].precision
@@ -218,6 +266,15 @@ class GraphRuntime(BaseRuntime):
     @abstractmethod
     def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
         """First output of a graph on the engine."""
+
+    @abstractmethod
+    def _run_step(self, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Both outputs of the step graph on the engine: the next x and h."""
+
+    def _step_batch(self, batch: StepBatch) -> tuple[np.ndarray, np.ndarray]:
+        if not self.bundle.manifest.can_edit:
+            return super()._step_batch(batch)
+        return self._run_step(batch.inputs())
 
     def _encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return self._run("text_encoder", input_ids=ids, attention_mask=mask)

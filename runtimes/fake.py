@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.runtimes.base import BaseRuntime
-from minit2i_deploy.solvers.row import Row, advance
+from minit2i_deploy.solvers.row import Known, Row, advance
 
 
 class FakeRuntime(BaseRuntime):
@@ -45,15 +45,17 @@ class FakeRuntime(BaseRuntime):
         shape = (len(context), self.config.num_text_tokens, self.config.hidden_size)
         return np.broadcast_to(mean[:, None, None], shape).astype(np.float32)
 
-    def _start(self, x: np.ndarray, tokens: np.ndarray) -> FakeTrajectory:
-        return FakeTrajectory(x.copy(), tokens)
+    def _start(
+        self, x: np.ndarray, tokens: np.ndarray, known: Known | None = None
+    ) -> FakeTrajectory:
+        return FakeTrajectory(x.copy(), tokens, known)
 
 
 class FakeTrajectory:
     """State of one batch in numpy, advanced by ``table.advance``."""
 
-    def __init__(self, x: np.ndarray, tokens: np.ndarray) -> None:
-        self._x, self._h = x, np.zeros_like(x)
+    def __init__(self, x: np.ndarray, tokens: np.ndarray, known: Known | None = None) -> None:
+        self._x, self._h, self._known = x, np.zeros_like(x), known
         self._tone = tokens.mean(axis=(2, 3))[:, :, None, None, None]
 
     def step(
@@ -62,7 +64,7 @@ class FakeTrajectory:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
         h = self._h if noise is None else noise
         x0 = np.tanh(self._x[None] + self._tone[: len(row.weights)])
-        self._x, self._h = advance(self._x, h, x0, row.weights, row.values)
+        self._x, self._h = advance(self._x, h, x0, row.weights, row.values, self._known)
 
     def state(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +37,8 @@ from minit2i_deploy.runtimes.toy_graph import (
     toy_arrays,
     toy_error,
 )
-from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.row import Known, Row
+from minit2i_deploy.solvers.step_inputs import StepInputs
 
 # Ours -> OpenVINO's, and what the processor must offer for it.
 _PRECISIONS: Final = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}
@@ -116,11 +118,14 @@ class OpenVinoRuntime(GraphRuntime):
         """Whether OpenVINO runs graphs of this precision."""
         return precision in _RUNS
 
-    def _start(self, x: np.ndarray, tokens: np.ndarray) -> OpenVinoTrajectory:
+    def _start(
+        self, x: np.ndarray, tokens: np.ndarray, known: Known | None = None
+    ) -> OpenVinoTrajectory:
         if self._lean:
             self._graphs.pop("text_encoder", None)
         request = self._compiled("transformer").create_infer_request()
-        return OpenVinoTrajectory(request, self._library.Tensor, x, tokens, self._guard)
+        inputs = self._step_inputs(x, tokens, known)
+        return OpenVinoTrajectory(request, self._library.Tensor, x, inputs, self._guard)
 
     @guarded
     def matrix_rate(self) -> float:
@@ -172,14 +177,22 @@ class OpenVinoRuntime(GraphRuntime):
             )
 
     def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
+        return self._outputs(graph, inputs)[0]
+
+    def _run_step(self, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        x, h = self._outputs("transformer", inputs)
+        return x, h
+
+    def _outputs(self, graph: str, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         compiled = self._compiled(graph)
         try:
-            output = compiled(inputs)[0]
+            outputs = compiled(dict(inputs))
         except RuntimeError as error:
             path = self.bundle.graph_path(graph)
             raise RuntimeFailure(f"openvino failed in {graph}: {_reason(error, path)}") from error
+        names = self.bundle.manifest.graphs[graph].outputs
         # The request's own memory, which the next call writes to.
-        return np.array(output, dtype=np.float32)
+        return [np.array(outputs[index], dtype=np.float32) for index in range(len(names))]
 
     def _free(self) -> None:
         self._graphs.clear()
@@ -189,10 +202,11 @@ class OpenVinoTrajectory:
     """State of one batch: two pairs (x, h) of buffers, read from one and written to the other."""
 
     def __init__(
-        self, request: Any, tensor: Any, x: np.ndarray, tokens: np.ndarray, guard: Guard
+        self, request: Any, tensor: Any, x: np.ndarray, inputs: StepInputs, guard: Guard
     ) -> None:
         self._request, self._tensor, self._guard = request, tensor, guard
-        self._tokens = tokens
+        self._inputs = inputs
+        self._fixed: dict[int, dict[str, np.ndarray]] = {}
         self._now = (x.copy(order="C"), np.zeros(x.shape, x.dtype))
         self._next = (np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype))
 
@@ -203,13 +217,11 @@ class OpenVinoTrajectory:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
         if noise is not None:
             self._now[1][...] = noise
-        inputs = {
-            "x": self._now[0],
-            "h": self._now[1],
-            "tokens": np.ascontiguousarray(self._tokens[: len(row.weights)]),
-            "weights": np.ascontiguousarray(row.weights),
-            "row": np.ascontiguousarray(row.values),
-        }
+        branches = len(row.weights)
+        if branches not in self._fixed:
+            self._fixed[branches] = self._inputs.fixed(branches)
+        inputs = dict(zip(("x", "h"), self._now, strict=True))
+        inputs |= self._fixed[branches] | self._inputs.of_row(row)
         outputs = dict(zip(("x_next", "h_next"), self._next, strict=True))
         try:
             for name, array in (inputs | outputs).items():

@@ -78,16 +78,20 @@ def text_adapter_signature(config: ModelConfig) -> Signature:
 
 
 def step_signature(config: ModelConfig) -> Signature:
-    """x, h, tokens, weights, row -> x_next, h_next, as ``model.step.Step`` takes them."""
-    image = _float32("batch", config.in_channels, config.image_size, config.image_size)
-    tokens = _float32("branches", "batch", config.num_text_tokens, config.hidden_size)
+    """The inputs of ``model.step.Step``, in its order -> x_next, h_next."""
+    size = (config.image_size, config.image_size)
+    image = _float32("batch", config.in_channels, *size)
     return Signature(
         inputs={
             "x": image,
             "h": image,
-            "tokens": tokens,
-            "weights": _float32("branches"),
-            "row": _float32(len(GRAPH_COLUMNS)),
+            "tokens": _float32("sequences", config.num_text_tokens, config.hidden_size),
+            "image": _int64("sequences"),
+            "sequence": _int64("branches", "batch"),
+            "weights": _float32("branches", "batch"),
+            "row": _float32("batch", len(GRAPH_COLUMNS)),
+            "known": image,
+            "known_mask": _float32("batch", 1, *size),
         },
         outputs={"x_next": image, "h_next": image},
     )

@@ -24,7 +24,7 @@ from minit2i_deploy.bundle.manifest import TensorInfo
 from minit2i_deploy.errors import VerificationError
 
 # Distinct sizes for the free axes of the example inputs, none of them special to the exporter.
-_EXAMPLE_SIZES: Final = {"n": 3, "tokens": 5, "batch": 3, "branches": 2}
+_EXAMPLE_SIZES: Final = {"n": 3, "tokens": 5, "batch": 3, "branches": 2, "sequences": 7}
 _FOLDING_ROUNDS: Final = 2
 # What folding would turn into a copy of a weight inside the graph, which weights that are replaced
 # later (a LoRA, a refit) would not reach. Norms and positions of a bfloat16 network are read as

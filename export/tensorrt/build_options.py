@@ -100,6 +100,8 @@ def sizes_for(
         "transformer": {
             "batch": (1, options.batch, greatest),
             "branches": (fewest, most, most),
+            # An image of one branch brings one sequence.
+            "sequences": (fewest, options.batch * most, greatest * most),
         },
     }[graph]
     free = free_sizes(bundle.manifest.graphs[graph].inputs)

@@ -10,7 +10,12 @@ from minit2i_deploy.bundle.manifest import Check
 from minit2i_deploy.bundle.parity import step_check
 from minit2i_deploy.evaluation.relative_error import max_relative_error
 from minit2i_deploy.export.verification.bounds import Bounds
-from minit2i_deploy.export.verification.reference import GUIDANCE, NetworkReference, Sample
+from minit2i_deploy.export.verification.reference import (
+    GUIDANCE,
+    NetworkReference,
+    Sample,
+    step_inputs,
+)
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.progress import Progress
 from minit2i_deploy.solvers.table import Table
@@ -83,8 +88,7 @@ def _final_state(
     """float32 [1, 3, H, W] at the end of the reference trajectory."""
     x, h = network.start, np.zeros_like(network.start)
     for row in network.table.steps(GUIDANCE):
-        branches = tokens[: len(row.weights)]
-        x, h = step({"x": x, "h": h, "tokens": branches, "weights": row.weights, "row": row.values})
+        x, h = step(step_inputs(x, h, tokens, row))
         progress((row.index + 1) / len(network.table))
     return x
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,7 +20,8 @@ from minit2i_deploy.model.loop import run_table
 from minit2i_deploy.progress import Progress
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
 from minit2i_deploy.solvers.noise import batch_noise
-from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.row import Known, Row
+from minit2i_deploy.solvers.step_inputs import ImageStep, StepBatch, StepInputs
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.tokenizer import Tokenizer
 
@@ -185,7 +187,7 @@ def _steps_along(
     nearest = (min(rows, key=lambda row: abs(row.t - t)) for t in _STEP_TIMES)
     samples = []
     for row in dict.fromkeys(nearest):
-        inputs = _inputs(*states[row.index], branches, row)
+        inputs = step_inputs(*states[row.index], branches, row)
         x_next, h_next = states[row.index + 1]
         outputs = {"x_next": x_next, "h_next": h_next}
         samples.append(Sample(inputs=inputs, outputs=outputs, t=row.t))
@@ -202,19 +204,44 @@ def _variations(
     rows = table.steps(GUIDANCE)
     middle, last = rows[len(rows) // 2], rows[-1]
     one = np.ones(1, np.float32)
-    pair = tuple(np.concatenate([states[r.index][i] for r in (middle, last)]) for i in (0, 1))
+    x, h = (np.concatenate([states[r.index][i] for r in (middle, last)]) for i in (0, 1))
     two_prompts = np.stack([tokens[[0, 1]], tokens[[-1, -1]]])
+    alone = dataclasses.replace(middle, weights=one)
     all_inputs = (
-        _inputs(*states[middle.index], tokens[None, :1], middle) | {"weights": one},
-        _inputs(*states[middle.index], tokens[None, -1:], middle) | {"weights": one},
-        _inputs(pair[0], pair[1], two_prompts, middle),
+        step_inputs(*states[middle.index], tokens[None, :1], alone),
+        step_inputs(*states[middle.index], tokens[None, -1:], alone),
+        step_inputs(x, h, two_prompts, middle),
+        _mixed_rows(x, h, two_prompts, middle, alone),
     )
     return [run_module(step, inputs, ("x_next", "h_next")) for inputs in all_inputs]
 
 
-def _inputs(x: np.ndarray, h: np.ndarray, tokens: np.ndarray, row: Row) -> dict[str, np.ndarray]:
-    branches = tokens[: len(row.weights)]
-    return {"x": x, "h": h, "tokens": branches, "weights": row.weights, "row": row.values}
+def _mixed_rows(
+    x: np.ndarray, h: np.ndarray, tokens: np.ndarray, guided: Row, alone: Row
+) -> dict[str, np.ndarray]:
+    """Two images at rows of their own, one of them without guidance and with a known corner."""
+    size = x.shape[-1] // 2
+    known, mask = np.full_like(x[:1], 0.5), np.zeros_like(x[:1, :1])
+    mask[..., :size, :size] = 1.0
+    first = ImageStep(x=x[0], h=h[0], tokens=tokens[:, 0], row=guided)
+    second = ImageStep(
+        x=x[1], h=h[1], tokens=tokens[:, 1], row=alone, known=Known(image=known, mask=mask)
+    )
+    return StepBatch.join([first, second]).inputs()
+
+
+def step_inputs(
+    x: np.ndarray, h: np.ndarray, tokens: np.ndarray, row: Row
+) -> dict[str, np.ndarray]:
+    """Inputs of the step graph for images that share a row.
+
+    Args:
+        x, h: float32 [batch, 3, H, W].
+        tokens: float32 [branches, batch, tokens, hidden]; the first of them take part.
+        row: the images'.
+    """
+    inputs = StepInputs(image_shape=x.shape, tokens=tokens, known=None, per_image=True)
+    return {"x": x, "h": h} | inputs.fixed(len(row.weights)) | inputs.of_row(row)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

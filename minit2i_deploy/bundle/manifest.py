@@ -58,6 +58,7 @@ __all__ = [
     "GRAPHS",
     "KIND",
     "PRECISIONS",
+    "READ_VERSIONS",
     "ROUNDINGS",
     "Check",
     "FileInfo",
@@ -77,7 +78,9 @@ __all__ = [
     "check_relative",
 ]
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+# Version 1 has another step graph: all images of a call share a row, and no pixel is known.
+READ_VERSIONS: Final = (1, FORMAT_VERSION)
 KIND: Final = "minit2i-bundle"
 
 
@@ -108,6 +111,11 @@ class Manifest:
     def num_bytes(self) -> int:
         """Bytes of all files together; the manifest itself and the engine cache do not count."""
         return sum(info.bytes for info in self.files.values())
+
+    @property
+    def can_edit(self) -> bool:
+        """Whether the step graph takes known pixels, and rows of each image: format version 2."""
+        return self.format_version >= 2
 
     @property
     def head_padding(self) -> HeadPadding | None:
@@ -223,10 +231,11 @@ def _expect_version(value: object) -> dict[str, object]:
     if value.get("kind") != KIND:
         raise ValueError(f"kind must be {KIND!r}, got {value.get('kind')!r}")
     version = value.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
+    if type(version) is not int or version not in READ_VERSIONS:
         raise ValueError(
-            f"format_version is {version!r}, but this program reads {FORMAT_VERSION} (another"
-            " version of minit2i-deploy may read it)"
+            f"format_version is {version!r}, but this program reads"
+            f" {' and '.join(map(str, READ_VERSIONS))} (another version of minit2i-deploy may"
+            " read it)"
         )
     return value
 

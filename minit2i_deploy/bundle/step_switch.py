@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,8 +17,9 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.protocol import Runtime, Trajectory
-from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.protocol import BatchRuntime, Runtime, Trajectory
+from minit2i_deploy.solvers.row import Known, Row
+from minit2i_deploy.solvers.step_inputs import ImageStep
 
 _STEP: Final = "transformer"
 TIME_ROUNDING: Final = 1e-9
@@ -87,9 +89,28 @@ class SwitchRuntime:
         self,
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+        known: Known | None = None,
     ) -> Trajectory:
         """Start a trajectory that switches graphs; arguments as in ``protocol.Runtime``."""
-        return SwitchTrajectory(self._before, self._after, self._t, x, tokens)
+        return SwitchTrajectory(self._before, self._after, self._t, x, tokens, known)
+
+    def step_batch(
+        self, images: Sequence[ImageStep]
+    ) -> tuple[
+        Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
+    ]:
+        """Step each image on the runtime of its row's time; see ``protocol.BatchRuntime``."""
+        after = [item.row.t >= self._t - TIME_ROUNDING for item in images]
+        states = [np.empty((len(images), *images[0].x.shape), np.float32) for _ in "xh"]
+        for runtime, is_after in ((self._before, False), (self._after, True)):
+            places = [place for place, late in enumerate(after) if late is is_after]
+            if places:
+                assert isinstance(runtime, BatchRuntime), "a switch is opened on our runtimes"
+                stepped = runtime.step_batch([images[place] for place in places])
+                for state, values in zip(states, stepped, strict=True):
+                    state[places] = values
+        x, h = states
+        return x, h
 
     def close(self) -> None:
         """Close both runtimes."""
@@ -119,6 +140,7 @@ class SwitchTrajectory:
         t: time of the switch, 0 noise to 1 data.
         x: float32 [batch, 3, H, W].
         tokens: float32 [branches, batch, adapted tokens, hidden].
+        known: pixels that stay as they are, or None.
     """
 
     def __init__(
@@ -128,9 +150,12 @@ class SwitchTrajectory:
         t: float,
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+        known: Known | None = None,
     ) -> None:
         self._after, self._t, self._tokens = after, t, tokens
-        self._state, self._switched = before.start(x, tokens), False
+        # Runtimes that cannot edit take two arguments.
+        self._known = () if known is None else (known,)
+        self._state, self._switched = before.start(x, tokens, *self._known), False
 
     def step(
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
@@ -138,7 +163,7 @@ class SwitchTrajectory:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
         if not self._switched and row.t >= self._t - TIME_ROUNDING:
             x, h = self._state.state()
-            self._state, self._switched = self._after.start(x, self._tokens), True
+            self._state, self._switched = self._after.start(x, self._tokens, *self._known), True
             # A start has no history; the noise argument is the way into the history slot.
             noise = h if noise is None else noise
         self._state.step(row, noise)

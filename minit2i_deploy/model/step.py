@@ -1,6 +1,8 @@
 """One row of a solver table as a graph: guidance and update around the denoiser.
 
-``minit2i_deploy.solvers.table.advance`` is the same arithmetic in numpy and the test oracle.
+Images of one batch may be at different rows, under different solvers and guidance scales, because
+the network never sees the time. ``minit2i_deploy.solvers.row.advance`` is the same arithmetic in
+numpy and the test oracle.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ def guided_estimate(x0: Tensor, weights: Tensor, clip: Tensor, rescale: Tensor) 
 
     Args:
         x0: float32 [branches, B, 3, H, W], predictions, the conditional one first.
-        weights: float32 [branches], for classifier-free guidance [g, 1 - g].
-        clip: float32 scalar, bound on every prediction before the mix; 0 is no bound.
-        rescale: float32 scalar in 0..1, share of guidance rescale.
+        weights: float32 [branches, B], for classifier-free guidance [g, 1 - g] of each image.
+        clip: float32 [B, 1, 1, 1], bound on every prediction before the mix; 0 is no bound.
+        rescale: float32 [B, 1, 1, 1] in 0..1, share of guidance rescale.
 
     Returns:
         y: float32 [B, 3, H, W].
@@ -29,9 +31,9 @@ def guided_estimate(x0: Tensor, weights: Tensor, clip: Tensor, rescale: Tensor) 
     Source: classifier-free guidance, Ho and Salimans 2207.12598; rescale, Lin et al. 2305.08891
     equations 15 and 16, here on x0, which for a shared (x, t) is the same mix as on velocities.
     """
-    bound = torch.where(clip > 0, clip, torch.full_like(clip, torch.finfo(torch.float32).max))
+    bound = torch.where(clip > 0, clip, torch.finfo(torch.float32).max)
     x0 = torch.maximum(torch.minimum(x0, bound), -bound)
-    y = (weights.reshape(-1, 1, 1, 1, 1) * x0).sum(0)
+    y = (weights[..., None, None, None] * x0).sum(0)
     ratio = _spread(x0[0]) / _spread(y).clamp(min=STD_FLOOR)
     return y * (1 + rescale * (ratio - 1))
 
@@ -42,35 +44,54 @@ def _spread(image: Tensor) -> Tensor:
 
 
 class Step(nn.Module):
-    """x, h, tokens, weights, row -> x', h'. The update is float32 whatever the network's type."""
+    """The step graph. The update is float32 whatever the network's type.
+
+    A sequence is one evaluation of the network: an image's state under one text. Which image it is
+    of, and which sequences an image mixes, are two lists of places, so that an image without
+    guidance brings one sequence and pays for one. Gathering by place, unlike a product with a
+    mixing matrix, lets no NaN of one image reach another, and adds up in the same order in every
+    batch.
+    """
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
 
     def forward(
-        self, x: Tensor, h: Tensor, tokens: Tensor, weights: Tensor, row: Tensor
+        self,
+        x: Tensor,
+        h: Tensor,
+        tokens: Tensor,
+        image: Tensor,
+        sequence: Tensor,
+        weights: Tensor,
+        row: Tensor,
+        known: Tensor,
+        known_mask: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Advance the state by one row.
+        """Advance each image by one row of its own.
 
         Args:
-            x: float32 [B, 3, H, W], the noisy image.
+            x: float32 [B, 3, H, W], the noisy images.
             h: float32 [B, 3, H, W], the history slot, zero before the first row.
-            tokens: float32 [branches, B, L, D], the adapted tokens of every branch.
-            weights: float32 [branches].
-            row: float32 [6]: a, b, c, s, clip, rescale (row.GRAPH_COLUMNS).
+            tokens: float32 [sequences, L, D], the adapted tokens of every sequence.
+            image: int64 [sequences], place in the batch of a sequence's image.
+            sequence: int64 [branches, B], place of each branch of an image, the conditional one
+                first. An image with fewer branches names one of its own again, with weight 0.
+            weights: float32 [branches, B].
+            row: float32 [B, 6]: a, b, c, s, clip, rescale (row.GRAPH_COLUMNS).
+            known: float32 [B, 3, H, W], pixels that are known.
+            known_mask: float32 [B, 1, H, W], 1 where the estimate becomes the known pixel, 0 where
+                it stays; zeros mean that nothing is known.
 
         Returns:
             x' = a x + b y + c h and h' = y + s x, both float32 [B, 3, H, W].
         """
-        branches, batch, length, width = tokens.shape
         dtype = self.denoiser.final_layer.linear.weight.dtype
-        network_input = x.to(dtype).unsqueeze(0).expand(branches, -1, -1, -1, -1)
-        x0 = self.denoiser(
-            network_input.reshape(branches * batch, *x.shape[1:]),
-            tokens.to(stream_dtype(dtype)).reshape(branches * batch, length, width),
-        )
-        x0 = x0.to(torch.float32).reshape(branches, batch, *x.shape[1:])
-        a, b, c, s, clip, rescale = row.unbind(0)
-        y = guided_estimate(x0, weights, clip, rescale)
+        x0 = self.denoiser(x.to(dtype).index_select(0, image), tokens.to(stream_dtype(dtype)))
+        x0 = x0.to(torch.float32).index_select(0, sequence.reshape(-1))
+        a, b, c, s, clip, rescale = row[..., None, None, None].unbind(1)
+        y = guided_estimate(x0.reshape(*sequence.shape, *x.shape[1:]), weights, clip, rescale)
+        # Exact at both ends of the mask, which y + mask * (known - y) is not.
+        y = y * (1 - known_mask) + known * known_mask
         return a * x + b * y + c * h, y + s * x

@@ -43,12 +43,32 @@ class Row:
         return float(self.values[GRAPH_COLUMNS.index("s")])
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Known:
+    """Pixels that an edit leaves as they are: where the mask is 1, estimates become these.
+
+    Args:
+        image: float32 [batch, 3, H, W], -1 black to 1 white.
+        mask: float32 [batch, 1, H, W], 1 known to 0 open; between, the two are mixed.
+    """
+
+    image: Float[np.ndarray, "batch 3 height width"]
+    mask: Float[np.ndarray, "batch 1 height width"]
+
+    def clamp(
+        self, y: Float[np.ndarray, "batch 3 height width"]
+    ) -> Float[np.ndarray, "batch 3 height width"]:
+        """An estimate with the known pixels in it, exact where the mask is 0 or 1."""
+        return y * (1 - self.mask) + self.image * self.mask
+
+
 def advance(
     x: Float[np.ndarray, "batch 3 height width"],
     h: Float[np.ndarray, "batch 3 height width"],
     x0: Float[np.ndarray, "branches batch 3 height width"],
-    weights: Float[np.ndarray, " branches"],
-    row: Float[np.ndarray, " 6"],
+    weights: Float[np.ndarray, "branches *batch_or_all"],
+    row: Float[np.ndarray, "*batch_or_all 6"],
+    known: Known | None = None,
 ) -> tuple[
     Float[np.ndarray, "batch 3 height width"],
     Float[np.ndarray, "batch 3 height width"],
@@ -59,10 +79,11 @@ def advance(
         x: float32 [batch, 3, H, W], the noisy image.
         h: float32 [batch, 3, H, W], the history slot, or unit noise where the row draws noise.
         x0: float32 [branches, batch, 3, H, W], each branch's estimate of the clean image.
-        weights: float32 [branches], conditional branch first.
-        row: float32 [6], GRAPH_COLUMNS.
+        weights: float32 [branches], conditional branch first, or [branches, batch], each image's.
+        row: float32 [6], GRAPH_COLUMNS, or [batch, 6], each image's.
+        known: pixels that replace the estimate's, or None.
 
-    All five may be float64 together, to check a table rather than a graph.
+    All may be float64 together, to check a table rather than a graph.
 
     Returns:
         x', h': the next state and history, shaped and typed as x.
@@ -73,15 +94,18 @@ def advance(
     Source: guidance, Ho and Salimans 2207.12598; rescale, Lin et al. 2305.08891 equations 15 and
     16, here on x0 and over channels, height and width.
     """
-    dtypes = {str(array.dtype) for array in (x, h, x0, weights, row)}
+    arrays = (x, h, x0, weights, row, *(() if known is None else (known.image, known.mask)))
+    dtypes = {str(array.dtype) for array in arrays}
     if len(dtypes) != 1:
         raise UsageError(f"advance takes arrays of one dtype, got {sorted(dtypes)}")
-    a, b, c, s, clip, rescale = row
+    a, b, c, s, clip, rescale = (column.reshape(-1, 1, 1, 1) for column in row.T)
     # Each branch before guidance, which would scale an outlier up.
-    if clip > 0:
-        x0 = np.clip(x0, -clip, clip)
-    y = (weights[:, None, None, None, None] * x0).sum(axis=0)
-    if rescale > 0:
+    bound = np.where(clip > 0, clip, np.finfo(x.dtype).max)
+    x0 = np.clip(x0, -bound, bound)
+    y = (weights.reshape(len(weights), -1, 1, 1, 1) * x0).sum(axis=0)
+    if np.any(rescale > 0):
         std, cond_std = (v.std(axis=(1, 2, 3), keepdims=True) for v in (y, x0[0]))
         y = y * (1 + rescale * (cond_std / np.maximum(std, x.dtype.type(STD_FLOOR)) - 1))
+    if known is not None:
+        y = known.clamp(y)
     return a * x + b * y + c * h, y + s * x

@@ -12,6 +12,7 @@ No graph is trusted unchecked. Its first replays are computed by plain runs as w
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,8 @@ from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure, UsageError
 from minit2i_deploy.protocol import FreshNoise
 from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.runtimes.onnxruntime.trajectory import first_line
-from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
+from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.step_inputs import StepInputs
 
 CUDA_GRAPHS: Final = ("off", "on", "auto")
 # The first replay follows a recording with another row, the second one another state: what a graph
@@ -37,8 +39,11 @@ MAX_DIFFERENCE: Final = 2e-3
 # with more of either runs row by row.
 MAX_ROWS: Final = 128
 MAX_BRANCHES: Final = 4
-_TABLE_COLUMNS: Final = len(GRAPH_COLUMNS) + MAX_BRANCHES
-_ROW_BYTES: Final = 4 * _TABLE_COLUMNS
+_FLOAT_BYTES: Final = 4
+# Inputs that change from row to row.
+_ROW_INPUTS: Final = ("row", "weights")
+# Those that are mostly the same from image to image, and are sent where they differ.
+_STEADY_INPUTS: Final = ("image", "sequence", "known", "known_mask")
 # ONNX Runtime's name for a run that returns while the device computes.
 _NO_WAIT_ENTRY: Final = "disable_synchronize_execution_providers"
 # ONNX Runtime's name for the number of a graph, and the number that means a plain run.
@@ -62,76 +67,101 @@ def check_mode(mode: str, provider: str, capturing: bool) -> None:
 class Place:
     """Memory on the device for trajectories of one shape, and the graphs recorded on it."""
 
-    def __init__(self, graphs: StepGraphs, x: np.ndarray) -> None:
+    def __init__(self, graphs: StepGraphs, inputs: StepInputs) -> None:
         self.graphs = graphs
+        empty = np.zeros(inputs.image_shape, np.float32)
         # Read one pair, write the other.
-        self.pairs = tuple(tuple(graphs.put(np.zeros_like(x)) for _ in range(2)) for _ in range(2))
-        self.row = graphs.put(np.zeros(len(GRAPH_COLUMNS), np.float32))
-        self._tokens: dict[int, Any] = {}
-        self._weights: dict[int, Any] = {}
+        self.pairs = tuple(tuple(graphs.put(empty) for _ in range(2)) for _ in range(2))
+        # By the number of branches, and within by the name of the input.
+        self._inputs: dict[int, dict[str, Any]] = {}
+        self._sent: dict[tuple[int, str], np.ndarray] = {}
         self._steps: dict[tuple[int, int], tuple[int, Any]] = {}
-        # Rows of a table, each before its weights, for rows that are all known beforehand.
-        self._table = graphs.put(_empty_table())
+        self._table = RowTable(graphs, inputs)
         self._resident: dict[tuple[int, int, int], tuple[int, Any]] = {}
 
-    def write_rows(self, rows: Sequence[Row]) -> None:
+    def write_rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> None:
         """Put all rows and weights of a table in their places."""
-        table = _empty_table()
-        for index, row in enumerate(rows):
-            table[index, : len(GRAPH_COLUMNS)] = row.values
-            table[index, len(GRAPH_COLUMNS) :][: len(row.weights)] = row.weights
-        self._table.update_inplace(table)
+        self._table.write(rows)
 
-    def step_resident(self, reading: int, index: int, count: int, wait: bool) -> None:
+    def step_resident(self, reading: int, index: int, branches: int, wait: bool) -> None:
         """From one pair to the other, by a row that is in its place; a graph for each row."""
-        key = (reading, index, count)
+        key = (reading, index, branches)
         if key not in self._resident:
-            self._resident[key] = (self.graphs.new_number(), self._bind_resident(*key))
+            binding = self._bind_states(reading, branches)
+            self._table.bind(binding, index, branches)
+            self._resident[key] = (self.graphs.new_number(), binding)
         number, binding = self._resident[key]
         self.graphs.run_resident(number, binding, wait)
 
-    def _bind_resident(self, reading: int, index: int, count: int) -> Any:
-        binding = self._bind_states(reading, count)
-        address = self._table.data_ptr() + index * _ROW_BYTES
-        parts = (("row", len(GRAPH_COLUMNS), 0), ("weights", count, len(GRAPH_COLUMNS)))
-        for name, size, column in parts:
-            binding.bind_input(
-                name, "cuda", self.graphs.device, np.float32, [size], address + 4 * column
-            )
-        return binding
+    def write(self, branches: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Put inputs of steps of so many branches in their places."""
+        places = self._inputs.setdefault(branches, {})
+        for name, array in arrays.items():
+            # Most images have the same lists of places and know no pixel.
+            if name in _STEADY_INPUTS:
+                sent = self._sent.get((branches, name))
+                if sent is not None and np.array_equal(sent, array):
+                    continue
+                self._sent[branches, name] = array.copy()
+            if name in places:
+                places[name].update_inplace(array)
+            else:
+                places[name] = self.graphs.put(array)
 
-    def write_tokens(self, tokens: np.ndarray) -> None:
-        """Put the tokens of so many branches in their place."""
-        count = len(tokens)
-        if count in self._tokens:
-            self._tokens[count].update_inplace(tokens)
-        else:
-            self._tokens[count] = self.graphs.put(tokens)
-            self._weights[count] = self.graphs.put(np.zeros(count, np.float32))
+    def step(self, reading: int, branches: int, row: np.ndarray) -> None:
+        """From one pair to the other, with the other inputs as they were written."""
+        if "row" not in self._inputs[branches]:
+            self.write(branches, {"row": row})
+        places = self._inputs[branches]
+        if (reading, branches) not in self._steps:
+            binding = self._bind_states(reading, branches)
+            for name in _ROW_INPUTS:
+                binding.bind_ortvalue_input(name, places[name])
+            self._steps[reading, branches] = (self.graphs.new_number(), binding)
+        number, binding = self._steps[reading, branches]
+        self.graphs.run(number, binding, places["row"], row, self.pairs[1 - reading])
 
-    def step(self, reading: int, row: np.ndarray, weights: np.ndarray) -> None:
-        """From one pair to the other."""
-        count = len(weights)
-        self._weights[count].update_inplace(weights)
-        if (reading, count) not in self._steps:
-            self._steps[reading, count] = (self.graphs.new_number(), self._bind(reading, count))
-        number, binding = self._steps[reading, count]
-        self.graphs.run(number, binding, self.row, row, self.pairs[1 - reading])
-
-    def _bind(self, reading: int, count: int) -> Any:
-        binding = self._bind_states(reading, count)
-        binding.bind_ortvalue_input("weights", self._weights[count])
-        binding.bind_ortvalue_input("row", self.row)
-        return binding
-
-    def _bind_states(self, reading: int, count: int) -> Any:
+    def _bind_states(self, reading: int, branches: int) -> Any:
+        """A binding of all but the row and its weights."""
         binding = self.graphs.session.io_binding()
-        values = [*self.pairs[reading], self._tokens[count]]
-        for name, value in zip(("x", "h", "tokens"), values, strict=True):
-            binding.bind_ortvalue_input(name, value)
+        states = dict(zip(("x", "h"), self.pairs[reading], strict=True))
+        for name, value in (states | self._inputs[branches]).items():
+            if name not in _ROW_INPUTS:
+                binding.bind_ortvalue_input(name, value)
         for name, value in zip(("x_next", "h_next"), self.pairs[1 - reading], strict=True):
             binding.bind_ortvalue_output(name, value)
         return binding
+
+
+class RowTable:
+    """Rows of a table on the device, each before its weights, for rows known beforehand."""
+
+    def __init__(self, graphs: StepGraphs, inputs: StepInputs) -> None:
+        self._device = graphs.device
+        self._shapes = {count: inputs.shapes(count) for count in range(1, len(inputs.tokens) + 1)}
+        shapes = self._shapes[1]
+        self._row_size = math.prod(shapes["row"])
+        self._width = self._row_size + MAX_BRANCHES * math.prod(shapes["weights"])
+        self._values = graphs.put(self._empty())
+
+    def write(self, rows: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Put the inputs of all rows in their places."""
+        table = self._empty()
+        for place, row in zip(table, rows, strict=False):
+            place[: self._row_size] = row["row"].ravel()
+            place[self._row_size :][: row["weights"].size] = row["weights"].ravel()
+        self._values.update_inplace(table)
+
+    def bind(self, binding: Any, index: int, branches: int) -> None:
+        """Let a binding read one row."""
+        address = self._values.data_ptr() + index * self._width * _FLOAT_BYTES
+        for name, column in (("row", 0), ("weights", self._row_size)):
+            shape = list(self._shapes[branches][name])
+            place = address + column * _FLOAT_BYTES
+            binding.bind_input(name, "cuda", self._device, np.float32, shape, place)
+
+    def _empty(self) -> np.ndarray:
+        return np.zeros((MAX_ROWS, self._width), np.float32)
 
 
 class StepGraphs:
@@ -153,12 +183,12 @@ class StepGraphs:
         self._recorded: set[int] = set()
         self._free: dict[tuple[tuple[int, ...], ...], list[Place]] = {}
 
-    def start(self, x: np.ndarray, tokens: np.ndarray, guard: Guard) -> CapturedTrajectory:
+    def start(self, x: np.ndarray, inputs: StepInputs, guard: Guard) -> CapturedTrajectory:
         """A trajectory in a place that no living one uses."""
-        shapes = (x.shape, tokens.shape[1:])
+        shapes = (x.shape, inputs.tokens.shape)
         free = self._free.setdefault(shapes, [])
-        place = free.pop() if free else Place(self, x)
-        state = CapturedTrajectory(place, x, tokens, guard)
+        place = free.pop() if free else Place(self, inputs)
+        state = CapturedTrajectory(place, x, inputs, guard)
         weakref.finalize(state, free.append, place)
         return state
 
@@ -241,9 +271,17 @@ class StepGraphs:
         """Whether some graph has passed its checks, and none has failed."""
         return self.used and any(count >= CHECKED_REPLAYS for count in self._checks.values())
 
-    def _run(self, number: int, binding: Any, wait: bool = True) -> None:
+    def plain_options(self) -> Any:
+        """Options of a run that records and replays nothing."""
+        return self._options(_PLAIN)
+
+    def _options(self, number: int) -> Any:
         options = self._ort.RunOptions()
         options.add_run_config_entry(_ID_ENTRY, str(number))
+        return options
+
+    def _run(self, number: int, binding: Any, wait: bool = True) -> None:
+        options = self._options(number)
         if not wait:
             options.add_run_config_entry(_NO_WAIT_ENTRY, "1")
         try:
@@ -258,8 +296,8 @@ class StepGraphs:
 class CapturedTrajectory:
     """State of one batch on recorded steps; arguments as in ``OnnxTrajectory``."""
 
-    def __init__(self, place: Place, x: np.ndarray, tokens: np.ndarray, guard: Guard) -> None:
-        self._place, self._tokens, self._guard = place, tokens, guard
+    def __init__(self, place: Place, x: np.ndarray, inputs: StepInputs, guard: Guard) -> None:
+        self._place, self._inputs, self._guard = place, inputs, guard
         self._reading = 0
         self._written: set[int] = set()
         start, history = place.pairs[0]
@@ -276,15 +314,17 @@ class CapturedTrajectory:
     def _step(self, row: Row, noise: np.ndarray | None) -> None:
         if noise is not None:
             self._place.pairs[self._reading][1].update_inplace(np.ascontiguousarray(noise))
-        self._write_tokens(len(row.weights))
-        values, weights = (np.ascontiguousarray(part) for part in (row.values, row.weights))
-        self._place.step(self._reading, values, weights)
+        count, row_inputs = len(row.weights), self._inputs.of_row(row)
+        self._write_fixed(count)
+        # The row is written where a graph is recorded or replayed.
+        self._place.write(count, {"weights": row_inputs["weights"]})
+        self._place.step(self._reading, count, row_inputs["row"])
         self._reading = 1 - self._reading
 
-    def _write_tokens(self, count: int) -> None:
-        if count not in self._written:
-            self._place.write_tokens(np.ascontiguousarray(self._tokens[:count]))
-            self._written.add(count)
+    def _write_fixed(self, branches: int) -> None:
+        if branches not in self._written:
+            self._place.write(branches, self._inputs.fixed(branches))
+            self._written.add(branches)
 
     @guarded
     def run_rows(
@@ -304,9 +344,9 @@ class CapturedTrajectory:
                 if on_row is not None:
                     on_row(done)
             return {}
-        self._place.write_rows(rows)
+        self._place.write_rows([self._inputs.of_row(row) for row in rows])
         for count in {len(row.weights) for row in rows}:
-            self._write_tokens(count)
+            self._write_fixed(count)
         for index, row in enumerate(rows):
             is_last = index == len(rows) - 1
             self._place.step_resident(self._reading, index, len(row.weights), wait=is_last)
@@ -331,10 +371,6 @@ class CapturedTrajectory:
         """Copies of x and h."""
         x, h = (value.numpy().copy() for value in self._place.pairs[self._reading])
         return x, h
-
-
-def _empty_table() -> np.ndarray:
-    return np.zeros((MAX_ROWS, _TABLE_COLUMNS), np.float32)
 
 
 def _difference(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -18,6 +18,7 @@ _SIZES: Final[Mapping[str, tuple[int, int, int]]] = {
     "batch": (1, 1, 16),
     "branches": (1, 2, 3),
     "n": (1, 2, 48),
+    "sequences": (1, 2, 48),
     "tokens": (1, 64, 512),
 }
 _OTHER_SIZES: Final = (1, 2, 48)

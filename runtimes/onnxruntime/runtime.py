@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from minit2i_deploy.runtimes.onnxruntime.session import (
     session_options,
 )
 from minit2i_deploy.runtimes.onnxruntime.trajectory import OnnxTrajectory, first_line
+from minit2i_deploy.solvers.row import Known
 
 
 class OnnxRuntime(GraphRuntime):
@@ -146,15 +148,18 @@ class OnnxRuntime(GraphRuntime):
         """Name of the provider in use, one of ``onnxruntime_providers.PROVIDERS``."""
         return self._provider.name
 
-    def _start(self, x: np.ndarray, tokens: np.ndarray) -> OnnxTrajectory | CapturedTrajectory:
+    def _start(
+        self, x: np.ndarray, tokens: np.ndarray, known: Known | None = None
+    ) -> OnnxTrajectory | CapturedTrajectory:
         if self._lean:
             self._sessions.pop("text_encoder", None)
         session = self._session("transformer")
+        inputs = self._step_inputs(x, tokens, known)
         device = (self._provider.device, int(self._settings["device"]))
         try:
             if self._step_graphs is not None:
-                return self._step_graphs.start(x, tokens, self._guard)
-            return OnnxTrajectory(session, self._ort, x, tokens, device, self._guard)
+                return self._step_graphs.start(x, inputs, self._guard)
+            return OnnxTrajectory(session, self._ort, x, inputs, device, self._guard)
         except RuntimeError as error:  # of memory on the device
             raise RuntimeFailure(f"onnxruntime cannot start: {first_line(error)}") from error
 
@@ -227,12 +232,24 @@ class OnnxRuntime(GraphRuntime):
             raise RuntimeFailure(f"{self.bundle.path}: graph {graph} is {precision}, {reason}")
 
     def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:
+        return self._outputs(graph, inputs)[0]
+
+    def _run_step(self, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        x, h = self._outputs("transformer", inputs)
+        return x, h
+
+    def _outputs(self, graph: str, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         session = self._session(graph)
         try:
-            result: np.ndarray = session.run(None, inputs)[0]
+            # A session that records CUDA graphs would record these arrays too.
+            plain = self._plain_run() if graph == "transformer" else ()
+            results: list[np.ndarray] = session.run(None, dict(inputs), *plain)
         except Exception as error:  # the library's errors share no base
             raise RuntimeFailure(f"onnxruntime failed in {graph}: {first_line(error)}") from error
-        return result
+        return results
+
+    def _plain_run(self) -> tuple[Any, ...]:
+        return () if self._step_graphs is None else (self._step_graphs.plain_options(),)
 
     def _free(self) -> None:
         self._sessions.clear()

@@ -1,7 +1,7 @@
 """The state of one batch in ONNX Runtime's memory, on the CPU or on a device.
 
 Two pairs (x, h) of buffers, read from one and written to the other. On a device, only the row and
-the branches' weights go there in a step, some forty bytes, and nothing comes back.
+the branches' weights go there in a step, some forty bytes an image, and nothing comes back.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.step_inputs import StepInputs
 
 # Of the arenas of its CPU and CUDA providers.
 _ALLOCATION: Final = re.compile(r"Failed to allocate memory for requested buffer of size (\d+)")
@@ -29,7 +30,7 @@ class OnnxTrajectory:
         session: of the step graph.
         ort: the onnxruntime module.
         x: float32 [batch, 3, H, W].
-        tokens: float32 [branches, batch, adapted tokens, hidden].
+        inputs: of the step graph besides the state.
         device: "cpu" or "cuda", and its index.
         guard: of the runtime; None makes one.
     """
@@ -39,14 +40,15 @@ class OnnxTrajectory:
         session: Any,
         ort: Any,
         x: np.ndarray,
-        tokens: np.ndarray,
+        inputs: StepInputs,
         device: tuple[str, int] = ("cpu", 0),
         guard: Guard | None = None,
     ) -> None:
         self._session, self._ort, self._device = session, ort, device
         self._guard = guard or Guard("onnxruntime", self)
-        self._tokens = tokens
-        self._branches: dict[int, Any] = {}
+        self._inputs = inputs
+        # On the device, by the number of branches.
+        self._fixed: dict[int, dict[str, Any]] = {}
         # A value on the CPU lies on its array's memory: own arrays, in C order whatever the
         # caller's.
         self._now = (self._put(x.copy(order="C")), self._put(np.zeros(x.shape, x.dtype)))
@@ -62,9 +64,10 @@ class OnnxTrajectory:
         binding = self._session.io_binding()
         for name, value in zip(("x", "h"), self._now, strict=True):
             binding.bind_ortvalue_input(name, value)
-        binding.bind_ortvalue_input("tokens", self._first_branches(len(row.weights)))
-        binding.bind_cpu_input("weights", row.weights)
-        binding.bind_cpu_input("row", row.values)
+        for name, value in self._fixed_values(len(row.weights)).items():
+            binding.bind_ortvalue_input(name, value)
+        for name, array in self._inputs.of_row(row).items():
+            binding.bind_cpu_input(name, array)
         for name, value in zip(("x_next", "h_next"), self._next, strict=True):
             binding.bind_ortvalue_output(name, value)
         try:
@@ -84,10 +87,11 @@ class OnnxTrajectory:
         x, h = (value.numpy().copy() for value in self._now)
         return x, h
 
-    def _first_branches(self, count: int) -> Any:
-        if count not in self._branches:
-            self._branches[count] = self._put(np.ascontiguousarray(self._tokens[:count]))
-        return self._branches[count]
+    def _fixed_values(self, branches: int) -> dict[str, Any]:
+        if branches not in self._fixed:
+            arrays = self._inputs.fixed(branches)
+            self._fixed[branches] = {name: self._put(array) for name, array in arrays.items()}
+        return self._fixed[branches]
 
     def _put(self, array: np.ndarray) -> Any:
         return self._ort.OrtValue.ortvalue_from_numpy(array, *self._device)

@@ -208,7 +208,7 @@ class Context:
 
 
 class HostCall:
-    """A graph that takes arrays of the host and gives its first output back."""
+    """A graph that takes arrays of the host and gives its outputs back."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -218,8 +218,8 @@ class HostCall:
         names = (*engine.info.inputs, *engine.info.outputs)
         self._buffers = {n: GrowingBuffer(memory, f"{engine.graph}'s {n}") for n in names}
 
-    def __call__(self, **inputs: np.ndarray) -> np.ndarray:
-        """Run it once.
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run it once; its outputs by name.
 
         Raises:
             RuntimeFailure: the engine failed or does not take these shapes.
@@ -231,13 +231,17 @@ class HostCall:
             values = np.ascontiguousarray(array, self._engine.info.inputs[name].dtype)
             self._bind(name, values.nbytes)
             gpu.driver.to_device(self._buffers[name].address, values, gpu.stream)
-        output, info = next(iter(self._engine.info.outputs.items()))
-        result = np.empty(tuple(context.native.get_tensor_shape(output)), info.dtype)
-        self._bind(output, result.nbytes)
+        results = {
+            name: np.empty(tuple(context.native.get_tensor_shape(name)), info.dtype)
+            for name, info in self._engine.info.outputs.items()
+        }
+        for name, result in results.items():
+            self._bind(name, result.nbytes)
         context.run()
-        gpu.driver.to_host(result, self._buffers[output].address, gpu.stream)
+        for name, result in results.items():
+            gpu.driver.to_host(result, self._buffers[name].address, gpu.stream)
         gpu.driver.wait(gpu.stream)
-        return result
+        return results
 
     def _bind(self, name: str, num_bytes: int) -> None:
         buffer = self._buffers[name]

@@ -164,15 +164,7 @@ class RowQueue:
         for count in sorted(set(branches), reverse=True):
             if (count, batch) not in self._contexts:
                 context = Context(self.engine, specialize=True)
-                context.set_shapes(
-                    {
-                        "x": space.image,
-                        "h": space.image,
-                        "tokens": (count, *space.tokens_shape[1:]),
-                        "weights": (count,),
-                        "row": (6,),
-                    }
-                )
+                context.set_shapes(space.shapes[count])
                 self._contexts[count, batch] = context
         if space.graphs_scratch != self.gpu.scratch.version:
             # Graphs hold the address of the scratch memory that they were captured with.
@@ -182,15 +174,10 @@ class RowQueue:
 
     def _queue(self, context: Context, space: Workspace, now: int, slot: int) -> None:
         then = 1 - now
-        for name, address in (
-            ("x", space.x[now]),
-            ("h", space.h[now]),
-            ("tokens", space.tokens),
-            ("weights", slot + space.slots.weights),
-            ("row", slot),
-            ("x_next", space.x[then]),
-            ("h_next", space.h[then]),
-        ):
+        states = {"x": space.x[now], "h": space.h[now]}
+        results = {"x_next": space.x[then], "h_next": space.h[then]}
+        row_inputs = {"weights": slot + space.slots.weights, "row": slot}
+        for name, address in (states | space.fixed | row_inputs | results).items():
             context.bind(name, address)
         context.run()
         # Four bytes to pinned memory: readable while rows run, and after the GPU has failed.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -26,6 +27,7 @@ from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
 from minit2i_deploy.runtimes.tensorrt.rows import GRAPHS, RowQueue
 from minit2i_deploy.runtimes.tensorrt.toy import run_toy
 from minit2i_deploy.runtimes.tensorrt.trajectory import TensorRtTrajectory, Workspaces
+from minit2i_deploy.solvers.row import Known
 
 # Bytes of adapted tokens that are cached by prompt; the core caches embeddings.
 _CACHE_BYTES: Final = 64 * 2**20
@@ -130,17 +132,22 @@ class TensorRtRuntime(GraphRuntime):
             results.append(self._adapted({"context": context[one], "mask": mask[one], **further}))
         return np.concatenate(results)
 
-    def _start(self, x: np.ndarray, tokens: np.ndarray) -> TensorRtTrajectory:
+    def _start(
+        self, x: np.ndarray, tokens: np.ndarray, known: Known | None = None
+    ) -> TensorRtTrajectory:
         """Lend a workspace; RuntimeFailure if no engine fits or the GPU has too little memory."""
         self._enter()
-        engine = self._engine("transformer", {"batch": len(x), "branches": len(tokens)})
+        sizes = {"batch": len(x), "branches": len(tokens)}
+        if self.bundle.manifest.can_edit:
+            sizes["sequences"] = len(x) * len(tokens)
+        engine = self._engine("transformer", sizes)
         if engine not in self._queues:
             queue = RowQueue(self._gpu, engine, *self._settings, str(self.bundle.path))
             self._queues[engine] = (queue, Workspaces(queue))
         queue, spaces = self._queues[engine]
         self._last = queue
-        space = spaces.lend(x.shape, tokens.shape)
-        return TensorRtTrajectory(queue, space, x, tokens, self._guard)
+        inputs = self._step_inputs(x, tokens, known)
+        return TensorRtTrajectory(queue, spaces.lend(inputs), x, inputs, self._guard)
 
     def _adapted(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         # A few values of the context find the entry, all of them decide.
@@ -158,10 +165,20 @@ class TensorRtRuntime(GraphRuntime):
         sizes = {"n": len(first)}
         if graph == "text_encoder":
             sizes["tokens"] = first.shape[1]
-        engine = self._engine(graph, sizes)
+        (output,) = self._host_call(self._engine(graph, sizes))(inputs).values()
+        return output
+
+    def _run_step(self, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        self._enter()
+        branches, batch = inputs["sequence"].shape
+        sizes = {"batch": batch, "branches": branches, "sequences": len(inputs["image"])}
+        outputs = self._host_call(self._engine("transformer", sizes))(inputs)
+        return outputs["x_next"], outputs["h_next"]
+
+    def _host_call(self, engine: Engine) -> HostCall:
         if engine not in self._calls:
             self._calls[engine] = HostCall(engine)
-        return self._calls[engine](**inputs)
+        return self._calls[engine]
 
     def _engine(self, graph: str, sizes: dict[str, int]) -> Engine:
         opened = self._engines.setdefault(graph, [])

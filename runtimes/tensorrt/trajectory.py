@@ -15,6 +15,7 @@ from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.runtimes.tensorrt.rows import OnRow, RowQueue
 from minit2i_deploy.runtimes.tensorrt.workspace import Workspace
 from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.step_inputs import StepInputs
 
 # Sizes of batches whose buffers and graphs stay for the next image.
 _MAX_WORKSPACES: Final = 4
@@ -27,7 +28,7 @@ class Workspaces:
         self._queue = queue
         self._spaces: list[Workspace] = []
 
-    def lend(self, image: tuple[int, ...], tokens: tuple[int, ...]) -> Workspace:
+    def lend(self, inputs: StepInputs) -> Workspace:
         """A free workspace of that size, with the graphs that it has, or a fresh one.
 
         Raises:
@@ -36,16 +37,17 @@ class Workspaces:
         # What a trajectory that was left behind has queued may still run.
         self._queue.gpu.driver.wait(self._queue.gpu.stream)
         for space in self._spaces:
-            if space.is_free and (space.image, space.tokens_shape) == (image, tokens):
+            shapes = (inputs.image_shape, inputs.tokens.shape)
+            if space.is_free and (space.image, space.tokens_shape) == shapes:
                 self._spaces.remove(space)
                 self._spaces.append(space)
                 return space
         self._shrink(_MAX_WORKSPACES - 1)
         try:
-            space = Workspace(self._queue.gpu.driver, image, tokens)
+            space = Workspace(self._queue.gpu.driver, inputs)
         except CudaFailure:
             self._shrink(0)
-            space = Workspace(self._queue.gpu.driver, image, tokens)
+            space = Workspace(self._queue.gpu.driver, inputs)
         self._spaces.append(space)
         return space
 
@@ -70,7 +72,7 @@ class TensorRtTrajectory:
         queue: of the step engine.
         space: lent to this trajectory.
         x: float32 [batch, 3, H, W].
-        tokens: float32 [branches, batch, adapted tokens, hidden].
+        inputs: of the step besides the state.
         guard: of the runtime.
     """
 
@@ -79,14 +81,15 @@ class TensorRtTrajectory:
         queue: RowQueue,
         space: Workspace,
         x: Float32[np.ndarray, "batch 3 height width"],
-        tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+        inputs: StepInputs,
         guard: Guard,
     ) -> None:
         self._queue, self._space, self._guard = queue, space, guard
         self._stream = queue.gpu.stream
+        self._inputs = inputs
         self._parity = self._done = 0
         space.owner = weakref.ref(self)
-        space.put_tokens(tokens, self._stream)
+        space.put_fixed(inputs, self._stream)
         space.put_state(x, None, 0, self._stream)
 
     @guarded
@@ -96,7 +99,7 @@ class TensorRtTrajectory:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
         driver, space = self._queue.gpu.driver, self._space
         self._queue.gpu.use()
-        slots = space.slots.pack([row])
+        slots = space.slots.pack([self._inputs.of_row(row)])
         driver.to_device(space.current, slots, self._stream)
         if noise is not None:
             space.put_noise(noise, self._parity, self._stream)
@@ -111,7 +114,7 @@ class TensorRtTrajectory:
     ) -> Mapping[str, float]:
         """Advance by all rows; arguments as in ``protocol.RowsTrajectory``."""
         self._queue.gpu.use()
-        slots = self._space.slots.pack(rows)
+        slots = self._space.slots.pack([self._inputs.of_row(row) for row in rows])
         first = self._space.put_rows(slots, self._stream)
         spent = 0.0
         for begin, end in _stretches(rows):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Float32, UInt8
 
 from minit2i_deploy.runtimes.cuda.driver import CudaDriver
 from minit2i_deploy.runtimes.cuda.memory import ALIGNMENT, DeviceMemory, aligned
-from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
+from minit2i_deploy.solvers.step_inputs import StepInputs
 
 _FLOAT_BYTES: Final = 4
 
@@ -20,54 +21,61 @@ class Slots:
     """Rows as the GPU takes them: one slot a row with the row, the weights and a count.
 
     Args:
-        branches: the most weights a row has.
+        shapes: of the step's inputs where a row has the most branches.
     """
 
-    def __init__(self, branches: int) -> None:
-        self.weights = ALIGNMENT
-        self.count = self.weights + aligned(branches * _FLOAT_BYTES)
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.weights = aligned(math.prod(shapes["row"]) * _FLOAT_BYTES)
+        self.count = self.weights + aligned(math.prod(shapes["weights"]) * _FLOAT_BYTES)
         self.num_bytes = self.count + ALIGNMENT
 
-    def pack(self, rows: Sequence[Row]) -> UInt8[np.ndarray, "n bytes"]:
-        """Bytes of the slots; the counts are 1 to n."""
+    def pack(
+        self, rows: Sequence[Mapping[str, Float32[np.ndarray, "..."]]]
+    ) -> UInt8[np.ndarray, "n bytes"]:
+        """Bytes of the slots of rows' own inputs; the counts are 1 to n."""
         slots = np.zeros((len(rows), self.num_bytes), np.uint8)
         floats, integers = slots.view(np.float32), slots.view(np.int32)
         begin = self.weights // _FLOAT_BYTES
         for slot, row in zip(floats, rows, strict=True):
-            slot[: len(GRAPH_COLUMNS)] = row.values
-            slot[begin : begin + len(row.weights)] = row.weights
+            slot[: row["row"].size] = row["row"].ravel()
+            slot[begin : begin + row["weights"].size] = row["weights"].ravel()
         integers[:, self.count // _FLOAT_BYTES] = np.arange(1, len(rows) + 1)
         return slots
 
 
 class Workspace:
-    """Two states (x, h) whose roles swap from row to row, tokens, rows, and graphs of all that.
+    """Two states (x, h) whose roles swap from row to row, inputs, rows, and graphs of all that.
 
     Args:
         driver: of the GPU.
-        image: [batch, 3, H, W].
-        tokens: [branches, batch, adapted tokens, hidden].
+        inputs: of the first batch; those of the same shapes may follow.
 
     Raises:
         CudaFailure: the GPU has too little memory; nothing is then held.
     """
 
-    def __init__(self, driver: CudaDriver, image: tuple[int, ...], tokens: tuple[int, ...]) -> None:
+    def __init__(self, driver: CudaDriver, inputs: StepInputs) -> None:
+        image, tokens = inputs.image_shape, inputs.tokens.shape
         self.image, self.tokens_shape = image, tokens
-        self.slots = Slots(tokens[0])
+        # Of the step's inputs, by the number of branches.
+        self.shapes = {count: inputs.shapes(count) for count in range(1, tokens[0] + 1)}
+        self.slots = Slots(self.shapes[tokens[0]])
         self._driver = driver
         self._memory = DeviceMemory(driver)
         self.graphs: dict[Any, Any] = {}
         self.graphs_scratch = 0
         self.owner: weakref.ref[object] | None = None
-        self._known: np.ndarray | None = None
+        self._sent: dict[str, np.ndarray] = {}
+        # Of what stays the same in all rows. Fewer branches read the first parts.
+        self.fixed: dict[str, int] = {}
         self._num_rows = 0
         self._rows = 0
         what = f"a batch of {image[0]}"
         try:
             state = int(np.prod(image)) * _FLOAT_BYTES
             self.x, self.h = ((self._take(state, what), self._take(state, what)) for _ in "xh")
-            self.tokens = self._take(int(np.prod(tokens)) * _FLOAT_BYTES, what)
+            for name, array in inputs.fixed(tokens[0]).items():
+                self.fixed[name] = self._take(array.nbytes, what)
             self.current = self._take(self.slots.num_bytes, what)
             self.host_state = driver.pinned((2, *image), np.float32)
             self.rows_done = driver.pinned((1,), np.int32)
@@ -81,16 +89,20 @@ class Workspace:
         """Whether nobody uses it."""
         return self.owner is None or self.owner() is None
 
-    def put_tokens(self, tokens: Float32[np.ndarray, "branches batch n d"], stream: Any) -> None:
-        """Copy those tokens to the GPU that differ from what is there."""
-        known = self._known
-        for place in np.ndindex(tokens.shape[:2]):
-            # Compared with the bytes last sent: exact, and quicker than a hash.
-            if known is None or not np.array_equal(known[place], tokens[place]):
-                piece = np.ascontiguousarray(tokens[place])
-                index = int(np.ravel_multi_index(place, tokens.shape[:2]))
-                self._driver.to_device(self.tokens + index * piece.nbytes, piece, stream)
-        self._known = tokens.copy()
+    def put_fixed(self, inputs: StepInputs, stream: Any) -> None:
+        """Copy to the GPU what differs from what is there, tokens by the sequence."""
+        for name, array in inputs.fixed(self.tokens_shape[0]).items():
+            sent = self._sent.get(name)
+            num_pieces = 1
+            if name == "tokens":
+                num_pieces = self.tokens_shape[0] * self.tokens_shape[1]
+            pieces = array.reshape(num_pieces, -1)
+            for index, piece in enumerate(pieces):
+                # Compared with the bytes last sent: exact, and quicker than a hash.
+                if sent is None or not np.array_equal(sent[index], piece):
+                    address = self.fixed[name] + index * piece.nbytes
+                    self._driver.to_device(address, piece, stream)
+            self._sent[name] = pieces.copy()
 
     def put_rows(self, slots: UInt8[np.ndarray, "n bytes"], stream: Any) -> int:
         """Copy slots to the GPU; the address of the first.

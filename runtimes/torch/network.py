@@ -7,6 +7,7 @@ names (docs/reference/bundle.md), so neither the source checkpoint nor the onnx 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from minit2i_deploy.model.t5 import T5Config, T5Encoder
 from minit2i_deploy.runtimes.guard import Guard
 from minit2i_deploy.runtimes.torch.gpu import merge_products, on_device
 from minit2i_deploy.runtimes.torch.trajectory import TorchTrajectory, step_call, to_numpy
+from minit2i_deploy.solvers.step_inputs import StepInputs
 
 _FEED_FORWARD: Final = "gated-gelu"
 _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -71,10 +73,17 @@ class TorchNetwork:
             scalars = () if conditions is None else self._put(conditions).unbind(1)
             return to_numpy(self.adapter(self._put(context).to(dtype), self._put(mask), *scalars))
 
-    def start(self, x: np.ndarray, tokens: np.ndarray, guard: Guard) -> TorchTrajectory:
-        """Arrays as in ``protocol.Runtime.start``; the guard is the runtime's."""
+    def start(self, x: np.ndarray, inputs: StepInputs, guard: Guard) -> TorchTrajectory:
+        """x as in ``protocol.Runtime.start``; the guard is the runtime's."""
         with on_device(self.device, "started images"):
-            return TorchTrajectory(self.step, self._put(x), self._put(tokens), guard)
+            return TorchTrajectory(self.step, self._put(x), inputs, guard)
+
+    @torch.no_grad()
+    def step_batch(self, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The step graph's inputs by name, in its order, to the next x and h."""
+        with on_device(self.device, "computed a step"):
+            x, h = self.step(*(self._put(array) for array in inputs.values()))
+            return to_numpy(x), to_numpy(h)
 
     def _put(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, device=self.device)

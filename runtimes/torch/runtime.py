@@ -10,6 +10,8 @@ import numpy as np
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError, require
 from minit2i_deploy.runtimes.base import BaseRuntime, SelfTest
+from minit2i_deploy.solvers.row import Known
+from minit2i_deploy.solvers.step_inputs import StepBatch, StepInputs
 
 if TYPE_CHECKING:
     from minit2i_deploy.runtimes.torch.trajectory import TorchTrajectory
@@ -80,8 +82,15 @@ class TorchRuntime(BaseRuntime):
     ) -> np.ndarray:
         return self._network.adapt(context, mask, conditions)
 
-    def _start(self, x: np.ndarray, tokens: np.ndarray) -> TorchTrajectory:
-        return self._network.start(x, tokens, self._guard)
+    def _start(
+        self, x: np.ndarray, tokens: np.ndarray, known: Known | None = None
+    ) -> TorchTrajectory:
+        # The network is built from the weights, so its step is of this package's form.
+        inputs = StepInputs(image_shape=x.shape, tokens=tokens, known=known, per_image=True)
+        return self._network.start(x, inputs, self._guard)
+
+    def _step_batch(self, batch: StepBatch) -> tuple[np.ndarray, np.ndarray]:
+        return self._network.step_batch(batch.inputs())
 
     def _free(self) -> None:
         del self._network

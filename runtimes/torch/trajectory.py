@@ -17,27 +17,31 @@ from minit2i_deploy.protocol import FreshNoise
 from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.runtimes.torch.gpu import on_device
 from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.step_inputs import StepInputs
 
 # Numbers of branches and batches that one process compiles the step for.
 _MAX_SIZES: Final = 64
 
-StepCall = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+# The inputs of ``model.step.Step``, in its order.
+StepCall = Callable[..., tuple[Tensor, Tensor]]
 
 
 class TorchTrajectory:
     """State of one batch as tensors on the device.
 
     Args:
-        step: x, h, tokens, weights, row to the next x and h.
+        step: the step graph's inputs to the next x and h.
         x: float32 [batch, 3, H, W].
-        tokens: float32 [branches, batch, adapted tokens, hidden].
+        inputs: of the step graph besides the state.
         guard: of the runtime; None makes one.
     """
 
     def __init__(
-        self, step: StepCall, x: Tensor, tokens: Tensor, guard: Guard | None = None
+        self, step: StepCall, x: Tensor, inputs: StepInputs, guard: Guard | None = None
     ) -> None:
-        self._step, self._x, self._tokens = step, x, tokens
+        self._step, self._x, self._inputs = step, x, inputs
+        # On the device, by the number of branches.
+        self._fixed: dict[int, dict[str, Tensor]] = {}
         self._h = torch.zeros_like(x)
         self._num_rows = 0
         self._guard = guard or Guard("torch", self)
@@ -47,7 +51,8 @@ class TorchTrajectory:
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
-        self._advance(self._put(row.values), self._put(row.weights), noise)
+        row_inputs = self._inputs.of_row(row)
+        self._advance({name: self._put(array) for name, array in row_inputs.items()}, noise)
 
     @guarded
     def run_rows(
@@ -61,11 +66,12 @@ class TorchTrajectory:
         Nothing is waited for but the end, and the rows go to the device in one piece, so a GPU
         never runs out of work between rows. ``on_row`` then counts rows that are queued, not done.
         """
-        values = self._put(np.stack([row.values for row in rows]))
-        weights = self._put(np.concatenate([row.weights for row in rows]))
+        every = [self._inputs.of_row(row) for row in rows]
+        values = self._put(np.stack([each["row"] for each in every]))
+        weights = self._put(np.concatenate([each["weights"] for each in every]))
         parts = zip(values, weights.split([len(row.weights) for row in rows]), strict=True)
-        for done, (row, part) in enumerate(zip(rows, parts, strict=True), start=1):
-            self._advance(*part, fresh_noise(row))
+        for done, (row, (value, weight)) in enumerate(zip(rows, parts, strict=True), start=1):
+            self._advance({"weights": weight, "row": value}, fresh_noise(row))
             if on_row is not None:
                 on_row(done)
         if self._x.device.type == "cuda":
@@ -81,11 +87,22 @@ class TorchTrajectory:
         return to_numpy(self._x).copy(), to_numpy(self._h).copy()
 
     @torch.no_grad()
-    def _advance(self, row: Tensor, weights: Tensor, noise: np.ndarray | None) -> None:
+    def _advance(self, row_inputs: Mapping[str, Tensor], noise: np.ndarray | None) -> None:
         self._num_rows += 1
         with on_device(self._x.device, f"computed row {self._num_rows}"):
             h = self._h if noise is None else self._put(noise)
-            self._x, self._h = self._step(self._x, h, self._tokens[: len(weights)], weights, row)
+            fixed = self._fixed_tensors(len(row_inputs["weights"]))
+            known = (fixed["known"], fixed["known_mask"])
+            places = (fixed["tokens"], fixed["image"], fixed["sequence"])
+            self._x, self._h = self._step(
+                self._x, h, *places, row_inputs["weights"], row_inputs["row"], *known
+            )
+
+    def _fixed_tensors(self, branches: int) -> Mapping[str, Tensor]:
+        if branches not in self._fixed:
+            arrays = self._inputs.fixed(branches)
+            self._fixed[branches] = {name: self._put(array) for name, array in arrays.items()}
+        return self._fixed[branches]
 
     def _put(self, array: np.ndarray) -> Tensor:
         return torch.tensor(array, device=self._x.device)
@@ -107,9 +124,7 @@ def step_call(step: Step, device: torch.device, **settings: Any) -> StepCall:
     # Sizes are fixed while a batch runs: kernels made for them are the fastest.
     compiled = torch.compile(step, dynamic=False, fullgraph=True, **{**mode, **settings})
 
-    def call(
-        x: Tensor, h: Tensor, tokens: Tensor, weights: Tensor, row: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def call(*inputs: Tensor) -> tuple[Tensor, Tensor]:
         # torch's own limit is 8 sizes, and the ninth would be an error.
         limit = torch._dynamo.config.patch(recompile_limit=_MAX_SIZES)
         try:
@@ -117,11 +132,11 @@ def step_call(step: Step, device: torch.device, **settings: Any) -> StepCall:
                 # TF32 would round what a float32 graph asks for.
                 warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
                 if not on_gpu:
-                    after = compiled(x, h, tokens, weights, row)
+                    after = compiled(*inputs)
                     return after[0], after[1]
                 # A replay writes where the last one did, so what it gives is copied first.
                 torch.compiler.cudagraph_mark_step_begin()
-                x_next, h_next = compiled(x, h, tokens, weights, row)
+                x_next, h_next = compiled(*inputs)
                 return x_next.clone(), h_next.clone()
         except (
             torch._dynamo.exc.TorchDynamoException,

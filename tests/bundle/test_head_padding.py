@@ -30,8 +30,10 @@ from minit2i_deploy.export.graphs.modules import (
 from minit2i_deploy.export.graphs.onnx_export import to_onnx
 from minit2i_deploy.export.graphs.weights_file import write_graph
 from minit2i_deploy.export.tensorrt import BuildLibrary, build_engine
+from minit2i_deploy.export.verification.reference import step_inputs
 from minit2i_deploy.model import MMJiT, Step
 from minit2i_deploy.model.heads import Heads
+from minit2i_deploy.solvers.row import Row
 from tests.helpers.engine_bundles import narrow_pair
 
 # L/16's heads, on two of them.
@@ -174,8 +176,8 @@ def test_the_graphs_give_the_same_in_onnxruntime(tmp_path: Path, opset: int) -> 
     # Measured 3.0e-7 and 4.3e-7.
     assert error(torch.from_numpy(tokens), expected) <= 3e-6
     x = arguments["x"].numpy()
-    row = {"weights": np.ones(1, np.float32), "row": np.array([0, 1, 0, 0, 0, 0], np.float32)}
-    x_next, _ = step.run(None, {"x": x, "h": 0 * x, "tokens": tokens[None], **row})
+    row = Row(values=np.array([0, 1, 0, 0, 0, 0], np.float32), weights=np.ones(1, np.float32))
+    x_next, _ = step.run(None, step_inputs(x, 0 * x, tokens[None], row))
     assert error(torch.from_numpy(x_next), net(**arguments)) <= 3e-6
     graph = onnx.load(tmp_path / "transformer" / "model.onnx", load_external_data=False).graph
     scales = [
@@ -196,7 +198,7 @@ def test_padded_heads_are_fused_by_tensorrt_rtx(multiple: int) -> None:
         BuildLibrary.open("tensorrt_rtx"),
         graph,
         graph.with_suffix(".plan"),
-        sizes={"batch": (1, 1, 1), "branches": (1, 2, 2)},
+        sizes={"batch": (1, 1, 1), "branches": (1, 2, 2), "sequences": (1, 2, 2)},
         targets=("sm89",),
         flags=BuildFlags(),
         precision="fp16",

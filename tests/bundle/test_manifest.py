@@ -73,7 +73,7 @@ def test_names_of_all_fields_are_frozen() -> None:
         "manifest_sha256", "model", "noise", "presets", "provenance", "tables", "tokenizer",
         "variant",
     ]  # fmt: skip
-    assert (tree["format_version"], tree["kind"]) == (1, "minit2i-bundle")
+    assert (tree["format_version"], tree["kind"]) == (2, "minit2i-bundle")
     parts: dict[str, Fields] = {
         "graph": tree["graphs"]["transformer"],
         "tensor": tree["graphs"]["transformer"]["inputs"]["x"],
@@ -210,7 +210,8 @@ def change(path: str, value: Any) -> Callable[[], bytes]:
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (change("format_version", 2), "format_version is 2, but this program reads 1"),
+        (change("format_version", 3), "format_version is 3, but this program reads 1 and 2"),
+        (change("format_version", 0), "format_version is 0, but this program reads 1 and 2"),
         (change("format_version", True), "format_version is True"),
         (change("format_version", 1.0), "format_version is 1.0"),
         (change("kind", "other"), "kind must be 'minit2i-bundle', got 'other'"),

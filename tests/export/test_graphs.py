@@ -15,6 +15,8 @@ from safetensors import safe_open
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.checkpoints import canonical_shapes, load_checkpoint
+from minit2i_deploy.export.verification.reference import step_inputs
+from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.checkpoint_forms import CONFIG, PUBLIC, arrays, hub_folder
 from tests.helpers.tiny_bundle import tiny_bundle
@@ -37,9 +39,13 @@ OUTSIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {
             "x": ("float32", IMAGE),
             "h": ("float32", IMAGE),
-            "tokens": ("float32", ("branches", "batch", 12, 64)),
-            "weights": ("float32", ("branches",)),
-            "row": ("float32", (6,)),
+            "tokens": ("float32", ("sequences", 12, 64)),
+            "image": ("int64", ("sequences",)),
+            "sequence": ("int64", ("branches", "batch")),
+            "weights": ("float32", ("branches", "batch")),
+            "row": ("float32", ("batch", 6)),
+            "known": ("float32", IMAGE),
+            "known_mask": ("float32", ("batch", 1, 32, 32)),
         },
         {"x_next": ("float32", IMAGE), "h_next": ("float32", IMAGE)},
     ),
@@ -181,13 +187,8 @@ def test_official_forward_through_adapter_and_step(branch: str) -> None:
     mask = golden["mask"].astype(np.int64) * (branch == "out_ema")
     tokens = session("text_adapter").run(None, {"context": golden["context"], "mask": mask})[0]
     x = nchw(golden["img"])
-    inputs = {
-        "x": x,
-        "h": np.zeros_like(x),
-        "tokens": tokens[None],
-        "weights": np.ones(1, np.float32),
-        "row": np.array([0, 1, 0, 0, 0, 0], np.float32),
-    }
+    row = Row(values=np.array([0, 1, 0, 0, 0, 0], np.float32), weights=np.ones(1, np.float32))
+    inputs = step_inputs(x, np.zeros_like(x), tokens[None], row)
     x_next, h_next = session("transformer").run(None, inputs)
     # Measured 1.9e-6 on outputs up to 3.9.
     assert np.abs(x_next - nchw(golden[branch])).max() <= 1e-5
@@ -204,8 +205,7 @@ def test_official_euler_trajectory() -> None:
     x, h = states[0], np.zeros_like(states[0])
     table = solver_table("euler", steps=6, a_min=float(golden["a_min"]))
     for row in table.steps(float(golden["cfg_scale"])):
-        inputs = {"x": x, "h": h, "tokens": tokens, "weights": row.weights, "row": row.values}
-        x, h = step.run(None, inputs)
+        x, h = step.run(None, step_inputs(x, h, tokens, row))
         # Measured 6.1e-6 at the worst state, on values up to 10.
         assert np.abs(x - states[row.index + 1]).max() <= 1e-4
 

@@ -18,9 +18,11 @@ from minit2i_deploy.export.graphs.modules import canonical_name, step_signature
 from minit2i_deploy.export.graphs.onnx_export import to_onnx
 from minit2i_deploy.export.graphs.weights_file import GRAPH_FILE, write_graph
 from minit2i_deploy.export.quantize import Session, read_graph
+from minit2i_deploy.export.verification.reference import step_inputs
 from minit2i_deploy.generate import generate
 from minit2i_deploy.model import Step, build_network
 from minit2i_deploy.runtimes import open_runtime
+from minit2i_deploy.solvers.row import Row
 from tests.helpers.checkpoint_forms import hub_folder
 from tests.helpers.looped import looped_bundle, looped_checkpoint, looped_pt
 from tests.helpers.tiny_bundle import text_folder
@@ -76,8 +78,8 @@ def test_gates_and_wider_heads_at_opset_18(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 3, 32, 32), np.float32)
     tokens = rng.standard_normal((1, 1, config.num_text_tokens, config.hidden_size), np.float32)
-    inputs = {"x": x, "h": np.zeros_like(x), "tokens": tokens, "weights": np.ones(1, np.float32)}
-    inputs["row"] = np.float32([0.2, 0.8, 0, 0, 0, 0])
+    row = Row(values=np.float32([0.2, 0.8, 0, 0, 0, 0]), weights=np.ones(1, np.float32))
+    inputs = step_inputs(x, np.zeros_like(x), tokens, row)
     step = Step(net.denoiser).eval()
     with torch.no_grad():
         expected = step(**{name: torch.from_numpy(value) for name, value in inputs.items()})[0]

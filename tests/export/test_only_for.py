@@ -38,9 +38,12 @@ from minit2i_deploy.export.graphs.weights_file import write_graph
 from minit2i_deploy.export.quantize import QuantizeOptions, quantize_bundle
 from minit2i_deploy.export.quantize.switch_bundle import add_switch
 from minit2i_deploy.export.tensorrt import BuildOptions, build_bundle, plan_bundle
+from minit2i_deploy.export.verification.reference import step_inputs
 from minit2i_deploy.generate import generate
 from minit2i_deploy.model import MMJiT, Step
+from minit2i_deploy.model.loop import run_row
 from minit2i_deploy.runtimes import open_runtime
+from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.checkpoint_forms import CONFIG, hub_folder
 from tests.helpers.cli_runs import run
@@ -129,16 +132,17 @@ def test_the_graphs_compute_what_torch_does(tmp_path: Path, name: str, engine: s
     tokens = adapter.run(None, inputs)[0]
     # Measured 1.2e-6 at most.
     assert error(tokens, expected) <= 6e-6
-    state = {
-        "x": normal(2, 3, 32, 32, seed=1),
-        "h": normal(2, 3, 32, 32, seed=2),
-        "tokens": np.stack([tokens, tokens[::-1]]),
-        "weights": np.array([2.5, -1.5], np.float32),
-        "row": np.array([0.3, 0.9, 0.2, 0.1, 0.4, 0.0], np.float32),
-    }
-    oracles = Step(exact.denoiser)(
-        **{key: torch.from_numpy(value).double() for key, value in state.items()}
+    row = Row(
+        values=np.array([0.3, 0.9, 0.2, 0.1, 0.4, 0.0], np.float32),
+        weights=np.array([2.5, -1.5], np.float32),
     )
+    x, h = normal(2, 3, 32, 32, seed=1), normal(2, 3, 32, 32, seed=2)
+    branches = np.stack([tokens, tokens[::-1]])
+    state = step_inputs(x, h, branches, row)
+    doubles = [
+        torch.from_numpy(value).double() for value in (x, h, branches, row.weights, row.values)
+    ]
+    oracles = run_row(Step(exact.denoiser), *doubles)
     for actual, oracle in zip(step.run(None, state), oracles, strict=True):
         # Measured 2.8e-6 at most.
         assert error(actual, oracle) <= 1e-5

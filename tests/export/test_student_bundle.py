@@ -64,7 +64,7 @@ def test_the_adapter_graph_takes_conditions(bundle: Bundle) -> None:
     assert adapter.inputs["conditions"].shape == ("n", 4)
     assert adapter.outputs["tokens"].shape == ("n", 12 + 20, 64)
     assert set(bundle.manifest.graphs["transformer"].inputs) == {
-        "x", "h", "tokens", "weights", "row",
+        "x", "h", "tokens", "image", "sequence", "weights", "row", "known", "known_mask",
     }  # fmt: skip
 
 

@@ -49,7 +49,12 @@ def build_graph(graph: Path, precision: str, target: str, **flags: bool) -> Buil
         BuildLibrary.open("tensorrt_rtx"),
         graph,
         graph.with_suffix(".plan"),
-        sizes={"n": (1, 1, 4), "batch": (1, 1, 1), "branches": (1, 2, 2)},
+        sizes={
+            "n": (1, 1, 4),
+            "batch": (1, 1, 1),
+            "branches": (1, 2, 2),
+            "sequences": (1, 2, 2),
+        },
         targets=(target,),
         flags=BuildFlags(**flags),
         precision=precision,

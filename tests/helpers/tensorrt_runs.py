@@ -38,6 +38,7 @@ SIZES: Mapping[str, tuple[int, int, int]] = {
     "tokens": (1, 8, 12),
     "batch": (1, 1, 4),
     "branches": (1, 2, 3),
+    "sequences": (1, 2, 12),
 }
 
 

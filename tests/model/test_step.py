@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.model import MMJiT, Step
-from minit2i_deploy.model.loop import run_table
+from minit2i_deploy.model.loop import run_row, run_table
 from minit2i_deploy.model.step import guided_estimate
 from minit2i_deploy.solvers.row import advance
 from minit2i_deploy.solvers.table import Table, solver_table
@@ -60,7 +60,7 @@ def branches_of(net: MMJiT, x: Tensor, tokens: Tensor) -> np.ndarray:
 def test_a_step_is_the_rows_arithmetic(row: tuple[float, ...], weights: tuple[float, ...]) -> None:
     net, x, h = network(), normal(2, 3, 16, 16), normal(2, 3, 16, 16) * 0.5
     tokens = normal(len(weights), 2, 5, 32)
-    actual = Step(net.denoiser)(x, h, tokens, torch.tensor(weights), torch.tensor(row))
+    actual = run_row(Step(net.denoiser), x, h, tokens, torch.tensor(weights), torch.tensor(row))
     expected = advance(
         x.numpy(),
         h.numpy(),
@@ -74,7 +74,7 @@ def test_a_step_is_the_rows_arithmetic(row: tuple[float, ...], weights: tuple[fl
 
 
 def test_clip_and_rescale_change_the_result() -> None:
-    x0, weights = normal(2, 1, 3, 8, 8), torch.tensor([2.5, -1.5])
+    x0, weights = normal(2, 1, 3, 8, 8), torch.tensor([[2.5], [-1.5]])
 
     def estimate(clip: float, rescale: float) -> Tensor:
         return guided_estimate(x0, weights, torch.tensor(clip), torch.tensor(rescale))
@@ -88,14 +88,14 @@ def test_clip_and_rescale_change_the_result() -> None:
 
 def test_an_even_estimate_is_not_divided_by_zero() -> None:
     even = torch.full((1, 1, 3, 4, 4), 0.25)
-    actual = guided_estimate(even, torch.ones(1), torch.tensor(0.0), torch.tensor(1.0))
+    actual = guided_estimate(even, torch.ones(1, 1), torch.tensor(0.0), torch.tensor(1.0))
     assert torch.isfinite(actual).all()
 
 
 def test_a_half_precision_network_keeps_the_state_in_float32() -> None:
     net, x = network(), normal(1, 3, 16, 16)
     tokens, row = normal(1, 1, 5, 32), torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-    exact, _ = Step(net.denoiser.to(torch.bfloat16))(x, x, tokens, torch.ones(1), row)
+    exact, _ = run_row(Step(net.denoiser.to(torch.bfloat16)), x, x, tokens, torch.ones(1), row)
     assert torch.equal(exact, x)
 
 

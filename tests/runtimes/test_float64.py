@@ -17,6 +17,7 @@ from minit2i_deploy.bundle.weight_replacement import network_tensors, write_with
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure
 from minit2i_deploy.model.build import network_from_config
+from minit2i_deploy.model.loop import run_row
 from minit2i_deploy.model.step import Step
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.runtimes.step_probe import Probe, answers, graph_errors, make_probe
@@ -65,7 +66,7 @@ def exact_answers(bundle: Bundle, probe: Probe) -> dict[str, np.ndarray]:
         for array in (probe.context, probe.x, probe.tokens, probe.row.weights, probe.row.values)
     )
     adapted = net.text_adapter(context, torch.from_numpy(probe.mask))
-    after = Step(net.denoiser)(x, torch.zeros_like(x), tokens, weights, row)[0]
+    after = run_row(Step(net.denoiser), x, torch.zeros_like(x), tokens, weights, row)[0]
     return {"text_adapter": adapted.numpy(), "transformer": after.numpy()}
 
 

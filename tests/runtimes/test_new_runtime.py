@@ -14,7 +14,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.runtimes import RUNTIMES
 from minit2i_deploy.runtimes.base import BaseRuntime, SelfTest
-from minit2i_deploy.solvers.row import Row, advance
+from minit2i_deploy.solvers.row import Known, Row, advance
 from tests.helpers.bundles import write_bundle
 from tests.helpers.cli_runs import run
 
@@ -48,19 +48,22 @@ class GreyRuntime(BaseRuntime):
         config = self.bundle.config
         return np.ones((len(context), config.num_text_tokens, config.hidden_size), np.float32)
 
-    def _start(self, x: np.ndarray, tokens: np.ndarray) -> GreyTrajectory:
-        return GreyTrajectory(x, self.shade)
+    def _start(
+        self, x: np.ndarray, tokens: np.ndarray, known: Known | None = None
+    ) -> GreyTrajectory:
+        return GreyTrajectory(x, self.shade, known)
 
 
 class GreyTrajectory:
     """The state of one batch."""
 
-    def __init__(self, x: np.ndarray, shade: float) -> None:
+    def __init__(self, x: np.ndarray, shade: float, known: Known | None) -> None:
         self._x, self._h, self._shade = x, np.zeros_like(x), np.float32(shade)
+        self._known = known
 
     def step(self, row: Row, noise: np.ndarray | None = None) -> None:
         x0 = np.full((len(row.weights), *self._x.shape), self._shade)
-        self._x, self._h = advance(self._x, self._h, x0, row.weights, row.values)
+        self._x, self._h = advance(self._x, self._h, x0, row.weights, row.values, self._known)
 
     def state(self) -> tuple[np.ndarray, np.ndarray]:
         return self._x.copy(), self._h.copy()

@@ -12,6 +12,7 @@ from torch import Tensor
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.model import MMJiT, Step, build_network
+from minit2i_deploy.model.loop import run_row
 from minit2i_deploy.solvers.table import Table, solver_table
 from tests.helpers.checkpoint_forms import arrays, base_forms
 
@@ -44,7 +45,7 @@ def states(net: MMJiT, golden: dict[str, np.ndarray], table: Table) -> Iterator[
             if row.draws_noise:
                 noise = torch.from_numpy(channels_first(golden["eps"][row.index]))
             values, weights = torch.from_numpy(row.values), torch.from_numpy(row.weights)
-            x, h = step(x, noise, tokens, weights, values)
+            x, h = run_row(step, x, noise, tokens, weights, values)
             yield x.numpy()
 
 

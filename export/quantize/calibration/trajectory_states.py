@@ -24,7 +24,7 @@ class State:
         t: its time, 0 noise to 1 data.
         index: of its row in the table.
         prompt: number of its prompt.
-        inputs: x, h, tokens, weights and row, as the graph takes them; one image.
+        inputs: of the step graph, by name; one image.
     """
 
     t: float
@@ -35,7 +35,7 @@ class State:
     def estimate_inputs(self) -> dict[str, np.ndarray]:
         """The same state with a row whose x_next is the guided estimate itself."""
         row = np.array([0, 1, 0, 0, 0, 0], dtype=np.float32)
-        return {**self.inputs, "row": row}
+        return {**self.inputs, "row": row.reshape(self.inputs["row"].shape)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -14,7 +14,8 @@ from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.export.quantize.graph.model_graph import Graph, Session, read_graph, widen
-from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.row import Known, Row
+from minit2i_deploy.solvers.step_inputs import StepInputs
 
 
 class GraphsRuntime:
@@ -73,9 +74,12 @@ class GraphsRuntime:
         self,
         x: Float32[np.ndarray, "batch 3 height width"],
         tokens: Float32[np.ndarray, "branches batch adapted hidden"],
+        known: Known | None = None,
     ) -> GraphTrajectory:
         """As in ``protocol.Runtime``."""
-        return GraphTrajectory(self.session("transformer"), x, tokens)
+        per_image = self.bundle.manifest.can_edit
+        inputs = StepInputs(image_shape=x.shape, tokens=tokens, known=known, per_image=per_image)
+        return GraphTrajectory(self.session("transformer"), x, inputs)
 
     def close(self) -> None:
         """Drop the sessions; they are opened again on the next use."""
@@ -91,14 +95,14 @@ class GraphsRuntime:
 class GraphTrajectory:
     """The state of one batch, as in ``protocol.Trajectory``."""
 
-    def __init__(self, session: Session, x: np.ndarray, tokens: np.ndarray) -> None:
-        self._session, self._tokens = session, tokens
+    def __init__(self, session: Session, x: np.ndarray, inputs: StepInputs) -> None:
+        self._session, self._inputs = session, inputs
         self._x, self._h = x, np.zeros_like(x)
 
     def inputs(self, row: Row) -> dict[str, np.ndarray]:
         """Inputs of the step graph for a row from this state."""
-        tokens, weights = self._tokens[: len(row.weights)], row.weights
-        return {"x": self._x, "h": self._h, "tokens": tokens, "weights": weights, "row": row.values}
+        fixed, of_row = self._inputs.fixed(len(row.weights)), self._inputs.of_row(row)
+        return {"x": self._x, "h": self._h} | fixed | of_row
 
     def step(
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None

@@ -18,6 +18,7 @@ from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
 from minit2i_deploy.export.quantize.graph.model_graph import Session
 from minit2i_deploy.request import Request
 from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
+from minit2i_deploy.solvers.step_inputs import StepInputs
 from minit2i_deploy.solvers.table import Table
 
 State = tuple[np.ndarray, np.ndarray]
@@ -51,6 +52,7 @@ class Reference:
         guidance: its scale.
         tokens: float32 [branches, batch, tokens, hidden].
         states: (x, h) before each row, and after the last; float32 [batch, 3, H, W] each.
+        per_image: whether the step graph takes rows of each image.
     """
 
     step: Session
@@ -58,6 +60,7 @@ class Reference:
     guidance: float
     tokens: Float32[np.ndarray, "branches batch tokens hidden"]
     states: tuple[State, ...]
+    per_image: bool
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -87,9 +90,11 @@ class Reference:
         return Drift(error=float(error.mean()), psnr_db=float(psnr.mean()))
 
     def _inputs(self, state: State, row: Row) -> dict[str, np.ndarray]:
-        tokens = np.ascontiguousarray(self.tokens[: len(row.weights)])
         x, h = state
-        return {"x": x, "h": h, "tokens": tokens, "weights": row.weights, "row": row.values}
+        inputs = StepInputs(
+            image_shape=x.shape, tokens=self.tokens, known=None, per_image=self.per_image
+        )
+        return {"x": x, "h": h} | inputs.fixed(len(row.weights)) | inputs.of_row(row)
 
 
 def generate_reference(
@@ -121,7 +126,14 @@ def generate_reference(
         tokens = request.tokens(bundle, runtime)
     x = request.start(bundle)
     start = (x, np.zeros_like(x))
-    reference = Reference(step=step, table=table, guidance=guidance, tokens=tokens, states=(start,))
+    reference = Reference(
+        step=step,
+        table=table,
+        guidance=guidance,
+        tokens=tokens,
+        states=(start,),
+        per_image=bundle.manifest.can_edit,
+    )
     states = [start]
     for row in reference.rows:
         states.append(reference.run(step, states[-1], [row]))

@@ -116,8 +116,8 @@ def test_a_runtime_takes_the_step(int8: Bundle, name: str) -> None:
     inputs = states()[0].estimate_inputs()
     expected = estimates(step_graph())[0]
     with open_runtime(int8, name, threads=1) as runtime:
-        trajectory = runtime.start(inputs["x"], inputs["tokens"])
-        trajectory.step(Row(values=inputs["row"], weights=inputs["weights"]))
+        trajectory = runtime.start(inputs["x"], inputs["tokens"][:, None])
+        trajectory.step(Row(values=inputs["row"][0], weights=inputs["weights"][:, 0]))
         # Measured: 0.06 for both.
         assert 1e-4 < l2_error(trajectory.state()[0], expected) < 0.2
 
@@ -152,8 +152,8 @@ def test_use_computes_what_was_measured(scheme: str, tmp_path: Path, prompts: Pa
     inputs = states()[0].estimate_inputs()
     with GraphsRuntime(bundle) as measured, open_runtime(bundle, "onnxruntime") as used:
         expected = measured.session("transformer")(inputs)[0]
-        trajectory = used.start(inputs["x"], inputs["tokens"])
-        trajectory.step(Row(values=inputs["row"], weights=inputs["weights"]))
+        trajectory = used.start(inputs["x"], inputs["tokens"][:, None])
+        trajectory.step(Row(values=inputs["row"][0], weights=inputs["weights"][:, 0]))
     # Measured: equal, and 2e-2 with rounded inputs.
     assert l2_error(trajectory.state()[0], expected) < 1e-5
 

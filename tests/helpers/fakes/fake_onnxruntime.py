@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minit2i_deploy.solvers.row import advance
+from minit2i_deploy.solvers.row import Known, advance
 
 
 @dataclass
@@ -240,9 +240,13 @@ class Session:
         if "y" in out:
             out["y"][...] = inputs["a"] @ inputs["b"]
             return
-        tone = inputs["tokens"].mean(axis=(2, 3))[:, :, None, None, None]
+        tokens, known = inputs["tokens"], None
+        if "sequence" in inputs:
+            tokens = tokens[inputs["sequence"]]
+            known = Known(image=inputs["known"], mask=inputs["known_mask"])
+        tone = tokens.mean(axis=(2, 3))[:, :, None, None, None]
         x0 = np.tanh(inputs["x"][None] + tone)
-        x, h = advance(inputs["x"], inputs["h"], x0, inputs["weights"], inputs["row"])
+        x, h = advance(inputs["x"], inputs["h"], x0, inputs["weights"], inputs["row"], known)
         out["x_next"][...], out["h_next"][...] = x, h
 
     def _replay(

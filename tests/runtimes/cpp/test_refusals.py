@@ -69,7 +69,7 @@ def after_switch(**changes: object) -> Callable[[dict[str, Any]], None]:
 
 
 CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
-    "version": set_to("format_version", value=2),
+    "version": set_to("format_version", value=3),
     "version as text": set_to("format_version", value="1"),
     "version as float": set_to("format_version", value=1.0),
     "kind": set_to("kind", value="zip"),

@@ -285,7 +285,7 @@ def test_the_state_never_leaves_the_device(bundle: Bundle, monkeypatch: pytest.M
     assert all(map(np.array_equal, actual, expected.state()))
     bindings = ort.sessions[-1].bindings
     assert all(set(binding.devices.values()) == {"cuda"} for binding in bindings)
-    assert max(binding.host_bytes for binding in bindings) == 6 * 4 + 2 * 4
+    assert max(binding.host_bytes for binding in bindings) == 2 * (6 * 4 + 2 * 4)
     # Two pairs of buffers that swap, and no others.
     pairs = {(id(b.inputs["x"]), id(b.outputs["x_next"])) for b in bindings}
     assert len(pairs) == 2

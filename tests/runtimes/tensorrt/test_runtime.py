@@ -290,7 +290,7 @@ def test_compiled_kernels_are_kept_beside_the_engine(bench: Bench) -> None:
 
 
 def test_a_second_engine_is_opened_for_a_larger_batch(bench: Bench) -> None:
-    sizes = {"batch": (5, 6, 8), "branches": (1, 2, 2)}
+    sizes = {"batch": (5, 6, 8), "branches": (1, 2, 2), "sequences": (5, 12, 16)}
     write_fake_engine(bench.bundle, "transformer", bench.library, sizes=sizes)
     rows = TABLE.steps(GUIDANCE)
     with bench.open() as runtime:
@@ -303,7 +303,7 @@ def test_a_second_engine_is_opened_for_a_larger_batch(bench: Bench) -> None:
 def test_a_second_profile_of_one_engine_is_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: np.ndarray
 ) -> None:
-    tight = {"n": (1, 1, 1), "tokens": (1, 1, 1), "batch": (1, 1, 1), "branches": (1, 1, 1)}
+    tight = {name: (1, 1, 1) for name in ("n", "tokens", "batch", "branches", "sequences")}
     bench = make_bench(monkeypatch, tmp_path / "bundle", extra_profiles=[tight])
     with bench.open() as runtime:
         result = generate(

@@ -21,6 +21,7 @@ from minit2i_deploy.runtimes.torch.network import read_weights
 from minit2i_deploy.runtimes.torch.runtime import TorchRuntime
 from minit2i_deploy.runtimes.torch.trajectory import TorchTrajectory, step_call
 from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.step_inputs import StepInputs
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.checkpoint_forms import PUBLIC, arrays, hub_folder
 from tests.helpers.tiny_bundle import overflowing, tiny_bundle
@@ -146,6 +147,10 @@ def start_tensors(bundle: Bundle, branches: int = 2) -> tuple[torch.Tensor, torc
     return torch.randn(image, generator=generator), torch.randn(tokens, generator=generator)
 
 
+def inputs_of(x: torch.Tensor, tokens: torch.Tensor) -> StepInputs:
+    return StepInputs(image_shape=tuple(x.shape), tokens=tokens.numpy(), known=None, per_image=True)
+
+
 def test_all_rows_at_once_are_as_many_steps(bundle: Bundle) -> None:
     table = solver_table("sde", steps=3)
     weights = [np.array(values, np.float32) for values in ([2, -1], [1], [3, -2])]
@@ -201,7 +206,7 @@ def test_rows_do_not_compile_the_step_anew(bundle: Bundle) -> None:
         compiled = step_call(eager, torch.device("cpu"), backend=count)  # type: ignore[arg-type]
         x, tokens = start_tensors(bundle)
         table = solver_table("dpmpp2m", steps=4)
-        states = [TorchTrajectory(call, x, tokens) for call in (eager, compiled)]
+        states = [TorchTrajectory(call, x, inputs_of(x, tokens)) for call in (eager, compiled)]
         for row in table.steps(2.0):
             for state in states:
                 state.step(row)
@@ -219,7 +224,7 @@ def test_a_compiled_step_takes_more_sizes_than_torch_allows(bundle: Bundle) -> N
         for batch in range(1, 12):
             x, tokens = start_tensors(bundle, branches=1)
             x, tokens = x.repeat(batch, 1, 1, 1), tokens.repeat(1, batch, 1, 1)
-            state = TorchTrajectory(compiled, x, tokens)
+            state = TorchTrajectory(compiled, x, inputs_of(x, tokens))
             state.step(solver_table("euler", steps=4).steps(1.0)[0])
             assert len(state.state()[0]) == batch
 

@@ -11,13 +11,15 @@
 namespace minit2i {
 namespace {
 
-constexpr std::int64_t kFormatVersion = 1;
+// Version 1 has another step graph: all images share a row, and no pixel is known.
+constexpr std::int64_t kFirstVersion = 1;
+constexpr std::int64_t kLastVersion = 2;
 constexpr char kKind[] = "minit2i-bundle";
 constexpr char kChecksum[] = "manifest_sha256";
 constexpr std::size_t kMaxPathCharacters = 240;
 
 // Before all else, because another version may have other fields.
-void check_version(const Json &value) {
+std::int64_t check_version(const Json &value) {
     if (!value.is_object()) {
         throw JsonError("a manifest must be a JSON object");
     }
@@ -26,10 +28,11 @@ void check_version(const Json &value) {
         throw JsonError(std::string("kind must be '") + kKind + "', got " + brief(kind));
     }
     const Json &version = member(value, "format_version");
-    if (!version.is_number_integer() || version != kFormatVersion) {
-        throw JsonError("format_version is " + brief(version) + ", but this program reads 1 " +
-                        "(another version of minit2i-deploy may read it)");
+    if (!version.is_number_integer() || version < kFirstVersion || version > kLastVersion) {
+        throw JsonError("format_version is " + brief(version) + ", but this program reads 1 and " +
+                        "2 (another version of minit2i-deploy may read it)");
     }
+    return version.get<std::int64_t>();
 }
 
 void check_relative(const std::string &path) {
@@ -129,8 +132,9 @@ void check_checksum(std::string_view data, const Json &value) {
 Manifest read_manifest(std::string_view data, const std::string &where) {
     try {
         const Json value = parse_json(data);
-        check_version(value);
+        const std::int64_t version = check_version(value);
         Manifest manifest = decode_manifest(value);
+        manifest.format_version = version;
         check_links(manifest);
         check_checksum(data, value);
         return manifest;

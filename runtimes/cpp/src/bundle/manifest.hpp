@@ -51,6 +51,9 @@ struct Preset {
 };
 
 struct Manifest {
+    std::int64_t format_version = 0;
+    // Whether the step graph takes known pixels, and rows of each image.
+    bool can_edit() const { return format_version >= 2; }
     ModelInfo model;
     std::map<std::string, GraphInfo> graphs;
     // Of the graphs that are quantized: the form of their weights and products.

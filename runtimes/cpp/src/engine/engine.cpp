@@ -196,7 +196,7 @@ void Engine::check_step(GraphSession &session) {
     RunControl control;
     Tensor tokens = adapt(inputs.context, inputs.mask, inputs.conditions, control);
     tokens.shape.insert(tokens.shape.begin(), 1);
-    Trajectory trajectory(reference_state(bundle_), std::move(tokens));
+    Trajectory trajectory(reference_state(bundle_), std::move(tokens), bundle_.manifest.can_edit());
     // The next state is then the network's own estimate of the image.
     trajectory.step(session, {0.0F, 1.0F, 0.0F, 0.0F, 0.0F, 0.0F}, {1.0F}, {}, control);
     require_reference_output(bundle_, kStepGraph, patches_of(bundle_, trajectory.x()));

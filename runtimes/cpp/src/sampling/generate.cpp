@@ -90,7 +90,8 @@ Generation generate(const Bundle &bundle, Engine &engine, const Tokenizer &token
     Tensor tokens = branch_tokens(engine, tokenizer, request.prompts, branches, callbacks.control,
                                   callbacks.warn);
     const Sessions sessions = step_sessions(bundle, engine, table);
-    Trajectory trajectory(start_state(bundle, request), std::move(tokens));
+    Trajectory trajectory(start_state(bundle, request), std::move(tokens),
+                          bundle.manifest.can_edit());
     const auto start = std::chrono::steady_clock::now();
     for (std::size_t row = 0; row < table.size(); ++row) {
         const bool is_noisy = table.value(row, "n") != 0.0;

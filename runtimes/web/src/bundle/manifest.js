@@ -17,6 +17,7 @@ import * as fields from "./fields.js";
  * @property {GraphInfo} graph
  *
  * @typedef {object} Manifest
+ * @property {number} formatVersion
  * @property {fields.ModelInfo} model
  * @property {string | null} variant
  * @property {Record<string, GraphInfo>} graphs
@@ -34,7 +35,8 @@ import * as fields from "./fields.js";
 export const FILE_NAME = "manifest.json";
 export const GRAPHS = /** @type {const} */ (["text_encoder", "text_adapter", "transformer"]);
 const KIND = "minit2i-bundle";
-const FORMAT_VERSION = 1n;
+// Version 1 has another step graph: all images share a row, and no pixel is known.
+const FORMAT_VERSIONS = [1n, 2n];
 // A manifest has some 100 kB.
 const MAX_BYTES = 16 * 2 ** 20;
 const CHECKSUM = "manifest_sha256";
@@ -72,10 +74,10 @@ export async function readManifest(bytes, where) {
 function checkVersion(value) {
   const manifest = asObject(value, "manifest");
   if (manifest.kind !== KIND) throw new JsonError(`kind must be ${KIND}, got ${brief(manifest.kind)}`);
-  if (manifest.format_version !== FORMAT_VERSION) {
+  if (!FORMAT_VERSIONS.some((version) => version === manifest.format_version)) {
     throw new JsonError(
       `format_version is ${brief(manifest.format_version)}, but this module reads ` +
-        `${FORMAT_VERSION} (another version of it may read it)`,
+        `${FORMAT_VERSIONS.join(" and ")} (another version of it may read it)`,
     );
   }
   return manifest;
@@ -93,6 +95,7 @@ function decode(value) {
   fields.checkChecks(value.checks, "checks");
   checkOptional(value);
   return {
+    formatVersion: Number(value.format_version),
     model: fields.readModel(value.model, "model"),
     variant: value.variant === null ? null : asText(value.variant, "variant"),
     graphs: fields.mapOf(value.graphs, "graphs", fields.readGraph),

@@ -116,6 +116,19 @@ export class Engine {
   }
 
   /**
+   * @param {BigInt64Array} values
+   * @param {readonly number[]} shape
+   */
+  places(values, shape) {
+    return new this.#ort.Tensor("int64", values, shape);
+  }
+
+  /** Whether the step graph takes rows of each image, and known pixels. */
+  get isPerImage() {
+    return this.#bundle.manifest.formatVersion >= 2;
+  }
+
+  /**
    * @param {string} name of the graph
    * @param {Session} session
    * @param {Record<string, import("onnxruntime-common").Tensor>} inputs

@@ -49,19 +49,78 @@ export class Trajectory {
    */
   async step(graph, row, weights, noise) {
     const session = await this.#engine.session(graph);
-    const [numBranches, ...sizes] = this.#tokens.shape;
-    const perBranch = this.#tokens.values.length / numBranches;
-    const tokens = this.#tokens.values.subarray(0, weights.length * perBranch);
     const outputs = await this.#engine.run(graph, session, {
       x: this.#engine.tensor(this.#x, this.#shape),
       h: this.#engine.tensor(noise ?? this.#h, this.#shape),
-      tokens: this.#engine.tensor(tokens, [weights.length, ...sizes]),
-      weights: this.#engine.tensor(weights, [weights.length]),
-      row: this.#engine.tensor(row, [row.length]),
+      ...(this.#engine.isPerImage ? this.#perImage(row, weights) : this.#shared(row, weights)),
     });
     this.#before = this.#x;
     this.#x = /** @type {Float32Array} */ (outputs.x_next.data);
     this.#h = /** @type {Float32Array} */ (outputs.h_next.data);
+  }
+
+  /**
+   * Inputs of a step graph whose images share their row: format version 1.
+   *
+   * @param {Float32Array} row
+   * @param {Float32Array} weights
+   */
+  #shared(row, weights) {
+    const sizes = this.#tokens.shape.slice(1);
+    return {
+      tokens: this.#engine.tensor(this.#branches(weights.length), [weights.length, ...sizes]),
+      weights: this.#engine.tensor(weights, [weights.length]),
+      row: this.#engine.tensor(row, [row.length]),
+    };
+  }
+
+  /**
+   * Inputs of a step graph with rows of each image, all the same here, and no pixel known.
+   *
+   * @param {Float32Array} row
+   * @param {Float32Array} weights
+   */
+  #perImage(row, weights) {
+    const engine = this.#engine;
+    const [batch, , height, width] = this.#shape;
+    const numBranches = weights.length;
+    const places = Array.from({ length: numBranches * batch }, (_, place) => place);
+    const each = Float32Array.from(places, (place) => weights[Math.floor(place / batch)]);
+    const rows = new Float32Array(batch * row.length);
+    for (let image = 0; image < batch; image += 1) rows.set(row, image * row.length);
+    return {
+      tokens: engine.tensor(this.#branches(numBranches), [
+        places.length,
+        ...this.#tokens.shape.slice(2),
+      ]),
+      image: engine.places(
+        BigInt64Array.from(places, (place) => BigInt(place % batch)),
+        [places.length],
+      ),
+      sequence: engine.places(
+        BigInt64Array.from(places, (place) => BigInt(place)),
+        [numBranches, batch],
+      ),
+      weights: engine.tensor(each, [numBranches, batch]),
+      row: engine.tensor(rows, [batch, row.length]),
+      known: engine.tensor(new Float32Array(this.#x.length), this.#shape),
+      known_mask: engine.tensor(new Float32Array(batch * height * width), [
+        batch,
+        1,
+        height,
+        width,
+      ]),
+    };
+  }
+
+  /**
+   * Tokens of the branches that take part, the first ones.
+   *
+   * @param {number} count
+   */
+  #branches(count) {
+    const perBranch = this.#tokens.values.length / this.#tokens.shape[0];
+    return this.#tokens.values.subarray(0, count * perBranch);
   }
 
   /**
