@@ -2,9 +2,10 @@
 
     python benchmarks/loop_steps.py --size b-32 --loops 1 2 3 4
 
-Every graph has random weights, one branch and one image, and all of them run in turns in ONNX
-Runtime, so that a busy machine slows all alike. What counts is each one's ratio to MiniT2I's, the
-median over the rounds; the range of the rounds stands beside it.
+Every network has random weights, one branch and one image, and all of them run in turns, so that a
+busy machine slows all alike. What counts is each one's ratio to MiniT2I's, the median over the
+rounds; the range of the rounds stands beside it. They run in ONNX Runtime, or with --torch in
+PyTorch, which needs no export.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,16 +59,23 @@ def measure(
 ) -> dict[str, list[float]]:
     """Seconds of each network's step in every round."""
     torch.manual_seed(0)
-    runs = {}
+    torch.set_num_threads(options.threads)
+    runs: dict[str, Callable[[], object]] = {}
     for name, config in configs.items():
         print(f"exporting {name} ...", file=sys.stderr, flush=True)
-        session = _session(config, folder / name, options.threads)
-        runs[name] = (session, _inputs(config))
+        step = Step(Denoiser(config)).eval().requires_grad_(False)
+        inputs = _inputs(config)
+        if options.torch:
+            tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
+            runs[name] = partial(step, **tensors)
+        else:
+            session = _session(step, config, folder / name, options.threads)
+            runs[name] = partial(session.run, None, inputs)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(options.rounds + 1):
-        for name, (session, inputs) in runs.items():
+        for name, run in runs.items():
             began = time.perf_counter()
-            session.run(None, inputs)
+            run()
             if number:  # the first round warms up
                 seconds[name].append(time.perf_counter() - began)
     return seconds
@@ -86,8 +95,7 @@ def table(configs: dict[str, ModelConfig], seconds: dict[str, list[float]]) -> s
     return "\n".join(lines)
 
 
-def _session(config: ModelConfig, folder: Path, threads: int) -> Any:
-    step = Step(Denoiser(config)).eval().requires_grad_(False)
+def _session(step: Step, config: ModelConfig, folder: Path, threads: int) -> Any:
     use_onnxruntime_heads(step)
     write_graph(to_onnx(step, step_signature(config), DEFAULT_OPSET), step, folder, canonical_name)
     return open_session(onnxruntime, folder / GRAPH_FILE, PROVIDERS["cpu"], threads=threads)
@@ -105,6 +113,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time a step by the number of loops.")
     parser.add_argument("--size", choices=SIZES, default="b-32", help="default: b-32")
     parser.add_argument("--loops", type=int, nargs="+", default=[1, 2, 4], help="default: 1 2 4")
+    parser.add_argument("--torch", action="store_true", help="run PyTorch")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     return parser.parse_args(arguments)

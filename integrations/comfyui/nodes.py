@@ -1,0 +1,208 @@
+"""Nodes that load a bundle of minit2i-deploy, encode prompts and sample images with it.
+
+A bundle's runtime stays open between runs of a workflow, so that only the first one loads it, and
+its encoder keeps the embeddings of the most recent texts.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from comfy_api.latest import ComfyAPISync, io
+
+import minit2i_deploy as m
+from minit2i_deploy.io.images import to_pil
+
+CATEGORY = "MiniT2I"
+RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch")
+READY = ("demo", "demo-student")
+SOLVERS = ("preset", "euler", "ab2", "dpmpp2m", "heun")
+MAX_SEED = 2**64 - 1
+
+BundleType = io.Custom("MINIT2I_BUNDLE")
+PromptType = io.Custom("MINIT2I_PROMPT")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A bundle and its open runtime."""
+
+    bundle: Any
+    runtime: Any
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A prompt, and the negative one or None."""
+
+    text: str
+    negative: str | None
+
+
+# Two bundles may be compared in one workflow; a third closes the one that was used least recently.
+@functools.lru_cache(maxsize=2)
+def _open(path: str, runtime: str, digest: str) -> Opened:
+    bundle = m.Bundle.open(path)
+    return Opened(bundle, m.open_runtime(bundle, runtime))
+
+
+def _folder(text: str) -> str:
+    name = text.strip()
+    return str(m.ready_bundle(name)) if name in READY else str(Path(name).expanduser())
+
+
+class LoadBundle(io.ComfyNode):
+    """Open a bundle."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Its inputs and outputs."""
+        return io.Schema(
+            node_id="MiniT2ILoadBundle",
+            display_name="MiniT2I: load bundle",
+            category=CATEGORY,
+            description="Open a bundle that minit2i export wrote, or the shipped demo.",
+            inputs=[
+                io.String.Input(
+                    "path", default="demo", tooltip="folder of a bundle, demo or demo-student"
+                ),
+                io.Combo.Input("runtime", options=list(RUNTIMES), default=RUNTIMES[0]),
+            ],
+            outputs=[BundleType.Output(display_name="bundle")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, path: str, runtime: str) -> bool | str:
+        """True, or what is wrong with the path."""
+        try:
+            m.Bundle.open(_folder(path))
+        except m.Minit2iError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, path: str, runtime: str) -> str:
+        """Changes when the bundle does, so that a new export is loaded."""
+        return str(m.Bundle.open(_folder(path)).digest)
+
+    @classmethod
+    def execute(cls, path: str, runtime: str) -> io.NodeOutput:
+        """Open it, or take the one that is open."""
+        folder = _folder(path)
+        return io.NodeOutput(_open(folder, runtime, m.Bundle.open(folder).digest))
+
+
+class EncodePrompt(io.ComfyNode):
+    """Run the text encoder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Its inputs and outputs."""
+        return io.Schema(
+            node_id="MiniT2IEncodePrompt",
+            display_name="MiniT2I: encode prompt",
+            category=CATEGORY,
+            description="Run a bundle's text encoder; samplers then take its output.",
+            inputs=[
+                BundleType.Input("bundle"),
+                io.String.Input("prompt", multiline=True, default="a red circle"),
+                io.String.Input(
+                    "negative", multiline=True, default="", tooltip="empty: no negative prompt"
+                ),
+            ],
+            outputs=[PromptType.Output(display_name="prompt")],
+        )
+
+    @classmethod
+    def execute(cls, bundle: Opened, prompt: str, negative: str) -> io.NodeOutput:
+        """Encode into the runtime's cache, where the sampler finds it."""
+        texts = [prompt] + ([negative] if negative else [])
+        m.embed(bundle.bundle, bundle.runtime, texts)
+        return io.NodeOutput(Prompts(prompt, negative or None))
+
+
+class Sample(io.ComfyNode):
+    """Generate images."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Its inputs and outputs."""
+        return io.Schema(
+            node_id="MiniT2ISample",
+            display_name="MiniT2I: sample",
+            category=CATEGORY,
+            description="Generate images along a solver table.",
+            inputs=[
+                BundleType.Input("bundle"),
+                PromptType.Input("prompt"),
+                io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True),
+                io.Combo.Input(
+                    "solver",
+                    options=list(SOLVERS),
+                    default=SOLVERS[0],
+                    tooltip="preset: the bundle's own table, for which steps does not count",
+                ),
+                io.Int.Input("steps", default=40, min=1, max=1000),
+                io.Float.Input(
+                    "guidance",
+                    default=0.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="0: the bundle's own",
+                ),
+                io.Int.Input("images", default=1, min=1, max=64),
+                io.Boolean.Input("preview", default=True),
+            ],
+            outputs=[io.Image.Output(display_name="images")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        bundle: Opened,
+        prompt: Prompts,
+        seed: int,
+        solver: str,
+        steps: int,
+        guidance: float,
+        images: int,
+        preview: bool,
+    ) -> io.NodeOutput:
+        """Seeds count up from ``seed``, and an image never depends on how many there are."""
+        table, preset_guidance = bundle.bundle.preset()
+        if solver != SOLVERS[0]:
+            table = bundle.bundle.compile_table(solver, steps)
+        frame = None
+        for frame in m.trajectory(
+            bundle.bundle,
+            bundle.runtime,
+            [prompt.text] * images,
+            seed=[(seed + index) % (MAX_SEED + 1) for index in range(images)],
+            table=table,
+            guidance=guidance or preset_guidance,
+            negative=prompt.negative,
+            previews=preview,
+        ):
+            # Raises where the user has canceled, which ends the loop and leaves the runtime open.
+            _report(frame, len(table), preview)
+        assert frame is not None
+        return io.NodeOutput(_as_images(frame.x()))
+
+
+def _report(frame: Any, num_rows: int, preview: bool) -> None:
+    image = to_pil(frame.estimate()[:1])[0] if preview else None
+    ComfyAPISync().execution.set_progress(frame.row.index + 1, num_rows, preview_image=image)
+
+
+def _as_images(x: np.ndarray) -> torch.Tensor:
+    """float32 [batch, 3, H, W] of -1 to 1 as ComfyUI's [batch, H, W, 3] of 0 to 1."""
+    return torch.from_numpy(np.clip((x.transpose(0, 2, 3, 1) + 1) / 2, 0, 1).copy())
+
+
+NODES = (LoadBundle, EncodePrompt, Sample)
