@@ -51,7 +51,8 @@ class CheckpointReport:
 
     Args:
         form: one of "huggingface", "payload", "torch-training", "minit2i-training",
-            "flax-msgpack", "flax-orbax", "looped-training" and "looped-folder".
+            "flax-msgpack", "flax-orbax", "looped-training", "looped-folder" and
+            "single-file".
         path: the file or folder that was read.
         weights: which of the source's weights were read, for example "EMA 0.99995".
         sha256: of the one weight file; of several, the sha256 of the lines that ``sha256sum``

@@ -8,6 +8,7 @@ from minit2i_deploy.checkpoints.form import Form
 from minit2i_deploy.checkpoints.forms.flax import MsgpackForm, OrbaxForm
 from minit2i_deploy.checkpoints.forms.huggingface import HuggingFaceForm
 from minit2i_deploy.checkpoints.forms.looped_folder import LoopedFolderForm
+from minit2i_deploy.checkpoints.forms.single_file import SingleFileForm
 from minit2i_deploy.checkpoints.forms.torch_save import TorchSaveForm
 from minit2i_deploy.checkpoints.forms.training import TrainingForm
 
@@ -15,6 +16,7 @@ from minit2i_deploy.checkpoints.forms.training import TrainingForm
 FORMS: Final[tuple[Form, ...]] = (
     OrbaxForm(),
     TrainingForm(),
+    SingleFileForm(),
     LoopedFolderForm(),
     HuggingFaceForm(),
     TorchSaveForm(),
