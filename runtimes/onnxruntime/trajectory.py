@@ -19,6 +19,7 @@ from minit2i_deploy.solvers.step_inputs import StepInputs
 
 # Of the arenas of its CPU and CUDA providers.
 _ALLOCATION: Final = re.compile(r"Failed to allocate memory for requested buffer of size (\d+)")
+_MAX_CHARACTERS: Final = 400
 # Between templates of C++ and a path of its sources.
 _CUDA_FAILURE: Final = re.compile(r"CU(DA|BLAS|DNN) failure \d+: [^;]*[^; ]")
 
@@ -112,4 +113,9 @@ def first_line(error: Exception) -> str:
         megabytes = max(1, round(int(allocation[1]) / 1e6))
         return f"out of memory, {megabytes} MB more were needed; use a smaller batch, or free some"
     failure = _CUDA_FAILURE.search(text)
-    return text if failure is None else failure[0]
+    return _shorten(text) if failure is None else failure[0]
+
+
+def _shorten(text: str) -> str:
+    """The first part of a long text: of a graph that fails, cuDNN prints every tensor."""
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]} ..."

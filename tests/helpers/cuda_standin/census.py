@@ -14,11 +14,11 @@ from tests.helpers.cuda_standin.events import Event, captures, count, sections
 from tests.helpers.cuda_standin.standin import Run, run
 
 _PROGRAM: Final = Path(__file__).with_name("image_run.py")
-_ATTENTION: Final = re.compile("flash_fwd|attention_kernel|fmha")
-_FLASH: Final = "flash_fwd"
+_ATTENTION: Final = re.compile("flash_fwd|cudnnBackendExecute|attention_kernel|fmha")
+# From 9.0 on, the provider's own attention is cuDNN's.
+FUSED: Final = ("flash_fwd", "cudnnBackendExecute")
 _HOST_TO_DEVICE: Final = "host-to-device"
-# From 9.0 on, the provider's own attention is cuDNN's, which has no stand-in.
-_CAPABILITY: Final = 86
+_CAPABILITY: Final = 90
 _LAUNCHES: Final = ("launch", "product")
 
 
@@ -32,7 +32,7 @@ class Census:
         products: of a step.
         per_block: kernels and products of each block that is neither the first nor the last.
         copies_per_block: copies from the host in each such block.
-        flash: attention kernels of a step that are flash attention.
+        flash: attention kernels of a step that are flash attention, or cuDNN's.
         graph_copies: copies from the host within the graph of a step.
         rows: of an image.
         row_copies: copies from the host in all rows of an image, besides those within graphs.
@@ -104,7 +104,7 @@ def take_census(bundle: Path, *, rows: int = 20) -> Census:
         products=totals.products,
         per_block=sum(event.kind in _LAUNCHES for event in block),
         copies_per_block=sum(event.fields.get("kind") == _HOST_TO_DEVICE for event in block),
-        flash=totals.kernels_with(_FLASH),
+        flash=sum(map(totals.kernels_with, FUSED)),
         graph_copies=totals.copies.get(_HOST_TO_DEVICE, 0),
         rows=rows,
         row_copies=count(last_image).copies.get(_HOST_TO_DEVICE, 0),

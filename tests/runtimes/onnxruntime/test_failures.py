@@ -27,6 +27,7 @@ CAPTURE = (
         ("CUBLAS failure 15: not supported; GPU=0", "CUBLAS failure 15: not supported"),
         ("first\nsecond", "first"),
         ("", "RuntimeError"),
+        ("Failed to build: " + "{}" * 500, "Failed to build: " + "{}" * 191 + "{ ..."),
     ],
 )
 def test_the_reason_in_one_line(message: str, expected: str) -> None:
