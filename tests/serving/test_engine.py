@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.generate import generate
 from minit2i_deploy.io.images import to_uint8
-from minit2i_deploy.protocol import Runtime, Trajectory
+from minit2i_deploy.protocol import BatchRuntime, Runtime
 from minit2i_deploy.request import Request
 from minit2i_deploy.serving.engine.engine import Engine
 from minit2i_deploy.serving.engine.image_state import prompt_tokens
@@ -27,6 +27,7 @@ from minit2i_deploy.serving.engine.orders import (
 )
 from minit2i_deploy.serving.scheduling.scheduler import QueueFull
 from minit2i_deploy.solvers.guidance import adjust_guidance
+from minit2i_deploy.solvers.step_inputs import ImageStep
 from minit2i_deploy.solvers.table import solver_table
 from minit2i_deploy.text.embed import embed
 from tests.helpers.serving_runs import (
@@ -172,15 +173,18 @@ class Poisoned:
 
     def __call__(self, bundle: Bundle) -> Runtime:
         runtime = fake_runtime(bundle)
-        start = runtime.start
+        assert isinstance(runtime, BatchRuntime)
+        step_batch = runtime.step_batch
 
-        def poisoned_start(x: np.ndarray, tokens: np.ndarray) -> Trajectory:
-            bad = tokens[0, :, 0, 0] == self.tone
-            if bad.any() and self.raises:
+        def poisoned_step(images: Sequence[ImageStep]) -> tuple[np.ndarray, np.ndarray]:
+            bad = [image.tokens[0, 0, 0] == self.tone for image in images]
+            if any(bad) and self.raises:
                 raise RuntimeFailure("the engine choked")
-            return start(np.where(bad[:, None, None, None], np.float32(np.nan), x), tokens)
+            x, h = step_batch(images)
+            x[bad] = np.nan
+            return x, h
 
-        runtime.start = poisoned_start  # type: ignore[method-assign]
+        runtime.step_batch = poisoned_step  # type: ignore[method-assign]
         return runtime
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure
-from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.protocol import BatchRuntime, Runtime
 from minit2i_deploy.request import Request
-from minit2i_deploy.serving.engine.batch_step import BatchStep, HostStep
+from minit2i_deploy.serving.engine.batch_step import BatchStep, RuntimeStep
 from minit2i_deploy.serving.engine.image_state import ImageState, prompt_tokens
 from minit2i_deploy.serving.engine.orders import ImageTask, RowDone, TextOrder
 from minit2i_deploy.text.encoder import SequenceEncoder
@@ -48,7 +48,11 @@ def open_model(
         Minit2iError: it does not open, or a graph does not run.
     """
     runtime = stack.enter_context(open_runtime(bundle))
-    model = Model(bundle=bundle, runtime=runtime, step=HostStep(bundle, runtime))
+    if not isinstance(runtime, BatchRuntime):
+        raise RuntimeFailure(
+            f"runtime {runtime.name} does not step images at rows of their own; choose another"
+        )
+    model = Model(bundle=bundle, runtime=runtime, step=RuntimeStep(runtime))
     request = Request.of(bundle, "")
     state = ImageState.start(bundle, request, prompt_tokens(bundle, runtime, request))
     model.step.run([state])

@@ -11,7 +11,8 @@ from jaxtyping import Float32
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.request import Request
-from minit2i_deploy.solvers.row import Row, advance
+from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.step_inputs import ImageStep
 from minit2i_deploy.text.conditioning import adapted_tokens
 from minit2i_deploy.text.encoder import encode_ahead
 
@@ -65,26 +66,29 @@ class ImageState:
         """The next row."""
         return self.request.rows[self.index]
 
-    @property
-    def num_branches(self) -> int:
-        """Branches that the next row reads."""
-        return len(self.row.weights)
+    def step(self) -> ImageStep:
+        """What the next row takes."""
+        noise = self.fresh_noise(self.row)
+        h = self.h if noise is None else noise[0]
+        return ImageStep(x=self.x, h=h, tokens=self.tokens, row=self.row)
 
-    def advance(self, x0: Float32[np.ndarray, "branches 3 height width"]) -> None:
-        """Finish the next row.
+    def finish(
+        self,
+        x: Float32[np.ndarray, "3 height width"],
+        h: Float32[np.ndarray, "3 height width"],
+    ) -> None:
+        """Finish the row that ``step`` began.
 
         Args:
-            x0: float32 [branches, 3, H, W], each branch's estimate of the clean image.
+            x: float32 [3, H, W], the next state.
+            h: float32 [3, H, W], the next history.
         """
-        row, x = self.row, self.x[None]
-        noise = self.fresh_noise(row)
-        h = self.h[None] if noise is None else noise
+        slope = self.row.slope
         # Values that overflow fail this image, after the row, and warn of nothing.
         with np.errstate(all="ignore"):
-            x_next, h_next = advance(x, h, x0[:, None], row.weights, row.values)
             # h' = y + s x
-            estimate = h_next - np.float32(row.slope) * x if row.slope else h_next
-        self.x, self.h, self.estimate = x_next[0], h_next[0], estimate[0]
+            self.estimate = h - np.float32(slope) * self.x if slope else h
+        self.x, self.h = x, h
         self.index += 1
 
 
