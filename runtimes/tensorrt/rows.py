@@ -105,7 +105,7 @@ class RowQueue:
                 slot = first + index * space.slots.num_bytes
                 self._queue(contexts[index], space, (parity + index) % 2, slot)
 
-        graph = space.graphs.get(key)
+        graph = space.graph(key)
         if graph is not None:
             self.gpu.driver.launch(graph, self.gpu.stream)
             self._wait(space, done, len(branches), on_row)
@@ -142,7 +142,7 @@ class RowQueue:
             if slot != space.current:
                 driver.within(space.current, slot, space.slots.num_bytes, stream)
             key = ("step", branches[index], now)
-            graph = space.graphs.get(key)
+            graph = space.graph(key)
             if graph is not None:
                 driver.launch(graph, stream)
                 continue
@@ -219,7 +219,7 @@ class RowQueue:
         if graph is None:
             self._fall_back(key[0], reason)
         else:
-            space.graphs[key] = graph
+            space.hold_graph(key, graph)
         return spent + time.perf_counter() - began
 
     def _capture(self, queue: Callable[[], None]) -> tuple[Any, str]:

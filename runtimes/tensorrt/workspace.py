@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +15,8 @@ from minit2i_deploy.runtimes.cuda.memory import ALIGNMENT, DeviceMemory, aligned
 from minit2i_deploy.solvers.step_inputs import StepInputs
 
 _FLOAT_BYTES: Final = 4
+# Graphs of so many tables are held; one of 100 rows has thousands of kernels.
+MAX_GRAPHS: Final = 8
 
 
 class Slots:
@@ -62,7 +64,7 @@ class Workspace:
         self.slots = Slots(self.shapes[tokens[0]])
         self._driver = driver
         self._memory = DeviceMemory(driver)
-        self.graphs: dict[Any, Any] = {}
+        self._graphs: dict[Any, Any] = {}
         self.graphs_scratch = 0
         self.owner: weakref.ref[object] | None = None
         self._sent: dict[str, np.ndarray] = {}
@@ -150,11 +152,28 @@ class Workspace:
         x, h = self.host_state.copy()
         return x, h
 
+    def graph(self, key: Hashable) -> Any:
+        """What was captured under a key, or None; it is the last to be dropped from now on."""
+        graph = self._graphs.pop(key, None)
+        if graph is not None:
+            self._graphs[key] = graph
+        return graph
+
+    def hold_graph(self, key: Hashable, graph: Any) -> None:
+        """Hold a graph, and drop the one that was not used for longest where there are too many.
+
+        Nothing of the others may be queued.
+        """
+        self._graphs[key] = graph
+        while len(self._graphs) > MAX_GRAPHS:
+            oldest = self._graphs.pop(next(iter(self._graphs)))
+            self._driver.release("cudaGraphExecDestroy", oldest)
+
     def drop_graphs(self) -> None:
         """Forget what was captured; nothing of it may be queued."""
-        for graph in self.graphs.values():
+        for graph in self._graphs.values():
             self._driver.release("cudaGraphExecDestroy", graph)
-        self.graphs.clear()
+        self._graphs.clear()
 
     def close(self) -> None:
         """Give everything back; nothing queued may still use it."""

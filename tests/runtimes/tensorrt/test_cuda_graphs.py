@@ -12,6 +12,7 @@ import pytest
 from minit2i_deploy.errors import CudaGraphWarning
 from minit2i_deploy.runtimes.tensorrt.rows import REPLAY_TOLERANCE
 from minit2i_deploy.runtimes.tensorrt.runtime import TensorRtRuntime
+from minit2i_deploy.runtimes.tensorrt.workspace import MAX_GRAPHS
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.fakes.fake_cuda import cudaError_t
 from tests.helpers.tensorrt_runs import GUIDANCE, TABLE, Bench, make_bench, no_noise, start_arrays
@@ -152,6 +153,27 @@ def test_graphs_are_kept_by_rows_branches_and_batch(bench: Bench) -> None:
             del state
         assert captured == [True, True, True, True, False]
         assert next(captures) == 4
+
+
+def test_the_graph_that_was_not_used_for_longest_is_dropped(bench: Bench) -> None:
+    lengths = range(2, 2 + MAX_GRAPHS)
+    with bench.open() as runtime:
+        run(bench, runtime, 20)
+        for steps in lengths:
+            run(bench, runtime, steps)
+            # Used again and again, so never the oldest.
+            run(bench, runtime, 20)
+        held = bench.cuda.live()
+        assert held["graphs"] == MAX_GRAPHS
+
+        def captures(steps: int) -> bool:
+            state = runtime.start(*start_arrays(bench.bundle))
+            table = solver_table("euler", steps=steps)
+            return "capture" in state.run_rows(table.steps(GUIDANCE), no_noise)
+
+        assert [captures(steps) for steps in (20, lengths[-1], lengths[0])] == [False, False, True]
+        assert bench.cuda.live() == held
+    assert bench.cuda.live()["graphs"] == 0
 
 
 def test_more_rows_than_before_take_new_memory_and_new_graphs(bench: Bench) -> None:
