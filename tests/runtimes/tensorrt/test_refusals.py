@@ -105,7 +105,7 @@ def test_a_plan_that_the_library_refuses_says_why(
 ) -> None:
     for rtx, message in (
         (True, "it was built by another version of the library; run minit2i build"),
-        (False, r"tensorrt 10\.14\.1 refuses this engine: version mismatch"),
+        (False, r"tensorrt 10\.15\.1 refuses this engine: version mismatch"),
     ):
         bench = make_bench(monkeypatch, tmp_path / str(rtx), rtx=rtx, plan_version="1.0")
         with bench.open() as runtime, pytest.raises(RuntimeFailure, match=message):
