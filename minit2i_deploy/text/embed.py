@@ -18,6 +18,8 @@ from minit2i_deploy.text.embedding_parts import pool
 from minit2i_deploy.text.encoder import BATCH_SIZE, SequenceEncoder
 
 WINDOW: Final = 256
+# Texts whose lengths a short form of the result shows.
+_MAX_COUNTS: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -31,6 +33,12 @@ class Embeddings:
 
     values: Float32[np.ndarray, "n tokens width"]
     mask: Int64[np.ndarray, "n tokens"]
+
+    def __repr__(self) -> str:
+        # Arrays of their own would fill the screen.
+        counts = ", ".join(map(str, self.mask.sum(axis=1)[:_MAX_COUNTS].tolist()))
+        more = ", .." if len(self.mask) > _MAX_COUNTS else ""
+        return f"<Embeddings float32 {list(self.values.shape)}, {counts}{more} tokens>"
 
     def pooled(self) -> Float32[np.ndarray, "n width"]:
         """Mean over each text's real tokens, scaled to length 1: float32 [n, width].

@@ -111,3 +111,11 @@ def test_wrong_calls_are_refused(
     with pytest.raises(UsageError, match=message):
         embed(bundle, runtime, texts, **options)
     assert not runtime.batches
+
+
+def test_the_short_form_has_shape_and_lengths() -> None:
+    mask = np.array([[1, 1, 1], [1, 0, 0]], np.int64)
+    few = Embeddings(values=np.zeros((2, 3, 8), np.float32), mask=mask)
+    assert repr(few) == "<Embeddings float32 [2, 3, 8], 3, 1 tokens>"
+    many = Embeddings(values=np.zeros((6, 3, 8), np.float32), mask=np.tile(mask, (3, 1)))
+    assert repr(many) == "<Embeddings float32 [6, 3, 8], 3, 1, 3, 1, .. tokens>"
