@@ -85,9 +85,14 @@ def _finish(work: Callable[[], None]) -> int:
 
 
 def _report_failure(error: Exception, extra: str, *, debug: bool) -> int:
-    from minit2i_deploy.cli.support.error_text import explained
+    try:
+        from minit2i_deploy.cli.support.error_text import explained
 
-    return _report(explained(error, extra), FAILED, debug=debug)
+        failure: Exception = explained(error, extra)
+    except MemoryError:
+        # Too little is left even for that import.
+        failure = MemoryError("out of memory; close other programs or use a smaller batch")
+    return _report(failure, FAILED, debug=debug)
 
 
 def _report(error: Exception, code: int, *, debug: bool) -> int:

@@ -55,6 +55,18 @@ def test_errors_of_the_system_are_one_line(
     assert done.error.startswith(line)
 
 
+def test_memory_that_lacks_for_the_error_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(error: Exception, extra: str) -> Minit2iError:
+        raise MemoryError
+
+    monkeypatch.setattr("minit2i_deploy.cli.table.run", raising(ValueError("no")))
+    monkeypatch.setattr("minit2i_deploy.cli.support.error_text.explained", lacking)
+    done = run(capsys, "table")
+    assert (done.code, done.error) == (1, MEMORY)
+
+
 def test_what_follows_from_exhausted_memory_does_not_hide_it() -> None:
     try:
         try:
