@@ -220,10 +220,16 @@ class OnnxRuntime(GraphRuntime):
             graph,
             library=f"onnxruntime:{self.provider}",
             version=provider_version(self._ort, self._provider),
-            device=device_name(self._provider.device),
+            device=self._device_name(),
             precision=self._settings["precision"] or "as the graph",
         )
         return cache_folder(self._cache, key)
+
+    def _device_name(self) -> str:
+        name = device_name(self._provider.device)
+        gpu = self._gpu
+        # What Linux tells is missing in some virtual machines, and counts all GPUs of a machine.
+        return name if gpu is None else f"{name}; {gpu.name} sm{gpu.capability}"
 
     def _check_precision(self, graph: str) -> None:
         precision = self.bundle.manifest.graphs[graph].precision

@@ -177,8 +177,11 @@ class Context:
         gpu, native = self.engine.gpu, self.native
         profile = self.engine.profile(shapes)
         if native.active_optimization_profile != profile:
-            if not native.set_optimization_profile_async(profile, int(gpu.stream)):
-                raise gpu.library.failure(f"{self.engine.cached.plan}: profile {profile}")
+            try:
+                native.set_optimization_profile_async(profile, int(gpu.stream))
+            except RuntimeError as error:  # TensorRT's Python binding raises here, and only here
+                where = f"{self.engine.cached.plan}: profile {profile}"
+                raise gpu.library.failure(where) from error
         for name, shape in shapes.items():
             if not native.set_input_shape(name, shape):
                 raise gpu.library.failure(f"{self.engine.cached.plan}: {name} {list(shape)}")
@@ -227,8 +230,12 @@ class HostCall:
         gpu, context = self._engine.gpu, self._context
         gpu.library.forget_lines()
         context.set_shapes({name: array.shape for name, array in inputs.items()})
-        for name, array in inputs.items():
-            values = np.ascontiguousarray(array, self._engine.info.inputs[name].dtype)
+        # Kept until the wait: on a system with coherent memory, copies read them until then.
+        host = {
+            name: np.ascontiguousarray(array, self._engine.info.inputs[name].dtype)
+            for name, array in inputs.items()
+        }
+        for name, values in host.items():
             self._bind(name, values.nbytes)
             gpu.driver.to_device(self._buffers[name].address, values, gpu.stream)
         results = {

@@ -254,7 +254,10 @@ def _store_kernels(engine: Engine) -> None:
     if engine.jit_cache is None:
         return
     path = engine.cached.folder / JIT_CACHE_FILE
-    compiled = bytes(engine.jit_cache.serialize())
+    serialized = engine.jit_cache.serialize()
+    if serialized is None:  # nothing was compiled
+        return
+    compiled = bytes(serialized)
     if path.is_file() and path.read_bytes() == compiled:
         return
     try:

@@ -215,10 +215,11 @@ class Engine:
             for which in range(3)
         ]
 
-    def create_execution_context(
-        self, strategy: ExecutionContextAllocationStrategy
-    ) -> ExecutionContext:
-        assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig()
+
+    def create_execution_context(self, config: RuntimeConfig) -> ExecutionContext:
+        assert config.strategy is ExecutionContextAllocationStrategy.USER_MANAGED
         return ExecutionContext(self)
 
     def create_serialization_config(self) -> SerializationConfig:
@@ -255,19 +256,26 @@ class JitCache:
 
 
 class RuntimeConfig:
-    """What a context of TensorRT-RTX is made with."""
+    """What a context of TensorRT is made with."""
 
     def __init__(self) -> None:
         self.strategy = ExecutionContextAllocationStrategy.STATIC
-        self.dynamic_shapes_kernel_specialization_strategy = (
-            DynamicShapesKernelSpecializationStrategy.LAZY
-        )
-        self.cache: JitCache | None = None
 
     def set_execution_context_allocation_strategy(
         self, strategy: ExecutionContextAllocationStrategy
     ) -> None:
         self.strategy = strategy
+
+
+class RtxConfig(RuntimeConfig):
+    """What a context of TensorRT-RTX is made with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dynamic_shapes_kernel_specialization_strategy = (
+            DynamicShapesKernelSpecializationStrategy.LAZY
+        )
+        self.cache: JitCache | None = None
 
     def create_runtime_cache(self) -> JitCache:
         return JitCache()
@@ -278,10 +286,10 @@ class RuntimeConfig:
 
 
 class RtxEngine(Engine):
-    """With a configuration for contexts."""
+    """With a larger configuration for contexts."""
 
-    def create_runtime_config(self) -> RuntimeConfig:
-        return RuntimeConfig()
+    def create_runtime_config(self) -> RtxConfig:
+        return RtxConfig()
 
     def create_execution_context(self, config: Any) -> ExecutionContext:
         assert config.strategy is ExecutionContextAllocationStrategy.USER_MANAGED
@@ -306,7 +314,10 @@ class ExecutionContext:
         self.active_optimization_profile = profile
         self.shapes.clear()
         self.warm = False
-        return self.module.cuda.enqueue(stream, lambda: None)
+        # As the binding does where the library returns false (pyCore.cpp of TensorRT).
+        if not self.module.cuda.enqueue(stream, lambda: None):
+            raise RuntimeError("Error in set optimization profile async.")
+        return True
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         least, _, most = self.engine.get_tensor_profile_shape(

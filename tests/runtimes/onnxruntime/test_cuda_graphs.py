@@ -246,7 +246,9 @@ def test_wrong_modes_are_refused(bundle: Bundle, fake: FakeOrt) -> None:
 
 @pytest.mark.gpu
 def test_graphs_on_a_gpu_give_what_plain_runs_give() -> None:
-    pytest.importorskip("onnxruntime")
+    ort = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("onnxruntime-gpu is not installed")
     bundle = Bundle.open(tiny_bundle())
     table = solver_table("euler", steps=6, interval=(0.3, 0.7))
     images = []
