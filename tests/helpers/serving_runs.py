@@ -9,7 +9,7 @@ import queue
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,11 +61,15 @@ def real_runtime(bundle: Bundle) -> Runtime:
 
 @contextmanager
 def running_engine(
-    runtime: object = fake_runtime, *, max_batch: int = 8, max_queue: int = 64
+    runtime: object = fake_runtime,
+    *,
+    max_batch: int = 8,
+    max_queue: int = 64,
+    bundles: Mapping[str, Bundle] | None = None,
 ) -> Iterator[Engine]:
-    """An engine of the ready bundles that is ready."""
+    """An engine of some bundles, by default the ready ones, that is ready."""
     limits = EngineLimits(images=SchedulerLimits(max_batch=max_batch, max_queue=max_queue))
-    engine = Engine(served_bundles(), runtime, limits)  # type: ignore[arg-type]
+    engine = Engine(bundles or served_bundles(), runtime, limits)  # type: ignore[arg-type]
     engine.start()
     try:
         yield engine
