@@ -18,11 +18,11 @@ constexpr char kHelp[] = R"(usage: minit2i-embed [options] BUNDLE TEXT... -o FIL
 Embed texts with a bundle's text encoder. A single - in place of TEXT reads
 texts from standard input, one per line.
 
-  -o, --output FILE      .npz: values float32 [texts, tokens, width], zero at padding;
-                         mask int64 [texts, tokens], 1 at real tokens
+  -o, --output FILE      .npz: values float32 [texts, tokens, width], zero at
+                         padding; mask int64 [texts, tokens], 1 at real tokens.
+                         .npy: one array, that of --pooled-only
   --texts FILE           UTF-8 file in place of TEXT, one per line; - is standard
                          input
-                         A .npy file has one array, that of --pooled-only
   --pooled               add the mean over each text's tokens, of length 1:
                          pooled float32 [texts, width]
   --pooled-only          write that alone
