@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -117,8 +117,13 @@ class Result:
             index: of the image.
 
         Raises:
-            UsageError: no such image.
+            UsageError: no such image, or an edited one, which its input images belong to.
         """
+        if self.request.edit.init is not None or self.request.edit.known is not None:
+            raise UsageError(
+                "an edited image has no record, because its input images are not in it; save "
+                "result.images instead"
+            )
         if not 0 <= index < len(self.images):
             raise UsageError(f"index must be 0 to {len(self.images) - 1}, got {index}")
         request = self.request
@@ -160,6 +165,7 @@ def generate(
     on_frame: Callable[[Frame], None] | None = None,
     on_row: Callable[[int, int], None] | None = None,
     previews: bool = False,
+    **edit: Any,
 ) -> Result:
     """Generate one image for each prompt.
 
@@ -177,14 +183,14 @@ def generate(
         on_frame: called after each row; the engine waits for it.
         on_row: called with the numbers of finished rows and of all rows, perhaps not every time.
         previews: store what ``Frame.estimate`` needs under every solver.
+        edit: ``init_image`` and ``strength``, ``known`` and ``mask``, as ``Edit.of`` takes them.
 
     Raises:
         UsageError: arguments that do not fit together.
         RuntimeFailure: the engine failed.
     """
-    request = Request.of(
-        bundle, prompts, seed=seed, table=table, guidance=guidance, negative=negative, noise=noise
-    )
+    settings: dict[str, Any] = {"seed": seed, "table": table, "guidance": guidance, **edit}
+    request = Request.of(bundle, prompts, negative=negative, noise=noise, **settings)
     timings: dict[str, float] = {}
     every_row = on_frame is not None
     for frame in frames(
@@ -193,8 +199,14 @@ def generate(
         timings["steps"] = timings.get("steps", 0.0) + frame.seconds
         if on_frame is not None:
             on_frame(frame)
+    return _result(bundle, runtime, request, frame.x(), timings)
+
+
+def _result(
+    bundle: Bundle, runtime: Runtime, request: Request, x: np.ndarray, timings: dict[str, float]
+) -> Result:
     with Stopwatch(timings, "image"):
-        x = frame.x()
+        x = request.edit.finish(x)
         images = to_pil(x)
     return Result(
         images=images,
@@ -265,7 +277,9 @@ def frames(
     tokens = request.tokens(bundle, runtime, timings)
     with Stopwatch(timings, "noise"):
         x = request.start(bundle)
-    state = runtime.start(x, tokens)
+    # Runtimes that cannot edit take two arguments.
+    known = () if request.edit.known is None else (request.edit.known,)
+    state = runtime.start(x, tokens, *known)
     total = len(request.rows)
     fresh_noise = functools.partial(request.fresh_noise, bundle)
     # A stop after each row would make a GPU wait for the host.

@@ -10,16 +10,19 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.editing.edit import NO_EDIT, Edit
 from minit2i_deploy.errors import SettingIgnoredWarning, UsageError
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.request_checks import as_prompts, as_seeds, check_settings
 from minit2i_deploy.solvers.noise import batch_noise
 from minit2i_deploy.solvers.row import Row
+from minit2i_deploy.solvers.start import start_table
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.conditioning import branch_tokens, branch_weights, student_conditions
 from minit2i_deploy.text.prompts import Prompt, common_shares
@@ -39,6 +42,7 @@ class Request:
         guided: whether any row runs the unconditional branch.
         rows: of the table, their weights in the order of ``branch_tokens``.
         conditions: float32 [4], a few-step student's; None for a base model.
+        edit: an image to begin with, pixels that stay.
     """
 
     prompts: tuple[Prompt, ...]
@@ -50,6 +54,7 @@ class Request:
     guided: bool
     rows: tuple[Row, ...]
     conditions: Float32[np.ndarray, " 4"] | None
+    edit: Edit = NO_EDIT
 
     @classmethod
     def of(
@@ -62,8 +67,9 @@ class Request:
         guidance: float | None = None,
         negative: str | None = None,
         noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
+        **edit: Any,
     ) -> Request:
-        """Fill in the defaults; arguments as in ``generate``.
+        """Fill in the defaults; arguments, also those of ``Edit.of``, as in ``generate``.
 
         Raises:
             UsageError: arguments that do not fit together, or do not fit the bundle.
@@ -71,6 +77,8 @@ class Request:
         prompt_list = as_prompts(prompts)
         check_settings(table, guidance, negative, noise)
         table, guidance = _with_defaults(bundle, table, guidance)
+        changes = Edit.of(bundle, len(prompt_list), **edit)
+        table = start_table(table, 1.0 - changes.strength)
         conditions = student_conditions(bundle, table, guidance, negative)
         shares = common_shares(prompt_list)
         rows = table.steps(guidance)
@@ -87,6 +95,7 @@ class Request:
                 for row in rows
             ),
             conditions=conditions,
+            edit=changes,
         )
 
     def tokens(
@@ -126,6 +135,8 @@ class Request:
     def start(self, bundle: Bundle) -> Float32[np.ndarray, "batch 3 height width"]:
         """The start state: float32 [batch, 3, H, W], noise of the bundle's deviation.
 
+        With an image to begin with, the noise is mixed into it.
+
         Raises:
             UsageError: the request's noise has another shape or type, or is not finite.
         """
@@ -138,7 +149,7 @@ class Request:
             )
         if not np.isfinite(noise).all():
             raise UsageError("noise must be finite, got NaN or infinity")
-        return noise * np.float32(bundle.manifest.noise.scale)
+        return self.edit.begin(noise * np.float32(bundle.manifest.noise.scale))
 
     def fresh_noise(
         self, bundle: Bundle, row: Row

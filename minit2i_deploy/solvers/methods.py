@@ -22,6 +22,9 @@ from minit2i_deploy.solvers.time_grids import check_steps, early_grid, time_grid
 REFERENCE_A_MIN: Final = 0.05
 """Floor of 1 - t in the published evaluation of B/16 and in the official PyTorch port."""
 
+# A point this near to a start is the start itself.
+_SAME_TIME: Final = 1e-9
+
 Points = Float64[np.ndarray, " points"]
 Rows = Float64[np.ndarray, "rows 6"]
 
@@ -128,10 +131,11 @@ def dpmpp2m(points: Points, a_min: float) -> Rows:
     """
     del a_min
     t, dt = points[:-1], np.diff(points)
-    inner = points[1:-1]
-    g = np.diff(np.log(inner) - np.log1p(-inner))
+    with np.errstate(divide="ignore"):
+        g = np.diff(np.log(t) - np.log1p(-t))
     k = np.zeros_like(dt)
-    k[2:-1] = 0.5 * g[1:] / g[:-1]
+    # 0 in the second step of a table from t = 0, where g before it is infinite.
+    k[1:-1] = 0.5 * g[1:] / g[:-1]
     share = dt / (1.0 - t)
     share[-1] = 1.0
     zero = np.zeros_like(t)
@@ -163,13 +167,33 @@ def find_solver(name: str) -> Solver:
 
 
 def solver_points(
-    name: str, steps: int | None, grid: str | Sequence[float] | np.ndarray, shift: float | None
+    name: str,
+    steps: int | None,
+    grid: str | Sequence[float] | np.ndarray,
+    shift: float | None,
+    start: float = 0.0,
 ) -> Points:
-    """The time grid of a solver.
+    """The time grid of a solver, from a start time on.
 
     Raises:
-        UsageError: arguments that ``time_grid`` refuses, or a grid for a solver with a fixed one.
+        UsageError: arguments that ``time_grid`` refuses, a grid for a solver with a fixed one, or
+            a start outside 0..1, or between the equal steps of a student.
     """
+    points = _all_points(name, steps, grid, shift)
+    if not 0.0 <= start < 1.0:
+        raise UsageError(f"start must be at least 0 and below 1, got {start!r}")
+    later = points[points > start + _SAME_TIME]
+    if find_solver(name).conditioned and not np.isclose(points, start, atol=_SAME_TIME).any():
+        choices = ", ".join(f"{point:.3g}" for point in points[:-1])
+        raise UsageError(
+            f"start is {start:g}, but the steps of solver {name} are equal; choose one of {choices}"
+        )
+    return np.concatenate([[start], later]) if start else points
+
+
+def _all_points(
+    name: str, steps: int | None, grid: str | Sequence[float] | np.ndarray, shift: float | None
+) -> Points:
     fixed_grid = find_solver(name).fixed_grid
     if fixed_grid is None:
         return time_grid(grid, steps, shift)

@@ -201,6 +201,7 @@ def solver_table(
     omega: float | None = None,
     t_min: float | None = None,
     t_max: float | None = None,
+    start: float = 0.0,
 ) -> Table:
     """Compile a solver of the flow v = (x0 - x) / max(1 - t, a_min) into a table.
 
@@ -218,15 +219,17 @@ def solver_table(
             the released recipe's 12.
         t_min: "mean-flow" only: lowest noise level with guidance; None takes 0.2.
         t_max: "mean-flow" only: highest noise level with guidance; None takes 0.8.
+        start: time of the first row, below 1; the grid's points after it remain.
 
     Raises:
         UsageError: an unknown solver (its choices are listed), a number outside its range, or an
             argument that this solver does not have.
     """
-    points = solver_points(solver, steps, grid, shift)
+    points = solver_points(solver, steps, grid, shift, start)
     floor = solver_floor(solver, a_min)
     first, last = _check_interval(interval)
-    method, num_steps = find_solver(solver), len(points) - 1
+    # A student's step length is that of the complete grid.
+    method, num_steps = find_solver(solver), len(points) - 1 if steps is None else steps
     settings = {"omega": omega, "t_min": t_min, "t_max": t_max}
     conditions = condition_values(solver, method.conditioned, num_steps, interval, settings)
     updates = method.rows(points, floor or 0.0)
@@ -234,7 +237,7 @@ def solver_table(
     share = np.zeros_like(t) if conditions else inside_interval(t, interval).astype(np.float64)
     extra = [share, np.full_like(t, clip), np.full_like(t, rescale)]
     extra += [np.full_like(t, value) for value in conditions.values()]
-    suffix, kind = _describe_grid(grid, shift)
+    suffix, kind = _describe_grid(grid, shift, start)
     guided: dict[str, Any] = conditions or {"interval": [first, last]}
     meta = {"solver": solver, "steps": num_steps, "a_min": floor, **kind, **guided}
     return Table(
@@ -273,9 +276,12 @@ def _check_interval(interval: tuple[float, float]) -> tuple[float, float]:
 
 
 def _describe_grid(
-    grid: str | Sequence[float] | np.ndarray, shift: float | None
+    grid: str | Sequence[float] | np.ndarray, shift: float | None, start: float
 ) -> tuple[str, dict[str, Any]]:
     """The part of a table's name and meta that names a grid that is not uniform."""
+    if start:
+        suffix, kind = _describe_grid(grid, shift, 0.0)
+        return f"{suffix}-from{start:g}", {**kind, "start": start}
     if not isinstance(grid, str):
         return "-free", {"grid": "free"}
     return ("", {}) if shift is None else (f"-shift{shift:g}", {"grid": grid, "shift": shift})
