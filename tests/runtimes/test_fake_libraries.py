@@ -18,12 +18,10 @@ from tests.helpers.fakes.fake_cuda import FakeCuda
 from tests.helpers.fakes.fake_tensorrt import (
     ExecutionContext,
     FakeTensorRt,
-    JitCache,
     RtxContext,
     RtxEngine,
-    RuntimeConfig,
-    SerializationConfig,
 )
+from tests.helpers.fakes.fake_tensorrt_configs import JitCache, RuntimeConfig, SerializationConfig
 
 # Helpers of the fakes that the real ones do not have.
 OWN = {"stored", "module", "weights", "session", "symbols", "open_session", "logger"}

@@ -22,6 +22,7 @@ from tests.helpers.fakes.fake_plan import (
     with_weights,
     write_plan,
 )
+from tests.helpers.fakes.fake_tensorrt_configs import RtxConfig, RuntimeConfig, SerializationConfig
 from tests.helpers.fakes.fake_tensorrt_names import (
     DataType,
     DynamicShapesKernelSpecializationStrategy,
@@ -228,61 +229,6 @@ class Engine:
     def serialize_with_config(self, config: SerializationConfig) -> bytes:
         refit = self.refittable and SerializationFlag.INCLUDE_REFIT in config.flags
         return write_plan({**self.stored, "refit": refit, "weights": self.weights})
-
-
-class SerializationConfig:
-    """Flags of a plan."""
-
-    def __init__(self) -> None:
-        self.flags: set[SerializationFlag] = set()
-
-    def set_flag(self, flag: SerializationFlag) -> bool:
-        self.flags.add(flag)
-        return True
-
-
-class JitCache:
-    """Kernels that were compiled."""
-
-    def __init__(self) -> None:
-        self.content = b""
-
-    def deserialize(self, blob: bytes) -> bool:
-        self.content = bytes(blob)
-        return True
-
-    def serialize(self) -> bytes:
-        return self.content
-
-
-class RuntimeConfig:
-    """What a context of TensorRT is made with."""
-
-    def __init__(self) -> None:
-        self.strategy = ExecutionContextAllocationStrategy.STATIC
-
-    def set_execution_context_allocation_strategy(
-        self, strategy: ExecutionContextAllocationStrategy
-    ) -> None:
-        self.strategy = strategy
-
-
-class RtxConfig(RuntimeConfig):
-    """What a context of TensorRT-RTX is made with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dynamic_shapes_kernel_specialization_strategy = (
-            DynamicShapesKernelSpecializationStrategy.LAZY
-        )
-        self.cache: JitCache | None = None
-
-    def create_runtime_cache(self) -> JitCache:
-        return JitCache()
-
-    def set_runtime_cache(self, cache: JitCache) -> bool:
-        self.cache = cache
-        return True
 
 
 class RtxEngine(Engine):
