@@ -108,15 +108,21 @@ def _one_graph(context: Context) -> dict[str, Any]:
         settings = {} if context.on_gpu else {"backend": "eager"}
         network = runtime._network  # type: ignore[attr-defined]
         step = torch.compile(network.step, dynamic=False, fullgraph=True, **settings)
-        x, tokens = (torch.from_numpy(part).to(context.device) for part in inputs(bundle))
+        state: Any = runtime.start(*inputs(bundle))
         row_list = rows()
-        values = torch.tensor(np.stack([row.values for row in row_list]), device=context.device)
-        weights = torch.tensor(row_list[0].weights, device=context.device)
+        fixed = state._fixed_tensors(len(row_list[0].weights))
+        places = (fixed["tokens"], fixed["image"], fixed["sequence"])
+        known = (fixed["known"], fixed["known_mask"])
+        row_inputs = [state._inputs.of_row(row) for row in row_list]
+        weights, values = (
+            torch.tensor(np.stack([each[name] for each in row_inputs]), device=context.device)
+            for name in ("weights", "row")
+        )
 
         def all_rows() -> Any:
-            now, history = x, torch.zeros_like(x)
-            for row in values:
-                now, history = step(now, history, tokens, weights, row)
+            now, history = state._x, torch.zeros_like(state._x)
+            for weight, value in zip(weights, values, strict=True):
+                now, history = step(now, history, *places, weight, value, *known)
             return now
 
         began = time.perf_counter()
