@@ -72,7 +72,7 @@ def attach(ort: Any, provider: Provider, options: Any, settings: ProviderSetting
     if provider.plugin is None:
         return _BUILT_IN[provider.name](settings)
     device = plugin_device(ort, provider, settings.device)
-    options.add_provider_for_devices([device], _plugin_options(provider, settings))
+    options.add_provider_for_devices([device], plugin_options(provider, settings))
     return []
 
 
@@ -128,7 +128,8 @@ def _size(axis: int | str, index: int) -> int:
     return axis if isinstance(axis, int) else _SIZES.get(axis, _OTHER_SIZES)[index]
 
 
-def _plugin_options(provider: Provider, settings: ProviderSettings) -> dict[str, str]:
+def plugin_options(provider: Provider, settings: ProviderSettings) -> dict[str, str]:
+    """Options of a plugin, in its own words."""
     cache = settings.cache
     if provider.name == "tensorrt-rtx":
         kept = {} if cache is None else {"nv_runtime_cache_path": str(cache)}

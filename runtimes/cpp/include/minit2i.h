@@ -120,8 +120,9 @@ typedef struct minit2i_model_params {
     const char *provider;  /* "cpu" (default), "cuda", "tensorrt", "openvino" or "tensorrt-rtx" */
     const char *plugin;    /* library of "openvino" or "tensorrt-rtx", which stays loaded to the end
                               of the process; NULL (default): none */
-    const char *precision; /* "fp32" or "bf16", of "openvino"; NULL (default): fp32 there, as the
-                              graphs say elsewhere */
+    const char *precision; /* "fp32" or "bf16", of "openvino"; "fp32" or "tf32", of "cuda", how it
+                              multiplies fp32; NULL (default): fp32 there, as the graphs say
+                              elsewhere */
     int32_t device;        /* index of the provider's device, from 0 (default) */
     int32_t num_threads;   /* of one operator; 0 (default): the cores this process may use */
     int32_t lean; /* 1: the text encoder leaves memory before the denoiser comes; 0 (default) */

@@ -30,7 +30,7 @@ texts from standard input, one per line.
   --batch N              most texts that the encoder sees at once (default: 32)
   --provider NAME        cpu (default), cuda, tensorrt, openvino or tensorrt-rtx
   --plugin PATH          library of the provider openvino or tensorrt-rtx
-  --precision NAME       fp32 (default) or bf16, of the provider openvino
+  --precision NAME       fp32 (default) or bf16, of openvino; fp32 or tf32, of cuda
   --device N             index of the provider's device, from 0 (default)
   --threads N            CPU threads; 0 (default) is one for each core
   --version              print the version
@@ -83,15 +83,14 @@ minit2i::EmbedOptions embed_options(const programs::Arguments &arguments) {
     return options;
 }
 
-bool is_npy(const std::string &path) {
-    return std::filesystem::path(path).extension() == ".npy";
-}
+bool is_npy(const std::string &path) { return std::filesystem::path(path).extension() == ".npy"; }
 
 void check_output(const programs::Arguments &arguments) {
     const std::string path = arguments.value("--output");
     if (is_npy(path) && !arguments.has("--pooled-only")) {
-        throw programs::UsageError(path + ": a .npy file has one array; pass --pooled-only, or name "
-                                          "a .npz file");
+        throw programs::UsageError(path +
+                                   ": a .npy file has one array; pass --pooled-only, or name "
+                                   "a .npz file");
     }
     if (!is_npy(path)) {
         programs::check_suffix(path, ".npz");
@@ -123,7 +122,8 @@ void write_embeddings(const programs::Arguments &arguments, const minit2i::Embed
 int run(int argc, char **argv) {
     std::vector<std::string> names{"--output", "--texts", "--batch"};
     names.insert(names.end(), programs::kModelOptions.begin(), programs::kModelOptions.end());
-    const programs::Arguments arguments(argc, argv, names, {"--pooled", "--pooled-only", "--tokens"});
+    const programs::Arguments arguments(argc, argv, names,
+                                        {"--pooled", "--pooled-only", "--tokens"});
     if (arguments.positionals().empty()) {
         throw programs::UsageError("BUNDLE is missing; see --help");
     }

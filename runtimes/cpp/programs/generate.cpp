@@ -35,7 +35,7 @@ standard input, one per line.
   --save-state FILE.npy  float32 [images, 3, H, W] before rounding, -1 to 1
   --provider NAME        cpu (default), cuda, tensorrt, openvino or tensorrt-rtx
   --plugin PATH          library of the provider openvino or tensorrt-rtx
-  --precision NAME       fp32 (default) or bf16, of the provider openvino
+  --precision NAME       fp32 (default) or bf16, of openvino; fp32 or tf32, of cuda
   --device N             index of the provider's device, from 0 (default)
   --threads N            CPU threads; 0 (default) is one for each core
   --verify               hash every file of the bundle first

@@ -17,7 +17,8 @@ import pytest
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.runtimes import open_runtime
-from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS, _plugin_options
+from minit2i_deploy.runtimes.onnxruntime.provider_options import ProviderSettings, plugin_options
+from minit2i_deploy.runtimes.onnxruntime.providers import PROVIDERS
 from minit2i_deploy.text.embed import embed
 from tests.helpers import cpp_client
 from tests.helpers.cpp_bundles import edit, switch_bundle
@@ -53,7 +54,8 @@ def test_a_plugin_gets_the_options_that_python_gives_it(
     arguments: tuple[object, ...] = ("--provider", "openvino", "--plugin", idle_plugin())
     arguments += () if precision is None else ("--precision", precision)
     actual = results(tmp_path / "plugin", bundle, *arguments)
-    options = _plugin_options(PROVIDERS["openvino"], precision, 2, None)
+    settings = ProviderSettings(precision=precision, threads=2)
+    options = plugin_options(PROVIDERS["openvino"], settings)
     lines = [f"ep.openvinoexecutionprovider.{key}={value}" for key, value in options.items()]
     # The text encoder in both programs, the adapter, and the step graphs.
     graphs = 4 if precision is None else 5
@@ -95,8 +97,7 @@ REFUSALS: list[tuple[dict[str, str], int, str]] = [
     ({"precision": "fp32"}, USAGE, "provider cpu cannot be asked for precision 'fp32'; it has "
      "none: it computes as the graph says"),
     ({"provider": "cuda", "precision": "bf16"}, USAGE,
-     "provider cuda cannot be asked for precision 'bf16'; it has none: it computes as the graph "
-     "says"),
+     "provider cuda cannot be asked for precision 'bf16'; it has fp32, tf32"),
     ({"provider": "openvino", "precision": "fp16", "plugin": "PLUGIN"}, USAGE,
      "provider openvino cannot be asked for precision 'fp16'; it has fp32, bf16"),
     ({"provider": "openvino", "precision": "", "plugin": "PLUGIN"}, USAGE,

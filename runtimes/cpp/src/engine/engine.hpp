@@ -31,6 +31,8 @@ public:
                  RunControl &control);
     // The caller's share keeps a session alive that is dropped meanwhile.
     std::shared_ptr<GraphSession> session(const std::string &graph);
+    // Where the provider keeps states between rows.
+    Ort::MemoryInfo state_memory() const;
     // The threads of a session do not live on in a forked process, where a run would wait for ever.
     void check_process() const;
 
@@ -40,7 +42,7 @@ private:
         std::shared_ptr<GraphSession> session;
     };
 
-    void warn_of_saturation(const std::string &graph, const GraphInfo &info) const;
+    void warn_of_int8(const std::string &graph, const GraphInfo &info) const;
     std::shared_ptr<GraphSession> open(const std::string &graph);
     Tensor run_encoder(GraphSession &session, std::vector<std::int64_t> &ids,
                        std::vector<std::int64_t> &mask, std::size_t n, RunControl &control);
@@ -49,7 +51,7 @@ private:
     void check_step(GraphSession &session);
     Tensor run_adapter(GraphSession &session, Tensor &context, std::vector<std::int64_t> &mask,
                        std::vector<float> &conditions, RunControl &control);
-    Ort::SessionOptions options() const;
+    Ort::SessionOptions options(const std::string &graph) const;
 
     const Bundle &bundle_;
     ProviderChoice choice_;

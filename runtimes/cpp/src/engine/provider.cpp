@@ -12,7 +12,13 @@ const std::vector<Provider> &providers() {
     static const std::vector<std::string> nvidia{"fp32", "bf16", "fp16", "int8", "fp8"};
     static const std::vector<Provider> known{
         {"cpu", "CPUExecutionProvider", {"fp32", "fp16", "int8", "fp8"}, {}, "", "", ""},
-        {"cuda", "CUDAExecutionProvider", {"fp32", "bf16", "fp16", "int8"}, {}, "", "", ""},
+        {"cuda",
+         "CUDAExecutionProvider",
+         {"fp32", "bf16", "fp16", "int8"},
+         {"fp32", "tf32"},
+         "",
+         "",
+         ""},
         {"tensorrt", "TensorrtExecutionProvider", nvidia, {}, "", "", ""},
         {"openvino",
          "OpenVINOExecutionProvider",

@@ -28,15 +28,12 @@ public:
     // The first output, which must be float32.
     Tensor run(const std::vector<const char *> &names, const std::vector<Ort::Value> &inputs,
                RunControl &control);
-    // bind: fills a binding of this session before the run.
+    // An empty binding of this session, which may not outlive it.
+    Ort::IoBinding binding() { return Ort::IoBinding(session_); }
+    // bind: fills a binding of this session before the run, and gives it. What it binds elsewhere
+    // than in the session's memory is copied there once.
     template <typename Bind> void run_bound(Bind bind, RunControl &control) {
-        run_guarded(
-            [&] {
-                Ort::IoBinding binding(session_);
-                bind(binding);
-                session_.Run(control.options(), binding);
-            },
-            control);
+        run_guarded([&] { session_.Run(control.options(), bind()); }, control);
     }
 
 private:

@@ -91,13 +91,13 @@ Generation generate(const Bundle &bundle, Engine &engine, const Tokenizer &token
                                   callbacks.warn);
     const Sessions sessions = step_sessions(bundle, engine, table);
     Trajectory trajectory(start_state(bundle, request), std::move(tokens),
-                          bundle.manifest.can_edit());
+                          bundle.manifest.can_edit(), engine.state_memory());
     const auto start = std::chrono::steady_clock::now();
     for (std::size_t row = 0; row < table.size(); ++row) {
         const bool is_noisy = table.value(row, "n") != 0.0;
         trajectory.step(*sessions[row], table.step_row(row), settings.weights[row],
                         is_noisy ? row_noise(bundle, request, row) : std::vector<float>{},
-                        callbacks.control);
+                        callbacks.control, callbacks.on_frame || row + 1 == table.size());
         if (callbacks.on_frame) {
             callbacks.on_frame(frame_of(trajectory, table, row, request.prompts.size()));
         }
