@@ -146,9 +146,9 @@ function selectGuidance(bundle, selected, { table, preset, guidance }) {
  */
 function conditionsOf(bundle, table, guidance, negative) {
   if (bundle.manifest.model.isStudent !== table.isConditioned) {
-    const [kind, solver] = table.isConditioned ? ["base model", "euler"] : ["student", "mean-flow"];
+    const kind = table.isConditioned ? "base model" : "few-step student";
     throw new UsageError(
-      `table ${table.name} does not fit ${bundle.name}, a ${kind}; use solver ${solver}`,
+      `table ${table.name} does not fit ${bundle.name}, a ${kind}; use a table of the bundle`,
     );
   }
   if (!table.isConditioned) return null;
