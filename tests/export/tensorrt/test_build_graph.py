@@ -29,7 +29,8 @@ def test_two_blocks_at_full_width_stay_fused(variant: str, precision: str) -> No
     audit = build_graph(graph, precision, "sm89").audit
     assert (audit.attention, audit.attention_fused) == (2, 2)
     assert audit.softmax_unfused == 0
-    assert audit.gemms == {precision: 14}
+    # Two of them are the patch embedding's.
+    assert audit.gemms == {precision: 16}
     assert config.head_dim == {"b-16": 64, "l-16": 52}[variant]
 
 
