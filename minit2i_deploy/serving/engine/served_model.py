@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.other_steps import with_steps
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.request import Request
-from minit2i_deploy.solvers.guidance import adjust_guidance
 from minit2i_deploy.solvers.table import Table
 
 MAX_STEPS: Final = 1000
@@ -166,35 +166,12 @@ class ServedModel:
         elif steps is None:
             return bundle.preset()
         else:
-            table = self._with_steps(steps)
+            try:
+                table = with_steps(bundle, bundle.preset()[0], steps)
+            except UsageError as error:
+                raise UsageError(f"steps needs a solver here: {error}") from error
         guidance = table.student_guidance
         return table, bundle.preset()[1] if guidance is None else guidance
-
-    def _with_steps(self, steps: int) -> Table:
-        """The default preset's solver, time grid and guidance columns at other steps."""
-        table, _ = self.bundle.preset()
-        meta = table.meta
-        solver = meta.get("solver")
-        if not isinstance(solver, str) or meta.get("grid") == "free":
-            raise UsageError(
-                f"steps needs a solver here: table {table.name} names none that could be compiled"
-            )
-        if len(table) == steps:
-            return table
-        other = self.bundle.compile_table(
-            solver,
-            steps,
-            grid=meta.get("grid", "uniform"),
-            shift=meta.get("shift"),
-            a_min=meta.get("a_min"),
-        )
-        interval = meta.get("interval")
-        return adjust_guidance(
-            other,
-            interval=None if interval in (None, [0.0, 1.0]) else tuple(interval),
-            clip=_shared(table, "clip"),
-            rescale=_shared(table, "rescale"),
-        )
 
     def _truncations(self, prompt: str, negative: str | None) -> list[str]:
         texts = [prompt, *([] if negative is None else [negative])]
@@ -208,8 +185,3 @@ def _compiled(
 ) -> tuple[Table, float | None]:
     """Cached, because a table is a file to read or a solver to compile."""
     return model.compile(name, solver, steps)
-
-
-def _shared(table: Table, column: str) -> float | None:
-    values = table.column(column)
-    return float(values[0]) or None if (values == values[0]).all() else None

@@ -131,38 +131,12 @@ def _check_exclusive(options: TableOptions) -> None:
 
 
 def _with_steps(bundle: Bundle, table: Table, steps: int) -> Table:
-    """The solver, floor, time grid and guidance columns of a preset's table at other steps."""
-    meta = table.meta
-    solver = meta.get("solver")
-    if not isinstance(solver, str) or meta.get("grid") == "free":
-        raise UsageError(
-            f"--steps requires --solver here: table {table.name} of the preset names no solver and "
-            "time grid that could be compiled with other steps"
-        )
-    other = bundle.compile_table(
-        solver,
-        steps,
-        grid=meta.get("grid", "uniform"),
-        shift=meta.get("shift"),
-        a_min=meta.get("a_min"),
-    )
-    interval = meta.get("interval")
-    return adjust_table(
-        other,
-        AdjustmentOptions(
-            interval=None if interval in (None, [0.0, 1.0]) else tuple(interval),
-            clip=_shared_value(table, "clip"),
-            rescale=_shared_value(table, "rescale"),
-        ),
-    )
+    from minit2i_deploy.bundle.other_steps import with_steps
 
-
-def _shared_value(table: Table, column: str) -> float | None:
-    """The value of every row of a guidance column, None where it is 0 and does nothing."""
-    values = table.column(column)
-    if (values != values[0]).any():
-        raise UsageError(f"--steps requires --solver here: {column} of table {table.name} varies")
-    return float(values[0]) or None
+    try:
+        return with_steps(bundle, table, steps)
+    except UsageError as error:
+        raise UsageError(f"--steps requires --solver here: {error}") from error
 
 
 def _named_table(bundle: Bundle, name: str) -> Table:
