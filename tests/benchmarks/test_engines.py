@@ -193,3 +193,22 @@ def test_a_lean_runtime_frees_its_text_encoder(name: str) -> None:
             loaded = runtime._sessions if name == "onnxruntime" else runtime._graphs
             assert set(loaded) == graphs
             assert np.array_equal(runtime.encode(ids, mask), first)
+
+
+@pytest.mark.filterwarnings("ignore::minit2i_deploy.errors.PromptTruncatedWarning")
+def test_steps_by_processor(
+    script: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    here = tmp_path / "here.npz"
+    module, bundle = script("step_by_processor"), str(tiny_bundle())
+    assert module.main([bundle, bundle, "--save", str(here)]) == 0
+    assert capsys.readouterr().out == f"{bundle}: inf dB\n" * 2
+    outputs = dict(np.load(here))
+    # A processor where the second bundle's steps come out half as large: 6.02 dB.
+    outputs["1"] = outputs["1"] / 2
+    np.savez(here, allow_pickle=False, **outputs)
+    assert module.main([bundle, bundle, "--against", str(here)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{bundle}: inf dB, there inf dB; differ by 0.0e+00"
+    largest = float(np.abs(outputs["1"]).max())
+    assert second == f"{bundle}: inf dB, there 6.0 dB; differ by {largest:.1e}"
