@@ -73,8 +73,8 @@ def poisson(
 ) -> list[Arrival]:
     """So many arrivals at a mean rate a second."""
     times = np.cumsum(rng.exponential(1 / rate, count))
-    chosen = rng.choice(len(kinds), count, p=[kind.share for kind in kinds])
-    return [Arrival(time_s=float(t), kind=kinds[i]) for t, i in zip(times, chosen, strict=True)]
+    indices = rng.choice(len(kinds), count, p=[kind.share for kind in kinds])
+    return [Arrival(time_s=float(t), kind=kinds[i]) for t, i in zip(times, indices, strict=True)]
 
 
 def mean_seconds(kinds: Sequence[Kind], cost: Cost) -> float:
@@ -134,8 +134,11 @@ def summary(arrivals: Sequence[Arrival], latencies: Sequence[float]) -> dict[str
     values = np.array(latencies)
     result = {}
     for name in sorted({arrival.kind.name for arrival in arrivals}):
-        own = values[[arrival.kind.name == name for arrival in arrivals]]
-        result[name] = {"mean_s": float(own.mean()), "p95_s": float(np.quantile(own, 0.95))}
+        latencies = values[[arrival.kind.name == name for arrival in arrivals]]
+        result[name] = {
+            "mean_s": float(latencies.mean()),
+            "p95_s": float(np.quantile(latencies, 0.95)),
+        }
     return result
 
 

@@ -126,12 +126,12 @@ def clients(port: int, expected: Expected, options: argparse.Namespace) -> Itera
     lock = threading.Lock()
 
     def client(number: int, share: Sequence[str]) -> None:
-        own = random.Random(options.seed * 1000 + number)
+        rng = random.Random(options.seed * 1000 + number)
         for kind in share[number :: options.clients]:
             asked = expected.check_image if kind == "image" else expected.check_vector
-            asked = expected.misbehave if own.random() < _BAD_SHARE else asked
+            asked = expected.misbehave if rng.random() < _BAD_SHARE else asked
             try:
-                result = asked(port, own)
+                result = asked(port, rng)
             except Exception as error:
                 result = f"LOST {type(error).__name__}"
             with lock:

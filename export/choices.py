@@ -14,8 +14,8 @@ from minit2i_deploy.errors import UsageError
 
 PRECISIONS: Final = ("fp32", "bf16", "fp16")
 # 23 has one Attention and one RMSNormalization node each, which GPU engines fuse best. 18
-# decomposes both, for engines that refuse a float32 Attention node (TensorRT-RTX) or gain nothing
-# by it (OpenVINO).
+# decomposes both, for engines that refuse a float32 Attention node (TensorRT-RTX), and for
+# older ones (OpenVINO's plugin).
 OPSETS: Final = (18, 23)
 DEFAULT_OPSET: Final = 23
 # T5 has no operator that came later, so that older engines run it beside any network.
@@ -110,14 +110,12 @@ CHOICES: Final[Mapping[str, Mapping[str, Choice]]] = {
     },
     "openvino": _choices(
         "openvino",
-        # Two B/16 blocks take 1.02 (fp32) and 0.98 (bf16) of the time at opset 23, OpenVINO 2026.4
-        # on an AMD EPYC with AVX-512 and bf16, medians of 7 pairs.
         (
             "fp32",
             18,
-            "attention in parts takes the same time there, and opens in older versions and in "
-            "onnxruntime's plugin; OpenVINO turns fp32 into bf16 itself where --precision bf16 "
-            "asks for it, so one bundle serves both",
+            "attention in parts opens in older versions and in onnxruntime's plugin; OpenVINO "
+            "turns fp32 into bf16 itself where --precision bf16 asks for it, so one bundle serves "
+            "both",
         ),
         (
             "fp16",

@@ -134,7 +134,8 @@ class Trainer(Learner):
         """
         if self.step >= self.recipe.steps:
             return self._checkpoints[-1]
-        with self._locked_folder(), StopRequest() as stop:
+        # First, because a lock without a handler around it lets SIGTERM end the process unsaved.
+        with StopRequest() as stop, self._locked_folder():
             self._train(stop)
         path = self.folder / f"step-{self.step:06d}"
         if self.step < self.recipe.steps:

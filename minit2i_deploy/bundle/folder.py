@@ -10,7 +10,7 @@ from pathlib import Path
 
 from minit2i_deploy.bundle.manifest import FILE_NAME, KIND
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.io.files import atomic_directory, check_target, cleanup_on_sigterm
+from minit2i_deploy.io.files import atomic_directory, check_target
 from minit2i_deploy.io.lock import output_lock
 
 
@@ -39,7 +39,6 @@ def bundle_folder(
     # Before the lock, so that a refused folder gets no file beside it.
     _check_target(target, overwrite)
     with (
-        cleanup_on_sigterm(),
         output_lock(target),
         atomic_directory(target, overwrite=overwrite, check=require_bundle) as folder,
     ):

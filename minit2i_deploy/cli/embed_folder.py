@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json
+from minit2i_deploy.cli.support.options.shared_arguments import add_folder_of_bundle
 
 _EPILOG: Final = """\
 The folder opens in sentence-transformers, fastembed, txtai, optimum and
@@ -35,12 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Write a bundle's text encoder as one folder that other embedding libraries open."
     )
     parser.epilog = _EPILOG
-    add_bundle(parser)
-    parser.add_argument("out", metavar="OUT", type=Path, help="new folder")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a folder that this command wrote"
-    )
-    add_json(parser)
+    add_folder_of_bundle(parser)
 
 
 def run(options: EmbedFolderOptions) -> None:

@@ -155,11 +155,10 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
 def run(options: SensitivityOptions) -> None:
     """Measure, search, write and print."""
     from minit2i_deploy.cli.support.formatting import json_text
-    from minit2i_deploy.io.files import cleanup_on_sigterm
     from minit2i_deploy.io.lock import output_lock
 
     job = _job(options)
-    with cleanup_on_sigterm(), output_lock(options.output):
+    with output_lock(options.output):
         result = _measure_and_write(options, job)
     print(json_text(result.to_dict()) if options.json else _text(result, options.output))
 

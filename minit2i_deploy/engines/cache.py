@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,6 @@ from minit2i_deploy.io.files import (
     atomic_directory,
     atomic_file,
     atomic_write_bytes,
-    cleanup_on_sigterm,
     sha256_file,
 )
 from minit2i_deploy.io.lock import output_lock
@@ -168,16 +168,16 @@ def engine_folder(bundle: Bundle, key: EngineKey) -> Path:
     return bundle.path / ENGINES / fingerprint(key)
 
 
-@contextlib.contextmanager
-def engine_lock(bundle: Bundle, key: EngineKey, *, wait_s: float = 0.0) -> Iterator[None]:
+def engine_lock(
+    bundle: Bundle, key: EngineKey, *, wait_s: float = 0.0
+) -> AbstractContextManager[None]:
     """A lock that the builder of the engine of a key holds.
 
     Raises:
         Minit2iError: another process holds it; its pid is named.
         UsageError: the bundle's folder may not be written.
     """
-    with cleanup_on_sigterm(), output_lock(engine_folder(bundle, key), wait_s=wait_s):
-        yield
+    return output_lock(engine_folder(bundle, key), wait_s=wait_s)
 
 
 @contextlib.contextmanager

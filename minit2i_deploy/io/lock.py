@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from minit2i_deploy.errors import Minit2iError, UsageError
-from minit2i_deploy.io.files import remove_if_empty, write_error
+from minit2i_deploy.io.files import cleanup_on_sigterm, remove_if_empty, write_error
 
 _RETRY_S: Final = 0.5
 
@@ -18,6 +18,9 @@ _RETRY_S: Final = 0.5
 @contextlib.contextmanager
 def output_lock(output: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Be the only process that writes an output, by a file ``.NAME.lock`` beside it.
+
+    SIGTERM inside the block removes the file before it ends the process, unless a handler was set
+    before the block. A kill that cannot be caught leaves it, and the next process takes it over.
 
     Args:
         output: file or folder; missing parents are created, and removed again if they stay empty.
@@ -30,7 +33,7 @@ def output_lock(output: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """
     path = output.with_name(f".{output.name}.lock")
     deadline = time.monotonic() + wait_s
-    with remove_if_empty(path.parent):
+    with cleanup_on_sigterm(), remove_if_empty(path.parent):
         while (stream := _try_lock(path)) is None:
             if time.monotonic() >= deadline:
                 raise Minit2iError(

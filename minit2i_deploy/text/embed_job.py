@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from minit2i_deploy.errors import Minit2iError, PromptTruncatedWarning, UsageError
-from minit2i_deploy.io.files import atomic_write_text, cleanup_on_sigterm
+from minit2i_deploy.io.files import atomic_write_text
 from minit2i_deploy.io.lock import output_lock
 from minit2i_deploy.text.embed import WINDOW
 from minit2i_deploy.text.embedding_files import Contents, Sizes, write_parts
@@ -115,7 +115,7 @@ def embed_lines(
     """
     if window < 1:
         raise UsageError(f"window must be at least 1, got {window}")
-    with cleanup_on_sigterm(), output_lock(target):
+    with output_lock(target):
         return _embed_locked(encoder, source, target, contents, job, resumable, window, on_part)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,24 @@ def test_a_second_writer_is_refused(write: Callable[[Path], None], tmp_path: Pat
     message = f"out: process {os.getpid()} is writing it; wait for it to end"
     with output_lock(out), pytest.raises(Minit2iError, match=message):
         write(out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_leaves_no_lock(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from minit2i_deploy.io.lock import output_lock\n"
+        "with output_lock(Path(sys.argv[1])):\n"
+        "    print('locked', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "new" / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
+        assert (tmp_path / "new" / ".out.lock").is_file()
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == -signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minit2i_deploy.errors import TrainingError, UsageError
-from minit2i_deploy.io.files import cleanup_on_sigterm, remove_if_empty
+from minit2i_deploy.io.files import remove_if_empty
 from minit2i_deploy.io.lock import output_lock
 from minit2i_deploy.progress import Progress, no_progress, stage_of
 from minit2i_deploy.training.caption_encoder import CaptionEncoder
@@ -102,7 +102,7 @@ def embed_shards(
         TrainingError: a shard is corrupt, or more bad samples than the limit.
     """
     result = EmbedResult()
-    with cleanup_on_sigterm(), output_lock(out), remove_if_empty(out):
+    with output_lock(out), remove_if_empty(out):
         targets = _targets(urls, out)
         for number, (url, target) in enumerate(zip(urls, targets, strict=True)):
             part = stage_of(progress, number / len(urls), (number + 1) / len(urls))

@@ -90,6 +90,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON in place of text")
 
 
+def add_folder_of_bundle(parser: argparse.ArgumentParser) -> None:
+    """BUNDLE, OUT, --overwrite and --json, of commands that write a bundle in another form."""
+    add_bundle(parser)
+    parser.add_argument("out", metavar="OUT", type=Path, help="new folder")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a folder that this command wrote"
+    )
+    add_json(parser)
+
+
 def integer(text: str) -> int:
     """An integer.
 
