@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -14,7 +15,8 @@ from typing import Any, Final
 from minit2i_deploy.checkpoints.find import find_checkpoint
 from minit2i_deploy.checkpoints.json_file import read_json
 from minit2i_deploy.errors import CheckpointError, Minit2iError, UsageError, require
-from minit2i_deploy.io.files import atomic_write_text
+from minit2i_deploy.io.files import atomic_write_text, disk_is_full, remove_if_empty
+from minit2i_deploy.io.lock import output_lock
 
 RECORD_NAME: Final = "pull.json"
 TEXT_ENCODER_FOLDER: Final = "text_encoder"
@@ -106,27 +108,52 @@ def pull(
     Raises:
         UsageError: unknown model or revision, or a folder that holds other files.
         CheckpointError: the hub cannot be reached, or the repository lacks the files.
+        Minit2iError: another process is writing the folder, or the disk failed or is full.
         MissingDependencyError: huggingface_hub is not installed.
     """
     if model not in RELEASES:
         raise UsageError(f"model: expected one of {', '.join(RELEASES)}, got {model!r}")
     hub = require("huggingface_hub", "hub")
-    if not bars:
-        require("huggingface_hub.utils", "hub").disable_progress_bars()
     target = Path(folder)
-    revisions: dict[str, str | None] = dict(_recorded_commits(target, model))
-    repositories = (RELEASES[model], *((TEXT_ENCODER,) if text_encoder else ()))
-    if revision is not None:
-        revisions[RELEASES[model].name] = revision
-    downloads = tuple(_resolve(hub, one, revisions.get(one.name)) for one in repositories)
-    _write_record(target, model, downloads, complete=False)
-    for download in downloads:
-        _download(hub, download, target / download.folder)
-    _write_record(target, model, downloads, complete=True)
+    with output_lock(target.resolve()), remove_if_empty(target), _quiet(bars):
+        downloads = _pull_into(hub, target, model, revision, text_encoder)
     # The Hub release's file names begin with the model's folder.
     top = downloads[0].folder or downloads[0].files[0].partition("/")[0]
     checkpoint = find_checkpoint(target / top).path
     return PulledModel(folder=target, checkpoint=checkpoint, downloads=downloads)
+
+
+def _pull_into(
+    hub: Any, target: Path, model: str, revision: str | None, text_encoder: bool
+) -> tuple[Download, ...]:
+    revisions: dict[str, str | None] = dict(_recorded_commits(target, model))
+    repositories = (RELEASES[model], *((TEXT_ENCODER,) if text_encoder else ()))
+    if revision is not None:
+        revisions[RELEASES[model].name] = revision
+    downloads = tuple(_resolve(hub, one, revisions.get(one.name), target) for one in repositories)
+    _write_record(target, model, downloads, complete=False)
+    try:
+        for download in downloads:
+            _download(hub, download, target)
+    except KeyboardInterrupt:
+        text = f"{target} is not complete; the same command resumes the download"
+        raise KeyboardInterrupt(text) from None
+    _write_record(target, model, downloads, complete=True)
+    return downloads
+
+
+@contextlib.contextmanager
+def _quiet(bars: bool) -> Iterator[None]:
+    """Keep the hub's library from writing lines of its own beside this program's."""
+    utils = require("huggingface_hub.utils", "hub")
+    if not bars:
+        utils.disable_progress_bars()
+    before = utils.logging.get_verbosity()
+    utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        utils.logging.set_verbosity(before)
 
 
 def _recorded_commits(folder: Path, model: str) -> dict[str, str]:
@@ -147,8 +174,8 @@ def _recorded_commits(folder: Path, model: str) -> dict[str, str]:
         raise CheckpointError(f"{record}: corrupt; delete it and name a new folder") from error
 
 
-def _resolve(hub: Any, repository: Repository, revision: str | None) -> Download:
-    with _hub_errors(repository.name, revision):
+def _resolve(hub: Any, repository: Repository, revision: str | None, target: Path) -> Download:
+    with _hub_errors(repository.name, revision, target):
         info = hub.HfApi().model_info(repository.name, revision=revision)
     names = sorted(sibling.rfilename for sibling in info.siblings)
     _check_names(repository.name, names)
@@ -180,15 +207,15 @@ def _matches(name: str, repository: Repository) -> bool:
     )
 
 
-def _download(hub: Any, download: Download, folder: Path) -> None:
-    with _hub_errors(download.repository, download.commit):
-        hub.snapshot_download(
-            download.repository,
-            revision=download.commit,
-            local_dir=folder,
-            allow_patterns=list(download.files),
-        )
-    # If the connection breaks early, the library only warns and returns an unfinished folder.
+def _download(hub: Any, download: Download, target: Path) -> None:
+    folder = target / download.folder
+    with _hub_errors(download.repository, download.commit, target):
+        # One by one and in this thread: the library's own loop over files runs in threads, which
+        # Ctrl-C and SIGTERM would have to wait for.
+        for name in download.files:
+            hub.hf_hub_download(
+                download.repository, name, revision=download.commit, local_dir=folder
+            )
     missing = [name for name in download.files if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
@@ -216,9 +243,11 @@ def _write_record(
 
 
 @contextlib.contextmanager
-def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
+def _hub_errors(repository: str, revision: str | None, target: Path) -> Iterator[None]:
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:  # two HTTP libraries and the hub's own classes share no base
         # By class name, because the classes moved between modules of the library.
         names = {base.__name__ for base in type(error).__mro__}
@@ -229,7 +258,11 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
             text = f"{repository}: no revision {revision!r}; give a branch, tag or commit of it"
             raise UsageError(text) from error
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            raise Minit2iError(f"{error.filename}: cannot be written: {error.strerror}") from error
+            place = error.filename or target
+            raise Minit2iError(f"{place}: cannot be written: {error.strerror}") from error
+        if disk_is_full(target):
+            text = f"{target}: cannot be written: {os.strerror(errno.ENOSPC)}"
+            raise Minit2iError(text) from error
         if names & {"RepositoryNotFoundError", "GatedRepoError"}:
             text = f"{repository}: does not exist or needs a login ({reason}); log in with hf"
             raise CheckpointError(text) from error

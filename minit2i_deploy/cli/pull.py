@@ -87,8 +87,7 @@ def size_lines(folder: Path, every_s: float = LOG_EVERY_S) -> Iterator[None]:
 
     def report() -> None:
         while not is_done.wait(every_s):
-            sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-            sys.stderr.write(f"pull {size(sum(sizes))} in {folder}\n")
+            sys.stderr.write(f"pull {size(_num_bytes(folder))} in {folder}\n")
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
@@ -97,6 +96,16 @@ def size_lines(folder: Path, every_s: float = LOG_EVERY_S) -> Iterator[None]:
     finally:
         is_done.set()
         thread.join()
+
+
+def _num_bytes(folder: Path) -> int:
+    total = 0
+    # A file may be renamed between its listing and the look at its size.
+    with contextlib.suppress(OSError):
+        for path in folder.rglob("*"):
+            with contextlib.suppress(OSError):
+                total += path.lstat().st_size if path.is_file() else 0
+    return total
 
 
 def _print(options: PullOptions, pulled: PulledModel) -> None:

@@ -6,11 +6,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -19,79 +16,15 @@ from minit2i_deploy.checkpoints.pull import RELEASES, pull
 from minit2i_deploy.cli.pull import _MODELS, size_lines
 from minit2i_deploy.errors import CheckpointError, Minit2iError, MissingDependencyError, UsageError
 from minit2i_deploy.export.text_encoder_folder import find_text_encoder
-from tests.helpers.checkpoint_forms import PUBLIC, hub_folder
+from tests.helpers.checkpoint_forms import PUBLIC
 from tests.helpers.cli_runs import run
-
-COMMITS = {"main": "a" * 40, "v2": "b" * 40, "a" * 40: "a" * 40, "b" * 40: "b" * 40}
-T5_FILES = ("config.json", "model.safetensors", "tokenizer.json", "pytorch_model.bin", "README.md")
-
-
-class RevisionNotFoundError(OSError):
-    """Named as the hub's own."""
-
-
-class GatedRepoError(OSError):
-    """Named as the hub's own."""
-
-
-@dataclass
-class FakeHub:
-    """Repositories as folders on disk; ``fails`` is raised once that many files came."""
-
-    repositories: dict[str, Path]
-    calls: list[tuple[Any, ...]] = field(default_factory=list)
-    fails: Exception | None = None
-    gives_up_quietly: bool = False
-
-    def HfApi(self) -> FakeHub:
-        return self
-
-    def model_info(self, repository: str, revision: str | None) -> Any:
-        self.calls.append(("info", repository, revision))
-        if self.fails is not None and not self.gives_up_quietly:
-            raise self.fails
-        if (revision or "main") not in COMMITS:
-            raise RevisionNotFoundError("404")
-        root = self.repositories[repository]
-        names = [p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()]
-        return SimpleNamespace(
-            sha=COMMITS[revision or "main"],
-            siblings=[SimpleNamespace(rfilename=name) for name in names],
-        )
-
-    def snapshot_download(
-        self, repository: str, *, revision: str, local_dir: Path, allow_patterns: Sequence[str]
-    ) -> str:
-        self.calls.append(("download", repository, revision, tuple(allow_patterns)))
-        if self.gives_up_quietly:
-            return str(local_dir)
-        for name in allow_patterns:
-            (local_dir / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(self.repositories[repository] / name, local_dir / name)
-        return str(local_dir)
+from tests.helpers.fake_hub import FakeHub, GatedRepoError, install, make_hub
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    root = tmp_path / "hub"
-    for name in ("minit2i-b-16", "minit2i-l-16"):
-        shutil.copytree(hub_folder(), root / "release" / name / "transformer")
-    (root / "release" / "README.md").write_text("x")
-    shutil.copytree(PUBLIC / "mf_jax_orbax", root / "student")
-    (root / "student" / "README.md").write_text("x")
-    (root / "t5").mkdir()
-    for name in T5_FILES:
-        (root / "t5" / name).write_text("{}")
-    fake = FakeHub(
-        {
-            "MiniT2I/MiniT2I": root / "release",
-            "MiniT2I/MiniT2I-B-16-MF-jax": root / "student",
-            "google/flan-t5-large": root / "t5",
-        }
-    )
-    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)  # type: ignore[arg-type]
-    utils: Any = SimpleNamespace(disable_progress_bars=lambda: None)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.utils", utils)
+    fake = make_hub(tmp_path / "hub")
+    install(monkeypatch, fake)
     return fake
 
 
@@ -122,8 +55,11 @@ def test_the_commit_is_resolved_first_and_recorded(hub: FakeHub, tmp_path: Path)
         ("google/flan-t5-large", "a" * 40),
     ]
     downloads = [call for call in hub.calls if call[0] == "download"]
-    assert [call[2] for call in downloads] == ["b" * 40, "a" * 40]
-    assert all("l-16/transformer" in name for name in downloads[0][3])
+    assert {call[1:3] for call in downloads} == {
+        ("MiniT2I/MiniT2I", "b" * 40),
+        ("google/flan-t5-large", "a" * 40),
+    }
+    assert all("l-16/transformer" in call[3] for call in downloads if "MiniT2I" in call[1])
 
 
 def test_the_student_is_complete_without_the_text_encoder(hub: FakeHub, tmp_path: Path) -> None:
