@@ -12,18 +12,20 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.editing.edit import Edit
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.image_formats import save_image
 from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import to_pil
 from minit2i_deploy.protocol import RowsTrajectory, Runtime, Trajectory
 from minit2i_deploy.request import Request
+from minit2i_deploy.request_checks import as_prompts
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.conditioning import Stopwatch
@@ -117,25 +119,21 @@ class Result:
             index: of the image.
 
         Raises:
-            UsageError: no such image, or an edited one, which its input images belong to.
+            UsageError: no such image.
         """
-        if self.request.edit.init is not None or self.request.edit.known is not None:
-            raise UsageError(
-                "an edited image has no record, because its input images are not in it; save "
-                "result.images instead"
-            )
         if not 0 <= index < len(self.images):
             raise UsageError(f"index must be 0 to {len(self.images) - 1}, got {index}")
         request = self.request
         return Record.of(
             self.bundle,
-            request.table,
+            request.base_table,
             prompt=as_mix(request.prompts[index]),
             seed=self.seeds[index],
             guidance=self.guidance,
             negative=request.negative,
             noise=None if request.noise is None else request.noise[index],
             runtime=self.runtime,
+            edit=request.edit.record(index),
         )
 
     def save(self, path: str | os.PathLike[str], index: int = 0) -> None:
@@ -148,7 +146,7 @@ class Result:
         Raises:
             UsageError: no such image, another suffix, or a path that cannot be written.
         """
-        fields = self.record(index).fields(num_rows=len(self.request.table))
+        fields = self.record(index).fields(num_rows=len(self.request.base_table))
         save_image(self.images[index], path, fields)
 
 
@@ -165,7 +163,10 @@ def generate(
     on_frame: Callable[[Frame], None] | None = None,
     on_row: Callable[[int, int], None] | None = None,
     previews: bool = False,
-    **edit: Any,
+    init_image: Image | np.ndarray | None = None,
+    strength: float | None = None,
+    known: Image | np.ndarray | None = None,
+    mask: np.ndarray | None = None,
 ) -> Result:
     """Generate one image for each prompt.
 
@@ -183,14 +184,18 @@ def generate(
         on_frame: called after each row; the engine waits for it.
         on_row: called with the numbers of finished rows and of all rows, perhaps not every time.
         previews: store what ``Frame.estimate`` needs under every solver.
-        edit: ``init_image`` and ``strength``, ``known`` and ``mask``, as ``Edit.of`` takes them.
+        init_image, strength, known, mask: an edit, as ``Edit.of`` takes them.
 
     Raises:
         UsageError: arguments that do not fit together.
         RuntimeFailure: the engine failed.
     """
-    settings: dict[str, Any] = {"seed": seed, "table": table, "guidance": guidance, **edit}
-    request = Request.of(bundle, prompts, negative=negative, noise=noise, **settings)
+    count = len(as_prompts(prompts))
+    edit = Edit.of(bundle, count, init_image=init_image, strength=strength, known=known, mask=mask)
+    request = Request.of(
+        bundle, prompts, seed=seed, table=table, guidance=guidance, negative=negative, noise=noise,
+        edit=edit,
+    )  # fmt: skip
     timings: dict[str, float] = {}
     every_row = on_frame is not None
     for frame in frames(
@@ -233,14 +238,24 @@ def trajectory(
     noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
     previews: bool = False,
     timings: dict[str, float] | None = None,
+    init_image: Image | np.ndarray | None = None,
+    strength: float | None = None,
+    known: Image | np.ndarray | None = None,
+    mask: np.ndarray | None = None,
 ) -> Iterator[Frame]:
     """Generate as an iterator, one frame a row; leaving the loop cancels the rest.
 
+    The last frame's state of an edit may differ from the known pixels by rounding; ``generate``
+    sets them.
+
     Args and Raises: as ``generate``; ``timings`` receives the stages before the loop.
     """
+    count = len(as_prompts(prompts))
+    edit = Edit.of(bundle, count, init_image=init_image, strength=strength, known=known, mask=mask)
     request = Request.of(
-        bundle, prompts, seed=seed, table=table, guidance=guidance, negative=negative, noise=noise
-    )
+        bundle, prompts, seed=seed, table=table, guidance=guidance, negative=negative, noise=noise,
+        edit=edit,
+    )  # fmt: skip
     yield from frames(bundle, runtime, request, timings, previews=previews)
 
 

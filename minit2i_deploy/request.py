@@ -10,7 +10,6 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -35,7 +34,8 @@ class Request:
     Args:
         prompts: one for each image, all with the same shares.
         seeds: one for each image.
-        table: solver.
+        base_table: solver.
+        table: the rows of it that are run: all, or those after the start of an edit.
         guidance: scale of classifier-free guidance, for a few-step student omega.
         negative: prompt in place of the unconditional branch, or None.
         noise: float32 [batch, 3, H, W], unit normal start noise in place of the seeds', or None.
@@ -47,6 +47,7 @@ class Request:
 
     prompts: tuple[Prompt, ...]
     seeds: tuple[int, ...]
+    base_table: Table
     table: Table
     guidance: float
     negative: str | None
@@ -67,24 +68,24 @@ class Request:
         guidance: float | None = None,
         negative: str | None = None,
         noise: Float32[np.ndarray, "batch 3 height width"] | None = None,
-        **edit: Any,
+        edit: Edit = NO_EDIT,
     ) -> Request:
-        """Fill in the defaults; arguments, also those of ``Edit.of``, as in ``generate``.
+        """Fill in the defaults; arguments as in ``generate``, and an edit of as many images.
 
         Raises:
             UsageError: arguments that do not fit together, or do not fit the bundle.
         """
         prompt_list = as_prompts(prompts)
         check_settings(table, guidance, negative, noise)
-        table, guidance = _with_defaults(bundle, table, guidance)
-        changes = Edit.of(bundle, len(prompt_list), **edit)
-        table = start_table(table, 1.0 - changes.strength)
+        base_table, guidance = _with_defaults(bundle, table, guidance)
+        table = start_table(base_table, 1.0 - edit.strength)
         conditions = student_conditions(bundle, table, guidance, negative)
         shares = common_shares(prompt_list)
         rows = table.steps(guidance)
         return cls(
             prompts=tuple(prompt_list),
             seeds=as_seeds(seed, len(prompt_list)),
+            base_table=base_table,
             table=table,
             guidance=guidance,
             negative=negative,
@@ -95,7 +96,7 @@ class Request:
                 for row in rows
             ),
             conditions=conditions,
-            edit=changes,
+            edit=edit,
         )
 
     def tokens(

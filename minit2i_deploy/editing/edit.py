@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.io.edit_record import EditRecord, values_digest
+from minit2i_deploy.io.image_input import to_network
 from minit2i_deploy.solvers.row import Known
 from minit2i_deploy.solvers.step_inputs import CANNOT_EDIT
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,10 +40,10 @@ class Edit:
         bundle: Bundle,
         count: int,
         *,
-        init_image: Any = None,
+        init_image: Image | np.ndarray | None = None,
         strength: float | None = None,
-        known: Any = None,
-        mask: Any = None,
+        known: Image | np.ndarray | None = None,
+        mask: np.ndarray | None = None,
     ) -> Edit:
         """Check arguments of ``generate`` and repeat single images for the batch.
 
@@ -57,10 +63,8 @@ class Edit:
             raise UsageError("init_image and strength belong together; give both or neither")
         if (known is None) != (mask is None):
             raise UsageError("known and mask belong together; give both or neither")
-        if strength is not None and not 0.0 <= strength <= 1.0:
-            raise UsageError(
-                f"strength must be from 0 (the image as it is) to 1 (a new one), got {strength!r}"
-            )
+        if strength is not None:
+            check_strength(strength)
         if known is not None and not bundle.manifest.can_edit:
             raise UsageError(f"{bundle.path}: {CANNOT_EDIT}")
         shape = (count, *bundle.config.image_shape)
@@ -68,6 +72,18 @@ class Edit:
             init=None if init_image is None else _images("init_image", init_image, shape),
             strength=1.0 if strength is None else float(strength),
             known=None if known is None else _known(known, mask, shape),
+        )
+
+    def record(self, index: int = 0) -> EditRecord | None:
+        """What a record says of an image's edit; None where there is none."""
+        if self.init is None and self.known is None:
+            return None
+        known = self.known
+        return EditRecord(
+            init_image=None if self.init is None else values_digest(self.init[index]),
+            strength=None if self.init is None else self.strength,
+            known=None if known is None else values_digest(known.image[index]),
+            mask=None if known is None else values_digest(known.mask[index]),
         )
 
     def begin(
@@ -95,6 +111,18 @@ class Edit:
 NO_EDIT: Final = Edit()
 
 
+def check_strength(strength: object) -> None:
+    """Refuse a strength outside 0..1.
+
+    Raises:
+        UsageError: it is, or is no number.
+    """
+    if not isinstance(strength, Real) or not 0.0 <= float(strength) <= 1.0:
+        raise UsageError(
+            f"strength must be from 0 (the image as it is) to 1 (a new one), got {strength!r}"
+        )
+
+
 def _known(image: Any, mask: Any, shape: tuple[int, ...]) -> Known:
     is_open = _array("mask", mask, (shape[0], 1, *shape[2:]))
     if is_open.min() < 0 or is_open.max() > 1:
@@ -107,10 +135,11 @@ def _known(image: Any, mask: Any, shape: tuple[int, ...]) -> Known:
 
 def _images(name: str, image: Any, shape: tuple[int, ...]) -> np.ndarray:
     """A Pillow image of the right size, or float32 values from -1 to 1."""
-    if hasattr(image, "convert"):
-        pixels = np.asarray(image.convert("RGB"), np.float32)
-        image = np.ascontiguousarray(pixels.transpose(2, 0, 1)) / np.float32(127.5) - np.float32(1)
-    return _array(name, image, shape)
+    return _array(name, to_network(image.convert("RGB")) if _is_pillow(image) else image, shape)
+
+
+def _is_pillow(image: object) -> bool:
+    return hasattr(image, "convert")
 
 
 def _array(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:

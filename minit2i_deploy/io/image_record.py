@@ -8,20 +8,24 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from minit2i_deploy._version import __version__
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.io.edit_record import EditRecord, VariationRecord, values_digest
 from minit2i_deploy.io.image_formats import read_image_metadata
 from minit2i_deploy.io.strict_json import decode, parse_json
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.prompts import Mix
 
 FIELD: Final = "minit2i"
-FORMAT_VERSION: Final = 1
+# Records of images without an edit or mixed noise stay those that older programs read.
+PLAIN_VERSION: Final = 1
+EDIT_VERSION: Final = 2
+_FIELDS_OF_EDITS: Final = ("edit", "variation")
 # As many as the web UI shows of a model's hash.
 _SHORT_HASH_DIGITS: Final = 10
 
@@ -52,7 +56,9 @@ class Record:
         table_name: its name.
         table_sha256: hash of its canonical JSON.
         version: of this package.
-        format_version: FORMAT_VERSION.
+        format_version: PLAIN_VERSION or EDIT_VERSION.
+        edit: the input images of an edited image.
+        variation: the other seed of mixed noise.
     """
 
     bundle: str
@@ -67,7 +73,9 @@ class Record:
     table_name: str
     table_sha256: str
     version: str = __version__
-    format_version: int = FORMAT_VERSION
+    format_version: int = PLAIN_VERSION
+    edit: EditRecord | None = None
+    variation: VariationRecord | None = None
 
     @classmethod
     def of(
@@ -81,8 +89,17 @@ class Record:
         negative: str | None,
         noise: np.ndarray | None,
         runtime: str,
+        edit: EditRecord | None = None,
+        variation: VariationRecord | None = None,
     ) -> Record:
-        """The record of one image; ``noise`` is its start noise, [3, H, W]."""
+        """The record of one image.
+
+        Args:
+            bundle: that generated it.
+            table: the complete solver table, whatever row an edit starts at.
+            noise: its start noise, [3, H, W], or None if its seeds say it.
+            prompt, seed, guidance, negative, runtime, edit, variation: as in ``Record``.
+        """
         text = table.to_json()
         in_bundle = table.name in bundle.manifest.tables and bundle.table(table.name) == table
         return cls(
@@ -97,6 +114,9 @@ class Record:
             table=None if in_bundle else json.loads(text),
             table_name=table.name,
             table_sha256=_sha256(text),
+            format_version=PLAIN_VERSION if edit is None and variation is None else EDIT_VERSION,
+            edit=edit,
+            variation=variation,
         )
 
     @classmethod
@@ -114,11 +134,7 @@ class Record:
                 "a grid"
             )
         try:
-            values = parse_json(text.encode("utf-8"))
-            version = values.get("format_version") if isinstance(values, dict) else None
-            if version != FORMAT_VERSION:
-                raise ValueError(f"format_version is {version!r}, expected {FORMAT_VERSION}")
-            record: Record = decode(cls, values, FIELD)
+            record: Record = decode(cls, _complete(parse_json(text.encode("utf-8"))), FIELD)
         except ValueError as error:
             raise UsageError(f"{path}: its record cannot be read: {error}") from error
         return record
@@ -149,6 +165,14 @@ class Record:
             )
         return table
 
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object; a plain image's has no fields of edits."""
+        values = dataclasses.asdict(self)
+        if self.format_version == PLAIN_VERSION:
+            for name in _FIELDS_OF_EDITS:
+                del values[name]
+        return values
+
     @property
     def prompt_text(self) -> str:
         """The prompt for people: its text, or the texts of a mix with their weights."""
@@ -169,6 +193,10 @@ class Record:
             "parameters": self._parameters(num_rows),
             "negative": self.negative,
             "seed": str(self.seed) if self.noise is None else None,
+            "variation": None
+            if self.variation is None
+            else f"{self.variation.amount!r} of seed {self.variation.seed}",
+            **({} if self.edit is None else self.edit.readable()),
             "noise": None if self.noise is None else f"sha256 {self.noise}",
             "table": self.table_name,
             "guidance": repr(self.guidance),
@@ -176,7 +204,7 @@ class Record:
             "runtime": self.runtime,
             "version": f"minit2i-deploy {self.version}",
         }
-        record = json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+        record = json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
         return {key: value for key, value in readable.items() if value is not None} | {
             FIELD: record
         }
@@ -191,15 +219,38 @@ class Record:
             "CFG scale": repr(self.guidance),
             "Seed": str(self.seed) if self.noise is None else None,
             "Model hash": self.bundle[:_SHORT_HASH_DIGITS],
+            **self._edit_parameters(),
             "Version": f"minit2i-deploy {self.version}",
         }
         pairs = (f"{key}: {value}" for key, value in settings.items() if value is not None)
         return "\n".join([*lines, ", ".join(pairs)])
 
+    def _edit_parameters(self) -> dict[str, str | None]:
+        """Names as AUTOMATIC1111's web UI writes them, and its readers know them."""
+        edit, variation = self.edit or EditRecord(), self.variation
+        return {
+            "Variation seed": None if variation is None else str(variation.seed),
+            "Variation seed strength": None if variation is None else repr(variation.amount),
+            "Denoising strength": None if edit.strength is None else repr(edit.strength),
+            "Mask blur": f"{edit.feather:g}" if edit.feather else None,
+        }
+
 
 def noise_digest(noise: np.ndarray) -> str:
     """sha256 of an array's float32 values, little endian, in C order."""
-    return hashlib.sha256(np.ascontiguousarray(noise, dtype="<f4").tobytes()).hexdigest()
+    return values_digest(noise)
+
+
+def _complete(values: Any) -> Any:
+    """A record's JSON with the fields that its version lacks."""
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version not in (PLAIN_VERSION, EDIT_VERSION):
+        raise ValueError(
+            f"format_version is {version!r}, expected {PLAIN_VERSION} or {EDIT_VERSION}"
+        )
+    if version == EDIT_VERSION or not values.keys().isdisjoint(_FIELDS_OF_EDITS):
+        return values
+    return values | dict.fromkeys(_FIELDS_OF_EDITS)
 
 
 def _sha256(text: str) -> str:

@@ -59,6 +59,34 @@ def standard_noise(
     return _box_muller(bits).reshape(-1)[:count].reshape(sizes)
 
 
+def mixed_noise(
+    seed: int, other: int, amount: float, shape: Sequence[int]
+) -> Float32[np.ndarray, " *shape"]:
+    """Start noise between those of two seeds: cos(angle) z(seed) + sin(angle) z(other).
+
+    The angle is ``amount`` of a right angle. Both are independent and unit normal, so the mix is
+    unit normal too: it stays on the sphere, where a weighted mean would fall inside.
+
+    Args:
+        seed: of the noise at amount 0, 0 <= seed < 2**64.
+        other: of the noise at amount 1, 0 <= other < 2**64.
+        amount: 0 to 1.
+        shape: positive sizes of the array.
+
+    Returns:
+        noise: float32 of ``shape``, unit normal.
+
+    Raises:
+        UsageError: an argument outside its range.
+    """
+    if not 0.0 <= amount <= 1.0:
+        raise UsageError(f"amount must be from 0 (no variation) to 1 (the other), got {amount!r}")
+    angle = amount * math.pi / 2
+    mix = math.cos(angle) * standard_noise(seed, shape).astype(np.float64)
+    mix += math.sin(angle) * standard_noise(other, shape)
+    return mix.astype(np.float32)
+
+
 def batch_noise(
     seeds: Sequence[int], shape: Sequence[int], *, stream: int = 0
 ) -> Float32[np.ndarray, "batch ..."]:

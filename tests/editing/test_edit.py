@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from PIL import Image
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.editing.input_images import read_edit
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.generate import Result, generate
+from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.solvers.methods import SOLVERS
@@ -68,10 +71,21 @@ def test_known_bytes_stay_under_every_table(engine: str, solver: str) -> None:
         assert (actual[:, 16:] != expected[:, 16:]).any()
 
 
-def test_an_edited_image_has_no_record() -> None:
-    result = made("fake", known=picture(), mask=half())
-    with pytest.raises(UsageError, match="an edited image has no record"):
-        result.record()
+def test_an_edited_image_is_saved_with_its_record(tmp_path: Path) -> None:
+    edit = {"init_image": picture(), "strength": 0.5, "known": picture(), "mask": half()}
+    result = made("fake", **edit)
+    result.save(tmp_path / "a.png", index=1)
+    record = Record.read(tmp_path / "a.png")
+    assert record == result.record(1) and record.format_version == 2
+    assert record.edit is not None and record.edit.strength == 0.5
+    assert record.edit.init_image == record.edit.known != record.edit.mask
+    # The complete table: where it starts follows from the strength.
+    assert record.table_name == TABLE.name and len(result.request.table) == 3
+    changes = {"mask": half()[:, ::-1], "known": picture().rotate(90), "init_image": picture()}
+    again = made("fake", **{**edit, **changes}).record(1).edit
+    assert again is not None
+    assert again.mask != record.edit.mask and again.known != record.edit.known
+    assert again.init_image == record.edit.init_image
 
 
 @pytest.mark.parametrize(
@@ -101,6 +115,8 @@ def test_version_one_cannot_edit() -> None:
     with open_runtime(bundle, "fake") as runtime:
         with pytest.raises(UsageError, match="cannot edit images"):
             generate(bundle, runtime, "red", known=picture(), mask=half())
+        with pytest.raises(UsageError, match="cannot edit images"):
+            read_edit(bundle, inpaint=b"never read", mask=b"")
         # Image-to-image is a table alone.
         generate(bundle, runtime, "red", init_image=picture(), strength=0.5)
 

@@ -26,7 +26,7 @@ CORE_LIBRARIES = {
     "numpy": ("*",),
     "jaxtyping": ("*",),
     "tokenizers": ("tokenizer.py",),
-    "PIL": ("io/images.py", "io/image_formats.py", "demo/*", "evaluation/shapes/*"),
+    "PIL": ("io/image*.py", "editing/*", "demo/*", "evaluation/shapes/*"),
     "pyarrow": ("text/embedding_files.py", "text/embedding_parquet.py"),
     "matplotlib": ("evaluation/quality/plots.py", "cli/*"),
     "torch": ("model/*", "checkpoints/*"),
