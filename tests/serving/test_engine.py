@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+import unittest.mock
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -15,6 +17,7 @@ from minit2i_deploy.generate import generate
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.protocol import BatchRuntime, Runtime
 from minit2i_deploy.request import Request
+from minit2i_deploy.serving.engine.calls import open_model
 from minit2i_deploy.serving.engine.engine import Engine
 from minit2i_deploy.serving.engine.image_state import prompt_tokens
 from minit2i_deploy.serving.engine.orders import (
@@ -180,6 +183,27 @@ def test_texts_are_embedded_between_rows(engine: Engine) -> None:
     for sequence, values, mask in zip(sequences, expected.values, expected.mask, strict=True):
         assert np.array_equal(sequence, values[mask > 0])
     engine.cancel(slow)
+
+
+def test_a_prompt_is_adapted_once() -> None:
+    """For all requests that share it, and again where the other branch is another one."""
+    settings = {
+        "demo": [{}, {"guidance": 3.0}, {"negative": "blue"}, {"guidance": 1.0}],
+        "demo-student": [{}, {"seed": 2}, {"guidance": 2.0}, {"guidance": 2.0}],
+    }
+    num_adapted = {name: list[int]() for name in settings}
+    for name, each in settings.items():
+        with contextlib.ExitStack() as stack:
+            model = open_model(served_bundles()[name], stack, fake_runtime)
+            for changes in each:
+                request = Request.of(model.bundle, "a red circle", **changes)  # type: ignore[arg-type]
+                expected = prompt_tokens(model.bundle, model.runtime, request)
+                with unittest.mock.patch.object(
+                    model.runtime, "adapt", side_effect=model.runtime.adapt
+                ) as adapt:
+                    assert np.array_equal(model.tokens(request), expected)
+                num_adapted[name].append(adapt.call_count)
+    assert num_adapted == {"demo": [1, 0, 1, 1], "demo-student": [1, 0, 1, 0]}
 
 
 class Poisoned:

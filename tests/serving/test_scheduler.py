@@ -119,6 +119,18 @@ def test_costs_try_the_next_size_until_it_is_no_better() -> None:
     assert costs.sequence_s("base") == pytest.approx(0.25)
 
 
+def test_calls_that_other_work_slowed_do_not_change_the_size() -> None:
+    costs = CostModel()
+    for index in range(40):
+        for size, seconds in ((1, 1.0), (2, 1.8), (4, 3.6)):
+            # Every second call of the cheapest sizes takes three times as long.
+            slowed = 3 if index % 2 and size > 1 else 1
+            costs.learn("base", size, slowed * seconds)
+    assert costs.efficient_size("base") == 2
+    # Who waits is told of the time that calls really take.
+    assert costs.sequence_s("base") == pytest.approx(1.0)
+
+
 def test_a_full_queue_takes_all_images_of_a_request_or_none() -> None:
     each = learned(scheduler(Clock(), max_queue=4), per_call_s=0.0, per_sequence_s=2.0)
     each.submit([job() for _ in range(3)])

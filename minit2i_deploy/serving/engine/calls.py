@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -15,8 +17,11 @@ from minit2i_deploy.request import Request
 from minit2i_deploy.serving.engine.batch_step import BatchStep, RuntimeStep
 from minit2i_deploy.serving.engine.image_state import ImageState, prompt_tokens
 from minit2i_deploy.serving.engine.orders import ImageTask, RowDone, TextOrder
-from minit2i_deploy.text.encoder import SequenceEncoder
+from minit2i_deploy.text.encoder import SequenceCache, SequenceEncoder
 from minit2i_deploy.tokenizer import Encoded
+
+# Twenty prompts of B/16; hundreds of the demo model.
+PROMPT_CACHE_BYTES: Final = 32 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -27,11 +32,37 @@ class Model:
         bundle: that is run.
         runtime: it is open on.
         step: advances its images.
+        prompts: adapted tokens of the latest prompts.
     """
 
     bundle: Bundle
     runtime: Runtime
     step: BatchStep
+    prompts: SequenceCache = field(default_factory=lambda: SequenceCache(PROMPT_CACHE_BYTES))
+
+    def tokens(self, request: Request) -> np.ndarray:
+        """Tokens of a request's branches, as in ``prompt_tokens``; not computed twice."""
+        conditions = b"" if request.conditions is None else request.conditions.tobytes()
+        texts = (str(request.prompts[0]), request.negative, request.guided)
+        key = repr(texts).encode() + conditions
+        tokens = self.prompts.get(key)
+        if tokens is None:
+            tokens = prompt_tokens(self.bundle, self.runtime, request)
+            self.prompts.put(key, tokens)
+        return tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CallResult:
+    """What a call came to.
+
+    Args:
+        failures: id of a task -> why it failed.
+        seconds: of the step alone, without what images do before their first row.
+    """
+
+    failures: Mapping[int, Exception]
+    seconds: float
 
 
 def open_model(
@@ -54,28 +85,27 @@ def open_model(
         )
     model = Model(bundle=bundle, runtime=runtime, step=RuntimeStep(runtime))
     request = Request.of(bundle, "")
-    state = ImageState.start(bundle, request, prompt_tokens(bundle, runtime, request))
+    state = ImageState.start(bundle, request, model.tokens(request))
     model.step.run([state])
     return model
 
 
-def advance_images(model: Model, tasks: Sequence[ImageTask]) -> Mapping[int, Exception]:
+def advance_images(model: Model, tasks: Sequence[ImageTask]) -> CallResult:
     """Advance each image by a row, and report the estimates that are watched.
 
     Args:
         model: of all of them.
         tasks: images at any rows; those that have not begun begin here.
-
-    Returns:
-        id of a task -> why it failed.
     """
     failures: dict[int, Exception] = {}
     ready = [task for task in tasks if _begin(model, task, failures)]
+    began = time.perf_counter()
     _step(model, ready, failures)
+    seconds = time.perf_counter() - began
     for task in ready:
         if id(task) not in failures:
             _check_and_report(task, failures)
-    return failures
+    return CallResult(failures=failures, seconds=seconds)
 
 
 def embed_texts(model: Model, orders: Sequence[TextOrder]) -> None:
@@ -98,7 +128,7 @@ def _begin(model: Model, task: ImageTask, failures: dict[int, Exception]) -> boo
     request = order.requests[task.image]
     try:
         if order.tokens is None:
-            order.tokens = prompt_tokens(model.bundle, model.runtime, request)
+            order.tokens = model.tokens(request)
         task.state = ImageState.start(model.bundle, request, order.tokens)
     except Exception as error:  # answered, and the other images go on
         failures[id(task)] = error

@@ -224,9 +224,8 @@ class Engine:
             self._run_batch(batch)
 
     def _run_batch(self, batch: Batch) -> None:
-        began = time.perf_counter()
-        failures = advance_images(self._models[batch.model], [job.payload for job in batch.jobs])
-        seconds = time.perf_counter() - began
+        call = advance_images(self._models[batch.model], [job.payload for job in batch.jobs])
+        failures, seconds = call.failures, call.seconds
         num_sequences = batch.num_sequences
         with self._changed:
             # One that was cancelled meanwhile is nobody's failure.

@@ -6,7 +6,8 @@ times as much, and a larger batch only makes every image in it wait for the othe
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
 from typing import Final
 
 # A larger call must make each sequence cheaper by this share to be worth the wait.
@@ -14,6 +15,26 @@ WORTH: Final = 0.04
 # Weight of the newest call in the mean.
 _SMOOTHING: Final = 0.2
 _FIRST_GUESS_S: Final = 0.01
+# Other work on the machine only ever makes a call slower, so sizes are compared by the fast quarter
+# of their latest calls.
+_RECENT: Final = 24
+_FAST_SHARE: Final = 0.25
+
+
+@dataclass(slots=True)
+class _SizeCost:
+    """Seconds of a sequence in calls of one size: a running mean, and the latest calls."""
+
+    mean_s: float
+    recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+    def learn(self, seconds: float) -> None:
+        self.mean_s += _SMOOTHING * (seconds - self.mean_s)
+        self.recent_s.append(seconds)
+
+    @property
+    def fast_s(self) -> float:
+        return sorted(self.recent_s)[int(_FAST_SHARE * len(self.recent_s))]
 
 
 class CostModel:
@@ -23,7 +44,7 @@ class CostModel:
     """
 
     def __init__(self) -> None:
-        self._seconds: defaultdict[str, dict[int, float]] = defaultdict(dict)
+        self._costs: defaultdict[str, dict[int, _SizeCost]] = defaultdict(dict)
 
     def learn(self, model: str, num_sequences: int, seconds: float) -> None:
         """Count a call.
@@ -33,13 +54,14 @@ class CostModel:
             num_sequences: in the call, at least 1.
             seconds: it took.
         """
-        size, cost = _size(num_sequences), seconds / num_sequences
-        before = self._seconds[model].get(size, cost)
-        self._seconds[model][size] = before + _SMOOTHING * (cost - before)
+        cost = seconds / num_sequences
+        size = self._costs[model].setdefault(_size(num_sequences), _SizeCost(cost))
+        size.learn(cost)
 
     def sequence_s(self, model: str) -> float:
-        """Seconds of a sequence at the cheapest size; a guess before the first call."""
-        return min(self._seconds[model].values(), default=_FIRST_GUESS_S)
+        """Mean seconds of a sequence at the cheapest size; a guess before the first call."""
+        means = (cost.mean_s for cost in self._costs[model].values())
+        return min(means, default=_FIRST_GUESS_S)
 
     def efficient_size(self, model: str, *, worth: float = WORTH) -> int:
         """Most sequences that a call should have.
@@ -51,7 +73,7 @@ class CostModel:
             model: name of the bundle.
             worth: by what share a larger call must make each sequence cheaper.
         """
-        costs = self._seconds[model]
+        costs = {size: cost.fast_s for size, cost in self._costs[model].items()}
         if not costs:
             return 1
         best = min(costs.values())
