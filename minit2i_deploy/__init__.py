@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.model import build_network
     from minit2i_deploy.runtimes import open_runtime
     from minit2i_deploy.solvers.noise import standard_noise
+    from minit2i_deploy.solvers.repeats import Repeats
     from minit2i_deploy.solvers.row import advance
     from minit2i_deploy.solvers.table import Table, solver_table
     from minit2i_deploy.text.embed import embed, embed_stream
@@ -46,6 +47,7 @@ _PUBLIC: Final[dict[str, str]] = {
     "MissingDependencyError": "minit2i_deploy.errors:MissingDependencyError",
     "Mix": "minit2i_deploy.text.prompts:Mix",
     "ModelConfig": "minit2i_deploy.config:ModelConfig",
+    "Repeats": "minit2i_deploy.solvers.repeats:Repeats",
     "RuntimeFailure": "minit2i_deploy.errors:RuntimeFailure",
     "Table": "minit2i_deploy.solvers.table:Table",
     "TrainingError": "minit2i_deploy.errors:TrainingError",
@@ -73,6 +75,7 @@ __all__ = [
     "MissingDependencyError",
     "Mix",
     "ModelConfig",
+    "Repeats",
     "RuntimeFailure",
     "Table",
     "TrainingError",

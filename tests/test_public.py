@@ -13,7 +13,7 @@ import minit2i_deploy
 
 NAMES = [
     "Bundle", "BundleError", "CheckpointError", "Minit2iError", "MissingDependencyError",
-    "Mix", "ModelConfig", "RuntimeFailure", "Table", "TrainingError", "UsageError",
+    "Mix", "ModelConfig", "Repeats", "RuntimeFailure", "Table", "TrainingError", "UsageError",
     "VerificationError", "__version__", "advance", "build_network", "embed", "embed_stream",
     "generate", "load_checkpoint", "open_runtime", "ready_bundle", "solver_table", "standard_noise",
     "trajectory",

@@ -18,6 +18,7 @@ from minit2i_deploy.io.files import atomic_write_bytes, sha256_file
 from minit2i_deploy.progress import Progress, no_progress
 from minit2i_deploy.solvers.mean_flow import StudentSettings
 from minit2i_deploy.solvers.methods import find_solver
+from minit2i_deploy.solvers.repeats import NO_REPEATS, Repeats
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.tokenizer import FILE_NAME as TOKENIZER_FILE
 from minit2i_deploy.tokenizer import Tokenizer
@@ -126,8 +127,9 @@ class Bundle:
         grid: str = "uniform",
         shift: float | None = None,
         a_min: float | None = None,
+        repeats: Repeats = NO_REPEATS,
     ) -> Table:
-        """Compile a solver with this bundle's a_min and, for a student, its conditions.
+        """Compile a solver with this bundle's a_min and noise, for a student with its conditions.
 
         Args:
             solver: a name in ``solvers.SOLVERS``.
@@ -135,6 +137,7 @@ class Bundle:
             grid: as for ``table.solver_table``.
             shift: as for ``table.solver_table``.
             a_min: floor of the division by 1 - t; None takes the flavour's.
+            repeats: as for ``table.solver_table``, at this bundle's noise scale.
 
         Raises:
             UsageError: an unknown solver, or settings that it does not have.
@@ -156,6 +159,7 @@ class Bundle:
             grid=grid,
             shift=shift,
             a_min=a_min,
+            repeats=dataclasses.replace(repeats, noise_scale=self.manifest.noise.scale),
             **conditions,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.guidance import adjust_guidance
+from minit2i_deploy.solvers.repeats import Repeats
 from minit2i_deploy.solvers.table import Table
 
 
@@ -33,6 +34,7 @@ def with_steps(bundle: Bundle, table: Table, steps: int) -> Table:
         grid=meta.get("grid", "uniform"),
         shift=meta.get("shift"),
         a_min=meta.get("a_min"),
+        repeats=Repeats.of_meta(meta),
     )
     interval = meta.get("interval")
     return adjust_guidance(

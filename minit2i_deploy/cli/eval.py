@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from minit2i_deploy.cli.support.editing_test import add_editing
 from minit2i_deploy.cli.support.engine_opening import open_engine
 from minit2i_deploy.cli.support.limits import check_least, check_per_kind
 from minit2i_deploy.cli.support.options.engine_options import EngineOptions, add_engine
@@ -64,9 +65,14 @@ class ShapesOptions:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the one test there is."""
+    """Add the tests."""
     parser.description = "Score how often a bundle's images show what their prompts ask for."
     tests = parser.add_subparsers(metavar="TEST", title="tests", required=True)
+    _add_shapes(tests)
+    add_editing(tests)
+
+
+def _add_shapes(tests: Any) -> None:
     shapes = add_task(
         tests,
         "shapes",

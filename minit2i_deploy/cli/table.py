@@ -16,6 +16,7 @@ from minit2i_deploy.cli.support.options.shared_arguments import (
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
+    from minit2i_deploy.solvers.repeats import Repeats
     from minit2i_deploy.solvers.table import Table
 
 _EPILOG: Final = """\
@@ -27,6 +28,7 @@ examples:
   minit2i table --list
   minit2i table --solver heun --steps 10
   minit2i table --solver euler --steps 50 --a-min 0.01 -o euler-50.json
+  minit2i table --solver ab2 --steps 20 --repeats 4 --jump 5 -o repeated.json
 """
 
 _STUDENT: Final = {
@@ -37,7 +39,7 @@ _STUDENT: Final = {
 # Options that --list excludes.
 _COMPILING: Final = (
     "solver", "steps", "a_min", "interval", "clip", "rescale", "shift", "times",
-    "omega", "t_min", "t_max", "output",
+    "omega", "t_min", "t_max", "repeats", "jump", "between", "output",
 )  # fmt: skip
 
 
@@ -57,6 +59,9 @@ class SolverTableOptions:
     omega: float | None
     t_min: float | None
     t_max: float | None
+    repeats: int | None
+    jump: int | None
+    between: tuple[float, ...] | None
     output: Path | None
     json: bool
 
@@ -117,8 +122,31 @@ def _add_solver(parser: argparse.ArgumentParser) -> None:
         type=numbers,
         help="time grid as a list rising from 0 to 1, in place of --steps and --shift",
     )
+    _add_repeats(parser)
     for name, what in _STUDENT.items():
         parser.add_argument(f"--{name}", metavar="X", type=number, help=f"mean-flow only: {what}")
+
+
+def _add_repeats(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--repeats",
+        metavar="N",
+        type=integer,
+        help="for editing: run each stretch of time so often, going back by adding noise",
+    )
+    parser.add_argument(
+        "--jump",
+        metavar="N",
+        type=integer,
+        help="steps of a stretch (default: those of --between are one)",
+    )
+    parser.add_argument(
+        "--between",
+        metavar=("START", "END"),
+        nargs=2,
+        type=number,
+        help="times between which stretches lie (default 0 1)",
+    )
 
 
 def run(options: SolverTableOptions) -> None:
@@ -154,12 +182,25 @@ def run(options: SolverTableOptions) -> None:
         omega=options.omega,
         t_min=options.t_min,
         t_max=options.t_max,
+        repeats=_repeats(options),
     )
     if options.output is not None:
         table.save(options.output)
         print(f"{options.output}  {table.name}, {len(table)} rows")
     else:
         print(table.to_json().rstrip() if options.json else _text(table))
+
+
+def _repeats(options: SolverTableOptions) -> Repeats:
+    from minit2i_deploy.solvers.repeats import Repeats
+
+    if options.repeats is None:
+        for name in ("jump", "between"):
+            if getattr(options, name) is not None:
+                raise UsageError(f"--{name} requires --repeats N")
+    start, end = options.between or (0.0, 1.0)
+    count = 1 if options.repeats is None else options.repeats
+    return Repeats(count=count, jump=options.jump, interval=(start, end))
 
 
 def _grid(options: SolverTableOptions) -> str | tuple[float, ...]:

@@ -136,8 +136,8 @@ def dpmpp2m(points: Points, a_min: float) -> Rows:
     k = np.zeros_like(dt)
     # 0 in the second step of a table from t = 0, where g before it is infinite.
     k[1:-1] = 0.5 * g[1:] / g[:-1]
+    # Exactly 1 in a last step to t = 1, where dt is the same difference.
     share = dt / (1.0 - t)
-    share[-1] = 1.0
     zero = np.zeros_like(t)
     return np.column_stack([t, 1.0 - share, share * (1.0 + k), -share * k, zero, zero])
 

@@ -9,6 +9,7 @@ from jaxtyping import Float64
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.guidance import replace_columns
+from minit2i_deploy.solvers.repeats import Repeats
 from minit2i_deploy.solvers.table import Table, solver_table
 
 _GUIDANCE_COLUMNS: Final = ("clip", "rescale")
@@ -47,6 +48,7 @@ def start_table(table: Table, start: float) -> Table:
 
 def _settings(table: Table, meta: dict[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {"steps": meta["steps"], "a_min": meta.get("a_min")}
+    settings["repeats"] = Repeats.of_meta(meta)
     if table.is_conditioned:
         names = ("omega", "t_min", "t_max")
         return settings | {name: float(table.column(name)[0]) for name in names}

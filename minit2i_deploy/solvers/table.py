@@ -23,14 +23,12 @@ from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.files import atomic_write_text
 from minit2i_deploy.solvers.mean_flow import condition_values
 from minit2i_deploy.solvers.methods import find_solver, solver_floor, solver_points
+from minit2i_deploy.solvers.repeats import MAX_ROWS, NO_REPEATS, Repeats, compile_repeats
 from minit2i_deploy.solvers.row import GRAPH_COLUMNS, Row
 from minit2i_deploy.solvers.table_file import decode_table, encode_table
-from minit2i_deploy.solvers.time_grids import MAX_STEPS
 
 COLUMNS: Final = ("t", "a", "b", "c", "n", "s", "share", "clip", "rescale")
 CONDITION_COLUMNS: Final = ("h", "omega", "t_min", "t_max")
-# Heun evaluates twice a step.
-MAX_ROWS: Final = 2 * MAX_STEPS
 _TIME_ROUNDING: Final = 1e-9
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -202,6 +200,7 @@ def solver_table(
     t_min: float | None = None,
     t_max: float | None = None,
     start: float = 0.0,
+    repeats: Repeats = NO_REPEATS,
 ) -> Table:
     """Compile a solver of the flow v = (x0 - x) / max(1 - t, a_min) into a table.
 
@@ -220,6 +219,7 @@ def solver_table(
         t_min: "mean-flow" only: lowest noise level with guidance; None takes 0.2.
         t_max: "mean-flow" only: highest noise level with guidance; None takes 0.8.
         start: time of the first row, below 1; the grid's points after it remain.
+        repeats: stretches of time that are run several times, for editing.
 
     Raises:
         UsageError: an unknown solver (its choices are listed), a number outside its range, or an
@@ -232,16 +232,16 @@ def solver_table(
     method, num_steps = find_solver(solver), len(points) - 1 if steps is None else steps
     settings = {"omega": omega, "t_min": t_min, "t_max": t_max}
     conditions = condition_values(solver, method.conditioned, num_steps, interval, settings)
-    updates = method.rows(points, floor or 0.0)
+    updates = compile_repeats(repeats, points, floor or 0.0, method.rows)
     t = updates[:, 0]
     share = np.zeros_like(t) if conditions else inside_interval(t, interval).astype(np.float64)
     extra = [share, np.full_like(t, clip), np.full_like(t, rescale)]
     extra += [np.full_like(t, value) for value in conditions.values()]
     suffix, kind = _describe_grid(grid, shift, start)
     guided: dict[str, Any] = conditions or {"interval": [first, last]}
-    meta = {"solver": solver, "steps": num_steps, "a_min": floor, **kind, **guided}
+    meta = {"solver": solver, "steps": num_steps, "a_min": floor, **kind, **guided, **repeats.meta}
     return Table(
-        name=f"{solver}-{num_steps}{suffix}",
+        name=f"{solver}-{num_steps}{suffix}{repeats.suffix}",
         columns=(*COLUMNS, *conditions),
         rows=np.column_stack([updates, *extra]),
         meta=meta,

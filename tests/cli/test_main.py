@@ -59,13 +59,18 @@ FLAGS = {
         "--queue", "--strict", "BUNDLE",
     ],
     "table": [
-        "--a-min", "--clip", "--interval", "--json", "--list", "--omega", "--output", "--rescale",
-        "--shift", "--solver", "--steps", "--t-max", "--t-min", "--times", "-o",
+        "--a-min", "--between", "--clip", "--interval", "--json", "--jump", "--list", "--omega",
+        "--output", "--repeats", "--rescale", "--shift", "--solver", "--steps", "--t-max",
+        "--t-min", "--times", "-o",
     ],
     "eval shapes": [
         *SAMPLING, *ENGINE, "--batch", "--clip", "--interval", "--json", "--kinds", "--output",
         "--per-kind", "--plots", "--reference-per-kind", "--reference-steps", "--rescale", "--seed",
         "--tables", "-o", "BUNDLE",
+    ],
+    "eval editing": [
+        *SAMPLING, *ENGINE, "--batch", "--clip", "--count", "--interval", "--json", "--output",
+        "--rescale", "--seed", "--strengths", "--tables", "--tasks", "-o", "BUNDLE",
     ],
     "quantize": [
         "--calibration", "--clip", "--diff", "--exclude", "--exclude-from", "--include", "--json",

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.evaluation.quality import Candidate, MeterReport, MeterSettings
 
+TABLES_HELP: Final = (
+    "compare tables on the same captions and noise, the others with the first: tables of the "
+    "bundle, .json files, or SOLVER:STEPS[:shift=S][:a_min=A|land][:repeats=N][:jump=N]"
+    "[:between=START-END]"
+)
 _REFERENCE_STEPS: Final = 1000
 _REFERENCE_PER_KIND: Final = 4
 
@@ -54,8 +59,7 @@ def add_comparison(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tables",
         metavar="T,T..",
-        help="compare tables on the same captions and noise, the others with the first: tables of "
-        "the bundle, .json files, or SOLVER:STEPS[:shift=S][:a_min=A|land]",
+        help=TABLES_HELP,
     )
     group.add_argument(
         "--reference-steps",
@@ -143,14 +147,27 @@ def _settings(run: ComparisonRun, options: ComparisonOptions) -> MeterSettings:
 
 
 def _candidates(bundle: Bundle, run: ComparisonRun, options: ComparisonOptions) -> list[Candidate]:
+    return parse_candidates(bundle, options.tables or "", run.guidance, run.adjustments)
+
+
+def parse_candidates(
+    bundle: Bundle,
+    specs: str,
+    guidance: tuple[float, ...] | None,
+    adjustments: AdjustmentOptions,
+) -> list[Candidate]:
+    """The tables of --tables at every scale of --guidance, or each at its own.
+
+    Raises:
+        UsageError: a table or number that is not there or out of range.
+    """
     from minit2i_deploy.evaluation.quality.candidates import list_candidates, parse_table
 
     tables = [
-        adjust_table(parse_table(bundle, spec.strip()), run.adjustments)
-        for spec in (options.tables or "").split(",")
+        adjust_table(parse_table(bundle, spec.strip()), adjustments) for spec in specs.split(",")
     ]
-    if run.guidance is not None:
-        return list_candidates(tables, run.guidance)
+    if guidance is not None:
+        return list_candidates(tables, guidance)
     scale = bundle.preset()[1]
     return [
         candidate

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.methods import solver_points
+from minit2i_deploy.solvers.repeats import Repeats
 from minit2i_deploy.solvers.table import Table
 
-TABLE_SPEC: Final = "a table of the bundle, a .json file, or SOLVER:STEPS[:shift=S][:a_min=A|land]"
+TABLE_SPEC: Final = (
+    "a table of the bundle, a .json file, or SOLVER:STEPS[:shift=S][:a_min=A|land][:repeats=N]"
+    "[:jump=N][:between=START-END]"
+)
+_KEYS: Final = ("shift", "a_min", "repeats", "jump", "between")
 _LAND: Final = "land"
 
 
@@ -75,8 +80,23 @@ def _compiled(bundle: Bundle, spec: str) -> Table:
         points = solver_points(solver, steps, grid, shift)
         a_min = float(1.0 - points[-2]) if value == _LAND else _number(spec, "a_min", value)
         suffix = f"-{_LAND}" if value == _LAND else f"-a{a_min:g}"
-    table = bundle.compile_table(solver, steps, grid=grid, shift=shift, a_min=a_min)
+    table = bundle.compile_table(
+        solver, steps, grid=grid, shift=shift, a_min=a_min, repeats=_repeats(spec, settings)
+    )
     return dataclasses.replace(table, name=table.name + suffix)
+
+
+def _repeats(spec: str, settings: Mapping[str, str]) -> Repeats:
+    """The repeated stretches of time that settings ask for."""
+    fields: dict[str, Any] = {
+        name: _number(spec, key, settings[key], int)
+        for key, name in (("repeats", "count"), ("jump", "jump"))
+        if key in settings
+    }
+    if "between" in settings:
+        first, _, last = settings["between"].partition("-")
+        fields["interval"] = (_number(spec, "between", first), _number(spec, "between", last))
+    return Repeats(**fields)
 
 
 def _steps(spec: str, text: str) -> int:
@@ -92,14 +112,15 @@ def _settings(spec: str, parts: Sequence[str]) -> dict[str, str]:
     settings: dict[str, str] = {}
     for part in parts:
         key, equals, value = part.partition("=")
-        if key not in ("shift", "a_min") or not equals or key in settings:
+        if key not in _KEYS or not equals or key in settings:
             raise UsageError(f"table {spec!r}: {part!r} is not a setting; give {TABLE_SPEC}")
         settings[key] = value
     return settings
 
 
-def _number(spec: str, key: str, text: str) -> float:
+def _number(spec: str, key: str, text: str, kind: Callable[[str], float] = float) -> float:
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
-        raise UsageError(f"table {spec!r}: {key}: expected a number, got {text!r}") from None
+        what = "an integer" if kind is int else "a number"
+        raise UsageError(f"table {spec!r}: {key}: expected {what}, got {text!r}") from None

@@ -55,7 +55,7 @@ def sample_scene(
     while True:
         spec, caption = _draw_caption(rng, kind)
         if not is_held_out(caption):
-            return _random_scene(rng, spec), spec, caption
+            return random_scene(rng, spec), spec, caption
 
 
 def held_out_captions(
@@ -176,7 +176,8 @@ _DRAW_CONTENT: Final[dict[str, Callable[[np.random.Generator], tuple[Requirement
 }
 
 
-def _random_scene(rng: np.random.Generator, spec: Spec) -> Scene:
+def random_scene(rng: np.random.Generator, spec: Spec) -> Scene:
+    """Draw a scene that shows what a spec requires, its objects in the order of the spec."""
     places = lay_out(rng, len(spec.required), spec.relation)
     objects = tuple(
         Object(shape=item.shape or _pick(rng, SHAPES), colour=colour, x=x, y=y, size=size)
