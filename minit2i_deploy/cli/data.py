@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.cli.support.limits import check_least
+from minit2i_deploy.cli.support.options.shard_options import add_shard
 from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer
+from minit2i_deploy.cli.support.pack_shards import PackOptions, pack_one_shard
 from minit2i_deploy.cli.support.parser import add_task
 from minit2i_deploy.errors import Minit2iError, UsageError
 
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
 _PACK_EPILOG: Final = """\
 The caption of an image is the .txt file of the same name, or, with a file
 metadata.jsonl in the folder, its line {"file_name": ..., "text": ...}. Image files
-are packed byte for byte.
+are packed byte for byte. With --shard, --bad-limit is of each tar file, and
+minit2i shards status OUT counts those that are done.
 
 examples:
   minit2i data pack my-images shards
   minit2i data pack --shapes 10000 --size 64 shards
+  minit2i data pack my-images shards --shard 0/4
 """
 _CHECK_EPILOG: Final = """\
 A folder of images and captions is read as pack would read it, before it is packed.
@@ -48,19 +52,6 @@ the missing shards.
 examples:
   minit2i data embed "shards/*.tar" embedded --text-encoder flan-t5-large
 """
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackOptions:
-    """Options of minit2i data pack; None where one was not given."""
-
-    folders: tuple[Path, ...]
-    shapes: int | None
-    size: int | None
-    seed: int | None
-    per_shard: int
-    bad_limit: int
-    json: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,6 +144,7 @@ def _configure_pack(parser: argparse.ArgumentParser) -> None:
         help="samples per shard (default 1000)",
     )
     _add_bad_limit(parser, "images that may be skipped because they are bad")
+    add_shard(parser)
     add_json(parser)
 
 
@@ -235,6 +227,9 @@ def run_pack(options: PackOptions) -> None:
     from minit2i_deploy.progress import ProgressLine
 
     _check_pack(options)
+    if options.shard is not None:
+        _print(options.json, *pack_one_shard(options, options.shard))
+        return
     with ProgressLine("pack") as line:
         packed = _pack(options, line)
     out = options.folders[-1]

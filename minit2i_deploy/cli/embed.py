@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from minit2i_deploy.cli.support.engine_opening import open_engine
 from minit2i_deploy.cli.support.option_hints import bundle_hint, warn_of_single_words
 from minit2i_deploy.cli.support.options.engine_options import EngineOptions, add_engine
+from minit2i_deploy.cli.support.options.shard_options import add_shard
 from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json, integer
 from minit2i_deploy.errors import Minit2iError, UsageError
 
@@ -37,10 +38,14 @@ A line of --input without a text is reported and skipped, and the exit code is t
 1. After an interruption the same command resumes where it stopped; until the end
 the embeddings are kept in FILE.parts.
 
+With --shard the blocks of --window lines go to FILE.shards, as .parquet or .npz;
+minit2i shards merge FILE writes the file.
+
 examples:
   minit2i embed my-bundle "a red circle" "a blue square" -o texts.npz
   minit2i embed my-bundle --input captions.jsonl --field caption -o captions.parquet
   cut -f 2 table.tsv | minit2i embed my-bundle - --pooled-only -o vectors.npy
+  minit2i embed my-bundle -i captions.txt -o captions.parquet --shard 0/4
 """
 
 
@@ -57,6 +62,7 @@ class EmbedOptions:
     pooled_only: bool
     batch: int
     window: int | None
+    shard: str | None
     engine: EngineOptions
     json: bool
 
@@ -131,8 +137,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--window",
         metavar="N",
         type=integer,
-        help="texts of --input sorted by length and kept in memory at once (default 256)",
+        help="texts of --input sorted by length and kept in memory at once (default 256); with "
+        "--shard lines per block (default 4096)",
     )
+    add_shard(parser)
     add_engine(parser)
     add_json(parser)
 
@@ -153,6 +161,10 @@ def run(options: EmbedOptions) -> None:
         lines=source is not None,
     )
     bundle = Bundle.open(options.bundle)
+    if options.shard is not None:
+        assert source is not None
+        _embed_shard(bundle, source, options, contents)
+        return
     warn_of_single_words(options.texts)
     with open_engine(bundle, options.engine) as runtime:
         encoder = SequenceEncoder(bundle, runtime, batch_size=options.batch)
@@ -195,7 +207,7 @@ def _check_arguments(options: EmbedOptions) -> None:
         raise UsageError(
             f"no text given; expected TEXT, --input FILE, or - for standard input{hint}"
         )
-    for name in ("field", "window"):
+    for name in ("field", "window", "shard"):
         if getattr(options, name) is not None:
             raise UsageError(f"--{name} requires --input")
 
@@ -254,6 +266,33 @@ def _embed_source(
             raise KeyboardInterrupt(
                 f"embeddings so far are in {parts}; the same command resumes"
             ) from interrupt
+
+
+def _embed_shard(
+    bundle: Bundle, source: _Source, options: EmbedOptions, contents: Contents
+) -> None:
+    from minit2i_deploy.cli.support.embed_shards import (
+        BLOCK_LINES,
+        EmbedWork,
+        embed_one_shard,
+        print_report,
+    )
+
+    assert options.shard is not None
+    if source.is_stdin:
+        raise UsageError("--shard requires --input FILE, which every process can read again")
+    work = EmbedWork(
+        input=Path(source.place),
+        field=source.field,
+        output=options.output,
+        contents=contents,
+        batch=options.batch,
+        block_lines=BLOCK_LINES if options.window is None else options.window,
+        shard=options.shard,
+        engine=options.engine,
+    )
+    report, folder = embed_one_shard(bundle, work)
+    print_report(report, folder, as_json=options.json, place=source.place)
 
 
 def _identity(bundle: Bundle, source: _Source, engine: EngineOptions) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -131,9 +132,9 @@ def atomic_directory(
 ) -> Iterator[Path]:
     """Yield a sibling folder to fill, and rename it into place if the block succeeds.
 
-    The sibling is ``.<name>.partial-<pid>``. An exception, Ctrl-C or SIGTERM inside the block
-    removes it and does not touch ``path``; a kill that cannot be caught leaves the sibling behind,
-    never a partial target. After the cleanup SIGTERM ends the process as usual.
+    The sibling is ``.<name>.partial-<pid>-<host>``. An exception, Ctrl-C or SIGTERM inside the
+    block removes it and does not touch ``path``; a kill that cannot be caught leaves the sibling
+    behind, never a partial target. After the cleanup SIGTERM ends the process as usual.
 
     Args:
         path: the folder to create; missing parents are created.
@@ -207,7 +208,8 @@ def _sigterm_raises() -> Iterator[None]:
 
 def _partial(target: Path) -> Path:
     # Beside the target, because renaming is atomic within one file system only.
-    return target.with_name(f".{target.name}.partial-{os.getpid()}")
+    # With the machine, because on a shared disk containers often have the same pid.
+    return target.with_name(f".{target.name}.partial-{os.getpid()}-{socket.gethostname()}")
 
 
 def only_with(name: str) -> Callable[[Path], None]:

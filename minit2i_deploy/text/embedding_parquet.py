@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minit2i_deploy.errors import require
+from minit2i_deploy.errors import Minit2iError, require
 from minit2i_deploy.text.embedding_parts import Part
 
 
@@ -36,6 +36,43 @@ def write_parquet(
         for part in parts:
             values = _columns(arrow, part, width, with_tokens, with_pooled)
             writer.write_table(arrow.table(values, schema=schema))
+
+
+def read_parquet(path: Path) -> Part:
+    """Read a file of one part that ``write_parquet`` wrote.
+
+    Raises:
+        MissingDependencyError: pyarrow is not installed.
+        Minit2iError: the file is missing or corrupt.
+    """
+    parquet = require("pyarrow.parquet", "parquet")
+    arrow = require("pyarrow", "parquet")
+    try:
+        table = parquet.read_table(path).combine_chunks()
+        columns = {name: table[name].combine_chunks() for name in table.column_names}
+        num_texts = len(table)
+        pooled = None
+        tokens, lengths = np.zeros((0, 0), np.float32), np.zeros(num_texts, np.int64)
+        if "pooled" in columns:
+            pooled = _matrix(columns["pooled"])
+            tokens = np.zeros((0, pooled.shape[1]), np.float32)
+        if "values" in columns:
+            tokens = _matrix(columns["values"].flatten())
+            lengths = np.diff(columns["values"].offsets.to_numpy()).astype(np.int64)
+        return Part(
+            tokens=tokens,
+            lengths=lengths,
+            lines=columns["line"].to_numpy(),
+            pooled=pooled,
+            texts=columns["text"].to_pylist(),
+        )
+    except (OSError, KeyError, ValueError, arrow.ArrowException) as error:
+        raise Minit2iError(f"{path}: cannot be read ({error}); make it again") from error
+
+
+def _matrix(column: Any) -> np.ndarray:
+    """A column of vectors: float32 [n, width]."""
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
 def _columns(

@@ -37,11 +37,12 @@ class TextSource:
     Args:
         stream: open for reading bytes.
         field: name of the text in each line's JSON object; None for plain lines.
+        first: lines before the stream's position.
     """
 
-    def __init__(self, stream: BinaryIO, field: str | None = None) -> None:
+    def __init__(self, stream: BinaryIO, field: str | None = None, *, first: int = 0) -> None:
         self.field = field
-        self.num_lines = 0
+        self.num_lines = first
         self.num_bytes = 0
         self._stream = stream
         self._hash = hashlib.sha256()

@@ -65,6 +65,36 @@ def test_a_folder_is_packed_as_it_is(tmp_path: Path, capsys: Capsys) -> None:
     assert actual[0]["jpg"] == picture(0) and actual[2]["png"] == picture(2, form="PNG")
 
 
+def test_shards_of_a_run_are_those_of_any_other(tmp_path: Path, capsys: Capsys) -> None:
+    folder, outs = write_images(tmp_path / "in"), [tmp_path / name for name in ("a", "b", "c")]
+    pack = ("data", "pack", folder)
+    assert run(capsys, *pack, outs[0], "--per-shard", 2).code == 0
+    for out, shards in zip(outs[1:], (("0/1",), ("4/5", "1/2", "0/3")), strict=True):
+        for shard in shards:
+            assert run(capsys, *pack, out, "--per-shard", 2, "--shard", shard).code == 0
+    contents = [{path.name: path.read_bytes() for path in out.iterdir()} for out in outs]
+    assert contents[0] == contents[1]
+    assert run(capsys, "shards", "merge", outs[1]).code == 0
+    status = run(capsys, "shards", "verify", outs[2])
+    assert status.code == 1 and "1 of 3 blocks are missing (block 2)" in status.err
+    assert run(capsys, *pack, outs[2], "--per-shard", 2, "--shard", "2/3").code == 0
+    assert {path.name: path.read_bytes() for path in outs[2].iterdir()} == contents[0]
+    (folder / "more.jpg").write_bytes(picture(9))
+    other = run(capsys, *pack, outs[2], "--per-shard", 2, "--shard", "0/1")
+    assert other.code == 2 and "but this input has" in other.error
+
+
+def test_a_bad_image_moves_no_other_in_a_shard(tmp_path: Path, capsys: Capsys) -> None:
+    folder, out = write_images(tmp_path / "in"), tmp_path / "out"
+    (folder / "p3.jpg").write_bytes(b"no image")
+    command = ("data", "pack", folder, out, "--per-shard", 2, "--shard", "0/1")
+    assert run(capsys, *command).code == 1
+    done = run(capsys, *command, "--bad-limit", 1)
+    assert done.code == 0 and "p3.jpg" in done.err
+    texts = [read_all(shard)[0]["txt"] for shard in sorted(out.glob("*.tar"))]
+    assert texts == [b"picture 0\n", b"picture 2\n", b"picture 4\n"]
+
+
 def test_captions_from_metadata(tmp_path: Path, capsys: Capsys) -> None:
     folder, out = write_images(tmp_path / "in", 3), tmp_path / "out"
     lines = [

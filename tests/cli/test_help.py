@@ -151,7 +151,7 @@ def test_bash_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert completed(script, "minit2i ge") == ["generate"]
     assert completed(script, "minit2i ") == [command.name for command in COMMANDS]
     assert completed(script, "minit2i data ") == ["pack", "check", "embed"]
-    assert completed(script, "minit2i data pack --sh") == ["--shapes"]
+    assert completed(script, "minit2i data pack --si") == ["--size"]
     assert completed(script, "minit2i generate b --see") == ["--seed"]
     assert completed(script, "minit2i export a b --precision ") == ["fp32", "bf16", "fp16"]
     assert completed(script, "minit2i help eng") == ["engines"]

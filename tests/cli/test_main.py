@@ -42,7 +42,7 @@ FLAGS = {
     ],
     "embed": [
         *ENGINE, "--batch", "--field", "--input", "--json", "--output", "--pooled", "--pooled-only",
-        "--window", "-i", "-o", "BUNDLE", "TEXT",
+        "--shard", "--window", "-i", "-o", "BUNDLE", "TEXT",
     ],
     "embed-folder": ["--json", "--overwrite", "BUNDLE", "OUT"],
     "diffusers-folder": ["--json", "--overwrite", "BUNDLE", "OUT"],
@@ -93,7 +93,7 @@ FLAGS = {
         "--prompts", "--repeats", "--runtime-b", "--seeds", "-o", "A", "B", "C",
     ],
     "data pack": [
-        "--bad-limit", "--json", "--per-shard", "--seed", "--shapes", "--size", "FOLDER",
+        "--bad-limit", "--json", "--per-shard", "--seed", "--shapes", "--shard", "--size", "FOLDER",
     ],
     "data check": [
         "--bad-limit", "--caption", "--index", "--json", "--min-side", "--prompt-length",
@@ -103,6 +103,9 @@ FLAGS = {
         "--bad-limit", "--caption", "--dtype", "--json", "--prompt-length", "--text-encoder",
         "--tokenizer", "OUT", "SHARDS",
     ],
+    "shards status": ["--json", "DIR"],
+    "shards verify": ["--json", "--repair", "DIR"],
+    "shards merge": ["--json", "--output", "-o", "DIR"],
     "completion": ["SHELL"],
     "help": ["TOPIC"],
     "train": ["--output", "--print", "RECIPE", "KEY=VALUE"],

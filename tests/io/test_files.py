@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -80,7 +81,8 @@ def test_a_folder_appears_when_the_block_ends(tmp_path: Path, existing: bool) ->
     if existing:
         target.mkdir(parents=True)
     with files.atomic_directory(target) as partial:
-        assert partial.parent == target.parent and partial.name == f".out.partial-{os.getpid()}"
+        assert partial.parent == target.parent
+        assert partial.name == f".out.partial-{os.getpid()}-{socket.gethostname()}"
         (partial / "a").write_text("1")
         assert not target.exists() or not names(target)
     assert names(target) == ["a"] and names(target.parent) == ["out"]

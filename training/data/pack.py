@@ -69,7 +69,7 @@ def pack_folder(
     def samples() -> Iterator[dict[str, bytes]]:
         for done, path in enumerate(source.images, 1):
             try:
-                yield _read_checked(source, path)
+                yield read_checked(source, path)
             except BadSampleError as error:
                 key = source.key(path)
                 result.bad.append(BadSample(shard=str(folder), key=key, reason=str(error)))
@@ -140,7 +140,7 @@ def _check_limit(result: PackResult, bad_limit: int) -> None:
         )
 
 
-def _read_checked(source: ImageFolder, path: Path) -> dict[str, bytes]:
+def read_checked(source: ImageFolder, path: Path) -> dict[str, bytes]:
     raw = source.read(path)
     find_caption(raw, "txt")
     decode_image(find_image(raw))
