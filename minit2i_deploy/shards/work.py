@@ -72,22 +72,11 @@ def run_shard(
     missing = [block for block in blocks if not is_done(folder, data, block)]
     num_before = len(blocks) - len(missing)
     num_items, problems = 0, list[str]()
-    for done, block in enumerate(missing):
-        items = job.items(block)
-        part = stage_of(
-            progress, (num_before + done) / len(blocks), (num_before + done + 1) / len(blocks)
-        )
-        result = make_block(block, items, part)
-        mark = BlockMark(
-            bundle=job.bundle,
-            start=items.start,
-            stop=items.stop,
-            files=hashed_files(data, result.files),
-            counts=result.counts,
-            problems=tuple(result.problems),
-        )
-        write_mark(folder, data, block, mark)
-        num_items += len(items)
+    for place, block in enumerate(missing, num_before):
+        part = stage_of(progress, place / len(blocks), (place + 1) / len(blocks))
+        result = make_block(block, job.items(block), part)
+        write_mark(folder, data, block, _mark(job, data, block, result))
+        num_items += len(job.items(block))
         problems += result.problems
         part(1.0, f"block {block}")
     return ShardReport(
@@ -96,4 +85,16 @@ def run_shard(
         num_items=num_items,
         num_problems=len(problems),
         problems=tuple(problems[:max_problems]),
+    )
+
+
+def _mark(job: Job, data: Path, block: int, result: BlockResult) -> BlockMark:
+    items = job.items(block)
+    return BlockMark(
+        bundle=job.bundle,
+        start=items.start,
+        stop=items.stop,
+        files=hashed_files(data, result.files),
+        counts=result.counts,
+        problems=tuple(result.problems),
     )
