@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from minit2i_deploy.cli.support.limits import check_least
 from minit2i_deploy.cli.support.options.shard_options import add_shard
 from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer
-from minit2i_deploy.cli.support.pack_shards import PackOptions, pack_one_shard
 from minit2i_deploy.cli.support.parser import add_task
+from minit2i_deploy.cli.support.sharded.pack_shards import PackOptions, pack_one_shard
 from minit2i_deploy.errors import Minit2iError, UsageError
 
 if TYPE_CHECKING:

@@ -271,7 +271,7 @@ def _embed_source(
 def _embed_shard(
     bundle: Bundle, source: _Source, options: EmbedOptions, contents: Contents
 ) -> None:
-    from minit2i_deploy.cli.support.embed_shards import (
+    from minit2i_deploy.cli.support.sharded.embed_shards import (
         BLOCK_LINES,
         EmbedWork,
         embed_one_shard,

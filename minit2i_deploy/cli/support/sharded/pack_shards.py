@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minit2i_deploy.cli.support.embed_shards import report_values
 from minit2i_deploy.cli.support.options.shard_options import chosen_shard
+from minit2i_deploy.cli.support.sharded.embed_shards import report_values
 from minit2i_deploy.shards.job import job_folder
 
 

@@ -1,0 +1,1 @@
+"""Commands with --shard: one process's part of the work, and its report."""
