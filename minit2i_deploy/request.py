@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.editing.default_preset import edit_preset
 from minit2i_deploy.editing.edit import NO_EDIT, Edit
 from minit2i_deploy.errors import SettingIgnoredWarning, UsageError
 from minit2i_deploy.protocol import Runtime
@@ -77,7 +78,7 @@ class Request:
         """
         prompt_list = as_prompts(prompts)
         check_settings(table, guidance, negative, noise)
-        base_table, guidance = _with_defaults(bundle, table, guidance)
+        base_table, guidance = _with_defaults(bundle, table, guidance, edit)
         table = start_table(base_table, 1.0 - edit.strength)
         conditions = student_conditions(bundle, table, guidance, negative)
         shares = common_shares(prompt_list)
@@ -166,12 +167,13 @@ class Request:
 
 
 def _with_defaults(
-    bundle: Bundle, table: Table | None, guidance: float | None
+    bundle: Bundle, table: Table | None, guidance: float | None, edit: Edit
 ) -> tuple[Table, float]:
     # A student's table has its guidance in it; the default preset need not be read then.
     if table is not None:
         guidance = table.student_guidance if guidance is None else guidance
         if guidance is not None:
             return table, guidance
-    preset_table, preset_guidance = bundle.preset()
+    preset = edit_preset(bundle, inpaints=edit.known is not None)
+    preset_table, preset_guidance = bundle.preset(preset)
     return table or preset_table, preset_guidance if guidance is None else guidance

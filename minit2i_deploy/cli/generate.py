@@ -27,7 +27,8 @@ have as many seeds as there are prompts, or --num-images generates each of them
 with each seed.
 
 files it writes:
-  minit2i-SEED.png, or what -o names   each image, with its record
+  minit2i-SEED.png, or what -o names   each image, with its record;
+                                       minit2i-SEED-with-SEED.png of a variation
   DIR/index.jsonl                      file, prompt, seed, table and guidance of
                                        each image in a folder
   --grid FILE.png                      all images side by side
@@ -45,6 +46,10 @@ examples:
   head -3 prompts.txt | minit2i generate my-bundle - -o three/
   minit2i generate my-bundle "a red circle" --animate circle.webp --every 2
   minit2i generate my-bundle --from circle.png -o again.png
+  minit2i generate my-bundle "a blue circle" --init-image a.png --strength 0.6
+  minit2i generate my-bundle "a red circle and a star" --inpaint a.png --mask m.png
+  minit2i generate my-bundle "two circles" --inpaint a.png --outpaint 0,0,64,0
+  minit2i generate my-bundle "a red circle" --variations 4 --amount 0.1 -o like/
   minit2i generate my-bundle "a red circle" --runtime tensorrt --repeat 50
 """
 
@@ -63,6 +68,7 @@ def run(options: GenerateOptions) -> None:
     """Generate and write."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.cli.support.images import image_files, image_requests
+    from minit2i_deploy.cli.support.images.edit_inputs import check_start, read_inputs
     from minit2i_deploy.cli.support.images.image_batches import GenerationJob, run_job
     from minit2i_deploy.progress import ProgressLine
 
@@ -72,7 +78,9 @@ def run(options: GenerateOptions) -> None:
     options = _with_record(options, record)
     mixes = image_requests.read_mixes(options, record)
     bundle = Bundle.open(options.bundle)
+    inputs = read_inputs(options, bundle, record)
     table, guidance = _choose_table(bundle, options, record)
+    check_start(inputs, table)
     requests = image_requests.plan_images(options, mixes, record, table)
     image_files.check_numbers(options, len(requests))
     job = GenerationJob(
@@ -81,6 +89,7 @@ def run(options: GenerateOptions) -> None:
         table=table,
         guidance=guidance,
         requests=requests,
+        inputs=inputs,
         files=image_files.plan_files(options, requests),
     )
     job.check_records(options.engine.name)
@@ -122,7 +131,13 @@ def _with_record(options: GenerateOptions, record: Record | None) -> GenerateOpt
 def _choose_table(
     bundle: Bundle, options: GenerateOptions, record: Record | None
 ) -> tuple[Table, float]:
-    table, guidance = choose_table(bundle, options.sampling, options.guidance)
+    from minit2i_deploy.editing.default_preset import edit_preset
+
+    sampling = options.sampling
+    if sampling.preset is None and sampling.table is None and sampling.solver is None:
+        preset = edit_preset(bundle, inpaints=options.edit.inpaint is not None)
+        sampling = dataclasses.replace(sampling, preset=preset)
+    table, guidance = choose_table(bundle, sampling, options.guidance)
     if record is not None:
         if record.bundle != bundle.digest:
             raise UsageError(

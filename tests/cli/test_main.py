@@ -31,10 +31,11 @@ FLAGS = {
         "--precision", "CHECKPOINT", "BUNDLE",
     ],
     "generate": [
-        *SAMPLING, *ENGINE, "--also", "--animate", "--batch", "--clip", "--every", "--from",
-        "--format", "--grid", "--interval", "--json", "--negative", "--noise", "--num-images",
-        "--output", "--preview", "--prompts", "--repeat", "--rescale", "--save-state", "--seed",
-        "-o", "BUNDLE", "PROMPT",
+        *SAMPLING, *ENGINE, "--also", "--amount", "--animate", "--batch", "--clip", "--every",
+        "--feather", "--format", "--from", "--grid", "--init-image", "--inpaint", "--interval",
+        "--json", "--mask", "--negative", "--noise", "--num-images", "--outpaint", "--output",
+        "--preview", "--prompts", "--repeat", "--rescale", "--save-state", "--seed", "--strength",
+        "--variations", "-o", "BUNDLE", "PROMPT",
     ],
     "refit": [
         "--checkpoint", "--device", "--engine", "--json", "--lora", "--output", "--overwrite", "-o",

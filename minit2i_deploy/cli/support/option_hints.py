@@ -33,6 +33,16 @@ _ELSEWHERE: Final = {
     "--engine": "--runtime",
     "--dtype": "--precision",
     "--late-from": "--switch-at",
+    "--image": "--init-image",
+    "--init-img": "--init-image",
+    "--input-image": "--init-image",
+    "--denoise": "--strength",
+    "--denoising-strength": "--strength",
+    "--mask-image": "--mask",
+    "--mask-blur": "--feather",
+    "--extend": "--outpaint",
+    "--variation-strength": "--amount",
+    "--subseed-strength": "--amount",
 }
 _UNKNOWN_OPTION: Final = re.compile(r"unrecognized arguments:.*?(--?[A-Za-z][\w-]*)")
 _UNKNOWN_COMMAND: Final = re.compile(r"invalid choice: '([^']*)'")

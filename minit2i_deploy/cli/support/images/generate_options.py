@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from minit2i_deploy.cli.support.images.edit_options import EditOptions, add_edit
 from minit2i_deploy.cli.support.options.engine_options import EngineOptions, add_engine
 from minit2i_deploy.cli.support.options.sampling_options import (
     AdjustmentOptions,
@@ -19,6 +20,7 @@ from minit2i_deploy.cli.support.options.shared_arguments import (
     add_bundle,
     add_json,
     integer,
+    number,
     seeds,
 )
 
@@ -59,6 +61,9 @@ class GenerateOptions:
         num_images: images per prompt, from consecutive seeds.
         batch: images generated at once.
         noise: .npy file in place of the seeds' noise.
+        variations: images per prompt and seed, from noise that other seeds change.
+        amount: how much they change it.
+        edit: input images.
         grid: file for all images side by side.
         save_state: .npy file for the final states.
         preview: folder for the estimates of each row.
@@ -84,6 +89,9 @@ class GenerateOptions:
     num_images: int | None
     batch: int
     noise: Path | None
+    variations: int | None
+    amount: float | None
+    edit: EditOptions
     grid: Path | None
     save_state: Path | None
     preview: Path | None
@@ -129,6 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling(parser)
     add_adjustments(parser)
     _add_seeds(parser)
+    add_edit(parser)
     _add_outputs(parser)
     add_engine(parser)
     add_json(parser)
@@ -192,6 +201,20 @@ def _add_seeds(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help=".npy file of float32 unit normal noise, [3, H, W] or [images, 3, H, W], in place "
         "of the seed's",
+    )
+    group.add_argument(
+        "--variations",
+        metavar="N",
+        type=integer,
+        help="images per prompt and seed that are like that seed's: its noise is mixed with that "
+        "of SEED + 1, SEED + 2 and so on",
+    )
+    group.add_argument(
+        "--amount",
+        metavar="A",
+        type=number,
+        help="share of the other seed in --variations: 0 changes nothing, 1 is the other seed's "
+        "image (default 0.2)",
     )
 
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.cli.support import output_paths
+from minit2i_deploy.cli.support.images.edit_inputs import EditInputs
 from minit2i_deploy.cli.support.images.generate_options import GenerateOptions
 from minit2i_deploy.cli.support.images.image_files import ImageFiles
-from minit2i_deploy.cli.support.images.image_requests import ImageRequest
+from minit2i_deploy.cli.support.images.variations import ImageRequest
 from minit2i_deploy.generate import Frame, Result, generate
 from minit2i_deploy.io.image_formats import save_image
 from minit2i_deploy.io.image_record import Record
@@ -42,6 +43,7 @@ class GenerationJob:
     table: Table
     guidance: float
     requests: Sequence[ImageRequest]
+    inputs: EditInputs
     files: ImageFiles
 
     def check_records(self, runtime_name: str) -> None:
@@ -68,6 +70,8 @@ class GenerationJob:
             negative=self.options.negative,
             noise=request.noise,
             runtime=runtime_name,
+            edit=self.inputs.record,
+            variation=request.variation,
         )
 
 
@@ -158,7 +162,8 @@ def _generate(
 ) -> Result:
     options = job.options
     batch = job.requests[start : start + options.batch]
-    noise = [request.noise for request in batch if request.noise is not None]
+    noises = [request.start_noise(job.bundle.config.image_shape) for request in batch]
+    noise = [array for array in noises if array is not None]
     shows_frames = options.preview is not None or options.animate is not None
 
     def on_row(done: int, total: int) -> None:
@@ -182,6 +187,7 @@ def _generate(
         on_frame=on_frame if shows_frames else None,
         on_row=None if progress is None else on_row,
         previews=shows_frames,
+        **job.inputs.arguments,
     )
 
 

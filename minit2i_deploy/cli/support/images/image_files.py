@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from minit2i_deploy.cli.support import output_paths
 from minit2i_deploy.cli.support.images.generate_options import GenerateOptions, OutputPlace
-from minit2i_deploy.cli.support.images.image_requests import ImageRequest
+from minit2i_deploy.cli.support.images.variations import ImageRequest
 from minit2i_deploy.cli.support.limits import check_least
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.files import append_line, cleanup_on_sigterm, remove_if_empty
@@ -19,6 +19,7 @@ from minit2i_deploy.io.image_formats import SUFFIXES, check_metadata
 from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import check_animation
 from minit2i_deploy.io.lock import output_lock
+from minit2i_deploy.io.strict_json import encode
 
 INDEX_FILE: Final = "index.jsonl"
 
@@ -57,13 +58,18 @@ class ImageFiles:
 
 
 def prompt_and_seed(record: Record) -> dict[str, Any]:
-    """The prompt and seed of an image, and its negative prompt where there is one.
+    """The prompt and seed of an image; its negative prompt, variation and strength if it has any.
 
     The seed is None where a noise file takes its place.
     """
     seed = record.seed if record.noise is None else None
     values: dict[str, Any] = {"prompt": record.prompt_text, "seed": seed}
-    return values | ({} if record.negative is None else {"negative": record.negative})
+    extra = {
+        "negative": record.negative,
+        "variation": None if record.variation is None else encode(record.variation),
+        "strength": None if record.edit is None else record.edit.strength,
+    }
+    return values | {name: value for name, value in extra.items() if value is not None}
 
 
 def check_places(options: GenerateOptions) -> None:
@@ -107,7 +113,7 @@ def plan_files(options: GenerateOptions, requests: Sequence[ImageRequest]) -> Im
     Raises:
         UsageError: the place does not fit, or cannot be written.
     """
-    names = ["noise" if item.noise is not None else str(item.seed) for item in requests]
+    names = [_stem(item) for item in requests]
     numbered = [f"{index:04d}-{name}" for index, name in enumerate(names)]
     suffix, place = f".{options.format}", options.output
     if place is None:
@@ -141,6 +147,13 @@ def created_folders(options: GenerateOptions, files: ImageFiles) -> Iterator[Non
             stack.enter_context(remove_if_empty(options.preview))
             output_paths.create_folder(options.preview)
         yield
+
+
+def _stem(request: ImageRequest) -> str:
+    if request.noise is not None:
+        return "noise"
+    variation = request.variation
+    return f"{request.seed}" if variation is None else f"{request.seed}-with-{variation.seed}"
 
 
 def _is_folder(place: OutputPlace, *, num_images: int) -> bool:

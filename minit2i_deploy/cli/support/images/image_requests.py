@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from minit2i_deploy.cli.support.images.generate_options import GenerateOptions
+from minit2i_deploy.cli.support.images.variations import (
+    MAX_IMAGES,
+    ImageRequest,
+    vary_images,
+)
 from minit2i_deploy.cli.support.limits import check_least
 from minit2i_deploy.cli.support.option_hints import bundle_hint
 from minit2i_deploy.cli.support.standard_input import STDIN, read_standard_input
@@ -19,18 +23,6 @@ from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.prompts import Mix
 from minit2i_deploy.text.text_lines import read_prompt_lines
-
-# Prompt, seed and file of each are planned before the first is generated: some hundred MB.
-MAX_IMAGES: Final = 1_000_000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ImageRequest:
-    """One image to generate; ``noise`` is float32 [3, H, W] in place of the seed's, or None."""
-
-    prompt: Mix
-    seed: int
-    noise: np.ndarray | None = None
 
 
 def read_mixes(options: GenerateOptions, record: Record | None) -> list[Mix]:
@@ -71,6 +63,7 @@ def plan_images(
     requests = _pair(mixes, _seeds(options, record), crossed=options.num_images is not None)
     if noise is not None:
         requests = _with_noise(requests, noise, options.noise)
+    requests = vary_images(options, requests, record)
     if record is not None:
         _check_noise(requests, record, options)
     return requests
