@@ -9,6 +9,8 @@ from pathlib import Path
 from minit2i_deploy.bundle.flavours import find_flavour
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.checkpoints.checkpoint import Checkpoint
+from minit2i_deploy.checkpoints.load import ImageSize
+from minit2i_deploy.checkpoints.lora_sources import Lora
 from minit2i_deploy.export.choices import (
     DEFAULT_OPSET,
     check_multiple,
@@ -26,16 +28,17 @@ class SourceOptions:
     Args:
         text_encoder: folder of the T5 encoder; None looks for one at the checkpoint.
         ema: as for ``load_checkpoint``, like the three below.
-        lora: adapter to merge.
-        image_size: pixels, for a Flax checkpoint of no published shape.
-        prompt_length: tokens, for the same.
+        lora: adapter to merge, or several with their strengths, as for ``load_checkpoint``.
+        image_size: pixels of a side, or (width, height), of the images; None is as the weights
+            were trained.
+        prompt_length: tokens, for a Flax checkpoint of no published shape.
         loops: passes of a looped network's core; None is the checkpoint's own number.
     """
 
     text_encoder: str | Path | None = None
     ema: bool | str = True
-    lora: str | Path | None = None
-    image_size: int | None = None
+    lora: Lora | None = None
+    image_size: ImageSize | None = None
     prompt_length: int | None = None
     loops: int | None = None
 

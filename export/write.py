@@ -24,6 +24,11 @@ from minit2i_deploy.bundle.manifest import (
 )
 from minit2i_deploy.bundle.presets import default_preset
 from minit2i_deploy.checkpoints.checkpoint import Checkpoint, CheckpointReport
+from minit2i_deploy.checkpoints.lora_sources import (
+    adapter_strengths,
+    combined_digest,
+    recorded_adapters,
+)
 from minit2i_deploy.checkpoints.text_encoder import check_encoder_config
 from minit2i_deploy.checkpoints.text_identity import check_text_identity, identify_text
 from minit2i_deploy.config import ModelConfig
@@ -93,7 +98,7 @@ def export_bundle(
         VerificationError: a graph differs from torch by more than its bound, or values leave the
             range of the precision.
     """
-    sources = (checkpoint, options.text_encoder, options.lora)
+    sources = (checkpoint, options.text_encoder, *adapter_strengths(options.lora))
     with bundle_folder(bundle, overwrite=options.overwrite, sources=sources) as folder:
         progress(0.0, "read checkpoint")
         source = options.load(checkpoint)
@@ -138,7 +143,7 @@ class _Export:
             folder=folder,
             options=options,
             config=source.config,
-            flavour=flavour_for(source.config, options.flavour),
+            flavour=flavour_for(_as_trained(source), options.flavour),
             conditions=source.conditions,
             padding=padding_for(source.config, options.head_multiple),
             progress=progress,
@@ -152,6 +157,12 @@ class _Export:
             inputs=signature.inputs,
             outputs=signature.outputs,
         )
+
+
+def _as_trained(source: Checkpoint) -> ModelConfig:
+    """The network's shape at the size that its weights were trained for."""
+    height, width = source.report.trained_size or source.config.image_shape[1:]
+    return source.config.with_image_size(width, height)
 
 
 def _write_text_encoder(
@@ -243,11 +254,13 @@ def _write_manifest(
             checkpoint_sha256=origin.sha256,
             checkpoint_form=origin.form,
             tools=tool_versions(),
-            lora_sha256=None if origin.lora is None else origin.lora.sha256,
+            lora_sha256=combined_digest(origin.adapters),
         ),
         checks=tuple(checks),
         padded_head_dim=None if export.padding is None else export.padding.padded,
         only_for=export.options.only_for,
+        adapters=recorded_adapters(origin.adapters),
+        trained_size=origin.trained_size,
     )
     if export.options.precision in OVERFLOWING:
         draft = Bundle(path=export.folder, manifest=manifest, digest="")

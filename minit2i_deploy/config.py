@@ -12,6 +12,9 @@ from minit2i_deploy.loop_config import LoopConfig
 
 # Fields that are configurations themselves, and None for most networks.
 _PARTS: Final = ("student", "loop")
+_OPTIONAL: Final = (*_PARTS, "image_width")
+# 4096 x 4096 pixels in patches of 16: attention over more needs no typing error to end a machine.
+_MAX_IMAGE_TOKENS: Final = 2**16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +45,8 @@ class ModelConfig:
     """Shape of an MM-JiT network. Field names are those of the official config.json.
 
     Args:
-        image_size: height and width of the image in pixels, a multiple of patch_size.
+        image_size: height of the image in pixels, and its width too unless image_width says
+            otherwise; a multiple of patch_size.
         patch_size: height and width of one image token in pixels.
         hidden_size: width of both streams; equals num_heads * head_dim.
         head_dim: width of one attention head, a multiple of 4 (two axes of rotary pairs).
@@ -54,6 +58,7 @@ class ModelConfig:
         prompt_length: number of text tokens; prompts are padded or truncated to it.
         student: the few-step student's condition tokens, or None for a base model.
         loop: how often which double blocks run (Looped-DiT), or None for each once.
+        image_width: width of the image in pixels where it is not the height, else None.
 
     Raises:
         CheckpointError: a value is not positive or the values do not fit together.
@@ -73,11 +78,12 @@ class ModelConfig:
     prompt_length: int = 256
     student: StudentConfig | None = None
     loop: LoopConfig | None = None
+    image_width: int | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in _PARTS:
+            if field.name in _PARTS or (field.name == "image_width" and value is None):
                 continue
             kind = (int, float) if field.name == "mlp_ratio" else int
             # bool is a subclass of int, and config.json may have true.
@@ -96,11 +102,12 @@ class ModelConfig:
                 f"config: head_dim {self.head_dim} and hidden_size {self.hidden_size} must be "
                 "multiples of 4 for the two-axis position tables; fix config.json"
             )
-        if self.image_size % self.patch_size:
-            raise CheckpointError(
-                f"config: image_size {self.image_size} is not a multiple of patch_size "
-                f"{self.patch_size}; fix config.json"
-            )
+        for name, size in (("image_size", self.image_size), ("image_width", self.image_width)):
+            if size is not None and size % self.patch_size:
+                raise CheckpointError(
+                    f"config: {name} {size} is not a multiple of patch_size {self.patch_size}; "
+                    "fix config.json"
+                )
         if self.loop is not None and self.loop.num_blocks != self.depth_double:
             raise CheckpointError(
                 f"config: depth_double is {self.depth_double}, but the loop has "
@@ -115,17 +122,25 @@ class ModelConfig:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Sizes of one image's array: channels, height, width."""
-        return self.in_channels, self.image_size, self.image_size
+        return self.in_channels, self.image_size, self.image_width or self.image_size
 
     @property
-    def num_patches_side(self) -> int:
-        """Image tokens along one side."""
-        return self.image_size // self.patch_size
+    def size_text(self) -> str:
+        """Width and height of an image, as users write them: 768x512."""
+        _, height, width = self.image_shape
+        return f"{width}x{height}"
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Image tokens from top to bottom and from left to right."""
+        _, height, width = self.image_shape
+        return height // self.patch_size, width // self.patch_size
 
     @property
     def num_image_tokens(self) -> int:
         """Image tokens of one image."""
-        return self.num_patches_side**2
+        lines, columns = self.patch_grid
+        return lines * columns
 
     @property
     def num_text_tokens(self) -> int:
@@ -159,10 +174,30 @@ class ModelConfig:
         loop = dataclasses.replace(self.loop, num_loops=num_loops)
         return dataclasses.replace(self, loop=loop)
 
+    def with_image_size(self, width: int, height: int) -> ModelConfig:
+        """The same network for images of another size: no weight depends on it.
+
+        Raises:
+            UsageError: a side is no positive multiple of the patch, or there are too many patches.
+        """
+        patch = self.patch_size
+        if min(width, height) < 1 or width % patch or height % patch:
+            raise UsageError(
+                f"image size is {width}x{height}, but both sides must be multiples of the patch "
+                f"of {patch} pixels"
+            )
+        if width * height > _MAX_IMAGE_TOKENS * patch**2:
+            raise UsageError(
+                f"image size is {width}x{height}, which is more than {_MAX_IMAGE_TOKENS:,} "
+                f"patches of {patch} pixels; choose a smaller one"
+            )
+        other = None if width == height else width
+        return dataclasses.replace(self, image_size=height, image_width=other)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; ``student`` and ``loop`` are there only if they are set."""
+        """Plain values for JSON; what is optional is there only if it is set."""
         values = dataclasses.asdict(self)
-        for name in _PARTS:
+        for name in _OPTIONAL:
             if values[name] is None:
                 del values[name]
         return values

@@ -47,12 +47,11 @@ def make_probe(bundle: Bundle, runtime: Runtime) -> Probe:
     scalars = student_conditions(bundle, table, guidance, None)
     weights = table.steps(guidance)[0].weights
     conditions = None if scalars is None else np.tile(scalars, (2, 1))
-    size = bundle.config.image_size
     return Probe(
         context=context,
         mask=mask,
         conditions=conditions,
-        x=batch_noise([_SEED], (bundle.config.in_channels, size, size)),
+        x=batch_noise([_SEED], bundle.config.image_shape),
         tokens=runtime.adapt(context, mask, conditions)[: len(weights), None],
         row=Row(values=_ESTIMATE, weights=weights),
     )

@@ -79,7 +79,7 @@ def text_adapter_signature(config: ModelConfig) -> Signature:
 
 def step_signature(config: ModelConfig) -> Signature:
     """The inputs of ``model.step.Step``, in its order -> x_next, h_next."""
-    size = (config.image_size, config.image_size)
+    _, *size = config.image_shape
     image = _float32("batch", config.in_channels, *size)
     return Signature(
         inputs={

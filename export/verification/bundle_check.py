@@ -9,6 +9,7 @@ from typing import Final
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.manifest import Check
 from minit2i_deploy.checkpoints import CheckpointReport
+from minit2i_deploy.checkpoints.lora_sources import combined_digest
 from minit2i_deploy.checkpoints.text_identity import check_text_identity, identify_text
 from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.export.graphs.head_padding import pad_heads
@@ -40,8 +41,8 @@ def verify_bundle(
     Args:
         bundle: its folder.
         checkpoint: what it was exported from; None checks the hashes alone.
-        options: the checkpoint's weights, as they were given to ``export_bundle``; a looped
-            network runs as often as the bundle's.
+        options: the checkpoint's weights, as they were given to ``export_bundle``; images have
+            the bundle's size, and a looped network runs as often as the bundle's.
         progress: called with the share that is done and the name of the stage.
 
     Returns:
@@ -71,7 +72,7 @@ def _measure(
 ) -> list[Check]:
     if bundle.config.loop is not None:
         options = dataclasses.replace(options, loops=bundle.config.loop.num_loops)
-    source = options.load(checkpoint)
+    source = _at_size_of(bundle, options).load(checkpoint)
     _check_origin(bundle, source.report)
     encoder_folder = options.find_text_encoder(Path(source.report.path))
     encoder = open_text_encoder(encoder_folder, bundle.config.txt_input_size)
@@ -96,6 +97,22 @@ def _measure(
     return [*check_in_onnxruntime(bundle.path, text, network, precision, done), *checks]
 
 
+def _at_size_of(bundle: Bundle, options: SourceOptions) -> SourceOptions:
+    """The options with the bundle's size of images.
+
+    Raises:
+        UsageError: they have another one.
+    """
+    _, height, width = bundle.config.image_shape
+    size = options.image_size
+    if size not in (None, (width, height)) and not (size == width == height):
+        raise UsageError(
+            f"{bundle.path}: image_size is {size}, but the bundle's images are {width}x{height}; "
+            "omit image_size"
+        )
+    return dataclasses.replace(options, image_size=(width, height))
+
+
 def _check_origin(bundle: Bundle, actual: CheckpointReport) -> None:
     expected = bundle.manifest.provenance
     if actual.sha256 != expected.checkpoint_sha256:
@@ -103,9 +120,9 @@ def _check_origin(bundle: Bundle, actual: CheckpointReport) -> None:
             f"{bundle.path}: made from checkpoint {expected.checkpoint_sha256[:8]}.. but"
             f" {actual.path} is {actual.sha256[:8]}..; give the checkpoint it was made from"
         )
-    lora = actual.lora
-    # Bundles of earlier releases have the digest of the adapter's weights alone.
-    digests = (None,) if lora is None else (lora.sha256, lora.weights_sha256)
+    # Bundles of earlier releases have the digest of the one adapter's weights alone.
+    earlier = (item.weights_sha256 for item in actual.adapters[:1])
+    digests = (combined_digest(actual.adapters), *earlier)
     if expected.lora_sha256 not in digests:
         raise BundleError(
             f"{bundle.path}: made with {_describe_lora(expected.lora_sha256)} but this is"

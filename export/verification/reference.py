@@ -130,8 +130,7 @@ def record_network(
     batch = run_module(adapter, inputs, ("tokens",))
     single = run_module(adapter, {name: value[:1] for name, value in inputs.items()}, ("tokens",))
     tokens = batch.outputs["tokens"]
-    size = net.config.image_size
-    start = NOISE_SCALE * batch_noise([_SEED], (net.config.in_channels, size, size))
+    start = NOISE_SCALE * batch_noise([_SEED], net.config.image_shape)
     branches = tokens[[0, -1], None]
     states = [(start, np.zeros_like(start))]
     for x, h in run_table(step, _tensor(start), _tensor(branches), table, GUIDANCE):

@@ -137,6 +137,17 @@ class Provenance:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterInfo:
+    """One of several LoRA adapters that were merged, or one at another strength than 1."""
+
+    sha256: str
+    strength: float
+
+    def __post_init__(self) -> None:
+        _digest("sha256", self.sha256)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
     """One measured difference, its bound, their unit, and what was compared with what."""
 

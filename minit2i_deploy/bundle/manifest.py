@@ -22,6 +22,7 @@ from minit2i_deploy.bundle.fields import (
     GRAPHS,
     PRECISIONS,
     ROUNDINGS,
+    AdapterInfo,
     Check,
     FileInfo,
     Flavour,
@@ -60,6 +61,7 @@ __all__ = [
     "PRECISIONS",
     "READ_VERSIONS",
     "ROUNDINGS",
+    "AdapterInfo",
     "Check",
     "FileInfo",
     "Flavour",
@@ -104,6 +106,8 @@ class Manifest:
     switch: StepSwitch | None = None
     padded_head_dim: int | None = None
     only_for: str | None = None
+    trained_size: tuple[int, int] | None = None
+    adapters: tuple[AdapterInfo, ...] | None = None
     format_version: int = FORMAT_VERSION
     kind: str = KIND
 
@@ -111,6 +115,12 @@ class Manifest:
     def num_bytes(self) -> int:
         """Bytes of all files together; the manifest itself and the engine cache do not count."""
         return sum(info.bytes for info in self.files.values())
+
+    @property
+    def trained_text(self) -> str:
+        """What the weights were trained for, in words, where images have another size."""
+        height, width = self.trained_size or self.model.image_shape[1:]
+        return f"the weights were trained for {width}x{height}"
 
     @property
     def can_edit(self) -> bool:
@@ -179,6 +189,8 @@ _OPTIONAL: Final = {
     "switch": StepSwitch,
     "padded_head_dim": int,
     "only_for": str,
+    "trained_size": tuple[int, int],
+    "adapters": tuple[AdapterInfo, ...],
 }
 # Attributes whose key in the file, fixed by the format, is another word.
 _KEYS: Final = {"switch": "late"}
@@ -194,6 +206,12 @@ def check_links(manifest: Manifest) -> None:
     # Raises where the widths break its rules.
     _ = manifest.head_padding
     check_only_for(manifest.only_for)
+    if manifest.trained_size is not None and (
+        len(manifest.trained_size) != 2 or min(manifest.trained_size) < 1
+    ):
+        raise ValueError(
+            f"trained_size is {list(manifest.trained_size)}, expected height and width in pixels"
+        )
     if sorted(manifest.graphs) != sorted(GRAPHS):
         raise ValueError(f"graphs must be {sorted(GRAPHS)}, got {sorted(manifest.graphs)}")
     tokenizer_file = f"{manifest.tokenizer.path}/tokenizer.json"

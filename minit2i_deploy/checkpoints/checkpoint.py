@@ -24,7 +24,7 @@ class Dropped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraReport:
-    """An adapter merged onto the base weights: W += scale * B @ A on num_modules matrices.
+    """A merged adapter: W += strength * scale * B @ A on num_modules matrices.
 
     Args:
         path: of its weights.
@@ -34,6 +34,7 @@ class LoraReport:
         num_modules: merged matrices.
         sha256: of its settings and its weights, as ``sha256_files`` makes it of two files.
         weights_sha256: of the weights alone, which earlier releases recorded in manifests.
+        strength: the user's factor of the complete sum, beside the adapter's own scale.
     """
 
     path: str
@@ -43,6 +44,7 @@ class LoraReport:
     num_modules: int
     sha256: str
     weights_sha256: str
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +53,8 @@ class CheckpointReport:
 
     Args:
         form: one of "huggingface", "payload", "torch-training", "minit2i-training",
-            "flax-msgpack", "flax-orbax", "looped-training", "looped-folder" and
-            "single-file".
+            "flax-msgpack", "flax-orbax", "looped-training", "looped-folder",
+            "auto-model" and "single-file".
         path: the file or folder that was read.
         weights: which of the source's weights were read, for example "EMA 0.99995".
         sha256: of the one weight file; of several, the sha256 of the lines that ``sha256sum``
@@ -63,7 +65,9 @@ class CheckpointReport:
         text_encoder: name of the text encoder the network was trained with, if it says.
         text_identity: which text encoder and tokenizer these were, if the source says.
         dropped: what else the source holds.
-        lora: the merged adapter, if there is one.
+        adapters: what was merged onto the weights, in the order of their digests.
+        trained_size: height and width of the images that the weights were trained for, where the
+            configuration has another size.
     """
 
     form: str
@@ -76,12 +80,14 @@ class CheckpointReport:
     text_encoder: str | None = None
     text_identity: TextIdentity | None = None
     dropped: tuple[Dropped, ...] = ()
-    lora: LoraReport | None = None
+    adapters: tuple[LoraReport, ...] = ()
+    trained_size: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         values = dataclasses.asdict(self)
-        values["dropped"] = list(values["dropped"])
+        for name in ("dropped", "adapters"):
+            values[name] = list(values[name])
         return values
 
 
@@ -103,3 +109,16 @@ class Checkpoint:
     tensors: dict[str, np.ndarray]
     report: CheckpointReport
     conditions: StudentSettings | None = None
+
+    def with_image_size(self, width: int, height: int) -> Checkpoint:
+        """The same weights for images of another size; the report then has the trained one.
+
+        Raises:
+            UsageError: a side is no positive multiple of the patch.
+        """
+        config = self.config.with_image_size(width, height)
+        if config == self.config:
+            return self
+        _, *trained = self.config.image_shape
+        report = dataclasses.replace(self.report, trained_size=(trained[0], trained[1]))
+        return dataclasses.replace(self, config=config, report=report)

@@ -23,7 +23,7 @@ NOT_SELECTED: Final = "not the selected weights"
 class ReadOptions:
     """Which weights to take, and the sizes that a Flax checkpoint does not carry.
 
-    Arguments are those of ``load_checkpoint``.
+    Arguments are those of ``load_checkpoint``; ``image_size`` is the height alone.
     """
 
     ema: bool | str = True
@@ -113,19 +113,18 @@ def read_weights(
     return Checkpoint(config=config, tensors=assembled.tensors, report=report)
 
 
-def check_sizes(path: Path, options: ReadOptions, config: ModelConfig) -> None:
-    """Refuse sizes that contradict the configuration of a checkpoint that has one.
+def check_prompt_length(path: Path, options: ReadOptions, config: ModelConfig) -> None:
+    """Refuse a prompt length that contradicts the configuration of a checkpoint that has one.
 
     Raises:
-        UsageError: names the size.
+        UsageError: names both.
     """
-    for name in ("image_size", "prompt_length"):
-        option, stored = getattr(options, name), getattr(config, name)
-        if option is not None and option != stored:
-            raise UsageError(
-                f"{path}: {name}={option}, but the checkpoint's configuration says {stored}; "
-                f"omit {name}"
-            )
+    option, stored = options.prompt_length, config.prompt_length
+    if option is not None and option != stored:
+        raise UsageError(
+            f"{path}: prompt_length={option}, but the checkpoint's configuration says {stored}; "
+            "omit prompt_length"
+        )
 
 
 def check_single_weights(path: Path, options: ReadOptions) -> None:

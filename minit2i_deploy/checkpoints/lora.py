@@ -25,6 +25,7 @@ from minit2i_deploy.checkpoints.lora_names import (
     is_of_text_encoder,
     pattern_value,
 )
+from minit2i_deploy.checkpoints.lora_sources import Lora, adapter_strengths
 from minit2i_deploy.errors import CheckpointError
 from minit2i_deploy.io.files import sha256_file, sha256_files
 
@@ -104,29 +105,52 @@ class _Adapter:
         return [config, self.path] if self.config else [self.path]
 
 
-def merge_lora(base: Checkpoint, path: Path) -> Checkpoint:
-    """A checkpoint whose weights are W + scale * B @ A wherever the adapter has a pair.
+def merge_lora(base: Checkpoint, lora: Lora) -> Checkpoint:
+    """A checkpoint whose weights are W + strength * scale * B @ A for each pair of each adapter.
 
-    The base's arrays are changed in place, so that there is no second copy of the model.
+    The base's arrays are changed in place, so that there is no second copy of the model. Adapters
+    are added in the order of their digests: the sum does not depend on the order of ``lora``.
 
     Args:
-        base: the checkpoint that the adapter was trained on.
-        path: an adapter folder, or its safetensors file: PEFT's, with adapter_config.json beside
-            it, or one in diffusers' or kohya's form.
+        base: the checkpoint that the adapters were trained on.
+        lora: an adapter folder, or its safetensors file: PEFT's, with adapter_config.json beside
+            it, or one in diffusers' or kohya's form; or several, with the strength of each.
 
     Raises:
-        CheckpointError: the adapter is corrupt, was trained on another base, or uses a setting
+        CheckpointError: an adapter is corrupt, was trained on another base, or uses a setting
             that a plain merge does not cover.
+        UsageError: a strength is no finite number, or 0.
     """
     modules = linear_modules(base.config)
-    adapter = _read(path, modules)
-    _check_fits(adapter, modules, base)
-    _check_base(adapter, base)
-    for module, pair in adapter.pairs.items():
-        # B @ A first, in the order of peft's get_delta_weight, so that rounding is the same.
-        base.tensors[f"{module}.weight"] += (pair.b @ pair.a) * np.float32(pair.scale)
+    adapters = []
+    for path, strength in adapter_strengths(lora).items():
+        adapter = _read(path, modules)
+        _check_fits(adapter, modules, base)
+        _check_base(adapter, base)
+        adapters.append((_report(adapter, strength), adapter))
+    adapters.sort(key=lambda item: (item[0].sha256, item[0].strength))
+    for report, adapter in adapters:
+        for module, pair in adapter.pairs.items():
+            # B @ A first, in the order of peft's get_delta_weight, so that rounding is the same.
+            factor = np.float32(pair.scale * report.strength)
+            base.tensors[f"{module}.weight"] += (pair.b @ pair.a) * factor
+    dropped = base.report.dropped
+    if num_unused := sum(adapter.num_unused for _, adapter in adapters):
+        unused = Dropped(
+            what="adapter on unused embedders",
+            num_tensors=num_unused,
+            reason="reaches no output of the network",
+        )
+        dropped = (*dropped, unused)
+    merged = tuple(report for report, _ in adapters)
+    return dataclasses.replace(
+        base, report=dataclasses.replace(base.report, adapters=merged, dropped=dropped)
+    )
+
+
+def _report(adapter: _Adapter, strength: float) -> LoraReport:
     largest = max(adapter.pairs.values(), key=lambda pair: pair.rank)
-    lora = LoraReport(
+    return LoraReport(
         path=str(adapter.path),
         rank=largest.rank,
         alpha=largest.alpha,
@@ -135,17 +159,8 @@ def merge_lora(base: Checkpoint, path: Path) -> Checkpoint:
         # The settings are part of it, because they hold the scale.
         sha256=sha256_files(adapter.files, adapter.path.parent),
         weights_sha256=sha256_file(adapter.path),
+        strength=strength,
     )
-    dropped = base.report.dropped
-    if adapter.num_unused:
-        unused = Dropped(
-            what="adapter on unused embedders",
-            num_tensors=adapter.num_unused,
-            reason="reaches no output of the network",
-        )
-        dropped = (*dropped, unused)
-    report = dataclasses.replace(base.report, lora=lora, dropped=dropped)
-    return dataclasses.replace(base, report=report)
 
 
 def _read(path: Path, modules: Mapping[str, tuple[int, ...]]) -> _Adapter:

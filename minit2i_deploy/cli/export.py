@@ -32,6 +32,7 @@ examples:
   minit2i export minit2i-b-16 b16-rtx --text-encoder flan-t5-large --for tensorrt-rtx
   minit2i export demo demo-fp16 --precision fp16
   minit2i export looped-dit-b16.pt b16-fast --text-encoder flan-t5-large --loops 2
+  minit2i export minit2i-b-16 b16-wide --text-encoder flan-t5-large --image-size 768x512
   minit2i export run/step-020000 my-bundle --text-encoder t5 --overwrite
 """
 
@@ -160,7 +161,7 @@ def _check_places(options: ExportCommandOptions) -> None:
     if options.flavour is not None:
         find_flavour(options.flavour)
     text_encoder = options.source.text_encoder
-    sources = (options.checkpoint, text_encoder, options.source.lora)
+    sources = (options.checkpoint, text_encoder, *(options.source.adapters or ()))
     check_bundle_folder(options.bundle, overwrite=options.overwrite, sources=sources)
     checkpoint = find_checkpoint(Path(options.checkpoint))
     find_text_encoder(checkpoint.path, None if text_encoder is None else Path(text_encoder))
@@ -180,6 +181,8 @@ def _print(options: ExportCommandOptions, bundle: Bundle, precision: str) -> Non
         print(f"heads of {manifest.model.head_dim} padded with zeros to {manifest.padded_head_dim}")
     if manifest.only_for is not None:
         print(f"for provider {manifest.only_for} of onnxruntime only")
+    if manifest.trained_size is not None:
+        print(f"images of {manifest.model.size_text}; {manifest.trained_text}")
     if manifest.model.loop is not None:
         loop = manifest.model.loop
         print(f"{loop.num_loops} passes through the {loop.core} blocks of the loop")

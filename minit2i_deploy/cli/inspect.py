@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.options.shared_arguments import add_json, bundle_path, integer
+from minit2i_deploy.cli.support.options.shared_arguments import (
+    add_adapters,
+    add_json,
+    bundle_path,
+    image_size,
+    integer,
+    read_adapters,
+)
 from minit2i_deploy.errors import Minit2iError, UsageError
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
-    from minit2i_deploy.bundle.manifest import Quantization
+    from minit2i_deploy.bundle.manifest import Manifest, Quantization
     from minit2i_deploy.checkpoints import Checkpoint
     from minit2i_deploy.config import ModelConfig
     from minit2i_deploy.engines.cache import CachedEngine, CorruptEngine
@@ -37,8 +44,8 @@ class InspectOptions:
     """Options of minit2i inspect; None where one was not given."""
 
     path: Path
-    lora: str | None
-    image_size: int | None
+    lora: tuple[tuple[str, float], ...] | None
+    image_size: int | tuple[int, int] | None
     prompt_length: int | None
     json: bool
 
@@ -56,9 +63,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=lambda text: Path(bundle_path(text)),
         help="bundle, checkpoint, or .png, .jpg or .webp image",
     )
-    parser.add_argument("--lora", metavar="ADAPTER", help="checkpoint: merge this PEFT adapter")
+    add_adapters(parser, " into a checkpoint")
     parser.add_argument(
-        "--image-size", metavar="PIXELS", type=integer, help="as for minit2i export"
+        "--image-size", metavar="SIZE", type=image_size, help="as for minit2i export"
     )
     parser.add_argument(
         "--prompt-length", metavar="TOKENS", type=integer, help="as for minit2i export"
@@ -89,7 +96,7 @@ def run(options: InspectOptions) -> None:
 
     checkpoint = load_checkpoint(
         options.path,
-        lora=options.lora,
+        lora=read_adapters(options.lora),
         image_size=options.image_size,
         prompt_length=options.prompt_length,
     )
@@ -156,13 +163,15 @@ def _bundle_text(bundle: Bundle) -> str:
         ("checkpoint", f"{provenance.checkpoint_form}, sha256 {provenance.checkpoint_sha256}"),
         ("tools", ", ".join(f"{name} {tool}" for name, tool in provenance.tools.items())),
     ]
+    if manifest.trained_size is not None:
+        facts.insert(5, ("size", f"{manifest.model.size_text}; {manifest.trained_text}"))
     if manifest.padded_head_dim is not None:
         padded = f"padded with zeros to {manifest.padded_head_dim} in the graphs"
         facts.insert(5, ("heads", f"{manifest.model.head_dim} wide, {padded}"))
     if manifest.only_for is not None:
         facts.insert(-1, ("runs on", f"provider {manifest.only_for} of onnxruntime only"))
     if provenance.lora_sha256 is not None:
-        facts.insert(-1, ("lora", f"merged, sha256 {provenance.lora_sha256}"))
+        facts[-1:-1] = [("lora", f"merged, {text}") for text in _lora_texts(manifest)]
     if manifest.quantization is not None:
         facts.insert(-1, ("quantized", _quantization_line(manifest.quantization)))
     parts = [
@@ -174,6 +183,12 @@ def _bundle_text(bundle: Bundle) -> str:
     if engines := _engine_rows(bundle):
         parts.insert(2, columns(engines, head=_ENGINE_HEAD))
     return "\n\n".join([*parts, *([check_lines(manifest.checks)] if manifest.checks else [])])
+
+
+def _lora_texts(manifest: Manifest) -> list[str]:
+    if manifest.adapters is None:
+        return [f"sha256 {manifest.provenance.lora_sha256}"]
+    return [f"sha256 {item.sha256} at {item.strength:g}" for item in manifest.adapters]
 
 
 def _quantization_line(record: Quantization) -> str:
@@ -280,9 +295,9 @@ def _checkpoint_text(checkpoint: Checkpoint) -> str:
         facts.append(("step", f"{report.step:,}"))
     if report.text_encoder is not None:
         facts.append(("text encoder", report.text_encoder))
-    if report.lora is not None:
-        merged = f"rank {report.lora.rank}, alpha {report.lora.alpha:g} on "
-        merged += f"{report.lora.num_modules} matrices, sha256 {report.lora.sha256}"
+    for lora in report.adapters:
+        merged = f"rank {lora.rank}, alpha {lora.alpha:g}, strength {lora.strength:g} on "
+        merged += f"{lora.num_modules} matrices, sha256 {lora.sha256}"
         facts.append(("lora", merged))
     dropped = [
         ("dropped", f"{item.what}: {item.num_tensors} tensors, {item.reason}")
@@ -295,7 +310,7 @@ def _config_line(config: ModelConfig) -> str:
     student = ", few-step student" if config.student else ""
     loop = "" if config.loop is None else f" in a loop {_loop_text(config.loop)}"
     return (
-        f"{config.image_size} px, patch {config.patch_size}, width {config.hidden_size}, "
+        f"{config.size_text} px, patch {config.patch_size}, width {config.hidden_size}, "
         f"{config.num_heads} heads, {config.depth_double} blocks{loop}, prompt of "
         f"{config.prompt_length} tokens of width {config.txt_input_size}{student}"
     )

@@ -9,7 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json, integer
+from minit2i_deploy.cli.support.options.shared_arguments import (
+    add_adapters,
+    add_bundle,
+    add_json,
+    integer,
+    read_adapters,
+)
 from minit2i_deploy.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.bundle.manifest import Check, Provenance
     from minit2i_deploy.checkpoints.checkpoint import Checkpoint
+    from minit2i_deploy.config import ModelConfig
     from minit2i_deploy.engines.cache import CachedEngine
     from minit2i_deploy.progress import Progress
 
@@ -47,7 +54,7 @@ class RefitOptions:
 
     bundle: str
     checkpoint: Path | None
-    lora: Path | None
+    lora: tuple[tuple[str, float], ...] | None
     output: Path
     engine: str
     device: int
@@ -68,12 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="take all weights from this checkpoint, in any form that minit2i export reads",
     )
-    parser.add_argument(
-        "--lora",
-        metavar="ADAPTER",
-        type=Path,
-        help="merge this PEFT adapter into the weights of --checkpoint, or of the bundle",
-    )
+    add_adapters(parser, " into the weights of --checkpoint, or of the bundle")
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, required=True, help="new folder for the bundle"
     )
@@ -99,6 +101,7 @@ def run(options: RefitOptions) -> None:
         write_checks,
         write_with_weights,
     )
+    from minit2i_deploy.checkpoints.lora_sources import recorded_adapters
     from minit2i_deploy.progress import ProgressLine, stage_of
     from minit2i_deploy.runtimes.tensorrt.refit import refit_bundle
 
@@ -106,7 +109,7 @@ def run(options: RefitOptions) -> None:
         raise UsageError("no weights given; expected --checkpoint or --lora")
     base = Bundle.open(options.bundle)
     check_refittable(base)
-    sources = (options.bundle, options.checkpoint, options.lora)
+    sources = (options.bundle, options.checkpoint, *(read_adapters(options.lora) or ()))
     with (
         ProgressLine("refit") as progress,
         bundle_folder(options.output, overwrite=options.overwrite, sources=sources) as folder,
@@ -114,7 +117,12 @@ def run(options: RefitOptions) -> None:
         progress(0.0, "read weights")
         source = _new_weights(base, options)
         provenance = _provenance(base, source)
-        bundle = write_with_weights(base, folder, source.tensors, provenance)
+        adapters = recorded_adapters(source.report.adapters)
+        # Graphs are those of the old bundle, and so is everything that is read from it below.
+        template = dataclasses.replace(
+            base, manifest=dataclasses.replace(base.manifest, adapters=adapters)
+        )
+        bundle = write_with_weights(template, folder, source.tensors, provenance)
         library = options.engine.replace("-", "_")
         engines = refit_bundle(
             library,
@@ -132,11 +140,13 @@ def _new_weights(base: Bundle, options: RefitOptions) -> Checkpoint:
     from minit2i_deploy.checkpoints import load_checkpoint
     from minit2i_deploy.checkpoints.lora import merge_lora
 
+    config, lora = base.config, read_adapters(options.lora)
     if options.checkpoint is None:
-        assert options.lora is not None
-        return merge_lora(_bundle_weights(base), options.lora)
-    config = base.config
-    source = load_checkpoint(options.checkpoint, lora=options.lora)
+        assert lora is not None
+        return merge_lora(_bundle_weights(base), lora)
+    source = load_checkpoint(options.checkpoint, lora=lora)
+    # No weight depends on the size of the images.
+    source = dataclasses.replace(source, config=_with_size_of(config, source.config))
     if config.loop is not None and source.config.loop is not None:
         # The engines run the loop as often as the bundle does, whatever the new weights say.
         same_loops = source.config.with_loops(config.loop.num_loops)
@@ -153,6 +163,14 @@ def _new_weights(base: Bundle, options: RefitOptions) -> Checkpoint:
         )
     _check_text_encoder(base, source)
     return source
+
+
+def _with_size_of(config: ModelConfig, other: ModelConfig) -> ModelConfig:
+    """Another configuration with this one's size of images, where its patches allow it."""
+    if config.patch_size != other.patch_size:
+        return other
+    _, height, width = config.image_shape
+    return other.with_image_size(width, height)
 
 
 def _check_text_encoder(base: Bundle, source: Checkpoint) -> None:
@@ -187,12 +205,14 @@ def _bundle_weights(base: Bundle) -> Checkpoint:
 
 
 def _provenance(base: Bundle, source: Checkpoint) -> Provenance:
+    from minit2i_deploy.checkpoints.lora_sources import combined_digest
+
     origin = source.report
     return dataclasses.replace(
         base.manifest.provenance,
         checkpoint_sha256=origin.sha256,
         checkpoint_form=origin.form,
-        lora_sha256=None if origin.lora is None else origin.lora.sha256,
+        lora_sha256=combined_digest(origin.adapters),
     )
 
 

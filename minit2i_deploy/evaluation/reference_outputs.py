@@ -155,6 +155,6 @@ def patches(
     bundle: Bundle, x: Float32[np.ndarray, "batch 3 height width"]
 ) -> Float32[np.ndarray, "1 patches values"]:
     """The first image's patches, one a position."""
-    side, size = bundle.config.num_patches_side, bundle.config.patch_size
-    image = x[0].reshape(len(x[0]), side, size, side, size)
-    return image.transpose(1, 3, 0, 2, 4).reshape(1, side * side, -1)
+    (lines, columns), size = bundle.config.patch_grid, bundle.config.patch_size
+    image = x[0].reshape(len(x[0]), lines, size, columns, size)
+    return image.transpose(1, 3, 0, 2, 4).reshape(1, lines * columns, -1)

@@ -68,7 +68,6 @@ class Denoiser(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        side = config.num_patches_side
         num_prefix = config.student.num_tokens if config.student else 0
         self.img_embedder = PatchEmbed(config)
         self.double_blocks = nn.ModuleList(
@@ -76,8 +75,8 @@ class Denoiser(nn.Module):
         )
         self.final_layer = FinalLayer(config)
         tables = {
-            "position_table": image_position_table(side, config.hidden_size),
-            "img_rotary": image_rotary(side, config.head_dim),
+            "position_table": image_position_table(config.patch_grid, config.hidden_size),
+            "img_rotary": image_rotary(config.patch_grid, config.head_dim),
             "txt_rotary": text_rotary(config.num_text_tokens, config.head_dim, num_prefix),
         }
         for name, table in tables.items():
@@ -87,12 +86,12 @@ class Denoiser(nn.Module):
         """Predict the clean image.
 
         Args:
-            x: [B, 3, image_size, image_size], the noisy image, in units of pixels in [-1, 1].
+            x: [B, 3, H, W], the noisy image, in units of pixels in [-1, 1].
             tokens: [B, L, hidden_size], the text adapter's output.
             loops: passes of a looped network's core; None is the configuration's number.
 
         Returns:
-            x0: [B, 3, image_size, image_size], not clipped.
+            x0: [B, 3, H, W], not clipped.
 
         Raises:
             UsageError: the network has no loop, or cannot run it that often.
@@ -108,9 +107,9 @@ class Denoiser(nn.Module):
 
     def _unpatchify(self, patches_BNX: Tensor) -> Tensor:
         config = self.config
-        side, patch, channels = config.num_patches_side, config.patch_size, config.in_channels
-        grid = patches_BNX.reshape(-1, side, side, patch, patch, channels)
-        return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, side * patch, side * patch)
+        (lines, columns), patch = config.patch_grid, config.patch_size
+        grid = patches_BNX.reshape(-1, lines, columns, patch, patch, config.in_channels)
+        return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, *config.image_shape)
 
 
 def _double_block(config: ModelConfig, index: int) -> DoubleBlock:

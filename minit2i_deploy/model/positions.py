@@ -40,28 +40,42 @@ def text_rotary(
     return _cos_sin(np.outer(positions, _inverse_frequencies(head_dim)))
 
 
-def image_rotary(num_side: int, head_dim: int) -> Float32[np.ndarray, "2 tokens head_dim"]:
-    """Cosines and sines for a square of image tokens in row-major order.
+def image_rotary(grid: tuple[int, int], head_dim: int) -> Float32[np.ndarray, "2 tokens head_dim"]:
+    """Cosines and sines for a grid of image tokens in row-major order.
 
     Half of the pairs rotate by the line, half by the column of a token.
 
+    Args:
+        grid: numbers of lines and of columns.
+        head_dim: width of one head.
+
     Returns:
-        float32 [2, num_side * num_side, head_dim]: [cos, sin].
+        float32 [2, lines * columns, head_dim]: [cos, sin].
     """
     frequencies = _inverse_frequencies(head_dim // 2)
-    line, column = np.divmod(np.arange(num_side * num_side), num_side)
+    line, column = _lines_and_columns(grid)
     angles = [np.outer(axis.astype(np.float64), frequencies) for axis in (line, column)]
     return _cos_sin(np.concatenate(angles, axis=1))
 
 
-def image_position_table(num_side: int, width: int) -> Float32[np.ndarray, "tokens width"]:
+def _lines_and_columns(grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Line and column of every token, counted from the top left as at any other size."""
+    num_lines, num_columns = grid
+    return np.divmod(np.arange(num_lines * num_columns), num_columns)
+
+
+def image_position_table(grid: tuple[int, int], width: int) -> Float32[np.ndarray, "tokens width"]:
     """The fixed sin-cos table: first half of the channels from x, second half from y.
 
+    Args:
+        grid: numbers of lines and of columns.
+        width: of the network's streams.
+
     Returns:
-        float32 [num_side * num_side, width]; each half is [sin | cos].
+        float32 [lines * columns, width]; each half is [sin | cos].
     """
     frequencies = _inverse_frequencies(width // 2)
-    y, x = np.divmod(np.arange(num_side * num_side), num_side)
+    y, x = _lines_and_columns(grid)
     parts = []
     for axis in (x, y):
         angles = np.outer(axis.astype(np.float64), frequencies)

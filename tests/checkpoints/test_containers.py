@@ -194,7 +194,7 @@ def test_published_variants_are_known_by_their_shapes(name: str) -> None:
     shapes = canonical_shapes(VARIANTS[name])
     assert infer_config(shapes, None, None, "here") == VARIANTS[name]
     other = infer_config(shapes, 256, 128, "here")
-    assert (other.image_size, other.prompt_length) == (256, 128)
+    assert (other.image_size, other.prompt_length) == (512, 128)
 
 
 def test_unpublished_width_of_the_mlp_is_inferred() -> None:

@@ -214,8 +214,23 @@ def test_flax_without_sizes_is_one_clear_error() -> None:
 
 def test_sizes_must_agree_with_a_configuration() -> None:
     assert load_checkpoint(hub_folder(), **SIZES).config == CONFIG
-    with pytest.raises(UsageError, match=r"image_size=64, but .* says 32"):
-        load_checkpoint(hub_folder(), image_size=64)
+    with pytest.raises(UsageError, match=r"prompt_length=64, but .* says 12"):
+        load_checkpoint(hub_folder(), prompt_length=64)
+
+
+def test_images_of_another_size_are_of_the_same_weights() -> None:
+    wide = load_checkpoint(hub_folder(), image_size=(48, 24))
+    assert wide.config == CONFIG.with_image_size(48, 24)
+    assert wide.config.image_shape == (3, 24, 48) and wide.config.patch_grid == (3, 6)
+    assert wide.report.trained_size == (32, 32)
+    assert load_checkpoint(hub_folder(), image_size=32).report.trained_size is None
+    for size, text in (
+        ((48, 20), "48x20, but both sides must be multiples of the patch of 8 pixels"),
+        (8 * 257 * 256, "more than 65,536 patches"),
+        ((0, 32), "expected a positive integer, got 0"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            load_checkpoint(hub_folder(), image_size=size)
 
 
 def test_layouts_of_folders_and_single_files(tmp_path: Path) -> None:

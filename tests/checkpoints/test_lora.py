@@ -84,10 +84,9 @@ def test_merge_is_the_low_rank_sum(prefix: str, rslora: bool, tmp_path: Path) ->
         # measured 2.2e-6 on sums up to 21
         assert np.abs(value - (base.tensors[name] + delta)).max() <= 1e-5
         assert value.dtype == np.float32
-    assert merged.report.lora is not None
-    assert merged.report.lora.num_modules == len(TARGETS)
-    assert merged.report.lora.scale == scale
-    assert base.report.lora is None
+    (report,) = merged.report.adapters
+    assert (report.num_modules, report.scale, report.strength) == (len(TARGETS), scale, 1.0)
+    assert base.report.adapters == ()
 
 
 def test_pairs_on_unused_embedders_are_dropped_by_name(tmp_path: Path) -> None:
@@ -104,8 +103,8 @@ def test_pairs_on_unused_embedders_are_dropped_by_name(tmp_path: Path) -> None:
 def test_single_file_with_its_config_beside(tmp_path: Path) -> None:
     write_adapter(tmp_path / "lora", targets=["txt_embedder"])
     file = tmp_path / "lora" / "adapter_model.safetensors"
-    lora = load_checkpoint(hub_folder(), lora=file).report.lora
-    assert lora is not None and lora.num_modules == 1
+    (lora,) = load_checkpoint(hub_folder(), lora=file).report.adapters
+    assert lora.num_modules == 1
     (tmp_path / "lora" / "adapter_config.json").unlink()
     assert "adapter_config.json: missing" in refused(file)
 
@@ -180,7 +179,7 @@ def test_settings_that_a_plain_merge_does_not_cover(
 )
 def test_settings_that_a_plain_merge_covers(settings: dict[str, Any], tmp_path: Path) -> None:
     write_adapter(tmp_path / "lora", **settings)
-    assert load_checkpoint(hub_folder(), lora=tmp_path / "lora").report.lora is not None
+    assert load_checkpoint(hub_folder(), lora=tmp_path / "lora").report.adapters
 
 
 @pytest.mark.parametrize("init", [True, "gaussian", "orthogonal", "mica", "pissa", "olora"])
@@ -220,8 +219,7 @@ def test_the_digest_covers_the_scale(tmp_path: Path) -> None:
     digests = set()
     for alpha in (6, 12):
         write_adapter(tmp_path / str(alpha), targets=["txt_embedder"], lora_alpha=alpha)
-        lora = load_checkpoint(hub_folder(), lora=tmp_path / str(alpha)).report.lora
-        assert lora is not None
+        (lora,) = load_checkpoint(hub_folder(), lora=tmp_path / str(alpha)).report.adapters
         digests.add(lora.sha256)
     assert len(digests) == 2
 
@@ -249,7 +247,7 @@ def test_the_base_an_adapter_names_is_required(tmp_path: Path) -> None:
     file = tmp_path / "lora" / "adapter_model.safetensors"
     base_sha256, tensors = load_checkpoint(hub_folder()).report.sha256, load_file(file)
     save_file(tensors, file, {"format": "pt", BASE_SHA256: base_sha256})
-    assert load_checkpoint(hub_folder(), lora=tmp_path / "lora").report.lora is not None
+    assert load_checkpoint(hub_folder(), lora=tmp_path / "lora").report.adapters
     save_file(tensors, file, {"format": "pt", BASE_SHA256: "3f" * 32})
     text = refused(tmp_path / "lora")
     assert "another base" in text

@@ -11,7 +11,7 @@ import pytest
 from minit2i_deploy.checkpoints import Checkpoint, forms, load_checkpoint
 from minit2i_deploy.checkpoints.assemble import Drop, Target, canonical_target
 from minit2i_deploy.checkpoints.containers.container import Leaf
-from minit2i_deploy.checkpoints.form import Form, ReadOptions, check_sizes, read_weights
+from minit2i_deploy.checkpoints.form import Form, ReadOptions, check_prompt_length, read_weights
 from minit2i_deploy.errors import CheckpointError, UsageError
 from tests.helpers.checkpoint_forms import CONFIG, hub_folder
 
@@ -45,7 +45,7 @@ class NpzForm(Form):
         return head is not None and head.startswith(NPZ_HEAD) and b".npy" in head
 
     def read(self, path: Path, options: ReadOptions) -> Checkpoint:
-        check_sizes(path, options, CONFIG)
+        check_prompt_length(path, options, CONFIG)
         return read_weights(
             NpzFile(path), npz_rule, CONFIG, form="npz", path=path, weights="all", files=[path]
         )
@@ -90,8 +90,10 @@ def test_a_registered_form_is_recognized_read_and_reported(tmp_path: Path) -> No
 def test_a_registered_form_gets_the_shared_checks(tmp_path: Path) -> None:
     file = tmp_path / "weights.npz"
     tensors = write_npz(file)
-    with pytest.raises(UsageError, match="image_size=64, but the checkpoint's configuration says"):
-        load_checkpoint(file, image_size=64)
+    with pytest.raises(
+        UsageError, match="prompt_length=64, but the checkpoint's configuration says"
+    ):
+        load_checkpoint(file, prompt_length=64)
     tensors["mask_token"][0, 0, 0] = np.nan
     np.savez(file, **{name.replace(".", "-"): value for name, value in tensors.items()})  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="NaN or infinite"):

@@ -53,7 +53,7 @@ def test_export_passes_its_options_and_prints_the_checks(
             tmp_path / "b",
             ExportOptions(
                 precision="fp16", text_encoder="t5", flavour="jax-l16", ema=False,
-                overwrite=True, lora="adapter", image_size=256, prompt_length=128,
+                overwrite=True, lora={"adapter": 1.0}, image_size=256, prompt_length=128,
             ),
         )
     ]  # fmt: skip

@@ -49,7 +49,7 @@ def test_a_folder_becomes_an_adapter(tmp_path: Path, capsys: Capsys) -> None:
     adapter = Path(done.out.strip())
     base = load_checkpoint(ASSETS / "model")
     merged = load_checkpoint(ASSETS / "model", lora=adapter)
-    assert merged.report.lora is not None and merged.report.lora.rank == 32
+    assert [item.rank for item in merged.report.adapters] == [32]
     changed = [n for n in base.tensors if not np.array_equal(base.tensors[n], merged.tensors[n])]
     assert changed and all(name.endswith(".weight") for name in changed)
 

@@ -22,10 +22,10 @@ def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
                 yield from actions(child)
 
 
-def test_two_adapters_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    done = run(capsys, "inspect", "checkpoint", "--lora", "one", "--lora", "two")
+def test_two_values_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, "inspect", "checkpoint", "--image-size", "64", "--image-size", "96")
     assert done.code == 2
-    assert done.error == "--lora is given twice; give it once; see minit2i inspect --help"
+    assert done.error == "--image-size is given twice; give it once; see minit2i inspect --help"
 
 
 def test_both_names_of_an_option_are_one_option() -> None:
@@ -36,7 +36,8 @@ def test_both_names_of_an_option_are_one_option() -> None:
 def test_every_command_line_may_have_it_once() -> None:
     parser = build_parser("inspect")
     for _ in range(2):
-        assert parser.parse_args(["inspect", "checkpoint", "--lora", "one"]).lora == "one"
+        values = parser.parse_args(["inspect", "checkpoint", "--prompt-length", "9"])
+        assert values.prompt_length == 9
 
 
 @pytest.mark.parametrize("name", [command.name for command in COMMANDS])

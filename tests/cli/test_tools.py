@@ -60,7 +60,7 @@ def test_inspect_tells_what_a_bundle_holds(
     bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = run(capsys, "inspect", "b").out
-    for word in (bundle.digest, "32 px, patch 8", "transformer", "default", "euler-4", "3e-07"):
+    for word in (bundle.digest, "32x32 px, patch 8", "transformer", "default", "euler-4", "3e-07"):
         assert word in text
     values = json.loads(run(capsys, "inspect", "b", "--json").out)
     assert values["digest"] == bundle.digest

@@ -305,8 +305,8 @@ def test_a_merged_adapter_is_recorded_and_required_again(tmp_path: Path) -> None
     origin = bundle.manifest.provenance
     assert origin.checkpoint_sha256 == plain.provenance.checkpoint_sha256
     assert plain.provenance.lora_sha256 is None
-    merged = load_checkpoint(hub_folder(), lora=tmp_path / "lora").report.lora
-    assert merged is not None and origin.lora_sha256 == merged.sha256
+    (merged,) = load_checkpoint(hub_folder(), lora=tmp_path / "lora").report.adapters
+    assert origin.lora_sha256 == merged.sha256
     data = "transformer/model.onnx.data"
     assert bundle.manifest.files[data] != plain.files[data]
     with pytest.raises(BundleError, match=r"made with adapter [0-9a-f]{8}\.\. but this is no ad"):

@@ -52,7 +52,7 @@ def shaken(module: torch.nn.Module) -> torch.nn.Module:
 
 def tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
     return (
-        torch.from_numpy(image_rotary(config.num_patches_side, config.head_dim)),
+        torch.from_numpy(image_rotary(config.patch_grid, config.head_dim)),
         torch.from_numpy(text_rotary(config.prompt_length, config.head_dim)),
     )
 

@@ -57,7 +57,7 @@ def test_image_pairs_turn_half_by_row_and_half_by_column(head_dim: int) -> None:
             for column in range(side)
         ]
     )
-    assert np.abs(rotated(x, image_rotary(side, head_dim)) - turned(x, angles)).max() <= (
+    assert np.abs(rotated(x, image_rotary((side, side), head_dim)) - turned(x, angles)).max() <= (
         MAX_ABS_ERROR
     )
 
@@ -82,6 +82,6 @@ def test_the_fixed_table_is_sines_and_cosines_of_column_and_row(side: int, width
             phases = [np.exp(1j * axis * speed) for axis in (column, row)]
             parts = [part for phase in phases for part in (phase.imag, phase.real)]
             expected[row * side + column] = np.concatenate(parts)
-    actual = image_position_table(side, width)
+    actual = image_position_table((side, side), width)
     assert actual.dtype == np.float32
     assert np.abs(actual - expected).max() <= 1e-7  # measured 3.0e-8, the rounding

@@ -94,7 +94,7 @@ class LoraFlowMatching(FlowMatching):
 def _pair_flops(model: ModelConfig, targets: tuple[str, ...], rank: int) -> float:
     """Operations of one image through every pair, in a forward pass."""
     sizes = linear_modules(model)
-    num_image, num_text = model.num_patches_side**2, model.num_text_tokens
+    num_image, num_text = model.num_image_tokens, model.num_text_tokens
     return sum(
         2.0 * rank * sum(sizes[name]) * (num_text if "txt_" in name else num_image)
         for name in targets

@@ -92,6 +92,8 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     check_keys("model.", model, dataclasses.fields(ModelConfig))
     try:
         config = ModelConfig.from_dict(model)
+        if config.image_width is not None:
+            raise CheckpointError("image_width is set, but training crops squares; omit it")
     except (TypeError, CheckpointError) as error:
         text = str(error).removeprefix("config: ").replace("fix config.json", "fix the recipe")
         raise UsageError(f"recipe: model: {text}") from error

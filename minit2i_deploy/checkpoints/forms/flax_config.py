@@ -28,7 +28,7 @@ def infer_config(
     Args:
         shapes: canonical names to shapes; names that no network has are ignored here, because
             the strict mapping that follows reports them.
-        image_size: pixels, or None to take the published variant's.
+        image_size: pixels, where no published variant has these shapes.
         prompt_length: text tokens, or None to take the published variant's.
         where: path of the checkpoint, for errors.
 
@@ -41,9 +41,7 @@ def infer_config(
         (v for v in VARIANTS.values() if canonical_shapes(v) == canonical_shapes(config)), None
     )
     if variant is not None:
-        config = dataclasses.replace(
-            config, image_size=variant.image_size, prompt_length=variant.prompt_length
-        )
+        image_size, prompt_length = variant.image_size, prompt_length or variant.prompt_length
     elif image_size is None or prompt_length is None:
         raise UsageError(
             f"{where}: weights of width {config.hidden_size}, {config.depth_double} blocks and "
@@ -51,11 +49,7 @@ def infer_config(
             "checkpoint does not hold the other sizes; pass image_size and prompt_length"
         )
     try:
-        return dataclasses.replace(
-            config,
-            image_size=image_size or config.image_size,
-            prompt_length=prompt_length or config.prompt_length,
-        )
+        return dataclasses.replace(config, image_size=image_size, prompt_length=prompt_length)
     except CheckpointError as error:
         raise UsageError(f"{where}: {error}") from error
 

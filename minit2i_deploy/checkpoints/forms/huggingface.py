@@ -10,8 +10,8 @@ from minit2i_deploy.checkpoints.containers.safetensors_file import SafetensorsFi
 from minit2i_deploy.checkpoints.form import (
     Form,
     ReadOptions,
+    check_prompt_length,
     check_single_weights,
-    check_sizes,
     read_weights,
 )
 from minit2i_deploy.checkpoints.forms.official_config import PUBLISHED_WEIGHTS, config_from_hub
@@ -51,7 +51,7 @@ class HuggingFaceForm(Form):
         folder, files = weight_files(path)
         values = read_json(folder / "config.json")
         config = config_from_hub(values, str(folder / "config.json"))
-        check_sizes(path, options, config)
+        check_prompt_length(path, options, config)
         check_single_weights(path, options)
         return read_weights(
             SafetensorsFiles(files),

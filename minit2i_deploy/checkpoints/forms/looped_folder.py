@@ -9,8 +9,8 @@ from minit2i_deploy.checkpoints.checkpoint import Checkpoint
 from minit2i_deploy.checkpoints.containers.safetensors_file import SafetensorsFiles
 from minit2i_deploy.checkpoints.form import (
     ReadOptions,
+    check_prompt_length,
     check_single_weights,
-    check_sizes,
     read_weights,
 )
 from minit2i_deploy.checkpoints.forms.huggingface import HuggingFaceForm, weight_files
@@ -43,7 +43,7 @@ class LoopedFolderForm(HuggingFaceForm):
         index, values = _pipeline(folder), read_json(folder / "config.json")
         length = index.get("prompt_length", options.prompt_length)
         config = config_from_looped(values, length, str(folder / "config.json"))
-        check_sizes(path, options, config)
+        check_prompt_length(path, options, config)
         check_single_weights(path, options)
         return read_weights(
             SafetensorsFiles(files),

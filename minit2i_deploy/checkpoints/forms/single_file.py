@@ -16,8 +16,8 @@ from minit2i_deploy.checkpoints.containers.safetensors_file import SafetensorsFi
 from minit2i_deploy.checkpoints.form import (
     Form,
     ReadOptions,
+    check_prompt_length,
     check_single_weights,
-    check_sizes,
     read_weights,
 )
 from minit2i_deploy.checkpoints.forms.huggingface import hub_rule
@@ -52,10 +52,10 @@ class SingleFileForm(Form):
         """Read the network; a text encoder in the file is not read."""
         where = f"{path}: {_CONFIG}"
         values = _values(_metadata(path)[_CONFIG], where)
-        given = {"image_size": options.image_size, "prompt_length": options.prompt_length}
-        values = _DEFAULTS | {k: v for k, v in given.items() if v is not None} | values
+        length = {} if options.prompt_length is None else {"prompt_length": options.prompt_length}
+        values = _DEFAULTS | length | values
         config = config_from_hub(values, where)
-        check_sizes(path, options, config)
+        check_prompt_length(path, options, config)
         check_single_weights(path, options)
         return read_weights(
             SafetensorsFiles([path]),

@@ -18,8 +18,8 @@ from minit2i_deploy.checkpoints.form import (
     NOT_SELECTED,
     Form,
     ReadOptions,
+    check_prompt_length,
     check_single_weights,
-    check_sizes,
     read_weights,
     select_average,
     step_of,
@@ -91,7 +91,7 @@ def payload_rule(name: str) -> Target | Drop | None:
 
 def _read_payload(path: Path, content: dict[str, Any], options: ReadOptions) -> Checkpoint:
     config = config_from_hub(content["config"], f"{path}: config")
-    check_sizes(path, options, config)
+    check_prompt_length(path, options, config)
     check_single_weights(path, options)
     return read_weights(
         StateDict(tensors_under(content, "state_dict", path), str(path)),
@@ -129,7 +129,7 @@ def _read_state(
 ) -> Checkpoint:
     """The average or the online weights of a training state, which may lack the latter."""
     values = content["config"]
-    check_sizes(path, options, state.config)
+    check_prompt_length(path, options, state.config)
     decay = str(values.get("ema_decay"))
     key, other = ("ema", "model") if select_average(path, options, decay) else ("model", "ema")
     if key not in content:

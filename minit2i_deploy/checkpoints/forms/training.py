@@ -14,7 +14,7 @@ from minit2i_deploy.checkpoints.form import (
     NOT_SELECTED,
     Form,
     ReadOptions,
-    check_sizes,
+    check_prompt_length,
     read_weights,
     select_average,
     step_of,
@@ -48,7 +48,7 @@ class TrainingForm(Form):
         description = path / "checkpoint.json"
         values = read_json(description)
         config = _read_config(values, description)
-        check_sizes(path, options, config)
+        check_prompt_length(path, options, config)
         recipe = values.get("recipe")
         decay = _ema_name(recipe) if isinstance(recipe, dict) else ""
         use_average = select_average(path, options, decay)

@@ -44,7 +44,7 @@ class Contender:
 
 # Property that must be equal -> how to read it from a bundle.
 _EQUAL: Final[dict[str, Callable[[Bundle], object]]] = {
-    "image size": lambda bundle: (bundle.config.in_channels, bundle.config.image_size),
+    "image size": lambda bundle: bundle.config.size_text,
     "kind": lambda bundle: "base model" if bundle.config.student is None else "few-step student",
     "prompt length": lambda bundle: bundle.config.prompt_length,
     "tokenizer": lambda bundle: _tokenizer_digest(bundle),

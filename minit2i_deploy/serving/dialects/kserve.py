@@ -95,13 +95,14 @@ class KServe:
 
     async def _metadata(self, call: Call) -> Response:
         name, model = self._find(call)
-        side, width = model.bundle.config.image_size, model.bundle.config.txt_input_size
+        width = model.bundle.config.txt_input_size
         if name.endswith(_TEXT_SUFFIX):
             inputs = [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
             outputs = [{"name": "embedding", "datatype": "FP32", "shape": [-1, width]}]
         else:
             inputs = [{"name": "prompt", "datatype": "BYTES", "shape": [-1]}]
-            outputs = [{"name": "image", "datatype": "UINT8", "shape": [-1, side, side, 3]}]
+            channels, *size = model.bundle.config.image_shape
+            outputs = [{"name": "image", "datatype": "UINT8", "shape": [-1, *size, channels]}]
         return JSONResponse(
             {
                 "name": name,

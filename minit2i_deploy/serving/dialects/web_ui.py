@@ -163,7 +163,7 @@ class WebUi:
     ) -> dict[str, Any]:
         requests = planned.requests
         prompts = [str(request.prompts[0]) for request in requests]
-        side = model.bundle.config.image_size
+        _, height, width = model.bundle.config.image_shape
         return {
             "prompt": prompts[0],
             "all_prompts": prompts,
@@ -174,8 +174,8 @@ class WebUi:
             "subseed": 0,
             "all_subseeds": [0] * len(requests),
             "subseed_strength": 0,
-            "width": side,
-            "height": side,
+            "width": width,
+            "height": height,
             "sampler_name": planned.table.name,
             "cfg_scale": planned.guidance,
             "steps": len(planned.table),

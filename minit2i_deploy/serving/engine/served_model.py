@@ -85,8 +85,7 @@ class ServedModel:
     @property
     def size(self) -> str:
         """Width and height of its images, as OpenAI writes them."""
-        side = self.bundle.config.image_size
-        return f"{side}x{side}"
+        return self.bundle.config.size_text
 
     @property
     def is_student(self) -> bool:

@@ -222,7 +222,7 @@ def test_the_adapter_merged_is_the_network_that_learned(
 ) -> None:
     last = straight / "step-000006"
     merged = load_checkpoint(base, lora=last)
-    assert merged.report.lora is not None and merged.report.lora.scale == 1.5
+    assert [item.scale for item in merged.report.adapters] == [1.5]
     trainer = Trainer(lora_recipe(base), straight)
     with torch.no_grad():
         for name, value in trainer.parameters.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -90,6 +90,45 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON in place of text")
 
 
+def add_adapters(parser: argparse.ArgumentParser | argparse._ArgumentGroup, onto: str = "") -> None:
+    """--lora, which may come several times.
+
+    Args:
+        parser: gets it.
+        onto: what the adapters are merged into, where the help has to say it.
+    """
+    parser.add_argument(
+        "--lora",
+        metavar="ADAPTER[=STRENGTH]",
+        action="append",
+        type=_adapter,
+        help=f"merge this LoRA adapter{onto} (folder or safetensors file), times STRENGTH "
+        "(default 1); may be repeated",
+    )
+
+
+def read_adapters(values: Sequence[tuple[str, float]] | None) -> dict[str, float] | None:
+    """Strength of each adapter; None for none.
+
+    Raises:
+        UsageError: one is given twice.
+    """
+    from minit2i_deploy.errors import UsageError
+
+    adapters = dict(values or ())
+    if len(adapters) < len(values or ()):
+        raise UsageError("--lora names one adapter twice; give it once, with the sum of both")
+    return adapters or None
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    """``style=0.8``; a path that exists is taken as it is."""
+    path, _, strength = text.rpartition("=")
+    if not path or os.path.exists(text):
+        return text, 1.0
+    return path, number(strength)
+
+
 def add_folder_of_bundle(parser: argparse.ArgumentParser) -> None:
     """BUNDLE, OUT, --overwrite and --json, of commands that write a bundle in another form."""
     add_bundle(parser)
@@ -107,6 +146,18 @@ def integer(text: str) -> int:
         ArgumentTypeError: the text is none.
     """
     return _parsed(text, int, "an integer")
+
+
+def image_size(text: str) -> int | tuple[int, int]:
+    """Pixels of a side, or the two sides of ``768x512``: width and height.
+
+    Raises:
+        ArgumentTypeError: the text is neither.
+    """
+    width, cross, height = text.lower().partition("x")
+    if width.isdecimal() and (height.isdecimal() or not cross):
+        return (int(width), int(height)) if cross else int(width)
+    raise argparse.ArgumentTypeError(f"expected 512 or WIDTHxHEIGHT, got {text!r}")
 
 
 def number(text: str) -> float:

@@ -97,6 +97,9 @@ ModelInfo decode_model(const Json &value) {
     const Json loop = base.contains("loop") ? base.at("loop") : Json();
     base.erase("student");
     base.erase("loop");
+    if (base.contains("image_width")) {
+        throw JsonError(where + ".image_width is set, but this program generates squares only");
+    }
     expect_fields(base, where,
                   {"image_size", "patch_size", "hidden_size", "num_heads", "head_dim",
                    "depth_double", "in_channels", "txt_preamble_depth", "mlp_ratio", "pca_channels",
@@ -329,6 +332,23 @@ Manifest decode_manifest(const Json &complete) {
         manifest.only_for = expect_text(value.at("only_for"), "manifest.only_for");
         expect_one_of("manifest.only_for", manifest.only_for, {"cpu", "cuda"});
         value.erase("only_for");
+    }
+    // This one if the weights were trained for images of another size; nothing computes with it.
+    if (value.contains("trained_size")) {
+        for (const Json &side : expect_list(value.at("trained_size"), "manifest.trained_size")) {
+            if (!side.is_number_integer() || side <= 0) {
+                throw JsonError("manifest.trained_size needs positive integers");
+            }
+        }
+        value.erase("trained_size");
+    }
+    // This one if several adapters were merged, or one at a strength of its own.
+    if (value.contains("adapters")) {
+        for (const Json &item : expect_list(value.at("adapters"), "manifest.adapters")) {
+            expect_fields(item, "manifest.adapters", {"sha256", "strength"});
+            expect_number(item.at("strength"), "manifest.adapters.strength");
+        }
+        value.erase("adapters");
     }
     expect_fields(value, "manifest",
                   {"kind", "format_version", "manifest_sha256", "model", "variant", "graphs",

@@ -134,6 +134,9 @@ export function readPreset(value, where) {
  */
 export function readModel(value, where) {
   const model = asObject(value, where);
+  if ("image_width" in model) {
+    throw new JsonError(`${where}.image_width is set, but this client generates squares only`);
+  }
   expectFields(model, where, MODEL, [...Object.keys(MODEL_DEFAULTS), "student", "loop"]);
   for (const [name, item] of Object.entries(model)) {
     const field = `${where}.${name}`;

@@ -4,7 +4,16 @@
  */
 
 import { BundleError, JsonError } from "../common/errors.js";
-import { asInteger, asNumber, asObject, asText, brief, expectFields, parseJson } from "../common/json.js";
+import {
+  asArray,
+  asInteger,
+  asNumber,
+  asObject,
+  asText,
+  brief,
+  expectFields,
+  parseJson,
+} from "../common/json.js";
 import { sha256Hex } from "../common/sha256.js";
 import * as fields from "./fields.js";
 
@@ -40,7 +49,7 @@ const FORMAT_VERSIONS = [1n, 2n];
 // A manifest has some 100 kB.
 const MAX_BYTES = 16 * 2 ** 20;
 const CHECKSUM = "manifest_sha256";
-const OPTIONAL = ["quantization", "late", "padded_head_dim", "only_for"];
+const OPTIONAL = ["quantization", "late", "padded_head_dim", "only_for", "trained_size", "adapters"];
 const REQUIRED = [
   ...["kind", "format_version", CHECKSUM, "model", "variant", "graphs", "tokenizer", "files"],
   ...["tables", "presets", "default_preset", "flavour", "noise", "provenance", "checks"],
@@ -118,6 +127,18 @@ function decode(value) {
 function checkOptional(value) {
   if ("quantization" in value) fields.checkQuantization(value.quantization, "quantization");
   if ("only_for" in value) fields.oneOf(value.only_for, ["cpu", "cuda"], "only_for");
+  if ("adapters" in value) {
+    for (const item of asArray(value.adapters, "adapters")) {
+      const adapter = asObject(item, "adapters");
+      expectFields(adapter, "adapters", ["sha256", "strength"]);
+      fields.digest(adapter.sha256, "adapters.sha256");
+      asNumber(adapter.strength, "adapters.strength");
+    }
+  }
+  if ("trained_size" in value) {
+    const sides = asArray(value.trained_size, "trained_size");
+    for (const side of sides) fields.positive(side, "trained_size");
+  }
   if ("padded_head_dim" in value) {
     const width = asInteger(value.padded_head_dim, "padded_head_dim");
     const headDim = asInteger(asObject(value.model, "model").head_dim, "model.head_dim");
