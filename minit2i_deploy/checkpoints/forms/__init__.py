@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from minit2i_deploy.checkpoints.form import Form
+from minit2i_deploy.checkpoints.forms.auto_model import AutoModelForm
 from minit2i_deploy.checkpoints.forms.flax import MsgpackForm, OrbaxForm
 from minit2i_deploy.checkpoints.forms.huggingface import HuggingFaceForm
 from minit2i_deploy.checkpoints.forms.looped_folder import LoopedFolderForm
@@ -18,6 +19,7 @@ FORMS: Final[tuple[Form, ...]] = (
     TrainingForm(),
     SingleFileForm(),
     LoopedFolderForm(),
+    AutoModelForm(),
     HuggingFaceForm(),
     TorchSaveForm(),
     MsgpackForm(),
