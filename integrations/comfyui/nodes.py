@@ -22,6 +22,8 @@ CATEGORY = "MiniT2I"
 RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch")
 READY = ("demo", "demo-student")
 SOLVERS = ("preset", "euler", "ab2", "dpmpp2m", "heun")
+# The preset for images of which a part stays, where the bundle has one.
+INPAINT = "inpaint"
 MAX_SEED = 2**64 - 1
 
 BundleType = io.Custom("MINIT2I_BUNDLE")
@@ -136,7 +138,7 @@ class Sample(io.ComfyNode):
             node_id="MiniT2ISample",
             display_name="MiniT2I: sample",
             category=CATEGORY,
-            description="Generate images along a solver table.",
+            description="Generate images along a solver table, from noise or from an image.",
             inputs=[
                 BundleType.Input("bundle"),
                 PromptType.Input("prompt"),
@@ -158,6 +160,20 @@ class Sample(io.ComfyNode):
                 ),
                 io.Int.Input("images", default=1, min=1, max=64),
                 io.Boolean.Input("preview", default=True),
+                io.Float.Input(
+                    "strength",
+                    default=0.7,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="with an image and no mask: 0 gives the image back, 1 a new one",
+                ),
+                io.Image.Input(
+                    "image", optional=True, tooltip="of the bundle's size, to begin with"
+                ),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="with an image: what is new; the rest stays"
+                ),
             ],
             outputs=[io.Image.Output(display_name="images")],
         )
@@ -173,13 +189,18 @@ class Sample(io.ComfyNode):
         guidance: float,
         images: int,
         preview: bool,
+        strength: float,
+        image: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Seeds count up from ``seed``, and an image never depends on how many there are."""
-        table, preset_guidance = bundle.bundle.preset()
+        edit = _edit(strength, image, mask)
+        presets = bundle.bundle.manifest.presets
+        name = INPAINT if mask is not None and INPAINT in presets else None
+        table, preset_guidance = bundle.bundle.preset(name)
         if solver != SOLVERS[0]:
             table = bundle.bundle.compile_table(solver, steps)
-        frame = None
-        for frame in m.trajectory(
+        result = m.generate(
             bundle.bundle,
             bundle.runtime,
             [prompt.text] * images,
@@ -187,17 +208,30 @@ class Sample(io.ComfyNode):
             table=table,
             guidance=guidance or preset_guidance,
             negative=prompt.negative,
+            # Raises where the user has canceled, which ends the run and leaves the runtime open.
+            on_frame=functools.partial(_report, preview=preview),
             previews=preview,
-        ):
-            # Raises where the user has canceled, which ends the loop and leaves the runtime open.
-            _report(frame, len(table), preview)
-        assert frame is not None
-        return io.NodeOutput(_as_images(frame.x()))
+            **edit,
+        )
+        return io.NodeOutput(_as_images(result.x))
 
 
-def _report(frame: Any, num_rows: int, preview: bool) -> None:
+def _edit(strength: float, image: torch.Tensor | None, mask: torch.Tensor | None) -> dict[str, Any]:
+    """Arguments of ``m.generate`` for ComfyUI's image [1, H, W, 3] of 0 to 1 and mask [1, H, W]."""
+    if image is None:
+        if mask is not None:
+            raise ValueError("a mask needs an image, whose other part stays")
+        return {}
+    pixels = np.asarray(image, np.float32)[:1].transpose(0, 3, 1, 2) * 2 - 1
+    if mask is None:
+        return {"init_image": pixels, "strength": strength}
+    is_new = np.asarray(mask, np.float32)
+    return {"known": pixels, "mask": is_new.reshape(-1, *is_new.shape[-2:])[:1, None]}
+
+
+def _report(frame: Any, preview: bool) -> None:
     image = to_pil(frame.estimate()[:1])[0] if preview else None
-    ComfyAPISync().execution.set_progress(frame.row.index + 1, num_rows, preview_image=image)
+    ComfyAPISync().execution.set_progress(frame.row.index + 1, frame.total, preview_image=image)
 
 
 def _as_images(x: np.ndarray) -> torch.Tensor:

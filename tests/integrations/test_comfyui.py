@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import inspect
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.generate import generate
@@ -55,6 +57,7 @@ def sampled(package: ModuleType, **changes: Any) -> np.ndarray:
     (prompt,) = by_id["MiniT2IEncodePrompt"].execute(opened, "a red circle", "").args
     inputs = {
         "seed": 7, "solver": "euler", "steps": 6, "guidance": 3.0, "images": 2, "preview": True,
+        "strength": 0.5,
     }  # fmt: skip
     (images,) = by_id["MiniT2ISample"].execute(opened, prompt, **(inputs | changes)).args
     return np.asarray(images)
@@ -91,6 +94,20 @@ def test_preset_and_no_preview(package: ModuleType) -> None:
     assert all(report[2] is None for report in reports)
 
 
+def test_a_masked_part_is_new_and_the_rest_stays(package: ModuleType) -> None:
+    rng = np.random.default_rng(1)
+    image = torch.from_numpy(rng.random((1, 32, 32, 3), np.float32))
+    mask = torch.zeros(1, 32, 32)
+    mask[:, :, 16:] = 1
+    images = sampled(package, image=image, mask=mask)
+    assert np.abs(images[:, :, :16] - image.numpy()[:, :, :16]).max() <= 1e-6
+    assert np.abs(images[:, :, 16:] - image.numpy()[:, :, 16:]).max() > 0.1
+    # Without a mask, strength says how much is new.
+    assert np.abs(sampled(package, image=image, strength=0.0) - image.numpy()).max() <= 1 / 255
+    with pytest.raises(ValueError, match="a mask needs an image"):
+        sampled(package, mask=mask)
+
+
 def test_cancel_leaves_the_runtime_usable(
     package: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +136,8 @@ def test_the_example_fits_the_nodes(package: ModuleType) -> None:
             assert node["type"] == "PreviewImage"
             continue
         inputs = by_id[node["type"]].define_schema().inputs
-        linked = [socket.name for socket in inputs if socket.kind.startswith("MINIT2I")]
+        is_link = [s.kind.startswith("MINIT2I") or s.kind in ("IMAGE", "MASK") for s in inputs]
+        linked = [s.name for s, linked in zip(inputs, is_link, strict=True) if linked]
         assert [entry["name"] for entry in node["inputs"]] == linked
         # A seed has a second widget: what happens to it after a run.
         extra = sum(socket.options.get("control_after_generate", False) for socket in inputs)
@@ -130,5 +148,10 @@ def test_rules_of_the_registry() -> None:
     project = tomllib.loads((FOLDER / "pyproject.toml").read_text())
     assert "comfyui" not in project["project"]["name"].lower()
     assert {"PublisherId", "DisplayName", "requires-comfyui"} <= project["tool"]["comfy"].keys()
+    assert project["project"]["license"] and re.fullmatch(
+        r"\d+\.\d+\.\d+", project["project"]["version"]
+    )
+    # A publisher signs with an identity and a repository of its own; these are not ours to name.
+    assert project["tool"]["comfy"]["PublisherId"] == ""
     source = (FOLDER / "nodes.py").read_text() + (FOLDER / "__init__.py").read_text()
     assert not {"eval(", "exec(", "subprocess"} & set(source.split())

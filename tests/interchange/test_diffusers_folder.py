@@ -1,21 +1,16 @@
-"""The pipeline's folder: its layout here, and its images in an interpreter with diffusers."""
+"""The pipeline's folder and its layout; tests/integrations opens it in diffusers."""
 
 from __future__ import annotations
 
 import ast
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.generate import generate
 from minit2i_deploy.interchange.diffusers_folder import PIPELINE_FILE, write_diffusers_folder
-from minit2i_deploy.runtimes import open_runtime
 from tests.helpers.cli_runs import run
 from tests.helpers.tiny_bundle import tiny_bundle
 
@@ -52,22 +47,3 @@ def test_the_command_and_what_it_does_not_replace(
     with pytest.raises(UsageError, match="was not written by minit2i diffusers-folder"):
         write_diffusers_folder(Bundle.open(tiny_bundle()), tmp_path, overwrite=True)
     assert write_diffusers_folder(Bundle.open(tiny_bundle()), folder, overwrite=True) == folder
-
-
-@pytest.mark.integrations
-def test_diffusers_generates_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    """In an interpreter that has diffusers, which needs a newer transformers than export does."""
-    bundle = Bundle.open(tiny_bundle())
-    with open_runtime(bundle, "onnxruntime") as runtime:
-        expected = generate(bundle, runtime, "a red circle", seed=7).images[0]
-    code = (
-        "import sys; from diffusers import DiffusionPipeline as P; "
-        "p = P.from_pretrained(sys.argv[1], trust_remote_code=True); "
-        "p('a red circle', seed=7).images[0].save(sys.argv[2])"
-    )
-    out = tmp_path / "image.png"
-    subprocess.run([sys.executable, "-c", code, str(folder), str(out)], check=True)
-    from PIL import Image
-
-    with Image.open(out) as image:
-        assert np.array_equal(np.asarray(image), np.asarray(expected))

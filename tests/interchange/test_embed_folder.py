@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,17 +104,3 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert done.code == 0 and "files" in done.out
     done = run(capsys, "embed-folder", str(tiny_bundle()), str(tmp_path / "encoder"))
     assert done.code == 2 and "exists" in done.error
-
-
-@pytest.mark.integrations
-def test_sentence_transformers_has_the_same_vectors(folder: Path, pooled: np.ndarray) -> None:
-    """In an interpreter that has sentence-transformers 6, which conflicts with the export extra."""
-    code = (
-        "import sys, json; from sentence_transformers import SentenceTransformer as S; "
-        "m = S(sys.argv[1], trust_remote_code=True, device='cpu'); "
-        "print(json.dumps(m.encode(json.loads(sys.argv[2])).tolist()))"
-    )
-    command = [sys.executable, "-c", code, str(folder), json.dumps(TEXTS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    vectors = np.array(json.loads(done.stdout.splitlines()[-1]))
-    assert np.abs(vectors - pooled).max() <= 1e-6

@@ -17,7 +17,7 @@ def test_weights_read_back(
 ) -> None:
     text = (repository / "docs" / "guides" / "integrations.md").read_text()
     section = text.partition("## stable-diffusion.cpp")[2]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     path, _ = base_forms()["torch-training"]
     arguments = '"run/step-020000", lora="my-adapter"'
     assert arguments in code

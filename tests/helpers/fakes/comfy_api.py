@@ -80,6 +80,7 @@ def modules() -> dict[str, types.ModuleType]:
         Custom=Kind,
         **{name: Kind(name.upper()) for name in ("String", "Int", "Float", "Combo", "Boolean")},
         Image=Kind("IMAGE"),
+        Mask=Kind("MASK"),
     )
     latest = types.ModuleType("comfy_api.latest")
     latest.__dict__.update(io=io, ComfyAPISync=ComfyAPISync, ComfyExtension=ComfyExtension)
