@@ -1,4 +1,4 @@
-"""minit2i refit: replace the weights of a bundle and its TensorRT engines without a rebuild."""
+"""minit2i refit: replace the weights of a bundle, and of its engines, without a rebuild."""
 
 from __future__ import annotations
 
@@ -34,16 +34,21 @@ if TYPE_CHECKING:
 # enough for other kernels of the same number type, far below the effect of a stale weight.
 BOUNDS: Final = {"fp32": 2e-3, "fp16": 2e-2, "bf16": 8e-2}
 
+# Whose engines hold weights of their own.
+_BUILT: Final = ("tensorrt", "tensorrt-rtx")
+
 _EPILOG: Final = """\
 BUNDLE does not change. The new bundle has the same graphs with the new weights,
 for every runtime, and refitted engines, which are compared with PyTorch before the
 bundle is written.
 
-Engines must have been built with minit2i build --refit, and are refitted on the
-machine that runs them.
+Engines of TensorRT must have been built with minit2i build --refit, and are
+refitted on the machine that runs them. onnxruntime and openvino run the bundle's
+graphs, so that there is nothing else to do.
 
 examples:
-  minit2i refit my-bundle --lora my-adapter -o my-lora-bundle --engine tensorrt
+  minit2i refit my-bundle --lora my-adapter -o my-lora-bundle --engine onnxruntime
+  minit2i refit my-bundle --lora style=0.8 --lora subject -o both --engine tensorrt
   minit2i refit my-bundle --checkpoint run/step-040000 -o newer --engine tensorrt-rtx
 """
 
@@ -65,7 +70,8 @@ class RefitOptions:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.description = (
-        "Write a bundle with other weights of the same architecture and refit its TensorRT engines."
+        "Write a bundle with other weights of the same architecture, without an export, and refit "
+        "its TensorRT engines."
     )
     parser.epilog = _EPILOG
     add_bundle(parser)
@@ -82,11 +88,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         required=True,
-        choices=("tensorrt", "tensorrt-rtx"),
-        help="the runtime whose engines are refitted (minit2i help engines)",
+        choices=(*_BUILT, "onnxruntime", "openvino"),
+        help="the runtime that is compared with PyTorch, and whose engines are refitted where it "
+        "has any (minit2i help engines)",
     )
     parser.add_argument(
-        "--device", metavar="N", type=integer, default=0, help="index of the GPU (default 0)"
+        "--device",
+        metavar="N",
+        type=integer,
+        default=0,
+        help="index of the GPU, for TensorRT (default 0)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     add_json(parser)
@@ -123,14 +134,11 @@ def run(options: RefitOptions) -> None:
             base, manifest=dataclasses.replace(base.manifest, adapters=adapters)
         )
         bundle = write_with_weights(template, folder, source.tensors, provenance)
-        library = options.engine.replace("-", "_")
-        engines = refit_bundle(
-            library,
-            options.device,
-            base,
-            bundle,
-            stage_of(progress, 0.2, 0.6, "refit engines"),
-        )
+        engines: list[CachedEngine] = []
+        if options.engine in _BUILT:
+            library = options.engine.replace("-", "_")
+            done = stage_of(progress, 0.2, 0.6, "refit engines")
+            engines = refit_bundle(library, options.device, base, bundle, done)
         checks = _compare_with_torch(base, bundle, options, progress)
         write_checks(bundle, folder, checks, provenance)
     _print(options, engines, checks)
@@ -231,7 +239,8 @@ def _compare_with_torch(
     actual = []
     for each in (base, bundle):
         progress(0.7, "compare")
-        with open_runtime(each, options.engine, device=options.device) as runtime:
+        device = {"device": options.device} if options.engine in _BUILT else {}
+        with open_runtime(each, options.engine, **device) as runtime:
             actual.append(answers(runtime, probe))
     _refuse_stale(base, bundle, *actual)
     checks = tuple(
@@ -240,7 +249,7 @@ def _compare_with_torch(
             measured=error,
             bound=BOUNDS[bundle.manifest.graphs[graph].precision],
             unit="relative",
-            where=f"refitted {options.engine} engine to torch, one step from a fixed state",
+            where=f"{options.engine} with new weights to torch, one step from a fixed state",
         )
         for graph, error in graph_errors(actual[1], expected).items()
     )

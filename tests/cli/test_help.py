@@ -68,6 +68,13 @@ def test_a_near_miss_names_the_option(
     assert f"(did you mean {suggestion}?); see minit2i {arguments[0]}" in done.error
 
 
+def test_a_size_is_chosen_at_export(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--size", "--width"):
+        done = run(capsys, "generate", "b", "a", option, "512")
+        assert done.code == 2 and "minit2i export --image-size chooses it" in done.error
+    assert "(did you mean --image-size?)" in run(capsys, "export", "c", "b", "--size", "96").error
+
+
 def test_options_that_are_not_near_get_no_hint(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean" not in run(capsys, "doctor", "--cfg", "3").error
     assert "did you mean" not in run(capsys, "generate", "b", "a", "--xyzzy").error

@@ -43,7 +43,12 @@ _ELSEWHERE: Final = {
     "--extend": "--outpaint",
     "--variation-strength": "--amount",
     "--subseed-strength": "--amount",
+    "--size": "--image-size",
+    "--resolution": "--image-size",
 }
+# What no option of the command does, and what does it.
+_SIZE: Final = "the size of images is the bundle's; minit2i export --image-size chooses it"
+_NO_OPTION: Final = dict.fromkeys(("--size", "--resolution", "--width", "--height"), _SIZE)
 _UNKNOWN_OPTION: Final = re.compile(r"unrecognized arguments:.*?(--?[A-Za-z][\w-]*)")
 _UNKNOWN_COMMAND: Final = re.compile(r"invalid choice: '([^']*)'")
 
@@ -57,8 +62,10 @@ def with_hint(message: str, *, options: Sequence[str], commands: Sequence[str]) 
         commands: names of its commands or tasks.
     """
     if match := _UNKNOWN_OPTION.search(message):
-        near = near_option(match[1], options)
-        return f"{message} (did you mean {near}?)" if near else message
+        if near := near_option(match[1], options):
+            return f"{message} (did you mean {near}?)"
+        reason = _NO_OPTION.get(match[1].lower())
+        return f"{message} ({reason})" if reason else message
     if match := _UNKNOWN_COMMAND.search(message):
         near = _near(match[1], commands)
         if near:
