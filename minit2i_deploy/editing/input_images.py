@@ -97,10 +97,11 @@ def read_edit(
             message is one line.
     """
     _check_arguments(init_image, strength, inpaint, mask, outpaint, feather)
-    side = bundle.config.image_size
+    if init_image is None and inpaint is None:
+        return InputImages()
+    side = _side(bundle)
     if inpaint is None:
-        if init_image is None:
-            return InputImages()
+        assert init_image is not None
         image, note = _square(_named("init image", init_image), side)
         pixels = to_network(on_white(image))
         return InputImages(init_image=pixels, strength=strength, notes=note)
@@ -122,6 +123,16 @@ def read_edit(
         mask=feathered(is_new, feather),
         notes=note,
     )
+
+
+def _side(bundle: Bundle) -> int:
+    _, height, width = bundle.config.image_shape
+    if height != width:
+        raise UsageError(
+            f"{bundle.path}: has images of {bundle.config.size_text}, but files are edited in "
+            "squares only; give arrays of that size to m.generate, or export a square size"
+        )
+    return height
 
 
 def _check_arguments(

@@ -11,6 +11,7 @@ import pytest
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.manifest import Manifest
 from minit2i_deploy.checkpoints import load_checkpoint
+from minit2i_deploy.editing.input_images import read_edit
 from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.evaluation.compare.contenders import check_comparable
 from minit2i_deploy.export import ExportOptions, export_bundle, verify_bundle
@@ -78,6 +79,18 @@ def test_verify_takes_the_size_of_the_bundle(wide: Bundle) -> None:
     for size in (32, (24, 48)):
         with pytest.raises(UsageError, match="the bundle's images are 48x24; omit image_size"):
             verify_bundle(wide.path, hub_folder(), dataclasses.replace(TEXT, image_size=size))
+
+
+def test_edits_are_of_arrays_alone(wide: Bundle) -> None:
+    known = np.full((3, 24, 48), 0.5, np.float32)
+    mask = np.zeros((24, 48), np.float32)
+    mask[:, 24:] = 1
+    with open_runtime(wide, "onnxruntime") as runtime:
+        table = wide.table("euler-20")
+        x = generate(wide, runtime, "a red circle", table=table, known=known, mask=mask).x
+    assert (x[0, :, :, :24] == 0.5).all()
+    with pytest.raises(UsageError, match="has images of 48x24, but files are edited in squares"):
+        read_edit(wide, init_image="any.png", strength=0.5)
 
 
 def test_sizes_are_said_and_compared(wide: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
