@@ -10,7 +10,7 @@ from pathlib import Path
 
 from minit2i_deploy.bundle.manifest import FILE_NAME, KIND
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.io.files import atomic_directory, check_target
+from minit2i_deploy.io.files import atomic_directory, check_target, remove_leftovers
 from minit2i_deploy.io.lock import output_lock
 
 
@@ -38,11 +38,10 @@ def bundle_folder(
     target = Path(path).resolve()
     # Before the lock, so that a refused folder gets no file beside it.
     _check_target(target, overwrite)
-    with (
-        output_lock(target),
-        atomic_directory(target, overwrite=overwrite, check=require_bundle) as folder,
-    ):
-        yield folder
+    with output_lock(target):
+        remove_leftovers(target)
+        with atomic_directory(target, overwrite=overwrite, check=require_bundle) as folder:
+            yield folder
 
 
 def check_bundle_folder(

@@ -7,7 +7,6 @@ and it may be deleted at any time. This module needs no engine library.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from minit2i_deploy.io.files import (
     atomic_directory,
     atomic_file,
     atomic_write_bytes,
+    remove_leftovers,
     sha256_file,
 )
 from minit2i_deploy.io.lock import output_lock
@@ -191,7 +191,7 @@ def new_engine(bundle: Bundle, key: EngineKey) -> Iterator[Path]:
         Minit2iError: the disk failed or is full.
     """
     folder = engine_folder(bundle, key)
-    _remove_leftovers(folder)
+    remove_leftovers(folder)
     # What stands there has the same key: it is corrupt, or a rebuild was requested.
     with atomic_directory(folder, overwrite=True) as partial:
         yield partial
@@ -251,14 +251,6 @@ def write_engine(
             partial, key, audit=audit, build_s=build_s, refitted_from=refitted_from
         )
     return CachedEngine(folder=engine_folder(bundle, key), record=record)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove folders of killed builds of this engine; with its lock held, no build is running."""
-    for kind in ("partial", "replaced"):
-        for leftover in folder.parent.glob(f".{folder.name}.{kind}-*"):
-            with contextlib.suppress(OSError):
-                shutil.rmtree(leftover)
 
 
 def _examine(folder: Path, *, hashed: bool) -> CachedEngine | CorruptEngine:

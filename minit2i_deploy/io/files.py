@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -210,6 +211,14 @@ def _partial(target: Path) -> Path:
     # Beside the target, because renaming is atomic within one file system only.
     # With the machine, because on a shared disk containers often have the same pid.
     return target.with_name(f".{target.name}.partial-{os.getpid()}-{socket.gethostname()}")
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left of ``atomic_directory``; the caller holds its lock."""
+    # Without the target, what stepped aside for it is the only copy.
+    for kind in ("partial", "replaced") if target.exists() else ("partial",):
+        for leftover in target.parent.glob(f".{glob.escape(target.name)}.{kind}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def only_with(name: str) -> Callable[[Path], None]:

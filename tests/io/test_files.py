@@ -180,3 +180,14 @@ def test_signal_handlers_are_restored_and_unchanged_in_threads(tmp_path: Path) -
     thread.start()
     thread.join()
     assert names(tmp_path) == ["main", "thread"]
+
+
+def test_what_killed_processes_left_is_removed_but_never_the_only_copy(tmp_path: Path) -> None:
+    for name in (".out.partial-7", ".out.replaced-7", ".other.partial-7"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_bytes(b"")
+    files.remove_leftovers(tmp_path / "out")
+    assert names(tmp_path) == [".other.partial-7", ".out.replaced-7"]
+    (tmp_path / "out").mkdir()
+    files.remove_leftovers(tmp_path / "out")
+    assert names(tmp_path) == [".other.partial-7", "out"]
