@@ -54,6 +54,6 @@ library libcudart.so.13 "$folder/lib" log.c device.c memory.c kernels.c capture.
 cudart=$folder/lib/libcudart.so.13
 library libcublas.so.13 "$folder/lib" blas.c "$cudart"
 library libcublasLt.so.13 "$folder/lib" blas.c "$cudart"
-library libcuda.so.1 "$folder/lib" driver.c "$cudart"
+library libcuda.so.1 "$folder/lib" driver.c driver_devices.c "$cudart"
 library libcurand.so.10 "$folder/lib" driver.c "$cudart"
 library libcudnn.so.9 "$folder/cudnn" cudnn.c "$cudart"

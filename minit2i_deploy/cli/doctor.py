@@ -70,6 +70,7 @@ def run(options: DoctorOptions) -> None:
         "machine": describe_machine(),
         "memory_bytes": memory_bytes(),
         "cpu_features": cpu_features(read_cpuinfo()),
+        **_gpus(),
         "extras": {
             extra.name or "always": {
                 "packages": dict(extra.packages),
@@ -83,6 +84,20 @@ def run(options: DoctorOptions) -> None:
         "variants_bytes": variant_bytes(),
     }
     print(json_text(values) if options.json else _text(values))
+
+
+def _gpus() -> dict[str, Any]:
+    from minit2i_deploy.runtimes.cuda.devices import dotted, driver_gpus
+
+    try:
+        gpus = driver_gpus()
+    except Minit2iError as error:
+        return {"gpus": [], "gpu_error": str(error)}
+    values = [
+        {"name": gpu.name, "compute_capability": dotted(gpu.capability), "bytes": gpu.memory_bytes}
+        for gpu in gpus
+    ]
+    return {"gpus": values, "gpu_error": None}
 
 
 def _engines(bundle: Bundle | None) -> list[dict[str, Any]]:
@@ -147,6 +162,7 @@ def _text(values: dict[str, Any]) -> str:
     facts = [
         ("machine", machine_line(values["machine"])),
         ("memory", "unknown" if memory is None else size(memory)),
+        *_gpu_facts(values),
     ]
     features = list(values["cpu_features"].items()) or [("none", "of those that matter here")]
     engines = [(item["engine"], item["state"], _engine_text(item)) for item in values["engines"]]
@@ -170,6 +186,19 @@ def _text(values: dict[str, Any]) -> str:
             columns(variants, head=("weights", "fp32", "16 bit", "fp32 with FLAN-T5-Large")),
         ]
     )
+
+
+def _gpu_facts(values: dict[str, Any]) -> list[tuple[str, str]]:
+    from minit2i_deploy.cli.support.formatting import size
+
+    facts = [
+        (
+            f"GPU {index}",
+            f"{gpu['name']}, compute capability {gpu['compute_capability']}, {size(gpu['bytes'])}",
+        )
+        for index, gpu in enumerate(values["gpus"])
+    ]
+    return facts or [("NVIDIA GPU", values["gpu_error"] or "none")]
 
 
 def _extra_rows(extras: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""The NVIDIA driver and its GPUs, as CUDA's own runtime library tells them, without a package.
+"""The NVIDIA driver and its GPUs, as CUDA's own libraries tell them, without a package.
 
 Engines report a missing driver or GPU in their own words, or not at all. These checks come before
 them, and their errors name the remedy.
@@ -28,10 +28,12 @@ class Gpu:
     Args:
         name: the driver's.
         capability: compute capability, for example 90.
+        memory_bytes: of the GPU; None where it was not asked for.
     """
 
     name: str
     capability: int
+    memory_bytes: int | None = None
 
     def lacks(self, precision: str) -> str | None:
         """Why it has no kernels for graphs of a precision; None if it has."""
@@ -39,8 +41,8 @@ class Gpu:
         if self.capability >= least:
             return None
         return (
-            f"which {self.name} (compute capability {_dotted(self.capability)}) does not compute, "
-            f"because that takes {_dotted(least)}; export the checkpoint with --precision fp16"
+            f"which {self.name} (compute capability {dotted(self.capability)}) does not compute, "
+            f"because that takes {dotted(least)}; export the checkpoint with --precision fp16"
         )
 
 
@@ -51,6 +53,49 @@ def has_driver() -> bool:
     except OSError:
         return False
     return True
+
+
+def driver_gpus() -> list[Gpu]:
+    """All GPUs, as the driver tells them without CUDA's runtime library; none without a driver.
+
+    Raises:
+        RuntimeFailure: the driver is there and does not start.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    status = driver.cuInit(0)
+    if status == _NO_DEVICE:
+        return []
+    count = ctypes.c_int()
+    _check_driver("cuInit", status)
+    _check_driver("cuDeviceGetCount", driver.cuDeviceGetCount(ctypes.byref(count)))
+    return [_driver_gpu(driver, index) for index in range(count.value)]
+
+
+def _driver_gpu(driver: Any, index: int) -> Gpu:
+    device, memory = ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(_NAME_BYTES)
+    numbers = {which: ctypes.c_int() for which in (_MAJOR, _MINOR)}
+    _check_driver("cuDeviceGet", driver.cuDeviceGet(ctypes.byref(device), index))
+    _check_driver("cuDeviceGetName", driver.cuDeviceGetName(name, _NAME_BYTES, device))
+    for which, value in numbers.items():
+        status = driver.cuDeviceGetAttribute(ctypes.byref(value), which, device)
+        _check_driver("cuDeviceGetAttribute", status)
+    _check_driver("cuDeviceTotalMem", driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device))
+    return Gpu(
+        name=name.value.decode("utf-8", "replace"),
+        capability=numbers[_MAJOR].value * 10 + numbers[_MINOR].value,
+        memory_bytes=memory.value,
+    )
+
+
+def _check_driver(call: str, status: int) -> None:
+    if status:
+        raise RuntimeFailure(
+            f"the NVIDIA driver does not start ({call} gives {status}); check nvidia-smi"
+        )
 
 
 def find_gpu(library: str, device: int) -> Gpu:
@@ -120,5 +165,6 @@ def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _dotted(capability: int) -> str:
+def dotted(capability: int) -> str:
+    """Compute capability 90 as 9.0."""
     return f"{capability // 10}.{capability % 10}"

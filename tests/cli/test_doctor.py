@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from minit2i_deploy.machine import (
 )
 from minit2i_deploy.runtimes import RUNTIMES, runtime_class
 from minit2i_deploy.runtimes.base import SelfTest
+from minit2i_deploy.runtimes.cuda import devices
 from minit2i_deploy.runtimes.toy_graph import TOY_STEPS, toy_arrays, toy_error
 from tests.helpers.bundles import write_bundle
 from tests.helpers.cli_runs import run
@@ -169,3 +171,65 @@ def test_packages_older_than_their_bound_are_named(monkeypatch: pytest.MonkeyPat
 
 def _values(extra: Extra) -> dict[str, object]:
     return {"packages": extra.packages, "too_old": extra.too_old, "pip": extra.pip_line}
+
+
+class Driver:
+    """What is asked of libcuda, of two GPUs."""
+
+    def __init__(self, status: int = 0) -> None:
+        self.status = status
+
+    def cuInit(self, flags: int) -> int:
+        return self.status
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = 2
+        return 0
+
+    def cuDeviceGet(self, device: Any, index: int) -> int:
+        device._obj.value = index
+        return 0
+
+    def cuDeviceGetName(self, name: Any, length: int, device: Any) -> int:
+        name.value = b"Test GPU %d" % device.value
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, which: int, device: Any) -> int:
+        value._obj.value = {75: 12, 76: 1}[which]
+        return 0
+
+    def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:
+        size._obj.value = 8_000_000_000
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("status", "lines"),
+    [
+        (0, ["GPU 0 Test GPU 0, compute capability 12.1, 8.0 GB",
+             "GPU 1 Test GPU 1, compute capability 12.1, 8.0 GB"]),
+        (100, ["NVIDIA GPU none"]),
+        (999, ["NVIDIA GPU the NVIDIA driver does not start (cuInit gives 999); check nvidia-smi"]),
+    ],
+)  # fmt: skip
+def test_gpus_by_name_and_compute_capability(
+    status: int,
+    lines: list[str],
+    engines: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: Driver(status))
+    printed = [" ".join(line.split()) for line in run(capsys, "doctor").out.splitlines()]
+    assert [line for line in printed if "GPU" in line] == lines
+
+
+def test_a_machine_without_a_driver(
+    engines: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(devices.ctypes, "CDLL", missing)
+    values = json.loads(run(capsys, "doctor", "--json").out)
+    assert (values["gpus"], values["gpu_error"]) == ([], None)

@@ -55,6 +55,14 @@ def test_a_gpu_that_does_not_compute_in_bf16(tmp_path: Path) -> None:
     assert_one_line(done, "is bf16", "compute capability 7.5", "takes 8.0", "--precision fp16")
 
 
+def test_doctor_names_the_gpu_and_its_compute_capability() -> None:
+    code = "import json\nfrom minit2i_deploy.cli.doctor import _gpus\nprint(json.dumps(_gpus()))\n"
+    done = run("-c", code, capability=89, memory_mb=8000)
+    gpu = {"name": "stand-in of an NVIDIA GPU", "compute_capability": "8.9", "bytes": 8000 << 20}
+    assert done.answer == {"gpus": [gpu], "gpu_error": None}
+    assert run("-c", code, devices=0).answer == {"gpus": [], "gpu_error": None}
+
+
 def test_a_second_gpu_where_there_is_one(tmp_path: Path) -> None:
     done = generate(tmp_path, "--device", "1")
     assert done.code == 2
