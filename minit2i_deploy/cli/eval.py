@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from minit2i_deploy.cli.support.benchmarks.paint_task import add_paint
 from minit2i_deploy.cli.support.editing_test import add_editing
 from minit2i_deploy.cli.support.engine_opening import open_engine
 from minit2i_deploy.cli.support.limits import check_least, check_per_kind
@@ -70,6 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     tests = parser.add_subparsers(metavar="TEST", title="tests", required=True)
     _add_shapes(tests)
     add_editing(tests)
+    add_paint(tests)
 
 
 def _add_shapes(tests: Any) -> None:

@@ -93,6 +93,15 @@ class Job:
         except ValueError as error:
             raise UsageError(f"{path}: cannot be read: {error}") from error
 
+    def check(self, folder: Path) -> None:
+        """Check that a folder, if it has a job, has this one; nothing is written.
+
+        Raises:
+            UsageError: it is of another job.
+        """
+        if (folder / JOB_FILE).exists():
+            _check_same(folder, Job.read(folder), self)
+
     def join(self, folder: Path) -> None:
         """Store this job in a folder, or check that the job there is the same.
 

@@ -50,7 +50,7 @@ def run_shard(
     another, each with a count of shards of its own. Two that make the same block write the same.
 
     Args:
-        job: joined to ``folder`` first.
+        job: stored in ``folder`` if that has none.
         folder: of the job.
         shard: which blocks.
         make_block: writes the files of one block, each atomically.

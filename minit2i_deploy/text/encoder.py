@@ -168,6 +168,12 @@ class SequenceEncoder:
         return self._runtime.encode(ids, mask)
 
 
+def grow_cache(runtime: Runtime, num_bytes: int) -> None:
+    """Let a runtime's cache hold at least so many bytes."""
+    cache = _caches.setdefault(runtime, SequenceCache())
+    cache.max_bytes = max(cache.max_bytes, num_bytes)
+
+
 def encode_ahead(bundle: Bundle, runtime: Runtime, texts: Sequence[str]) -> None:
     """Encode texts, each alone, into the runtime's cache, for images generated later.
 

@@ -73,6 +73,10 @@ FLAGS = {
         *SAMPLING, *ENGINE, "--batch", "--clip", "--count", "--interval", "--json", "--output",
         "--rescale", "--seed", "--strengths", "--tables", "--tasks", "-o", "BUNDLE",
     ],
+    "eval paint": [
+        *SAMPLING, *ENGINE, "--arrays", "--batch", "--block", "--json", "--output", "--prompts",
+        "--samples", "--seed", "--shard", "-o", "BUNDLE", "SUITE",
+    ],
     "quantize": [
         "--calibration", "--clip", "--diff", "--exclude", "--exclude-from", "--include", "--json",
         "--keep", "--list", "--no-smoothing", "--overwrite", "--prompts", "--samples",

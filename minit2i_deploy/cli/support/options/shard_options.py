@@ -26,7 +26,7 @@ def add_shard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", metavar="K/N", help=_HELP)
 
 
-def chosen_shard(text: str) -> Shard:
+def shard_of_option(text: str) -> Shard:
     """The shard that --shard names; one that the environment names is printed to stderr.
 
     Raises:
@@ -65,9 +65,9 @@ def shard_of_environment(
             "write --shard auto, or K/N"
         )
     if outer is None or inner is None:
-        chosen = outer or inner
-        assert chosen is not None
-        return chosen
+        single = outer or inner
+        assert single is not None
+        return single
     return inner[0].within(outer[0]), outer[1] + inner[1]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.cli.support.engine_opening import open_engine
 from minit2i_deploy.cli.support.options.engine_options import EngineOptions
-from minit2i_deploy.cli.support.options.shard_options import chosen_shard
+from minit2i_deploy.cli.support.options.shard_options import shard_of_option
 from minit2i_deploy.errors import Minit2iError, UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def embed_one_shard(bundle: Bundle, work: EmbedWork) -> tuple[ShardReport, Path]
     from minit2i_deploy.shards.line_blocks import LineBlocks
     from minit2i_deploy.text.embed_blocks import NPZ, PARQUET, embed_job, embed_shard
 
-    shard = chosen_shard(work.shard)
+    shard = shard_of_option(work.shard)
     lines = LineBlocks.scan(work.input, work.block_lines)
     job = embed_job(
         bundle,
@@ -71,7 +71,7 @@ def embed_one_shard(bundle: Bundle, work: EmbedWork) -> tuple[ShardReport, Path]
     )
     folder = job_folder(work.output)
     # Before an engine is opened, which may take minutes.
-    job.join(folder)
+    job.check(folder)
     with ProgressLine(f"embed {shard}") as progress, open_engine(bundle, work.engine) as runtime:
         report = embed_shard(bundle, runtime, lines, job, folder, shard, progress=progress)
     return report, folder

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minit2i_deploy.cli.support.options.shard_options import chosen_shard
+from minit2i_deploy.cli.support.options.shard_options import shard_of_option
 from minit2i_deploy.cli.support.sharded.embed_shards import report_values
 from minit2i_deploy.shards.job import job_folder
 
@@ -31,7 +31,7 @@ def pack_one_shard(options: PackOptions, shard_text: str) -> tuple[dict[str, Any
     from minit2i_deploy.progress import ProgressLine
     from minit2i_deploy.training.data.pack_blocks import pack_folder_shard, pack_shapes_shard
 
-    shard, out = chosen_shard(shard_text), options.folders[-1]
+    shard, out = shard_of_option(shard_text), options.folders[-1]
     with ProgressLine(f"pack {shard}") as progress:
         common: dict[str, Any] = {"per_shard": options.per_shard, "progress": progress}
         if options.shapes is None:
