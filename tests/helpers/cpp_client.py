@@ -153,6 +153,13 @@ class GenerateParams(ctypes.Structure):
         ("progress_data", c_void_p),
         ("on_preview", PREVIEW),
         ("preview_data", c_void_p),
+        ("init_image", POINTER(c_float)),
+        ("init_image_count", c_size_t),
+        ("strength", c_double),
+        ("known", POINTER(c_float)),
+        ("known_count", c_size_t),
+        ("known_mask", POINTER(c_float)),
+        ("known_mask_count", c_size_t),
     )
 
 
@@ -234,6 +241,18 @@ def generate_params(*parts: bytes, **settings: Any) -> GenerateParams:
     params: GenerateParams = _filled(GenerateParams(), "generate", settings)
     params.prompts, params.num_images, params.num_parts = texts(*parts), 1, len(parts)
     return params
+
+
+def floats(**arrays: np.ndarray) -> dict[str, Any]:
+    """Fields of ``GenerateParams`` for float32 arrays: each pointer and its count."""
+    fields: dict[str, Any] = {}
+    for name, array in arrays.items():
+        values = np.ascontiguousarray(array, np.float32)
+        # The buffer keeps the values alive as long as the pointer.
+        buffer = (c_float * values.size).from_buffer_copy(values.tobytes())
+        fields[name] = ctypes.cast(buffer, POINTER(c_float))
+        fields[f"{name}_count"] = values.size
+    return fields
 
 
 def refused(bundle: Path, params: ModelParams) -> tuple[int, str]:

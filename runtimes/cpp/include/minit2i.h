@@ -274,6 +274,16 @@ typedef struct minit2i_generate_params {
     void *progress_data;
     minit2i_preview on_preview; /* after each row of the table; NULL (default): none */
     void *preview_data;
+    /* Editing. Images are float32 [num_images, 3, size, size], -1 black to 1 white (a byte v is
+     * v / 127.5 - 1), and masks [num_images, 1, size, size]; one image or mask serves them all. */
+    const float *init_image; /* image to begin with; NULL (default): noise alone */
+    size_t init_image_count; /* number of floats in init_image */
+    double strength;         /* how much of init_image is new: 0 gives it back, 1 leaves nothing of
+                                it; NaN (default) without init_image */
+    const float *known;      /* image whose pixels stay where known_mask is 1; NULL (default): none */
+    size_t known_count;      /* number of floats in known */
+    const float *known_mask; /* 1 stays, 0 is new, between them mixed; NULL without known */
+    size_t known_mask_count; /* number of floats in known_mask */
 } minit2i_generate_params;
 
 MINIT2I_API minit2i_status minit2i_generate_params_defaults(minit2i_generate_params *params,

@@ -80,6 +80,10 @@ struct GenerateOptions {
     double interval_start = std::numeric_limits<double>::quiet_NaN();
     double interval_end = std::numeric_limits<double>::quiet_NaN();
     std::vector<float> noise;
+    std::vector<float> init_image;
+    double strength = std::numeric_limits<double>::quiet_NaN();
+    std::vector<float> known;
+    std::vector<float> known_mask;
     Progress on_progress;
     Preview on_preview;
 };
@@ -318,6 +322,13 @@ public:
         params.interval_end = options.interval_end;
         params.noise = options.noise.empty() ? nullptr : options.noise.data();
         params.noise_count = options.noise.size();
+        params.init_image = options.init_image.empty() ? nullptr : options.init_image.data();
+        params.init_image_count = options.init_image.size();
+        params.strength = options.strength;
+        params.known = options.known.empty() ? nullptr : options.known.data();
+        params.known_count = options.known.size();
+        params.known_mask = options.known_mask.empty() ? nullptr : options.known_mask.data();
+        params.known_mask_count = options.known_mask.size();
         params.on_progress = options.on_progress ? detail::Calls::on_progress : nullptr;
         params.progress_data = &calls;
         params.on_preview = options.on_preview ? detail::Calls::on_preview : nullptr;

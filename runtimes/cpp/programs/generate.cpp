@@ -4,9 +4,11 @@
 #include "files.hpp"
 #include "minit2i.hpp"
 #include "npy.hpp"
+#include "png_file.hpp"
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 
@@ -30,6 +32,11 @@ standard input, one per line.
   --table NAME           a table of the bundle, or a .json file
   --guidance G           guidance scale; 1 is none
   --interval START,END   guide only rows with START <= t <= END
+  --init-image FILE.png  begin with an image, of the bundle's size; with --strength
+  --strength S           how much of it is new, 0 (nothing) to 1
+  --inpaint FILE.png     generate a part of an image anew, of the bundle's size
+  --mask FILE.png        white is new, black stays; default: what is transparent
+                         in the image of --inpaint is new
   --noise FILE.npy       float32 unit normal noise, [3, H, W] or
                          [images, 3, H, W], in place of the seeds'
   --save-state FILE.npy  float32 [images, 3, H, W] before rounding, -1 to 1
@@ -155,6 +162,55 @@ void read_noise(const programs::Arguments &arguments, std::size_t size, Job &job
     }
 }
 
+void check_edit_arguments(const programs::Arguments &arguments) {
+    if (arguments.has("--init-image") != arguments.has("--strength")) {
+        throw programs::UsageError("--init-image and --strength belong together; give both or "
+                                   "neither");
+    }
+    if (arguments.has("--mask") && !arguments.has("--inpaint")) {
+        throw programs::UsageError("--mask is for the image of --inpaint; add it");
+    }
+    if (arguments.has("--init-image") && arguments.has("--noise")) {
+        throw programs::UsageError("--init-image and --noise are both starts; omit one");
+    }
+}
+
+// White of the mask is new, which the library calls not known.
+std::vector<float> known_mask(const programs::Arguments &arguments,
+                              const programs::PngImage &image, std::size_t size) {
+    if (!arguments.has("--mask")) {
+        if (image.opaque.empty()) {
+            throw programs::UsageError(arguments.value("--inpaint") +
+                                       ": has no transparent part; name a mask with --mask");
+        }
+        return image.opaque;
+    }
+    std::vector<float> mask = programs::read_png_mask(arguments.value("--mask"), size);
+    for (float &value : mask) {
+        value = 1.0F - value;
+    }
+    const auto [least, most] = std::minmax_element(mask.begin(), mask.end());
+    if (*most == 0.0F || *least == 1.0F) {
+        throw programs::UsageError(arguments.value("--mask") + ": is all " +
+                                   (*most == 0.0F ? "white, so everything" : "black, so nothing") +
+                                   " would be new; mark a part of the image");
+    }
+    return mask;
+}
+
+void read_edit_images(const programs::Arguments &arguments, std::size_t size,
+                      minit2i::GenerateOptions &options) {
+    if (arguments.has("--init-image")) {
+        options.init_image = programs::read_png(arguments.value("--init-image"), size).pixels;
+        options.strength = arguments.number("--strength", options.strength);
+    }
+    if (arguments.has("--inpaint")) {
+        programs::PngImage image = programs::read_png(arguments.value("--inpaint"), size);
+        options.known_mask = known_mask(arguments, image, size);
+        options.known = std::move(image.pixels);
+    }
+}
+
 void check_arguments(const programs::Arguments &arguments) {
     if (arguments.positionals().size() != 2) {
         throw programs::UsageError("expected BUNDLE and PROMPT (in quotes), got " +
@@ -167,6 +223,7 @@ void check_arguments(const programs::Arguments &arguments) {
     if (arguments.has("--save-state")) {
         programs::check_suffix(arguments.value("--save-state"), ".npy");
     }
+    check_edit_arguments(arguments);
 }
 
 minit2i::GenerateOptions generate_options(const programs::Arguments &arguments) {
@@ -272,6 +329,8 @@ int generate(const programs::Arguments &arguments) {
     if (arguments.has("--verify")) {
         model.verify();
     }
+    const auto size = static_cast<std::size_t>(model.info().image_size);
+    read_edit_images(arguments, size, options);
     std::uint64_t num_rows = 0;
     options.on_progress = [&num_rows](std::uint64_t done, std::uint64_t total) {
         num_rows = total;
@@ -282,7 +341,7 @@ int generate(const programs::Arguments &arguments) {
     for (std::size_t index = 0; index < prompts.size(); ++index) {
         Job job{prompts[index], seeds, {}};
         if (arguments.has("--noise")) {
-            read_noise(arguments, static_cast<std::size_t>(model.info().image_size), job);
+            read_noise(arguments, size, job);
         }
         options.prompts.assign(job.seeds.size(), job.prompt);
         options.seeds = job.seeds;
@@ -294,9 +353,10 @@ int generate(const programs::Arguments &arguments) {
 }
 
 int run(int argc, char **argv) {
-    std::vector<std::string> names{"--output",   "--seed",      "--also",  "--negative",
-                                   "--preset",   "--table",     "--noise", "--guidance",
-                                   "--interval", "--save-state"};
+    std::vector<std::string> names{"--output",   "--seed",       "--also",       "--negative",
+                                   "--preset",   "--table",      "--noise",      "--guidance",
+                                   "--interval", "--save-state", "--init-image", "--strength",
+                                   "--inpaint",  "--mask"};
     names.insert(names.end(), programs::kModelOptions.begin(), programs::kModelOptions.end());
     const programs::Arguments arguments(argc, argv, names, {"--verify", "--json", "--list"});
     if (arguments.has("--list")) {

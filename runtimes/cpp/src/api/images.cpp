@@ -25,6 +25,7 @@ minit2i_generate_params default_params() {
     params.guidance = unset;
     params.interval_start = unset;
     params.interval_end = unset;
+    params.strength = unset;
     return params;
 }
 
@@ -67,6 +68,10 @@ minit2i::Request request_of(const minit2i_generate_params &params) {
     }
     request.noise = params.noise;
     request.noise_count = params.noise_count;
+    request.init_image = {params.init_image, params.init_image_count};
+    request.strength = params.strength;
+    request.known = {params.known, params.known_count};
+    request.known_mask = {params.known_mask, params.known_mask_count};
     return request;
 }
 

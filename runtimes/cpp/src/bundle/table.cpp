@@ -8,7 +8,6 @@
 #include <array>
 #include <cfloat>
 #include <cmath>
-#include <cstdio>
 
 namespace minit2i {
 namespace {
@@ -25,12 +24,6 @@ bool is_name(const std::string &name) {
                return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
                       c == '.' || c == '_' || c == '-';
            });
-}
-
-std::string short_number(double value) {
-    std::array<char, 40> text{};
-    std::snprintf(text.data(), text.size(), "%g", value);
-    return text.data();
 }
 
 } // namespace
@@ -91,7 +84,7 @@ Table Table::narrowed(double first, double last) const {
         const bool inside = first - kTimeRounding <= t && t <= last + kTimeRounding;
         result.rows_[row][share] *= inside ? 1.0 : 0.0;
     }
-    result.name_ += "-i" + short_number(first) + "-" + short_number(last);
+    result.name_ += "-i" + short_float(first) + "-" + short_float(last);
     result.meta_["interval"] = {first, last};
     return result;
 }

@@ -118,6 +118,12 @@ std::string python_float(double value) {
     return sign + digits.substr(0, num_integer_digits) + "." + digits.substr(num_integer_digits);
 }
 
+std::string short_float(double value) {
+    std::array<char, 40> text{};
+    std::snprintf(text.data(), text.size(), "%g", value);
+    return text.data();
+}
+
 std::string python_json(const Json &value) {
     if (value.is_string()) {
         return quote_text(value.get_ref<const std::string &>());

@@ -17,4 +17,7 @@ std::string python_repr(const std::string &text);
 // The shortest decimal that reads back as the same number, in Python's notation.
 std::string python_float(double value);
 
+// Six digits at most, as %g writes them.
+std::string short_float(double value);
+
 } // namespace minit2i

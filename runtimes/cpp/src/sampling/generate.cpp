@@ -90,8 +90,8 @@ Generation generate(const Bundle &bundle, Engine &engine, const Tokenizer &token
     Tensor tokens = branch_tokens(engine, tokenizer, request.prompts, branches, callbacks.control,
                                   callbacks.warn);
     const Sessions sessions = step_sessions(bundle, engine, table);
-    Trajectory trajectory(start_state(bundle, request), std::move(tokens),
-                          bundle.manifest.can_edit(), engine.state_memory());
+    Trajectory trajectory(start_state(bundle, request, settings.edit), std::move(tokens),
+                          bundle.manifest.can_edit(), engine.state_memory(), settings.edit.known);
     const auto start = std::chrono::steady_clock::now();
     for (std::size_t row = 0; row < table.size(); ++row) {
         const bool is_noisy = table.value(row, "n") != 0.0;
@@ -104,9 +104,11 @@ Generation generate(const Bundle &bundle, Engine &engine, const Tokenizer &token
         callbacks.progress(row + 1, table.size());
     }
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    check_finite(trajectory.x(), request.prompts.size());
-    std::vector<std::uint8_t> pixels = to_pixels(trajectory.x(), request.prompts.size());
-    return {trajectory.x(), std::move(pixels), std::move(settings.table), settings.guidance,
+    std::vector<float> state = trajectory.x();
+    settings.edit.finish(state);
+    check_finite(state, request.prompts.size());
+    std::vector<std::uint8_t> pixels = to_pixels(state, request.prompts.size());
+    return {std::move(state), std::move(pixels), std::move(settings.table), settings.guidance,
             elapsed.count()};
 }
 

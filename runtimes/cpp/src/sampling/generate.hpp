@@ -15,6 +15,12 @@
 
 namespace minit2i {
 
+// An array of the caller; values is NULL where there is none.
+struct FloatView {
+    const float *values = nullptr;
+    std::size_t count = 0;
+};
+
 // What the caller asks for; minit2i.h says what each field means.
 struct Request {
     std::vector<std::vector<std::string_view>> prompts; // [images][parts]
@@ -27,6 +33,10 @@ struct Request {
     std::optional<std::pair<double, double>> interval;
     const float *noise = nullptr; // float32 [images, 3, size, size]
     std::size_t noise_count = 0;
+    FloatView init_image;
+    double strength = 0.0; // NaN: no init_image
+    FloatView known;
+    FloatView known_mask;
 };
 
 // The images as they would be if this row were the last one.

@@ -4,9 +4,6 @@
 #include "common/sha256.hpp"
 #include "common/version.hpp"
 
-#include <array>
-#include <cstdio>
-
 namespace minit2i {
 namespace {
 
@@ -36,10 +33,8 @@ std::string readable(const Json &parts) {
     }
     std::string result;
     for (const Json &part : parts) {
-        std::array<char, 40> weight{};
-        std::snprintf(weight.data(), weight.size(), "%g", part.at("weight").get<double>());
-        result += (result.empty() ? "" : " + ") + std::string(weight.data()) + " x " +
-                  python_repr(part.at("text").get<std::string>());
+        result += (result.empty() ? "" : " + ") + short_float(part.at("weight").get<double>()) +
+                  " x " + python_repr(part.at("text").get<std::string>());
     }
     return result;
 }

@@ -118,11 +118,13 @@ Settings settle(const Bundle &bundle, const Request &request) {
         fail_usage("this model has " + std::to_string(bundle.manifest.model.in_channels) +
                    " channels, but images have 3");
     }
-    Settings settings{select_table(bundle, request), 0.0, {}, {}, false};
+    Settings settings{select_table(bundle, request), 0.0, {}, {}, false,
+                      checked_edit(bundle, request)};
     if (request.interval) {
         settings.table = settings.table.narrowed(request.interval->first, request.interval->second);
     }
     settings.guidance = select_guidance(bundle, settings.table, request);
+    settings.table = settings.table.started(settings.edit.start());
     // The graph takes float32, where a larger value would become infinity; NaN fails too.
     if (!(std::abs(settings.guidance) <= FLT_MAX)) {
         fail_usage("guidance must be finite in float32, got " + python_float(settings.guidance) +
@@ -139,7 +141,7 @@ Settings settle(const Bundle &bundle, const Request &request) {
     return settings;
 }
 
-Tensor start_state(const Bundle &bundle, const Request &request) {
+Tensor start_state(const Bundle &bundle, const Request &request, const Edit &edit) {
     const ModelInfo &model = bundle.manifest.model;
     const std::size_t expected = request.prompts.size() * values_per_image(bundle);
     std::vector<float> noise;
@@ -160,6 +162,7 @@ Tensor start_state(const Bundle &bundle, const Request &request) {
     for (float &value : noise) {
         value *= static_cast<float>(bundle.manifest.noise_scale);
     }
+    edit.begin(noise);
     return {std::move(noise),
             {static_cast<std::int64_t>(request.prompts.size()), model.in_channels, model.image_size,
              model.image_size}};
