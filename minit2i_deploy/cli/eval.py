@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from minit2i_deploy.cli.support.benchmarks.paint_task import add_paint
+from minit2i_deploy.cli.support.benchmarks.score_task import add_score
 from minit2i_deploy.cli.support.editing_test import add_editing
 from minit2i_deploy.cli.support.engine_opening import open_engine
 from minit2i_deploy.cli.support.limits import check_least, check_per_kind
@@ -72,6 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_shapes(tests)
     add_editing(tests)
     add_paint(tests)
+    add_score(tests)
 
 
 def _add_shapes(tests: Any) -> None:

@@ -127,6 +127,21 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         raise UsageError(f"{path}: cannot be read as PNG ({error}); name a PNG file") from error
 
 
+def read_rgb(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "height width 3"]:
+    """Read an image file: uint8 [height, width, 3], RGB, 0 to 255.
+
+    Raises:
+        UsageError: the file is missing, or is no image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{path}: cannot be read as an image ({error})") from error
+
+
 def check_animation(path: str | os.PathLike[str]) -> None:
     """Refuse a file name with a suffix that ``save_animation`` cannot write.
 

@@ -77,6 +77,10 @@ FLAGS = {
         *SAMPLING, *ENGINE, "--arrays", "--batch", "--block", "--json", "--output", "--prompts",
         "--samples", "--seed", "--shard", "-o", "BUNDLE", "SUITE",
     ],
+    "eval score": [
+        "--json", "--models", "--output", "--python", "--results", "--scorer", "--stats", "-o",
+        "OUT", "SUITE",
+    ],
     "quantize": [
         "--calibration", "--clip", "--diff", "--exclude", "--exclude-from", "--include", "--json",
         "--keep", "--list", "--no-smoothing", "--overwrite", "--prompts", "--samples",

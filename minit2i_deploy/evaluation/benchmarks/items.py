@@ -83,7 +83,7 @@ def items_digest(items: Sequence[Item]) -> str:
 
 
 def _geneval(path: Path) -> list[Item]:
-    items = []
+    items: list[Item] = []
     for number, values in _json_lines(path, GENEVAL):
         include = values.get("include")
         if not isinstance(values.get("tag"), str) or not isinstance(include, list):

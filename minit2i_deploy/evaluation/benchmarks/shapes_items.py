@@ -23,17 +23,19 @@ def shapes_items(per_kind: int, seed: int) -> list[Item]:
     Raises:
         UsageError: fewer than one caption of a kind.
     """
-    items = []
-    for index, (spec, caption) in enumerate(held_out_captions(per_kind, seed, KINDS)):
-        include = [
-            {"class": item.shape or "object", "count": 1}
-            | ({} if item.colour is None else {"color": item.colour})
-            for item in spec.required
-        ]
-        metadata = {"tag": spec.kind, "include": include, "prompt": caption, FIELD: _values(spec)}
-        name = f"{index:05d}"
-        items.append(Item(index=index, name=name, prompt=caption, metadata=json.dumps(metadata)))
-    return items
+    captions = held_out_captions(per_kind, seed, KINDS)
+    return [shapes_item(index, spec, caption) for index, (spec, caption) in enumerate(captions)]
+
+
+def shapes_item(index: int, spec: Spec, caption: str) -> Item:
+    """One caption with what it requires, also in GenEval's words."""
+    include = [
+        {"class": item.shape or "object", "count": 1}
+        | ({} if item.colour is None else {"color": item.colour})
+        for item in spec.required
+    ]
+    metadata = {"tag": spec.kind, "include": include, "prompt": caption, FIELD: _values(spec)}
+    return Item(index=index, name=f"{index:05d}", prompt=caption, metadata=json.dumps(metadata))
 
 
 def spec_of(metadata: Mapping[str, Any], where: str) -> Spec:
