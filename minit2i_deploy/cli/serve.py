@@ -38,9 +38,10 @@ the network row by row, so a short one does not wait for a long one.
 addresses:
   /                        a page for people
   /v1/images/generations   OpenAI's images, also streamed
+  /v1/images/edits         OpenAI's edits: an image, a mask, a prompt
   /v1/embeddings           OpenAI's embeddings
   /embed, /embed_all       text-embeddings-inference
-  /sdapi/v1/txt2img        AUTOMATIC1111's web UI
+  /sdapi/v1/txt2img        AUTOMATIC1111's web UI, also img2img
   /v2/models               KServe, version 2
   /metrics, /health, /openapi.json
 

@@ -11,10 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from minit2i_deploy.editing.input_images import InputImages
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.image_formats import encode_image
 from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import to_pil
+from minit2i_deploy.serving.engine.edit_images import EditReader, EditSources
 from minit2i_deploy.serving.engine.engine import Engine
 from minit2i_deploy.serving.engine.orders import (
     ImageDone,
@@ -69,6 +71,7 @@ class Service:
     ) -> None:
         self.models, self.engine, self.options = models, engine, options
         self.started_s = time.time()
+        self._edits = EditReader()
 
     @property
     def default(self) -> ServedModel:
@@ -87,6 +90,14 @@ class Service:
         if self.options.strict:
             raise UnknownModel(f"model {name!r} is not served; choose one of {served}")
         return self.default, (f"model {name!r} is not served; {self.default.name} answers",)
+
+    async def read_edit(self, model: ServedModel, sources: EditSources) -> InputImages:
+        """Images of an edit as the bundle takes them.
+
+        Raises:
+            UsageError: one is no usable image, or they do not fit together or the bundle.
+        """
+        return await self._edits.read(model.bundle, sources)
 
     async def images(
         self,
@@ -159,24 +170,28 @@ class Service:
             x: float32 [3, H, W], its final state.
             suffix: one of ``image_formats.SUFFIXES``.
         """
-        fields = self.record(model, planned, index).fields(num_rows=len(planned.table))
+        fields = self.record_fields(model, planned, index)
         return await asyncio.to_thread(
             lambda: encode_image(to_pil(x[None])[0], f"image{suffix}", fields)
         )
 
-    def record(self, model: ServedModel, planned: PlannedImages, index: int) -> Record:
-        """What made an image, as ``minit2i generate --from`` reads it."""
+    def record_fields(
+        self, model: ServedModel, planned: PlannedImages, index: int
+    ) -> dict[str, str]:
+        """What made an image, as text fields that ``minit2i generate --from`` reads."""
         request = planned.requests[index]
-        return Record.of(
+        record = Record.of(
             model.bundle,
-            request.table,
+            request.base_table,
             prompt=as_mix(request.prompts[0]),
             seed=request.seeds[0],
             guidance=request.guidance,
             negative=request.negative,
             noise=None,
             runtime=self.engine.runtime_name(model.name),
+            edit=request.edit.record(),
         )
+        return record.fields(num_rows=len(request.base_table))
 
     async def tokenize(self, model: ServedModel, texts: Sequence[str]) -> list[Encoded]:
         """Tokenize texts.

@@ -36,13 +36,15 @@ def blocks(repository: Path, language: str, server: Running) -> list[str]:
 def test_python(
     server: Running, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (code,) = blocks(repository, "python", server)
+    code, edit = blocks(repository, "python", server)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(code, names)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image-0.png", "image-1.png"]
     assert printed.getvalue().splitlines()[-1] == "image_generation.completed"
+    exec(edit, names)
+    assert len(names["answer"].data) == 1  # type: ignore[attr-defined]
     names["client"].close()  # type: ignore[attr-defined]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +13,19 @@ from playwright.sync_api import Browser, Page
 from minit2i_deploy.generate import generate
 from tests.helpers.browser import PHONE, open_browser, open_page, until
 from tests.helpers.serving_http import Running, pixels, running_server
+from tests.helpers.serving_page import (
+    BUSY,
+    IDLE,
+    canvas,
+    downloaded,
+    drop,
+    fill,
+    make_slow,
+    run,
+    screenshot,
+    seek,
+)
 from tests.helpers.serving_runs import fake_runtime, real_runtime, served_bundles
-
-IDLE = "#generate:not([disabled])"
-BUSY = "#cancel:not([disabled])"
 
 
 @pytest.fixture(scope="module")
@@ -36,51 +44,6 @@ def server() -> Iterator[Running]:
 def page(browser: Browser, server: Running) -> Iterator[Page]:
     with open_page(browser, server.address) as each:
         yield each
-
-
-def fill(page: Page, prompt: str, *, seed: str = "7", **choices: str) -> None:
-    page.fill("#prompt", prompt)
-    page.fill("#seed", seed)
-    for name, value in choices.items():
-        page.select_option(f"#{name}", value)
-
-
-def make_slow(page: Page) -> None:
-    page.select_option("#table", "custom")
-    page.select_option("#solver", "euler")
-    page.fill("#steps", "1000")
-
-
-def run(page: Page) -> None:
-    page.click("#generate")
-    page.wait_for_selector(IDLE)
-    page.wait_for_selector("figcaption a")
-
-
-def canvas(page: Page, index: int = 0) -> np.ndarray:
-    """uint8 [H, W, 3] of a canvas."""
-    url = page.evaluate(
-        "index => document.querySelectorAll('canvas')[index].toDataURL('image/png')", index
-    )
-    return pixels(url.partition(",")[2])
-
-
-def downloaded(page: Page, index: int = 0) -> bytes:
-    """The file behind a link of a caption."""
-    with page.expect_download() as download:
-        page.locator("figcaption a").nth(index).click()
-    return Path(download.value.path()).read_bytes()
-
-
-def seek(page: Page, selector: str, value: int) -> None:
-    page.evaluate(
-        """([selector, value]) => {
-            const slider = document.querySelector(selector);
-            slider.value = value;
-            slider.dispatchEvent(new Event("input"));
-        }""",
-        [selector, value],
-    )
 
 
 def test_an_image_row_by_row(page: Page, repository: Path) -> None:
@@ -112,12 +75,6 @@ def test_an_image_row_by_row(page: Page, repository: Path) -> None:
     screenshot(page, repository, "desk")
 
 
-def screenshot(page: Page, repository: Path, name: str) -> None:
-    folder = repository / "build" / "screenshots"
-    folder.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=folder / f"{name}.png", full_page=True)
-
-
 def test_two_bundles_side_by_side(page: Page, repository: Path) -> None:
     fill(page, "a blue square", other="demo-student")
     run(page)
@@ -129,7 +86,7 @@ def test_two_bundles_side_by_side(page: Page, repository: Path) -> None:
         True,
     ]
     seek(page, "#wipe", 20)
-    clip = page.evaluate("document.querySelectorAll('canvas')[1].style.clipPath")
+    clip = page.evaluate("document.querySelectorAll('#tiles canvas')[1].style.clipPath")
     assert clip == "inset(0px 0px 0px 20%)"
     # Both at half of their own rows.
     seek(page, "#row", 20)
@@ -160,18 +117,6 @@ def test_the_gallery_survives_a_reload_and_makes_an_image_again(page: Page) -> N
     until(page, "document.querySelectorAll('#items li').length === 2")
     page.click("#clear")
     page.wait_for_selector("#gallery", state="hidden")
-
-
-DROP = """async ([data, name]) => {
-    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-    const transfer = new DataTransfer();
-    transfer.items.add(new File([bytes], name, { type: "image/png" }));
-    document.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, cancelable: true }));
-}"""
-
-
-def drop(page: Page, data: bytes) -> None:
-    page.evaluate(DROP, [base64.b64encode(data).decode("ascii"), "image.png"])
 
 
 def test_a_dropped_image_is_made_again(page: Page, tmp_path: Path) -> None:
@@ -221,7 +166,7 @@ def test_keys_and_cancel(page: Page, server: Running) -> None:
     page.keyboard.press("Control+Enter")
     page.wait_for_selector(BUSY)
     # The estimate is painted while the image is under way.
-    until(page, "document.querySelector('canvas').width === 64")
+    until(page, "document.querySelector('#tiles canvas').width === 64")
     first = canvas(page)
     until(page, "document.querySelector('#progress').value > 0.03")
     assert not np.array_equal(canvas(page), first)

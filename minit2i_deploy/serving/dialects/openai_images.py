@@ -1,4 +1,4 @@
-"""OpenAI's images: POST /v1/images/generations, also as a stream of events.
+"""OpenAI's images: POST /v1/images/generations and /v1/images/edits, also as streams of events.
 
 Source: openai-python 3.57, types/images_response.py and types/image_gen_*_event.py. The names of
 further fields are those of vLLM-Omni 0.30.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,13 +18,16 @@ from typing import Any, Final
 import numpy as np
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from minit2i_deploy.editing.input_images import InputImages
 from minit2i_deploy.io.image_formats import encode_image
 from minit2i_deploy.io.images import to_pil
 from minit2i_deploy.serving.dialects.image_links import ImageLinks
 from minit2i_deploy.serving.dialects.image_sizes import size_notices
+from minit2i_deploy.serving.dialects.openai_edits import EDIT_FIELDS, edit_sources
 from minit2i_deploy.serving.engine.orders import ImageFailed, RowDone
 from minit2i_deploy.serving.engine.served_model import (
     MAX_STEPS,
+    NO_IMAGES,
     ImageSettings,
     PlannedImages,
     ServedModel,
@@ -95,11 +99,12 @@ def read_settings(values: Mapping[str, Any]) -> ImageSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Work:
-    """A request that was understood."""
+    """A request that was understood; ``kind`` is how OpenAI's events begin."""
 
     model: ServedModel
     planned: PlannedImages
     notices: Sequence[str]
+    kind: str
     format: str
     partial_images: int
 
@@ -144,12 +149,29 @@ class OpenAiImages:
                 answer=self.generate,
                 summary="Generate images from a prompt",
                 fields=fields(self._service.options.max_images),
-            )
+            ),
+            Endpoint(
+                method="POST",
+                path="/v1/images/edits",
+                answer=self.edit,
+                summary="Edit an image: where its mask is transparent, or all of it",
+                fields=(*fields(self._service.options.max_images), *EDIT_FIELDS),
+                takes_files=True,
+            ),
         ]
 
     async def generate(self, call: Call) -> Response:
         """Answer a request for images."""
-        work = self._understand(call.values)
+        return await self._answer(call, self._understand(call.values))
+
+    async def edit(self, call: Call) -> Response:
+        """Answer a request to edit an image."""
+        sources, notices = edit_sources(call.values, strict=self._service.options.strict)
+        model, _ = self._service.find_model(call.values["model"])
+        images = await self._service.read_edit(model, sources)
+        return await self._answer(call, self._understand(call.values, images, notices))
+
+    async def _answer(self, call: Call, work: _Work) -> Response:
         headers = {"X-MiniT2I-Model": work.model.name}
         if call.values["stream"]:
             return StreamingResponse(
@@ -168,15 +190,22 @@ class OpenAiImages:
         }
         return JSONResponse(body, headers=headers)
 
-    def _understand(self, values: Mapping[str, Any]) -> _Work:
+    def _understand(
+        self,
+        values: Mapping[str, Any],
+        edit: InputImages = NO_IMAGES,
+        edit_notices: Sequence[str] = (),
+    ) -> _Work:
         strict = self._service.options.strict
         model, notices = self._service.find_model(values["model"])
         sizes = size_notices(model, values["size"], strict=strict)
-        planned = model.plan(read_settings(values), strict=strict)
+        settings = dataclasses.replace(read_settings(values), edit=edit)
+        planned = model.plan(settings, strict=strict)
         return _Work(
             model=model,
             planned=planned,
-            notices=[*notices, *sizes, *planned.notices],
+            notices=[*notices, *sizes, *edit_notices, *planned.notices],
+            kind="image_generation" if edit is NO_IMAGES else "image_edit",
             format=values["output_format"],
             partial_images=values["partial_images"],
         )
@@ -215,7 +244,7 @@ class OpenAiImages:
 
     def _partial(self, work: _Work, event: RowDone, watched: Sequence[int]) -> bytes:
         seed = work.planned.seeds[event.image]
-        name = "image_generation.partial_image"
+        name = f"{work.kind}.partial_image"
         body = {
             "type": name,
             "b64_json": _base64(_estimate(event.estimate)),
@@ -231,7 +260,7 @@ class OpenAiImages:
         return _sse(name, body)
 
     async def _completed(self, work: _Work, index: int, x: np.ndarray) -> bytes:
-        name = "image_generation.completed"
+        name = f"{work.kind}.completed"
         body = {
             "type": name,
             "b64_json": _base64(await self._file(work, index, x)),

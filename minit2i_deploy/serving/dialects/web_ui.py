@@ -15,11 +15,17 @@ from typing import Any, Final
 import numpy as np
 from starlette.responses import JSONResponse, Response
 
-from minit2i_deploy.io.image_record import Record
+from minit2i_deploy.editing.input_images import InputImages
 from minit2i_deploy.serving.dialects.image_sizes import size_notices
+from minit2i_deploy.serving.dialects.web_ui_edits import IMG2IMG_FIELDS, img2img_sources
 from minit2i_deploy.serving.dialects.web_ui_progress import Progress
 from minit2i_deploy.serving.engine.orders import ImageDone, ImageFailed, RowDone
-from minit2i_deploy.serving.engine.served_model import ImageSettings, PlannedImages, ServedModel
+from minit2i_deploy.serving.engine.served_model import (
+    NO_IMAGES,
+    ImageSettings,
+    PlannedImages,
+    ServedModel,
+)
 from minit2i_deploy.serving.http.endpoint import Call, Endpoint
 from minit2i_deploy.serving.http.errors import HttpError, web_ui_form
 from minit2i_deploy.serving.http.fields import Field
@@ -33,6 +39,7 @@ _SAMPLERS: Final[Mapping[str, str]] = {
     "AB2": "ab2",
 }
 _AUTOMATIC: Final = "Automatic"
+_IMAGES: Final = ("init_images", "mask")
 _EMPTY_LISTS: Final = ("sd-vae", "upscalers", "latent-upscale-modes", "loras", "embeddings")
 _FIELDS: Final = (
     Field(name="prompt", kind="string", default="", help="what the image shows"),
@@ -63,13 +70,9 @@ class WebUi:
 
     def endpoints(self) -> list[Endpoint]:
         """Of this dialect."""
-        generate = Endpoint(
-            method="POST",
-            path="/sdapi/v1/txt2img",
-            answer=self._txt2img,
-            summary="Generate images, as AUTOMATIC1111's web UI does",
-            fields=_FIELDS,
-            error_form=web_ui_form,
+        large = (
+            ("txt2img", self._txt2img, "Generate images", _FIELDS),
+            ("img2img", self._img2img, "Edit an image", (*_FIELDS, *IMG2IMG_FIELDS)),
         )
         small = (
             ("GET", "options", self._options),
@@ -82,7 +85,17 @@ class WebUi:
             *(("GET", name, self._nothing) for name in _EMPTY_LISTS),
         )
         return [
-            generate,
+            *(
+                Endpoint(
+                    method="POST",
+                    path=f"/sdapi/v1/{name}",
+                    answer=answer,
+                    summary=f"{summary}, as AUTOMATIC1111's web UI does",
+                    fields=fields,
+                    error_form=web_ui_form,
+                )
+                for name, answer, summary, fields in large
+            ),
             *(
                 Endpoint(
                     method=method,
@@ -96,7 +109,15 @@ class WebUi:
         ]
 
     async def _txt2img(self, call: Call) -> Response:
-        model, planned, notices = self._understand(call.values)
+        return await self._generate(call, NO_IMAGES)
+
+    async def _img2img(self, call: Call) -> Response:
+        sources = img2img_sources(call.values)
+        model, _ = self._find_model(call.values)
+        return await self._generate(call, await self._service.read_edit(model, sources))
+
+    async def _generate(self, call: Call, edit: InputImages) -> Response:
+        model, planned, notices = self._understand(call.values, edit)
         states = await self._run(model, planned)
         files = [
             base64.b64encode(await self._service.file(model, planned, index, x, ".png")).decode(
@@ -105,16 +126,19 @@ class WebUi:
             for index, x in enumerate(states)
         ]
         info = self._info(model, planned, notices)
-        return JSONResponse(
-            {"images": files, "parameters": dict(call.body), "info": json.dumps(info)}
-        )
+        # Its server does not send the images of a request back either.
+        parameters = dict(call.body) | {name: None for name in _IMAGES if name in call.body}
+        return JSONResponse({"images": files, "parameters": parameters, "info": json.dumps(info)})
+
+    def _find_model(self, values: Mapping[str, Any]) -> tuple[ServedModel, tuple[str, ...]]:
+        name = (values["override_settings"] or {}).get("sd_model_checkpoint", self._checkpoint)
+        return self._service.find_model(name if isinstance(name, str) else None)
 
     def _understand(
-        self, values: Mapping[str, Any]
+        self, values: Mapping[str, Any], edit: InputImages
     ) -> tuple[ServedModel, PlannedImages, Sequence[str]]:
         service, strict = self._service, self._service.options.strict
-        name = (values["override_settings"] or {}).get("sd_model_checkpoint", self._checkpoint)
-        model, notices = service.find_model(name if isinstance(name, str) else None)
+        model, notices = self._find_model(values)
         size = f"{values['width']}x{values['height']}"
         sizes = () if "None" in size else size_notices(model, size, strict=strict)
         num_images = values["batch_size"] * values["n_iter"]
@@ -135,6 +159,7 @@ class WebUi:
                 solver=solver if values["steps"] is not None else None,
                 steps=values["steps"],
                 guidance=values["cfg_scale"],
+                edit=edit,
             ),
             strict=strict,
         )
@@ -191,8 +216,7 @@ class WebUi:
 
     def _infotext(self, model: ServedModel, planned: PlannedImages, index: int) -> str:
         """The ``parameters`` field of the image's own file."""
-        record: Record = self._service.record(model, planned, index)
-        return record.fields(num_rows=len(planned.table))["parameters"]
+        return self._service.record_fields(model, planned, index)["parameters"]
 
     async def _options(self, call: Call) -> Response:
         return JSONResponse({"sd_model_checkpoint": self._checkpoint, "samples_format": "png"})

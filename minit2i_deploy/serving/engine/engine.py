@@ -238,7 +238,7 @@ class Engine:
         for job in done:
             task: ImageTask = job.payload
             assert task.state is not None, "a finished image has run"
-            task.order.listener(ImageDone(image=task.image, x=task.state.x))
+            task.order.listener(ImageDone(image=task.image, x=task.state.result()))
         self._observer.call_done(
             batch.model, num_images=len(batch.jobs), num_sequences=num_sequences, seconds=seconds
         )

@@ -70,7 +70,12 @@ class ImageState:
         """What the next row takes."""
         noise = self.fresh_noise(self.row)
         h = self.h if noise is None else noise[0]
-        return ImageStep(x=self.x, h=h, tokens=self.tokens, row=self.row)
+        known = self.request.edit.known
+        return ImageStep(x=self.x, h=h, tokens=self.tokens, row=self.row, known=known)
+
+    def result(self) -> Float32[np.ndarray, "3 height width"]:
+        """The finished image: float32 [3, H, W], with the pixels in it that an edit leaves."""
+        return self.request.edit.finish(self.x[None])[0]
 
     def finish(
         self,

@@ -11,6 +11,8 @@ from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.other_steps import with_steps
+from minit2i_deploy.editing.edit import Edit
+from minit2i_deploy.editing.input_images import InputImages
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.request import Request
 from minit2i_deploy.solvers.table import Table
@@ -20,6 +22,7 @@ MAX_PROMPT_CHARACTERS: Final = 32_000
 # Short enough to remember; seeds may have 64 bits.
 _RANDOM_SEED_BITS: Final = 32
 _SEEDS: Final = 2**64
+NO_IMAGES: Final = InputImages()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +38,7 @@ class ImageSettings:
         solver: compiled with ``steps``, in place of a table.
         steps: of the solver, or of the default preset's solver.
         guidance: scale of classifier-free guidance.
+        edit: images to begin with or to keep a part of.
     """
 
     prompt: str
@@ -45,6 +49,7 @@ class ImageSettings:
     solver: str | None = None
     steps: int | None = None
     guidance: float | None = None
+    edit: InputImages = NO_IMAGES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -113,8 +118,14 @@ class ServedModel:
             notices.append("guidance below 1 is 1 (none) for a few-step student")
             guidance = 1.0
         request = Request.of(
-            self.bundle, settings.prompt, table=table, guidance=guidance, negative=negative
+            self.bundle,
+            settings.prompt,
+            table=table,
+            guidance=guidance,
+            negative=negative,
+            edit=Edit.of(self.bundle, 1, **settings.edit.arguments()),
         )
+        notices += settings.edit.notes
         if negative is not None and not request.guided:
             notices.append(f"the negative prompt has no effect at guidance {request.guidance:g}")
         notices += self._truncations(settings.prompt, negative)

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from minit2i_deploy.serving.http.access import Access
-from minit2i_deploy.serving.http.body import BodyLimits, ClientDisconnect, read_json
+from minit2i_deploy.serving.http.body import BodyLimits, ClientDisconnect, read_files, read_json
 from minit2i_deploy.serving.http.endpoint import Call, Endpoint
 from minit2i_deploy.serving.http.errors import Failure, HttpError, describe, openai_form
 from minit2i_deploy.serving.http.fields import read_fields
@@ -114,7 +114,7 @@ async def _answer(endpoint: Endpoint, request: Request, rules: Rules) -> Respons
     """The response of an endpoint, or of the error it raised."""
     try:
         rules.access.check(request.headers, is_open=endpoint.is_open)
-        body = await read_json(request, rules.body) if endpoint.method == "POST" else {}
+        body = await _read_body(endpoint, request, rules.body)
         values = read_fields(body, endpoint.fields)
         call = Call(request=request, values=values, body=body)
         return await _until_disconnect(request, endpoint.answer(call))
@@ -128,6 +128,14 @@ async def _answer(endpoint: Endpoint, request: Request, rules: Rules) -> Respons
             LOG.error("%s: %s", type(error).__name__, text)
             LOG.debug("where it came from", exc_info=error)
         return _failed(failure, endpoint.error_form)
+
+
+async def _read_body(endpoint: Endpoint, request: Request, limits: BodyLimits) -> dict[str, Any]:
+    if endpoint.method != "POST":
+        return {}
+    if endpoint.takes_files:
+        return await read_files(request, limits, endpoint.fields)
+    return await read_json(request, limits)
 
 
 async def _until_disconnect(request: Request, answer: Awaitable[Response]) -> Response:

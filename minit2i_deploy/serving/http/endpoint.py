@@ -20,7 +20,7 @@ class Call:
     Args:
         request: Starlette's.
         values: of the endpoint's fields.
-        body: the complete JSON object.
+        body: the complete JSON object, or the values of a form.
     """
 
     request: Request
@@ -37,7 +37,8 @@ class Endpoint:
         path: with parameters as Starlette writes them.
         answer: called with the request; may raise anything.
         summary: one line for /openapi.json.
-        fields: of the JSON body.
+        fields: of the body.
+        takes_files: whether the body is a form with files, and not JSON.
         error_form: the JSON of an error.
         is_open: whether it needs no API key.
         is_listed: whether /openapi.json has it.
@@ -48,6 +49,7 @@ class Endpoint:
     answer: Callable[[Call], Awaitable[Response]]
     summary: str
     fields: Sequence[Field] = field(default=())
+    takes_files: bool = False
     error_form: Callable[[Failure], dict[str, Any]] = openai_form
     is_open: bool = False
     is_listed: bool = True

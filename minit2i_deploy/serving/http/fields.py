@@ -16,6 +16,8 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "boolean": (bool,),
     "object": (dict,),
     "array": (list,),
+    # Of a form: the bytes of each file of that name.
+    "file": (list,),
 }
 _ARTICLES: Final = {"integer": "an integer", "object": "an object", "array": "an array"}
 _SHOWN: Final = 60
@@ -27,7 +29,7 @@ class Field:
 
     Args:
         name: of the field.
-        kind: JSON type, or "any".
+        kind: JSON type, "any", or "file".
         help: one line.
         required: whether it must be there and not null.
         default: its value where it is missing or null.
@@ -78,6 +80,8 @@ class Field:
             "enum": list(self.choices) or None,
             "maxLength": self.max_length,
         }
+        if self.kind == "file":
+            values |= {"type": "string", "format": "binary"}
         return {key: value for key, value in values.items() if value is not None}
 
     def _is_typed(self, value: Any) -> bool:

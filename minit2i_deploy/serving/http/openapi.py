@@ -8,6 +8,7 @@ from typing import Any
 
 from minit2i_deploy._version import __version__
 from minit2i_deploy.serving.http.endpoint import Endpoint
+from minit2i_deploy.serving.http.form import MEDIA_TYPE
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
@@ -48,5 +49,6 @@ def _operation(endpoint: Endpoint, path: str) -> dict[str, Any]:
             "properties": {field.name: field.schema() for field in endpoint.fields},
             "required": [field.name for field in endpoint.fields if field.required],
         }
-        operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+        media_type = MEDIA_TYPE if endpoint.takes_files else "application/json"
+        operation["requestBody"] = {"content": {media_type: {"schema": schema}}}
     return operation

@@ -1,8 +1,9 @@
 // The page: settings to requests, events to tiles, finished images to the gallery.
 
 import { apiKey, generate, isHealthy, listModels, ServerError } from "./client.js";
+import { Editor } from "./editor.js";
 import { Gallery } from "./gallery.js";
-import { readRecord } from "./record.js";
+import { NoRecord, readRecord } from "./record.js";
 import { Settings } from "./settings.js";
 import { bytesOf, Tile } from "./viewer.js";
 
@@ -11,6 +12,7 @@ const ALL_ROWS = 1000;
 const get = (id) => document.getElementById(id);
 const settings = new Settings(get("settings"));
 const gallery = new Gallery(get("gallery"), get("items"), openPng);
+const editor = new Editor(get("editor"));
 let tiles = [];
 let running = null;
 
@@ -51,9 +53,10 @@ function showFacts() {
 
 async function run() {
   if (running || !settings.model) return;
-  const bodies = settings.bodies();
   running = new AbortController();
   showRunning(true);
+  const changes = await editor.fields();
+  const bodies = settings.bodies().map((body) => ({ ...body, ...changes }));
   startTiles(bodies);
   say("Waiting for the first row…");
   const results = await Promise.allSettled(
@@ -88,8 +91,8 @@ async function finish(tile, side, body, event, bytes) {
   tile.lines[side] = `${event.model}, seed ${event.seed}, ${event.table}, guidance `
     + `${event.guidance_scale}`;
   const url = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
-  tile.files[side] = { name: `${event.model}-${event.seed}.png`, url };
-  tile.describe(tile.lines.filter(Boolean), tile.files.filter(Boolean));
+  tile.files[side] = { name: `${event.model}-${event.seed}.png`, url, bytes };
+  tile.describe(tile.lines.filter(Boolean), tile.files.filter(Boolean), edit);
   showSliders();
   await gallery.add(bytes, `${body.prompt} (${tile.lines[side]})`);
 }
@@ -133,24 +136,45 @@ function wipe() {
   tiles.forEach((tile) => tile.wipe(get("wipe").valueAsNumber / 100));
 }
 
-/** Show an image of the gallery or of a file, and fill in what made it. */
+/** Mark a part of an image that is to be new. */
+async function edit(bytes) {
+  if (running) return;
+  try {
+    await editor.open(bytes);
+  } catch {
+    say("That file is no image that this browser reads.", true);
+  }
+}
+
+/** Show an image of the gallery or of a file, and fill in what made it; else edit it. */
 async function openPng(bytes) {
   if (running) return;
   try {
-    const record = readRecord(bytes);
-    const notice = settings.fillIn(record);
-    const model = settings.model.id;
-    settings.fields.other.value = "";
-    startTiles([{ model, n: 1 }]);
-    await tiles[0].add(0, { rows: 1 }, bytes);
-    const url = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
-    tiles[0].files = [{ name: `${model}-${record.seed}.png`, url }];
-    tiles[0].describe([`seed ${record.seed}, ${record.table_name}`], tiles[0].files);
-    showFacts();
-    say(notice || "Its settings are filled in: Generate makes it again, row by row.", !!notice);
+    await remake(bytes, readRecord(bytes));
   } catch (error) {
     say(`${capital(error.message)}.`, true);
+    if (!(error instanceof NoRecord)) return;
+    try {
+      await editor.open(bytes);
+      say("That image has no record of minit2i: mark what of it is to be new.");
+    } catch {
+      // No image either: what is said of it stays.
+    }
   }
+}
+
+async function remake(bytes, record) {
+  editor.close();
+  const notice = settings.fillIn(record);
+  const model = settings.model.id;
+  settings.fields.other.value = "";
+  startTiles([{ model, n: 1 }]);
+  await tiles[0].add(0, { rows: 1 }, bytes);
+  const url = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
+  tiles[0].files = [{ name: `${model}-${record.seed}.png`, url, bytes }];
+  tiles[0].describe([`seed ${record.seed}, ${record.table_name}`], tiles[0].files, edit);
+  showFacts();
+  say(notice || "Its settings are filled in: Generate makes it again, row by row.", !!notice);
 }
 
 function fail(error) {

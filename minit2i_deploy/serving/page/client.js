@@ -33,23 +33,33 @@ export async function isHealthy() {
 /**
  * Generate images; yields the events of the stream.
  *
- * @param {object} body of POST /v1/images/generations
+ * @param {object} body of POST /v1/images/generations, or with `image` of /v1/images/edits
  * @param {AbortSignal} signal cancels the request, and the server stops before its next row
  */
 export async function* generate(body, signal) {
-  const answer = await ask("/v1/images/generations", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: stringify({ ...body, stream: true }),
-    signal,
-  });
+  const answer = await ask(...request({ ...body, stream: true }, signal));
   const open = new Set(Array(body.n).keys());
   for await (const event of events(answer.body, signal)) {
     if (event.error) throw new ServerError(event.error.message, 500);
-    if (event.type === "image_generation.completed") open.delete(event.image_index);
+    if (event.type.endsWith(".completed")) open.delete(event.image_index);
     yield event;
   }
   if (open.size) throw new ServerError("the server ended before the images were finished", 0);
+}
+
+/** Path and options of a request for images: an edit is a form, because it has files. */
+function request(body, signal) {
+  if (!body.image) {
+    const headers = { "Content-Type": "application/json" };
+    const options = { method: "POST", headers, body: stringify(body), signal };
+    return ["/v1/images/generations", options];
+  }
+  const form = new FormData();
+  for (const [name, value] of Object.entries(body)) {
+    if (value instanceof Blob) form.append(name, value, `${name}.png`);
+    else form.append(name, String(value));
+  }
+  return ["/v1/images/edits", { method: "POST", body: form, signal }];
 }
 
 async function ask(path, options = {}) {

@@ -2,6 +2,9 @@
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 
+/** A file without a record, which may yet be an image. */
+export class NoRecord extends Error {}
+
 /**
  * The record of a PNG.
  *
@@ -10,10 +13,10 @@ const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
  */
 export function readRecord(bytes) {
   if (!SIGNATURE.every((value, index) => bytes[index] === value)) {
-    throw new Error("that is no PNG; choose an image that minit2i made");
+    throw new NoRecord("that is no PNG; choose an image that minit2i made");
   }
   const text = textFields(bytes).get("minit2i");
-  if (text === undefined) throw new Error("that PNG has no record of minit2i");
+  if (text === undefined) throw new NoRecord("that PNG has no record of minit2i");
   try {
     // As text: a seed may have more digits than a number holds.
     const seed = /"seed": ?(\d+)/.exec(text)[1];

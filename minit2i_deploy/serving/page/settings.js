@@ -65,6 +65,7 @@ export class Settings {
    */
   fillIn(record) {
     if (record.noise) throw new Error("that image began from noise of its own, which is not here");
+    if (record.variation) throw new Error("that image mixes the noise of two seeds");
     if (record.prompt.length !== 1) throw new Error("that image mixes several prompts");
     const maker = this.models.find(({ bundle }) => bundle === record.bundle);
     const { prompt, negative, guidance, seed, count, model } = this.fields;
@@ -76,6 +77,7 @@ export class Settings {
     if (maker) model.value = maker.id;
     this.showTables();
     const fits = this.chooseTable(record);
+    if (record.edit) return "that image was edited from another one; open that to make it again";
     if (!maker) return "another bundle made that image; it may come out differently here";
     return fits ? "" : `table ${record.table_name} of that image cannot be made here`;
   }

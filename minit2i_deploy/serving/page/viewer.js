@@ -83,18 +83,23 @@ export class Tile {
     canvas.getContext("2d").drawImage(bitmap, 0, 0);
   }
 
-  /** Say below what it is, with a link to each finished file. */
-  describe(lines, files) {
+  /** Say below what it is, with a link to each finished file, and a button that edits it. */
+  describe(lines, files, onEdit) {
     this.caption.replaceChildren();
     for (const line of lines) {
       const row = this.caption.appendChild(document.createElement("div"));
       row.textContent = line;
     }
-    for (const { name, url } of files) {
+    for (const { name, url, bytes } of files) {
       const link = this.caption.appendChild(document.createElement("a"));
       link.href = url;
       link.download = name;
       link.textContent = name;
+      const edit = this.caption.appendChild(document.createElement("button"));
+      edit.type = "button";
+      edit.textContent = "Edit";
+      edit.setAttribute("aria-label", `Edit ${name}`);
+      edit.addEventListener("click", () => onEdit(bytes));
     }
   }
 }

@@ -1,0 +1,77 @@
+// The editor: an image, the brush over it, and what a request to edit it has in addition.
+
+import { Brush } from "./brush.js";
+
+// Larger images are scaled down: bundles generate less.
+const MAX_SIDE = 1024;
+const STRENGTH = { all: 0.75, marked: 1 };
+
+/** The part of the page that edits an image; closed until `open`. */
+export class Editor {
+  /** @param {HTMLElement} section with the canvases and controls */
+  constructor(section) {
+    this.section = section;
+    const get = (name) => section.querySelector(`#${name}`);
+    this.image = get("edit-image");
+    this.strength = get("strength");
+    this.text = get("edit-text");
+    this.brush = new Brush(get("edit-mask"), get("ring"), get("brush"), () => this.show());
+    this.strength.addEventListener("input", () => {
+      this.isChosen = true;
+      this.show();
+    });
+    get("erase").addEventListener("click", ({ currentTarget: button }) => {
+      this.brush.erases = !this.brush.erases;
+      button.setAttribute("aria-pressed", String(this.brush.erases));
+    });
+    get("invert").addEventListener("click", () => this.brush.invert());
+    get("unmark").addEventListener("click", () => this.brush.clear());
+    get("close").addEventListener("click", () => this.close());
+  }
+
+  get isOpen() {
+    return !this.section.hidden;
+  }
+
+  /**
+   * Begin with an image: the square in its middle, which is what a bundle takes.
+   *
+   * @throws {DOMException} the browser cannot read it
+   */
+  async open(bytes) {
+    const bitmap = await createImageBitmap(new Blob([bytes]));
+    const { width, height } = bitmap;
+    const crop = Math.min(width, height);
+    const side = Math.min(crop, MAX_SIDE);
+    this.image.width = side;
+    this.image.height = side;
+    const [x, y] = [(width - crop) / 2, (height - crop) / 2];
+    this.image.getContext("2d").drawImage(bitmap, x, y, crop, crop, 0, 0, side, side);
+    this.isChosen = false;
+    this.section.hidden = false;
+    this.brush.reset(side);
+    this.section.scrollIntoView({ block: "nearest" });
+  }
+
+  close() {
+    this.section.hidden = true;
+  }
+
+  /** What bodies of requests have in addition while the editor is open. */
+  async fields() {
+    if (!this.isOpen) return {};
+    const image = await new Promise((resolve) => this.image.toBlob(resolve, "image/png"));
+    const strength = this.strength.valueAsNumber;
+    if (this.brush.isEmpty) return { image, strength };
+    const mask = await this.brush.mask();
+    return strength < 1 ? { image, mask, strength } : { image, mask };
+  }
+
+  show() {
+    const { isEmpty } = this.brush;
+    if (!this.isChosen) this.strength.value = isEmpty ? STRENGTH.all : STRENGTH.marked;
+    const what = isEmpty ? "all of it" : "what is marked";
+    const share = Math.round(this.strength.valueAsNumber * 100);
+    this.text.textContent = `${share}% of ${what} is new`;
+  }
+}

@@ -1,0 +1,151 @@
+"""The brush of the page in a real Chromium: mouse, touch and keys."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page
+
+from tests.helpers.browser import PHONE, open_browser, open_page, until
+from tests.helpers.serving_http import Running, pixels, running_server
+from tests.helpers.serving_page import downloaded, drop, fill, run, screenshot
+from tests.helpers.serving_runs import real_runtime
+
+EDITED = "document.querySelector('#edit-text').textContent"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as each:
+        yield each
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running_server(real_runtime) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, server: Running) -> Iterator[Page]:
+    with open_page(browser, server.address) as each:
+        yield each
+
+
+def edited(page: Page) -> np.ndarray:
+    """The image under the brush, uint8 [H, W, 3]."""
+    url = page.evaluate("document.querySelector('#edit-image').toDataURL('image/png')")
+    return pixels(url.partition(",")[2])
+
+
+def marked(page: Page) -> np.ndarray:
+    """Where the brush has marked, bool [H, W]."""
+    url = page.evaluate("document.querySelector('#edit-mask').toDataURL('image/png')")
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+        return np.asarray(image.convert("RGBA"))[..., 3] > 0
+
+
+def test_a_finished_image_is_edited_with_the_mouse(page: Page, repository: Path) -> None:
+    """What is not marked stays to the last bit, and the edit can be edited again."""
+    fill(page, "a red circle", table="ab2-20")
+    run(page)
+    before = pixels(downloaded(page))
+    page.get_by_role("button", name="Edit demo-7.png").click()
+    assert np.array_equal(edited(page), before)
+    assert page.inner_text("#edit-text") == "75% of all of it is new"
+    box = page.locator("#edit-mask").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"], steps=4)
+    page.mouse.up()
+    assert page.inner_text("#edit-text") == "100% of what is marked is new"
+    place = marked(page)
+    assert 0.05 < place.mean() < 0.5
+    screenshot(page, repository, "edit")
+    page.fill("#prompt", "a blue square")
+    run(page)
+    until(page, "document.querySelector('#status').textContent.includes('rows in')")
+    after = pixels(downloaded(page))
+    assert np.array_equal(after[~place], before[~place])
+    assert np.abs(after.astype(int) - before)[place].mean() > 1
+    screenshot(page, repository, "edited")
+    page.get_by_role("button", name="Edit demo-7.png").click()
+    assert np.array_equal(edited(page), after) and not marked(page).any()
+    page.click("#close")
+    assert page.locator("#editor").is_hidden()
+
+
+def test_keys_mark_erase_and_invert(page: Page) -> None:
+    drop(page, photo("PNG"), "image/png")
+    until(page, f"{EDITED} === '75% of all of it is new'")
+    assert "no record" in page.inner_text("#status")
+    page.focus("#edit-mask")
+    page.keyboard.press("Space")
+    first = marked(page)
+    # The middle of the image.
+    assert first.any() and first[32, 32] and not first[0, 0]
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("]")
+    page.keyboard.press("Space")
+    assert marked(page).sum() > 1.5 * first.sum()
+    page.click("#erase")
+    page.focus("#edit-mask")
+    page.keyboard.press("Space")
+    assert np.array_equal(marked(page) & ~first, np.zeros_like(first))
+    page.click("#invert")
+    assert marked(page)[0, 0] and not marked(page)[32, 28]
+    page.click("#unmark")
+    assert not marked(page).any()
+
+
+def photo(form: str, size: tuple[int, int] = (64, 64)) -> bytes:
+    """A file of two colors."""
+    image = Image.new("RGB", size, (200, 60, 20))
+    image.paste((20, 60, 200), (0, 0, size[0] // 2, size[1]))
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def test_a_dropped_photo_is_edited_by_touch(
+    browser: Browser, server: Running, repository: Path
+) -> None:
+    """The square in its middle, which is what is generated."""
+    with open_page(browser, server.address, size=PHONE) as page:
+        drop(page, photo("JPEG", (300, 200)), "image/jpeg")
+        until(page, f"{EDITED} === '75% of all of it is new'")
+        assert page.evaluate("document.querySelector('#edit-image').width") == 200
+        page.evaluate(TOUCH)
+        assert marked(page).any()
+        page.fill("#strength", "0.5")
+        assert page.inner_text("#edit-text") == "50% of what is marked is new"
+        fill(page, "a green star", table="ab2-20")
+        run(page)
+        until(page, "document.querySelector('#status').textContent.includes('rows in')")
+        assert "10 rows" in page.inner_text("#status")
+        shown = pixels(downloaded(page)).astype(int)
+        assert np.abs(shown[-4:, :20] - (20, 60, 200)).max() < 16
+        assert np.abs(shown[-4:, -20:] - (200, 60, 20)).max() < 16
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+        screenshot(page, repository, "edit-phone")
+
+
+TOUCH = """() => {
+    const canvas = document.querySelector("#edit-mask");
+    const { left, top, width, height } = canvas.getBoundingClientRect();
+    canvas.setPointerCapture = () => {};
+    for (const [name, x, y] of [["down", .4, .2], ["move", .6, .3], ["up", .6, .3]]) {
+        canvas.dispatchEvent(new PointerEvent(`pointer${name}`, {
+            pointerType: "touch", pointerId: 9, button: 0, bubbles: true,
+            clientX: left + x * width, clientY: top + y * height,
+        }));
+    }
+}"""
