@@ -25,7 +25,8 @@ from tests.helpers.serving_page import (
     screenshot,
     seek,
 )
-from tests.helpers.serving_runs import fake_runtime, real_runtime, served_bundles
+from tests.helpers.serving_process import server_process
+from tests.helpers.serving_runs import real_runtime, served_bundles
 
 
 @pytest.fixture(scope="module")
@@ -241,9 +242,11 @@ def test_a_page_asks_for_the_key(browser: Browser) -> None:
         context.close()
 
 
-def test_the_page_recovers_when_the_server_comes_back(browser: Browser) -> None:
-    with running_server(fake_runtime, drain_s=0.0) as server:
-        context = browser.new_context()
+def test_the_page_recovers_after_a_kill(browser: Browser) -> None:
+    """Nothing of an image that was not finished is kept, and the next server is found."""
+    place = f"demo={served_bundles()['demo'].path}"
+    context = browser.new_context()
+    with server_process(place, "--runtime", "fake") as (process, server):
         page = context.new_page()
         page.goto(server.address)
         page.wait_for_selector("body[data-ready]")
@@ -252,16 +255,15 @@ def test_the_page_recovers_when_the_server_comes_back(browser: Browser) -> None:
         make_slow(page)
         page.click("#generate")
         until(page, "document.querySelector('#progress').value > 0")
-        port = server.port
-    page.wait_for_selector("#status.bad")
-    page.wait_for_selector(IDLE)
-    with running_server(fake_runtime, port=port):
-        until(
-            page,
-            "['The server is back.', ''].includes(document.querySelector('#status').textContent)"
-            " || document.querySelector('#status').textContent.includes('stopped')",
-        )
+        process.kill()
+        page.wait_for_selector("#status.bad")
+        page.wait_for_selector(IDLE)
+    assert page.locator("figcaption a").count() == 0
+    assert page.locator("#items li").count() == 0
+    with server_process(place, "--runtime", "fake", port=server.port):
+        until(page, "document.querySelector('#status').textContent === 'The server is back.'")
         page.select_option("#table", "ab2-20")
         page.fill("#count", "1")
         run(page)
+        page.wait_for_selector("#items li")
     context.close()

@@ -44,11 +44,11 @@ def edited(page: Page) -> np.ndarray:
     return pixels(url.partition(",")[2])
 
 
-def marked(page: Page) -> np.ndarray:
-    """Where the brush has marked, bool [H, W]."""
+def marked(page: Page, threshold: int = 127) -> np.ndarray:
+    """Where the brush has marked more than its soft edge, bool [H, W]."""
     url = page.evaluate("document.querySelector('#edit-mask').toDataURL('image/png')")
     with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
-        return np.asarray(image.convert("RGBA"))[..., 3] > 0
+        return np.asarray(image.convert("RGBA"))[..., 3] > threshold
 
 
 def test_a_finished_image_is_edited_with_the_mouse(page: Page, repository: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_finished_image_is_edited_with_the_mouse(page: Page, repository: Path)
     page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"], steps=4)
     page.mouse.up()
     assert page.inner_text("#edit-text") == "100% of what is marked is new"
-    place = marked(page)
+    place = marked(page, threshold=0)
     assert 0.05 < place.mean() < 0.5
     screenshot(page, repository, "edit")
     page.fill("#prompt", "a blue square")
@@ -99,7 +99,8 @@ def test_keys_mark_erase_and_invert(page: Page) -> None:
     page.click("#erase")
     page.focus("#edit-mask")
     page.keyboard.press("Space")
-    assert np.array_equal(marked(page) & ~first, np.zeros_like(first))
+    # What was marked in the middle stays but for where the two overlap.
+    assert not (marked(page) & ~first).any()
     page.click("#invert")
     assert marked(page)[0, 0] and not marked(page)[32, 28]
     page.click("#unmark")

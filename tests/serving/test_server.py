@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from minit2i_deploy.cli import main
 from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.serving.http.server import bind
 from tests.helpers.serving_http import Answer, Running, running_server
+from tests.helpers.serving_process import server_process
 from tests.helpers.serving_runs import served_bundles
 
 SLOW = {"prompt": "a", "solver": "euler", "num_inference_steps": 1000}
@@ -131,26 +129,9 @@ def test_wrong_use(
     assert error.count("\n") == 1
 
 
-@contextmanager
-def command(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Running]]:
-    """``minit2i serve`` in a process of its own, on a free port."""
-    line = [sys.executable, "-m", "minit2i_deploy", "serve", *arguments, "--port", "0"]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        first = process.stderr.readline()
-        address = re.search(r"http://\S+", first)
-        assert address is not None, first
-        yield process, Running(None, address[0])  # type: ignore[arg-type]
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
-
-
 def test_the_command_serves_and_ends_on_a_signal() -> None:
     places = [f"{name}={bundle.path}" for name, bundle in served_bundles().items()]
-    with command(*places, "--runtime", "fake") as (process, server):
+    with server_process(*places, "--runtime", "fake") as (process, server):
         assert [item["id"] for item in server.get("/v1/models").json["data"]] == [
             "demo",
             "demo-student",
@@ -164,7 +145,7 @@ def test_the_command_serves_and_ends_on_a_signal() -> None:
 def test_after_a_kill_clients_get_errors_and_a_new_server_answers() -> None:
     """Never half an image: an answer has a length, and a stream an end of its own."""
     place = f"demo={served_bundles()['demo'].path}"
-    with command(place, "--runtime", "fake") as (process, server):
+    with server_process(place, "--runtime", "fake") as (process, server):
         errors: list[Exception] = []
 
         def ask() -> None:
@@ -179,5 +160,5 @@ def test_after_a_kill_clients_get_errors_and_a_new_server_answers() -> None:
         process.kill()
         thread.join(20)
     assert isinstance(errors[0], ConnectionError)
-    with command(place, "--runtime", "fake") as (_, server):
+    with server_process(place, "--runtime", "fake") as (_, server):
         assert server.post(IMAGES, {"prompt": "a"}).status == 200

@@ -2,6 +2,8 @@
 
 const COLOR = "#e91e8c";
 const KEY_STEP = 0.5;
+// Edges are soft, and what erasing leaves of them is no mark.
+const SOFT = 127;
 
 /** The marks on an image; the canvas has the image's size and is shown translucent over it. */
 export class Brush {
@@ -42,7 +44,7 @@ export class Brush {
   get isEmpty() {
     const { width, height } = this.canvas;
     const { data } = this.context.getImageData(0, 0, width, height);
-    for (let at = 3; at < data.length; at += 4) if (data[at]) return false;
+    for (let at = 3; at < data.length; at += 4) if (data[at] > SOFT) return false;
     return true;
   }
 
