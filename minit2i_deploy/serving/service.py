@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from minit2i_deploy.editing.input_images import InputImages
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.image_formats import encode_image
 from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import to_pil
-from minit2i_deploy.serving.engine.edit_images import EditReader, EditSources
+from minit2i_deploy.serving.engine.edit_images import EditReader, EditSources, SentEdit
 from minit2i_deploy.serving.engine.engine import Engine
 from minit2i_deploy.serving.engine.orders import (
     ImageDone,
@@ -91,7 +91,7 @@ class Service:
             raise UnknownModel(f"model {name!r} is not served; choose one of {served}")
         return self.default, (f"model {name!r} is not served; {self.default.name} answers",)
 
-    async def read_edit(self, model: ServedModel, sources: EditSources) -> InputImages:
+    async def read_edit(self, model: ServedModel, sources: EditSources) -> SentEdit:
         """Images of an edit as the bundle takes them.
 
         Raises:
@@ -180,6 +180,9 @@ class Service:
     ) -> dict[str, str]:
         """What made an image, as text fields that ``minit2i generate --from`` reads."""
         request = planned.requests[index]
+        edit = request.edit.record()
+        if edit is not None:
+            edit = dataclasses.replace(edit, feather=planned.feather)
         record = Record.of(
             model.bundle,
             request.base_table,
@@ -189,7 +192,7 @@ class Service:
             negative=request.negative,
             noise=None,
             runtime=self.engine.runtime_name(model.name),
-            edit=request.edit.record(),
+            edit=edit,
         )
         return record.fields(num_rows=len(request.base_table))
 

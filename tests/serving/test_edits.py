@@ -17,6 +17,7 @@ from PIL import Image
 
 from minit2i_deploy.editing.input_images import read_edit
 from minit2i_deploy.generate import generate
+from minit2i_deploy.io.image_record import Record
 from tests.helpers.serving_http import Answer, Running, pixels, running_server
 from tests.helpers.serving_runs import real_runtime, served_bundles
 
@@ -84,6 +85,13 @@ def test_a_masked_edit_is_the_file_of_generate(client: openai.OpenAI, tmp_path: 
     assert data == generated(
         tmp_path, "a red circle", inpaint=IMAGE, mask=MASK, new_pixels="transparent"
     )
+    soft = client.images.edit(
+        image=IMAGE, mask=MASK, prompt="a red circle", extra_body=SETTINGS | {"feather": 3}
+    )
+    path = tmp_path / "soft.png"
+    path.write_bytes(base64.b64decode(soft.data[0].b64_json or ""))  # type: ignore[index]
+    edit = Record.read(path).edit
+    assert edit is not None and edit.feather == 3.0
     for item in answer.data:
         shown = pixels(item.b64_json or "")
         assert np.array_equal(shown[~hole()], ramp()[~hole()])
@@ -138,7 +146,7 @@ def test_a_stream_of_an_edit(client: openai.OpenAI) -> None:
 def test_edits_share_calls_with_other_images(server: Running, tmp_path: Path) -> None:
     """An edit and plain images in one request each, at once; the edit's bytes stay."""
     answers: list[Answer] = []
-    body = {"prompt": "a blue square", "n": 3, "seed": 1}
+    body = {"prompt": "a blue square", "n": 2, "solver": "euler", "num_inference_steps": 12}
     others = threading.Thread(
         target=lambda: answers.append(server.post("/v1/images/generations", body))
     )
@@ -159,7 +167,7 @@ def web_ui(**fields: Any) -> dict[str, Any]:
         "prompt": "a red circle",
         "init_images": [IMAGE_TEXT],
         "seed": 7,
-        "steps": 12,
+        "steps": 4,
         "sampler_name": "Heun",
         "denoising_strength": 1.0,
         **fields,

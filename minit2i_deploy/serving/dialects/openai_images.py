@@ -18,16 +18,15 @@ from typing import Any, Final
 import numpy as np
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from minit2i_deploy.editing.input_images import InputImages
 from minit2i_deploy.io.image_formats import encode_image
 from minit2i_deploy.io.images import to_pil
 from minit2i_deploy.serving.dialects.image_links import ImageLinks
 from minit2i_deploy.serving.dialects.image_sizes import size_notices
 from minit2i_deploy.serving.dialects.openai_edits import EDIT_FIELDS, edit_sources
+from minit2i_deploy.serving.engine.edit_images import NO_EDIT, SentEdit
 from minit2i_deploy.serving.engine.orders import ImageFailed, RowDone
 from minit2i_deploy.serving.engine.served_model import (
     MAX_STEPS,
-    NO_IMAGES,
     ImageSettings,
     PlannedImages,
     ServedModel,
@@ -193,7 +192,7 @@ class OpenAiImages:
     def _understand(
         self,
         values: Mapping[str, Any],
-        edit: InputImages = NO_IMAGES,
+        edit: SentEdit = NO_EDIT,
         edit_notices: Sequence[str] = (),
     ) -> _Work:
         strict = self._service.options.strict
@@ -205,7 +204,7 @@ class OpenAiImages:
             model=model,
             planned=planned,
             notices=[*notices, *sizes, *edit_notices, *planned.notices],
-            kind="image_generation" if edit is NO_IMAGES else "image_edit",
+            kind="image_generation" if edit is NO_EDIT else "image_edit",
             format=values["output_format"],
             partial_images=values["partial_images"],
         )

@@ -15,13 +15,12 @@ from typing import Any, Final
 import numpy as np
 from starlette.responses import JSONResponse, Response
 
-from minit2i_deploy.editing.input_images import InputImages
 from minit2i_deploy.serving.dialects.image_sizes import size_notices
 from minit2i_deploy.serving.dialects.web_ui_edits import IMG2IMG_FIELDS, img2img_sources
 from minit2i_deploy.serving.dialects.web_ui_progress import Progress
+from minit2i_deploy.serving.engine.edit_images import NO_EDIT, SentEdit
 from minit2i_deploy.serving.engine.orders import ImageDone, ImageFailed, RowDone
 from minit2i_deploy.serving.engine.served_model import (
-    NO_IMAGES,
     ImageSettings,
     PlannedImages,
     ServedModel,
@@ -109,14 +108,14 @@ class WebUi:
         ]
 
     async def _txt2img(self, call: Call) -> Response:
-        return await self._generate(call, NO_IMAGES)
+        return await self._generate(call, NO_EDIT)
 
     async def _img2img(self, call: Call) -> Response:
         sources = img2img_sources(call.values)
         model, _ = self._find_model(call.values)
         return await self._generate(call, await self._service.read_edit(model, sources))
 
-    async def _generate(self, call: Call, edit: InputImages) -> Response:
+    async def _generate(self, call: Call, edit: SentEdit) -> Response:
         model, planned, notices = self._understand(call.values, edit)
         states = await self._run(model, planned)
         files = [
@@ -135,7 +134,7 @@ class WebUi:
         return self._service.find_model(name if isinstance(name, str) else None)
 
     def _understand(
-        self, values: Mapping[str, Any], edit: InputImages
+        self, values: Mapping[str, Any], edit: SentEdit
     ) -> tuple[ServedModel, PlannedImages, Sequence[str]]:
         service, strict = self._service, self._service.options.strict
         model, notices = self._find_model(values)

@@ -11,10 +11,11 @@ from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.other_steps import with_steps
+from minit2i_deploy.editing.default_preset import edit_preset
 from minit2i_deploy.editing.edit import Edit
-from minit2i_deploy.editing.input_images import InputImages
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.request import Request
+from minit2i_deploy.serving.engine.edit_images import NO_EDIT, SentEdit
 from minit2i_deploy.solvers.table import Table
 
 MAX_STEPS: Final = 1000
@@ -22,7 +23,6 @@ MAX_PROMPT_CHARACTERS: Final = 32_000
 # Short enough to remember; seeds may have 64 bits.
 _RANDOM_SEED_BITS: Final = 32
 _SEEDS: Final = 2**64
-NO_IMAGES: Final = InputImages()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ class ImageSettings:
     solver: str | None = None
     steps: int | None = None
     guidance: float | None = None
-    edit: InputImages = NO_IMAGES
+    edit: SentEdit = NO_EDIT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -59,10 +59,12 @@ class PlannedImages:
     Args:
         requests: one for each image.
         notices: what was not taken as it came, one line each.
+        feather: pixels over which the border of a mask was softened.
     """
 
     requests: tuple[Request, ...]
     notices: tuple[str, ...]
+    feather: float = 0.0
 
     @property
     def table(self) -> Table:
@@ -123,9 +125,9 @@ class ServedModel:
             table=table,
             guidance=guidance,
             negative=negative,
-            edit=Edit.of(self.bundle, 1, **settings.edit.arguments()),
+            edit=Edit.of(self.bundle, 1, **settings.edit.images.arguments()),
         )
-        notices += settings.edit.notes
+        notices += settings.edit.images.notes
         if negative is not None and not request.guided:
             notices.append(f"the negative prompt has no effect at guidance {request.guidance:g}")
         notices += self._truncations(settings.prompt, negative)
@@ -136,6 +138,7 @@ class ServedModel:
         return PlannedImages(
             requests=tuple(dataclasses.replace(request, seeds=(seed,)) for seed in seeds),
             notices=tuple(notices),
+            feather=settings.edit.feather,
         )
 
     def _check(self, settings: ImageSettings) -> None:
@@ -153,7 +156,10 @@ class ServedModel:
             raise UsageError(f"steps must be 1 to {MAX_STEPS}, got {settings.steps}")
 
     def _table(self, settings: ImageSettings) -> tuple[Table, float | None]:
-        table, guidance = _compiled(self, settings.table, settings.solver, settings.steps)
+        name = settings.table
+        if name is None and settings.solver is None and settings.steps is None:
+            name = edit_preset(self.bundle, inpaints=settings.edit.images.known is not None)
+        table, guidance = _compiled(self, name, settings.solver, settings.steps)
         return table, guidance if settings.guidance is None else settings.guidance
 
     def compile(
