@@ -15,7 +15,7 @@ import minit2i_deploy.demo
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.manifest import GraphInfo
 from minit2i_deploy.checkpoints import load_checkpoint
-from minit2i_deploy.config import VARIANTS, ModelConfig
+from minit2i_deploy.config import LOOPED_VARIANTS, VARIANTS, ModelConfig
 from minit2i_deploy.export.choices import DEFAULT_OPSET
 from minit2i_deploy.export.graphs.head_padding import pad_heads, padding_for
 from minit2i_deploy.export.graphs.modules import (
@@ -28,6 +28,7 @@ from minit2i_deploy.export.graphs.modules import (
 from minit2i_deploy.export.graphs.onnx_export import Signature, to_onnx
 from minit2i_deploy.export.graphs.text_encoder import open_text_encoder, write_text_encoder
 from minit2i_deploy.export.graphs.weights_file import GRAPH_FILE, write_graph
+from minit2i_deploy.loop_config import LoopConfig
 from minit2i_deploy.model import MMJiT, Step, build_network
 from minit2i_deploy.model.mmjit import Denoiser
 from minit2i_deploy.solvers.table import solver_table
@@ -91,6 +92,23 @@ def narrow_pair(multiple: int) -> tuple[Path, int]:
     folder = root() / f"narrow-{width}"
     _write_step(folder, denoiser, "fp16", 23)
     return folder / "transformer" / GRAPH_FILE, width
+
+
+@functools.cache
+def looped_trio(precision: str) -> tuple[Path, int]:
+    """The step graph of a Looped-DiT's three blocks, and how many attentions it runs."""
+    loop = LoopConfig(pre=1, core=1, post=1, num_loops=2)
+    config = dataclasses.replace(
+        LOOPED_VARIANTS["looped-b-16"],
+        hidden_size=256,
+        num_heads=4,
+        depth_double=loop.num_blocks,
+        image_size=_IMAGE_SIZE,
+        loop=loop,
+    )
+    folder = root() / f"looped-{precision}"
+    _write_step(folder, Denoiser(config).eval().requires_grad_(False), precision, 23)
+    return folder / "transformer" / GRAPH_FILE, len(config.block_order())
 
 
 def _write_step(folder: Path, denoiser: Denoiser, precision: str, opset: int) -> GraphInfo:

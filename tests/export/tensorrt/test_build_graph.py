@@ -17,7 +17,7 @@ from minit2i_deploy.export.quantize import (
     write_graph,
 )
 from minit2i_deploy.export.tensorrt import BuildLibrary, build_engine
-from tests.helpers.engine_bundles import block_pair, narrow_pair
+from tests.helpers.engine_bundles import block_pair, looped_trio, narrow_pair
 from tests.helpers.tensorrt_builds import attention_graph, build_graph, save_graph
 
 
@@ -32,6 +32,14 @@ def test_two_blocks_at_full_width_stay_fused(variant: str, precision: str) -> No
     # Two of them are the patch embedding's.
     assert audit.gemms == {precision: 16}
     assert config.head_dim == {"b-16": 64, "l-16": 52}[variant]
+
+
+def test_every_pass_of_a_loop_stays_fused() -> None:
+    """Exclusive attention reads what the fused kernel writes."""
+    graph, num_attentions = looped_trio("fp16")
+    audit = build_graph(graph, "fp16", "sm89").audit
+    assert (audit.attention, audit.attention_fused) == (num_attentions, num_attentions) == (4, 4)
+    assert audit.softmax_unfused == 0
 
 
 def test_attention_without_a_kernel_is_decomposed_in_fp32_or_if_allowed(
