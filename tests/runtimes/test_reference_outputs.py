@@ -135,7 +135,7 @@ def test_samples_are_deviations_from_the_mean() -> None:
 
 def test_patches_are_positions(tmp_path: Path) -> None:
     bundle = Bundle.open(write_bundle(tmp_path / "bundle"))
-    side, size = CONFIG.num_patches_side, CONFIG.patch_size
+    side, size = CONFIG.patch_grid[0], CONFIG.patch_size
     x = np.random.default_rng(1).standard_normal((2, 3, side * size, side * size), np.float32)
     split = patches(bundle, x)
     assert split.shape == (1, side * side, 3 * size * size)
