@@ -71,7 +71,7 @@ FLAGS = {
     ],
     "eval editing": [
         *SAMPLING, *ENGINE, "--batch", "--clip", "--count", "--interval", "--json", "--output",
-        "--rescale", "--seed", "--strengths", "--tables", "--tasks", "-o", "BUNDLE",
+        "--plot", "--rescale", "--seed", "--strengths", "--tables", "--tasks", "-o", "BUNDLE",
     ],
     "eval paint": [
         *SAMPLING, *ENGINE, "--arrays", "--batch", "--block", "--json", "--output", "--prompts",

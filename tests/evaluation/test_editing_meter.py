@@ -165,8 +165,10 @@ def test_the_command_writes_what_it_prints(
 ) -> None:
     arguments = ("eval", "editing", "b", "--runtime", "fake", "--count", 2, "--tables")
     arguments += ("euler:2,euler:4:repeats=2:jump=1", "--strengths", "0,0.5", "--guidance", 1)
-    done = run(capsys, *arguments, "--json", "-o", "report.json")
+    done = run(capsys, *arguments, "--json", "-o", "report.json", "--plot", "curves.png")
     assert done.code == 0
+    with Image.open("curves.png") as image:
+        assert image.size == (1232, 462)
     values = json.loads(done.out)
     assert values == json.loads(Path("report.json").read_text())
     named = [(one["task"], one["strength"], one["name"]) for one in values["outcomes"]]

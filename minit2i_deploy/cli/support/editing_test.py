@@ -26,7 +26,7 @@ from minit2i_deploy.cli.support.options.shared_arguments import (
 )
 from minit2i_deploy.cli.support.parser import add_task
 from minit2i_deploy.cli.support.table_comparison import TABLES_HELP, parse_candidates
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
@@ -60,6 +60,7 @@ class EditingOptions:
     guidance: tuple[float, ...] | None
     adjustments: AdjustmentOptions
     tables: str | None
+    plot: Path | None
     engine: EngineOptions
     json: bool
 
@@ -120,6 +121,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_sampling(parser, several_guidances=True)
     add_adjustments(parser)
     parser.add_argument("--tables", metavar="T,T..", help=TABLES_HELP)
+    parser.add_argument(
+        "--plot", metavar="FILE", type=Path, help=".png file for the curves, replaced if it exists"
+    )
     add_engine(parser)
     add_json(parser)
 
@@ -130,11 +134,16 @@ def run_editing(options: EditingOptions) -> None:
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.cli.support.formatting import json_text
     from minit2i_deploy.evaluation.editing import measure_editing
+    from minit2i_deploy.evaluation.editing.editing_plot import plot_editing
     from minit2i_deploy.progress import ProgressLine
 
     settings = _settings(options)
     if options.output is not None:
         output_paths.output_file(options.output, ".json")
+    if options.plot is not None:
+        output_paths.output_file(options.plot, ".png")
+        # Known before minutes of sampling, not after.
+        require("matplotlib.figure", "eval")
     bundle = Bundle.open(options.bundle)
     candidates = _candidates(bundle, options)
     with ProgressLine("eval editing") as progress, open_engine(bundle, options.engine) as runtime:
@@ -142,6 +151,8 @@ def run_editing(options: EditingOptions) -> None:
     values = report.to_dict()
     if options.output is not None:
         output_paths.write_json(options.output, values)
+    if options.plot is not None:
+        plot_editing(report, options.plot)
     print(json_text(values) if options.json else report.to_table())
 
 
