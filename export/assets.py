@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from minit2i_deploy.bundle.manifest import Flavour, Preset
-from minit2i_deploy.bundle.presets import presets_of
+from minit2i_deploy.bundle.presets import PresetTable, presets_of
 from minit2i_deploy.checkpoints.text_encoder import check_tokenizer
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
-from minit2i_deploy.solvers.methods import find_solver
-from minit2i_deploy.solvers.table import solver_table
 from minit2i_deploy.tokenizer import FILE_NAME, Tokenizer, find_tokenizer
 
 TOKENIZER_FILES: Final = (
@@ -78,19 +76,22 @@ def write_tables(
         table name -> path relative to the bundle, and preset name -> table and guidance.
     """
     (folder / "tables").mkdir()
-    choices = presets_of(flavour)
-    names = {choice: f"{choice[0]}-{choice[1]}" for choice in choices.values()}
-    if flavour.name != MEAN_FLOW:
-        names |= {("euler", steps): f"euler-{steps}" for steps in _FEWER_STEPS}
     conditions = conditions or {}
+    guidance = conditions.get("omega", flavour.guidance)
+    compiled = {
+        preset: choice.compile(flavour.a_min, conditions)
+        for preset, choice in presets_of(flavour).items()
+    }
+    tables = list(compiled.values())
+    if flavour.name != MEAN_FLOW:
+        fewer = [PresetTable(solver="euler", steps=steps) for steps in _FEWER_STEPS]
+        tables += [each.compile(flavour.a_min, conditions) for each in fewer]
     paths = {}
-    for (solver, steps), name in names.items():
-        a_min = flavour.a_min if find_solver(solver).divides else None
-        paths[name] = f"tables/{name}.json"
-        solver_table(solver, steps=steps, a_min=a_min, **conditions).save(folder / paths[name])
+    for table in tables:
+        paths[table.name] = f"tables/{table.name}.json"
+        table.save(folder / paths[table.name])
     presets = {
-        preset: Preset(table=names[choice], guidance=conditions.get("omega", flavour.guidance))
-        for preset, choice in choices.items()
+        preset: Preset(table=table.name, guidance=guidance) for preset, table in compiled.items()
     }
     return paths, presets
 

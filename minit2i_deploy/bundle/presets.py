@@ -3,28 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
+from minit2i_deploy.bundle.flavours import NOISE_SCALE
 from minit2i_deploy.bundle.manifest import Flavour
-from minit2i_deploy.solvers.mean_flow import MEAN_FLOW
+from minit2i_deploy.solvers.guidance import adjust_guidance
+from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
+from minit2i_deploy.solvers.methods import find_solver
+from minit2i_deploy.solvers.repeats import NO_REPEATS, Repeats
+from minit2i_deploy.solvers.table import Table, solver_table
 
 REFERENCE: Final = "reference"
 BALANCED: Final = "balanced"
 FAST: Final = "fast"
+INPAINT: Final = "inpaint"
+INPAINT_FAST: Final = "inpaint-fast"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PresetTable:
+    """What a preset's table is compiled from.
+
+    Args:
+        solver: a name in ``solvers.SOLVERS``.
+        steps: of the solver.
+        shift: of the time grid; None is uniform.
+        guided: times between which guidance applies; None is everywhere.
+        repeats: stretches that are run several times.
+    """
+
+    solver: str
+    steps: int
+    shift: float | None = None
+    guided: tuple[float, float] | None = None
+    repeats: Repeats = NO_REPEATS
+
+    def compile(self, a_min: float, conditions: StudentSettings) -> Table:
+        """The table under a floor and, for a few-step student, its conditions."""
+        table = solver_table(
+            self.solver,
+            steps=self.steps,
+            grid="uniform" if self.shift is None else "shifted",
+            shift=self.shift,
+            a_min=a_min if find_solver(self.solver).divides else None,
+            repeats=replace(self.repeats, noise_scale=NOISE_SCALE),
+            **conditions,
+        )
+        return table if self.guided is None else adjust_guidance(table, interval=self.guided)
+
 
 # Selected with the quality meter on the shipped model: 80 and 40 evaluations with guidance, both
 # ending on the network's estimate, against 200 of the official 100 Euler steps.
-_FEWER_EVALUATIONS: Final = {BALANCED: ("dpmpp2m", 40), FAST: ("ab2", 20)}
+_FEWER_EVALUATIONS: Final = {
+    BALANCED: PresetTable(solver="dpmpp2m", steps=40),
+    FAST: PresetTable(solver="ab2", steps=20),
+}
 
 
-def presets_of(flavour: Flavour) -> dict[str, tuple[str, int]]:
-    """Preset name -> solver and steps; the official run of the flavour comes first.
+# Selected with the editing meter (docs/measurements/editing.md).
+_EDITING: Final = {
+    INPAINT: PresetTable(
+        solver="dpmpp2m", steps=12, shift=2.0, repeats=Repeats(count=6, interval=(0.25, 1.0))
+    ),
+    INPAINT_FAST: PresetTable(
+        solver="dpmpp2m", steps=8, shift=2.0, repeats=Repeats(count=5, interval=(0.2, 1.0))
+    ),
+}
 
-    A few-step student has only the official one.
-    """
+
+def presets_of(flavour: Flavour) -> dict[str, PresetTable]:
+    """Preset name -> table; the official run of the flavour comes first."""
     if flavour.name == MEAN_FLOW:
-        return {REFERENCE: (MEAN_FLOW, flavour.steps)}
-    return {REFERENCE: ("euler", flavour.steps), **_FEWER_EVALUATIONS}
+        return {REFERENCE: PresetTable(solver=MEAN_FLOW, steps=flavour.steps)}
+    reference = PresetTable(solver="euler", steps=flavour.steps)
+    return {REFERENCE: reference, **_FEWER_EVALUATIONS, **_EDITING}
 
 
 def default_preset(presets: Mapping[str, object]) -> str:

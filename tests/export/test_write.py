@@ -26,7 +26,8 @@ from minit2i_deploy.export.verification import onnxruntime_check
 from minit2i_deploy.export.verification.bounds import BOUNDS, require_within_bounds
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes.torch.runtime import TorchRuntime
-from minit2i_deploy.solvers.table import solver_table
+from minit2i_deploy.solvers.repeats import Repeats
+from minit2i_deploy.solvers.table import Table, solver_table
 from tests.checkpoints.test_lora import write_adapter
 from tests.helpers.checkpoint_forms import base_forms, hub_folder
 from tests.helpers.tiny_bundle import text_folder, tiny_bundle
@@ -58,12 +59,19 @@ def test_checks_are_recorded_with_their_bounds() -> None:
     assert checks[2].measured >= max(check.measured for check in checks[3:-1])
 
 
+def _repeated(steps: int, count: int, start: float) -> Table:
+    repeats = Repeats(count=count, interval=(start, 1.0), noise_scale=2.0)
+    return solver_table("dpmpp2m", steps=steps, grid="shifted", shift=2.0, repeats=repeats)
+
+
 def test_tables_and_preset() -> None:
     bundle = Bundle.open(tiny_bundle())
     presets = {
         "reference": solver_table("euler", steps=100, a_min=0.05),
         "balanced": solver_table("dpmpp2m", steps=40),
         "fast": solver_table("ab2", steps=20, a_min=0.05),
+        "inpaint": _repeated(12, 6, 0.25),
+        "inpaint-fast": _repeated(8, 5, 0.2),
     }
     assert set(bundle.manifest.presets) == set(presets)
     for name, table in presets.items():
