@@ -64,7 +64,7 @@ _FEWER_EVALUATIONS: Final = {
 # Selected with the editing meter (docs/measurements/editing.md).
 _EDITING: Final = {
     INPAINT: PresetTable(
-        solver="dpmpp2m", steps=12, shift=2.0, repeats=Repeats(count=6, interval=(0.25, 1.0))
+        solver="dpmpp2m", steps=8, shift=2.0, repeats=Repeats(count=10, interval=(0.2, 1.0))
     ),
     INPAINT_FAST: PresetTable(
         solver="dpmpp2m", steps=8, shift=2.0, repeats=Repeats(count=5, interval=(0.2, 1.0))

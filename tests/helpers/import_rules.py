@@ -28,7 +28,7 @@ CORE_LIBRARIES = {
     "tokenizers": ("tokenizer.py",),
     "PIL": ("io/image*.py", "editing/*", "demo/*", "evaluation/shapes/*"),
     "pyarrow": ("text/embedding_files.py", "text/embedding_parquet.py"),
-    "matplotlib": ("evaluation/quality/plots.py", "cli/*"),
+    "matplotlib": ("evaluation/quality/plots.py", "evaluation/editing/editing_plot.py", "cli/*"),
     "torch": ("model/*", "checkpoints/*"),
     "safetensors": ("checkpoints/*",),
     "msgpack": ("checkpoints/*",),
