@@ -49,6 +49,7 @@ COMMANDS: Final = (
     Command(name="sensitivity", help="measure what quantizing each layer costs", extra="quantize"),
     Command(name="table", help="print a solver as the table that runtimes follow", extra="cpu"),
     Command(name="eval", help="score how well images follow their prompts", extra="cpu"),
+    Command(name="plan", help="forecast time, devices and disk of a large job", extra="cpu"),
     Command(name="shards", help="check and join work of several processes", extra="cpu"),
     Command(name="data", help="pack, check and embed training shards", extra="train"),
     Command(name="train", help="train a model from a recipe", extra="train"),

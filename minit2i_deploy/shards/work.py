@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class ShardReport:
     """What one shard did.
 
     Args:
-        num_blocks: of this shard.
+        num_blocks: that it was to make.
         num_before: of those, blocks that were there before.
         num_items: of the blocks that it made.
         num_problems: of the blocks that it made.
@@ -44,7 +44,21 @@ def run_shard(
     progress: Progress = no_progress,
     max_problems: int = 20,
 ) -> ShardReport:
-    """Make the missing blocks of a shard; each is marked as done when its files are complete.
+    """Make the missing blocks of a shard, as ``run_blocks``; ``shard`` says which."""
+    blocks = shard.blocks(job.num_blocks)
+    return run_blocks(job, folder, blocks, make_block, progress=progress, max_problems=max_problems)
+
+
+def run_blocks(
+    job: Job,
+    folder: Path,
+    blocks: Sequence[int],
+    make_block: MakeBlock,
+    *,
+    progress: Progress = no_progress,
+    max_problems: int = 20,
+) -> ShardReport:
+    """Make those of some blocks that are missing; each is marked when its files are complete.
 
     The blocks do not depend on the shard, so any number of processes may run, at once or one after
     another, each with a count of shards of its own. Two that make the same block write the same.
@@ -52,9 +66,9 @@ def run_shard(
     Args:
         job: stored in ``folder`` if that has none.
         folder: of the job.
-        shard: which blocks.
+        blocks: which.
         make_block: writes the files of one block, each atomically.
-        progress: called with the share of this shard's blocks.
+        progress: called with the share of these blocks.
         max_problems: how many problems the report names.
 
     Raises:
@@ -68,7 +82,6 @@ def run_shard(
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(data, error) from error
-    blocks = shard.blocks(job.num_blocks)
     missing = [block for block in blocks if not is_done(folder, data, block)]
     num_before = len(blocks) - len(missing)
     num_items, problems = 0, list[str]()

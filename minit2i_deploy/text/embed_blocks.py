@@ -117,7 +117,7 @@ def block_maker(
         for number, notice in truncations[:MAX_REPORTED]:
             warnings.warn(f"line {number}: {notice}", PromptTruncatedWarning, stacklevel=2)
         name = f"part-{block:06d}{settings['suffix']}"
-        _save(folder / name, part, contents)
+        save_part(folder / name, part, contents)
         counts = {
             "texts": len(part),
             "tokens": int(part.lengths.sum()),
@@ -176,7 +176,12 @@ def load_part(path: Path) -> Part:
     return read_parquet(path) if path.suffix == PARQUET else Part.load(path)
 
 
-def _save(path: Path, part: Part, contents: Contents) -> None:
+def save_part(path: Path, part: Part, contents: Contents) -> None:
+    """Write a part in the form of the path's suffix.
+
+    Raises:
+        Minit2iError: another suffix, or the disk failed or is full.
+    """
     if path.suffix == NPZ:
         part.save(path)
     elif path.suffix == PARQUET:

@@ -112,6 +112,14 @@ FLAGS = {
         "--bad-limit", "--caption", "--dtype", "--json", "--prompt-length", "--text-encoder",
         "--tokenizer", "OUT", "SHARDS",
     ],
+    "plan embed": [
+        *ENGINE, "--batch", "--input", "--json", "--pooled-only", "--price", "--seconds", "--texts",
+        "--window", "-i", "BUNDLE",
+    ],
+    "plan paint": [
+        *SAMPLING, *ENGINE, "--batch", "--block", "--images", "--json", "--price", "--seconds",
+        "--suite", "BUNDLE",
+    ],
     "shards status": ["--json", "DIR"],
     "shards verify": ["--json", "--repair", "DIR"],
     "shards merge": ["--json", "--output", "-o", "DIR"],
