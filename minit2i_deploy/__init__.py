@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from minit2i_deploy.checkpoints import load_checkpoint
     from minit2i_deploy.config import ModelConfig
     from minit2i_deploy.demo.ready import ready_bundle
+    from minit2i_deploy.editing.input_images import read_edit
     from minit2i_deploy.errors import (
         BundleError,
         CheckpointError,
@@ -61,6 +62,7 @@ _PUBLIC: Final[dict[str, str]] = {
     "generate": "minit2i_deploy.generate:generate",
     "load_checkpoint": "minit2i_deploy.checkpoints:load_checkpoint",
     "open_runtime": "minit2i_deploy.runtimes:open_runtime",
+    "read_edit": "minit2i_deploy.editing.input_images:read_edit",
     "ready_bundle": "minit2i_deploy.demo.ready:ready_bundle",
     "solver_table": "minit2i_deploy.solvers.table:solver_table",
     "standard_noise": "minit2i_deploy.solvers.noise:standard_noise",
@@ -89,6 +91,7 @@ __all__ = [
     "generate",
     "load_checkpoint",
     "open_runtime",
+    "read_edit",
     "ready_bundle",
     "solver_table",
     "standard_noise",

@@ -15,8 +15,8 @@ NAMES = [
     "Bundle", "BundleError", "CheckpointError", "Minit2iError", "MissingDependencyError",
     "Mix", "ModelConfig", "Repeats", "RuntimeFailure", "Table", "TrainingError", "UsageError",
     "VerificationError", "__version__", "advance", "build_network", "embed", "embed_stream",
-    "generate", "load_checkpoint", "open_runtime", "ready_bundle", "solver_table", "standard_noise",
-    "trajectory",
+    "generate", "load_checkpoint", "open_runtime", "read_edit", "ready_bundle", "solver_table",
+    "standard_noise", "trajectory",
 ]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from minit2i_deploy.errors import UsageError, VerificationError
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
+    from minit2i_deploy.demo.edits import EditedImage
     from minit2i_deploy.demo.report import Run
     from minit2i_deploy.demo.shipped import Shipped
 
@@ -131,7 +132,8 @@ def run(options: DemoOptions) -> None:
         _verify([bundle, student], seconds)
         runs = _generate(bundle, [REFERENCE, FAST], options.per_kind, seconds)
         runs += _generate(student, [REFERENCE], options.per_kind, seconds, prefix="student-")
-        values = _write(folder, bundle, runs, seconds, options.output)
+        edits = _edit(bundle)
+        values = _write(folder, bundle, runs, edits, seconds, options.output)
     _print(options, values, runs)
 
 
@@ -243,8 +245,21 @@ def _generate(
     return runs
 
 
+def _edit(bundle: Bundle) -> list[EditedImage]:
+    from minit2i_deploy.demo.edits import generate_edits
+    from minit2i_deploy.runtimes import open_runtime
+
+    with open_runtime(bundle, _RUNTIME) as runtime:
+        return list(generate_edits(bundle, runtime, _SEED))
+
+
 def _write(
-    folder: Path, bundle: Bundle, runs: list[Run], seconds: dict[str, float], output: Path
+    folder: Path,
+    bundle: Bundle,
+    runs: list[Run],
+    edits: list[EditedImage],
+    seconds: dict[str, float],
+    output: Path,
 ) -> dict[str, Any]:
     from minit2i_deploy.cli.support import output_paths
     from minit2i_deploy.demo.page import to_html
@@ -260,7 +275,12 @@ def _write(
             fields = {"parameters": item.caption, "seed": str(item.seed), "table": run.table.name}
             save_png(item.image, path, fields)
             images[run.file_name(index)] = path.read_bytes()
-    values = report_values(bundle, _RUNTIME, runs, seconds)
+    for edit in edits:
+        first, edited = edit.files
+        save_png(edit.first, folder / first, {})
+        edit.result.save(folder / edited)
+        images |= {name: (folder / name).read_bytes() for name in edit.files}
+    values = report_values(bundle, _RUNTIME, runs, edits, seconds)
     output_paths.write_json(folder / REPORT, values)
     atomic_write_text(folder / PAGE, to_html(values, images, _commands(output)))
     return values

@@ -47,7 +47,7 @@ examples:
   minit2i generate my-bundle "a red circle" --animate circle.webp --every 2
   minit2i generate my-bundle --from circle.png -o again.png
   minit2i generate my-bundle "a blue circle" --init-image a.png --strength 0.6
-  minit2i generate my-bundle "a red circle and a star" --inpaint a.png --mask m.png
+  minit2i generate my-bundle "a circle and a square" --inpaint a.png --mask m.png
   minit2i generate my-bundle "two circles" --inpaint a.png --outpaint 0,0,64,0
   minit2i generate my-bundle "a red circle" --variations 4 --amount 0.1 -o like/
   minit2i generate my-bundle "a red circle" --runtime tensorrt --repeat 50

@@ -42,6 +42,7 @@ def to_html(values: Mapping[str, Any], images: Mapping[str, bytes], commands: Se
     parts = [
         f"<p>{'<br>'.join(escape(line) for line in _facts(values))}</p>",
         *(_run(run, values["runs"], images) for run in values["runs"]),
+        _edits(values["edits"], images),
         "<h2>Time per image</h2>",
         _times(values["runs"]),
         f"<p>{escape(_setup_line(values['seconds']))}</p>",
@@ -101,6 +102,23 @@ def _figure(item: Mapping[str, Any], png: bytes) -> str:
         f'<span class="kind">{kind}</span><br>{escape(item["caption"])}<br>'
         f'{verdict(item["correct"])} <span class="reason">{reason}; seed {item["seed"]}</span>'
         "</figcaption></figure>\n"
+    )
+
+
+def _edits(edits: Sequence[Mapping[str, Any]], images: Mapping[str, bytes]) -> str:
+    right = sum(item["correct"] for item in edits)
+    figures = [
+        f"<figure>{image(images[item['first']], 'the first image')}<figcaption>"
+        f'<span class="kind">{escape(item["title"])}</span><br>before</figcaption></figure>\n'
+        + _figure({**item, "kind": f"{item['table']}, guidance {item['guidance']:g}"},
+                  images[item["file"]])
+        for item in edits
+    ]  # fmt: skip
+    return (
+        f"<h2>Edits: {right} of {len(edits)} right</h2>\n"
+        "<p>Drawn scenes, edited by the base model with one seed. The detector judges the complete "
+        "caption.</p>\n"
+        f'<div class="images">{"".join(figures)}</div>'
     )
 
 

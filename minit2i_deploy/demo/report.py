@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from minit2i_deploy._version import __version__
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.demo.edits import EditedImage
 from minit2i_deploy.evaluation.shapes import ShapesScore
 from minit2i_deploy.evaluation.shapes.judged_images import JudgedImage
 from minit2i_deploy.io.strict_json import encode
@@ -74,7 +75,11 @@ def residual_noise(table: Table) -> float:
 
 
 def report_values(
-    bundle: Bundle, runtime: str, runs: Sequence[Run], seconds: Mapping[str, float]
+    bundle: Bundle,
+    runtime: str,
+    runs: Sequence[Run],
+    edits: Sequence[EditedImage],
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """All values of the report.
 
@@ -82,6 +87,7 @@ def report_values(
         bundle: the exported bundle.
         runtime: name of the runtime.
         runs: one for each table.
+        edits: of drawn scenes.
         seconds: of export, verify and other work done once.
     """
     return {
@@ -99,4 +105,5 @@ def report_values(
         "seconds": dict(seconds),
         "checks": encode(bundle.manifest.checks),
         "runs": [run.to_dict() for run in runs],
+        "edits": [edit.to_dict() for edit in edits],
     }

@@ -142,15 +142,15 @@ def test_readers_of_the_web_ui_see_their_fields(bundle: Bundle, capsys: Capsys) 
     fields = read_metadata("x.png")
     assert fields["parameters"].splitlines()[1].startswith("Steps: 4, Sampler: euler-4, CFG scale:")
     expected = (
-        ", Variation seed: 8, Variation seed strength: 0.2, Denoising strength: 0.5, Mask blur: 2, "
+        ", Variation seed: 8, Variation seed strength: 0.1, Denoising strength: 0.5, Mask blur: 2, "
     )
     assert expected in fields["parameters"]
-    assert (fields["strength"], fields["variation"]) == ("0.5", "0.2 of seed 8")
+    assert (fields["strength"], fields["variation"]) == ("0.5", "0.1 of seed 8")
     shown = run(capsys, "inspect", "x.png").out
     for name in ("init_image", "known", "mask"):
         assert f"{name}  " in shown and fields[name].startswith("sha256 ")
     values = json.loads(run(capsys, "inspect", "x.png", "--json").out)
-    assert values["format_version"] == 2 and values["variation"] == {"amount": 0.2, "seed": 8}
+    assert values["format_version"] == 2 and values["variation"] == {"amount": 0.1, "seed": 8}
     assert values["edit"]["strength"] == 0.5 and values["edit"]["outpaint"] is None
     edit(capsys, "red", "-o", "plain.png")
     plain = json.loads(run(capsys, "inspect", "plain.png", "--json").out)

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import minit2i_deploy.demo
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.config import ModelConfig, StudentConfig
+from minit2i_deploy.demo import edits
 from minit2i_deploy.demo.report import Run, median_times, residual_noise
 from minit2i_deploy.demo.shipped import Shipped, shipped_model
 from minit2i_deploy.errors import Minit2iError
@@ -30,6 +32,7 @@ from minit2i_deploy.evaluation.shapes import (
 )
 from minit2i_deploy.evaluation.shapes.judged_images import generate_judged_images
 from minit2i_deploy.generate import Result
+from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.request import Request
 from minit2i_deploy.runtimes.fake import FakeRuntime
@@ -111,6 +114,23 @@ def test_it_judges_one_caption_of_each_kind(finished: Path) -> None:
     assert set(values["seconds"]) == once
 
 
+def test_it_edits_scenes_and_judges_them(finished: Path) -> None:
+    values = json.loads((finished / "report.json").read_text())
+    stems = ["image-to-image", "inpainting", "outpainting"]
+    assert [item["file"] for item in values["edits"]] == [f"pictures/edit-{n}.png" for n in stems]
+    assert all((finished / item["first"]).is_file() for item in values["edits"])
+    record = Record.read(finished / "pictures" / "edit-inpainting.png")
+    assert record.edit is not None and record.edit.known is not None
+    first, edited = (
+        np.asarray(Image.open(finished / "pictures" / f"edit-inpainting{end}.png"))
+        for end in ("-first", "")
+    )
+    assert np.array_equal(first[:, :32], edited[:, :32])
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    right = sum(item["correct"] for item in values["edits"])
+    assert f"Edits: {right} of 3 right" in page
+
+
 def test_parity_numbers_are_those_of_the_manifest(finished: Path) -> None:
     values = json.loads((finished / "report.json").read_text())
     bundle = Bundle.open(finished / "bundle")
@@ -161,7 +181,7 @@ def test_it_replaces_a_folder_of_the_demo_and_no_other(
     assert first.out.splitlines()[-1] == str(tmp_path / "d" / "report.html")
     second = run(capsys, "demo", "--export", "--output", tmp_path / "d", "--json")
     assert json.loads(second.out) == json.loads((tmp_path / "d" / "report.json").read_text())
-    assert len(list((tmp_path / "d" / "pictures").iterdir())) == 18
+    assert len(list((tmp_path / "d" / "pictures").iterdir())) == 18 + 6
     (tmp_path / "d" / "report.json").unlink()
     third = run(capsys, "demo", "--export", "--output", tmp_path / "d")
     assert (third.code, "not empty" in third.error) == (2, True)
@@ -204,6 +224,8 @@ def _stub(assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "minit2i_deploy.evaluation.shapes.held_out_captions",
         lambda n, seed: [(Spec(kind=k, required=(Requirement(),)), "a") for k in KINDS] * n,
     )
+    short = [dataclasses.replace(case, prompt="a") for case in edits.CASES]
+    monkeypatch.setattr(edits, "CASES", short)
 
 
 def test_a_missing_asset_is_one_clear_error(tmp_path: Path) -> None:
@@ -230,8 +252,6 @@ def test_images_are_judged_by_their_captions(
     shares: list[float] = []
 
     def perfect(bundle: Bundle, runtime: object, prompts: list[str], **options: object) -> Result:
-        from PIL import Image
-
         images = [Image.fromarray(drawn[prompt]) for prompt in prompts]
         empty = np.zeros((len(prompts), 3, 1, 1), dtype=np.float32)
         return Result(

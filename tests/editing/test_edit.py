@@ -43,11 +43,13 @@ def made(engine: str = "onnxruntime", **edit: Any) -> Result:
         return generate(bundle, runtime, ["red", "blue"], seed=[1, 2], table=table, **edit)
 
 
-def test_strength_0_gives_the_image_back_and_1_is_text_to_image() -> None:
-    result = made(init_image=picture(), strength=0.0)
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch", "fake"])
+def test_strength_0_gives_the_image_back_and_1_is_text_to_image(engine: str) -> None:
+    result = made(engine, init_image=picture(), strength=0.0)
     for image in result.images:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(picture()))
-    np.testing.assert_array_equal(made(init_image=picture(), strength=1.0).x, made().x)
+    complete = made(engine, init_image=picture(), strength=1.0)
+    np.testing.assert_array_equal(complete.x, made(engine).x)
 
 
 def test_less_strength_leaves_more_of_the_image() -> None:

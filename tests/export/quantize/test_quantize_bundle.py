@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.names import REFERENCE_OUTPUTS
@@ -64,6 +65,19 @@ def int8(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Bundle:
         return quantize_bundle(
             source().path, out, QuantizeOptions(scheme="int8", prompts=prompts, draw=SMALL)
         )
+
+
+def test_known_bytes_stay_and_strength_0_gives_the_image_back(int8: Bundle) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    image, mask = Image.fromarray(pixels), np.zeros((32, 32), np.float32)
+    mask[:, 16:] = 1
+    table = int8.table("euler-20")
+    with open_runtime(int8, "onnxruntime") as runtime:
+        edited = generate(int8, runtime, "red", table=table, known=image, mask=mask).images[0]
+        same = generate(int8, runtime, "red", table=table, init_image=image, strength=0.0).images[0]
+    np.testing.assert_array_equal(np.asarray(edited)[:, :16], pixels[:, :16])
+    assert (np.asarray(edited)[:, 16:] != pixels[:, 16:]).any()
+    np.testing.assert_array_equal(np.asarray(same), pixels)
 
 
 def test_two_runs_with_one_seed_are_equal_to_the_byte(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure, UsageError
@@ -46,6 +47,25 @@ def expected() -> np.ndarray:
     with OnnxRuntime(bundle, threads=1) as runtime:
         result = generate(bundle, runtime, PROMPTS, seed=[3, 4], table=TABLE, guidance=GUIDANCE)
     return result.x
+
+
+@pytest.mark.parametrize("graphs", ["trajectory", "none"])
+def test_known_bytes_stay_and_the_rest_is_that_of_onnxruntime(bench: Bench, graphs: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    image, mask = Image.fromarray(pixels), np.zeros((32, 32), np.float32)
+    mask[:, 16:] = 1
+    edit = {"init_image": image, "strength": 0.8, "known": image, "mask": mask}
+    with OnnxRuntime(bench.bundle, threads=1) as runtime:
+        expected = generate(bench.bundle, runtime, PROMPTS, seed=[3, 4], table=TABLE, **edit).x
+    with open_runtime(bench.bundle, "tensorrt-rtx", graphs=graphs) as runtime:
+        # Without an edit in between: a captured graph must not keep the pixels.
+        for changes in (edit, {}, edit):
+            result = generate(bench.bundle, runtime, PROMPTS, seed=[3, 4], table=TABLE, **changes)
+            stays = [
+                np.array_equal(np.asarray(one)[:, :16], pixels[:, :16]) for one in result.images
+            ]
+            assert stays == [bool(changes)] * 2
+    assert np.abs(result.x - expected).max() <= MAX_ABS_ERROR
 
 
 @pytest.mark.parametrize("rtx", [True, False])

@@ -214,7 +214,7 @@ def _add_seeds(parser: argparse.ArgumentParser) -> None:
         metavar="A",
         type=number,
         help="share of the other seed in --variations: 0 changes nothing, 1 is the other seed's "
-        "image (default 0.2)",
+        "image (default 0.1)",
     )
 
 

@@ -18,7 +18,7 @@ from minit2i_deploy.text.prompts import Mix
 
 # Prompt, seed and file of each are planned before the first is generated: some hundred MB.
 MAX_IMAGES: Final = 1_000_000
-_DEFAULT_AMOUNT: Final = 0.2
+_DEFAULT_AMOUNT: Final = 0.1
 _NUM_SEEDS: Final = 2**64
 
 
