@@ -79,7 +79,7 @@ def measure(bundle: Bundle, runtime: Runtime, options: argparse.Namespace) -> li
     if options.preset is not None:
         settings["table"], settings["guidance"] = bundle.preset(options.preset)
     seeds = np.arange(len(captions))
-    first = _generate(bundle, runtime, captions, seeds, settings)
+    first = _generate(bundle, runtime, captions, seeds, {})
     side = bundle.config.image_size
     mask = np.zeros((side, side), np.float32)
     mask[:, side // 2 :] = 1
@@ -140,7 +140,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=(0.0, 1.0, 2.0, 4.0, 8.0),
         help="pixels, comma-separated (default 0,1,2,4,8)",
     )
-    parser.add_argument("--preset", help="default: what an edit takes without a table")
+    parser.add_argument("--preset", help="of the edits; default: what one takes without a table")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)

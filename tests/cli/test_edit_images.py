@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.bundle import Bundle, write_manifest
+from minit2i_deploy.bundle.manifest import Preset
+from minit2i_deploy.editing.input_images import read_edit
 from minit2i_deploy.generate import generate
 from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import read_metadata
 from minit2i_deploy.runtimes.fake import FakeRuntime
 from minit2i_deploy.solvers.noise import mixed_noise, standard_noise
-from tests.helpers.bundles import CONFIG, write_bundle
+from tests.helpers.bundles import CONFIG, draft, write_bundle, write_files
 from tests.helpers.cli_runs import Run, run
 
 SIDE = CONFIG.image_size
@@ -186,6 +189,25 @@ def test_mixed_noise_is_unit_normal_and_as_far_as_the_amount_says() -> None:
         correlation = float(np.corrcoef(mix.ravel(), first.ravel())[0, 1])
         assert abs(correlation - np.cos(amount * np.pi / 2)) <= 0.02  # measured 0.005
     np.testing.assert_array_equal(mixed_noise(1, 2, 1.0, shape), standard_noise(2, shape))
+
+
+def test_an_edit_without_a_table_takes_the_preset_for_edits(bundle: Bundle, capsys: Capsys) -> None:
+    write_files(Path("c"))
+    presets = {**draft().presets, "inpaint": Preset(table="euler-4", guidance=1.5)}
+    write_manifest("c", dataclasses.replace(draft(), presets=presets))
+
+    def guidance(*arguments: object) -> float:
+        words = ("generate", "c", "red", *arguments, "--json", "--runtime", "fake", "-o", "x.png")
+        return float(json.loads(run(capsys, *words).out)["guidance"])
+
+    assert guidance(*INPAINT) == 1.5
+    assert guidance(*INIT, 0.5) == guidance(*INPAINT, "--preset", "default") == 2.5
+    assert guidance(*INPAINT, "--guidance", 3) == 3
+    other = Bundle.open("c")
+    edit_arguments = read_edit(other, inpaint="image.png", mask="mask.png").arguments()
+    with FakeRuntime(other) as runtime:
+        assert generate(other, runtime, "red", **edit_arguments).guidance == 1.5
+        assert generate(other, runtime, "red").guidance == 2.5
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.editing.input_images import read_edit
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.generate import Result, generate
+from minit2i_deploy.generate import Result, generate, trajectory
 from minit2i_deploy.io.image_record import Record
 from minit2i_deploy.io.images import to_uint8
 from minit2i_deploy.runtimes import open_runtime
@@ -50,6 +50,17 @@ def test_strength_0_gives_the_image_back_and_1_is_text_to_image(engine: str) -> 
         np.testing.assert_array_equal(np.asarray(image), np.asarray(picture()))
     complete = made(engine, init_image=picture(), strength=1.0)
     np.testing.assert_array_equal(complete.x, made(engine).x)
+
+
+def test_a_trajectory_takes_the_same_edit() -> None:
+    bundle = Bundle.open(tiny_bundle())
+    edit: dict[str, Any] = {"init_image": picture(), "strength": 0.5}
+    edit |= {"known": picture(), "mask": half()}
+    with open_runtime(bundle, "fake") as runtime:
+        expected = generate(bundle, runtime, "red", table=TABLE, **edit).x
+        frames = [frame.x() for frame in trajectory(bundle, runtime, "red", table=TABLE, **edit)]
+    assert len(frames) == 3
+    np.testing.assert_allclose(frames[-1], expected, atol=1e-6)  # measured 0
 
 
 def test_less_strength_leaves_more_of_the_image() -> None:

@@ -77,8 +77,14 @@ def check_start(inputs: EditInputs, table: Table) -> None:
         UsageError: there is no such start.
     """
     strength = inputs.arguments.get("strength")
-    if strength is not None:
+    if strength is None:
+        return
+    try:
         start_table(table, 1.0 - strength)
+    except UsageError as error:
+        raise UsageError(
+            f"--strength {strength:g} starts the table at 1 - strength, but {error}"
+        ) from error
 
 
 def _check_named(options: GenerateOptions, recorded: EditRecord) -> None:
