@@ -22,3 +22,4 @@ make_venv gguf gguf==0.19.0 safetensors
 make_venv sentence-transformers sentence-transformers==6.2.0 onnxruntime
 make_venv txtai txtai==9.14.0 onnxruntime
 make_venv diffusers diffusers==0.42.1 transformers==5.24.0 onnxruntime pillow jaxtyping
+make_venv langchain langchain-openai==1.7.4 numpy

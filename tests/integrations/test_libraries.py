@@ -23,6 +23,8 @@ from minit2i_deploy.interchange.diffusers_folder import write_diffusers_folder
 from minit2i_deploy.interchange.embed_folder import write_embed_folder
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.text.embed import embed
+from tests.helpers.serving_http import running_server
+from tests.helpers.serving_runs import real_runtime
 
 pytestmark = pytest.mark.integrations
 
@@ -61,6 +63,16 @@ def test_vectors_are_ours(library: str, bundle: Bundle, run: Run, tmp_path: Path
         expected = embed(bundle, runtime, TEXTS).pooled()
     run(library, folder, json.dumps(TEXTS), tmp_path / "vectors.npy")
     # Measured 0.0, 3.0e-8 and 6.0e-8.
+    assert np.abs(np.load(tmp_path / "vectors.npy") - expected).max() <= 1e-6
+
+
+def test_langchain_embeds_over_http(bundle: Bundle, run: Run, tmp_path: Path) -> None:
+    """With the one setting that the serving guide names."""
+    with open_runtime(bundle, "onnxruntime") as runtime:
+        expected = embed(bundle, runtime, TEXTS).pooled()
+    with running_server(real_runtime) as server:
+        run("langchain", server.address, json.dumps(TEXTS), tmp_path / "vectors.npy")
+    # Measured 0.0.
     assert np.abs(np.load(tmp_path / "vectors.npy") - expected).max() <= 1e-6
 
 
