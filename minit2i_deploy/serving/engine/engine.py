@@ -17,6 +17,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.serving.engine.calls import Model, advance_images, embed_texts, open_model
+from minit2i_deploy.serving.engine.memory import MemoryTrimmer
 from minit2i_deploy.serving.engine.observer import Observer
 from minit2i_deploy.serving.engine.orders import (
     DeadlineExceeded,
@@ -74,6 +75,7 @@ class Engine:
             max_texts=limits.max_texts, max_batch=TEXT_BATCH, clock=time.monotonic
         )
         self._models: dict[str, Model] = {}
+        self._memory = MemoryTrimmer()
         self._changed = threading.Condition()
         self._ready = threading.Event()
         self._failure: Exception | None = None
@@ -185,6 +187,7 @@ class Engine:
                 while self._wait_for_work():
                     self._run_texts()
                     self._run_images()
+                    self._memory.trim()
             except Exception as error:  # a fault of ours: the server must not look alive
                 self._failure = error
             finally:

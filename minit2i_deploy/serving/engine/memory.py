@@ -1,0 +1,34 @@
+"""Freed memory back to the system, so that a server's memory stays flat."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from typing import Final
+
+# A trim takes a few milliseconds.
+EVERY_S: Final = 5.0
+
+
+class MemoryTrimmer:
+    """Gives back what the C library has kept of freed memory, now and then.
+
+    glibc keeps the pages of arrays that came and went between others in use, so a server would grow
+    for hours. Other C libraries have no such function, and nothing is done there.
+
+    Args:
+        clock: seconds that never run backwards.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        self._clock, self._last_s = clock, clock()
+
+    def trim(self) -> bool:
+        """Trim if the last time is ``EVERY_S`` ago; whether it was."""
+        if self._trim is None or self._clock() - self._last_s < EVERY_S:
+            return False
+        self._trim(0)
+        self._last_s = self._clock()
+        return True
