@@ -22,8 +22,6 @@ CATEGORY = "MiniT2I"
 RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "torch")
 READY = ("demo", "demo-student")
 SOLVERS = ("preset", "euler", "ab2", "dpmpp2m", "heun")
-# The preset for images of which a part stays, where the bundle has one.
-INPAINT = "inpaint"
 MAX_SEED = 2**64 - 1
 
 BundleType = io.Custom("MINIT2I_BUNDLE")
@@ -194,24 +192,20 @@ class Sample(io.ComfyNode):
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Seeds count up from ``seed``, and an image never depends on how many there are."""
-        edit = _edit(strength, image, mask)
-        presets = bundle.bundle.manifest.presets
-        name = INPAINT if mask is not None and INPAINT in presets else None
-        table, preset_guidance = bundle.bundle.preset(name)
-        if solver != SOLVERS[0]:
-            table = bundle.bundle.compile_table(solver, steps)
+        # None takes the bundle's preset, which for an edit with a mask is the one of edits.
+        table = None if solver == SOLVERS[0] else bundle.bundle.compile_table(solver, steps)
         result = m.generate(
             bundle.bundle,
             bundle.runtime,
             [prompt.text] * images,
             seed=[(seed + index) % (MAX_SEED + 1) for index in range(images)],
             table=table,
-            guidance=guidance or preset_guidance,
+            guidance=guidance or None,
             negative=prompt.negative,
             # Raises where the user has canceled, which ends the run and leaves the runtime open.
             on_frame=functools.partial(_report, preview=preview),
             previews=preview,
-            **edit,
+            **_edit(strength, image, mask),
         )
         return io.NodeOutput(_as_images(result.x))
 
