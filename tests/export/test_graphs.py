@@ -254,6 +254,7 @@ def test_files_are_the_ones_of_the_format() -> None:
     data |= {"text_encoder/model.onnx_data"}
     data |= {f"{name}/model.onnx.data" for name in ("text_adapter", "transformer")}
     names = ("euler-100", "euler-50", "euler-20", "dpmpp2m-40", "ab2-20")
+    names += ("dpmpp2m-8-shift2-r5-0.2-1", "dpmpp2m-8-shift2-r10-0.2-1")
     tables = {f"tables/{name}.json" for name in names}
     configs = {"text_encoder/config.json", "transformer/config.json"}
     assert files == data | tables | configs | {"manifest.json", "tokenizer/tokenizer.json"}

@@ -201,7 +201,7 @@ def test_cancel_from_another_thread(tmp_path: Path) -> None:
         assert time.perf_counter() - before < 60
 
 
-@pytest.mark.parametrize("table", ["euler-20", "dpmpp2m-40"])
+@pytest.mark.parametrize("table", ["euler-20", "dpmpp2m-40", "dpmpp2m-8-shift2-r5-0.2-1"])
 def test_previews_are_those_of_python(table: str) -> None:
     path = shipped_bundle()
     bundle = Bundle.open(path)
