@@ -46,7 +46,8 @@ def open_runtime(bundle: Bundle, name: str = DEFAULT_RUNTIME, **options: Any) ->
             openvino: precision: str = 'fp32', threads: int = 0, lean: bool = False,
             cache: str | os.PathLike[str] | None = None
 
-            torch: device: str = 'cpu', precision: str | None = None, compile: bool = False
+            torch: device: str = 'cpu', precision: str | None = None, compile: bool = False,
+            one_graph: bool = False
 
             tensorrt, tensorrt-rtx: device: int = 0, graphs: str = 'trajectory',
             debug: bool = False, keep_prompts: bool = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from minit2i_deploy.model.step import Step
 from minit2i_deploy.model.t5 import T5Config, T5Encoder
 from minit2i_deploy.runtimes.guard import Guard
 from minit2i_deploy.runtimes.torch.gpu import merge_products, on_device
+from minit2i_deploy.runtimes.torch.row_graphs import RowGraphs, StepCall, record_cuda_graph
 from minit2i_deploy.runtimes.torch.trajectory import TorchTrajectory, step_call, to_numpy
 from minit2i_deploy.solvers.step_inputs import StepInputs
 
@@ -36,14 +38,24 @@ class TorchNetwork:
         device: a torch device.
         precision: of adapter and denoiser, or None for the bundle's.
         compile: compile the step at its first use.
+        one_graph: record all rows of an image as one CUDA graph.
 
     Raises:
-        UsageError: the device is not there.
+        UsageError: the device is not there, or records no CUDA graph.
         RuntimeFailure: the weights cannot be read, or are of a precision that is not for torch.
     """
 
-    def __init__(self, bundle: Bundle, device: str, precision: str | None, compile: bool) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str,
+        precision: str | None,
+        compile: bool,
+        one_graph: bool = False,
+    ) -> None:
         self.device = _open_device(device)
+        if one_graph and self.device.type != "cuda":
+            raise UsageError(f"device {device!r} records no CUDA graph; one_graph is for cuda")
         self.bundle = bundle
         self._encoder: T5Encoder | None = None
         net = network_from_config(bundle.config, _network_weights(bundle))
@@ -53,7 +65,12 @@ class TorchNetwork:
             if self.device.type == "cuda":
                 merge_products(net.denoiser)
         self.adapter = net.text_adapter
-        self.step = step_call(Step(net.denoiser), self.device) if compile else Step(net.denoiser)
+        step = Step(net.denoiser)
+        self.step: StepCall = (
+            step_call(step, self.device, records=not one_graph) if compile else step
+        )
+        record = partial(record_cuda_graph, self.device)
+        self.graphs = RowGraphs(self.step, record) if one_graph else None
 
     @torch.no_grad()
     def encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -76,7 +93,7 @@ class TorchNetwork:
     def start(self, x: np.ndarray, inputs: StepInputs, guard: Guard) -> TorchTrajectory:
         """x as in ``protocol.Runtime.start``; the guard is the runtime's."""
         with on_device(self.device, "started images"):
-            return TorchTrajectory(self.step, self._put(x), inputs, guard)
+            return TorchTrajectory(self.step, self._put(x), inputs, guard, self.graphs)
 
     @torch.no_grad()
     def step_batch(self, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

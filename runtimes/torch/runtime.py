@@ -31,9 +31,12 @@ class TorchRuntime(BaseRuntime):
             text encoder and the state stay fp32.
         compile: compile the step at its first use, once for each number of branches and batch; on
             a GPU it is replayed as a CUDA graph.
+        one_graph: record all rows of an image as one CUDA graph, in place of one a row; the first
+            two images of a table and shape are computed row by row as well and compared. Not
+            measured on a GPU yet.
 
     Raises:
-        UsageError: the device is not there, or an unknown precision.
+        UsageError: the device is not there or records no CUDA graph, or an unknown precision.
         MissingDependencyError: torch is not installed.
         RuntimeFailure: the weights cannot be read.
     """
@@ -47,6 +50,7 @@ class TorchRuntime(BaseRuntime):
         device: str = "cpu",
         precision: str | None = None,
         compile: bool = False,
+        one_graph: bool = False,
     ) -> None:
         if precision is not None and precision not in PRECISIONS:
             raise UsageError(
@@ -56,7 +60,7 @@ class TorchRuntime(BaseRuntime):
         from minit2i_deploy.runtimes.torch.network import TorchNetwork
 
         super().__init__(bundle)
-        self._network = TorchNetwork(bundle, device, precision, compile)
+        self._network = TorchNetwork(bundle, device, precision, compile, one_graph)
 
     @classmethod
     def self_tests(cls) -> list[SelfTest]:

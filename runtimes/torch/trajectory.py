@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,14 +16,12 @@ from minit2i_deploy.model.step import Step
 from minit2i_deploy.protocol import FreshNoise
 from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.runtimes.torch.gpu import on_device
+from minit2i_deploy.runtimes.torch.row_graphs import RowGraphs, RowInputs, StepCall
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.step_inputs import StepInputs
 
 # Numbers of branches and batches that one process compiles the step for.
 _MAX_SIZES: Final = 64
-
-# The inputs of ``model.step.Step``, in its order.
-StepCall = Callable[..., tuple[Tensor, Tensor]]
 
 
 class TorchTrajectory:
@@ -34,12 +32,18 @@ class TorchTrajectory:
         x: float32 [batch, 3, H, W].
         inputs: of the step graph besides the state.
         guard: of the runtime; None makes one.
+        graphs: that record all rows of ``run_rows`` as one; None runs them one by one.
     """
 
     def __init__(
-        self, step: StepCall, x: Tensor, inputs: StepInputs, guard: Guard | None = None
+        self,
+        step: StepCall,
+        x: Tensor,
+        inputs: StepInputs,
+        guard: Guard | None = None,
+        graphs: RowGraphs | None = None,
     ) -> None:
-        self._step, self._x, self._inputs = step, x, inputs
+        self._step, self._x, self._inputs, self._graphs = step, x, inputs, graphs
         # On the device, by the number of branches.
         self._fixed: dict[int, dict[str, Tensor]] = {}
         self._h = torch.zeros_like(x)
@@ -64,16 +68,25 @@ class TorchTrajectory:
         """Advance by all rows; arguments as in ``protocol.RowsTrajectory``.
 
         Nothing is waited for but the end, and the rows go to the device in one piece, so a GPU
-        never runs out of work between rows. ``on_row`` then counts rows that are queued, not done.
+        never runs out of work between rows. ``on_row`` then counts rows that are queued, not done;
+        of a recording of all rows it hears once.
         """
         every = [self._inputs.of_row(row) for row in rows]
         values = self._put(np.stack([each["row"] for each in every]))
         weights = self._put(np.concatenate([each["weights"] for each in every]))
-        parts = zip(values, weights.split([len(row.weights) for row in rows]), strict=True)
-        for done, (row, (value, weight)) in enumerate(zip(rows, parts, strict=True), start=1):
-            self._advance({"weights": weight, "row": value}, fresh_noise(row))
-            if on_row is not None:
-                on_row(done)
+        parts = weights.split([len(row.weights) for row in rows])
+        noise: Iterable[np.ndarray | None] = map(fresh_noise, rows)
+        if self._graphs is not None:
+            noise = list(noise)
+        if not self._run_graph(parts, values, noise):
+            for done, (weight, value, fresh) in enumerate(
+                zip(parts, values, noise, strict=True), start=1
+            ):
+                self._advance({"weights": weight, "row": value}, fresh)
+                if on_row is not None:
+                    on_row(done)
+        elif on_row is not None:
+            on_row(len(rows))
         if self._x.device.type == "cuda":
             torch.cuda.synchronize(self._x.device)
         return {}
@@ -85,6 +98,28 @@ class TorchTrajectory:
     ]:
         """Copies of x and h."""
         return to_numpy(self._x).copy(), to_numpy(self._h).copy()
+
+    def _run_graph(
+        self, weights: Sequence[Tensor], values: Tensor, noise: Iterable[np.ndarray | None]
+    ) -> bool:
+        """Advance by all rows as one graph; False if there is none."""
+        if self._graphs is None:
+            return False
+        with on_device(self._x.device, "computed all rows"):
+            inputs = RowInputs(
+                x=self._x,
+                h=self._h,
+                fixed={size: self._fixed_tensors(size) for size in {*map(len, weights)}},
+                weights=weights,
+                values=values.unbind(),
+                noise=[None if array is None else self._put(array) for array in noise],
+            )
+            state = self._graphs.run(inputs)
+        if state is None:
+            return False
+        self._num_rows += len(weights)
+        self._x, self._h = state
+        return True
 
     @torch.no_grad()
     def _advance(self, row_inputs: Mapping[str, Tensor], noise: np.ndarray | None) -> None:
@@ -108,19 +143,22 @@ class TorchTrajectory:
         return torch.tensor(array, device=self._x.device)
 
 
-def step_call(step: Step, device: torch.device, **settings: Any) -> StepCall:
+def step_call(
+    step: Step, device: torch.device, *, records: bool = True, **settings: Any
+) -> StepCall:
     """A compiled step; rows are tensors, so their values never compile it anew.
 
     Args:
         step: the module.
-        device: that it runs on; on a GPU the compiled step is replayed as a CUDA graph.
+        device: that it runs on.
+        records: on a GPU, replay the compiled step as a CUDA graph.
         settings: of ``torch.compile``, in place of these.
 
     Returns:
         a call that gives tensors of their own, which the next call leaves alone.
     """
     on_gpu = device.type == "cuda"
-    mode = {"mode": "max-autotune"} if on_gpu else {}
+    mode = {"mode": "max-autotune" if records else "max-autotune-no-cudagraphs"} if on_gpu else {}
     # Sizes are fixed while a batch runs: kernels made for them are the fastest.
     compiled = torch.compile(step, dynamic=False, fullgraph=True, **{**mode, **settings})
 
@@ -131,7 +169,7 @@ def step_call(step: Step, device: torch.device, **settings: Any) -> StepCall:
             with limit, warnings.catch_warnings():
                 # TF32 would round what a float32 graph asks for.
                 warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
-                if not on_gpu:
+                if not on_gpu or not records:
                     after = compiled(*inputs)
                     return after[0], after[1]
                 # A replay writes where the last one did, so what it gives is copied first.
