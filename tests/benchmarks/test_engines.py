@@ -153,6 +153,7 @@ def test_embedding_times_the_short_prompt_alone(
     [
         ({}, True),
         ({"attention": {"flash": 3, "blocks": 4}}, False),
+        ({"attention": {"flash": None, "blocks": 4}}, True),
         ({"attention": {"flash": 0, "blocks": 4}, "precision": "fp32"}, True),
         ({"host": {"bytes_a_step": 33}}, False),
     ],
@@ -165,6 +166,21 @@ def test_what_the_gpu_script_asserts(script: Any, changes: dict[str, Any], passe
         "host": {"bytes_a_step": 32},
     }
     assert script("gpu_onnxruntime")._passed(report | changes) is passes
+
+
+def test_attention_of_the_adapter_stands_in_for_no_block(script: Any) -> None:
+    """Lines as onnxruntime-gpu 1.31 words them."""
+    gpu = script("gpu_onnxruntime")
+    config = script("random_release").TINY
+    text, joint = config.num_text_tokens, config.num_text_tokens + 64
+    line = "[V:onnxruntime] ONNX Attention: using {} (batch=2, q_seq={}, total_seq={}, past=0)"
+    lines = [
+        *[line.format("Flash Attention", text, text)] * 2,
+        line.format("Flash Attention", joint, joint),
+        line.format("cuDNN SDPA", 64, joint),
+        line.format("Memory Efficient Attention", joint, joint),
+    ]
+    assert gpu.fused_blocks(lines, config) == 2
 
 
 def test_generate_memory(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,3 +228,18 @@ def test_steps_by_processor(
     assert first == f"{bundle}: inf dB, there inf dB; differ by 0.0e+00"
     largest = float(np.abs(outputs["1"]).max())
     assert second == f"{bundle}: inf dB, there 6.0 dB; differ by {largest:.1e}"
+
+
+def test_block_speed(
+    script: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = script("block_speed")
+    monkeypatch.setattr(module, "VARIANTS", {"b-16": script("random_release").TINY})
+    options = ("--rounds", 2, "--scheme", "int8-cpu", "--scheme", "int4-weights")
+    report = report_of(module, capsys, *options, "--include", "*.img_mlp.w2")
+    assert list(report["seconds"]) == ["fp32", "int8-cpu", "int4-weights"]
+    assert all(len(times) == 2 and min(times) > 0 for times in report["seconds"].values())
+    report["seconds"] = {"fp32": [3.0, 1.0], "int8-cpu": [0.5, 2.0]}
+    first, second = module.text(report).splitlines()[1:3]
+    assert first.split() == ["fp32", "1.000", "s", "1.00"]
+    assert second.split() == ["int8-cpu", "0.500", "s", "2.00"]
