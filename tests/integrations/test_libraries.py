@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.cli import main
 from minit2i_deploy.demo.ready import ready_bundle, shipped_checkpoint
 from minit2i_deploy.generate import generate
 from minit2i_deploy.interchange.diffusers_folder import write_diffusers_folder
@@ -97,3 +98,30 @@ def test_the_guides_gguf_file_reads_back(
     errors = json.loads(run("gguf", gguf, tmp_path))
     # Measured 0.0044: half a step of 1/127 is 0.0039, and the scale is float16.
     assert errors["F32"] == 0 and 0 < errors["Q8_0"] <= 0.005
+
+
+def test_ray_survives_the_loss_of_a_node(bundle: Bundle, run: Run, tmp_path: Path) -> None:
+    texts, prompts, out = tmp_path / "t.txt", tmp_path / "p.txt", tmp_path / "out"
+    texts.write_text(
+        "".join(f"{TEXTS[number % 4] or 'a circle'} {number}\n" for number in range(2000))
+    )
+    prompts.write_text("a red circle\na blue square\ntwo green circles\n")
+    report = json.loads(run("ray", bundle.path, texts, prompts, out))
+    assert report == {
+        "blocks": 8, "rows": 8, "texts": 2000, "complete": True, "nodes": 1, "images": 3,
+    }  # fmt: skip
+    one = tmp_path / "one.parquet"
+    embed_command = ("embed", bundle.path, "-i", texts, "-o", one, "--shard", "0/1")
+    options = ("--window", 256, "--pooled-only", "--threads", 1)
+    assert main([str(word) for word in (*embed_command, *options)]) == 0
+    assert files_of(tmp_path / "one.parquet.shards") == files_of(out / "vectors.parquet.shards")
+    image_command = ("eval", "paint", "folder", bundle.path, "--prompts", prompts, "-o")
+    options = (tmp_path / "images", "--preset", "fast", "--block", 2)
+    assert main([str(word) for word in (*image_command, *options)]) == 0
+    assert files_of(tmp_path / "images") == files_of(out / "images")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Name below the folder -> content of every file."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

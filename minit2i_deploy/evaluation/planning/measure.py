@@ -71,7 +71,8 @@ def measure_embed(
 
         run(0)
         opening_s = time.perf_counter() - began
-        sizes, times = [], []
+        sizes: list[int] = []
+        times: list[float] = []
         while len(times) < _LEAST_BATCHES or sum(times) < seconds:
             start = time.perf_counter()
             sizes.append(run((len(times) + 1) * window))
