@@ -92,6 +92,8 @@ class EditedImage:
 
 
 _CIRCLE: Final = Object(shape="circle", colour="red", x=17, y=32, size=22)
+# In a canvas of twice the side it is as large as objects of the training images.
+_LARGE_CIRCLE: Final = Object(shape="circle", colour="red", x=26, y=32, size=40)
 _SQUARE: Final = Object(shape="square", colour="blue", x=47, y=32, size=22)
 CASES: Final = (
     EditCase(
@@ -114,7 +116,7 @@ CASES: Final = (
     EditCase(
         name="outpainting",
         title="outpainting, 64 pixels to the right, 32 above and below",
-        scene=Scene(objects=(_CIRCLE,), background="grey"),
+        scene=Scene(objects=(_LARGE_CIRCLE,), background="grey"),
         prompt="a red circle and a blue square",
         required=(_RED_CIRCLE, _BLUE_SQUARE),
         arguments={"outpaint": (0, 32, 64, 32)},
