@@ -3,6 +3,7 @@
     python benchmarks/cuda_launches.py                    # B/16 in each precision
     python benchmarks/cuda_launches.py --variant l-16 --precision fp16
     python benchmarks/cuda_launches.py BUNDLE...          # bundles as they are
+    python benchmarks/cuda_launches.py --cpp --precision fp16    # by the C++ client
 
 ONNX Runtime's real CUDA provider runs over stand-ins for CUDA's libraries
 (tests/helpers/cuda_standin), which log its calls. Without a bundle, a published network with a few
@@ -17,6 +18,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Final
 
@@ -25,17 +27,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.cli.support.formatting import columns
 from minit2i_deploy.config import VARIANTS
+from tests.helpers.cpp_client import build
 from tests.helpers.cuda_standin.bundles import export_for_cuda, write_network
-from tests.helpers.cuda_standin.census import Census, take_census
+from tests.helpers.cuda_standin.census import Census, cpp_census, cpp_image_run, take_census
 
 PRECISIONS: Final = ("fp16", "bf16", "fp32")
 # The ends of the first and the last block differ from the rest.
 _BLOCKS: Final = 3
+# Of an image by the C++ client.
+_ROWS: Final = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     options = _parse(arguments)
+    if options.cpp:
+        print(cpp_table(options))
+        return 0
     rows = [(path, take_census(Path(path)), None) for path in options.bundles]
     if not rows:
         rows = list(_count_network(options))
@@ -60,16 +68,35 @@ def table(rows: Sequence[tuple[str, Census, int | None]]) -> str:
     return columns([tuple(map(str, line)) for line in lines], head=head)
 
 
+def cpp_table(options: argparse.Namespace) -> str:
+    """The same of the C++ client, for networks with the blocks that they have."""
+    build()
+    with tempfile.TemporaryDirectory(prefix="minit2i-launches-") as folder:
+        bundles = {path: Path(path) for path in options.bundles}
+        if not bundles:
+            exported = _export_network(options, Path(folder))
+            bundles = {label: bundle.path for label, bundle in exported.items()}
+        lines = [
+            (label, *astuple(cpp_census(cpp_image_run(path, rows=_ROWS))))
+            for label, path in bundles.items()
+        ]
+    head = ("graph", "launches", "copies in it", "copies of the start", "copies in rows",
+            "waits in rows")  # fmt: skip
+    return columns([tuple(map(str, line)) for line in lines], head=head)
+
+
+def _export_network(options: argparse.Namespace, folder: Path) -> dict[str, Bundle]:
+    release = write_network(folder / "release", options.variant, options.blocks)
+    return {
+        f"{options.variant} {precision}": export_for_cuda(release, folder / precision, precision)
+        for precision in options.precision or PRECISIONS
+    }
+
+
 def _count_network(options: argparse.Namespace) -> list[tuple[str, Census, int]]:
     blocks = VARIANTS[options.variant].depth_double
     with tempfile.TemporaryDirectory(prefix="minit2i-launches-") as folder:
-        release = write_network(Path(folder) / "release", options.variant, options.blocks)
-        bundles: dict[str, Bundle] = {
-            f"{options.variant} {precision}": export_for_cuda(
-                release, Path(folder) / precision, precision
-            )
-            for precision in options.precision or PRECISIONS
-        }
+        bundles = _export_network(options, Path(folder))
         return [(label, take_census(bundle.path), blocks) for label, bundle in bundles.items()]
 
 
@@ -79,6 +106,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--variant", choices=VARIANTS, default="b-16", help="default: b-16")
     parser.add_argument("--precision", choices=PRECISIONS, action="append", help="default: all")
     parser.add_argument("--blocks", type=int, default=_BLOCKS, help=f"default: {_BLOCKS}")
+    parser.add_argument("--cpp", action="store_true", help="count the C++ client")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args(arguments)
     if options.blocks < _BLOCKS:

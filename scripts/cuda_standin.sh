@@ -38,6 +38,11 @@ if [ ! -d "$folder/site" ]; then
     mv "$folder/site.partial" "$folder/site"
 fi
 
+# The name that C++ programs ask for.
+for file in "$folder"/site/onnxruntime/capi/libonnxruntime.so.*.*; do
+    ln -sf "${file##*/}" "$folder/site/onnxruntime/capi/libonnxruntime.so.1"
+done
+
 mkdir -p "$folder/lib" "$folder/cudnn"
 # library NAME PLACE SOURCE...: names carry the library's own as their version, as NVIDIA's do.
 library() {

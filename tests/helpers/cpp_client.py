@@ -94,6 +94,7 @@ class ModelParams(ctypes.Structure):
         ("lean", c_int32),
         ("on_warning", WARNING),
         ("warning_data", c_void_p),
+        ("cuda_graph", c_char_p),
     )
 
 

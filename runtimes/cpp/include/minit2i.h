@@ -128,6 +128,9 @@ typedef struct minit2i_model_params {
     int32_t lean; /* 1: the text encoder leaves memory before the denoiser comes; 0 (default) */
     minit2i_warning on_warning; /* NULL (default): warnings are dropped */
     void *warning_data;
+    const char *cuda_graph; /* of "cuda": "on" records each step as a CUDA graph, checked against
+                               plain runs, or fails; "auto" (NULL, default) does so where it works
+                               and warns where it does not; "off" */
 } minit2i_model_params;
 
 typedef struct minit2i_info {

@@ -59,6 +59,7 @@ struct ModelOptions {
     std::int32_t num_threads = 0;
     bool lean = false;
     Warning on_warning; // for any thread that uses the model
+    std::optional<std::string> cuda_graph;
 };
 
 // Fields are those of minit2i_embed_params.
@@ -194,6 +195,7 @@ public:
         params.lean = options.lean ? 1 : 0;
         params.on_warning = *on_warning_ ? detail::on_warning : nullptr;
         params.warning_data = on_warning_.get();
+        params.cuda_graph = options.cuda_graph ? options.cuda_graph->c_str() : nullptr;
         minit2i_model *opened = nullptr;
         check(minit2i_open(bundle.c_str(), &params, &opened));
         handle_.reset(opened);

@@ -109,6 +109,9 @@ minit2i::ModelOptions model_options(const Arguments &arguments, const char *prog
     }
     options.device = arguments.count("--device");
     options.num_threads = arguments.count("--threads");
+    if (arguments.has("--cuda-graph")) {
+        options.cuda_graph = arguments.value("--cuda-graph");
+    }
     options.on_warning = [program](const std::string &text) {
         std::fprintf(stderr, "%s: warning: %s\n", program, text.c_str());
     };

@@ -44,6 +44,7 @@ standard input, one per line.
   --plugin PATH          library of the provider openvino or tensorrt-rtx
   --precision NAME       fp32 (default) or bf16, of openvino; fp32 or tf32, of cuda
   --device N             index of the provider's device, from 0 (default)
+  --cuda-graph MODE      auto (default), on or off, of cuda: each step is launched at once
   --threads N            CPU threads; 0 (default) is one for each core
   --verify               hash every file of the bundle first
   --list                 print the bundle's presets and tables
@@ -356,7 +357,7 @@ int run(int argc, char **argv) {
     std::vector<std::string> names{"--output",   "--seed",       "--also",       "--negative",
                                    "--preset",   "--table",      "--noise",      "--guidance",
                                    "--interval", "--save-state", "--init-image", "--strength",
-                                   "--inpaint",  "--mask"};
+                                   "--inpaint",  "--mask",       "--cuda-graph"};
     names.insert(names.end(), programs::kModelOptions.begin(), programs::kModelOptions.end());
     const programs::Arguments arguments(argc, argv, names, {"--verify", "--json", "--list"});
     if (arguments.has("--list")) {

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from minit2i_deploy.bundle.bundle import Bundle
 from tests.helpers.cuda_standin.events import Event, captures, count, sections
-from tests.helpers.cuda_standin.standin import Run, run
+from tests.helpers.cuda_standin.standin import Run, cpp_environment, run
 
 _PROGRAM: Final = Path(__file__).with_name("image_run.py")
+_CPP_PROGRAM: Final = Path(__file__).with_name("cpp_image_run.py")
 _ATTENTION: Final = re.compile("flash_fwd|cudnnBackendExecute|attention_kernel|fmha")
 # From 9.0 on, the provider's own attention is cuDNN's.
 FUSED: Final = ("flash_fwd", "cudnnBackendExecute")
@@ -89,6 +90,20 @@ def image_run(
     return run(_PROGRAM, bundle, json.dumps(settings), capability=_CAPABILITY)
 
 
+def cpp_image_run(
+    bundle: Path, *, rows: int, turns: bool = False, images: int = 3, cuda_graph: str = "on"
+) -> Run:
+    """Images by the C++ client; arguments as in ``image_run``."""
+    plan = {"rows": rows, "turns": turns, "images": images, "cuda_graph": cuda_graph}
+    return run(
+        _CPP_PROGRAM,
+        bundle,
+        json.dumps(plan),
+        variables=cpp_environment,
+        capability=_CAPABILITY,
+    )
+
+
 def take_census(bundle: Path, *, rows: int = 20) -> Census:
     """Count what a guided step of a bundle costs with CUDA graphs."""
     # The first image checks its graphs, the second records one for each row.
@@ -109,6 +124,40 @@ def take_census(bundle: Path, *, rows: int = 20) -> Census:
         rows=rows,
         row_copies=count(last_image).copies.get(_HOST_TO_DEVICE, 0),
         image_waits=count(last_image).waits,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CppCensus:
+    """A guided step of the C++ client, and its third image of some rows, graphs being recorded.
+
+    Args:
+        launches: kernels and products of a step.
+        graph_copies: copies from the host within the graph of a step.
+        start_copies: copies from the host of an image before its second row: prompt, start, table.
+        row_copies: copies from the host in the rows after the first.
+        row_waits: times that the host waits in those, the reading of the result included.
+    """
+
+    launches: int
+    graph_copies: int
+    start_copies: int
+    row_copies: int
+    row_waits: int
+
+
+def cpp_census(done: Run) -> CppCensus:
+    """Count what a run of ``cpp_image_run`` with three images cost."""
+    assert done.code == 0, done.err[-4000:]
+    step = count(captures(done.events)[0])
+    start = count(sections(done.events)["start 2"])
+    rows = count(rows_of(done.events, image=2))
+    return CppCensus(
+        launches=step.launches,
+        graph_copies=step.copies.get(_HOST_TO_DEVICE, 0),
+        start_copies=start.copies.get(_HOST_TO_DEVICE, 0),
+        row_copies=rows.copies.get(_HOST_TO_DEVICE, 0),
+        row_waits=rows.waits,
     )
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -61,7 +62,19 @@ def environment(*, cudnn: bool = True, **settings: object) -> dict[str, str]:
     }
 
 
-def run(*arguments: object, cudnn: bool = True, **settings: object) -> Run:
+def cpp_environment(*, cudnn: bool = True, **settings: object) -> dict[str, str]:
+    """As ``environment``, with the GPU library of ONNX Runtime for the C++ client."""
+    values = environment(cudnn=cudnn, **settings)
+    library = build() / "site" / "onnxruntime" / "capi"
+    return {**values, "LD_LIBRARY_PATH": f"{library}:{values['LD_LIBRARY_PATH']}"}
+
+
+def run(
+    *arguments: object,
+    variables: Callable[..., dict[str, str]] = environment,
+    cudnn: bool = True,
+    **settings: object,
+) -> Run:
     """Run this Python with some arguments on the stand-in; arguments as in ``environment``."""
     with tempfile.TemporaryDirectory(prefix="minit2i-cuda-") as folder:
         log = Path(folder) / "log"
@@ -71,7 +84,7 @@ def run(*arguments: object, cudnn: bool = True, **settings: object) -> Run:
             capture_output=True,
             text=True,
             errors="replace",
-            env=environment(cudnn=cudnn, log=log, **settings),
+            env=variables(cudnn=cudnn, log=log, **settings),
             cwd=folder,
             check=False,
         )

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.generate import generate
-from minit2i_deploy.io.images import to_uint8
+from minit2i_deploy.generate import Result, generate
+from minit2i_deploy.io.images import read_metadata, to_uint8
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.repeats import Repeats
@@ -68,8 +68,12 @@ def saved(tmp_path: Path) -> Any:
     return save
 
 
+def python_result(runtime: Any, table: Table, **edit: Any) -> Result:
+    return generate(runtime.bundle, runtime, "red", seed=3, table=table, **edit)
+
+
 def python_state(runtime: Any, table: Table, **edit: Any) -> np.ndarray:
-    return generate(runtime.bundle, runtime, "red", seed=3, table=table, **edit).x
+    return python_result(runtime, table, **edit).x
 
 
 def client_state(client: Any, path: bytes, **fields: Any) -> np.ndarray:
@@ -249,12 +253,15 @@ def test_the_program_reads_png_files(tmp_path: Path, runtime: Any) -> None:
         program("minit2i-generate", *base, *options)
         return np.load(tmp_path / "a.npy")  # type: ignore[no-any-return]
 
-    started = state("--init-image", tmp_path / "in.png", "--strength", 0.5)
-    expected = python_state(runtime, table, init_image=image(), strength=0.5)
-    assert np.abs(started - expected).max() <= MAX_STATE_ERROR
-    inpainted = state("--inpaint", tmp_path / "in.png", "--mask", tmp_path / "mask.png")
-    expected = python_state(runtime, table, known=image(), mask=mask)
-    assert np.abs(inpainted - expected).max() <= MAX_STATE_ERROR
+    def check(expected: Result, *options: object) -> None:
+        assert np.abs(state(*options) - expected.x).max() <= MAX_STATE_ERROR
+        record = expected.record().fields(num_rows=len(table))
+        assert read_metadata(tmp_path / "a.png") == record
+
+    started = ("--init-image", tmp_path / "in.png", "--strength", 0.5)
+    check(python_result(runtime, table, init_image=image(), strength=0.5), *started)
+    inpainted = ("--inpaint", tmp_path / "in.png", "--mask", tmp_path / "mask.png")
+    check(python_result(runtime, table, known=image(), mask=mask), *inpainted)
     pixels = np.asarray(Image.open(tmp_path / "a.png"))
     np.testing.assert_array_equal(pixels[:, :16], np.asarray(image())[:, :16])
     # Where a pixel is transparent in part its color lies on white, so only whole ones are equal.

@@ -23,6 +23,7 @@ from minit2i_deploy.text.prompts import Mix
 from tests.helpers import cpp_client
 from tests.helpers.cpp_bundles import cpu_bundle, shipped_bundle, shipped_student, switch_bundle
 from tests.helpers.cpp_client import program
+from tests.helpers.looped import looped_bundle
 from tests.helpers.tiny_bundle import tiny_bundle
 
 pytestmark = pytest.mark.cpp
@@ -117,6 +118,13 @@ def test_interval_runs_one_branch_outside(tmp_path: Path, base: Path) -> None:
 def test_student(tmp_path: Path, student: Path) -> None:
     check(tmp_path, student, ["--seed", "3"], seed=3)
     check(tmp_path, student, ["--guidance", "3"], guidance=3.0)
+
+
+def test_a_looped_network(tmp_path: Path) -> None:
+    """Two passes over its core blocks; the loop is in the graph, and its tables are the same."""
+    check(tmp_path, looped_bundle(), ["--seed", "3"], seed=3)
+    options = ["--seed", "3", "--guidance", "4", "--negative", "green"]
+    check(tmp_path, looped_bundle(), options, seed=3, guidance=4.0, negative="green")
 
 
 def test_a_bundle_for_this_provider_alone(tmp_path: Path) -> None:

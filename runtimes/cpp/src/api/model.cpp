@@ -51,7 +51,8 @@ const typename Map::value_type &entry_at(const Map &entries, std::size_t index, 
 minit2i::Model::Model(const char *path, const minit2i_model_params &params)
     : warn(warn_of(params.on_warning, params.warning_data)), bundle(path),
       engine(bundle,
-             checked_choice(params.provider, params.plugin, params.precision, params.device),
+             checked_choice(params.provider, params.plugin, params.precision, params.device,
+                            params.cuda_graph),
              checked_threads(params.num_threads), params.lean != 0, warn) {}
 
 const minit2i::Tokenizer &minit2i::Model::tokenizer() const {

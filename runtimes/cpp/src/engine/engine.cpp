@@ -2,10 +2,12 @@
 
 #include "common/failure.hpp"
 #include "engine/int8_probe.hpp"
+#include "engine/placement.hpp"
 #include "engine/plugin.hpp"
+#include "engine/recorded_trajectory.hpp"
 #include "engine/reference_outputs.hpp"
+#include "engine/session_options.hpp"
 #include "engine/signal_stack.hpp"
-#include "engine/trajectory.hpp"
 
 #include <sched.h>
 #include <unistd.h>
@@ -24,72 +26,6 @@ int usable_cores() {
         return CPU_COUNT(&cores);
     }
     return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-}
-
-// Options of a provider, in the form of the C functions.
-class ProviderOptions {
-public:
-    explicit ProviderOptions(std::vector<std::pair<const char *, std::string>> options)
-        : options_(std::move(options)) {
-        for (const auto &[name, value] : options_) {
-            names_.push_back(name);
-            values_.push_back(value.c_str());
-        }
-    }
-    ProviderOptions(const ProviderOptions &) = delete;
-    ProviderOptions &operator=(const ProviderOptions &) = delete;
-    const char *const *names() const { return names_.data(); }
-    const char *const *values() const { return values_.data(); }
-    std::size_t size() const { return options_.size(); }
-
-private:
-    std::vector<std::pair<const char *, std::string>> options_;
-    std::vector<const char *> names_;
-    std::vector<const char *> values_;
-};
-
-// As runtimes/onnxruntime/provider_options.py says.
-void append_cuda(Ort::SessionOptions &options, const ProviderChoice &choice) {
-    OrtCUDAProviderOptionsV2 *settings = nullptr;
-    Ort::ThrowOnError(Ort::GetApi().CreateCUDAProviderOptions(&settings));
-    const std::unique_ptr<OrtCUDAProviderOptionsV2, void (*)(OrtCUDAProviderOptionsV2 *)> owner(
-        settings, Ort::GetApi().ReleaseCUDAProviderOptions);
-    const ProviderOptions values({
-        {"device_id", std::to_string(choice.device)},
-        // The default doubles the arena at each growth, which can take twice what is needed.
-        {"arena_extend_strategy", "kSameAsRequested"},
-        // On by default, which makes an fp32 text encoder wrong by 1e-3.
-        {"use_tf32", choice.precision == "tf32" ? "1" : "0"},
-        // Without it, norms of a residual sum add up in half precision.
-        {"enable_skip_layer_norm_strict_mode", "1"},
-    });
-    Ort::ThrowOnError(Ort::GetApi().UpdateCUDAProviderOptions(settings, values.names(),
-                                                              values.values(), values.size()));
-    options.AppendExecutionProvider_CUDA_V2(*settings);
-}
-
-void append_tensorrt(Ort::SessionOptions &options, const ProviderChoice &choice,
-                     const std::string &precision) {
-    OrtTensorRTProviderOptionsV2 *settings = nullptr;
-    Ort::ThrowOnError(Ort::GetApi().CreateTensorRTProviderOptions(&settings));
-    const std::unique_ptr<OrtTensorRTProviderOptionsV2, void (*)(OrtTensorRTProviderOptionsV2 *)>
-        owner(settings, Ort::GetApi().ReleaseTensorRTProviderOptions);
-    std::vector<std::pair<const char *, std::string>> pairs{
-        {"device_id", std::to_string(choice.device)}};
-    // Its networks are weakly typed: what is not allowed is computed in float32.
-    for (const auto &[name, option] :
-         {std::pair{"fp16", "trt_fp16_enable"}, std::pair{"bf16", "trt_bf16_enable"},
-          std::pair{"int8", "trt_int8_enable"}}) {
-        if (precision == name) {
-            pairs.emplace_back(option, "1");
-        }
-    }
-    const ProviderOptions values(std::move(pairs));
-    Ort::ThrowOnError(Ort::GetApi().UpdateTensorRTProviderOptions(settings, values.names(),
-                                                                  values.values(), values.size()));
-    options.AppendExecutionProvider_TensorRT_V2(*settings);
-    // What TensorRT leaves goes to CUDA, where it would else go to the CPU.
-    append_cuda(options, choice);
 }
 
 // Another provider would leave the operators that it lacks to the CPU in silence.
@@ -140,26 +76,8 @@ void Engine::check_process() const {
     }
 }
 
-Ort::SessionOptions Engine::options(const std::string &graph) const {
-    Ort::SessionOptions options;
-    options.SetIntraOpNumThreads(num_threads_);
-    // Spinning threads cost other work on the machine more than they gain this one.
-    options.AddConfigEntry("session.intra_op.allow_spinning", "0");
-    // Layers with quantized weights alone are computed as their graph says; the library's default
-    // rounds their inputs to 8 bits.
-    options.AddConfigEntry("session.qdq_matmulnbits_accuracy_level", "1");
-    if (choice_.provider.is_plugin()) {
-        append_plugin(options, choice_, plugin_options(choice_, num_threads_));
-    } else if (choice_.provider.name == "cuda") {
-        append_cuda(options, choice_);
-    } else if (choice_.provider.name == "tensorrt") {
-        append_tensorrt(options, choice_, bundle_.graph(graph).precision);
-    }
-    return options;
-}
-
 Ort::MemoryInfo Engine::state_memory() const {
-    if (choice_.provider.name == "cuda" || choice_.provider.name == "tensorrt") {
+    if (choice_.provider.is_on_gpu()) {
         return {"Cuda", OrtDeviceAllocator, choice_.device, OrtMemTypeDefault};
     }
     return cpu_memory();
@@ -177,7 +95,7 @@ std::shared_ptr<GraphSession> Engine::session(const std::string &graph) {
             encoder.session.reset();
         }
         warn_of_int8(graph, info);
-        slot.session = open(graph);
+        open(graph, slot);
     }
     return slot.session;
 }
@@ -198,22 +116,84 @@ void Engine::warn_of_int8(const std::string &graph, const GraphInfo &info) const
     }
 }
 
-std::shared_ptr<GraphSession> Engine::open(const std::string &graph) {
-    const std::string path = (bundle_.path / bundle_.graph(graph).path).string();
+bool Engine::records(const std::string &graph) const {
+    return choice_.provider.records() && choice_.cuda_graph != "off" && graph == kStepGraph &&
+           !bundle_.manifest.after_switch;
+}
+
+// On a GPU provider, what it leaves to the CPU would take the time of an image there.
+void Engine::check_placement(const std::string &path, const PlacementLog &log) const {
+    const Provider &provider = choice_.provider;
+    const std::string strays = log.elsewhere({provider.ep, provider.behind});
+    if (!strays.empty()) {
+        fail_runtime(path + ": provider " + provider.name + " left " + strays +
+                     " to the CPU; choose provider cpu, or a bundle of another precision");
+    }
+}
+
+std::shared_ptr<GraphSession> Engine::open_session(const std::string &graph, bool records) {
+    const GraphInfo &info = bundle_.graph(graph);
+    const std::string path = (bundle_.path / info.path).string();
+    const bool on_gpu = choice_.provider.is_on_gpu();
+    auto log = std::make_shared<PlacementLog>();
     const SignalStackGuard guard;
-    std::shared_ptr<GraphSession> opened;
     try {
-        opened = std::make_shared<GraphSession>(
-            graph, Ort::Session(env_, path.c_str(), options(graph)), choice_.provider.is_plugin());
+        const std::shared_lock<std::shared_mutex> lock(cuda_gate());
+        Ort::SessionOptions options =
+            session_options(choice_, num_threads_, info.precision, records);
+        if (on_gpu) {
+            log->listen(options);
+        }
+        Ort::Session session(env_, path.c_str(), options);
+        log->close();
+        if (on_gpu) {
+            check_placement(path, *log);
+        }
+        return std::make_shared<GraphSession>(graph, std::move(session),
+                                              choice_.provider.is_plugin() || records, log);
     } catch (const Ort::Exception &error) {
         fail_engine(path + ": onnxruntime cannot open it on " + choice_.provider.name, error);
     }
-    if (graph == kTextEncoder) {
-        check_encoder(*opened);
-    } else if (may_overflow(bundle_.graph(graph).precision)) {
-        graph == kTextAdapter ? check_adapter(*opened) : check_step(*opened);
+}
+
+void Engine::open_recording(Slot &slot) {
+    const bool must = choice_.cuda_graph == "on";
+    try {
+        slot.session = open_session(kStepGraph, true);
+        slot.graphs =
+            std::make_shared<StepGraphs>(slot.session, choice_.device, must, warn_);
+    } catch (const Failure &error) {
+        slot.graphs.reset();
+        if (must) {
+            slot.session.reset();
+            throw;
+        }
+        warn_(std::string(error.what()) + "; running without CUDA graphs");
     }
-    return opened;
+}
+
+void Engine::open(const std::string &graph, Slot &slot) {
+    if (records(graph)) {
+        open_recording(slot);
+    }
+    if (!slot.session) {
+        slot.session = open_session(graph, false);
+    }
+    try {
+        check_outputs(graph, *slot.session);
+    } catch (...) {
+        slot.graphs.reset();
+        slot.session.reset();
+        throw;
+    }
+}
+
+void Engine::check_outputs(const std::string &graph, GraphSession &session) {
+    if (graph == kTextEncoder) {
+        check_encoder(session);
+    } else if (may_overflow(bundle_.graph(graph).precision)) {
+        graph == kTextAdapter ? check_adapter(session) : check_step(session);
+    }
 }
 
 // Half precision overflows in T5, and all that follows would be NaN.
@@ -238,11 +218,27 @@ void Engine::check_step(GraphSession &session) {
     RunControl control;
     Tensor tokens = adapt(inputs.context, inputs.mask, inputs.conditions, control);
     tokens.shape.insert(tokens.shape.begin(), 1);
-    Trajectory trajectory(reference_state(bundle_), std::move(tokens), bundle_.manifest.can_edit(),
-                          state_memory());
+    Tensor state = reference_state(bundle_);
+    StepInputs step_inputs(state.shape, std::move(tokens), bundle_.manifest.can_edit(), {});
     // The next state is then the network's own estimate of the image.
-    trajectory.step(session, {0.0F, 1.0F, 0.0F, 0.0F, 0.0F, 0.0F}, {1.0F}, {}, control, true);
+    BoundTrajectory trajectory(std::move(state), {{{0.0F, 1.0F, 0.0F, 0.0F, 0.0F, 0.0F}, {1.0F}}},
+                               std::move(step_inputs), state_memory());
+    trajectory.step({session, 0, {}, true}, control);
     require_reference_output(bundle_, kStepGraph, patches_of(bundle_, trajectory.x()));
+}
+
+std::unique_ptr<Trajectory> Engine::start(Tensor state, Tensor tokens, Known known,
+                                          std::vector<StepRow> rows, bool draws_noise) {
+    session(kStepGraph);
+    StepInputs inputs(state.shape, std::move(tokens), bundle_.manifest.can_edit(),
+                      std::move(known));
+    if (std::shared_ptr<StepGraphs> graphs = slots_.at(kStepGraph).graphs) {
+        return std::make_unique<RecordedTrajectory>(std::move(graphs), std::move(state),
+                                                    std::move(rows), std::move(inputs),
+                                                    draws_noise);
+    }
+    return std::make_unique<BoundTrajectory>(std::move(state), std::move(rows), std::move(inputs),
+                                             state_memory());
 }
 
 Tensor Engine::run_encoder(GraphSession &session, std::vector<std::int64_t> &ids,

@@ -4,7 +4,10 @@
 #include "bundle/bundle.hpp"
 #include "common/callbacks.hpp"
 #include "engine/provider.hpp"
+#include "engine/placement.hpp"
 #include "engine/session.hpp"
+#include "engine/step_graphs.hpp"
+#include "engine/trajectory.hpp"
 
 #include <cstdint>
 #include <map>
@@ -31,8 +34,9 @@ public:
                  RunControl &control);
     // The caller's share keeps a session alive that is dropped meanwhile.
     std::shared_ptr<GraphSession> session(const std::string &graph);
-    // Where the provider keeps states between rows.
-    Ort::MemoryInfo state_memory() const;
+    // The state of a batch before its first row; rows are all that will be run.
+    std::unique_ptr<Trajectory> start(Tensor state, Tensor tokens, Known known,
+                                      std::vector<StepRow> rows, bool draws_noise);
     // The threads of a session do not live on in a forked process, where a run would wait for ever.
     void check_process() const;
 
@@ -40,10 +44,18 @@ private:
     struct Slot {
         std::mutex mutex;
         std::shared_ptr<GraphSession> session;
+        std::shared_ptr<StepGraphs> graphs; // of a session that records, or none
     };
 
     void warn_of_int8(const std::string &graph, const GraphInfo &info) const;
-    std::shared_ptr<GraphSession> open(const std::string &graph);
+    bool records(const std::string &graph) const;
+    void check_placement(const std::string &path, const PlacementLog &log) const;
+    std::shared_ptr<GraphSession> open_session(const std::string &graph, bool records);
+    void open_recording(Slot &slot);
+    void open(const std::string &graph, Slot &slot);
+    void check_outputs(const std::string &graph, GraphSession &session);
+    // Where the provider keeps states between rows.
+    Ort::MemoryInfo state_memory() const;
     Tensor run_encoder(GraphSession &session, std::vector<std::int64_t> &ids,
                        std::vector<std::int64_t> &mask, std::size_t n, RunControl &control);
     void check_encoder(GraphSession &session);
@@ -51,7 +63,6 @@ private:
     void check_step(GraphSession &session);
     Tensor run_adapter(GraphSession &session, Tensor &context, std::vector<std::int64_t> &mask,
                        std::vector<float> &conditions, RunControl &control);
-    Ort::SessionOptions options(const std::string &graph) const;
 
     const Bundle &bundle_;
     ProviderChoice choice_;

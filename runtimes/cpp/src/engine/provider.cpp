@@ -11,29 +11,46 @@ namespace {
 const std::vector<Provider> &providers() {
     static const std::vector<std::string> nvidia{"fp32", "bf16", "fp16", "int8", "fp8"};
     static const std::vector<Provider> known{
-        {"cpu", "CPUExecutionProvider", {"fp32", "fp16", "int8", "fp8"}, {}, "", "", ""},
+        {"cpu",
+         "CPUExecutionProvider",
+         {"fp32", "fp16", "int8", "fp8"},
+         {},
+         "",
+         "",
+         "",
+         ""},
         {"cuda",
          "CUDAExecutionProvider",
          {"fp32", "bf16", "fp16", "int8"},
          {"fp32", "tf32"},
          "",
          "",
+         "",
          ""},
-        {"tensorrt", "TensorrtExecutionProvider", nvidia, {}, "", "", ""},
+        {"tensorrt",
+         "TensorrtExecutionProvider",
+         nvidia,
+         {},
+         "",
+         "",
+         "",
+         "CUDAExecutionProvider"},
         {"openvino",
          "OpenVINOExecutionProvider",
          {"fp32", "fp16", "int8"},
          {"fp32", "bf16"},
          "onnxruntime-ep-openvino",
          "Intel",
-         "provider cpu runs on any processor"},
+         "provider cpu runs on any processor",
+         ""},
         {"tensorrt-rtx",
          "NvTensorRTRTXExecutionProvider",
          nvidia,
          {},
          "onnxruntime-ep-nv-tensorrt-rtx-cu13",
          "NVIDIA RTX",
-         "choose another provider"},
+         "choose another provider",
+         ""},
     };
     return known;
 }
@@ -79,6 +96,18 @@ void check_device(const Provider &provider, int device) {
     }
 }
 
+void check_cuda_graph(const ProviderChoice &choice) {
+    const std::vector<std::string> modes{"off", "on", "auto"};
+    if (std::find(modes.begin(), modes.end(), choice.cuda_graph) == modes.end()) {
+        fail_usage("cuda_graph is " + quote(choice.cuda_graph) + "; choose one of " +
+                   listed(modes));
+    }
+    if (choice.cuda_graph == "on" && !choice.provider.records()) {
+        fail_usage("provider " + choice.provider.name +
+                   " records no CUDA graph; cuda_graph on is for cuda");
+    }
+}
+
 } // namespace
 
 std::string listed(const std::vector<std::string> &names) {
@@ -90,10 +119,11 @@ std::string listed(const std::vector<std::string> &names) {
 }
 
 ProviderChoice checked_choice(const char *name, const char *plugin, const char *precision,
-                              int device) {
+                              int device, const char *cuda_graph) {
     ProviderChoice choice{named_provider(name == nullptr ? "cpu" : name),
                           plugin == nullptr ? "" : plugin, precision == nullptr ? "" : precision,
-                          device};
+                          device, cuda_graph == nullptr ? "auto" : cuda_graph};
+    check_cuda_graph(choice);
     if (precision != nullptr) {
         check_precision(choice.provider, choice.precision);
     }

@@ -15,8 +15,11 @@ struct Provider {
     std::string package; // on PyPI, that holds it as a plugin; empty: part of ONNX Runtime
     std::string who;     // whose devices a plugin finds
     std::string instead; // what to do where it finds none
+    std::string behind;  // ONNX Runtime's name of the provider that takes what this one leaves
 
     bool is_plugin() const { return !package.empty(); }
+    bool is_on_gpu() const { return name == "cuda" || name == "tensorrt"; }
+    bool records() const { return name == "cuda"; }
 };
 
 // A provider and what a caller asks of it, all checked but the plugin's file.
@@ -25,11 +28,12 @@ struct ProviderChoice {
     std::string plugin;    // path of the library, or empty
     std::string precision; // one of provider.computes, or empty: as the graphs say
     int device = 0;        // index among the provider's
+    std::string cuda_graph = "auto"; // "off", "on" or "auto"
 };
 
 // The arguments are minit2i_model_params' fields.
 ProviderChoice checked_choice(const char *name, const char *plugin, const char *precision,
-                              int device);
+                              int device, const char *cuda_graph);
 
 // Options of a plugin, in pairs of name and value.
 using PluginOptions = std::vector<std::pair<std::string, std::string>>;

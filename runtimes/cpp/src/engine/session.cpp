@@ -20,8 +20,19 @@ void fail_engine(const std::string &where, const Ort::Exception &error) {
     fail_runtime(where + ": " + text.substr(0, text.find('\n')));
 }
 
-GraphSession::GraphSession(std::string graph, Ort::Session session, bool serial)
-    : graph_(std::move(graph)), session_(std::move(session)), serial_(serial) {}
+GraphSession::GraphSession(std::string graph, Ort::Session session, bool serial,
+                           std::shared_ptr<const PlacementLog> log)
+    : graph_(std::move(graph)), log_(std::move(log)), session_(std::move(session)),
+      serial_(serial) {}
+
+void GraphSession::run_binding(Ort::IoBinding &binding, const Ort::RunOptions &options) {
+    const std::lock_guard<std::mutex> lock(turn_);
+    try {
+        session_.Run(options, binding);
+    } catch (const Ort::Exception &error) {
+        fail_engine("onnxruntime failed in " + graph_, error);
+    }
+}
 
 Tensor GraphSession::run(const std::vector<const char *> &names,
                          const std::vector<Ort::Value> &inputs, RunControl &control) {

@@ -1,11 +1,15 @@
 // One graph on ONNX Runtime.
 #pragma once
 
+#include "engine/cuda_memory.hpp"
 #include "engine/ort_api.hpp"
+#include "engine/placement.hpp"
 #include "engine/run_control.hpp"
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -23,13 +27,17 @@ struct Tensor {
 class GraphSession {
 public:
     // serial: runs take turns, for providers that are not known to be safe under threads.
-    GraphSession(std::string graph, Ort::Session session, bool serial);
+    // log: what the session writes to as long as it lives.
+    GraphSession(std::string graph, Ort::Session session, bool serial,
+                 std::shared_ptr<const PlacementLog> log);
 
     // The first output, which must be float32.
     Tensor run(const std::vector<const char *> &names, const std::vector<Ort::Value> &inputs,
                RunControl &control);
     // An empty binding of this session, which may not outlive it.
     Ort::IoBinding binding() { return Ort::IoBinding(session_); }
+    // Runs with options of its own, which a cancellation does not reach.
+    void run_binding(Ort::IoBinding &binding, const Ort::RunOptions &options);
     // bind: fills a binding of this session before the run, and gives it. What it binds elsewhere
     // than in the session's memory is copied there once.
     template <typename Bind> void run_bound(Bind bind, RunControl &control) {
@@ -38,6 +46,7 @@ public:
 
 private:
     template <typename Work> void run_guarded(Work work, RunControl &control) {
+        const std::shared_lock<std::shared_mutex> gate(cuda_gate());
         std::unique_lock<std::mutex> lock(turn_, std::defer_lock);
         if (serial_) {
             lock.lock();
@@ -53,6 +62,7 @@ private:
     }
 
     std::string graph_;
+    std::shared_ptr<const PlacementLog> log_;
     Ort::Session session_;
     bool serial_;
     std::mutex turn_;

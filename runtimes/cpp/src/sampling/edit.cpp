@@ -2,6 +2,7 @@
 
 #include "common/failure.hpp"
 #include "common/python_json.hpp"
+#include "common/sha256.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +10,10 @@
 
 namespace minit2i {
 namespace {
+
+std::string hash_of(const float *values, std::size_t count) {
+    return sha256_hex({reinterpret_cast<const char *>(values), count * sizeof(float)});
+}
 
 void check_pair(bool has_first, bool has_second, const char *names) {
     if (has_first != has_second) {
@@ -78,6 +83,25 @@ void Edit::finish(std::vector<float> &state) const {
             state[at] = known.image[at];
         }
     }
+}
+
+std::vector<EditRecord> Edit::records(std::size_t num_images) const {
+    std::vector<EditRecord> result;
+    for (std::size_t index = 0; index < num_images && !(init.empty() && known.mask.empty());
+         ++index) {
+        const std::size_t first = index * 3 * plane;
+        EditRecord record;
+        if (!init.empty()) {
+            record.init_image = hash_of(init.data() + first, 3 * plane);
+            record.strength = strength;
+        }
+        if (!known.mask.empty()) {
+            record.known = hash_of(known.image.data() + first, 3 * plane);
+            record.mask = hash_of(known.mask.data() + index * plane, plane);
+        }
+        result.push_back(std::move(record));
+    }
+    return result;
 }
 
 Edit checked_edit(const Bundle &bundle, const Request &request) {

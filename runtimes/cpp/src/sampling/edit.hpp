@@ -19,6 +19,8 @@ struct Edit {
     double start() const { return 1.0 - strength; }
     // Mixes noise with the image to begin with.
     void begin(std::vector<float> &noise) const;
+    // Of each image of the batch; empty where nothing is edited.
+    std::vector<EditRecord> records(std::size_t num_images) const;
     // Puts the known pixels into a final state, whatever the table ends on.
     void finish(std::vector<float> &state) const;
 };

@@ -74,6 +74,23 @@ Frame frame_of(const Trajectory &trajectory, const Table &table, std::size_t row
     return frame;
 }
 
+std::vector<StepRow> step_rows(const Settings &settings) {
+    std::vector<StepRow> rows;
+    for (std::size_t row = 0; row < settings.table.size(); ++row) {
+        rows.push_back({settings.table.step_row(row), settings.weights[row]});
+    }
+    return rows;
+}
+
+bool draws_noise(const Table &table) {
+    for (std::size_t row = 0; row < table.size(); ++row) {
+        if (table.value(row, "n") != 0.0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 } // namespace
 
 Generation generate(const Bundle &bundle, Engine &engine, const Tokenizer &tokenizer,
@@ -90,26 +107,30 @@ Generation generate(const Bundle &bundle, Engine &engine, const Tokenizer &token
     Tensor tokens = branch_tokens(engine, tokenizer, request.prompts, branches, callbacks.control,
                                   callbacks.warn);
     const Sessions sessions = step_sessions(bundle, engine, table);
-    Trajectory trajectory(start_state(bundle, request, settings.edit), std::move(tokens),
-                          bundle.manifest.can_edit(), engine.state_memory(), settings.edit.known);
+    const std::unique_ptr<Trajectory> trajectory =
+        engine.start(start_state(bundle, request, settings.edit), std::move(tokens),
+                     settings.edit.known, step_rows(settings), draws_noise(table));
     const auto start = std::chrono::steady_clock::now();
     for (std::size_t row = 0; row < table.size(); ++row) {
         const bool is_noisy = table.value(row, "n") != 0.0;
-        trajectory.step(*sessions[row], table.step_row(row), settings.weights[row],
-                        is_noisy ? row_noise(bundle, request, row) : std::vector<float>{},
-                        callbacks.control, callbacks.on_frame || row + 1 == table.size());
+        trajectory->step({*sessions[row], row,
+                          is_noisy ? row_noise(bundle, request, row) : std::vector<float>{},
+                          callbacks.on_frame || row + 1 == table.size()},
+                         callbacks.control);
         if (callbacks.on_frame) {
-            callbacks.on_frame(frame_of(trajectory, table, row, request.prompts.size()));
+            callbacks.on_frame(frame_of(*trajectory, table, row, request.prompts.size()));
         }
         callbacks.progress(row + 1, table.size());
     }
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    std::vector<float> state = trajectory.x();
+    std::vector<float> state = trajectory->x();
     settings.edit.finish(state);
     check_finite(state, request.prompts.size());
     std::vector<std::uint8_t> pixels = to_pixels(state, request.prompts.size());
-    return {std::move(state), std::move(pixels), std::move(settings.table), settings.guidance,
-            elapsed.count()};
+    std::vector<EditRecord> edits = settings.edit.records(request.prompts.size());
+    return {std::move(state),          std::move(pixels), std::move(settings.base_table),
+            std::move(settings.table), settings.guidance, elapsed.count(),
+            std::move(edits)};
 }
 
 } // namespace minit2i

@@ -39,6 +39,14 @@ struct Request {
     FloatView known_mask;
 };
 
+// What a record says of an image's edit: hashes of its input images, and its strength.
+struct EditRecord {
+    std::string init_image;
+    double strength = 0.0;
+    std::string known;
+    std::string mask;
+};
+
 // The images as they would be if this row were the last one.
 struct Frame {
     std::size_t row = 0;
@@ -62,9 +70,11 @@ struct Callbacks {
 struct Generation {
     std::vector<float> state;         // float32 [images, 3, size, size]
     std::vector<std::uint8_t> pixels; // [images, size, size, 3]
-    Table table;
+    Table base_table; // complete, which a record names
+    Table table;      // the rows that were run
     double guidance = 0.0;
     double step_seconds = 0.0;
+    std::vector<EditRecord> edits; // of each image, or empty
 };
 
 Generation generate(const Bundle &bundle, Engine &engine, const Tokenizer &tokenizer,

@@ -53,6 +53,10 @@ std::string parameters(const Json &record, std::size_t num_rows) {
         text += ", Seed: " + record.at("seed").dump();
     }
     text += ", Model hash: " + record.at("bundle").get<std::string>().substr(0, kShortHashDigits);
+    if (record.contains("edit") && !record.at("edit").at("strength").is_null()) {
+        text += ", Denoising strength: " +
+                python_float(record.at("edit").at("strength").get<double>());
+    }
     return text + ", Version: minit2i-deploy " + record.at("version").get<std::string>();
 }
 
@@ -66,7 +70,19 @@ TextFields fields_of(const Json &record, std::size_t num_rows) {
     }
     if (record.at("noise").is_null()) {
         add("seed", record.at("seed").dump());
-    } else {
+    }
+    if (record.contains("edit")) {
+        const Json &edit = record.at("edit");
+        for (const char *name : {"init_image", "known", "mask"}) {
+            if (!edit.at(name).is_null()) {
+                add(name, "sha256 " + edit.at(name).get<std::string>());
+            }
+        }
+        if (!edit.at("strength").is_null()) {
+            add("strength", python_float(edit.at("strength").get<double>()));
+        }
+    }
+    if (!record.at("noise").is_null()) {
         add("noise", "sha256 " + record.at("noise").get<std::string>());
     }
     add("table", record.at("table_name").get<std::string>());
@@ -78,11 +94,23 @@ TextFields fields_of(const Json &record, std::size_t num_rows) {
     return fields;
 }
 
+Json json_of(const EditRecord &edit) {
+    const auto text_or_null = [](const std::string &text) {
+        return text.empty() ? Json(nullptr) : Json(text);
+    };
+    return {{"feather", 0.0},
+            {"init_image", text_or_null(edit.init_image)},
+            {"known", text_or_null(edit.known)},
+            {"mask", text_or_null(edit.mask)},
+            {"outpaint", nullptr},
+            {"strength", edit.init_image.empty() ? Json(nullptr) : Json(edit.strength)}};
+}
+
 } // namespace
 
 std::vector<TextFields> records(const Bundle &bundle, const Request &request,
                                 const Generation &generation) {
-    const std::string table = generation.table.to_json();
+    const std::string table = generation.base_table.to_json();
     Json record{{"bundle", bundle.digest},
                 {"checkpoint", bundle.manifest.checkpoint_sha256},
                 {"format_version", 1},
@@ -91,13 +119,13 @@ std::vector<TextFields> records(const Bundle &bundle, const Request &request,
                 {"noise", nullptr},
                 {"runtime", kRuntime},
                 {"table", nullptr},
-                {"table_name", generation.table.name()},
+                {"table_name", generation.base_table.name()},
                 {"table_sha256", sha256_hex(table)},
                 {"version", kVersion}};
     if (request.negative) {
         record["negative"] = std::string(*request.negative);
     }
-    if (!is_of_bundle(bundle, generation.table, table)) {
+    if (!is_of_bundle(bundle, generation.base_table, table)) {
         record["table"] = Json::parse(table);
     }
     const std::size_t num_values = generation.state.size() / request.prompts.size();
@@ -109,7 +137,12 @@ std::vector<TextFields> records(const Bundle &bundle, const Request &request,
             const auto *noise = reinterpret_cast<const char *>(request.noise + index * num_values);
             record["noise"] = sha256_hex({noise, num_values * sizeof(float)});
         }
-        result.push_back(fields_of(record, generation.table.size()));
+        if (!generation.edits.empty()) {
+            record["edit"] = json_of(generation.edits[index]);
+            record["format_version"] = 2;
+            record["variation"] = nullptr;
+        }
+        result.push_back(fields_of(record, generation.base_table.size()));
     }
     return result;
 }

@@ -17,9 +17,17 @@ bool ends_with(const std::string &text, std::string_view end) {
            text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
+// As minit2i_deploy/editing/default_preset.py.
+const std::string &preset_name(const Bundle &bundle, const Request &request) {
+    static const std::string inpaint = "inpaint";
+    const bool has_one = bundle.manifest.presets.count(inpaint) != 0;
+    const bool is_open = request.preset.empty() && request.known.values != nullptr;
+    return is_open && has_one ? inpaint : request.preset;
+}
+
 Table select_table(const Bundle &bundle, const Request &request) {
     if (request.table.empty()) {
-        return bundle.table(bundle.preset(request.preset).table);
+        return bundle.table(bundle.preset(preset_name(bundle, request)).table);
     }
     if (!ends_with(request.table, ".json")) {
         return bundle.table(request.table);
@@ -39,7 +47,7 @@ double select_guidance(const Bundle &bundle, const Table &table, const Request &
     if (!request.table.empty() && table.is_conditioned()) {
         return table.value(0, "omega");
     }
-    return bundle.preset(request.preset).guidance;
+    return bundle.preset(preset_name(bundle, request)).guidance;
 }
 
 std::vector<float> student_conditions(const Bundle &bundle, const Table &table, double omega,
@@ -118,13 +126,15 @@ Settings settle(const Bundle &bundle, const Request &request) {
         fail_usage("this model has " + std::to_string(bundle.manifest.model.in_channels) +
                    " channels, but images have 3");
     }
-    Settings settings{select_table(bundle, request), 0.0, {}, {}, false,
-                      checked_edit(bundle, request)};
+    Edit edit = checked_edit(bundle, request);
+    Table base_table = select_table(bundle, request);
     if (request.interval) {
-        settings.table = settings.table.narrowed(request.interval->first, request.interval->second);
+        base_table = base_table.narrowed(request.interval->first, request.interval->second);
     }
-    settings.guidance = select_guidance(bundle, settings.table, request);
-    settings.table = settings.table.started(settings.edit.start());
+    Table table = base_table.started(edit.start());
+    Settings settings{std::move(base_table), std::move(table), 0.0, {}, {}, false,
+                      std::move(edit)};
+    settings.guidance = select_guidance(bundle, settings.base_table, request);
     // The graph takes float32, where a larger value would become infinity; NaN fails too.
     if (!(std::abs(settings.guidance) <= FLT_MAX)) {
         fail_usage("guidance must be finite in float32, got " + python_float(settings.guidance) +

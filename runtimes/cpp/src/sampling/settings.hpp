@@ -8,7 +8,8 @@ namespace minit2i {
 
 // A request with everything decided before the engine runs.
 struct Settings {
-    Table table;
+    Table base_table; // complete
+    Table table;      // the rows of it that are run: all, or those after the start of an edit
     double guidance = 0.0;
     std::vector<std::vector<float>> weights; // of each row: [branches]
     std::vector<float> conditions;           // float32 [4] of a few-step student, or empty
