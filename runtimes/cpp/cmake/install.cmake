@@ -39,7 +39,7 @@ if(NOT BUILD_SHARED_LIBS)
     get_filename_component(onnxruntime_dir "${ONNXRUNTIME_LIBRARY}" DIRECTORY)
     string(APPEND minit2i_pc_libs " -L${onnxruntime_dir}")
   endif()
-  string(APPEND minit2i_pc_libs " -lonnxruntime -lstdc++ -lm -pthread")
+  string(APPEND minit2i_pc_libs " -lonnxruntime -lstdc++ -lm -ldl -pthread")
 endif()
 configure_file(cmake/minit2i.pc.in minit2i.pc @ONLY)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/minit2i.pc"

@@ -170,6 +170,16 @@ def test_known_pixels_stay(
     assert (pixels[:, 17:] != np.asarray(image())[:, 17:]).any()
 
 
+def test_an_edit_without_a_table_takes_the_preset_for_it(client: Any, runtime: Any) -> None:
+    assert "inpaint" in runtime.bundle.manifest.presets
+    mask = (1 - known_half())[None]
+    expected = generate(runtime.bundle, runtime, "red", seed=0, known=image(), mask=mask)
+    fields = floats(known=values_of(image()), known_mask=known_half())
+    actual = client.generate(cpp_client.generate_params(b"red", **fields), SIZE)
+    assert expected.table == runtime.bundle.manifest.presets["inpaint"].table
+    assert np.abs(actual - expected.x).max() <= MAX_STATE_ERROR
+
+
 def test_each_image_of_a_batch_has_its_own(client: Any, saved: Any) -> None:
     path = saved(solver_table("euler", steps=3))
     both = np.stack([values_of(image()), values_of(image().rotate(180))])
