@@ -18,6 +18,8 @@ from PIL import Image
 from minit2i_deploy.editing.input_images import read_edit
 from minit2i_deploy.generate import generate
 from minit2i_deploy.io.image_record import Record
+from minit2i_deploy.serving.engine.edit_images import NO_EDIT, EditSources
+from minit2i_deploy.serving.engine.served_model import ImageSettings, ServedModel
 from tests.helpers.serving_http import Answer, Running, pixels, running_server
 from tests.helpers.serving_runs import real_runtime, served_bundles
 
@@ -122,6 +124,18 @@ def test_without_a_mask_transparent_pixels_or_a_strength_say_what_is_new(
     # Opaque, though it has an alpha channel, as a canvas saves it.
     opaque = png(np.dstack([ramp(), np.full((SIDE, SIDE), 255)]).astype(np.uint8))
     assert edited(opaque).rows < 20
+
+
+def test_an_edit_without_a_table_runs_the_preset_of_edits() -> None:
+    bundle = served_bundles()["demo"]
+    model = ServedModel(name="demo", bundle=bundle)
+    masked = EditSources(image=IMAGE, mask=WHITE).read(bundle)
+    for edit, preset in ((masked, "inpaint"), (NO_EDIT, None)):
+        planned = model.plan(ImageSettings(prompt="a", edit=edit), strict=True)
+        table, guidance = bundle.preset(preset) if preset else bundle.preset()
+        assert (planned.table, planned.guidance) == (table, guidance)
+    chosen = ImageSettings(prompt="a", edit=masked, table="ab2-20")
+    assert model.plan(chosen, strict=True).table == bundle.table("ab2-20")
 
 
 def test_a_stream_of_an_edit(client: openai.OpenAI) -> None:

@@ -53,6 +53,8 @@ def marked(page: Page, threshold: int = 127) -> np.ndarray:
 
 def test_a_finished_image_is_edited_with_the_mouse(page: Page, repository: Path) -> None:
     """What is not marked stays to the last bit, and the edit can be edited again."""
+    # So that an edit takes the preset of edits.
+    assert page.input_value("#table") == ""
     fill(page, "a red circle", table="ab2-20")
     run(page)
     before = pixels(downloaded(page))

@@ -105,7 +105,9 @@ export class Settings {
       const kinds = Object.keys(presets).filter((key) => presets[key].table === name);
       return [name, kinds.length ? `${name} (${kinds.join(", ")})` : name];
     });
-    fill(this.fields.table, [...names, [CUSTOM, "solver and steps…"]], presets[preset].table);
+    // Without a table the server chooses, and takes another one for edits than for other images.
+    const chosen = [["", `of the bundle (${presets[preset].table})`], ...names];
+    fill(this.fields.table, [...chosen, [CUSTOM, "solver and steps…"]], "");
     fill(this.fields.solver, solvers.map((name) => [name, name]), this.fields.solver.value);
     this.fields.negative.disabled = this.model.kind === "student";
     this.fields.guidance.placeholder = String(presets[preset].guidance_scale);
