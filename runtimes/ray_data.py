@@ -169,7 +169,7 @@ class EmbedTexts:
 
 
 class PaintPrompts:
-    """Turn rows of prompts and seeds into rows of PNG files, for ``write_webdataset``.
+    """Turn rows of prompts and seeds into PNG files, for ``write_webdataset(.., encoder=None)``.
 
     An image does not depend on its batch. A row needs ``prompt`` and ``seed``, and for a tar file
     a ``__key__``; the image has its record, from which ``minit2i generate --from`` makes it again.

@@ -147,6 +147,19 @@ def test_dpg_results_as_its_script_writes_them(tmp_path: Path) -> None:
     assert read_results(SUITES["dpg"], tmp_path / "per_prompt.json").values == scores.values
 
 
+def test_one_grid_may_lack_a_score(tmp_path: Path, capsys: Capsys) -> None:
+    items = [Item(index=n, name=str(n), prompt="x") for n in range(3)]
+    out, results = suite_folder(tmp_path / "a", "dpg", items, [0, 1, 2]), tmp_path / "r.txt"
+    results.write_text("a/1.png, 1.0, 1.0\na/2.png, 0.5, 0.5\n")
+    done = run(capsys, "eval", "score", "dpg", out, "--results", results, "--json")
+    assert done.code == 0 and "has no score of 0.png" in done.err
+    values = json.loads(done.out)["sides"][0]
+    assert (values["overall"], values["scored"], values["prompts"]) == (0.75, 2, 3)
+    results.write_text("a/1.png, 1.0, 1.0\n")
+    done = run(capsys, "eval", "score", "dpg", out, "--results", results)
+    assert done.code == 2 and "lacks 2 of 3 images, such as 0.png, 2.png" in done.error
+
+
 def test_judgments_of_alignment_and_aesthetics(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     rows = [

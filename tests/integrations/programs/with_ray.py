@@ -109,7 +109,7 @@ def main(bundle: str, texts: str, prompts: str, out: str) -> None:
     ]
     pairs = ray.data.from_items(numbered)
     pairs.map_batches(PaintPrompts, fn_constructor_args=(worker,), **actors).write_webdataset(
-        f"{out}/tars"
+        f"{out}/tars", encoder=None
     )
     report = {
         "blocks": len({row["id"] for row in done}), "rows": len(done),

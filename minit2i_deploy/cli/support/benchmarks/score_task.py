@@ -183,7 +183,7 @@ def _scored(
 def _scores(suite: Suite, options: ScoreOptions, status: JobStatus, place: int) -> Scores:
     from minit2i_deploy.evaluation.benchmarks.result_files import read_results
     from minit2i_deploy.evaluation.benchmarks.scorers import run_scorer, shapes_scores
-    from minit2i_deploy.evaluation.benchmarks.suites import SHAPES
+    from minit2i_deploy.evaluation.benchmarks.suites import DPG, SHAPES
     from minit2i_deploy.progress import ProgressLine
     from minit2i_deploy.shards.check import marks
 
@@ -200,8 +200,18 @@ def _scores(suite: Suite, options: ScoreOptions, status: JobStatus, place: int) 
                 run_scorer(_scorer(options, status).command(suite, images, results))
         scores, where = read_results(suite, results), str(results)
     names = {name for mark in marks(status) for name in mark.files if name.endswith(".png")}
+    if suite.name == DPG:
+        names -= _skipped_grids(names - set(scores.values), where)
     scores.require_keys(names, where)
     return scores
+
+
+def _skipped_grids(missing: set[str], where: str) -> set[str]:
+    """The grid that DPG-Bench's script skips: it loses the first question of its table."""
+    if len(missing) != 1:
+        return set()
+    sys.stderr.write(f"minit2i: warning: {where}: has no score of {min(missing)}\n")
+    return missing
 
 
 def _own_results(suite: Suite, images: Path) -> Path:
