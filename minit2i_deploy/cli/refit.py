@@ -243,13 +243,15 @@ def _compare_with_torch(
         with open_runtime(each, options.engine, **device) as runtime:
             actual.append(answers(runtime, probe))
     _refuse_stale(base, bundle, *actual)
+    refitted = options.engine in _BUILT
+    engine = f"refitted {options.engine} engine" if refitted else options.engine
     checks = tuple(
         Check(
             name=graph,
             measured=error,
             bound=BOUNDS[bundle.manifest.graphs[graph].precision],
             unit="relative",
-            where=f"{options.engine} with new weights to torch, one step from a fixed state",
+            where=f"{engine} to torch, one step from a fixed state",
         )
         for graph, error in graph_errors(actual[1], expected).items()
     )
