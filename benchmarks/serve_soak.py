@@ -178,6 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for so_far in clients(int(address[1]), expected, options):
             counts = so_far
+            # The server gives freed memory back every second.
+            time.sleep(3)
             memory.append(memory_mib(server.pid))
             print(f"{time.perf_counter() - began:.0f} s: {memory[-1]:.1f} MiB", flush=True)
     finally:

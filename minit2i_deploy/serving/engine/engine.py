@@ -199,6 +199,7 @@ class Engine:
             while not (self.scheduler.num_live or self.texts.num_texts):
                 if self._stop_at is not None:
                     return False
+                self._memory.trim()
                 self._changed.wait(_POLL_S)
             return self._stop_at is None or time.monotonic() < self._stop_at
 
