@@ -283,8 +283,8 @@ typedef struct minit2i_generate_params {
     size_t init_image_count; /* number of floats in init_image */
     double strength;         /* how much of init_image is new: 0 gives it back, 1 leaves nothing of
                                 it; NaN (default) without init_image */
-    const float *known;      /* image whose pixels stay where known_mask is 1; NULL (default): none */
-    size_t known_count;      /* number of floats in known */
+    const float *known; /* image whose pixels stay where known_mask is 1; NULL (default): none */
+    size_t known_count; /* number of floats in known */
     const float *known_mask; /* 1 stays, 0 is new, between them mixed; NULL without known */
     size_t known_mask_count; /* number of floats in known_mask */
 } minit2i_generate_params;

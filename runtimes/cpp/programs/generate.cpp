@@ -177,8 +177,8 @@ void check_edit_arguments(const programs::Arguments &arguments) {
 }
 
 // White of the mask is new, which the library calls not known.
-std::vector<float> known_mask(const programs::Arguments &arguments,
-                              const programs::PngImage &image, std::size_t size) {
+std::vector<float> known_mask(const programs::Arguments &arguments, const programs::PngImage &image,
+                              std::size_t size) {
     if (!arguments.has("--mask")) {
         if (image.opaque.empty()) {
             throw programs::UsageError(arguments.value("--inpaint") +

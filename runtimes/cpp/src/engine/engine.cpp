@@ -160,8 +160,7 @@ void Engine::open_recording(Slot &slot) {
     const bool must = choice_.cuda_graph == "on";
     try {
         slot.session = open_session(kStepGraph, true);
-        slot.graphs =
-            std::make_shared<StepGraphs>(slot.session, choice_.device, must, warn_);
+        slot.graphs = std::make_shared<StepGraphs>(slot.session, choice_.device, must, warn_);
     } catch (const Failure &error) {
         slot.graphs.reset();
         if (must) {
@@ -233,9 +232,8 @@ std::unique_ptr<Trajectory> Engine::start(Tensor state, Tensor tokens, Known kno
     StepInputs inputs(state.shape, std::move(tokens), bundle_.manifest.can_edit(),
                       std::move(known));
     if (std::shared_ptr<StepGraphs> graphs = slots_.at(kStepGraph).graphs) {
-        return std::make_unique<RecordedTrajectory>(std::move(graphs), std::move(state),
-                                                    std::move(rows), std::move(inputs),
-                                                    draws_noise);
+        return std::make_unique<RecordedTrajectory>(
+            std::move(graphs), std::move(state), std::move(rows), std::move(inputs), draws_noise);
     }
     return std::make_unique<BoundTrajectory>(std::move(state), std::move(rows), std::move(inputs),
                                              state_memory());

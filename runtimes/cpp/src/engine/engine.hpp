@@ -3,8 +3,8 @@
 
 #include "bundle/bundle.hpp"
 #include "common/callbacks.hpp"
-#include "engine/provider.hpp"
 #include "engine/placement.hpp"
+#include "engine/provider.hpp"
 #include "engine/session.hpp"
 #include "engine/step_graphs.hpp"
 #include "engine/trajectory.hpp"

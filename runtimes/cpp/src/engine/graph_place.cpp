@@ -99,8 +99,7 @@ GraphPlace::Step &GraphPlace::step(int reading, std::int64_t branches) {
     return steps_.emplace(key, Step{graphs_.new_number(), std::move(binding)}).first->second;
 }
 
-GraphPlace::Step &GraphPlace::resident_step(int reading, std::size_t index,
-                                            std::int64_t branches) {
+GraphPlace::Step &GraphPlace::resident_step(int reading, std::size_t index, std::int64_t branches) {
     const auto key = std::make_tuple(reading, index, branches);
     const auto known = resident_.find(key);
     if (known != resident_.end()) {

@@ -48,10 +48,9 @@ void PlacementLog::read(const std::string &message) {
         const std::size_t start = placed + std::strlen(kPlaced);
         provider_ = message.substr(start, message.find(']', start) - start);
         const std::size_t count = message.find(kCount);
-        num_nodes_[provider_] +=
-            count == std::string::npos
-                ? 1
-                : std::atoi(message.c_str() + count + std::strlen(kCount));
+        num_nodes_[provider_] += count == std::string::npos
+                                     ? 1
+                                     : std::atoi(message.c_str() + count + std::strlen(kCount));
         return;
     }
     const std::size_t name_end = message.find(" (");

@@ -25,9 +25,9 @@ struct Provider {
 // A provider and what a caller asks of it, all checked but the plugin's file.
 struct ProviderChoice {
     const Provider &provider;
-    std::string plugin;    // path of the library, or empty
-    std::string precision; // one of provider.computes, or empty: as the graphs say
-    int device = 0;        // index among the provider's
+    std::string plugin;              // path of the library, or empty
+    std::string precision;           // one of provider.computes, or empty: as the graphs say
+    int device = 0;                  // index among the provider's
     std::string cuda_graph = "auto"; // "off", "on" or "auto"
 };
 

@@ -56,8 +56,8 @@ public:
     void wait_if_queued();
 
 private:
-    bool record(int number, Ort::IoBinding &binding, GraphPlace &place, const std::vector<float> &row,
-                std::int64_t branches);
+    bool record(int number, Ort::IoBinding &binding, GraphPlace &place,
+                const std::vector<float> &row, std::int64_t branches);
     void check(int number, Ort::IoBinding &binding, const GraphPlace &place, int writing);
     void give_up(const std::string &reason);
     void run(int number, Ort::IoBinding &binding, bool wait, bool records);

@@ -62,7 +62,9 @@ public:
     std::vector<std::int64_t> key() const;
 
 private:
-    std::size_t copies() const { return per_image_ ? static_cast<std::size_t>(image_shape_[0]) : 1; }
+    std::size_t copies() const {
+        return per_image_ ? static_cast<std::size_t>(image_shape_[0]) : 1;
+    }
 
     std::vector<std::int64_t> image_shape_;
     Tensor tokens_;

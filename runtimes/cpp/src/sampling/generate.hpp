@@ -70,8 +70,8 @@ struct Callbacks {
 struct Generation {
     std::vector<float> state;         // float32 [images, 3, size, size]
     std::vector<std::uint8_t> pixels; // [images, size, size, 3]
-    Table base_table; // complete, which a record names
-    Table table;      // the rows that were run
+    Table base_table;                 // complete, which a record names
+    Table table;                      // the rows that were run
     double guidance = 0.0;
     double step_seconds = 0.0;
     std::vector<EditRecord> edits; // of each image, or empty

@@ -54,8 +54,8 @@ std::string parameters(const Json &record, std::size_t num_rows) {
     }
     text += ", Model hash: " + record.at("bundle").get<std::string>().substr(0, kShortHashDigits);
     if (record.contains("edit") && !record.at("edit").at("strength").is_null()) {
-        text += ", Denoising strength: " +
-                python_float(record.at("edit").at("strength").get<double>());
+        text +=
+            ", Denoising strength: " + python_float(record.at("edit").at("strength").get<double>());
     }
     return text + ", Version: minit2i-deploy " + record.at("version").get<std::string>();
 }

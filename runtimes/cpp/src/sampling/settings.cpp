@@ -132,8 +132,7 @@ Settings settle(const Bundle &bundle, const Request &request) {
         base_table = base_table.narrowed(request.interval->first, request.interval->second);
     }
     Table table = base_table.started(edit.start());
-    Settings settings{std::move(base_table), std::move(table), 0.0, {}, {}, false,
-                      std::move(edit)};
+    Settings settings{std::move(base_table), std::move(table), 0.0, {}, {}, false, std::move(edit)};
     settings.guidance = select_guidance(bundle, settings.base_table, request);
     // The graph takes float32, where a larger value would become infinity; NaN fails too.
     if (!(std::abs(settings.guidance) <= FLT_MAX)) {

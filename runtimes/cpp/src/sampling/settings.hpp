@@ -20,7 +20,8 @@ struct Settings {
 // Throws a usage failure if the request does not fit together or not the bundle.
 Settings settle(const Bundle &bundle, const Request &request);
 
-// float32 [images, 3, size, size]: the start state, noise that is mixed into the image to begin with.
+// float32 [images, 3, size, size]: the start state, noise that is mixed into the image to begin
+// with.
 Tensor start_state(const Bundle &bundle, const Request &request, const Edit &edit);
 
 // float32 [images, 3, size, size]: unit noise of each image's own seed, for a row that takes some.
