@@ -28,7 +28,7 @@ import torch
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.model.build import network_from_config
 
-parts = ("student", "loop")
+parts = ("student", "loop", "image_width")
 names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in parts]
 MMJiTConfig = dataclasses.make_dataclass("C", [*names, "txt_hidden_size", "cond_vec_size"])
 Keys = collections.namedtuple("Keys", ["missing_keys", "unexpected_keys"])

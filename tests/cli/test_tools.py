@@ -183,7 +183,7 @@ def test_a_checkpoint_is_inspected_and_a_real_bundle_measured_against_it(
     arguments = ("verify", tiny_bundle(), "--checkpoint", hub_folder())
     done = run(capsys, *arguments, "--text-encoder", text_folder(), "--threads", 1)
     assert (done.code, done.err) == (0, "")
-    assert [line.split()[0] for line in done.out.splitlines()] == ["ok"] * 20
+    assert [line.split()[0] for line in done.out.splitlines()] == ["ok"] * 22
     assert "parity trajectory" in done.out
     values = json.loads(run(capsys, "inspect", hub_folder(), "--json").out)
     assert values["form"] == "huggingface"
