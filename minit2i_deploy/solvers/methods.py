@@ -8,6 +8,7 @@ m = max(1 - t, a_min).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -131,8 +132,8 @@ def dpmpp2m(points: Points, a_min: float) -> Rows:
     """
     del a_min
     t, dt = points[:-1], np.diff(points)
-    with np.errstate(divide="ignore"):
-        g = np.diff(np.log(t) - np.log1p(-t))
+    # numpy's logarithm differs in its last bit between processors, and tables are files.
+    g = np.diff([math.log(time) - math.log1p(-time) if time > 0 else -math.inf for time in t])
     k = np.zeros_like(dt)
     # 0 in the second step of a table from t = 0, where g before it is infinite.
     k[1:-1] = 0.5 * g[1:] / g[:-1]
