@@ -65,7 +65,8 @@ def is_shared(prefix: Path) -> bool:
 
 
 def test_the_guides_program_with_cmake(prefix: Path, tmp_path: Path) -> None:
-    (lists,), (program,) = blocks("cmake"), blocks("cpp")
+    # The complete program comes first; other blocks are excerpts.
+    (lists,), (program, *_) = blocks("cmake"), blocks("cpp")
     (tmp_path / "CMakeLists.txt").write_text(lists)
     (tmp_path / "app.cpp").write_text(program)
     (commands,) = [block for block in blocks("sh") if "cmake -S ." in block]
