@@ -16,6 +16,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.runtimes.int8_probe import DYNAMIC, STATIC, warn_of_saturation
+from minit2i_deploy.runtimes.onnxruntime import int8_probe as onnxruntime_probe
 from tests.helpers.cpp_bundles import edit, shipped_bundle
 from tests.helpers.cpp_client import ROOT, build, program
 from tests.helpers.cpp_plugins import idle_plugin, onnxruntime_library
@@ -80,9 +81,14 @@ def test_other_releases_are_refused_in_one_line(tmp_path: Path, version: str) ->
     )
 
 
-def test_8_bit_products_are_right_here() -> None:
-    """Else the tests of INT8 bundles could not pass."""
-    assert program("int8_probe", tiny_bundle()) == "dynamic right\nstatic right\n"
+def test_8_bit_products_are_judged_as_in_python() -> None:
+    """Right with VNNI, wrong without it."""
+    wrong = onnxruntime_probe.saturating_forms("cpu")
+    lines = [
+        f"{name} {'wrong' if form in wrong else 'right'}\n"
+        for name, form in (("dynamic", DYNAMIC), ("static", STATIC))
+    ]
+    assert program("int8_probe", tiny_bundle()) == "".join(lines)
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int8-cpu"])
