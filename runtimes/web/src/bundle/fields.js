@@ -2,13 +2,7 @@
 
 import { JsonError } from "../common/errors.js";
 import {
-  asArray,
-  asInteger,
-  asNumber,
-  asObject,
-  asText,
-  brief,
-  expectFields,
+  asArray, asInteger, asNumber, asObject, asText, brief, expectFields,
 } from "../common/json.js";
 import { GENERATOR } from "../common/noise.js";
 
