@@ -98,7 +98,7 @@ def border(x: np.ndarray, first: np.ndarray, feather: float | None) -> Border:
     near = levels[..., middle - _BAND - 1 : middle + _BAND + 1]
     gradients = np.abs(np.diff(near, axis=3)).mean(axis=(1, 2))
     left, right = levels[..., middle - _BAND : middle], levels[..., middle : middle + _BAND]
-    sides = [half.mean(axis=(2, 3)) for half in (left, right)]
+    means = [half.mean(axis=(2, 3)) for half in (left, right)]
     known = [np.rint(np.clip(one[..., :middle], -1, 1) * 127.5) for one in (x, first)]
     # Patches as large as half an image have one border, which is that of the mask.
     seam = seam_ratios(seam_gradients(x, middle))[0]
@@ -106,7 +106,7 @@ def border(x: np.ndarray, first: np.ndarray, feather: float | None) -> Border:
         feather=feather,
         seam=float("nan") if seam is None else seam,
         steepest=float(gradients.max(axis=1).mean()),
-        color=float(np.abs(sides[0] - sides[1]).mean()),
+        color=float(np.abs(means[0] - means[1]).mean()),
         changed=float((known[0] != known[1]).any(axis=1).mean()),
     )
 

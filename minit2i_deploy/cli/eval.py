@@ -21,7 +21,12 @@ from minit2i_deploy.cli.support.options.sampling_options import (
     adjust_table,
     choose_table,
 )
-from minit2i_deploy.cli.support.options.shared_arguments import add_bundle, add_json, integer
+from minit2i_deploy.cli.support.options.shared_arguments import (
+    add_bundle,
+    add_json,
+    add_scored_images,
+    integer,
+)
 from minit2i_deploy.cli.support.parser import add_task
 from minit2i_deploy.cli.support.table_comparison import (
     ComparisonOptions,
@@ -106,23 +111,7 @@ def _configure_shapes(parser: argparse.ArgumentParser) -> None:
         help="known: the six that the demo model was trained on (default); novel: those with a "
         "color that it was not trained on, which an adapter can teach it; all: both",
     )
-    parser.add_argument(
-        "--batch", metavar="N", type=integer, default=8, help="images generated at once (default 8)"
-    )
-    parser.add_argument(
-        "--seed",
-        metavar="N",
-        type=integer,
-        default=0,
-        help="of the captions, and of the noise of the first image; the next has N + 1 (default 0)",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        type=Path,
-        help=".json file for the report, replaced if it exists",
-    )
+    add_scored_images(parser, seed_of="captions", made="generated", batch=8)
     add_sampling(parser, several_guidances=True)
     add_adjustments(parser)
     add_comparison(parser)

@@ -21,12 +21,17 @@ from minit2i_deploy.cli.support.options.sampling_options import (
 from minit2i_deploy.cli.support.options.shared_arguments import (
     add_bundle,
     add_json,
+    add_scored_images,
     integer,
     numbers,
 )
 from minit2i_deploy.cli.support.parser import add_task
-from minit2i_deploy.cli.support.table_comparison import TABLES_HELP, parse_candidates
-from minit2i_deploy.errors import UsageError, require
+from minit2i_deploy.cli.support.table_comparison import (
+    TABLES_HELP,
+    parse_candidates,
+    refuse_one_table,
+)
+from minit2i_deploy.errors import require
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
@@ -97,27 +102,7 @@ def add_editing(tests: Any) -> None:
         type=numbers,
         help="image-to-image at each of these strengths, 0 to 1 (default: not measured)",
     )
-    _add_run(parser)
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--batch", metavar="N", type=integer, default=16, help="images edited at once (default 16)"
-    )
-    parser.add_argument(
-        "--seed",
-        metavar="N",
-        type=integer,
-        default=0,
-        help="of the scenes, and of the noise of the first image; the next has N + 1 (default 0)",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        type=Path,
-        help=".json file for the report, replaced if it exists",
-    )
+    add_scored_images(parser, seed_of="scenes", made="edited", batch=16)
     add_sampling(parser, several_guidances=True)
     add_adjustments(parser)
     parser.add_argument("--tables", metavar="T,T..", help=TABLES_HELP)
@@ -175,9 +160,7 @@ def _candidates(bundle: Bundle, options: EditingOptions) -> list[Candidate]:
     from minit2i_deploy.evaluation.quality.candidates import list_candidates
 
     if options.tables is not None:
-        for name in ("preset", "table", "solver", "steps"):
-            if getattr(options.sampling, name) is not None:
-                raise UsageError(f"--tables and --{name} are mutually exclusive")
+        refuse_one_table(options.sampling)
         return parse_candidates(bundle, options.tables, options.guidance, options.adjustments)
     table, scale = choose_table(bundle, options.sampling, None)
     adjusted = adjust_table(table, options.adjustments)

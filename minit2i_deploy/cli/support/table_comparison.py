@@ -92,6 +92,15 @@ def check_comparison(options: ComparisonOptions, sampling: TableOptions) -> None
             if getattr(options, name) is not None:
                 raise UsageError(f"--{name.replace('_', '-')} requires --tables")
         return
+    refuse_one_table(sampling)
+
+
+def refuse_one_table(sampling: TableOptions) -> None:
+    """Refuse an option that names one table, beside --tables.
+
+    Raises:
+        UsageError: there is one.
+    """
     for name in ("preset", "table", "solver", "steps"):
         if getattr(sampling, name) is not None:
             raise UsageError(f"--tables and --{name} are mutually exclusive")

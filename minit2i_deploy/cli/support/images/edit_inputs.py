@@ -36,33 +36,33 @@ def read_inputs(options: GenerateOptions, bundle: Bundle, record: Record | None)
         UsageError: images, options, bundle and record that do not fit together.
     """
     recorded = None if record is None else record.edit
-    chosen = options.edit
+    requested = options.edit
     if recorded is not None:
         _check_named(options, recorded)
-        chosen = dataclasses.replace(
-            chosen,
-            strength=recorded.strength if chosen.strength is None else chosen.strength,
-            feather=recorded.feather if chosen.feather is None else chosen.feather,
-            outpaint=recorded.outpaint if chosen.outpaint is None else chosen.outpaint,
+        requested = dataclasses.replace(
+            requested,
+            strength=recorded.strength if requested.strength is None else requested.strength,
+            feather=recorded.feather if requested.feather is None else requested.feather,
+            outpaint=recorded.outpaint if requested.outpaint is None else requested.outpaint,
         )
-    if options.noise is not None and chosen.strength is not None:
+    if options.noise is not None and requested.strength is not None:
         raise UsageError(
             "--noise and --strength are mutually exclusive; a seed gives the noise in an image"
         )
-    feather = chosen.feather or 0.0
+    feather = requested.feather or 0.0
     images = read_edit(
         bundle,
-        init_image=chosen.init_image,
-        strength=chosen.strength,
-        inpaint=chosen.inpaint,
-        mask=chosen.mask,
-        outpaint=chosen.outpaint,
+        init_image=requested.init_image,
+        strength=requested.strength,
+        inpaint=requested.inpaint,
+        mask=requested.mask,
+        outpaint=requested.outpaint,
         feather=feather,
     )
     edit = Edit.of(bundle, 1, **images.arguments()).record()
     if edit is None:
         return EditInputs()
-    edit = dataclasses.replace(edit, feather=float(feather), outpaint=chosen.outpaint)
+    edit = dataclasses.replace(edit, feather=float(feather), outpaint=requested.outpaint)
     if recorded is not None:
         _check_hashes(options, recorded, edit)
     for note in images.notes:

@@ -139,6 +139,34 @@ def add_folder_of_bundle(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+def add_scored_images(
+    parser: argparse.ArgumentParser, *, seed_of: str, made: str, batch: int
+) -> None:
+    """--batch, --seed and --output of a test that makes images and scores them."""
+    parser.add_argument(
+        "--batch",
+        metavar="N",
+        type=integer,
+        default=batch,
+        help=f"images {made} at once (default {batch})",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=integer,
+        default=0,
+        help=f"of the {seed_of}, and of the noise of the first image; the next has N + 1 "
+        "(default 0)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help=".json file for the report, replaced if it exists",
+    )
+
+
 def integer(text: str) -> int:
     """An integer.
 
