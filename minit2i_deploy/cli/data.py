@@ -275,7 +275,7 @@ def _check_pack(options: PackOptions) -> None:
 
 def run_check(options: CheckOptions) -> None:
     """Read and report; the exit code is 1 if a shard is corrupt or too many samples are bad."""
-    from minit2i_deploy.cli.support.shard_report import report_text, report_values
+    from minit2i_deploy.cli.support.sharded.shard_report import report_text, report_values
     from minit2i_deploy.progress import ProgressLine
     from minit2i_deploy.tokenizer import Tokenizer
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.benchmarks.paint_task import add_paint
-from minit2i_deploy.cli.support.benchmarks.score_task import add_score
-from minit2i_deploy.cli.support.editing_test import add_editing
 from minit2i_deploy.cli.support.engine_opening import open_engine
+from minit2i_deploy.cli.support.eval_tasks.editing_task import add_editing
+from minit2i_deploy.cli.support.eval_tasks.paint_task import add_paint
+from minit2i_deploy.cli.support.eval_tasks.score_task import add_score
 from minit2i_deploy.cli.support.limits import check_least, check_per_kind
 from minit2i_deploy.cli.support.options.engine_options import EngineOptions, add_engine
 from minit2i_deploy.cli.support.options.sampling_options import (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.benchmarks.paint_task import SUITE_NAMES
 from minit2i_deploy.cli.support.engine_opening import open_engine
+from minit2i_deploy.cli.support.eval_tasks.paint_task import SUITE_NAMES
 from minit2i_deploy.cli.support.limits import check_least
 from minit2i_deploy.cli.support.options.engine_options import EngineOptions, add_engine
 from minit2i_deploy.cli.support.options.sampling_options import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minit2i_deploy.cli.support.benchmarks.paint_task import SUITE_NAMES
+from minit2i_deploy.cli.support.eval_tasks.paint_task import SUITE_NAMES
 from minit2i_deploy.cli.support.options.shared_arguments import add_json
 from minit2i_deploy.cli.support.parser import add_task
 from minit2i_deploy.errors import UsageError

@@ -1,1 +1,0 @@
-"""minit2i eval paint and score: images of published benchmarks, and their scores."""

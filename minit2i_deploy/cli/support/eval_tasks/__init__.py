@@ -1,0 +1,1 @@
+"""Tasks of minit2i eval: edits, and images of published benchmarks with their scores."""
