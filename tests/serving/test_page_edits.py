@@ -38,6 +38,12 @@ def page(browser: Browser, server: Running) -> Iterator[Page]:
         yield each
 
 
+def edit(page: Page, name: str) -> None:
+    """Press the button below an image and wait until the editor has read it."""
+    page.get_by_role("button", name=f"Edit {name}").click()
+    page.wait_for_selector("#editor:not([hidden]):not([aria-busy])")
+
+
 def edited(page: Page) -> np.ndarray:
     """The image under the brush, uint8 [H, W, 3]."""
     url = page.evaluate("document.querySelector('#edit-image').toDataURL('image/png')")
@@ -58,7 +64,7 @@ def test_a_finished_image_is_edited_with_the_mouse(page: Page, repository: Path)
     fill(page, "a red circle", table="ab2-20")
     run(page)
     before = pixels(downloaded(page))
-    page.get_by_role("button", name="Edit demo-7.png").click()
+    edit(page, "demo-7.png")
     assert np.array_equal(edited(page), before)
     assert page.inner_text("#edit-text") == "75% of all of it is new"
     box = page.locator("#edit-mask").bounding_box()
@@ -78,10 +84,38 @@ def test_a_finished_image_is_edited_with_the_mouse(page: Page, repository: Path)
     assert np.array_equal(after[~place], before[~place])
     assert np.abs(after.astype(int) - before)[place].mean() > 1
     screenshot(page, repository, "edited")
-    page.get_by_role("button", name="Edit demo-7.png").click()
+    edit(page, "demo-7.png")
     assert np.array_equal(edited(page), after) and not marked(page).any()
     page.click("#close")
     assert page.locator("#editor").is_hidden()
+
+
+SLOW_READING = """() => {
+    const read = window.createImageBitmap.bind(window);
+    let milliseconds = 1200;
+    window.createImageBitmap = async (blob) => {
+        milliseconds /= 2;
+        await new Promise((resolve) => setTimeout(resolve, milliseconds));
+        return read(blob);
+    };
+}"""
+
+
+def test_of_two_images_being_read_the_last_is_edited(page: Page) -> None:
+    """Though the first one takes longer, and Generate waits for it."""
+    page.evaluate(SLOW_READING)
+    drop(page, photo("PNG", (32, 32)))
+    drop(page, photo("PNG"))
+    until(page, "document.querySelector('#editor').ariaBusy === 'true'")
+    assert page.locator("#editor").is_hidden()
+    fill(page, "a green star", table="ab2-20")
+    run(page)
+    until(page, "document.querySelector('#status').textContent.includes('rows in')")
+    # 20 rows at a strength of 0.75.
+    assert "15 rows" in page.inner_text("#status")
+    # Until the first one is read too.
+    page.wait_for_timeout(600)
+    assert edited(page).shape == (64, 64, 3)
 
 
 def test_keys_mark_erase_and_invert(page: Page) -> None:

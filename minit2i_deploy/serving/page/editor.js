@@ -36,10 +36,28 @@ export class Editor {
   /**
    * Begin with an image: the square in its middle, which is what a bundle takes.
    *
+   * The section is `aria-busy` until it is read; of several calls the last one counts.
+   *
    * @throws {DOMException} the browser cannot read it
    */
   async open(bytes) {
-    const bitmap = await createImageBitmap(new Blob([bytes]));
+    const reading = createImageBitmap(new Blob([bytes]));
+    this.reading = reading;
+    this.section.setAttribute("aria-busy", "true");
+    try {
+      const bitmap = await reading;
+      if (this.reading === reading) this.begin(bitmap);
+    } finally {
+      if (this.reading === reading) this.stopReading();
+    }
+  }
+
+  stopReading() {
+    this.reading = null;
+    this.section.removeAttribute("aria-busy");
+  }
+
+  begin(bitmap) {
     const { width, height } = bitmap;
     const crop = Math.min(width, height);
     const side = Math.min(crop, MAX_SIDE);
@@ -54,11 +72,14 @@ export class Editor {
   }
 
   close() {
+    this.stopReading();
     this.section.hidden = true;
   }
 
   /** What bodies of requests have in addition while the editor is open. */
   async fields() {
+    // What is being read is what is to be edited; whoever opened it says why it failed.
+    await this.reading?.catch(() => {});
     if (!this.isOpen) return {};
     const image = await new Promise((resolve) => this.image.toBlob(resolve, "image/png"));
     const strength = this.strength.valueAsNumber;
