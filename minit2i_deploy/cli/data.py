@@ -12,6 +12,10 @@ from minit2i_deploy.cli.support.limits import check_least
 from minit2i_deploy.cli.support.options.shard_options import add_shard
 from minit2i_deploy.cli.support.options.shared_arguments import add_json, integer
 from minit2i_deploy.cli.support.parser import add_task
+from minit2i_deploy.cli.support.sharded.embed_data_shards import (
+    EmbedShardsOptions,
+    embed_shards_of,
+)
 from minit2i_deploy.cli.support.sharded.pack_shards import PackOptions, pack_one_shard
 from minit2i_deploy.errors import Minit2iError, UsageError
 
@@ -47,10 +51,12 @@ _EMBED_EPILOG: Final = """\
 Embeddings are stored at the real tokens only: tokens x width x 4 bytes per caption,
 or half of it with --dtype bf16. Training on such shards needs the same encoder,
 tokenizer and length in its recipe. After an interruption the same command embeds
-the missing shards.
+the missing shards. With --shard, --bad-limit is of each shard, and
+minit2i shards status OUT counts those that are done.
 
 examples:
   minit2i data embed "shards/*.tar" embedded --text-encoder flan-t5-large
+  minit2i data embed "shards/*.tar" embedded --text-encoder flan-t5-large --shard 0/4
 """
 
 
@@ -64,21 +70,6 @@ class CheckOptions:
     tokenizer: Path | None
     prompt_length: int
     index: bool
-    bad_limit: int
-    json: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EmbedShardsOptions:
-    """Options of minit2i data embed."""
-
-    shards: tuple[str, ...]
-    output: Path
-    caption: str
-    text_encoder: Path
-    tokenizer: Path | None
-    prompt_length: int
-    dtype: str
     bad_limit: int
     json: bool
 
@@ -192,6 +183,7 @@ def _configure_embed(parser: argparse.ArgumentParser) -> None:
         help="fp32 (default) keeps every bit; bf16 rounds once and takes half the space",
     )
     _add_bad_limit(parser, "samples without a usable caption that may be skipped")
+    add_shard(parser)
     add_json(parser)
 
 
@@ -326,50 +318,8 @@ def _refuse_with_folder(options: CheckOptions, folder: str) -> None:
 
 def run_embed(options: EmbedShardsOptions) -> None:
     """Embed the shards that are missing, and report what was skipped."""
-    from minit2i_deploy.progress import ProgressLine
-    from minit2i_deploy.tokenizer import find_tokenizer
-    from minit2i_deploy.training.data.shards.embed import embed_shards, open_encoder
-    from minit2i_deploy.training.data.shards.storage import expand_names
-
     check_least("--bad-limit", options.bad_limit, 0)
-    urls = expand_names(options.shards)
-    tokenizer = options.tokenizer
-    # A missing encoder is reported by open_encoder, not as a missing tokenizer.
-    if tokenizer is None and (options.text_encoder / "config.json").is_file():
-        tokenizer = find_tokenizer(options.text_encoder)
-    text, info = open_encoder(
-        options.text_encoder,
-        tokenizer or options.text_encoder,
-        prompt_length=options.prompt_length,
-        caption=options.caption,
-        dtype=options.dtype,
-    )
-    with ProgressLine("embed") as line:
-        done = embed_shards(
-            urls,
-            options.output,
-            text,
-            info,
-            bad_limit=options.bad_limit,
-            progress=line,
-        )
-    for item in done.bad:
-        sys.stderr.write(f"minit2i: warning: {item}; skipped\n")
-    values = {
-        "folder": str(options.output),
-        "shards": done.num_shards,
-        "kept": done.num_existing,
-        "samples": done.num_samples,
-        "tokens": done.num_tokens,
-        "left_out": len(done.bad),
-    }
-    existed = f", {done.num_existing} of them from before" if done.num_existing else ""
-    _print(
-        options.json,
-        values,
-        f"{options.output}  {done.num_samples} samples, {done.num_tokens} tokens in "
-        f"{done.num_shards} shards{existed}",
-    )
+    _print(options.json, *embed_shards_of(options))
 
 
 def _print(as_json: bool, values: dict[str, Any], text: str) -> None:

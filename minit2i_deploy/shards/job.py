@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ JOB_FILE: Final = "_job.json"
 SUFFIX: Final = ".shards"
 INSIDE, BESIDE = "inside", "beside"
 FORMAT_VERSION: Final = 1
+_MAX_SHOWN: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +32,7 @@ class Job:
     """What every block of a folder is made of, and how; without a time or a machine.
 
     Args:
-        kind: of work: "embed", "images" or "pack".
+        kind: of work: "embed", "images", "pack" or "data embed".
         bundle: digest of the bundle; "" for work without one.
         input_sha256: hash of the input, an items file or a list of names and sizes.
         num_items: items of the input: lines, prompts or images.
@@ -142,11 +144,18 @@ def _check_same(folder: Path, stored: Job, job: Job) -> None:
     before, now = (_flat(dataclasses.asdict(one)) for one in (stored, job))
     differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     if differing:
-        key = differing[0]
-        raise UsageError(
-            f"{folder}: is of a run with {key} {json.dumps(before.get(key))}, this one "
-            f"has {json.dumps(now.get(key))}; {advice}"
+        one, other = (
+            ", ".join(f"{key} {_shown(values.get(key))}" for key in differing[:_MAX_SHOWN])
+            for values in (before, now)
         )
+        raise UsageError(f"{folder}: is of a run with {one}, this one has {other}; {advice}")
+
+
+def _shown(value: object) -> str:
+    """A setting as JSON; of a digest the first digits."""
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
+        return f'"{value[:12]}.."'
+    return json.dumps(value)
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def test_another_setting_is_said(folder: Path, capsys: pytest.CaptureFixture[str
     done = paint(capsys, "geneval", "geneval.jsonl", "-o", "out", "--guidance", 3, "--steps", 2)
     assert "table euler-2, guidance 3; officially 6 in flavour jax-b16" in done.err
     refused = paint(capsys, "geneval", "geneval.jsonl", "-o", "out", "--steps", 2)
-    assert refused.code == 2 and "guidance 3.0, this one has 6.0" in refused.err
+    assert refused.code == 2 and "guidance 3.0, this one has guidance 6.0" in refused.err
     prism = paint(capsys, "prism", "prism", "-o", "p")
     assert "flavour jax-b16 has no official evaluation of it" in prism.err
 

@@ -109,8 +109,8 @@ FLAGS = {
         "--tokenizer", "SHARDS",
     ],
     "data embed": [
-        "--bad-limit", "--caption", "--dtype", "--json", "--prompt-length", "--text-encoder",
-        "--tokenizer", "OUT", "SHARDS",
+        "--bad-limit", "--caption", "--dtype", "--json", "--prompt-length", "--shard",
+        "--text-encoder", "--tokenizer", "OUT", "SHARDS",
     ],
     "plan embed": [
         *ENGINE, "--batch", "--input", "--json", "--pooled-only", "--price", "--seconds", "--texts",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,37 @@ def test_workers_without_a_common_disk(folder: Path, capsys: pytest.CaptureFixtu
     assert embed(capsys, "t.npz", "0/1").code == 0
     assert run(capsys, "shards", "merge", "t.npz").code == 0
     assert Path("x/t.npz").read_bytes() == Path("t.npz").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".parquet"])
+def test_a_full_disk_on_one_worker_loses_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """A disk of a few files' size, which says that it is full when a file is to be safe on it."""
+    assert embed(capsys, f"one{suffix}", "0/1").code == 0
+    shards = Path(f"small/t{suffix}.shards")
+    for name in ("small", "large"):
+        Path(name).mkdir()
+    sizes = [path.stat().st_size for path in Path(f"one{suffix}.shards").glob("part-*")]
+
+    def fsync_on_a_small_disk(descriptor: int) -> None:
+        parts = Path(os.readlink(f"/proc/self/fd/{descriptor}")).parent.glob("*part-*")
+        if sum(path.stat().st_size for path in parts) > max(sizes) * 3 / 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync_on_a_small_disk)
+        full = embed(capsys, f"small/t{suffix}", "0/2")
+    name = f"part-000002{suffix}"
+    assert full.code == 1 and full.err.count("\n") == 1
+    assert f"{shards / name}: cannot be written: No space left on device" in full.error
+    assert [path.name for path in shards.glob("*part-*")] == [f"part-000000{suffix}"]
+    # The other worker has a disk of its own; a third run finishes under another number.
+    assert embed(capsys, f"large/t{suffix}", "1/2").code == 0
+    done = embed(capsys, f"small/t{suffix}", "2/3", "--json")
+    assert json.loads(done.out)["items"] == 2
+    assert run(capsys, "shards", "merge", f"small/t{suffix}", f"large/t{suffix}").code == 0
+    assert contents(shards) == contents(Path(f"one{suffix}.shards"))
 
 
 def test_a_line_without_a_text_fails_at_the_end(

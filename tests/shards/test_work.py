@@ -164,9 +164,9 @@ def test_a_file_of_another_size_is_a_missing_block(tmp_path: Path) -> None:
     [
         ({"bundle": "c" * 64}, "of bundle bbbbbbbbbbbb.., but this is bundle cccccccccccc"),
         ({"input_sha256": "j" * 64}, "sha256 iiiiiiiiiiii.., but this input has jjjjjjjjjjjj"),
-        ({"block_items": 5}, "block_items 4, this one has 5"),
-        ({"settings": {"suffix": ".npz"}}, 'suffix ".txt", this one has ".npz"'),
-        ({"version": "0"}, 'this one has "0"'),
+        ({"block_items": 5}, "block_items 4, this one has block_items 5"),
+        ({"settings": {"suffix": ".npz"}}, 'suffix ".txt", this one has suffix ".npz"'),
+        ({"version": "0"}, 'this one has version "0"'),
     ],
 )
 def test_another_job_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:

@@ -94,7 +94,7 @@ def test_quantized_products_are_counted_by_their_type(tmp_path: Path, precision:
             build_graph(graph, precision, "sm86")
 
 
-@pytest.mark.parametrize("name", ["int8", "fp8", "fp8-attention"])
+@pytest.mark.parametrize("name", ["int8", "fp8-attention"])
 def test_quantized_blocks_keep_their_attention_fused(tmp_path: Path, name: str) -> None:
     """Silent fusion loss would show here: Q/DQ beside attention and, in the last one, before it."""
     scheme = find_scheme(name)
@@ -106,6 +106,21 @@ def test_quantized_blocks_keep_their_attention_fused(tmp_path: Path, name: str) 
     # The final layer alone, or with it the w2 of an int8 graph, stays in half precision.
     assert set(audit.gemms) <= {scheme.precision, "fp16"}
     assert audit.gemms[scheme.precision] >= 10
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_a_quantized_loop_keeps_its_attention_fused(tmp_path: Path, name: str) -> None:
+    """Each pass has scales of its own, and exclusive attention after the kernel."""
+    scheme = find_scheme(name)
+    graph, num_attentions = looped_trio("fp16")
+    step = QuantizableGraph.read(graph)
+    scales = {site.name: 0.03 for site in step.sites}
+    write_graph(quantize_graph(step, scheme.transformer, scales), tmp_path)
+    audit = build_graph(tmp_path / "model.onnx", scheme.precision, "sm89").audit
+    assert (audit.attention, audit.attention_fused) == (num_attentions, num_attentions) == (4, 4)
+    assert audit.softmax_unfused == 0
+    # Of three blocks, one of which runs twice.
+    assert audit.gemms[scheme.precision] >= 20
 
 
 def test_a_free_size_that_nobody_named_is_refused(tmp_path: Path) -> None:

@@ -103,21 +103,26 @@ def embed_shards(
     """
     result = EmbedResult()
     with output_lock(out), remove_if_empty(out):
-        targets = _targets(urls, out)
+        targets = shard_targets(urls, out)
         for number, (url, target) in enumerate(zip(urls, targets, strict=True)):
             part = stage_of(progress, number / len(urls), (number + 1) / len(urls))
             if target.exists():
                 _check_same(target, info)
                 result.num_existing += 1
             else:
-                samples = _samples(url, text, info, result, bad_limit, part)
+                samples = embedded_samples(url, text, info, result, bad_limit, part)
                 write_shard(target, samples, info.to_json())
             result.num_shards += 1
             part(1.0, _count(result))
     return result
 
 
-def _targets(urls: Sequence[str], out: Path) -> list[Path]:
+def shard_targets(urls: Sequence[str], out: Path) -> list[Path]:
+    """The new shards, one for each of ``urls``, in ``out``, which is made.
+
+    Raises:
+        UsageError: two shards of one name, or a folder that cannot be written or is their own.
+    """
     targets = [out / url.rpartition("/")[2] for url in urls]
     for url, target in zip(urls, targets, strict=True):
         if targets.count(target) > 1:
@@ -143,7 +148,7 @@ def _check_same(target: Path, info: EmbeddingInfo) -> None:
             )
 
 
-def _samples(
+def embedded_samples(
     url: str,
     text: CaptionEncoder,
     info: EmbeddingInfo,
@@ -151,6 +156,11 @@ def _samples(
     bad_limit: int,
     progress: Progress,
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Samples of a shard with the values of their captions, counted in ``result``.
+
+    Raises:
+        TrainingError: the shard is corrupt, or ``result`` has more bad samples than the limit.
+    """
     size, scan = storage.size_bytes(url), Scan()
     with storage.open_stream(url) as stream:
         for raw in iterate_samples(url, stream, scan):
