@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -261,14 +262,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def opened_ways(bundles: dict[str, Bundle], threads: int) -> Iterator[dict[str, Any]]:
     """The three ways, each with runtimes of its own."""
 
-    def open_runtime(bundle: Bundle) -> Runtime:
-        return m.open_runtime(bundle, threads=threads)
+    def open_runtime(bundle: Bundle, **options: bool) -> Runtime:
+        return m.open_runtime(bundle, threads=threads, **options)
 
     with contextlib.ExitStack() as stack:
         runtimes = {
             model: stack.enter_context(open_runtime(bundle)) for model, bundle in bundles.items()
         }
-        in_flight = InFlight(bundles, open_runtime)
+        # As minit2i serve opens it.
+        in_flight = InFlight(bundles, functools.partial(open_runtime, arena=False))
         stack.callback(in_flight.engine.stop, 0.0)
         yield {
             "in-flight": in_flight,

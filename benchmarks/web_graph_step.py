@@ -1,11 +1,12 @@
 """One guided step at full size: WebAssembly in Node against Python, on random weights.
 
     sh scripts/setup_web.sh .venv/bin/python
-    python benchmarks/web_graph_step.py GRAPH --variant b-16 --rounds 3
+    python -m benchmarks.web_graph_step GRAPH --variant b-16 --scheme int8-weights --rounds 3
 
 GRAPH is a folder; where it has no model.onnx, the step graph of a random network is exported to it
-first. onnxruntime-web, onnxruntime-node and Python's onnxruntime then run it in turns, each in a
-process of its own, with two branches of one image. Memory is the kernel's peak of a process.
+first, and quantized by a scheme of weights alone. onnxruntime-web, onnxruntime-node and Python's
+onnxruntime then run it in turns, each in a process of its own, with two branches of one image.
+Memory is the kernel's peak of a process.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +26,7 @@ import numpy as np
 from benchmarks.web_step import NODE, PROGRAMS, PYTHON, WEB
 from minit2i_deploy.bundle.manifest import FORMAT_VERSION
 from minit2i_deploy.config import VARIANTS, ModelConfig
+from minit2i_deploy.machine import describe_machine, machine_line
 
 _GRAPH: Final = "model.onnx"
 _EXPORT: Final = "export"
@@ -34,7 +37,7 @@ def main() -> None:
     options = _arguments()
     config = VARIANTS[options.variant]
     if options.child == _EXPORT:
-        _export(config, options.graph)
+        _export(config, options.graph, options.scheme)
         return
     if options.child == PYTHON:
         print(json.dumps(_python(config, options)))
@@ -46,6 +49,9 @@ def main() -> None:
     for _ in range(options.rounds):
         for name in PROGRAMS:
             runs[name].append(_run(name, config, options))
+    print(machine_line(describe_machine()))
+    num_bytes = sum(path.stat().st_size for path in options.graph.iterdir())
+    print(f"{options.variant} {options.scheme or 'fp32'}: {num_bytes / 1e6:.0f} MB of files")
     for name in PROGRAMS:
         print(_line(name, runs[name], runs[PYTHON]))
 
@@ -54,6 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("graph", metavar="GRAPH", type=Path)
     parser.add_argument("--variant", choices=tuple(VARIANTS), default="b-16")
+    parser.add_argument("--scheme", choices=("int8-weights", "int4-weights"), help="default: fp32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="in each process (default 2)")
     parser.add_argument("--threads", type=int, default=2)
@@ -63,6 +70,8 @@ def _arguments() -> argparse.Namespace:
 
 def _child(options: argparse.Namespace) -> list[str]:
     values = {"--variant": options.variant, "--steps": options.steps, "--threads": options.threads}
+    if options.scheme is not None:
+        values["--scheme"] = options.scheme
     flags = [str(item) for pair in values.items() for item in pair]
     return [
         sys.executable,
@@ -138,7 +147,26 @@ def _input(name: str, rank: int, config: ModelConfig) -> np.ndarray:
     return others.get(name, np.zeros(image, np.float32))
 
 
-def _export(config: ModelConfig, folder: Path) -> None:
+def _export(config: ModelConfig, folder: Path, scheme: str | None) -> None:
+    if scheme is None:
+        _export_fp32(config, folder)
+        return
+    from minit2i_deploy.export.quantize.graph.linear_layers import match_any
+    from minit2i_deploy.export.quantize.graph.model_graph import write_graph
+    from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
+    from minit2i_deploy.export.quantize.graph.rewrite import quantize_graph
+    from minit2i_deploy.export.quantize.schemes import find_scheme
+
+    form = find_scheme(scheme).transformer
+    with tempfile.TemporaryDirectory(dir=folder.parent) as source:
+        _export_fp32(config, Path(source))
+        step = QuantizableGraph.read(Path(source) / _GRAPH)
+        folder.mkdir(exist_ok=True)
+        excluded = match_any(step.linears, form.exclude)
+        write_graph(quantize_graph(step, form, {}, exclude=excluded), folder)
+
+
+def _export_fp32(config: ModelConfig, folder: Path) -> None:
     import torch
 
     from minit2i_deploy.export.choices import DEFAULT_OPSET

@@ -83,7 +83,9 @@ class GraphScheme:
 _TURING: Final = ("sm75", "sm80", "sm86", "sm87")
 _ADA: Final = ("sm89", "sm90", "sm100", "sm120", "sm121")
 CPU: Final = "cpu"
-TARGETS: Final = (CPU, *_TURING, *_ADA)
+# A browser: WebAssembly or WebGPU.
+WEB: Final = "web"
+TARGETS: Final = (CPU, WEB, *_TURING, *_ADA)
 _INT8_WEIGHTS: Final = GraphScheme(weights=INT8)
 _INT4_WEIGHTS: Final = GraphScheme(weights=INT4, block=64)
 
@@ -103,7 +105,7 @@ class Scheme:
         bounds: largest relative L2 error of a single step's guided estimate, and root mean
             square error of the final state as a share of its range; nothing is written if a
             check exceeds its bound.
-        targets: what gains by it: "cpu", or compute capabilities of NVIDIA GPUs.
+        targets: what gains by it: "cpu", "web", or compute capabilities of NVIDIA GPUs.
     """
 
     name: str
@@ -155,11 +157,13 @@ SCHEMES: Final = {
         Scheme(
             name="int8-weights",
             transformer=_INT8_WEIGHTS,
+            targets=TARGETS,
             purpose="INT8 weights, arithmetic of the source: a quarter of the bytes",
         ),
         Scheme(
             name="int4-weights",
             transformer=_INT4_WEIGHTS,
+            targets=TARGETS,
             bounds=(0.6, 0.4),
             purpose="INT4 weights in blocks, arithmetic of the source: a seventh of the bytes",
         ),
@@ -210,8 +214,13 @@ def check_fits(scheme: Scheme, base: str, target: str | None) -> None:
         raise UsageError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
     if target not in scheme.targets:
         others = [name for name, item in SCHEMES.items() if target in item.targets]
+        reason = f"{target} does not gain by scheme {scheme.name}"
+        if target == WEB and scheme.transformer.activations is not None:
+            reason = _UNLIKE.format(scheme=scheme.name)
+        raise UsageError(f"{reason}; choose one of {', '.join(others)}")
+    if target == WEB and base != "fp32":
         raise UsageError(
-            f"{target} does not gain by scheme {scheme.name}; choose one of {', '.join(others)}"
+            f"{target} requires an fp32 bundle, got {base}; export the checkpoint with --for web"
         )
     if base == "fp32" and target != CPU and scheme.transformer.activations is not None:
         raise UsageError(f"{_UNFUSED.format(scheme=scheme.name, target=target)}; {_HALF}")
@@ -225,7 +234,7 @@ def slow_on(scheme: Scheme, base: str, target: str | None) -> str | None:
         base: precision of the source bundle's step graph.
         target: one of TARGETS, or None where it is not known.
     """
-    if base != "fp32" or target == CPU:
+    if base != "fp32" or target in (CPU, WEB):
         return None
     if target is not None:
         return (
@@ -238,6 +247,12 @@ def slow_on(scheme: Scheme, base: str, target: str | None) -> str | None:
     return None
 
 
+# WebAssembly's integer products are Python's to the last bit, but the float32 sums before them are
+# not, and there the last bit decides how a value is rounded (tests/runtimes/web/test_images.py).
+_UNLIKE: Final = (
+    "scheme {scheme} rounds inputs of layers to 8 bits, so a browser's images would differ from"
+    " those of other runtimes"
+)
 # Measured with TensorRT-RTX 1.7.1: it refuses the fp32 attention between quantized layers.
 _UNFUSED: Final = (
     "TensorRT builds no engine of scheme {scheme} on a fp32 bundle, because {target} has no fused"

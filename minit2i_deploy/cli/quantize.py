@@ -81,7 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         metavar="NAME",
-        help=f"what it is to run on, checked first: cpu, or {TARGET_HELP}",
+        help=f"what it is to run on, checked first: cpu, web, or {TARGET_HELP}",
     )
     parser.add_argument(
         "--switch-at",

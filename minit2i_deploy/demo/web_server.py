@@ -20,7 +20,9 @@ ISOLATION: Final = {
 }
 
 
-class _Handler(SimpleHTTPRequestHandler):
+class SiteHandler(SimpleHTTPRequestHandler):
+    """Files of a folder, with the types and headers that the page needs."""
+
     headers_to_add: Mapping[str, str] = ISOLATION
     # The system's own table may lack these, and browsers refuse scripts of another type.
     extensions_map = {  # noqa: RUF012
@@ -43,7 +45,7 @@ class _Handler(SimpleHTTPRequestHandler):
         """Nothing: a request is no event for the person who opened the page."""
 
 
-class _PlainHandler(_Handler):
+class _PlainHandler(SiteHandler):
     headers_to_add: Mapping[str, str] = MappingProxyType({})
 
 
@@ -67,7 +69,7 @@ def site_server(folder: Path, port: int = 0, *, isolated: bool = True) -> Thread
     Raises:
         UsageError: the port is taken or not one that may be used.
     """
-    handler = functools.partial(_Handler if isolated else _PlainHandler, directory=str(folder))
+    handler = functools.partial(SiteHandler if isolated else _PlainHandler, directory=str(folder))
     try:
         return _Server((HOST, port), handler)
     except (OSError, OverflowError) as error:

@@ -13,6 +13,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "install_chromium.sh"
+_WEBGPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
+_NO_WEBGPU = ("--disable-gpu",)
 PHONE, DESK = (390, 844), (1280, 900)
 
 
@@ -26,12 +28,17 @@ def chromium() -> str:
 
 
 @contextmanager
-def open_browser() -> Iterator[Browser]:
-    """A browser without a window."""
+def open_browser(*, webgpu: bool = False) -> Iterator[Browser]:
+    """A browser without a window.
+
+    Args:
+        webgpu: WebGPU on the processor; else there is no GPU, whatever the machine has.
+    """
     program = chromium()
     with sync_playwright() as playwright:
         # Root has no sandbox of user namespaces in a container; the only page is our own.
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        args = ["--no-sandbox", *(_WEBGPU if webgpu else _NO_WEBGPU)]
+        browser = playwright.chromium.launch(executable_path=program, args=args)
         try:
             yield browser
         finally:

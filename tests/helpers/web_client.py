@@ -22,6 +22,8 @@ from tests.helpers.browser import open_browser
 WEB = Path(__file__).parent.parent.parent / "runtimes" / "web"
 NODE = Path(sys.executable).parent / "node"
 ENGINES = ("onnxruntime-web", "onnxruntime-node", "chromium")
+# Chromium with a GPU in software.
+WEBGPU = "webgpu"
 # A busy machine; the slowest run of cases takes half a minute on two cores.
 _TIMEOUT_S = 400
 
@@ -40,10 +42,10 @@ def case(kind: str, *args: Any) -> Case:
 
 
 def run_cases(engine: str, cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """Run cases on one of ENGINES; each result has ``value`` or ``error``."""
+    """Run cases on one of ENGINES or WEBGPU; each result has ``value`` or ``error``."""
     with tempfile.TemporaryDirectory() as folder:
-        if engine == "chromium":
-            return _run_in_chromium(Path(folder), cases)
+        if engine in ("chromium", WEBGPU):
+            return _run_in_chromium(Path(folder), cases, webgpu=engine == WEBGPU)
         questions, answers = Path(folder) / "cases.json", Path(folder) / "results.json"
         questions.write_text(json.dumps([vars(item) for item in cases]), encoding="utf-8")
         node("run_node.mjs", engine, str(questions), str(answers))
@@ -51,7 +53,7 @@ def run_cases(engine: str, cases: Sequence[Case]) -> list[dict[str, Any]]:
     return results
 
 
-def _run_in_chromium(folder: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
+def _run_in_chromium(folder: Path, cases: Sequence[Case], *, webgpu: bool) -> list[dict[str, Any]]:
     """The module and the cases' bundles lie under one address."""
     (folder / "web").symlink_to(WEB)
     places: dict[str, str] = {}
@@ -63,10 +65,10 @@ def _run_in_chromium(folder: Path, cases: Sequence[Case]) -> list[dict[str, Any]
         {"kind": item.kind, "args": [places.get(str(item.args[0]), item.args[0]), *item.args[1:]]}
         for item in cases
     ]
-    with served(folder) as place, open_browser() as browser:
+    with served(folder) as place, open_browser(webgpu=webgpu) as browser:
         page = browser.new_page()
         page.set_default_timeout(1000 * _TIMEOUT_S)
-        page.goto(f"{place}web/testing/cases.html")
+        page.goto(f"{place}web/testing/cases.html?provider={'webgpu' if webgpu else 'wasm'}")
         page.wait_for_function("window.ready")
         results: list[dict[str, Any]] = page.evaluate("cases => window.run(cases)", questions)
     return results

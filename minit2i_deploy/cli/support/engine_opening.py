@@ -6,7 +6,7 @@ import ctypes.util
 import dataclasses
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 from minit2i_deploy.cli.support.options.engine_options import AUTO, SETTINGS, EngineOptions
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError
@@ -18,16 +18,27 @@ if TYPE_CHECKING:
 _TENSORRT: Final = ("tensorrt", "tensorrt-rtx")
 
 
-def open_engine(
-    bundle: Bundle, engine: EngineOptions, *, lean: bool = False, keep_prompts: bool = True
-) -> Runtime:
+class Wishes(TypedDict, total=False):
+    """Options that the runtimes which have them get.
+
+    Args:
+        lean: free the text encoder when the denoiser is opened.
+        keep_prompts: keep what was computed of a prompt; without it, it can be timed.
+        arena: keep freed memory for the next run.
+    """
+
+    lean: bool
+    keep_prompts: bool
+    arena: bool
+
+
+def open_engine(bundle: Bundle, engine: EngineOptions, **wishes: Unpack[Wishes]) -> Runtime:
     """Open the engine that is asked for; use it in a ``with`` block.
 
     Args:
         bundle: to run.
         engine: as given on the command line.
-        lean: free the text encoder when the denoiser is opened, in runtimes that can.
-        keep_prompts: let a runtime keep what it computed of a prompt; without it, it can be timed.
+        wishes: options that not every runtime has.
 
     Raises:
         UsageError: an unknown runtime, or a setting for one that does not have it.
@@ -35,8 +46,8 @@ def open_engine(
         RuntimeFailure: no device is found.
     """
     if engine.device == AUTO:
-        return _open_fastest(bundle, engine, lean=lean, keep_prompts=keep_prompts)
-    return _open_named(bundle, engine, lean=lean, keep_prompts=keep_prompts)
+        return _open_fastest(bundle, engine, wishes)
+    return _open_named(bundle, engine, wishes)
 
 
 def opened_spec(engine: EngineOptions, runtime: Runtime) -> str:
@@ -46,9 +57,7 @@ def opened_spec(engine: EngineOptions, runtime: Runtime) -> str:
     return f"{runtime.name}:{getattr(runtime, 'provider', '')}".rstrip(":")
 
 
-def _open_named(
-    bundle: Bundle, engine: EngineOptions, *, lean: bool = False, keep_prompts: bool = True
-) -> Runtime:
+def _open_named(bundle: Bundle, engine: EngineOptions, wishes: Wishes) -> Runtime:
     """Open one engine by its name; arguments and errors as for ``open_engine``."""
     from minit2i_deploy.runtimes import open_runtime, runtime_class
 
@@ -61,10 +70,7 @@ def _open_named(
         raise UsageError(f"runtime {engine.name} has no --{unknown[0]}; it takes {choices}")
     if "device" in settings and isinstance(known["device"].default, int):
         settings["device"] = _gpu_index(engine.name, settings["device"])
-    if lean and "lean" in known:
-        settings["lean"] = True
-    if not keep_prompts and "keep_prompts" in known:
-        settings["keep_prompts"] = False
+    settings |= {name: value for name, value in wishes.items() if name in known}
     runtime = open_runtime(bundle, engine.name, **settings)
     if engine.provider == AUTO:
         provider = getattr(runtime, "provider", "")
@@ -81,9 +87,7 @@ def _gpu_index(runtime: str, text: str) -> int:
         ) from None
 
 
-def _open_fastest(
-    bundle: Bundle, engine: EngineOptions, *, lean: bool, keep_prompts: bool
-) -> Runtime:
+def _open_fastest(bundle: Bundle, engine: EngineOptions, wishes: Wishes) -> Runtime:
     """Open the first engine that works, in the order of their speed; its name goes to stderr.
 
     TensorRT is tried where the bundle has engines, other GPU engines where there is an NVIDIA
@@ -92,8 +96,7 @@ def _open_fastest(
     Args:
         bundle: to run.
         engine: settings that every engine tried gets, where it has them.
-        lean: as for ``open_engine``.
-        keep_prompts: as for ``open_engine``.
+        wishes: as for ``open_engine``.
 
     Raises:
         UsageError: a runtime or provider is named beside auto.
@@ -105,7 +108,7 @@ def _open_fastest(
     reasons = []
     for candidate in _candidates(bundle, engine):
         try:
-            runtime = _open_named(bundle, candidate, lean=lean, keep_prompts=keep_prompts)
+            runtime = _open_named(bundle, candidate, wishes)
             _check_precisions(bundle, runtime)
         except (MissingDependencyError, RuntimeFailure) as error:
             reasons.append(f"{candidate.spec}: {error}")

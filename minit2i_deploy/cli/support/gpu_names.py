@@ -38,7 +38,7 @@ TARGET_HELP: Final = (
 )
 _CAPABILITY: Final = re.compile(r"sm\d+")
 # Words that stand for something else than a GPU and go on as they are.
-_OTHERS: Final = ("cpu", "native", "portable")
+_OTHERS: Final = ("cpu", "web", "native", "portable")
 # Suffixes of a name that do not change the capability.
 _VARIANTS: Final = ("laptop", "mobile", "super", "ti", "d", "sxm", "pcie", "nvl")
 

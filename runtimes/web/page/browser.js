@@ -25,13 +25,16 @@ export function numThreads() {
   return self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, MAX_THREADS) : 1;
 }
 
-/** Whether there is a GPU that pages can use. */
-export async function hasWebGpu() {
-  try {
-    return Boolean(await /** @type {any} */ (navigator).gpu?.requestAdapter());
-  } catch {
-    return false;
-  }
+/**
+ * Why this page cannot compute on a GPU, in one line, or nothing.
+ *
+ * @returns {Promise<string | undefined>}
+ */
+export async function lacksWebGpu() {
+  const { gpu } = /** @type {any} */ (navigator);
+  if (!gpu) return "This browser has no WebGPU, so the processor computes.";
+  const adapter = await gpu.requestAdapter().catch(() => null);
+  return adapter ? undefined : "WebGPU finds no GPU here, so the processor computes.";
 }
 
 /**

@@ -1,6 +1,6 @@
 /** The page: settings to the worker, rows and images to tiles. */
 
-import { deleteStored, hasWebGpu, lacks, numThreads, startServiceWorker } from "./browser.js";
+import { deleteStored, lacks, lacksWebGpu, numThreads, startServiceWorker } from "./browser.js";
 import { EngineWorker } from "./engine.js";
 import { Tile } from "./tile.js";
 
@@ -39,7 +39,9 @@ async function start() {
   get("generate").disabled = false;
   showSizes(isStored);
   say("");
-  if (await hasWebGpu()) get("provider").add(new Option(PROVIDERS.webgpu, "webgpu"));
+  const lacking = await lacksWebGpu();
+  if (lacking) get("gpu").textContent = lacking;
+  else get("provider").add(new Option(PROVIDERS.webgpu, "webgpu"));
 }
 
 async function run() {

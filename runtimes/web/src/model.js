@@ -37,7 +37,9 @@ export async function open(place, options) {
   const isAddress = typeof place === "string" || place instanceof URL;
   const source = isAddress ? new UrlSource(place) : place;
   const bundle = await Bundle.open(source, options);
-  return new Model(bundle, new Engine(bundle, options.ort, options), options.onWarning);
+  const engine = new Engine(bundle, options.ort, options);
+  if (engine.difference) options.onWarning?.(engine.difference);
+  return new Model(bundle, engine, options.onWarning);
 }
 
 export class Model {

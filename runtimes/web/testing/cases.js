@@ -14,7 +14,7 @@ import { Bundle, Minit2iError, Mix, open, readTable, sha256, standardNoise } fro
  */
 
 /** @type {Record<string, (world: World, ...args: any[]) => Promise<any>>} */
-const KINDS = { call, embed, fails, generate, hash, noise, tokenize, verify };
+const KINDS = { call, embed, fails, generate, hash, noise, operators, tokenize, verify };
 
 /**
  * @param {World} world
@@ -137,6 +137,21 @@ async function generate(world, place, prompts, { seed, noise, tableJson, cancelA
 }
 
 /**
+ * Runs a graph of one input and one output.
+ *
+ * @param {World} world
+ * @param {string} graph its file, in base64
+ * @param {string} input float32 values
+ * @param {number[]} shape
+ */
+async function operators({ ort }, graph, input, shape) {
+  const session = await ort.InferenceSession.create(decoded(graph));
+  const tensor = new ort.Tensor("float32", floats(input), shape);
+  const outputs = await session.run({ [session.inputNames[0]]: tensor });
+  return base64(outputs[session.outputNames[0]].data);
+}
+
+/**
  * @param {World} _world
  * @param {string} seed digits
  * @param {number} stream
@@ -177,7 +192,11 @@ function base64(array) {
 }
 
 /** @param {string} text */
+function decoded(text) {
+  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+}
+
+/** @param {string} text */
 function floats(text) {
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-  return new Float32Array(bytes.buffer);
+  return new Float32Array(decoded(text).buffer);
 }

@@ -276,6 +276,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "unknown scheme": (["--scheme", "int3"], "unknown scheme 'int3'; choose one of int8, fp8"),
     "target": (["--scheme", "fp8", "--target", "sm86"], "sm86 does not gain by scheme fp8"),
     "unknown target": (["--scheme", "int8", "--target", "sm1"], "unknown target 'sm1'"),
+    "web": (["--scheme", "int8", "--target", "web"], "a browser's images would differ"),
     "pattern": (["--scheme", "int8-weights", "--exclude", "w9"], "'w9' matches no linear layer"),
     "all": (["--scheme", "int8-weights", "--exclude", "*"], "every linear layer is excluded"),
     "calibration": (["--scheme", "int8", "--calibration", "none.npz"], "cannot be read"),
@@ -333,6 +334,16 @@ def test_schemes_know_their_sources() -> None:
         quantize_bundle(
             source().path, "never", QuantizeOptions(scheme="int8", graphs=["text_encoder"])
         )
+
+
+def test_a_browser_gets_weights_alone_so_that_its_images_are_those_of_python() -> None:
+    for scheme in ("int8", "int8-cpu"):
+        with pytest.raises(UsageError, match=r"would differ .*; choose one of int8-weights, int4"):
+            check_fits(find_scheme(scheme), "fp32", "web")
+    with pytest.raises(UsageError, match=r"web requires an fp32 bundle, got fp16; .* --for web"):
+        check_fits(find_scheme("int8-weights"), "fp16", "web")
+    check_fits(find_scheme("int8-weights"), "fp32", "web")
+    assert slow_on(find_scheme("int8-weights"), "fp32", "web") is None
 
 
 @pytest.mark.parametrize("scheme", ["int8", "fp8", "fp8-attention"])

@@ -141,6 +141,17 @@ export class Engine {
     }
   }
 
+  /** Why images differ from those of other runtimes by more than rounding, in one line, or null. */
+  get difference() {
+    const { graphs, stepSwitch } = this.#bundle.manifest;
+    const steps = [graphs[STEP_GRAPH], stepSwitch?.graph];
+    if (isNative(this.#ort) || !steps.some((graph) => graph?.precision === "int8")) return null;
+    return (
+      `${this.#bundle.name}: its layers round their inputs to 8 bits, so images differ from those ` +
+      "of other runtimes; for the same ones quantize with --target web"
+    );
+  }
+
   /** Free every session. */
   async close() {
     this.#closed = true;
@@ -163,6 +174,7 @@ export class Engine {
   async #open(name) {
     const { graphs, stepSwitch } = this.#bundle.manifest;
     const graph = name === SWITCH_GRAPH && stepSwitch ? stepSwitch.graph : graphs[name];
+    if (this.provider === "webgpu" && !isNative(this.#ort)) await requireGpu();
     const local = isNative(this.#ort) ? this.#bundle.localPath(graph.path) : undefined;
     /** @type {SessionOptions} */
     const options = { executionProviders: [this.provider], extra: SESSION_CONFIG };
@@ -221,6 +233,13 @@ export class Engine {
 /** @param {Ort} ort */
 function isNative(ort) {
   return ort.env?.versions?.node !== undefined;
+}
+
+async function requireGpu() {
+  const { gpu } = /** @type {any} */ (globalThis.navigator ?? {});
+  if (await gpu?.requestAdapter().catch(() => null)) return;
+  const reason = gpu ? "WebGPU finds no GPU here" : "there is no WebGPU here";
+  throw new RuntimeFailure(`${reason}; take provider wasm`);
 }
 
 /**
