@@ -102,10 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(options: argparse.Namespace, folder: Path) -> Report:
     """Export, warm both up, compare one step, then time them in turns."""
     torch.manual_seed(0)
-    config = _config(options.variant)
+    config = step_config(options.variant)
     net = MMJiT(config).eval()
-    x, tokens = _inputs(config, net)
-    session = _session(Step(net.denoiser).eval(), config, options, folder)
+    x, tokens = step_inputs(config, net)
+    session = step_session(Step(net.denoiser).eval(), config, options, folder)
     inputs = StepInputs(image_shape=x.shape, tokens=tokens, known=None, per_image=True)
     first = TorchTrajectory(Step(net.denoiser), torch.from_numpy(x), inputs)
     second = OnnxTrajectory(session, onnxruntime, x, inputs)
@@ -151,7 +151,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _config(variant: str) -> ModelConfig:
+def step_config(variant: str) -> ModelConfig:
+    """The shape of a published variant, or of the demo model."""
     if variant != "demo":
         return VARIANTS[variant]
     from minit2i_deploy.training.recipe.load import load_recipe
@@ -159,7 +160,7 @@ def _config(variant: str) -> ModelConfig:
     return load_recipe(Path("demo")).model
 
 
-def _inputs(config: ModelConfig, net: MMJiT) -> tuple[np.ndarray, np.ndarray]:
+def step_inputs(config: ModelConfig, net: MMJiT) -> tuple[np.ndarray, np.ndarray]:
     """A noisy image, and the tokens of a prompt half as long as it may be and of none."""
     shape = (1, config.in_channels, config.image_size, config.image_size)
     context = torch.randn(2, config.prompt_length, config.txt_input_size)
@@ -169,7 +170,8 @@ def _inputs(config: ModelConfig, net: MMJiT) -> tuple[np.ndarray, np.ndarray]:
     return torch.randn(shape).numpy(), tokens.numpy()
 
 
-def _session(step: Step, config: ModelConfig, options: argparse.Namespace, folder: Path) -> Any:
+def step_session(step: Step, config: ModelConfig, options: argparse.Namespace, folder: Path) -> Any:
+    """Export the step graph into a folder and open it."""
     print(f"exporting {options.variant} ...", file=sys.stderr)
     model = to_onnx(step, step_signature(config), options.opset)
     write_graph(model, step, folder, canonical_name)

@@ -12,6 +12,7 @@ from minit2i_deploy.bundle.manifest import Flavour, Preset
 from minit2i_deploy.bundle.presets import PresetTable, presets_of
 from minit2i_deploy.checkpoints.text_encoder import check_tokenizer
 from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.solvers.guidance import one_pass_table
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
 from minit2i_deploy.tokenizer import FILE_NAME, Tokenizer, find_tokenizer
 
@@ -63,7 +64,10 @@ def copy_tokenizer(text_encoder: Path, folder: Path, prompt_length: int, config:
 
 
 def write_tables(
-    folder: Path, flavour: Flavour, conditions: StudentSettings | None = None
+    folder: Path,
+    flavour: Flavour,
+    conditions: StudentSettings | None = None,
+    one_pass_guidance: float | None = None,
 ) -> tuple[dict[str, str], dict[str, Preset]]:
     """Write the solver tables and name the presets that use them.
 
@@ -71,21 +75,26 @@ def write_tables(
         folder: of the bundle.
         flavour: gives a_min and steps of the reference table, and every preset's guidance.
         conditions: omega, t_min and t_max of a few-step student; None takes the released recipe's.
+        one_pass_guidance: scale of guidance that the weights give in one branch, or None.
 
     Returns:
         table name -> path relative to the bundle, and preset name -> table and guidance.
     """
     (folder / "tables").mkdir()
     conditions = conditions or {}
-    guidance = conditions.get("omega", flavour.guidance)
+    guidance = one_pass_guidance or conditions.get("omega", flavour.guidance)
+    one_pass = one_pass_guidance is not None
     compiled = {
         preset: choice.compile(flavour.a_min, conditions)
-        for preset, choice in presets_of(flavour).items()
+        for preset, choice in presets_of(flavour, one_pass=one_pass).items()
     }
     tables = list(compiled.values())
     if flavour.name != MEAN_FLOW:
         fewer = [PresetTable(solver="euler", steps=steps) for steps in _FEWER_STEPS]
         tables += [each.compile(flavour.a_min, conditions) for each in fewer]
+    if one_pass:
+        tables = [one_pass_table(table) for table in tables]
+        compiled = {name: one_pass_table(table) for name, table in compiled.items()}
     paths = {}
     for table in tables:
         paths[table.name] = f"tables/{table.name}.json"

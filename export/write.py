@@ -27,6 +27,7 @@ from minit2i_deploy.checkpoints.checkpoint import Checkpoint, CheckpointReport
 from minit2i_deploy.checkpoints.lora_sources import (
     adapter_strengths,
     combined_digest,
+    one_pass_scale,
     recorded_adapters,
 )
 from minit2i_deploy.checkpoints.text_encoder import check_encoder_config
@@ -239,7 +240,8 @@ def _write_manifest(
     export: _Export, graphs: dict[str, GraphInfo], checks: list[Check], origin: CheckpointReport
 ) -> None:
     """Tables and, last of all, the manifest."""
-    tables, presets = write_tables(export.folder, export.flavour, export.conditions)
+    one_pass = one_pass_scale(origin.adapters)
+    tables, presets = write_tables(export.folder, export.flavour, export.conditions, one_pass)
     manifest = Manifest(
         model=export.config,
         variant=variant_of(export.config),
@@ -261,6 +263,7 @@ def _write_manifest(
         only_for=export.options.only_for,
         adapters=recorded_adapters(origin.adapters),
         trained_size=origin.trained_size,
+        one_pass_guidance=one_pass,
     )
     if export.options.precision in OVERFLOWING:
         draft = Bundle(path=export.folder, manifest=manifest, digest="")

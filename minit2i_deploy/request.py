@@ -19,7 +19,13 @@ from minit2i_deploy.editing.default_preset import edit_preset
 from minit2i_deploy.editing.edit import NO_EDIT, Edit
 from minit2i_deploy.errors import SettingIgnoredWarning, UsageError
 from minit2i_deploy.protocol import Runtime
-from minit2i_deploy.request_checks import as_prompts, as_seeds, check_settings
+from minit2i_deploy.request_checks import (
+    as_prompts,
+    as_seeds,
+    check_one_pass,
+    check_settings,
+)
+from minit2i_deploy.solvers.guidance import one_pass_table
 from minit2i_deploy.solvers.noise import batch_noise
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.start import start_table
@@ -79,6 +85,9 @@ class Request:
         prompt_list = as_prompts(prompts)
         check_settings(table, guidance, negative, noise)
         base_table, guidance = _with_defaults(bundle, table, guidance, edit)
+        if (scale := bundle.manifest.one_pass_guidance) is not None:
+            check_one_pass(bundle.path, scale, guidance, negative)
+            base_table = one_pass_table(base_table)
         table = start_table(base_table, 1.0 - edit.strength)
         conditions = student_conditions(bundle, table, guidance, negative)
         shares = common_shares(prompt_list)

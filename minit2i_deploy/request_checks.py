@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from numbers import Real
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -66,6 +68,30 @@ def check_settings(table: object, guidance: object, negative: object, noise: obj
     for name, value, kind, description in rules:
         if value is not None and not isinstance(value, kind):
             raise UsageError(f"{name} must be {description}, got {_brief(value)}")
+
+
+def check_one_pass(bundle: Path, scale: float, guidance: float, negative: str | None) -> None:
+    """Refuse what weights that give the guided estimate in one branch cannot do.
+
+    Args:
+        bundle: of these weights, for the text.
+        scale: of the guidance that is part of them.
+        guidance: what was asked for.
+        negative: prompt in place of the unconditional branch, or None.
+
+    Raises:
+        UsageError: another scale, or a negative prompt.
+    """
+    if not math.isclose(guidance, scale, rel_tol=1e-6):
+        raise UsageError(
+            f"{bundle}: guidance {scale:g} is part of the weights (one-pass adapter), got "
+            f"{guidance:g}; omit it, or use the bundle without the adapter"
+        )
+    if negative is not None:
+        raise UsageError(
+            f"{bundle}: guidance {scale:g} is part of the weights (one-pass adapter), which has no "
+            "branch for a negative prompt; omit it, or use the bundle without the adapter"
+        )
 
 
 def _index(value: Any) -> int:

@@ -22,6 +22,7 @@ from minit2i_deploy.training.distributed.parallel import (
 from minit2i_deploy.training.distributed.precision import resolve_precision
 from minit2i_deploy.training.distributed.processes import Processes
 from minit2i_deploy.training.lora.flow_matching import LoraFlowMatching
+from minit2i_deploy.training.lora.one_pass_guidance import OnePassGuidance
 from minit2i_deploy.training.objectives.flow_matching import FlowMatching
 from minit2i_deploy.training.objectives.mean_flow import MeanFlow
 from minit2i_deploy.training.objectives.objective import Batch, Objective
@@ -164,7 +165,8 @@ class Learner:
 
 def _objective(recipe: Recipe, device: torch.device) -> Objective:
     if recipe.lora is not None:
-        return LoraFlowMatching(recipe, device)
+        adapters = OnePassGuidance if recipe.lora.guidance > 1 else LoraFlowMatching
+        return adapters(recipe, device)
     if recipe.distill is None:
         return FlowMatching(recipe, device)
     kind = TrajectoryMatching if recipe.distill.teacher_rows else MeanFlow

@@ -16,6 +16,7 @@ from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.io.files import atomic_write_bytes, sha256_file
 from minit2i_deploy.progress import Progress, no_progress
+from minit2i_deploy.solvers.guidance import one_pass_table
 from minit2i_deploy.solvers.mean_flow import StudentSettings
 from minit2i_deploy.solvers.methods import find_solver
 from minit2i_deploy.solvers.repeats import NO_REPEATS, Repeats
@@ -131,6 +132,8 @@ class Bundle:
     ) -> Table:
         """Compile a solver with this bundle's a_min and noise, for a student with its conditions.
 
+        Where one branch gives the guided estimate, no row has a second.
+
         Args:
             solver: a name in ``solvers.SOLVERS``.
             steps: of the solver.
@@ -153,7 +156,7 @@ class Bundle:
                 "t_min": float(table.column("t_min")[0]),
                 "t_max": float(table.column("t_max")[0]),
             }
-        return solver_table(
+        table = solver_table(
             solver,
             steps=steps,
             grid=grid,
@@ -162,6 +165,7 @@ class Bundle:
             repeats=dataclasses.replace(repeats, noise_scale=self.manifest.noise.scale),
             **conditions,
         )
+        return table if self.manifest.one_pass_guidance is None else one_pass_table(table)
 
     def preset(self, name: str | None = None) -> tuple[Table, float]:
         """Read a preset's table and guidance scale; without a name, the default preset's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -145,6 +146,16 @@ class AdapterInfo:
 
     def __post_init__(self) -> None:
         _digest("sha256", self.sha256)
+
+
+def check_one_pass_guidance(scale: float | None) -> None:
+    """Refuse a scale that no adapter gives in one pass.
+
+    Raises:
+        ValueError: not a finite number above 1.
+    """
+    if scale is not None and not 1.0 < scale < math.inf:
+        raise ValueError(f"one_pass_guidance must be a finite number above 1, got {scale}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

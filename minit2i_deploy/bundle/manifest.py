@@ -35,6 +35,7 @@ from minit2i_deploy.bundle.fields import (
     StepSwitch,
     TensorInfo,
     TokenizerInfo,
+    check_one_pass_guidance,
     check_only_for,
 )
 from minit2i_deploy.bundle.head_padding import HeadPadding
@@ -108,6 +109,7 @@ class Manifest:
     only_for: str | None = None
     trained_size: tuple[int, int] | None = None
     adapters: tuple[AdapterInfo, ...] | None = None
+    one_pass_guidance: float | None = None
     format_version: int = FORMAT_VERSION
     kind: str = KIND
 
@@ -191,6 +193,7 @@ _OPTIONAL: Final = {
     "only_for": str,
     "trained_size": tuple[int, int],
     "adapters": tuple[AdapterInfo, ...],
+    "one_pass_guidance": float,
 }
 # Attributes whose key in the file, fixed by the format, is another word.
 _KEYS: Final = {"switch": "late"}
@@ -206,6 +209,7 @@ def check_links(manifest: Manifest) -> None:
     # Raises where the widths break its rules.
     _ = manifest.head_padding
     check_only_for(manifest.only_for)
+    check_one_pass_guidance(manifest.one_pass_guidance)
     if manifest.trained_size is not None and (
         len(manifest.trained_size) != 2 or min(manifest.trained_size) < 1
     ):

@@ -37,9 +37,11 @@ def with_steps(bundle: Bundle, table: Table, steps: int) -> Table:
         repeats=Repeats.of_meta(meta),
     )
     interval = meta.get("interval")
+    if interval == other.meta.get("interval"):
+        interval = None
     return adjust_guidance(
         other,
-        interval=None if interval in (None, [0.0, 1.0]) else (interval[0], interval[1]),
+        interval=None if interval is None else (interval[0], interval[1]),
         clip=_shared_value(table, "clip"),
         rescale=_shared_value(table, "rescale"),
     )

@@ -60,6 +60,13 @@ _FEWER_EVALUATIONS: Final = {
     FAST: PresetTable(solver="ab2", steps=20),
 }
 
+# Selected likewise with the one-pass adapter (docs/measurements/one_pass.md): 32 and 16
+# evaluations.
+_ONE_PASS: Final = {
+    BALANCED: PresetTable(solver="ab2", steps=32),
+    FAST: PresetTable(solver="ab2", steps=16, shift=2.0),
+}
+
 
 # Selected with the editing meter (docs/measurements/editing.md).
 _EDITING: Final = {
@@ -72,12 +79,18 @@ _EDITING: Final = {
 }
 
 
-def presets_of(flavour: Flavour) -> dict[str, PresetTable]:
-    """Preset name -> table; the official run of the flavour comes first."""
+def presets_of(flavour: Flavour, *, one_pass: bool = False) -> dict[str, PresetTable]:
+    """Preset name -> table; the official run of the flavour comes first.
+
+    Args:
+        flavour: of the bundle.
+        one_pass: whether its weights give the guided estimate in one branch.
+    """
     if flavour.name == MEAN_FLOW:
         return {REFERENCE: PresetTable(solver=MEAN_FLOW, steps=flavour.steps)}
     reference = PresetTable(solver="euler", steps=flavour.steps)
-    return {REFERENCE: reference, **_FEWER_EVALUATIONS, **_EDITING}
+    fewer = _ONE_PASS if one_pass else _FEWER_EVALUATIONS
+    return {REFERENCE: reference, **fewer, **_EDITING}
 
 
 def default_preset(presets: Mapping[str, object]) -> str:

@@ -35,6 +35,7 @@ class LoraReport:
         sha256: of its settings and its weights, as ``sha256_files`` makes it of two files.
         weights_sha256: of the weights alone, which earlier releases recorded in manifests.
         strength: the user's factor of the complete sum, beside the adapter's own scale.
+        one_pass_guidance: scale of guidance that the merged weights give in one branch, or None.
     """
 
     path: str
@@ -45,6 +46,7 @@ class LoraReport:
     sha256: str
     weights_sha256: str
     strength: float = 1.0
+    one_pass_guidance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

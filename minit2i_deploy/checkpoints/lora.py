@@ -25,12 +25,16 @@ from minit2i_deploy.checkpoints.lora_names import (
     is_of_text_encoder,
     pattern_value,
 )
-from minit2i_deploy.checkpoints.lora_sources import Lora, adapter_strengths
+from minit2i_deploy.checkpoints.lora_sources import Lora, adapter_strengths, one_pass_scale
 from minit2i_deploy.errors import CheckpointError
 from minit2i_deploy.io.files import sha256_file, sha256_files
 
 # Key under which this package's adapters name their base; other programs write no such key.
 BASE_SHA256: Final = "base_sha256"
+
+# Key of adapter_config.json in adapters that give the guided estimate in one branch: the scale.
+# peft ignores it with a warning, and a release that does not know it refuses the adapter.
+ONE_PASS_GUIDANCE: Final = "one_pass_guidance"
 
 _CONFIG_NAME: Final = "adapter_config.json"
 _WEIGHTS_NAME: Final = "adapter_model.safetensors"
@@ -50,6 +54,7 @@ _NEUTRAL: Final = frozenset(
         "layers_pattern",
         "layers_to_transform",
         "lora_alpha",
+        ONE_PASS_GUIDANCE,
         "lora_dropout",
         "megatron_core",
         "peft_version",
@@ -119,7 +124,8 @@ def merge_lora(base: Checkpoint, lora: Lora) -> Checkpoint:
     Raises:
         CheckpointError: an adapter is corrupt, was trained on another base, or uses a setting
             that a plain merge does not cover.
-        UsageError: a strength is no finite number, or 0.
+        UsageError: a strength is no finite number, or 0, or an adapter that gives guidance in one
+            pass is merged at another strength than 1, or beside another one.
     """
     modules = linear_modules(base.config)
     adapters = []
@@ -128,6 +134,7 @@ def merge_lora(base: Checkpoint, lora: Lora) -> Checkpoint:
         _check_fits(adapter, modules, base)
         _check_base(adapter, base)
         adapters.append((_report(adapter, strength), adapter))
+    one_pass_scale([report for report, _ in adapters])
     adapters.sort(key=lambda item: (item[0].sha256, item[0].strength))
     for report, adapter in adapters:
         for module, pair in adapter.pairs.items():
@@ -149,6 +156,7 @@ def merge_lora(base: Checkpoint, lora: Lora) -> Checkpoint:
 
 
 def _report(adapter: _Adapter, strength: float) -> LoraReport:
+    scale = adapter.config.get(ONE_PASS_GUIDANCE)
     largest = max(adapter.pairs.values(), key=lambda pair: pair.rank)
     return LoraReport(
         path=str(adapter.path),
@@ -160,6 +168,7 @@ def _report(adapter: _Adapter, strength: float) -> LoraReport:
         sha256=sha256_files(adapter.files, adapter.path.parent),
         weights_sha256=sha256_file(adapter.path),
         strength=strength,
+        one_pass_guidance=None if scale is None else float(scale),
     )
 
 
@@ -221,6 +230,12 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         raise CheckpointError(
             f"{path}: expected a positive integer r and a number lora_alpha, got {rank!r} and "
             f"{alpha!r}; copy the adapter again"
+        )
+    scale = config.get(ONE_PASS_GUIDANCE)
+    if scale is not None and not (type(scale) in (int, float) and 1 < scale < math.inf):
+        raise CheckpointError(
+            f"{path}: {ONE_PASS_GUIDANCE} is {scale!r}, expected a finite number above 1; copy the "
+            "adapter again"
         )
     for name in ("rank_pattern", "alpha_pattern"):
         if not isinstance(config.get(name) or {}, dict):

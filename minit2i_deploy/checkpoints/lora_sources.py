@@ -52,6 +52,29 @@ def combined_digest(adapters: Sequence[LoraReport]) -> str | None:
     return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
 
 
+def one_pass_scale(adapters: Sequence[LoraReport]) -> float | None:
+    """Scale of guidance that merged adapters give in one branch; None without such an adapter.
+
+    Raises:
+        UsageError: two such adapters, or one at another strength than 1, where the scale is not
+            known.
+    """
+    guiding = [item for item in adapters if item.one_pass_guidance is not None]
+    if not guiding:
+        return None
+    if len(guiding) > 1:
+        raise UsageError(
+            f"{guiding[0].path} and {guiding[1].path} both give guidance in one pass; merge one "
+            "of the two"
+        )
+    if guiding[0].strength != 1:
+        raise UsageError(
+            f"{guiding[0].path}: gives guidance in one pass, at a scale that is known at strength "
+            f"1 alone, got {guiding[0].strength:g}; omit the strength"
+        )
+    return guiding[0].one_pass_guidance
+
+
 def recorded_adapters(adapters: Sequence[LoraReport]) -> tuple[AdapterInfo, ...] | None:
     """What a manifest says of merged adapters, where ``combined_digest`` does not tell it all."""
     if combined_digest(adapters) in (None, *(item.sha256 for item in adapters)):

@@ -170,6 +170,8 @@ def _bundle_text(bundle: Bundle) -> str:
         facts.insert(5, ("heads", f"{manifest.model.head_dim} wide, {padded}"))
     if manifest.only_for is not None:
         facts.insert(-1, ("runs on", f"provider {manifest.only_for} of onnxruntime only"))
+    if manifest.one_pass_guidance is not None:
+        facts[-1:-1] = [("guidance", f"{manifest.one_pass_guidance:g}, in one pass")]
     if provenance.lora_sha256 is not None:
         facts[-1:-1] = [("lora", f"merged, {text}") for text in _lora_texts(manifest)]
     if manifest.quantization is not None:
@@ -299,6 +301,8 @@ def _checkpoint_text(checkpoint: Checkpoint) -> str:
         merged = f"rank {lora.rank}, alpha {lora.alpha:g}, strength {lora.strength:g} on "
         merged += f"{lora.num_modules} matrices, sha256 {lora.sha256}"
         facts.append(("lora", merged))
+        if lora.one_pass_guidance is not None:
+            facts.append(("guidance", f"{lora.one_pass_guidance:g}, in one pass"))
     dropped = [
         ("dropped", f"{item.what}: {item.num_tensors} tensors, {item.reason}")
         for item in report.dropped

@@ -127,6 +127,7 @@ def run(options: RefitOptions) -> None:
     ):
         progress(0.0, "read weights")
         source = _new_weights(base, options)
+        _check_guidance(base, source)
         provenance = _provenance(base, source)
         adapters = recorded_adapters(source.report.adapters)
         # Graphs are those of the old bundle, and so is everything that is read from it below.
@@ -171,6 +172,21 @@ def _new_weights(base: Bundle, options: RefitOptions) -> Checkpoint:
         )
     _check_text_encoder(base, source)
     return source
+
+
+def _check_guidance(base: Bundle, source: Checkpoint) -> None:
+    """The tables stay the bundle's, so both weights must be guided alike."""
+    from minit2i_deploy.checkpoints.lora_sources import one_pass_scale
+
+    old, new = base.manifest.one_pass_guidance, one_pass_scale(source.report.adapters)
+    if old != new:
+        words = [
+            "two branches" if scale is None else f"one pass at {scale:g}" for scale in (old, new)
+        ]
+        raise UsageError(
+            f"{base.path}: is guided by {words[0]} and the new weights by {words[1]}, which needs "
+            "other tables; run minit2i export"
+        )
 
 
 def _with_size_of(config: ModelConfig, other: ModelConfig) -> ModelConfig:

@@ -44,6 +44,40 @@ def adjust_guidance(
     return replace_columns(table, columns, name=table.name + suffix, meta=meta)
 
 
+def one_pass_table(table: Table) -> Table:
+    """A base model's table for weights that give the guided estimate in one branch.
+
+    No row has a second branch: guidance applies at t = 1 alone, where no row is. That interval is
+    part of the meta, so a table that starts later, in any language, has none either.
+
+    Args:
+        table: guided in all rows, or in none; returned as it is in the second case.
+
+    Raises:
+        UsageError: only some rows are guided, or the table has guidance rescale, which compares
+            two branches.
+    """
+    share = table.column("share")
+    if table.is_conditioned or not (share.any() or table.column("rescale").any()):
+        return table
+    if not (share == 1).all():
+        raise UsageError(
+            f"table {table.name} guides some rows only, but guidance is part of these weights; "
+            "omit the interval, or use the bundle without the adapter"
+        )
+    if table.column("rescale").any():
+        raise UsageError(
+            f"table {table.name} has guidance rescale, which compares two branches, but these "
+            "weights give the guided estimate in one; omit it"
+        )
+    return replace_columns(
+        table,
+        {"share": np.zeros(len(table))},
+        name=f"{table.name}-one-pass",
+        meta={**table.meta, "interval": [1.0, 1.0]},
+    )
+
+
 def replace_columns(
     table: Table, columns: Mapping[str, np.ndarray], *, name: str, meta: Mapping[str, Any]
 ) -> Table:

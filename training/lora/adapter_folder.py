@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from minit2i_deploy.checkpoints.lora import BASE_SHA256
+from minit2i_deploy.checkpoints.lora import BASE_SHA256, ONE_PASS_GUIDANCE
 from minit2i_deploy.errors import TrainingError, UsageError, require
 from minit2i_deploy.io.files import atomic_directory, only_with
 from minit2i_deploy.training.lora.targets import lora_targets
@@ -88,6 +88,7 @@ def adapter_config(recipe: Recipe) -> dict[str, Any]:
     return values | {
         "peft_type": "LORA",
         "target_modules": list(lora_targets(recipe.model, lora.targets)),
+        **({ONE_PASS_GUIDANCE: lora.guidance} if lora.guidance > 1 else {}),
     }
 
 

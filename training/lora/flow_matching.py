@@ -52,7 +52,7 @@ class LoraFlowMatching(FlowMatching):
         # too. Prior preservation evaluates the base once more.
         model = self.recipe.model
         passes = 2.0 if self.prior is None else 3.0
-        return passes * (denoiser_flops(model) + adapter_flops(model)) + 3.0 * _pair_flops(
+        return passes * (denoiser_flops(model) + adapter_flops(model)) + 3.0 * pair_flops(
             model, self.targets, self.lora.rank
         )
 
@@ -62,11 +62,14 @@ class LoraFlowMatching(FlowMatching):
         add_adapters(net, self.lora, self.targets, self.recipe.seed)
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        self._seed_dropout(batch, step)
+        return super().loss(net, batch, step)
+
+    def _seed_dropout(self, batch: Batch, step: int) -> None:
         if self.lora.dropout:
             # peft's dropout draws from torch's own generator, which nothing else here uses.
             stream = _DROPOUT_STREAM * (1 + batch.positions[0])
             torch.manual_seed((draw_seed(self.recipe.seed, step) ^ stream) & 0xFFFFFFFF)
-        return super().loss(net, batch, step)
 
     def _target(self, images: Tensor, captions: Sequence[str]) -> TargetFunction | None:
         if self.prior is None:
@@ -91,7 +94,7 @@ class LoraFlowMatching(FlowMatching):
         return base
 
 
-def _pair_flops(model: ModelConfig, targets: tuple[str, ...], rank: int) -> float:
+def pair_flops(model: ModelConfig, targets: tuple[str, ...], rank: int) -> float:
     """Operations of one image through every pair, in a forward pass."""
     sizes = linear_modules(model)
     num_image, num_text = model.num_image_tokens, model.num_text_tokens

@@ -28,18 +28,18 @@ _LEVEL_ROUNDING = 1e-6
 
 
 @torch.no_grad()
-def teacher_trajectory(
-    teacher: MMJiT,
+def guided_trajectory(
+    net: MMJiT,
     noise: Tensor,
     context: Tensor,
     mask: Tensor,
     conditions: GuidanceConditions,
     table: Table,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Sample a base model from noise to images, each with its own guidance.
 
     Args:
-        teacher: a base model.
+        net: a base model.
         noise: float32 [B, 3, H, W], start of the trajectories, already scaled.
         context: [B, L, width].
         mask: [B, L].
@@ -47,9 +47,10 @@ def teacher_trajectory(
         table: a deterministic solver's.
 
     Returns:
-        float32 [rows + 1, B, 3, H, W], the noise and the state after each row.
+        states: float32 [rows + 1, B, 3, H, W], the noise and the state after each row.
+        estimates: float32 [rows, B, 3, H, W], each row's guided x0.
     """
-    texts = [teacher.text_adapter(context, m) for m in (mask, torch.zeros_like(mask))]
+    texts = [net.text_adapter(context, m) for m in (mask, torch.zeros_like(mask))]
     level = torch.from_numpy(1.0 - table.column("t")).to(noise)[:, None]
     after_start = level <= conditions.t_max + _LEVEL_ROUNDING
     inside = (conditions.t_min <= level + _LEVEL_ROUNDING) & after_start
@@ -57,17 +58,18 @@ def teacher_trajectory(
     # Read once for all rows, because every read waits for the device.
     is_guided = (omega != 1).any(1).tolist()
     x, h = noise, torch.zeros_like(noise)
-    states = [x]
+    states, estimates = [x], []
     for row in table.steps():
         branches = 1 + is_guided[row.index]
-        x0 = teacher.denoiser(torch.cat([x] * branches), torch.cat(texts[:branches]))
+        x0 = net.denoiser(torch.cat([x] * branches), torch.cat(texts[:branches]))
         cond, *uncond = x0.to(torch.float32).chunk(branches)
         g = omega[row.index].reshape(-1, 1, 1, 1)
         y = g * cond + (1 - g) * uncond[0] if uncond else cond
         a, b, c, s, *_ = row.values.tolist()
         x, h = a * x + b * y + c * h, y + s * x
         states.append(x)
-    return torch.stack(states)
+        estimates.append(y)
+    return torch.stack(states), torch.stack(estimates)
 
 
 def trajectory_loss(

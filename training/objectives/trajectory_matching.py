@@ -15,7 +15,7 @@ from minit2i_deploy.training.objectives.mean_flow_loss import GuidanceConditions
 from minit2i_deploy.training.objectives.objective import Batch
 from minit2i_deploy.training.objectives.random_draws import draw_noise, draw_seed
 from minit2i_deploy.training.objectives.teacher import Teacher
-from minit2i_deploy.training.objectives.trajectory_loss import teacher_trajectory, trajectory_loss
+from minit2i_deploy.training.objectives.trajectory_loss import guided_trajectory, trajectory_loss
 from minit2i_deploy.training.recipe.recipe import Recipe
 
 
@@ -63,7 +63,9 @@ class TrajectoryMatching:
         noise = NOISE_SCALE * draw_noise(recipe, step, batch.positions)
         values = (noise, batch.context, batch.mask * keep[index].to(batch.mask.dtype))
         noise, context, mask = (value.to(self.device) for value in values)
-        states = teacher_trajectory(self.teacher.net, noise, context, mask, conditions, self.table)
+        states, _ = guided_trajectory(
+            self.teacher.net, noise, context, mask, conditions, self.table
+        )
         long_steps = states[:: self.distill.teacher_rows]
         loss = trajectory_loss(net, long_steps, context, mask, conditions, recipe.a_min)
         return loss, loss.detach()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.solvers.time_grids import MAX_STEPS
 from minit2i_deploy.training.lora.targets import BLOCKS
 from minit2i_deploy.training.recipe.paths import resolve_folder
 
@@ -27,6 +28,9 @@ class LoraRecipe:
         new_words: words or phrases that mark captions with something the base does not know; at
             all others the target is the base's own prediction (prior preservation). Empty: the
             target is the image everywhere.
+        guidance: 1 trains on images. Above 1 the adapter learns, from the base's own trajectories
+            and without images, to give in one evaluation the estimate guided by this scale.
+        trajectory_rows: solver rows of these trajectories, each a state that is learned.
 
     Raises:
         UsageError: a value is of the wrong type or outside its range.
@@ -38,6 +42,8 @@ class LoraRecipe:
     dropout: float = 0.0
     targets: tuple[str, ...] = BLOCKS
     new_words: tuple[str, ...] = ()
+    guidance: float = 1.0
+    trajectory_rows: int = 16
 
     def __post_init__(self) -> None:
         self._require("base", isinstance(self.base, str) and self.base != "", "a path")
@@ -52,6 +58,14 @@ class LoraRecipe:
         valid = valid and all(isinstance(item, str) and item.strip() for item in self.new_words)
         self._require("new_words", valid, "a list of words")
         object.__setattr__(self, "new_words", tuple(self.new_words))
+        self._require("guidance", _real(self.guidance) and self.guidance >= 1, "1 or more")
+        valid = type(self.trajectory_rows) is int and 1 < self.trajectory_rows <= MAX_STEPS
+        self._require("trajectory_rows", valid, f"in 2..{MAX_STEPS}")
+        if self.new_words and self.guidance > 1:
+            raise UsageError(
+                "recipe: lora.new_words and lora.guidance are set, but guidance is learned from "
+                "the base's own estimates alone; remove one of the two"
+            )
 
     def _require(self, name: str, valid: bool, expected: str) -> None:
         if not valid:

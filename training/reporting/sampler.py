@@ -64,6 +64,9 @@ class Sampler:
     ) -> None:
         self.text, self.recipe, self.folder, self.device = text, recipe, folder, device
         self.table = _table(recipe)
+        # Where an adapter gives the guided estimate, its one branch is the sample.
+        learns_guidance = recipe.lora is not None and recipe.lora.guidance > 1
+        self._guidance = 1.0 if learns_guidance else recipe.sample_guidance
         self.specs: list[Spec] = []
         self.captions = list(recipe.sample_prompts)
         if not self.captions:
@@ -111,7 +114,7 @@ class Sampler:
         noise = np.stack([standard_noise(i, (3, size, size)) for i in range(len(mask))])
         start = torch.from_numpy(noise).to(self.device) * NOISE_SCALE
         x = start
-        guidance = self.recipe.sample_guidance
+        guidance = self._guidance
         for state, _ in run_table(Step(net.denoiser), start, tokens, self.table, guidance):
             x = state
         return x.cpu().numpy()

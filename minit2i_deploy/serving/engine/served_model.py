@@ -115,7 +115,14 @@ class ServedModel:
         if negative is not None and self.is_student:
             notices.append(f"{self.name} is a few-step student and takes no negative prompt")
             negative = None
+        scale = self.bundle.manifest.one_pass_guidance
+        if negative is not None and scale is not None:
+            notices.append(f"{self.name} has guidance in its weights and takes no negative prompt")
+            negative = None
         table, guidance = self._table(settings)
+        if scale is not None and guidance != scale:
+            notices.append(f"guidance of {self.name} is {scale:g}, a part of its weights")
+            guidance = scale
         if self.is_student and guidance is not None and guidance < 1:
             notices.append("guidance below 1 is 1 (none) for a few-step student")
             guidance = 1.0

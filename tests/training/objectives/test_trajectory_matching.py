@@ -22,7 +22,7 @@ from minit2i_deploy.training.objectives.flow_matching_loss import NOISE_SCALE
 from minit2i_deploy.training.objectives.mean_flow_loss import GuidanceConditions, StepConditions
 from minit2i_deploy.training.objectives.objective import Batch
 from minit2i_deploy.training.objectives.random_draws import draw_noise
-from minit2i_deploy.training.objectives.trajectory_loss import teacher_trajectory, trajectory_loss
+from minit2i_deploy.training.objectives.trajectory_loss import guided_trajectory, trajectory_loss
 from minit2i_deploy.training.objectives.trajectory_matching import TrajectoryMatching
 from minit2i_deploy.training.recipe.distillation import DistillRecipe
 from minit2i_deploy.training.recipe.recipe import Recipe
@@ -85,7 +85,7 @@ def test_states_are_those_of_the_loop_that_paints(
     noise, context, mask = start(2)
     table = solver_table(solver, steps=10, a_min=0.1)
     conditions = guidance([2.5, 2.5], t_min=1 - interval[1], t_max=1 - interval[0])
-    actual = teacher_trajectory(teacher, noise, context, mask, conditions, table)
+    actual, _ = guided_trajectory(teacher, noise, context, mask, conditions, table)
     with torch.no_grad():
         tokens = torch.stack([teacher.text_adapter(context, m) for m in (mask, 0 * mask)])
     guided = solver_table(solver, steps=10, a_min=0.1, interval=interval)
@@ -99,10 +99,10 @@ def test_every_image_has_its_own_guidance(teacher: MMJiT) -> None:
     noise, context, mask = start(3)
     table = solver_table("ab2", steps=4, a_min=0.25)
     conditions = guidance([1.0, 2.0, 5.0])
-    together = teacher_trajectory(teacher, noise, context, mask, conditions, table)
+    together, _ = guided_trajectory(teacher, noise, context, mask, conditions, table)
     for i in range(3):
         one = slice(i, i + 1)
-        alone = teacher_trajectory(
+        alone, _ = guided_trajectory(
             teacher, noise[one], context[one], mask[one], conditions.select(one), table
         )
         assert (together[:, one] - alone).abs().max() <= MAX_ABS_ERROR
@@ -162,14 +162,14 @@ def test_the_student_learns_the_state_after_so_many_rows(
     displayed: list[Tensor] = []
 
     def walk(*arguments: Any) -> Tensor:
-        walked.append(teacher_trajectory(*arguments))
+        walked.append(guided_trajectory(*arguments))
         return walked[-1]
 
     def look(student: object, states: Tensor, *rest: object) -> Tensor:
         displayed.append(states)
         return torch.zeros((), requires_grad=True)
 
-    monkeypatch.setattr(trajectory_matching, "teacher_trajectory", walk)
+    monkeypatch.setattr(trajectory_matching, "guided_trajectory", walk)
     monkeypatch.setattr(trajectory_matching, "trajectory_loss", look)
     recipe = recipe_of(folder)
     objective = TrajectoryMatching(recipe, torch.device("cpu"))

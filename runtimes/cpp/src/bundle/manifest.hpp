@@ -68,6 +68,8 @@ struct Manifest {
     std::string checkpoint_sha256;
     // The provider whose own operators the graphs hold, which no other runs; empty for any.
     std::string only_for;
+    // Scale of guidance that one branch gives, a part of the weights; 0 for two branches.
+    double one_pass_guidance = 0.0;
 };
 
 // Reads manifest.json's bytes; where is its path, for the error.

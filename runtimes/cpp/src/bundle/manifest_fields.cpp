@@ -342,6 +342,15 @@ Manifest decode_manifest(const Json &complete) {
         }
         value.erase("trained_size");
     }
+    // This one if one branch gives the guided estimate.
+    if (value.contains("one_pass_guidance")) {
+        const std::string where = "manifest.one_pass_guidance";
+        manifest.one_pass_guidance = expect_number(value.at("one_pass_guidance"), where);
+        if (!(manifest.one_pass_guidance > 1.0)) {
+            throw JsonError(where + " must be above 1");
+        }
+        value.erase("one_pass_guidance");
+    }
     // This one if several adapters were merged, or one at a strength of its own.
     if (value.contains("adapters")) {
         for (const Json &item : expect_list(value.at("adapters"), "manifest.adapters")) {

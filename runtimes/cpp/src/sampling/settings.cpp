@@ -50,6 +50,28 @@ double select_guidance(const Bundle &bundle, const Table &table, const Request &
     return bundle.preset(preset_name(bundle, request)).guidance;
 }
 
+// Weights that give the guided estimate in one branch know one scale and no second branch.
+void check_one_pass(const Bundle &bundle, const Table &table, double guidance, bool has_negative) {
+    const double scale = bundle.manifest.one_pass_guidance;
+    if (scale == 0.0) {
+        return;
+    }
+    const std::string part = "guidance " + python_float(scale) + " is part of the weights of " +
+                             bundle.path.string() + " (one-pass adapter)";
+    if (!(std::abs(guidance - scale) <= 1e-6 * scale)) {
+        fail_usage(part + ", got " + python_float(guidance) + "; omit it");
+    }
+    if (has_negative) {
+        fail_usage(part + ", which has no branch for a negative prompt; omit it");
+    }
+    for (std::size_t row = 0; row < table.size(); ++row) {
+        if (table.value(row, "share") != 0.0) {
+            fail_usage(part + ", but table " + table.name() +
+                       " runs a second branch; take a table of the bundle");
+        }
+    }
+}
+
 std::vector<float> student_conditions(const Bundle &bundle, const Table &table, double omega,
                                       bool has_negative) {
     if (bundle.manifest.model.is_student != table.is_conditioned()) {
@@ -139,6 +161,7 @@ Settings settle(const Bundle &bundle, const Request &request) {
         fail_usage("guidance must be finite in float32, got " + python_float(settings.guidance) +
                    "; 1 is none, 2 to 12 are usual");
     }
+    check_one_pass(bundle, settings.table, settings.guidance, request.negative.has_value());
     settings.conditions =
         student_conditions(bundle, settings.table, settings.guidance, request.negative.has_value());
     const std::vector<double> shares = shares_of(request.weights);

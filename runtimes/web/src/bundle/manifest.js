@@ -38,6 +38,7 @@ import * as fields from "./fields.js";
  * @property {string} checkpointSha256
  * @property {Record<string, fields.FileInfo>} files
  * @property {StepSwitch | null} stepSwitch
+ * @property {number | null} onePassGuidance scale that one branch gives, a part of the weights
  * @property {string | null} onlyFor provider of ONNX Runtime whose own operators the graphs have
  */
 
@@ -49,7 +50,10 @@ const FORMAT_VERSIONS = [1n, 2n];
 // A manifest has some 100 kB.
 const MAX_BYTES = 16 * 2 ** 20;
 const CHECKSUM = "manifest_sha256";
-const OPTIONAL = ["quantization", "late", "padded_head_dim", "only_for", "trained_size", "adapters"];
+const OPTIONAL = [
+  ...["quantization", "late", "padded_head_dim", "only_for", "trained_size", "adapters"],
+  "one_pass_guidance",
+];
 const REQUIRED = [
   ...["kind", "format_version", CHECKSUM, "model", "variant", "graphs", "tokenizer", "files"],
   ...["tables", "presets", "default_preset", "flavour", "noise", "provenance", "checks"],
@@ -118,6 +122,8 @@ function decode(value) {
     noiseScale: fields.readNoise(value.noise, "noise"),
     checkpointSha256: fields.readProvenance(value.provenance, "provenance"),
     files: fields.mapOf(value.files, "files", fields.readFile),
+    onePassGuidance:
+      "one_pass_guidance" in value ? asNumber(value.one_pass_guidance, "one_pass_guidance") : null,
     onlyFor: "only_for" in value ? asText(value.only_for, "only_for") : null,
     stepSwitch: "late" in value ? readSwitch(asObject(value.late, "late")) : null,
   };
@@ -125,6 +131,9 @@ function decode(value) {
 
 /** @param {JsonObject} value */
 function checkOptional(value) {
+  if ("one_pass_guidance" in value && !(asNumber(value.one_pass_guidance, "") > 1)) {
+    throw new JsonError("one_pass_guidance must be above 1");
+  }
   if ("quantization" in value) fields.checkQuantization(value.quantization, "quantization");
   if ("only_for" in value) fields.oneOf(value.only_for, ["cpu", "cuda"], "only_for");
   if ("adapters" in value) {

@@ -50,6 +50,7 @@ export async function makeRequest(bundle, prompts, options) {
   }
   const table = await selectTable(bundle, options);
   const guidance = selectGuidance(bundle, table, options);
+  checkOnePass(bundle, table, guidance, negative);
   const conditions = conditionsOf(bundle, table, guidance, negative);
   const rowWeights = table.rows.map((_, row) => table.guidanceWeights(row, guidance));
   const [{ shares }] = mixes;
@@ -136,6 +137,31 @@ function selectGuidance(bundle, selected, { table, preset, guidance }) {
   throw new UsageError(
     `guidance must be finite in float32, got ${scale}; 1 is none, 2 to 12 are usual`,
   );
+}
+
+/**
+ * Weights that give the guided estimate in one branch know one scale and no second branch.
+ *
+ * @param {Bundle} bundle
+ * @param {Table} table
+ * @param {number} guidance
+ * @param {string | undefined} negative
+ */
+function checkOnePass({ name, manifest }, table, guidance, negative) {
+  const scale = manifest.onePassGuidance;
+  if (scale === null) return;
+  const part = `guidance ${scale} is part of the weights of ${name} (one-pass adapter)`;
+  if (Math.abs(guidance - scale) > 1e-6 * scale) {
+    throw new UsageError(`${part}, got ${guidance}; omit it`);
+  }
+  if (negative !== undefined) {
+    throw new UsageError(`${part}, which has no branch for a negative prompt; omit it`);
+  }
+  if (table.rows.some(({ share }) => share !== 0)) {
+    throw new UsageError(
+      `${part}, but table ${table.name} runs a second branch; use a table of the bundle`,
+    );
+  }
 }
 
 /**
