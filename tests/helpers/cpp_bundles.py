@@ -17,6 +17,7 @@ from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.manifest import add_checksum
 from minit2i_deploy.demo.ready import ready_bundle
 from minit2i_deploy.demo.shipped import shipped_model
+from minit2i_deploy.solvers.guidance import one_pass_table
 from tests.helpers.bundles import draft, write_files
 
 DEMO_TOKENIZER = Path(str(minit2i_deploy.demo.__file__)).parent / "assets" / "tokenizer"
@@ -65,6 +66,18 @@ def switch_bundle() -> Path:
 
     copy = shutil.copytree(shipped_bundle("int8-cpu"), _folder() / "late")
     return add_switch(Bundle.open(copy), Bundle.open(shipped_bundle()), 0.5).path
+
+
+@functools.cache
+def one_pass_bundle() -> Path:
+    """The base model as if its weights gave guidance 2.5 in one branch; table ab2-20 has one."""
+    folder = _folder() / "one-pass"
+    shutil.copytree(shipped_bundle(), folder)
+    bundle = Bundle.open(folder)
+    table = dataclasses.replace(one_pass_table(bundle.table("ab2-20")), name="ab2-20")
+    table.save(folder / "tables" / "ab2-20.json")
+    write_manifest(folder, dataclasses.replace(bundle.manifest, one_pass_guidance=2.5))
+    return folder
 
 
 def _quantized(part: str, scheme: str) -> Path:

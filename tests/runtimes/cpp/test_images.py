@@ -21,7 +21,13 @@ from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.text.prompts import Mix
 from tests.helpers import cpp_client
-from tests.helpers.cpp_bundles import cpu_bundle, shipped_bundle, shipped_student, switch_bundle
+from tests.helpers.cpp_bundles import (
+    cpu_bundle,
+    one_pass_bundle,
+    shipped_bundle,
+    shipped_student,
+    switch_bundle,
+)
 from tests.helpers.cpp_client import program
 from tests.helpers.looped import looped_bundle
 from tests.helpers.tiny_bundle import tiny_bundle
@@ -113,6 +119,14 @@ def test_interval_runs_one_branch_outside(tmp_path: Path, base: Path) -> None:
     table = adjust_guidance(Bundle.open(base).table("euler-20"), interval=(0.3, 0.7))
     options = ["--table", "euler-20", "--guidance", "4", "--interval", "0.3,0.7"]
     check(tmp_path, base, options, table, guidance=4.0)
+
+
+def test_guidance_in_one_pass(tmp_path: Path) -> None:
+    options = ["--preset", "fast", "--seed", "3", "--guidance", "2.5"]
+    bundle = one_pass_bundle()
+    table = Bundle.open(bundle).table("ab2-20")
+    assert not table.column("share").any()
+    check(tmp_path, bundle, options, table, seed=3, guidance=2.5)
 
 
 def test_student(tmp_path: Path, student: Path) -> None:

@@ -22,7 +22,7 @@ from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.solvers.table import solver_table
 from minit2i_deploy.text.embed import embed
-from tests.helpers.cpp_bundles import edit, shipped_bundle, shipped_student
+from tests.helpers.cpp_bundles import edit, one_pass_bundle, shipped_bundle, shipped_student
 from tests.helpers.cpp_client import (
     BUNDLE,
     build,
@@ -108,6 +108,8 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "patch size": set_to("model", "patch_size", value=7),
     "unknown size": set_to("model", "t_embedder", value=7),
     "provenance": set_to("provenance", "checkpoint_sha256", value="abc"),
+    "one-pass guidance": set_to("one_pass_guidance", value=1.0),
+    "one-pass guidance as text": set_to("one_pass_guidance", value="2.5"),
     "late time": after_switch(t=1.0),
     "late time as text": after_switch(t="0.5"),
     "late field": after_switch(colour="red"),
@@ -334,6 +336,18 @@ def test_out_of_memory_is_one_line(tmp_path: Path, kilobytes: int) -> None:
     assert done.returncode == 1, done.stderr
     assert "out of memory" in done.stderr and done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_pass_guidance_knows_one_scale_and_one_branch(tmp_path: Path) -> None:
+    output = ("-o", tmp_path / "a.png")
+    for options, text in (
+        (("--preset", "fast", "--guidance", "4"), ", got 4.0; omit it"),
+        (("--preset", "fast", "--negative", "b"), "has no branch for a negative prompt"),
+        (("--table", "euler-20"), "but table euler-20 runs a second branch"),
+    ):
+        line = program("minit2i-generate", one_pass_bundle(), "a", *output, *options, code=2)
+        assert "guidance 2.5 is part of the weights of" in line and text in line
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_tables_must_fit_the_model(tmp_path: Path) -> None:

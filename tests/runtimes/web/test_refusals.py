@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.bundles import write_bundle
-from tests.helpers.cpp_bundles import edit, shipped_bundle, shipped_student
+from tests.helpers.cpp_bundles import edit, one_pass_bundle, shipped_bundle, shipped_student
 from tests.helpers.web_client import Case, case, node, run_cases
 from tests.runtimes.cpp.test_refusals import CHANGES
 
@@ -81,7 +81,7 @@ def test_corrupt_folders(tmp_path: Path) -> None:
 
 
 def test_settings() -> None:
-    base, student = shipped_bundle(), shipped_student()
+    base, student, one_pass = shipped_bundle(), shipped_student(), one_pass_bundle()
     table = json.dumps({"columns": [], "format_version": 1, "meta": {}, "name": "a", "rows": [[]]})
     expected = {
         "table 'x' is not in the bundle; it has ab2-20,": (base, {"table": "x"}),
@@ -100,6 +100,9 @@ def test_settings() -> None:
         "guidance of a student must be at least 1 (none) and a float32, got 0.5": (
             student, {"guidance": 0.5},
         ),
+        "(one-pass adapter), got 4; omit it": (one_pass, {"preset": "fast", "guidance": 4}),
+        "has no branch for a negative prompt": (one_pass, {"preset": "fast", "negative": "a"}),
+        "but table euler-20 runs a second branch": (one_pass, {"table": "euler-20"}),
         "noise must be a Float32Array of 12288 unit normal values, [1, 3, 64, 64], got 1": (
             base, {"noise": "AAAAAA=="},
         ),
