@@ -161,9 +161,10 @@ def test_the_student_learns_the_state_after_so_many_rows(
     walked: list[Tensor] = []
     displayed: list[Tensor] = []
 
-    def walk(*arguments: Any) -> Tensor:
-        walked.append(guided_trajectory(*arguments))
-        return walked[-1]
+    def walk(*arguments: Any) -> tuple[Tensor, Tensor]:
+        states, estimates = guided_trajectory(*arguments)
+        walked.append(states)
+        return states, estimates
 
     def look(student: object, states: Tensor, *rest: object) -> Tensor:
         displayed.append(states)
