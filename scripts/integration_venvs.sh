@@ -21,6 +21,6 @@ make_venv fastembed fastembed==0.9.1
 make_venv gguf gguf==0.19.0 safetensors
 make_venv sentence-transformers sentence-transformers==6.2.0 onnxruntime
 make_venv txtai txtai==9.14.0 onnxruntime
-make_venv diffusers diffusers==0.42.1 transformers==5.24.0 onnxruntime pillow jaxtyping
+make_venv diffusers diffusers==0.42.1 transformers==5.24.0 torch onnxruntime pillow jaxtyping
 make_venv langchain langchain-openai==1.7.4 numpy
 make_venv ray "ray[data]==2.60.0" onnxruntime pillow jaxtyping pyarrow tokenizers webdataset

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from minit2i_deploy.cli.plan import amount
+from minit2i_deploy.demo.ready import ready_bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.planning.forecast import Forecast, Measured
 from tests.helpers.bundles import write_bundle
@@ -95,3 +96,19 @@ def test_wrong_use(
 
 def test_amounts_have_units() -> None:
     assert [amount(text) for text in ("7", "50k", "100M", "2G")] == [7, 50_000, 10**8, 2 * 10**9]
+
+
+def test_the_disk_forecast_is_of_images_and_not_of_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The measured rows are the first of the table, where the state is noise."""
+    bundle, sampling = ready_bundle("demo", tmp_path), ("--solver", "euler", "--steps", 10)
+    plan = ("plan", "paint", bundle, "--images", 4, "--batch", 4, "--seconds", 0.01, *sampling)
+    forecast = json.loads(run(capsys, *plan, "--json").out)["disk_bytes"]
+    prompts, out = tmp_path / "p.txt", tmp_path / "out"
+    prompts.write_text("a red circle\ntwo blue squares\na green star\na red star\n")
+    paint = ("eval", "paint", "folder", bundle, "--prompts", prompts, "-o", out, *sampling)
+    assert run(capsys, *paint).code == 0
+    actual = sum(path.stat().st_size for path in out.iterdir())
+    # Measured 0.02; the state that was encoded before was twice as large.
+    assert abs(forecast / actual - 1) < 0.3

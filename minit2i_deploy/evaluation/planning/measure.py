@@ -5,17 +5,19 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Final
 
 import numpy as np
+from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.evaluation.planning.forecast import Measured
-from minit2i_deploy.generate import trajectory
+from minit2i_deploy.generate import Frame, trajectory
 from minit2i_deploy.io.images import encode_png, to_pil
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.solvers.table import Table
@@ -118,9 +120,7 @@ def measure_images(
     picked = [prompts[n % len(prompts)] for n in range(batch)]
     with open_engine() as runtime:
         timings: dict[str, float] = {}
-        rows: list[float] = []
-        opening_s = 0.0
-        for frame in trajectory(
+        frames = trajectory(
             bundle,
             runtime,
             picked,
@@ -128,25 +128,39 @@ def measure_images(
             table=table,
             guidance=guidance,
             timings=timings,
-        ):
-            x = frame.x()
-            if frame.index == 0:
-                opening_s = time.perf_counter() - began
-                if frame.total > 1:
-                    continue
-            rows.append(frame.seconds)
-            if len(rows) >= _LEAST_ROWS and sum(rows) >= seconds:
-                break
+        )
+        images, row_s, first_s = _first_rows(frames, began, seconds)
+        # What is left of the trajectory is canceled while its runtime is open.
+        del frames
     start = time.perf_counter()
-    sizes = [len(encode_png(image, {})) for image in to_pil(x)]
+    sizes = [len(encode_png(image, {})) for image in to_pil(images)]
     around_s = time.perf_counter() - start + sum(timings.values())
-    batch_s = around_s + len(table) * float(np.mean(rows))
     return Measured(
-        items_per_s=batch / batch_s,
-        opening_s=max(0.0, opening_s - sum(timings.values()) - float(np.mean(rows))),
+        items_per_s=batch / (around_s + len(table) * row_s),
+        opening_s=max(0.0, first_s - sum(timings.values()) - row_s),
         item_bytes=sum(sizes) / batch,
         memory_bytes=peak_memory_bytes(),
     )
+
+
+def _first_rows(
+    frames: Iterator[Frame], began: float, seconds: float
+) -> tuple[Float32[np.ndarray, "batch 3 height width"], float, float]:
+    """Images as they will be, mean seconds of a row, and seconds until the first row ended."""
+    rows: list[float] = []
+    first_s, before = 0.0, None
+    for frame in frames:
+        if frame.index == 0:
+            first_s = time.perf_counter() - began
+        if frame.index > 0 or frame.total == 1:
+            rows.append(frame.seconds)
+        is_last = frame.index == frame.total - 1
+        if is_last or (len(rows) >= _LEAST_ROWS and sum(rows) >= seconds):
+            # Before the last row the state is still noise, whose file would be twice as large.
+            images = frame.x() if is_last else replace(frame, before=before).estimate()
+            return images, float(np.mean(rows)), first_s
+        before = frame.x()
+    raise AssertionError("a table has at least one row")
 
 
 def peak_memory_bytes() -> int:
