@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,22 @@ from minit2i_deploy.serving.engine.image_state import ImageState
 from minit2i_deploy.serving.engine.memory import EVERY_S, MemoryTrimmer
 from tests.helpers.serving_runs import Clock, served_bundles
 
+# Two heaps, unless a thread shares the main one.
+COUNT_HEAPS = """
+import ctypes, os, sys, tempfile, threading
+from minit2i_deploy.serving.engine.memory import share_one_heap
+assert sys.argv[1] == "apart" or share_one_heap()
+library = ctypes.CDLL(None)
+library.malloc.restype = library.fopen.restype = ctypes.c_void_p
+thread = threading.Thread(target=library.malloc, args=(1000,))
+thread.start()
+thread.join()
+name = tempfile.mktemp()
+file = ctypes.c_void_p(library.fopen(name.encode(), b"w"))
+assert library.malloc_info(0, file) == 0 and library.fclose(file) == 0
+print(open(name).read().count("<heap"))
+os.remove(name)
+"""
 # 1 MiB measured; with the engine's arena 57.
 MAX_KEPT_MIB = 12
 
@@ -60,3 +78,14 @@ def test_a_large_call_leaves_no_memory_behind() -> None:
         before = resident_after(1)
         after = [resident_after(8) for _ in range(2)]
     assert max(after) - before <= MAX_KEPT_MIB
+
+
+def test_threads_share_the_main_heap() -> None:
+    """Of another thread's heap, what is free at the end stays: 25 MiB of a server's."""
+    counts = [
+        subprocess.run(
+            [sys.executable, "-c", COUNT_HEAPS, way], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for way in ("apart", "shared")
+    ]
+    assert counts == ["2", "1"]

@@ -9,6 +9,18 @@ from typing import Final
 
 # A trim takes 0.4 to 2 ms.
 EVERY_S: Final = 1.0
+# Source: malloc.h of glibc.
+_M_ARENA_MAX: Final = -8
+
+
+def share_one_heap() -> bool:
+    """Let threads that start from now on allocate from the main heap; whether that is possible.
+
+    glibc gives each thread a heap of its own, and gives back what is free at its end only of the
+    main one. To be called before there are threads: heaps that exist stay in use.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and mallopt(_M_ARENA_MAX, 1) == 1
 
 
 class MemoryTrimmer:

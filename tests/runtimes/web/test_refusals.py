@@ -146,3 +146,8 @@ def test_graphs_that_the_engine_refuses(tmp_path: Path) -> None:
 def test_what_servers_do_wrong() -> None:
     """A web page for any address, a broken connection, a missing file, no server."""
     assert node("source_test.mjs", str(shipped_student())) == ""
+
+
+def test_where_memory_runs_out() -> None:
+    """An error that says so, and what the browser has stored stays."""
+    assert node("memory_test.mjs", str(shipped_student())) == ""

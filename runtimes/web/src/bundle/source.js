@@ -98,7 +98,9 @@ export class UrlSource {
       await check(bytes);
       onBytes?.(packed.length, packed.length);
       return bytes;
-    } catch {
+    } catch (error) {
+      // What is stored may be right.
+      if (isOutOfMemory(error)) throw outOfMemory(url, error);
       // Of another version of the bundle, or corrupt: it is downloaded again.
       await this.#cache?.delete(url);
       return undefined;
@@ -212,9 +214,27 @@ function allocate(size, where) {
   try {
     return new Uint8Array(size);
   } catch (error) {
-    const message = `${where}: out of memory for ${size} bytes; close other pages, or use a smaller bundle`;
-    throw new RuntimeFailure(message, { cause: error });
+    throw outOfMemory(`${where}, ${size} bytes`, error);
   }
+}
+
+/**
+ * What browsers throw where no memory is left for an array.
+ *
+ * @param {unknown} error
+ */
+function isOutOfMemory(error) {
+  return error instanceof RangeError || error instanceof RuntimeFailure;
+}
+
+/**
+ * @param {string} where
+ * @param {unknown} cause
+ */
+function outOfMemory(where, cause) {
+  if (cause instanceof RuntimeFailure) return cause;
+  const message = `${where}: out of memory; close other pages, or use a smaller bundle`;
+  return new RuntimeFailure(message, { cause });
 }
 
 /**
@@ -232,6 +252,7 @@ export async function unpack(packed, url) {
     );
     return new Uint8Array(await new Response(unpacked).arrayBuffer());
   } catch (error) {
+    if (isOutOfMemory(error)) throw outOfMemory(url, error);
     throw new BundleError(`${url}: corrupt (${firstLine(error)}); copy the bundle there again`, {
       cause: error,
     });
