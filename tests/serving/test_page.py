@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from minit2i_deploy.generate import generate
-from tests.helpers.browser import PHONE, open_browser, open_page, until
+from tests.helpers.browser import PHONE, open_page, until
 from tests.helpers.serving_http import Running, pixels, running_server
 from tests.helpers.serving_page import (
     BUSY,
@@ -30,21 +30,9 @@ from tests.helpers.serving_runs import real_runtime, served_bundles
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as each:
-        yield each
-
-
-@pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     with running_server(real_runtime) as running:
         yield running
-
-
-@pytest.fixture
-def page(browser: Browser, server: Running) -> Iterator[Page]:
-    with open_page(browser, server.address) as each:
-        yield each
 
 
 def test_an_image_row_by_row(page: Page, repository: Path) -> None:

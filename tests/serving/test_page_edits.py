@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from tests.helpers.browser import PHONE, open_browser, open_page, until
+from tests.helpers.browser import PHONE, open_page, until
 from tests.helpers.serving_http import Running, pixels, running_server
 from tests.helpers.serving_page import downloaded, drop, fill, run, screenshot
 from tests.helpers.serving_runs import real_runtime
@@ -21,21 +21,9 @@ EDITED = "document.querySelector('#edit-text').textContent"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as each:
-        yield each
-
-
-@pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     with running_server(real_runtime) as running:
         yield running
-
-
-@pytest.fixture
-def page(browser: Browser, server: Running) -> Iterator[Page]:
-    with open_page(browser, server.address) as each:
-        yield each
 
 
 def edit(page: Page, name: str) -> None:
