@@ -16,8 +16,10 @@ demo: $(VENV)/.demo
 
 test: docs test-python test-cpp test-web
 
+# A process a core, and a file's tests in one of them: they share bundles. WORKERS=0 uses none.
+WORKERS ?= auto
 test-python: check
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 # Compiles, with packages that scripts/build_cpp.sh installs as root on Debian.
 test-cpp: $(VENV)/.test
