@@ -34,6 +34,8 @@ from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGr
 from minit2i_deploy.export.quantize.graph.rewrite import check_graph, quantize_graph
 from minit2i_deploy.export.quantize.measurement import NUM_IMAGES, measure
 from minit2i_deploy.export.quantize.options import STEP, QuantizeOptions
+from minit2i_deploy.export.quantize.rotation import rotate_calibration, rotate_step
+from minit2i_deploy.export.quantize.rounding.layers import NEAREST, RoundedLayers, round_layers
 from minit2i_deploy.export.quantize.schemes import (
     GraphScheme,
     Scheme,
@@ -83,8 +85,8 @@ def quantize_bundle(
         calibration = None
         if _needs_calibration(scheme, options):
             calibration = _calibration(source, prompts, options, calibration_path(out), progress)
-        scaled = _scaled(step, scheme.transformer, calibration, excluded, options, progress)
-        graphs = _quantize_graphs(source, scheme, scaled, excluded, options.graphs, progress)
+        scaled, rounded = _prepared(step, scheme, calibration, excluded, options, progress)
+        graphs = _quantize_graphs(source, scheme, scaled, rounded, excluded, options, progress)
         checks = measure(
             source,
             {name: item.graph for name, item in graphs.items()},
@@ -132,12 +134,16 @@ def _prompts(source: Bundle, options: QuantizeOptions) -> PromptSet:
 def _excluded(step: QuantizableGraph, scheme: Scheme, options: QuantizeOptions) -> frozenset[str]:
     by_scheme = match_any(step.linears, scheme.transformer.exclude)
     included = match_layers(step.linears, options.include)
-    return (by_scheme - included) | match_layers(step.linears, options.exclude)
+    excluded = (by_scheme - included) | match_layers(step.linears, options.exclude)
+    if not {layer.name for layer in step.linears} - excluded:
+        raise UsageError("every linear layer is excluded; exclude fewer")
+    return excluded
 
 
 def _needs_calibration(scheme: Scheme, options: QuantizeOptions) -> bool:
     step = scheme.transformer
-    return step.needs_scales or (options.smoothing and step.gains_by_smoothing)
+    smooths = options.smoothing and step.gains_by_smoothing
+    return step.needs_scales or smooths or options.judges_weights
 
 
 def _calibration(
@@ -151,7 +157,7 @@ def _calibration(
         calibration = earlier
     else:
         done = stage_of(progress, 0.0, 0.5, "calibrate")
-        calibration = calibrate(source, prompts, options.draw, done)
+        calibration = calibrate(source, prompts, options.full_draw, done)
         calibration.save(path)
     if options.save_calibration is not None:
         calibration.save(options.save_calibration)
@@ -164,7 +170,7 @@ def _earlier_calibration(
     if not path.is_file():
         return None
     earlier = Calibration.load(path)
-    plan = plan_calibration(source, prompts, options.draw)
+    plan = plan_calibration(source, prompts, options.full_draw)
     return earlier if earlier.meta == dict(plan.meta) else None
 
 
@@ -179,61 +185,97 @@ def _check_origin(calibration: Calibration, source: Bundle, path: Path) -> None:
         )
 
 
-def _scaled(
+def _prepared(
     step: QuantizableGraph,
-    scheme: GraphScheme,
+    scheme: Scheme,
     calibration: Calibration | None,
     excluded: frozenset[str],
     options: QuantizeOptions,
     progress: Progress,
-) -> ScaledGraph:
-    """The step graph, smoothed, and its scales; without a calibration, the graph itself."""
+) -> tuple[ScaledGraph, RoundedLayers]:
+    """The step graph, rotated and smoothed, with its scales, and its rounded weights."""
+    if options.rotate:
+        turned = rotate_step(step)
+        calibration = None if calibration is None else rotate_calibration(step, calibration)
+        step = turned
+    form = scheme.transformer
     if calibration is None:
-        return ScaledGraph(step=step, scales={}, alphas={}, errors={})
-    return smooth_and_scale(
+        scaled = ScaledGraph(step=step, scales={}, alphas={}, errors={})
+        return scaled, RoundedLayers(weights={}, branches={})
+    scaled = smooth_and_scale(
         step,
-        scheme,
+        form,
         calibration,
-        smoothing=options.smoothing and scheme.gains_by_smoothing,
+        smoothing=options.smoothing and form.gains_by_smoothing,
         clip=options.clip,
         exclude=excluded,
-        progress=stage_of(progress, 0.5, 0.65, "smooth and scale"),
+        progress=stage_of(progress, 0.5, 0.6, "smooth and scale"),
     )
+    if not options.judges_weights:
+        return scaled, RoundedLayers(weights={}, branches={})
+    rounded = round_layers(
+        scaled.step,
+        form,
+        calibration,
+        rounding=options.rounding_of_layers,
+        rank=options.low_rank,
+        exclude=excluded,
+        powers=scaled.powers,
+        progress=stage_of(progress, 0.6, 0.68, "round weights"),
+    )
+    return scaled, rounded
 
 
 def _quantize_graphs(
     source: Bundle,
     scheme: Scheme,
     scaled: ScaledGraph,
+    rounded: RoundedLayers,
     excluded: frozenset[str],
-    names: Sequence[str],
+    options: QuantizeOptions,
     progress: Progress,
 ) -> dict[str, _QuantizedGraph]:
     graphs = {}
-    for name in (name for name in GRAPHS if name in names):
-        progress(0.65, f"quantize {name}")
+    for name in (name for name in GRAPHS if name in options.graphs):
+        progress(0.68, f"quantize {name}")
+        form = scheme.of_graph(name)
         if name == STEP:
-            graph, scales, exclude = scaled.step, scaled.scales, excluded
+            quantized = quantize_graph(
+                scaled.step,
+                form,
+                scaled.scales,
+                exclude=excluded,
+                weights=rounded.weights,
+                branches=rounded.branches,
+            )
+            record = _graph_record(scaled.step, form, excluded, _method(options))
         else:
-            graph, scales, exclude = QuantizableGraph.read(source.graph_path(name)), {}, frozenset()
-        graphs[name] = _quantize(graph, scheme.of_graph(name), scales, exclude)
+            plain = QuantizableGraph.read(source.graph_path(name))
+            quantized = quantize_graph(plain, form, {})
+            record = _graph_record(plain, form, frozenset())
+        graphs[name] = _QuantizedGraph(graph=quantized, record=record)
     return graphs
 
 
-def _quantize(
-    graph: QuantizableGraph,
-    scheme: GraphScheme,
-    scales: Mapping[str, float],
-    exclude: frozenset[str],
-) -> _QuantizedGraph:
+def _method(options: QuantizeOptions) -> str:
+    """How the step graph's weights were found, for the manifest."""
+    parts = []
+    if options.rounding_of_layers != NEAREST:
+        parts.append(f"weights by {options.rounding_of_layers}")
+    if options.rotate:
+        parts.append("rotated")
+    if options.low_rank:
+        parts.append(f"branches of rank {options.low_rank}")
+    return "".join(f", {part}" for part in parts)
+
+
+def _graph_record(
+    graph: QuantizableGraph, scheme: GraphScheme, exclude: frozenset[str], method: str = ""
+) -> GraphQuantization:
     num_layers = len({layer.name for layer in graph.linears} - exclude)
-    if num_layers < 1:
-        raise UsageError("every linear layer is excluded; exclude fewer")
-    record = GraphQuantization(
-        scheme=scheme.description, layers=num_layers, excluded=tuple(sorted(exclude))
+    return GraphQuantization(
+        scheme=scheme.description + method, layers=num_layers, excluded=tuple(sorted(exclude))
     )
-    quantized = quantize_graph(graph, scheme, scales, exclude=exclude)
-    return _QuantizedGraph(graph=quantized, record=record)
 
 
 def _record(

@@ -22,10 +22,10 @@ class Format:
     """A format that values are rounded to after division by a scale.
 
     Args:
-        name: int8, int4 or fp8.
+        name: int8, int4, fp8 or fp4.
         largest: the largest value.
         least: the most negative one; of integers one more than the largest.
-        dtype: of the rounded values; int4 has two values a byte only in a file.
+        dtype: of the rounded values; 4-bit types have two values a byte only in a file.
     """
 
     name: str
@@ -79,6 +79,10 @@ INT4: Final = Format(name="int4", largest=7.0, least=-8.0, dtype=np.dtype(ml_dty
 FP8: Final = Format(
     name="fp8", largest=448.0, least=-448.0, dtype=np.dtype(ml_dtypes.float8_e4m3fn)
 )
+# E2M1: 0, 0.5, 1, 1.5, 2, 3, 4 and 6, with signs.
+FP4: Final = Format(name="fp4", largest=6.0, least=-6.0, dtype=np.dtype(ml_dtypes.float4_e2m1fn))
+# Types of which a file has two values a byte.
+PACKED_DTYPES: Final = ("int4", "float4_e2m1fn")
 
 
 def round_scale(scale: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:

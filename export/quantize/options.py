@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,13 @@ from pathlib import Path
 from minit2i_deploy.bundle.manifest import GRAPHS
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.calibration.range_collection import DrawSettings
+from minit2i_deploy.export.quantize.rounding.layers import GPTQ, NEAREST, check_rounding
 from minit2i_deploy.export.quantize.schemes import find_scheme
 from minit2i_deploy.export.quantize.switch_bundle import check_switch_time
 
 STEP = GRAPHS[-1]
+# Activations of each value that are stored for GPTQ, which needs several for every channel.
+_GPTQ_ACTIVATIONS = 8192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +34,10 @@ class QuantizeOptions:
             them or their inputs.
         graphs: which of the three to quantize; the step graph must be one.
         smoothing: whether to smooth, if the scheme gains by it.
+        rounding: how the step graph's weights are rounded: nearest, search (scales of blocks) or
+            gptq; None is the scheme's own.
+        rotate: mix channels by Hadamard matrices first, folded into the weights.
+        low_rank: rank of a branch beside every layer, in the source's precision; 0 for none.
         clip: whether input scales may reach to less than the largest recorded magnitude.
         target: what it is to run on, checked; None for no check.
         switch_at: rows from this time on, 0 noise to 1 data, run the source's step graph, which
@@ -38,8 +46,8 @@ class QuantizeOptions:
         overwrite: replace an existing bundle.
 
     Raises:
-        UsageError: an unknown scheme or graph, a time outside 0 to 1, or a file that cannot be
-            written.
+        UsageError: an unknown scheme, rounding or graph, a rounding that the scheme excludes, a
+            negative rank, a time outside 0 to 1, or a file that cannot be written.
     """
 
     scheme: str
@@ -50,6 +58,9 @@ class QuantizeOptions:
     include: Sequence[str] = ()
     graphs: Sequence[str] = GRAPHS
     smoothing: bool = True
+    rounding: str | None = None
+    rotate: bool = False
+    low_rank: int = 0
     clip: bool = False
     target: str | None = None
     switch_at: float | None = None
@@ -57,7 +68,10 @@ class QuantizeOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        find_scheme(self.scheme)
+        scheme = find_scheme(self.scheme)
+        check_rounding(self.rounding_of_layers, scheme.transformer, scheme.name)
+        if self.low_rank < 0:
+            raise UsageError(f"low_rank is {self.low_rank}, but must not be negative")
         if self.switch_at is not None:
             check_switch_time(self.switch_at)
         if STEP not in self.graphs or not set(self.graphs) <= set(GRAPHS):
@@ -67,6 +81,24 @@ class QuantizeOptions:
             )
         if self.save_calibration is not None:
             _check_output_file(Path(self.save_calibration))
+
+    @property
+    def rounding_of_layers(self) -> str:
+        """The rounding asked for, or the scheme's own."""
+        return self.rounding or find_scheme(self.scheme).rounding
+
+    @property
+    def judges_weights(self) -> bool:
+        """Whether weights are rounded by what calibration recorded."""
+        return self.rounding_of_layers != NEAREST or self.low_rank > 0
+
+    @property
+    def full_draw(self) -> DrawSettings:
+        """The draw, with as many activations as the rounding needs."""
+        if self.rounding_of_layers != GPTQ and not self.low_rank:
+            return self.draw
+        activations = max(self.draw.activations, _GPTQ_ACTIVATIONS)
+        return dataclasses.replace(self.draw, activations=activations)
 
 
 def _check_output_file(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from minit2i_deploy.bundle.fields import PAIR_SAFE
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.export.quantize.formats import FP8, INT4, INT8, Format
+from minit2i_deploy.export.quantize.formats import FP4, FP8, INT4, INT8, Format
 
 # Inputs of so wide a range that eight bits of them cost more than all other layers together.
 WIDE_INPUTS: Final = ("*.img_mlp.w2",)
@@ -30,6 +30,9 @@ class GraphScheme:
         per_token: whether every token of an input has a range of its own, taken when the graph
             runs; otherwise one scale per input comes from calibration.
         block: input channels that share a weight scale; 0 is one scale per output channel.
+        scale_format: of the blocks' scales, "e4m3" or "e8m0", as hardware has them; blocks are then
+            of exactly ``block`` channels, and inputs have scales of the same kind, taken when the
+            graph runs. "" is a scale of the source's type.
         attention: format of queries, keys and values; None keeps them.
         weights_only: patterns of layers whose inputs are not quantized.
         exclude: patterns of layers that are not quantized.
@@ -39,14 +42,25 @@ class GraphScheme:
     activations: Format | None = None
     per_token: bool = False
     block: int = 0
+    scale_format: str = ""
     attention: Format | None = None
     weights_only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ALWAYS_EXCLUDED
 
     @property
     def needs_scales(self) -> bool:
-        """Whether the inputs' scales come from calibration."""
-        return self.activations is not None and not self.per_token
+        """Whether scales of the inputs come from calibration: of E4M3 the tensor's."""
+        dynamic = self.per_token or self.scale_format == "e8m0"
+        return self.activations is not None and not dynamic
+
+    @property
+    def takes_block_ranges(self) -> bool:
+        """Whether the inputs have scales by block, taken when the graph runs."""
+        return self.activations is not None and bool(self.scale_format)
+
+    def padding(self, num_inputs: int) -> int:
+        """Channels of zeros that a layer's inputs and weights need for complete blocks."""
+        return -num_inputs % self.block if self.scale_format else 0
 
     @property
     def gains_by_smoothing(self) -> bool:
@@ -65,10 +79,12 @@ class GraphScheme:
     def description(self) -> str:
         """For people and for the manifest: weights, inputs."""
         weights = self.weights.name + (f" in blocks of {self.block}" if self.block else "")
+        weights += f" with {self.scale_format} scales" if self.scale_format else ""
         if self.activations is None:
             return f"{weights} weights"
         safety = f"{PAIR_SAFE} " if self.pair_safe else ""
         ranges = " with a range per token" if self.per_token else ""
+        ranges = " with a range per block" if self.takes_block_ranges else ranges
         attention = f", {self.attention.name} attention" if self.attention else ""
         exceptions = f" except of {', '.join(self.weights_only)}" if self.weights_only else ""
         inputs = f"{self.activations.name} inputs{ranges}{exceptions}"
@@ -81,7 +97,8 @@ class GraphScheme:
 
 
 _TURING: Final = ("sm75", "sm80", "sm86", "sm87")
-_ADA: Final = ("sm89", "sm90", "sm100", "sm120", "sm121")
+_BLACKWELL: Final = ("sm100", "sm120", "sm121")
+_ADA: Final = ("sm89", "sm90", *_BLACKWELL)
 CPU: Final = "cpu"
 # A browser: WebAssembly or WebGPU.
 WEB: Final = "web"
@@ -106,6 +123,8 @@ class Scheme:
             square error of the final state as a share of its range; nothing is written if a
             check exceeds its bound.
         targets: what gains by it: "cpu", "web", or compute capabilities of NVIDIA GPUs.
+        rounding: of the step graph's weights, one of ``rounding.layers.ROUNDINGS``, unless
+            another is asked for.
     """
 
     name: str
@@ -117,6 +136,7 @@ class Scheme:
     bases: tuple[str, ...] = ("fp32", "bf16", "fp16")
     bounds: tuple[float, float] = (0.15, 0.1)
     targets: tuple[str, ...] = (CPU, *_TURING, *_ADA)
+    rounding: str = "nearest"
 
     def of_graph(self, graph: str) -> GraphScheme:
         """The scheme of a graph of the bundle, by its name in the manifest."""
@@ -165,7 +185,33 @@ SCHEMES: Final = {
             transformer=_INT4_WEIGHTS,
             targets=TARGETS,
             bounds=(0.6, 0.4),
+            rounding="gptq",
             purpose="INT4 weights in blocks, arithmetic of the source: a seventh of the bytes",
+        ),
+        Scheme(
+            name="nvfp4",
+            transformer=GraphScheme(weights=FP4, activations=FP4, block=16, scale_format="e4m3"),
+            precision="fp4",
+            targets=_BLACKWELL,
+            bounds=(0.6, 0.4),
+            rounding="gptq",
+            purpose="NVFP4 weights and inputs, a range per block of 16: NVIDIA from Blackwell on",
+        ),
+        Scheme(
+            name="nvfp4-weights",
+            transformer=GraphScheme(weights=FP4, block=16, scale_format="e4m3"),
+            precision="fp4",
+            targets=_BLACKWELL,
+            bounds=(0.6, 0.4),
+            rounding="gptq",
+            purpose="NVFP4 weights, arithmetic of the source: NVIDIA from Blackwell on",
+        ),
+        Scheme(
+            name="mxfp8",
+            transformer=GraphScheme(weights=FP8, activations=FP8, block=32, scale_format="e8m0"),
+            precision="mxfp8",
+            targets=_BLACKWELL,
+            purpose="MXFP8 weights and inputs, a range per block of 32: NVIDIA from Blackwell on",
         ),
         Scheme(
             name="int8-cpu",
@@ -236,6 +282,9 @@ def slow_on(scheme: Scheme, base: str, target: str | None) -> str | None:
     """
     if base != "fp32" or target in (CPU, WEB):
         return None
+    of_weights = scheme.transformer.activations is None
+    if target is None and of_weights and CPU not in scheme.targets:
+        target = "an NVIDIA GPU"
     if target is not None:
         return (
             f"scheme {scheme.name} on a fp32 bundle computes in fp32, and {target} has no fused"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -12,6 +12,12 @@ from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
 from minit2i_deploy.export.quantize.graph.linear_layers import Linear
 from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
+from minit2i_deploy.export.quantize.rounding.block_scales import (
+    E4M3,
+    input_scales,
+    tensor_scale,
+)
+from minit2i_deploy.export.quantize.rounding.matrix import quantize_matrix
 from minit2i_deploy.export.quantize.schemes import LEAST_RANGE, GraphScheme
 from minit2i_deploy.export.quantize.smoothing import (
     SmoothGroup,
@@ -19,7 +25,6 @@ from minit2i_deploy.export.quantize.smoothing import (
     smooth_groups,
     smoothing_exponents,
 )
-from minit2i_deploy.export.quantize.weights import block_for, round_trip_weight
 from minit2i_deploy.progress import Progress, no_progress, stage_of
 
 ALPHAS: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -39,12 +44,14 @@ class ScaledGraph:
         scales: of inputs by site, and of attention's inputs.
         alphas: smoothing strength by group; 0 where the values are not smoothed.
         errors: by site, estimated squared error of the layers' outputs, relative to them.
+        powers: by layer, the exponents of two that its inputs were divided by.
     """
 
     step: QuantizableGraph
     scales: Mapping[str, float]
     alphas: Mapping[str, float]
     errors: Mapping[str, float]
+    powers: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def smooth_and_scale(
@@ -84,7 +91,7 @@ def smooth_and_scale(
     by_layer = {x.name: powers[g.name] for g in groups if g.name in powers for x in g.layers}
     scales, errors = search.scale(smoothed, by_layer, stage_of(progress, 0.8, 1.0))
     scales |= _attention_scales(step, scheme, calibration)
-    return ScaledGraph(step=smoothed, scales=scales, alphas=alphas, errors=errors)
+    return ScaledGraph(step=smoothed, scales=scales, alphas=alphas, errors=errors, powers=by_layer)
 
 
 def check_calibration(calibration: Calibration, step: QuantizableGraph) -> None:
@@ -196,7 +203,7 @@ class _Search:
             rounded = scheme.activations.round_trip(inputs.activations, scale)
             error = from_weights + float(size @ _mean_square(rounded - inputs.activations))
             if error / total < _GAIN * least:
-                best, least = float(scale.max()), error / total
+                best, least = inputs.stored_scale(scheme, scale), error / total
         return best, least
 
 
@@ -225,14 +232,28 @@ class _Inputs:
         )
 
     def scale(self, scheme: GraphScheme, clip: float) -> np.ndarray:
-        """float32 [1], or [n, 1] where each token has its own."""
+        """float32 [1], [n, 1] where each token has its own, or [n, channels]."""
         assert scheme.activations is not None
+        if scheme.takes_block_ranges:
+            form, kind, tensor = scheme.activations, scheme.scale_format, self._tensor(scheme)
+            scales = input_scales(self.activations, form, scheme.block, kind, tensor)
+            return np.maximum(scales, np.finfo(np.float32).tiny)
         if scheme.per_token:
             largest = np.abs(self.activations).max(axis=1, keepdims=True)
             return np.asarray(
                 np.maximum(largest, LEAST_RANGE) / np.float32(scheme.activations.largest)
             )
         return scheme.activations.scale_of(np.array([self.absmax * clip], np.float32))
+
+    def stored_scale(self, scheme: GraphScheme, scale: np.ndarray) -> float:
+        """The one that the graph holds: of blocks the tensor's."""
+        tensor = self._tensor(scheme)
+        return float(scale.max()) if tensor is None else float(tensor)
+
+    def _tensor(self, scheme: GraphScheme) -> np.float32 | None:
+        if scheme.scale_format != E4M3 or scheme.activations is None:
+            return None
+        return tensor_scale(self.absmax, scheme.activations)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -244,8 +265,7 @@ class _Weight:
 
     @classmethod
     def of(cls, matrix: np.ndarray, scheme: GraphScheme) -> _Weight:
-        block = block_for(len(matrix), scheme.block)
-        rounded = round_trip_weight(matrix, scheme.weights, block, pair_safe=scheme.pair_safe)
+        rounded = quantize_matrix(matrix, scheme).dequantize()[: len(matrix)]
         return cls(size=_square_sum(matrix), error=_square_sum(rounded - matrix))
 
 

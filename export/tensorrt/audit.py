@@ -25,6 +25,7 @@ _GEMM_FUSION: Final = re.compile(r"__myl_\w*Fc[A-Z_]")
 _GENERATED: Final = ("kgen",)
 _SYNCHRONIZATION: Final = ("signal", "wait", "shape_call", "noop")
 _TYPES: Final = (
+    ("fp4", re.compile(r"fp4|e2m1", re.I)),
     ("fp8", re.compile(r"fp8|e4m3|float8", re.I)),
     ("int8", re.compile(r"int8", re.I)),
     ("bf16", re.compile(r"bf16|bfloat16", re.I)),

@@ -13,7 +13,7 @@ from minit2i_deploy.solvers.noise import GENERATOR
 # In the order in which generating runs them.
 GRAPHS: Final = ("text_encoder", "text_adapter", "transformer")
 # Also the order of a parity table's columns.
-PRECISIONS: Final = ("fp32", "bf16", "fp16", "int8", "fp8")
+PRECISIONS: Final = ("fp32", "bf16", "fp16", "int8", "fp8", "mxfp8", "fp4")
 DTYPES: Final = (
     "float32",
     "float16",

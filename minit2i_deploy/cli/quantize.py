@@ -1,4 +1,4 @@
-"""minit2i quantize: a bundle to an INT8, FP8 or weight-only bundle."""
+"""minit2i quantize: a bundle to a bundle of 8 or 4 bits, or of quantized weights alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GRAPHS: Final = ("text_encoder", "text_adapter", "transformer")
 _DIFF_HEAD: Final = ("input", "largest A", "largest B", "B to A", "99.9% A", "99.9% B")
 _EPILOG: Final = """\
 schemes (minit2i quantize --list describes each):
-  int8 fp8 fp8-attention int8-weights int4-weights int8-cpu
+  int8 fp8 fp8-attention int8-weights int4-weights nvfp4 nvfp4-weights mxfp8 int8-cpu
 
 What is not quantized stays in the source bundle's precision: quantize an fp16
 bundle for NVIDIA GPUs, an fp32 one for CPUs. Ranges are kept beside OUT as
@@ -35,6 +35,7 @@ examples:
   minit2i quantize my-bundle my-int8 --scheme int8
   minit2i quantize my-fp16 my-fp8 --scheme fp8 --target rtx4090 --prompts prompts.txt
   minit2i quantize my-bundle my-int8 --scheme int8 --exclude '*.txt_mlp.w2'
+  minit2i quantize my-fp16 my-fp4 --scheme nvfp4 --target rtx5090 --low-rank 32
   minit2i quantize --calibration A.npz --diff B.npz
 """
 
@@ -55,6 +56,9 @@ class QuantizeCommandOptions:
     include: tuple[str, ...]
     keep: tuple[str, ...]
     no_smoothing: bool
+    rounding: str | None
+    rotate: bool
+    low_rank: int
     calibration: Path | None
     save_calibration: Path | None
     diff: Path | None
@@ -129,6 +133,25 @@ def _add_layers(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-smoothing", action="store_true", help="do not smooth the ranges of channels"
     )
+    group = parser.add_argument_group("weights of the step graph")
+    group.add_argument(
+        "--rounding",
+        metavar="NAME",
+        help="nearest, search (the scales of blocks) or gptq (each channel makes up for the errors "
+        "before it); the default is the scheme's: gptq for 4 bits, nearest for others",
+    )
+    group.add_argument(
+        "--rotate",
+        action="store_true",
+        help="mix channels by Hadamard matrices, folded into the weights around them",
+    )
+    group.add_argument(
+        "--low-rank",
+        metavar="N",
+        type=integer,
+        default=0,
+        help="add a branch of this rank beside every layer, in the source's precision",
+    )
 
 
 def _add_calibration(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +225,9 @@ def _quantize(options: QuantizeCommandOptions) -> None:
                 include=options.include,
                 graphs=[name for name in _GRAPHS if name not in options.keep],
                 smoothing=not options.no_smoothing,
+                rounding=options.rounding,
+                rotate=options.rotate,
+                low_rank=options.low_rank,
                 clip=options.clip,
                 target=None if options.target is None else target_of(options.target),
                 switch_at=options.switch_at,

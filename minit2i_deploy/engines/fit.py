@@ -12,7 +12,15 @@ from minit2i_deploy.engines.key import PORTABLE, EngineKey
 
 # Precision -> the first compute capability that has it. Source: CUDA C++ Programming Guide, table
 # of tensor core types; support matrices of TensorRT and TensorRT-RTX.
-FIRST_CAPABILITY: Final = {"fp32": 75, "fp16": 75, "int8": 75, "bf16": 80, "fp8": 89}
+FIRST_CAPABILITY: Final = {
+    "fp32": 75,
+    "fp16": 75,
+    "int8": 75,
+    "bf16": 80,
+    "fp8": 89,
+    "mxfp8": 100,
+    "fp4": 100,
+}
 # Compute capabilities that a portable engine runs on, by NVIDIA's support matrix.
 _PORTABLE_CAPABILITIES: Final = (80, 86, 89)
 _PORTABLE_FROM: Final = 120

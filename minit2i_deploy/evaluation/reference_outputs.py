@@ -29,7 +29,7 @@ from minit2i_deploy.solvers.noise import standard_noise
 from minit2i_deploy.solvers.row import Row
 
 # Precisions of graphs that overflow or saturate where float32 does not.
-OVERFLOWING: Final = ("fp16", "int8", "fp8")
+OVERFLOWING: Final = ("fp16", "int8", "fp8", "mxfp8", "fp4")
 # Nine common tokens and the end.
 TEXT_IDS: Final = np.array([[3, 4, 5, 6, 7, 8, 9, 10, 11, 1]], dtype=np.int64)
 MAX_ERROR: Final = 0.5

@@ -18,7 +18,7 @@ _MAJOR, _MINOR = 75, 76
 # cudaDeviceProp begins with the name; it has about a thousand bytes.
 _NAME_BYTES, _PROPERTIES_BYTES = 256, 4096
 # First compute capability with kernels of a precision.
-_LEAST_CAPABILITY: Final = {"bf16": 80, "fp8": 89}
+_LEAST_CAPABILITY: Final = {"bf16": 80, "fp8": 89, "mxfp8": 100, "fp4": 100}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,6 @@
 """The data file of a quantized graph: external data for ONNX and a safetensors file at once.
 
-As export writes it, with three more types: I8, F8_E4M3, and U8 with two 4-bit values a byte.
+As export writes it, with three more types: I8, F8_E4M3, and U8, also with two 4-bit values a byte.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from minit2i_deploy.export.quantize.formats import PACKED_DTYPES
+
 _PAGE_BYTES: Final = 4096
 _MAX_HEADER_BYTES: Final = 64 * 2**20
 _NAMES: Final = {
@@ -21,7 +23,9 @@ _NAMES: Final = {
     "bfloat16": "BF16",
     "int8": "I8",
     "float8_e4m3fn": "F8_E4M3",
+    "uint8": "U8",
     "int4": "U8",
+    "float4_e2m1fn": "U8",
 }
 
 
@@ -71,23 +75,26 @@ def write_data(
 
 def pack(values: np.ndarray) -> bytes:
     """The bytes in the file: C order; of 4-bit values two a byte, the first one low."""
-    if values.dtype.name != "int4":
+    if values.dtype.name not in PACKED_DTYPES:
         return np.ascontiguousarray(values).tobytes()
-    nibbles = values.astype(np.int8).reshape(-1).view(np.uint8) & 15
+    nibbles = np.ascontiguousarray(values).reshape(-1).view(np.uint8) & 15
     padded = np.append(nibbles, np.zeros(nibbles.size % 2, np.uint8))
     return bytes(padded[0::2] | padded[1::2] << 4)
 
 
 def unpack(data: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """The 4-bit values of uint8 data, of an even number of them, flat."""
-    both = np.stack([data & 15, data >> 4], axis=1).reshape(-1).astype(np.int8)
-    values: np.ndarray = np.where(both > 7, both - 16, both).astype(dtype)
+    both = np.stack([data & 15, data >> 4], axis=1).reshape(-1)
+    if dtype.name == "int4":
+        both = both.astype(np.int8)
+        return np.asarray(np.where(both > 7, both - 16, both).astype(dtype))
+    values: np.ndarray = both.view(dtype)
     return values
 
 
 def _bytes_shape(values: np.ndarray) -> tuple[int, list[int]]:
     """Bytes in the file, and the shape that the header has."""
-    if values.dtype.name != "int4":
+    if values.dtype.name not in PACKED_DTYPES:
         return values.nbytes, list(values.shape)
     size = (values.size + 1) // 2
     return size, [size]
@@ -100,10 +107,11 @@ def _header(
     order: list[str],
     transposed: Set[str],
 ) -> bytes:
-    shapes = {n: list(weights[n].shape) for n in order if weights[n].dtype.name == "int4"}
     metadata = {"format": "pt", "transposed": json.dumps(sorted(transposed))}
-    if shapes:
-        metadata["int4"] = json.dumps(shapes, sort_keys=True)
+    for dtype in PACKED_DTYPES:
+        shapes = {n: list(weights[n].shape) for n in order if weights[n].dtype.name == dtype}
+        if shapes:
+            metadata[dtype] = json.dumps(shapes, sort_keys=True)
     fields: dict[str, object] = {"__metadata__": metadata}
     for name in order:
         offset, length = places[name]

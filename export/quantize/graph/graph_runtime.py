@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.export.quantize.graph.model_graph import Graph, Session, read_graph, widen
+from minit2i_deploy.export.quantize.graph.float32_graph import in_float32
+from minit2i_deploy.export.quantize.graph.model_graph import Graph, Session, read_graph
 from minit2i_deploy.solvers.row import Known, Row
 from minit2i_deploy.solvers.step_inputs import StepInputs
 
@@ -46,7 +47,7 @@ class GraphsRuntime:
         """The session of a graph, by its name in the manifest."""
         if graph not in self._sessions:
             version = self._graphs.get(graph) or read_graph(self.bundle.graph_path(graph))
-            self._sessions[graph] = Session(widen(version), threads=self._threads)
+            self._sessions[graph] = Session(in_float32(version), threads=self._threads)
         return self._sessions[graph]
 
     def encode(

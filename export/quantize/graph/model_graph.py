@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from minit2i_deploy.bundle.names import DATA_SUFFIX, data_beside
 from minit2i_deploy.errors import BundleError, RuntimeFailure, require
+from minit2i_deploy.export.quantize.formats import PACKED_DTYPES
 from minit2i_deploy.export.quantize.graph.data_file import read_transposed, unpack, write_data
 from minit2i_deploy.protocol import check_threads
 
@@ -62,7 +63,7 @@ class Graph:
 
 def stored_bytes(values: np.ndarray) -> int:
     """Bytes in a file, where two 4-bit values share one."""
-    return (values.size + 1) // 2 if values.dtype.name == "int4" else values.nbytes
+    return (values.size + 1) // 2 if values.dtype.name in PACKED_DTYPES else values.nbytes
 
 
 def read_graph(path: str | Path) -> Graph:
@@ -100,7 +101,7 @@ def _mapped(tensor: TensorProto, data: np.ndarray) -> np.ndarray:
     begin = int(place["offset"])
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     stored = data[begin : begin + int(place["length"])]
-    view: np.ndarray = unpack(stored, dtype) if dtype.name == "int4" else stored.view(dtype)
+    view: np.ndarray = unpack(stored, dtype) if dtype.name in PACKED_DTYPES else stored.view(dtype)
     return view.reshape(tuple(tensor.dims))
 
 

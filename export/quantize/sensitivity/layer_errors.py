@@ -21,8 +21,9 @@ from minit2i_deploy.export.quantize.calibration.range_collection import (
     draw_prompts,
     stratum_edges,
 )
+from minit2i_deploy.export.quantize.graph.float32_graph import in_float32
 from minit2i_deploy.export.quantize.graph.linear_layers import Linear, match_any
-from minit2i_deploy.export.quantize.graph.model_graph import Graph, Session, widen
+from minit2i_deploy.export.quantize.graph.model_graph import Graph, Session
 from minit2i_deploy.export.quantize.graph.rewrite import quantize_graph
 from minit2i_deploy.export.quantize.schemes import GraphScheme
 from minit2i_deploy.export.quantize.sensitivity.reference_trajectory import (
@@ -165,7 +166,7 @@ class Subject:
 
     def open(self, graph: Graph) -> Session:
         """A version of the step graph, run in float32 whatever its weights are."""
-        return Session(widen(graph), threads=self.threads)
+        return Session(in_float32(graph), threads=self.threads)
 
 
 class SensitivityMeter:

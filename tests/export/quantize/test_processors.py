@@ -17,8 +17,8 @@ from minit2i_deploy.export.quantize import (
     write_graph,
 )
 from minit2i_deploy.export.quantize.formats import INT8
-from minit2i_deploy.export.quantize.graph import rewrite
 from minit2i_deploy.export.quantize.graph.model_graph import Graph
+from minit2i_deploy.export.quantize.rounding import matrix as rounding_matrix
 from minit2i_deploy.export.quantize.weights import quantize_weight
 from tests.export.quantize.test_graph import inputs, one_layer
 from tests.helpers.processors import WITHOUT_VNNI, run_without_vnni
@@ -59,7 +59,7 @@ def unsafe_graph(monkeypatch: pytest.MonkeyPatch) -> Graph:
         return quantize_weight(matrix, INT8, block)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rewrite, "quantize_weight", plain)
+        patch.setattr(rounding_matrix, "quantize_weight", plain)
         return graph(STATIC)
 
 

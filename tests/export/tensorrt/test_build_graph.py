@@ -9,14 +9,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from minit2i_deploy.engines.key import BuildFlags
-from minit2i_deploy.errors import BundleError, RuntimeFailure
+from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
 from minit2i_deploy.export.quantize import (
     QuantizableGraph,
     find_scheme,
+    match_any,
     quantize_graph,
     write_graph,
 )
 from minit2i_deploy.export.tensorrt import BuildLibrary, build_engine
+from minit2i_deploy.export.tensorrt.capabilities import check_targets
 from tests.helpers.engine_bundles import block_pair, looped_trio, narrow_pair
 from tests.helpers.tensorrt_builds import attention_graph, build_graph, save_graph
 
@@ -121,6 +123,29 @@ def test_a_quantized_loop_keeps_its_attention_fused(tmp_path: Path, name: str) -
     assert audit.softmax_unfused == 0
     # Of three blocks, one of which runs twice.
     assert audit.gemms[scheme.precision] >= 20
+
+
+@pytest.mark.parametrize(
+    ("name", "products"), [("nvfp4", "fp4"), ("nvfp4-weights", "fp16"), ("mxfp8", "fp16")]
+)
+def test_blocks_with_ranges_are_built_for_blackwell(
+    tmp_path: Path, name: str, products: str
+) -> None:
+    """The library multiplies NVFP4 by its own kernels; MXFP8 it rounds to and computes in fp16.
+
+    The network is 208 wide and reads 568 channels in w2: neither is made of blocks of 32.
+    """
+    scheme = find_scheme(name)
+    step = QuantizableGraph.read(narrow_pair(1)[0])
+    scales = {site.name: 2.0**-8 for site in step.sites}
+    exclude = match_any(step.linears, scheme.transformer.exclude)
+    write_graph(quantize_graph(step, scheme.transformer, scales, exclude=exclude), tmp_path)
+    audit = build_graph(tmp_path / "model.onnx", scheme.precision, "sm120").audit
+    assert (audit.attention, audit.attention_fused, audit.softmax_unfused) == (2, 2, 0)
+    assert set(audit.gemms) == {products, "fp16"}
+    assert audit.gemms[products] >= 10
+    with pytest.raises(UsageError, match=f"sm89 has no {scheme.precision}, which needs sm100"):
+        check_targets("tensorrt_rtx", ("sm89",), scheme.precision)
 
 
 def test_a_free_size_that_nobody_named_is_refused(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ void check_tensors(const Json &value, const std::string &where) {
 GraphInfo decode_graph(const Json &value, const std::string &where) {
     expect_fields(value, where, {"path", "precision", "opset", "inputs", "outputs"});
     expect_one_of(where + ".precision", expect_text(value.at("precision"), where + ".precision"),
-                  {"fp32", "bf16", "fp16", "int8", "fp8"});
+                  {"fp32", "bf16", "fp16", "int8", "fp8", "mxfp8", "fp4"});
     if (expect_integer(value.at("opset"), where + ".opset") < 1) {
         throw JsonError(where + ".opset must be at least 1");
     }

@@ -95,7 +95,8 @@ double relative_error(const std::vector<double> &actual, const std::vector<doubl
 } // namespace
 
 bool may_overflow(const std::string &precision) {
-    return precision == "fp16" || precision == "int8" || precision == "fp8";
+    static const std::array<std::string, 5> overflowing{"fp16", "int8", "fp8", "mxfp8", "fp4"};
+    return std::find(overflowing.begin(), overflowing.end(), precision) != overflowing.end();
 }
 
 std::vector<std::int64_t> reference_ids() { return {3, 4, 5, 6, 7, 8, 9, 10, 11, 1}; }

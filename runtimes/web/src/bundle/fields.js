@@ -30,7 +30,7 @@ import { GENERATOR } from "../common/noise.js";
  * @typedef {{ table: string, guidance: number }} Preset
  */
 
-const PRECISIONS = ["fp32", "bf16", "fp16", "int8", "fp8"];
+const PRECISIONS = ["fp32", "bf16", "fp16", "int8", "fp8", "mxfp8", "fp4"];
 const DTYPES = ["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"];
 const SHA256 = /^[0-9a-f]{64}$/;
 // The official config.json's names; the second list has defaults.

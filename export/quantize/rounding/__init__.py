@@ -1,0 +1,1 @@
+"""How a weight matrix becomes values of few bits: scales of blocks, and GPTQ."""
