@@ -1,0 +1,70 @@
+"""Bundles of four bits: how they are made, what they say, and who refuses them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import PrecisionWarning, RuntimeFailure, UsageError
+from minit2i_deploy.export.quantize import QuantizeOptions, find_scheme, quantize_bundle
+from minit2i_deploy.export.quantize.schemes import check_fits, slow_on
+from minit2i_deploy.runtimes import open_runtime
+from tests.helpers.quantize_runs import PROMPTS, source, states
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("\n".join(text for text in PROMPTS.texts if text))
+    return path
+
+
+@pytest.mark.parametrize("scheme", ["nvfp4", "nvfp4-weights", "mxfp8"])
+def test_schemes_of_blackwell_are_for_nothing_else(scheme: str) -> None:
+    for target in ("cpu", "sm89", "sm90"):
+        with pytest.raises(UsageError, match=f"{target} does not gain by scheme {scheme}; choose"):
+            check_fits(find_scheme(scheme), "fp16", target)
+    check_fits(find_scheme(scheme), "fp16", "sm120")
+    assert "an NVIDIA GPU has no fused attention" in str(slow_on(find_scheme(scheme), "fp32", None))
+
+
+@pytest.fixture(scope="module")
+def fp4(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Bundle:
+    out = tmp_path_factory.mktemp("fp4") / "bundle"
+    with pytest.warns(PrecisionWarning, match="no engine of scheme nvfp4 on a fp32 bundle"):
+        return quantize_bundle(
+            source().path,
+            out,
+            QuantizeOptions(scheme="nvfp4", prompts=prompts, rotate=True, low_rank=4),
+        )
+
+
+def test_a_bundle_in_four_bits_says_how_it_was_made(fp4: Bundle) -> None:
+    record = fp4.manifest.quantization
+    assert record is not None and record.calibration_sha256 is not None
+    assert record.graphs["transformer"].scheme == (
+        "fp4 in blocks of 16 with e4m3 scales weights, fp4 inputs with a range per block, weights"
+        " by gptq, rotated, branches of rank 4"
+    )
+    assert record.graphs["text_adapter"].scheme == "int8 weights"
+    assert fp4.manifest.graphs["transformer"].precision == "fp4"
+    fp4.verify()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_engines_without_kernels_refuse_four_bits(fp4: Bundle, runtime: str) -> None:
+    with pytest.raises(RuntimeFailure, match=r"graph transformer is fp4, .* fp32, fp16, int8, fp8"):
+        with open_runtime(fp4, runtime) as used:
+            used.start(states()[0].inputs["x"], states()[0].inputs["tokens"][:, None])
+
+
+def test_how_weights_are_rounded_is_checked_first() -> None:
+    with pytest.raises(UsageError, match="unknown rounding 'best'"):
+        QuantizeOptions(scheme="nvfp4", rounding="best")
+    with pytest.raises(UsageError, match="rounding search does not bound the sums of pairs"):
+        QuantizeOptions(scheme="int8", rounding="search")
+    with pytest.raises(UsageError, match="low_rank is -1, but must not be negative"):
+        QuantizeOptions(scheme="nvfp4", low_rank=-1)
+    assert QuantizeOptions(scheme="int4-weights", rounding="nearest").judges_weights is False
