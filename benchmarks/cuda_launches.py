@@ -3,7 +3,7 @@
     python benchmarks/cuda_launches.py                    # B/16 in each precision
     python benchmarks/cuda_launches.py --variant l-16 --precision fp16
     python benchmarks/cuda_launches.py BUNDLE...          # bundles as they are
-    python benchmarks/cuda_launches.py --cpp --precision fp16    # by the C++ client
+    python benchmarks/cuda_launches.py --cpp              # by the C++ client
 
 ONNX Runtime's real CUDA provider runs over stand-ins for CUDA's libraries
 (tests/helpers/cuda_standin), which log its calls. Without a bundle, a published network with a few
@@ -17,21 +17,28 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.cli.support.formatting import columns
 from minit2i_deploy.config import VARIANTS
 from tests.helpers.cpp_client import build
-from tests.helpers.cuda_standin.bundles import export_for_cuda, write_network
-from tests.helpers.cuda_standin.census import Census, cpp_census, cpp_image_run, take_census
+from tests.helpers.cuda_standin.bundles import bundle_for_cuda, write_network
+from tests.helpers.cuda_standin.census import (
+    Census,
+    CppCensus,
+    StepCensus,
+    cpp_census,
+    cpp_image_run,
+    take_census,
+)
 
-PRECISIONS: Final = ("fp16", "bf16", "fp32")
+_Census = TypeVar("_Census", bound=StepCensus)
+
+PRECISIONS: Final = ("fp16", "bf16", "fp32", "int8")
 # The ends of the first and the last block differ from the rest.
 _BLOCKS: Final = 3
 # Of an image by the C++ client.
@@ -42,16 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     options = _parse(arguments)
     if options.cpp:
-        print(cpp_table(options))
-        return 0
-    rows = [(path, take_census(Path(path)), None) for path in options.bundles]
-    if not rows:
-        rows = list(_count_network(options))
-    if options.json:
+        build()
+        _show(list(_count_all(options, _take_cpp_census)), cpp_table, options.json)
+    else:
+        _show(list(_count_all(options, take_census)), table, options.json)
+    return 0
+
+
+def _show(
+    rows: Sequence[tuple[str, _Census, int | None]],
+    form: Callable[[Sequence[tuple[str, _Census, int | None]]], str],
+    as_json: bool,
+) -> None:
+    if as_json:
         print(json.dumps([{"label": label, **census.to_dict()} for label, census, _ in rows]))
     else:
-        print(table(rows))
-    return 0
+        print(form(rows))
 
 
 def table(rows: Sequence[tuple[str, Census, int | None]]) -> str:
@@ -68,36 +81,38 @@ def table(rows: Sequence[tuple[str, Census, int | None]]) -> str:
     return columns([tuple(map(str, line)) for line in lines], head=head)
 
 
-def cpp_table(options: argparse.Namespace) -> str:
-    """The same of the C++ client, for networks with the blocks that they have."""
-    build()
-    with tempfile.TemporaryDirectory(prefix="minit2i-launches-") as folder:
-        bundles = {path: Path(path) for path in options.bundles}
-        if not bundles:
-            exported = _export_network(options, Path(folder))
-            bundles = {label: bundle.path for label, bundle in exported.items()}
-        lines = [
-            (label, *astuple(cpp_census(cpp_image_run(path, rows=_ROWS))))
-            for label, path in bundles.items()
-        ]
-    head = ("graph", "launches", "copies in it", "copies of the start", "copies in rows",
-            "waits in rows")  # fmt: skip
+def cpp_table(rows: Sequence[tuple[str, CppCensus, int | None]]) -> str:
+    """The same of the C++ client."""
+    head = ("graph", "launches", "a block", "in all blocks", "copies in it", "copies of the start",
+            "copies in rows", "waits in rows")  # fmt: skip
+    lines = [
+        (label, f"{census.launches} ({census.blocks} blocks)", census.per_block,
+         census.launches_of(blocks or census.blocks),
+         census.graph_copies_of(blocks or census.blocks),
+         census.start_copies, census.row_copies, census.row_waits)
+        for label, census, blocks in rows
+    ]  # fmt: skip
     return columns([tuple(map(str, line)) for line in lines], head=head)
 
 
-def _export_network(options: argparse.Namespace, folder: Path) -> dict[str, Bundle]:
-    release = write_network(folder / "release", options.variant, options.blocks)
-    return {
-        f"{options.variant} {precision}": export_for_cuda(release, folder / precision, precision)
-        for precision in options.precision or PRECISIONS
-    }
-
-
-def _count_network(options: argparse.Namespace) -> list[tuple[str, Census, int]]:
+def _count_all(
+    options: argparse.Namespace, take: Callable[[Path], _Census]
+) -> Iterator[tuple[str, _Census, int | None]]:
+    """Label, census and number of blocks to extend to, of each bundle or of the network."""
+    for path in options.bundles:
+        yield path, take(Path(path)), None
+    if options.bundles:
+        return
     blocks = VARIANTS[options.variant].depth_double
     with tempfile.TemporaryDirectory(prefix="minit2i-launches-") as folder:
-        bundles = _export_network(options, Path(folder))
-        return [(label, take_census(bundle.path), blocks) for label, bundle in bundles.items()]
+        release = write_network(Path(folder) / "release", options.variant, options.blocks)
+        for precision in options.precision or PRECISIONS:
+            bundle = bundle_for_cuda(release, Path(folder), precision)
+            yield f"{options.variant} {precision}", take(bundle.path), blocks
+
+
+def _take_cpp_census(bundle: Path) -> CppCensus:
+    return cpp_census(bundle, cpp_image_run(bundle, rows=_ROWS))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -46,6 +46,8 @@ class CudaDriver:
         self.device = device
         # Copies so far, by direction; those inside a captured graph count once.
         self.copies = {"to_device": 0, "to_host": 0}
+        # What queued copies read, by stream.
+        self._sources: dict[int, list[np.ndarray]] = {}
         count = self._count()
         if not 0 <= device < count:
             raise UsageError(f"device is {device}, but this machine has {_count_text(count)}")
@@ -146,6 +148,8 @@ class CudaDriver:
     def to_device(self, address: int, array: np.ndarray, stream: Any) -> None:
         """Queue a copy to the GPU; a pinned array may not change before the stream is done."""
         self.copies["to_device"] += 1
+        # Where host and GPU share memory, a copy of any memory may read it after the call.
+        self._sources.setdefault(int(stream), []).append(array)
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self.call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream)
 
@@ -175,6 +179,7 @@ class CudaDriver:
             CudaFailure: something in it failed.
         """
         self.call("cudaStreamSynchronize", stream)
+        self._sources.pop(int(stream), None)
 
     def is_done(self, stream: Any) -> bool:
         """Whether a stream is done, without waiting.

@@ -230,12 +230,8 @@ class HostCall:
         gpu, context = self._engine.gpu, self._context
         gpu.library.forget_lines()
         context.set_shapes({name: array.shape for name, array in inputs.items()})
-        # Kept until the wait: on a system with coherent memory, copies read them until then.
-        host = {
-            name: np.ascontiguousarray(array, self._engine.info.inputs[name].dtype)
-            for name, array in inputs.items()
-        }
-        for name, values in host.items():
+        for name, array in inputs.items():
+            values = np.ascontiguousarray(array, self._engine.info.inputs[name].dtype)
             self._bind(name, values.nbytes)
             gpu.driver.to_device(self._buffers[name].address, values, gpu.stream)
         results = {

@@ -11,17 +11,31 @@ import functools
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from unittest import mock
+
+import numpy as np
 
 from benchmarks.random_release import write_release
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.config import VARIANTS
 
+if TYPE_CHECKING:
+    from minit2i_deploy.export.quantize import Calibration
+
 # The ends of the first and the last block differ from those of all others.
 BLOCKS: Final = 3
 # Of the shipped tokenizer, and more.
 _VOCABULARY: Final = 4096
+INT8: Final = "int8"
+# Variant and precision of what is counted; INT8 is what `minit2i quantize` makes of fp16.
+NETWORKS: Final = (
+    ("b-16", "fp16"),
+    ("b-16", "bf16"),
+    ("b-16", "fp32"),
+    ("b-16", INT8),
+    ("l-16", "fp16"),
+)
 
 
 @functools.cache
@@ -34,10 +48,10 @@ def _folder() -> Path:
 @functools.cache
 def small_bundle(variant: str, precision: str) -> Path:
     """A published network with BLOCKS blocks, exported once a process. Do not write into it."""
-    release = _folder() / variant
-    if not release.exists():
-        write_network(release, variant, BLOCKS)
-    return export_for_cuda(release, _folder() / f"{variant}-{precision}", precision).path
+    folder = _folder() / variant
+    if not folder.exists():
+        write_network(folder / "release", variant, BLOCKS)
+    return bundle_for_cuda(folder / "release", folder, precision).path
 
 
 def write_network(folder: Path, variant: str, blocks: int) -> Path:
@@ -45,6 +59,16 @@ def write_network(folder: Path, variant: str, blocks: int) -> Path:
     config = dataclasses.replace(VARIANTS[variant], depth_double=blocks)
     write_release(folder, config, t5_layers=1, vocabulary=_VOCABULARY)
     return folder
+
+
+def bundle_for_cuda(release: Path, folder: Path, precision: str) -> Bundle:
+    """A bundle in a folder of bundles, named by its precision; int8 is made from that of fp16."""
+    path = folder / precision
+    if path.exists():
+        return Bundle.open(path)
+    if precision == INT8:
+        return quantize_unmeasured(bundle_for_cuda(release, folder, "fp16"), path)
+    return export_for_cuda(release, path, precision)
 
 
 def export_for_cuda(release: Path, folder: Path, precision: str) -> Bundle:
@@ -63,3 +87,25 @@ def export_for_cuda(release: Path, folder: Path, precision: str) -> Bundle:
     }
     with mock.patch.multiple("minit2i_deploy.export.write", **unverified):
         return export_bundle(release, folder, ExportOptions(**settings))
+
+
+def quantize_unmeasured(source: Bundle, folder: Path) -> Bundle:
+    """A bundle of scheme int8 whose ranges are all 1: calibrating takes minutes at these sizes."""
+    from minit2i_deploy.export.quantize import QuantizeOptions, quantize_bundle
+
+    unmeasured: dict[str, Any] = {
+        "calibrate": _ranges_of_one,
+        "measure": lambda *_, **__: [],
+        "OVERFLOWING": (),
+    }
+    module = "minit2i_deploy.export.quantize.bundle_quantization"
+    with mock.patch.multiple(module, **unmeasured):
+        return quantize_bundle(source.path, folder, QuantizeOptions(scheme=INT8, smoothing=False))
+
+
+def _ranges_of_one(bundle: Bundle, *_: object) -> Calibration:
+    from minit2i_deploy.export.quantize import Calibration, QuantizableGraph
+
+    step = QuantizableGraph.read(bundle.graph_path("transformer"))
+    ranges = {site.name: np.ones((1, site.width), np.float32) for site in step.sites}
+    return Calibration(meta={}, absmax=ranges, activations=ranges)

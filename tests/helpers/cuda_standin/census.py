@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from minit2i_deploy.bundle.bundle import Bundle
 from tests.helpers.cuda_standin.events import Event, captures, count, sections
-from tests.helpers.cuda_standin.standin import Run, cpp_environment, run
+from tests.helpers.cuda_standin.standin import ROOT, Run, cpp_environment, run
 
 _PROGRAM: Final = Path(__file__).with_name("image_run.py")
 _CPP_PROGRAM: Final = Path(__file__).with_name("cpp_image_run.py")
@@ -20,24 +20,22 @@ _ATTENTION: Final = re.compile("flash_fwd|cudnnBackendExecute|attention_kernel|f
 FUSED: Final = ("flash_fwd", "cudnnBackendExecute")
 _HOST_TO_DEVICE: Final = "host-to-device"
 _CAPABILITY: Final = 90
+_PAGE: Final = ROOT / "docs" / "measurements" / "nvidia_launches.md"
 _LAUNCHES: Final = ("launch", "product")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Census:
-    """One guided step of a network, and the rows of an image after all graphs are recorded.
+class StepCensus:
+    """One guided step of a network.
 
     Args:
         blocks: double blocks of the network.
-        kernels: of a step, without products.
-        products: of a step.
+        kernels: of the step, without products.
+        products: of the step.
         per_block: kernels and products of each block that is neither the first nor the last.
         copies_per_block: copies from the host in each such block.
-        flash: attention kernels of a step that are flash attention, or cuDNN's.
-        graph_copies: copies from the host within the graph of a step.
-        rows: of an image.
-        row_copies: copies from the host in all rows of an image, besides those within graphs.
-        image_waits: times that the host waits for the device in all rows of an image.
+        flash: attention kernels of the step that are flash attention, or cuDNN's.
+        graph_copies: copies from the host within the graph of the step.
     """
 
     blocks: int
@@ -47,9 +45,6 @@ class Census:
     copies_per_block: int
     flash: int
     graph_copies: int
-    rows: int
-    row_copies: int
-    image_waits: int
 
     @property
     def launches(self) -> int:
@@ -64,13 +59,43 @@ class Census:
         """Copies from the host within a step of the same network with another number of blocks."""
         return self.graph_copies + (blocks - self.blocks) * self.copies_per_block
 
+    def to_dict(self) -> dict[str, int]:
+        """All figures by name."""
+        return {**asdict(self), "launches": self.launches}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Census(StepCensus):
+    """A guided step in Python, and the rows of an image after all graphs are recorded.
+
+    Args:
+        rows: of an image.
+        row_copies: copies from the host in all rows of an image, besides those within graphs.
+        image_waits: times that the host waits for the device in all rows of an image.
+    """
+
+    rows: int
+    row_copies: int
+    image_waits: int
+
     def image_copies_of(self, blocks: int) -> int:
         """Copies from the host in all rows of an image, those within graphs included."""
         return self.row_copies + self.rows * self.graph_copies_of(blocks)
 
-    def to_dict(self) -> dict[str, int]:
-        """All figures by name."""
-        return {**asdict(self), "launches": self.launches}
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CppCensus(StepCensus):
+    """A guided step of the C++ client, and its third image of some rows, graphs being recorded.
+
+    Args:
+        start_copies: copies from the host of an image before its second row: prompt, start, table.
+        row_copies: copies from the host in the rows after the first, besides those within graphs.
+        row_waits: times that the host waits in those, the reading of the result included.
+    """
+
+    start_copies: int
+    row_copies: int
+    row_waits: int
 
 
 def image_run(
@@ -91,10 +116,11 @@ def image_run(
 
 
 def cpp_image_run(
-    bundle: Path, *, rows: int, turns: bool = False, images: int = 3, cuda_graph: str = "on"
+    bundle: Path, *, rows: int, turns: bool = False, images: int = 3, **options: str
 ) -> Run:
-    """Images by the C++ client; arguments as in ``image_run``."""
-    plan = {"rows": rows, "turns": turns, "images": images, "cuda_graph": cuda_graph}
+    """Images by the C++ client; arguments as in ``image_run``, options of its model."""
+    model = {"cuda_graph": "on", **options}
+    plan = {"rows": rows, "turns": turns, "images": images, "model": model}
     return run(
         _CPP_PROGRAM,
         bundle,
@@ -108,57 +134,42 @@ def take_census(bundle: Path, *, rows: int = 20) -> Census:
     """Count what a guided step of a bundle costs with CUDA graphs."""
     # The first image checks its graphs, the second records one for each row.
     done = image_run(bundle, rows=rows)
-    assert done.code == 0, done.err[-4000:]
-    step = captures(done.events)[0]
-    totals = count(step)
-    block = _one_block(step)
-    last_image = rows_of(done.events, image=2)
+    last_image = count(rows_of(done.events, image=2))
     return Census(
-        blocks=Bundle.open(bundle).config.depth_double,
-        kernels=totals.launches - totals.products,
-        products=totals.products,
-        per_block=sum(event.kind in _LAUNCHES for event in block),
-        copies_per_block=sum(event.fields.get("kind") == _HOST_TO_DEVICE for event in block),
-        flash=sum(map(totals.kernels_with, FUSED)),
-        graph_copies=totals.copies.get(_HOST_TO_DEVICE, 0),
+        **_step(bundle, done),
         rows=rows,
-        row_copies=count(last_image).copies.get(_HOST_TO_DEVICE, 0),
-        image_waits=count(last_image).waits,
+        row_copies=last_image.copies.get(_HOST_TO_DEVICE, 0),
+        image_waits=last_image.waits,
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CppCensus:
-    """A guided step of the C++ client, and its third image of some rows, graphs being recorded.
-
-    Args:
-        launches: kernels and products of a step.
-        graph_copies: copies from the host within the graph of a step.
-        start_copies: copies from the host of an image before its second row: prompt, start, table.
-        row_copies: copies from the host in the rows after the first.
-        row_waits: times that the host waits in those, the reading of the result included.
-    """
-
-    launches: int
-    graph_copies: int
-    start_copies: int
-    row_copies: int
-    row_waits: int
-
-
-def cpp_census(done: Run) -> CppCensus:
-    """Count what a run of ``cpp_image_run`` with three images cost."""
-    assert done.code == 0, done.err[-4000:]
-    step = count(captures(done.events)[0])
+def cpp_census(bundle: Path, done: Run) -> CppCensus:
+    """Count what a run of ``cpp_image_run`` with three images of a bundle cost."""
     start = count(sections(done.events)["start 2"])
     rows = count(rows_of(done.events, image=2))
     return CppCensus(
-        launches=step.launches,
-        graph_copies=step.copies.get(_HOST_TO_DEVICE, 0),
+        **_step(bundle, done),
         start_copies=start.copies.get(_HOST_TO_DEVICE, 0),
         row_copies=rows.copies.get(_HOST_TO_DEVICE, 0),
         row_waits=rows.waits,
     )
+
+
+def _step(bundle: Path, done: Run) -> dict[str, int]:
+    """The fields of ``StepCensus``."""
+    assert done.code == 0, done.err[-4000:]
+    step = captures(done.events)[0]
+    totals = count(step)
+    block = _one_block(step)
+    return {
+        "blocks": Bundle.open(bundle).config.depth_double,
+        "kernels": totals.launches - totals.products,
+        "products": totals.products,
+        "per_block": sum(event.kind in _LAUNCHES for event in block),
+        "copies_per_block": sum(event.fields.get("kind") == _HOST_TO_DEVICE for event in block),
+        "flash": sum(map(totals.kernels_with, FUSED)),
+        "graph_copies": totals.copies.get(_HOST_TO_DEVICE, 0),
+    }
 
 
 def rows_of(events: Sequence[Event], image: int) -> list[Event]:
@@ -178,3 +189,14 @@ def _one_block(step: Sequence[Event]) -> Sequence[Event]:
         if event.kind == "launch" and _ATTENTION.search(event.name)
     ]
     return step[places[0] : places[1]] if len(places) > 1 else []
+
+
+def documented(num_figures: int) -> dict[tuple[str, str], tuple[int, ...]]:
+    """The page's table with so many figures in a line, by variant and precision."""
+    pattern = r"^\| (\S+-\d+) (\S+)" + num_figures * r" \| (\d+)" + r" \|$"
+    return {
+        (variant, precision): tuple(map(int, figures))
+        for variant, precision, *figures in re.findall(
+            pattern, _PAGE.read_text("utf-8"), re.MULTILINE
+        )
+    }

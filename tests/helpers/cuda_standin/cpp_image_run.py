@@ -3,7 +3,7 @@
     python cpp_image_run.py BUNDLE OPTIONS
 
 OPTIONS is JSON: ``rows`` (number of rows), ``turns`` (rows of two branches and of one in turns),
-``images``, and ``cuda_graph``. Prints the warnings as JSON.
+``images``, and under "model" texts of ``minit2i_model_params``. Prints the warnings as JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def main(path: str, options: dict[str, Any]) -> None:
         table = Path(folder) / "own.json"
         _table(options).save(table)
         mark("open")
-        with Client(Path(path), provider=b"cuda", cuda_graph=options["cuda_graph"].encode()) as c:
+        settings = {name: value.encode() for name, value in options["model"].items()}
+        with Client(Path(path), provider=b"cuda", **settings) as c:
             for number in range(options["images"]):
                 mark(f"start {number}")
                 progress = PROGRESS(lambda _, done, total, n=number: _mark_row(n, done, total))

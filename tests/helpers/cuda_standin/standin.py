@@ -44,15 +44,17 @@ def build() -> Path:
     return BUILD
 
 
-def environment(*, cudnn: bool = True, **settings: object) -> dict[str, str]:
+def environment(*, cuda: bool = True, cudnn: bool = True, **settings: object) -> dict[str, str]:
     """Variables of a process on the stand-in.
 
     Args:
+        cuda: whether CUDA's own libraries are installed.
         cudnn: whether cuDNN is installed.
         settings: of the stand-in, by their names in ``src/standin.h`` without the prefix.
     """
     folder = build()
-    libraries = [folder / "lib", *([folder / "cudnn"] if cudnn else [])]
+    places = {folder / "lib": cuda, folder / "cudnn": cudnn}
+    libraries = [place for place, is_there in places.items() if is_there]
     return {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -62,29 +64,29 @@ def environment(*, cudnn: bool = True, **settings: object) -> dict[str, str]:
     }
 
 
-def cpp_environment(*, cudnn: bool = True, **settings: object) -> dict[str, str]:
+def cpp_environment(**settings: Any) -> dict[str, str]:
     """As ``environment``, with the GPU library of ONNX Runtime for the C++ client."""
-    values = environment(cudnn=cudnn, **settings)
+    values = environment(**settings)
     library = build() / "site" / "onnxruntime" / "capi"
     return {**values, "LD_LIBRARY_PATH": f"{library}:{values['LD_LIBRARY_PATH']}"}
 
 
 def run(
     *arguments: object,
+    program: str | Path = sys.executable,
     variables: Callable[..., dict[str, str]] = environment,
-    cudnn: bool = True,
     **settings: object,
 ) -> Run:
-    """Run this Python with some arguments on the stand-in; arguments as in ``environment``."""
+    """Run a program with some arguments on the stand-in; settings as in ``environment``."""
     with tempfile.TemporaryDirectory(prefix="minit2i-cuda-") as folder:
         log = Path(folder) / "log"
         log.touch()
         done = subprocess.run(
-            [sys.executable, *map(str, arguments)],
+            [str(program), *map(str, arguments)],
             capture_output=True,
             text=True,
             errors="replace",
-            env=variables(cudnn=cudnn, log=log, **settings),
+            env=variables(log=log, **settings),
             cwd=folder,
             check=False,
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import re
 import shutil
-from dataclasses import astuple
 from pathlib import Path
 from typing import Final
 
@@ -15,16 +13,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.config import VARIANTS
 from tests.helpers.cpp_bundles import edit
 from tests.helpers.cpp_client import build, program
-from tests.helpers.cuda_standin.bundles import small_bundle
-from tests.helpers.cuda_standin.census import cpp_census, cpp_image_run, rows_of
+from tests.helpers.cuda_standin.bundles import BLOCKS, INT8, NETWORKS, small_bundle
+from tests.helpers.cuda_standin.census import cpp_census, cpp_image_run, documented, rows_of
 from tests.helpers.cuda_standin.events import captures, count
-from tests.helpers.cuda_standin.standin import ROOT, Run
+from tests.helpers.cuda_standin.standin import Run
 
 pytestmark = pytest.mark.cuda
 
-PAGE: Final = ROOT / "docs" / "measurements" / "nvidia_launches.md"
 ROWS: Final = 20
 
 
@@ -34,27 +32,57 @@ def _built() -> None:
     build()
 
 
-@functools.cache
-def guided() -> Run:
-    return cpp_image_run(small_bundle("b-16", "fp16"), rows=ROWS)
+@pytest.fixture(params=NETWORKS, ids="-".join)
+def network(request: pytest.FixtureRequest) -> tuple[str, str]:
+    pair: tuple[str, str] = request.param
+    return pair
 
 
 @functools.cache
-def in_turns() -> Run:
-    return cpp_image_run(small_bundle("b-16", "fp16"), rows=8, turns=True)
+def guided(variant: str, precision: str) -> Run:
+    return cpp_image_run(small_bundle(variant, precision), rows=ROWS)
 
 
-def test_recorded_steps_call_nothing_that_a_capture_forbids() -> None:
-    done = in_turns()
-    assert done.answer == []
+@functools.cache
+def in_turns(variant: str, precision: str) -> Run:
+    return cpp_image_run(small_bundle(variant, precision), rows=8, turns=True)
+
+
+def test_recorded_steps_call_nothing_that_a_capture_forbids(network: tuple[str, str]) -> None:
+    done = in_turns(*network)
     # Each of two pairs of states is read, with one branch and with two; then each row by itself.
     assert len(captures(done.events)) == 4 + 8
     assert count(done.events).violations == ()
     assert all(count(step).unpinned == 0 for step in captures(done.events))
 
 
-def test_replays_with_and_without_guidance_read_what_they_recorded() -> None:
-    done = in_turns()
+def test_only_int8_is_warned_of(network: tuple[str, str]) -> None:
+    warnings = in_turns(*network).answer
+    assert len(warnings) == (network[1] == INT8)
+    assert all("provider cuda runs slower than the bundle it was made from" in x for x in warnings)
+
+
+@pytest.mark.parametrize("network", [pair for pair in NETWORKS if pair[1] != "fp32"], ids="-".join)
+def test_every_block_has_flash_attention(network: tuple[str, str]) -> None:
+    assert cpp_census(small_bundle(*network), guided(*network)).flash == BLOCKS
+
+
+def test_products_of_float32_are_not_rounded_to_tf32(network: tuple[str, str]) -> None:
+    assert count(in_turns(*network).events).products > 0
+    assert count(in_turns(*network).events).tf32 == 0
+
+
+def test_tf32_is_there_for_those_who_ask() -> None:
+    done = cpp_image_run(small_bundle("b-16", "fp16"), rows=1, images=1, precision="tf32")
+    assert done.answer == []
+    # The text encoder's products are those of float32.
+    assert count(done.events).tf32 > 0
+
+
+def test_replays_with_and_without_guidance_read_what_they_recorded(
+    network: tuple[str, str],
+) -> None:
+    done = in_turns(*network)
     last_image = count(rows_of(done.events, image=2))
     # The first row is before the first mark.
     assert last_image.replays == 7
@@ -62,23 +90,28 @@ def test_replays_with_and_without_guidance_read_what_they_recorded() -> None:
     assert count(done.events).stale == 0
 
 
-def test_nothing_crosses_between_rows() -> None:
+def test_nothing_crosses_between_rows(network: tuple[str, str]) -> None:
     """Rows and weights of the table cross with the start, the image after its last row."""
-    done = guided()
+    done = guided(*network)
     last_image = count(rows_of(done.events, image=2))
     assert last_image.replays == ROWS - 1
     assert last_image.copies == {"device-to-host": 2}
     assert "Memcpy nodes are added" not in done.err
 
 
-def test_a_step_costs_no_more_than_the_page_says() -> None:
-    """``python benchmarks/cuda_launches.py --cpp`` prints the line of the page."""
-    line = re.compile(r"^\| b-16 fp16, 3 blocks" + 5 * r" \| (\d+)" + r" \|$", re.MULTILINE)
-    found = line.search(PAGE.read_text("utf-8"))
-    assert found is not None
-    actual = astuple(cpp_census(guided()))
-    documented = tuple(map(int, found.groups()))
-    assert all(now <= bound for now, bound in zip(actual, documented, strict=True)), actual
+def test_a_step_costs_no_more_than_the_page_says(network: tuple[str, str]) -> None:
+    """``python benchmarks/cuda_launches.py --cpp`` prints the lines of the page."""
+    census = cpp_census(small_bundle(*network), guided(*network))
+    blocks = VARIANTS[network[0]].depth_double
+    actual = (
+        census.launches_of(blocks),
+        census.graph_copies_of(blocks),
+        census.start_copies,
+        census.row_copies,
+        census.row_waits,
+    )
+    bounds = documented(len(actual))[network]
+    assert all(now <= bound for now, bound in zip(actual, bounds, strict=True)), (actual, bounds)
 
 
 def test_without_graphs_each_row_launches_its_kernels() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.fields import GraphInfo, TensorInfo
 from minit2i_deploy.errors import DeviceWarning, PrecisionWarning, RuntimeFailure, UsageError
+from minit2i_deploy.runtimes.compiled_cache import KEY_FILE
 from minit2i_deploy.runtimes.cuda.devices import Gpu
 from minit2i_deploy.runtimes.onnxruntime import providers, session
 from minit2i_deploy.runtimes.onnxruntime.provider_options import ProviderSettings, attach
@@ -193,6 +195,18 @@ def test_tensorrt_is_given_types_and_sizes_and_cuda_behind_it() -> None:
         "x:16x3x32x32,tokens:3x16x12x64,row:6",
     ]
     assert values["device_id"] == behind["device_id"] == "1"
+
+
+def test_compiled_models_are_those_of_one_gpu(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where Linux does not tell of GPUs, as in some virtual machines."""
+    install(monkeypatch, FakeCudart())
+    monkeypatch.setitem(sys.modules, "onnxruntime", CudaOrt([TENSORRT, CUDA]))
+    with OnnxRuntime(bundle, provider="tensorrt", cache=tmp_path / "cache") as runtime:
+        runtime._session("text_encoder")
+    (key,) = (tmp_path / "cache").glob(f"*/{KEY_FILE}")
+    assert json.loads(key.read_text())["device"].endswith("; Test GPU sm90")
 
 
 def test_a_plugin_of_nvidia_finds_the_library_beside_it(

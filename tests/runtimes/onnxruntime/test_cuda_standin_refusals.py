@@ -36,6 +36,11 @@ def num_allocations(folder: Path) -> int:
         ({"driver": 0}, 1, ("no NVIDIA driver", "driver version is insufficient", "install it")),
         ({"driver": 12080}, 1, ("runs CUDA 12.8", "need 13.0", "newer driver")),
         ({"devices": 0}, 1, ("no NVIDIA GPU", "no CUDA-capable device is detected")),
+        (
+            {"cuda": False},
+            1,
+            ("provider cuda lacks lib", "cannot open shared", "constraints.txt '.[cuda]'"),
+        ),
         ({"cudnn": False}, 1, ("libcudnn.so.9", "constraints.txt '.[cuda]'")),
         ({"memory_mb": 40}, 1, ("out of memory", "MB more were needed", "smaller batch")),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,18 +13,16 @@ import pytest
 
 from minit2i_deploy.config import VARIANTS
 from minit2i_deploy.demo.ready import ready_bundle
-from tests.helpers.cuda_standin.bundles import BLOCKS, small_bundle
-from tests.helpers.cuda_standin.census import FUSED, image_run, rows_of, take_census
+from tests.helpers.cuda_standin.bundles import BLOCKS, NETWORKS, small_bundle
+from tests.helpers.cuda_standin.census import FUSED, documented, image_run, rows_of, take_census
 from tests.helpers.cuda_standin.events import captures, count, sections
 from tests.helpers.cuda_standin.standin import ROOT, Run
 
 pytestmark = pytest.mark.cuda
 
-NETWORKS: Final = (("b-16", "fp16"), ("b-16", "bf16"), ("b-16", "fp32"), ("l-16", "fp16"))
 # What ONNX Runtime computes on the CPU anyway: sizes for other nodes, eight bytes each.
 SHAPE_NODES: Final = {"Cast", "Concat", "Gather", "Reshape", "Shape", "Squeeze", "Unsqueeze"}
 MAX_SHAPE_NODES: Final = 8
-PAGE: Final = ROOT / "docs" / "measurements" / "nvidia_launches.md"
 
 
 @functools.cache
@@ -79,29 +76,16 @@ def test_replays_with_and_without_guidance_read_what_they_recorded(
 
 def test_a_step_costs_no_more_than_the_page_says(network: tuple[str, str]) -> None:
     """``python benchmarks/cuda_launches.py`` prints the lines of the page."""
-    variant, precision = network
-    documented = _documented()[variant, precision]
-    census = take_census(small_bundle(variant, precision))
-    blocks = VARIANTS[variant].depth_double
+    census = take_census(small_bundle(*network))
+    blocks = VARIANTS[network[0]].depth_double
     actual = (
         census.launches_of(blocks),
         census.graph_copies_of(blocks),
         census.image_copies_of(blocks),
         census.image_waits,
     )
-    assert all(now <= bound for now, bound in zip(actual, documented, strict=True)), (
-        actual,
-        documented,
-    )
-
-
-def _documented() -> dict[tuple[str, str], tuple[int, ...]]:
-    """Launches and copies of a step, copies and waits of an image, in the page's first table."""
-    line = re.compile(r"^\| (\S+-\d+) (\S+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|", re.MULTILINE)
-    return {
-        (variant, precision): tuple(map(int, figures))
-        for variant, precision, *figures in line.findall(PAGE.read_text("utf-8"))
-    }
+    bounds = documented(len(actual))[network]
+    assert all(now <= bound for now, bound in zip(actual, bounds, strict=True)), (actual, bounds)
 
 
 def test_products_of_float32_are_not_rounded_to_tf32(network: tuple[str, str]) -> None:

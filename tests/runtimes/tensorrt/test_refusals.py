@@ -100,6 +100,20 @@ def test_a_batch_beyond_the_profile_is_refused(bench: Bench) -> None:
             runtime.start(*start_arrays(bench.bundle, batch=5))
 
 
+def test_a_profile_that_cannot_be_set_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real binding raises an error of its own there, where it elsewhere returns false."""
+    tight = {name: (1, 1, 1) for name in ("n", "tokens", "batch", "branches", "sequences")}
+    bench = make_bench(monkeypatch, tmp_path / "bundle", extra_profiles=[tight])
+    with bench.open() as runtime:
+        state = runtime.start(*start_arrays(bench.bundle))
+        monkeypatch.setattr(bench.cuda, "enqueue", lambda handle, op: False)
+        with pytest.raises(RuntimeFailure, match="plan: profile 1") as caught:
+            state.run_rows(TABLE.steps(GUIDANCE), no_noise)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_plan_that_the_library_refuses_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

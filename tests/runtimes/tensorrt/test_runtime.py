@@ -6,7 +6,9 @@ Values are compared with runtime onnxruntime, which runs the same graphs with th
 from __future__ import annotations
 
 import threading
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +19,11 @@ from minit2i_deploy.errors import RuntimeFailure, UsageError
 from minit2i_deploy.generate import generate, trajectory
 from minit2i_deploy.protocol import RowsTrajectory
 from minit2i_deploy.runtimes import open_runtime
+from minit2i_deploy.runtimes.cuda.driver import CudaDriver
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.fakes.fake_cuda import FakeCuda
+from tests.helpers.fakes.fake_tensorrt_configs import JitCache
 from tests.helpers.tensorrt_runs import (
     GUIDANCE,
     TABLE,
@@ -307,6 +311,40 @@ def test_compiled_kernels_are_kept_beside_the_engine(bench: Bench) -> None:
     # A cache beside the plan is no damage.
     with bench.open() as runtime:
         generate(bench.bundle, runtime, "red", table=TABLE)
+
+
+def test_where_no_kernel_was_compiled_nothing_is_stored(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library then gives None for its empty cache."""
+    monkeypatch.setattr(JitCache, "serialize", lambda self: None)
+    with bench.open() as runtime:
+        generate(bench.bundle, runtime, "red", table=TABLE)
+    assert sorted(bench.bundle.path.glob("engines/*/kernels.cache")) == []
+
+
+def test_what_a_copy_reads_stays_until_the_wait(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where host and GPU share memory, a copy may read its source after the call."""
+    to_device, wait = CudaDriver.to_device, CudaDriver.wait
+    sources: list[weakref.ref[np.ndarray]] = []
+    alive: list[bool] = []
+
+    def copy(driver: CudaDriver, address: int, values: np.ndarray, stream: Any) -> None:
+        sources.append(weakref.ref(values))
+        to_device(driver, address, values, stream)
+
+    def look_and_wait(driver: CudaDriver, stream: Any) -> None:
+        alive.extend(source() is not None for source in sources)
+        sources.clear()
+        wait(driver, stream)
+
+    monkeypatch.setattr(CudaDriver, "to_device", copy)
+    monkeypatch.setattr(CudaDriver, "wait", look_and_wait)
+    with bench.open() as runtime:
+        generate(bench.bundle, runtime, PROMPTS, seed=[3, 4], table=TABLE, guidance=GUIDANCE)
+    assert alive and all(alive)
 
 
 def test_a_second_engine_is_opened_for_a_larger_batch(bench: Bench) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,6 +229,26 @@ def test_a_compiled_step_takes_more_sizes_than_torch_allows(bundle: Bundle) -> N
             state = TorchTrajectory(compiled, x, inputs_of(x, tokens))
             state.step(solver_table("euler", steps=4).steps(1.0)[0])
             assert len(state.state()[0]) == batch
+
+
+def test_torchs_advice_on_tf32_is_neither_shown_nor_an_error(bundle: Bundle) -> None:
+    """On a GPU its compiler gives it for each float32 graph."""
+    advice = (
+        "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled"
+    )
+
+    def advising(graph: torch.fx.GraphModule, _: object) -> Any:
+        warnings.warn(f"{advice}. Consider setting it.", UserWarning, stacklevel=1)
+        return graph.forward
+
+    with TorchRuntime(bundle) as runtime:
+        compiled = step_call(runtime._network.step, torch.device("cpu"), backend=advising)
+        x, tokens = start_tensors(bundle)
+        state = TorchTrajectory(compiled, x, inputs_of(x, tokens))
+        with warnings.catch_warnings(record=True) as shown:
+            state.step(solver_table("euler", steps=4).steps(2.0)[0])
+    assert [line for line in shown if "TensorFloat32" in str(line.message)] == []
+    assert np.isfinite(state.state()[0]).all()
 
 
 # torch's own compiler loads modules that still use its older one.

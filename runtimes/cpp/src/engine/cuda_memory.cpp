@@ -25,12 +25,9 @@ constexpr int kMemoryAllocation = 2; // cudaErrorMemoryAllocation
 constexpr int kHostToDevice = 1;
 constexpr int kDeviceToHost = 2;
 
-// What the provider has loaded, whichever version that is.
-void *loaded_library() {
-    for (const char *name : {"libcudart.so.13", "libcudart.so.12"}) {
-        if (void *library = ::dlopen(name, RTLD_LAZY | RTLD_NOLOAD)) {
-            return library;
-        }
+void *required_library() {
+    if (void *library = cuda_library()) {
+        return library;
     }
     fail_runtime("provider cuda: CUDA's runtime library (libcudart.so.13 or .12) is not loaded, "
                  "so steps cannot be recorded; choose cuda_graph off");
@@ -45,7 +42,7 @@ template <typename Function> void find(void *library, const char *name, Function
 }
 
 std::shared_ptr<const CudaFunctions> find_functions() {
-    void *library = loaded_library();
+    void *library = required_library();
     CudaFunctions result;
     find(library, "cudaSetDevice", result.set_device);
     find(library, "cudaMalloc", result.allocate);
@@ -58,6 +55,15 @@ std::shared_ptr<const CudaFunctions> find_functions() {
 }
 
 } // namespace
+
+void *cuda_library() {
+    for (const char *name : {"libcudart.so.13", "libcudart.so.12"}) {
+        if (void *library = ::dlopen(name, RTLD_LAZY | RTLD_NOLOAD)) {
+            return library;
+        }
+    }
+    return nullptr;
+}
 
 std::shared_mutex &cuda_gate() {
     static std::shared_mutex gate;

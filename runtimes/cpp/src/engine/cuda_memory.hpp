@@ -11,6 +11,9 @@ namespace minit2i {
 // that may allocate would end the recording. One for the process, as CUDA's rule is.
 std::shared_mutex &cuda_gate();
 
+// CUDA's runtime library that the provider has loaded, whichever version that is, or null.
+void *cuda_library();
+
 struct CudaFunctions;
 
 // A block of a GPU's memory, which a null pointer stands for before it is allocated.

@@ -1,6 +1,7 @@
 #include "engine/engine.hpp"
 
 #include "common/failure.hpp"
+#include "engine/gpu.hpp"
 #include "engine/int8_probe.hpp"
 #include "engine/placement.hpp"
 #include "engine/plugin.hpp"
@@ -131,6 +132,15 @@ void Engine::check_placement(const std::string &path, const PlacementLog &log) c
     }
 }
 
+// After the options are set, which loads CUDA's library, and before an engine is built for minutes.
+void Engine::check_gpu(const std::string &graph, const std::string &precision) const {
+    const std::string reason = gpu_lacks(precision, choice_.device);
+    if (!reason.empty()) {
+        fail_runtime(bundle_.path.string() + ": graph " + graph + " is " + precision + ", " +
+                     reason);
+    }
+}
+
 std::shared_ptr<GraphSession> Engine::open_session(const std::string &graph, bool records) {
     const GraphInfo &info = bundle_.graph(graph);
     const std::string path = (bundle_.path / info.path).string();
@@ -142,6 +152,7 @@ std::shared_ptr<GraphSession> Engine::open_session(const std::string &graph, boo
         Ort::SessionOptions options =
             session_options(choice_, num_threads_, info.precision, records);
         if (on_gpu) {
+            check_gpu(graph, info.precision);
             log->listen(options);
         }
         Ort::Session session(env_, path.c_str(), options);

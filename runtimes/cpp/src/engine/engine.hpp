@@ -50,6 +50,7 @@ private:
     void warn_of_int8(const std::string &graph, const GraphInfo &info) const;
     bool records(const std::string &graph) const;
     void check_placement(const std::string &path, const PlacementLog &log) const;
+    void check_gpu(const std::string &graph, const std::string &precision) const;
     std::shared_ptr<GraphSession> open_session(const std::string &graph, bool records);
     void open_recording(Slot &slot);
     void open(const std::string &graph, Slot &slot);

@@ -1,6 +1,7 @@
 #include "engine/session.hpp"
 
 #include "common/failure.hpp"
+#include "engine/engine_reason.hpp"
 
 namespace minit2i {
 
@@ -9,15 +10,8 @@ Ort::MemoryInfo cpu_memory() {
 }
 
 void fail_engine(const std::string &where, const Ort::Exception &error) {
-    const std::string text = error.what();
-    // ONNX Runtime has no status of its own for this.
-    for (const char *sign : {"bad_alloc", "Failed to allocate memory"}) {
-        if (text.find(sign) != std::string::npos) {
-            throw Failure(MINIT2I_ERROR_MEMORY,
-                          where + ": out of memory; free some, or use a smaller batch");
-        }
-    }
-    fail_runtime(where + ": " + text.substr(0, text.find('\n')));
+    const EngineReason reason = engine_reason(error.what());
+    throw Failure(reason.status, where + ": " + reason.text);
 }
 
 GraphSession::GraphSession(std::string graph, Ort::Session session, bool serial,

@@ -21,7 +21,7 @@ struct Tensor {
     std::vector<std::int64_t> shape;
 };
 
-// Throws a runtime failure with the first line of what the library said.
+// Throws what engine_reason makes of an error, after a place and a colon.
 [[noreturn]] void fail_engine(const std::string &where, const Ort::Exception &error);
 
 class GraphSession {
