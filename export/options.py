@@ -74,6 +74,8 @@ class ExportOptions(SourceOptions):
         opset: of the graphs, one of ``choices.OPSETS``.
         head_multiple: heads of text adapter and denoiser are padded with zeros to the next
             multiple of it, one of ``choices.HEAD_MULTIPLES``.
+        sides: least and most pixels of a side, where height and width of the images are to be
+            free; None fixes them.
         only_for: "cpu" or "cuda" writes attention and rotation as operators of ONNX Runtime's own,
             which are faster on that provider and run nowhere else; None writes standard operators.
         overwrite: replace an existing bundle.
@@ -86,6 +88,7 @@ class ExportOptions(SourceOptions):
     flavour: str | None = None
     opset: int = DEFAULT_OPSET
     head_multiple: int = 1
+    sides: tuple[int, int] | None = None
     only_for: str | None = None
     overwrite: bool = False
 

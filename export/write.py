@@ -13,6 +13,7 @@ from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.bundle.flavours import NOISE_SCALE, flavour_for, variant_of
 from minit2i_deploy.bundle.folder import bundle_folder
 from minit2i_deploy.bundle.head_padding import HeadPadding
+from minit2i_deploy.bundle.image_sizes import check_side_bounds
 from minit2i_deploy.bundle.manifest import (
     Check,
     Flavour,
@@ -107,7 +108,7 @@ def export_bundle(
         width, name = source.config.txt_input_size, source.report.text_encoder
         check_encoder_config(encoder_folder, width, name)
         export, origin = _Export.of(source, folder, options, progress), source.report
-        net = build_network(source)
+        net = build_network(source, None if options.sides is None else options.sides[1])
         del source
         encoder_graph, text = _write_text_encoder(export, encoder_folder, origin)
         gc.collect()  # cycles of the exporter keep the encoder's weights alive
@@ -140,6 +141,8 @@ class _Export:
     def of(
         cls, source: Checkpoint, folder: Path, options: ExportOptions, progress: Progress
     ) -> _Export:
+        if options.sides is not None:
+            check_side_bounds(source.config, options.sides)
         return cls(
             folder=folder,
             options=options,
@@ -209,7 +212,10 @@ def _write_graphs(export: _Export, net: MMJiT) -> dict[str, GraphInfo]:
         use_onnxruntime_heads(net)  # from here on torch cannot run the network
     modules: dict[str, tuple[nn.Module, Signature]] = {
         "text_adapter": (AdapterGraph(net.text_adapter), text_adapter_signature(export.config)),
-        "transformer": (Step(_denoiser(export, net)), step_signature(export.config)),
+        "transformer": (
+            Step(_denoiser(export, net)),
+            step_signature(export.config, export.options.sides),
+        ),
     }
     graphs, precision, opset = {}, export.options.precision, export.options.opset
     for name, (module, signature) in modules.items():
@@ -223,7 +229,9 @@ def _write_graphs(export: _Export, net: MMJiT) -> dict[str, GraphInfo]:
 
 def _denoiser(export: _Export, net: MMJiT) -> Denoiser:
     """In the order of operators that suits the engine."""
-    fits = export.options.only_for == "cuda" and export.config.loop is None
+    options = export.options
+    is_fixed = export.config.loop is None and options.sides is None
+    fits = options.only_for == "cuda" and is_fixed
     return FusedDenoiser(net.denoiser) if fits else net.denoiser
 
 
@@ -264,6 +272,7 @@ def _write_manifest(
         adapters=recorded_adapters(origin.adapters),
         trained_size=origin.trained_size,
         one_pass_guidance=one_pass,
+        side_bounds=export.options.sides,
     )
     if export.options.precision in OVERFLOWING:
         draft = Bundle(path=export.folder, manifest=manifest, digest="")

@@ -134,6 +134,7 @@ class Result:
             noise=None if request.noise is None else request.noise[index],
             runtime=self.runtime,
             edit=request.edit.record(index),
+            size=self.bundle.size,
         )
 
     def save(self, path: str | os.PathLike[str], index: int = 0) -> None:
@@ -167,6 +168,7 @@ def generate(
     strength: float | None = None,
     known: Image | np.ndarray | None = None,
     mask: np.ndarray | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Result:
     """Generate one image for each prompt.
 
@@ -185,12 +187,14 @@ def generate(
         on_row: called with the numbers of finished rows and of all rows, perhaps not every time.
         previews: store what ``Frame.estimate`` needs under every solver.
         init_image, strength, known, mask: an edit, as ``Edit.of`` takes them.
+        size: width and height in pixels, multiples of the patch, where the bundle's are free
+            (``minit2i export --sides``); None is the bundle's own.
 
     Raises:
         UsageError: arguments that do not fit together.
         RuntimeFailure: the engine failed.
     """
-    count = len(as_prompts(prompts))
+    count, bundle = len(as_prompts(prompts)), bundle.at_size(size)
     edit = Edit.of(bundle, count, init_image=init_image, strength=strength, known=known, mask=mask)
     request = Request.of(
         bundle, prompts, seed=seed, table=table, guidance=guidance, negative=negative, noise=noise,
@@ -242,6 +246,7 @@ def trajectory(
     strength: float | None = None,
     known: Image | np.ndarray | None = None,
     mask: np.ndarray | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[Frame]:
     """Generate as an iterator, one frame a row; leaving the loop cancels the rest.
 
@@ -250,7 +255,7 @@ def trajectory(
 
     Args and Raises: as ``generate``; ``timings`` receives the stages before the loop.
     """
-    count = len(as_prompts(prompts))
+    count, bundle = len(as_prompts(prompts)), bundle.at_size(size)
     edit = Edit.of(bundle, count, init_image=init_image, strength=strength, known=known, mask=mask)
     request = Request.of(
         bundle, prompts, seed=seed, table=table, guidance=guidance, negative=negative, noise=noise,

@@ -50,6 +50,7 @@ class Request:
         rows: of the table, their weights in the order of ``branch_tokens``.
         conditions: float32 [4], a few-step student's; None for a base model.
         edit: an image to begin with, pixels that stay.
+        size: width and height of the images, where they are not the bundle's own.
     """
 
     prompts: tuple[Prompt, ...]
@@ -63,6 +64,7 @@ class Request:
     rows: tuple[Row, ...]
     conditions: Float32[np.ndarray, " 4"] | None
     edit: Edit = NO_EDIT
+    size: tuple[int, int] | None = None
 
     @classmethod
     def of(
@@ -107,6 +109,7 @@ class Request:
             ),
             conditions=conditions,
             edit=edit,
+            size=bundle.size,
         )
 
     def tokens(
@@ -151,7 +154,7 @@ class Request:
         Raises:
             UsageError: the request's noise has another shape or type, or is not finite.
         """
-        shape = (len(self.seeds), *bundle.config.image_shape)
+        shape = (len(self.seeds), *bundle.at_size(self.size).config.image_shape)
         noise = batch_noise(self.seeds, shape[1:]) if self.noise is None else self.noise
         if noise.shape != shape or noise.dtype != np.float32:
             raise UsageError(
@@ -172,7 +175,8 @@ class Request:
         if not row.draws_noise:
             return None
         # Stream 0 is the start noise.
-        return batch_noise(self.seeds, bundle.config.image_shape, stream=row.index + 1)
+        shape = bundle.at_size(self.size).config.image_shape
+        return batch_noise(self.seeds, shape, stream=row.index + 1)
 
 
 def _with_defaults(

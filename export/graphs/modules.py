@@ -10,10 +10,11 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from minit2i_deploy.bundle.image_sizes import FREE_AXES
 from minit2i_deploy.bundle.manifest import TensorInfo
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.export.choices import check_precision
-from minit2i_deploy.export.graphs.onnx_export import Signature
+from minit2i_deploy.export.graphs.onnx_export import Patches, Signature
 from minit2i_deploy.model import TextAdapter
 from minit2i_deploy.solvers.row import GRAPH_COLUMNS
 from minit2i_deploy.solvers.table import CONDITION_COLUMNS
@@ -77,9 +78,12 @@ def text_adapter_signature(config: ModelConfig) -> Signature:
     )
 
 
-def step_signature(config: ModelConfig) -> Signature:
-    """The inputs of ``model.step.Step``, in its order -> x_next, h_next."""
-    _, *size = config.image_shape
+def step_signature(config: ModelConfig, sides: tuple[int, int] | None = None) -> Signature:
+    """The inputs of ``model.step.Step``, in its order -> x_next, h_next.
+
+    With ``sides``, the least and the most pixels, height and width are free.
+    """
+    size = config.image_shape[1:] if sides is None else FREE_AXES
     image = _float32("batch", config.in_channels, *size)
     return Signature(
         inputs={
@@ -94,6 +98,7 @@ def step_signature(config: ModelConfig) -> Signature:
             "known_mask": _float32("batch", 1, *size),
         },
         outputs={"x_next": image, "h_next": image},
+        patches=None if sides is None else Patches.of(sides, config.patch_size),
     )
 
 

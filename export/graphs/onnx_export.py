@@ -25,6 +25,8 @@ from minit2i_deploy.errors import VerificationError
 
 # Distinct sizes for the free axes of the example inputs, none of them special to the exporter.
 _EXAMPLE_SIZES: Final = {"n": 3, "tokens": 5, "batch": 3, "branches": 2, "sequences": 7}
+# Free axes that are multiples of a patch, and what counts their patches.
+_PATCH_COUNTS: Final = {"height": "lines", "width": "columns"}
 _FOLDING_ROUNDS: Final = 2
 # What folding would turn into a copy of a weight inside the graph, which weights that are replaced
 # later (a LoRA, a refit) would not reach. Norms and positions of a bfloat16 network are read as
@@ -36,11 +38,45 @@ _IR_VERSIONS: Final = {18: 8, 23: 10}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Patches:
+    """Heights and widths that are free: multiples of a patch between bounds.
+
+    Args:
+        size: pixels of a patch's side.
+        least: patches of a side.
+        most: as ``least``.
+    """
+
+    size: int
+    least: int
+    most: int
+
+    @classmethod
+    def of(cls, sides: tuple[int, int], size: int) -> Patches:
+        """Between two sides in pixels."""
+        return cls(size=size, least=sides[0] // size, most=sides[1] // size)
+
+    def axes(self) -> dict[str, torch.export.Dim]:
+        """Each free axis as a number of patches."""
+        return {
+            name: self.size * torch.export.Dim(count, min=self.least, max=self.most)
+            for name, count in _PATCH_COUNTS.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Signature:
-    """Names, types and shapes of a graph's inputs and outputs; a size that is a name is free."""
+    """Names, types and shapes of a graph's inputs and outputs; a size that is a name is free.
+
+    Args:
+        inputs: by name.
+        outputs: by name.
+        patches: of free heights and widths, where there are any.
+    """
 
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
+    patches: Patches | None = None
 
 
 def to_onnx(module: nn.Module, signature: Signature, opset: int) -> onnx_ir.Model:
@@ -60,16 +96,24 @@ def to_onnx(module: nn.Module, signature: Signature, opset: int) -> onnx_ir.Mode
     _drop_unused_outputs(model)
     model.ir_version = _IR_VERSIONS[opset]
     _drop_metadata(model)
+    if signature.patches is not None:
+        _name_free_axes(model, signature.patches)
     _check_signature(model, signature)
     return model
 
 
 def _export(module: nn.Module, signature: Signature, opset: int) -> torch.onnx.ONNXProgram:
     axes = {name: torch.export.Dim(name) for name in _EXAMPLE_SIZES}
+    sizes, patches = dict(_EXAMPLE_SIZES), signature.patches
+    if patches is not None:
+        axes |= patches.axes()
+        # Two numbers of patches that the exporter cannot take for one.
+        counts = zip(_PATCH_COUNTS, (patches.most, patches.least), strict=True)
+        sizes |= {name: patches.size * count for name, count in counts}
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,
-            kwargs={name: _example(info) for name, info in signature.inputs.items()},
+            kwargs={name: _example(info, sizes) for name, info in signature.inputs.items()},
             input_names=list(signature.inputs),
             output_names=list(signature.outputs),
             dynamic_shapes={
@@ -85,8 +129,8 @@ def _export(module: nn.Module, signature: Signature, opset: int) -> torch.onnx.O
     return program
 
 
-def _example(info: TensorInfo) -> torch.Tensor:
-    shape = [_EXAMPLE_SIZES[size] if isinstance(size, str) else size for size in info.shape]
+def _example(info: TensorInfo, sizes: Mapping[str, int]) -> torch.Tensor:
+    shape = [sizes[size] if isinstance(size, str) else size for size in info.shape]
     return torch.ones(shape, dtype=getattr(torch, info.dtype))
 
 
@@ -136,6 +180,15 @@ def _drop_unused_outputs(model: onnx_ir.Model) -> None:
             for value in node.outputs:
                 if not value.uses() and not value.is_graph_output():
                     value.name = ""
+
+
+def _name_free_axes(model: onnx_ir.Model, patches: Patches) -> None:
+    """Call the axes of inputs and outputs height and width, which are 16*lines and 16*columns."""
+    names = {f"{patches.size}*{count}": name for name, count in _PATCH_COUNTS.items()}
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        assert value.shape is not None
+        sizes = [size if isinstance(size, int) else str(size.value) for size in value.shape]
+        value.shape = onnx_ir.Shape([names.get(str(size), size) for size in sizes])
 
 
 def _drop_metadata(model: onnx_ir.Model) -> None:

@@ -65,7 +65,7 @@ class FusedDenoiser(Denoiser):
         attended = last.heads.attend(q, k, v)
         img, img_normed = _residual(img, attended, last.img_attn_proj, last.img_norm2)
         _, img_normed = _add_and_norm(last.img_mlp(img_normed), img, self.final_layer.norm_final)
-        return self._unpatchify(self.final_layer.linear(img_normed))
+        return self._unpatchify(self.final_layer.linear(img_normed), x)
 
     def _qkv(self, block: DoubleBlock, txt: Tensor, img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of [text, image] without norm and rotation, keys with both, and values."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from minit2i_deploy.bundle.image_sizes import sized_config
 from minit2i_deploy.bundle.manifest import ENGINES, FILE_NAME, FileInfo, Manifest
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import BundleError, UsageError
@@ -39,11 +40,14 @@ class Bundle:
         manifest: its manifest.json.
         digest: sha256 of manifest.json's bytes; it identifies the complete bundle, because the
             manifest has the hash of every other file.
+        size: width and height of images in place of the manifest's, where those are free; of
+            ``at_size``.
     """
 
     path: Path
     manifest: Manifest
     digest: str
+    size: tuple[int, int] | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
@@ -68,8 +72,24 @@ class Bundle:
 
     @property
     def config(self) -> ModelConfig:
-        """Shape of the network."""
-        return self.manifest.model
+        """Shape of the network, at this size of images."""
+        model = self.manifest.model
+        return model if self.size is None else model.with_image_size(*self.size)
+
+    def at_size(self, size: tuple[int, int] | None) -> Bundle:
+        """The same bundle for images of another size, where its sizes are free.
+
+        Args:
+            size: width and height in pixels; None is this bundle's.
+
+        Raises:
+            UsageError: the bundle's size is fixed, or it is not between its bounds.
+        """
+        if size is None:
+            return self
+        config = sized_config(self.manifest, size)
+        own = config == self.manifest.model
+        return dataclasses.replace(self, size=None if own else (size[0], size[1]))
 
     def verify(self, progress: Progress = no_progress) -> None:
         """Hash every file, the manifest first.

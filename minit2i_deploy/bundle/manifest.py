@@ -39,6 +39,7 @@ from minit2i_deploy.bundle.fields import (
     check_only_for,
 )
 from minit2i_deploy.bundle.head_padding import HeadPadding
+from minit2i_deploy.bundle.image_sizes import FREE_AXES, check_side_bounds
 from minit2i_deploy.bundle.names import (
     ENGINES,
     FILE_NAME,
@@ -47,7 +48,7 @@ from minit2i_deploy.bundle.names import (
     data_file,
 )
 from minit2i_deploy.config import ModelConfig
-from minit2i_deploy.errors import BundleError
+from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.io.strict_json import decode, encode, parse_json
 
 __all__ = [
@@ -108,6 +109,7 @@ class Manifest:
     padded_head_dim: int | None = None
     only_for: str | None = None
     trained_size: tuple[int, int] | None = None
+    side_bounds: tuple[int, int] | None = None
     adapters: tuple[AdapterInfo, ...] | None = None
     one_pass_guidance: float | None = None
     format_version: int = FORMAT_VERSION
@@ -192,6 +194,7 @@ _OPTIONAL: Final = {
     "padded_head_dim": int,
     "only_for": str,
     "trained_size": tuple[int, int],
+    "side_bounds": tuple[int, int],
     "adapters": tuple[AdapterInfo, ...],
     "one_pass_guidance": float,
 }
@@ -216,6 +219,8 @@ def check_links(manifest: Manifest) -> None:
         raise ValueError(
             f"trained_size is {list(manifest.trained_size)}, expected height and width in pixels"
         )
+    if manifest.side_bounds is not None:
+        _check_free_sizes(manifest, manifest.side_bounds)
     if sorted(manifest.graphs) != sorted(GRAPHS):
         raise ValueError(f"graphs must be {sorted(GRAPHS)}, got {sorted(manifest.graphs)}")
     tokenizer_file = f"{manifest.tokenizer.path}/tokenizer.json"
@@ -245,6 +250,16 @@ def check_links(manifest: Manifest) -> None:
             f"tokenizer.prompt_length {manifest.tokenizer.prompt_length} is not the model's"
             f" {manifest.model.prompt_length}"
         )
+
+
+def _check_free_sizes(manifest: Manifest, bounds: tuple[int, int]) -> None:
+    try:
+        check_side_bounds(manifest.model, bounds)
+    except UsageError as error:
+        raise ValueError(f"side_bounds: {error}") from error
+    step = manifest.graphs.get("transformer")
+    if step is None or "x" not in step.inputs or step.inputs["x"].shape[2:] != FREE_AXES:
+        raise ValueError("side_bounds needs a step graph whose input x has free height and width")
 
 
 def _expect_version(value: object) -> dict[str, object]:

@@ -25,7 +25,9 @@ from minit2i_deploy.cli.support.options.shared_arguments import (
     add_bundle,
     add_json,
     add_scored_images,
+    add_size,
     integer,
+    size_pair,
 )
 from minit2i_deploy.cli.support.parser import add_task
 from minit2i_deploy.cli.support.table_comparison import (
@@ -62,6 +64,7 @@ class ShapesOptions:
     kinds: str
     batch: int
     seed: int
+    size: int | tuple[int, int] | None
     output: Path | None
     sampling: TableOptions
     guidance: tuple[float, ...] | None
@@ -111,6 +114,7 @@ def _configure_shapes(parser: argparse.ArgumentParser) -> None:
         help="known: the six that the demo model was trained on (default); novel: those with a "
         "color that it was not trained on, which an adapter can teach it; all: both",
     )
+    add_size(parser)
     add_scored_images(parser, seed_of="captions", made="generated", batch=8)
     add_sampling(parser, several_guidances=True)
     add_adjustments(parser)
@@ -128,7 +132,7 @@ def run_shapes(options: ShapesOptions) -> None:
     _check(options)
     if options.output is not None:
         output_paths.output_file(options.output, ".json")
-    bundle = Bundle.open(options.bundle)
+    bundle = Bundle.open(options.bundle).at_size(size_pair(options.size))
     if options.comparison.tables is None:
         values, text = _score(bundle, options)
     else:

@@ -17,6 +17,7 @@ from minit2i_deploy.cli.support.options.shared_arguments import (
     add_json,
     checkpoint_path,
     integer,
+    side_bounds,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ examples:
   minit2i export demo demo-fp16 --precision fp16
   minit2i export looped-dit-b16.pt b16-fast --text-encoder flan-t5-large --loops 2
   minit2i export minit2i-b-16 b16-wide --text-encoder flan-t5-large --image-size 768x512
+  minit2i export minit2i-b-16 b16-any --text-encoder flan-t5-large --sides 256-1024
   minit2i export run/step-020000 my-bundle --text-encoder t5 --overwrite
 """
 
@@ -48,6 +50,7 @@ class ExportCommandOptions:
     head_multiple: int | None
     flavour: str | None
     loops: int | None
+    sides: tuple[int, int] | None
     overwrite: bool
     source: CheckpointOptions
     json: bool
@@ -102,6 +105,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of a Looped-DiT: passes through its loop in every evaluation; fewer are faster and "
         "less exact (default: those of the checkpoint)",
     )
+    parser.add_argument(
+        "--sides",
+        metavar="MIN-MAX",
+        type=side_bounds,
+        help="leave height and width of the images free, between two multiples of the patch in "
+        "pixels, for generate --size; without --size images are as --image-size says",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     add_checkpoint_options(parser)
     add_json(parser)
@@ -138,6 +148,7 @@ def run(options: ExportCommandOptions) -> None:
                 **settings,
                 flavour=options.flavour,
                 loops=options.loops,
+                sides=options.sides,
                 **options.source.arguments(),
                 overwrite=options.overwrite,
             ),
@@ -183,6 +194,8 @@ def _print(options: ExportCommandOptions, bundle: Bundle, precision: str) -> Non
         print(f"for provider {manifest.only_for} of onnxruntime only")
     if manifest.trained_size is not None:
         print(f"images of {manifest.model.size_text}; {manifest.trained_text}")
+    if manifest.side_bounds is not None:
+        print("sides of {} to {} pixels".format(*manifest.side_bounds))
     if manifest.model.loop is not None:
         loop = manifest.model.loop
         print(f"{loop.num_loops} passes through the {loop.core} blocks of the loop")

@@ -11,6 +11,7 @@ from minit2i_deploy.cli.support.images.generate_options import GenerateOptions, 
 from minit2i_deploy.cli.support.limits import check_repeats
 from minit2i_deploy.cli.support.option_hints import warn_of_single_words
 from minit2i_deploy.cli.support.options.sampling_options import adjust_table, choose_table
+from minit2i_deploy.cli.support.options.shared_arguments import size_pair
 from minit2i_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ examples:
   minit2i generate my-bundle "a circle and a square" --inpaint a.png --mask m.png
   minit2i generate my-bundle "two circles" --inpaint a.png --outpaint 0,0,64,0
   minit2i generate my-bundle "a red circle" --variations 4 --amount 0.1 -o like/
+  minit2i generate my-bundle "a red circle" --size 768x512
   minit2i generate my-bundle "a red circle" --runtime tensorrt --repeat 50
 """
 
@@ -77,7 +79,9 @@ def run(options: GenerateOptions) -> None:
     record = _read_record(options)
     options = _with_record(options, record)
     mixes = image_requests.read_mixes(options, record)
-    bundle = Bundle.open(options.bundle)
+    opened = Bundle.open(options.bundle)
+    recorded = None if record is None else record.size
+    bundle = opened.at_size(size_pair(options.size) or recorded)
     inputs = read_inputs(options, bundle, record)
     table, guidance = _choose_table(bundle, options, record)
     check_start(inputs, table)
@@ -95,7 +99,7 @@ def run(options: GenerateOptions) -> None:
     job.check_records(options.engine.name)
     with (
         ProgressLine("generate") as progress,
-        open_engine(bundle, options.engine, lean=True) as runtime,
+        open_engine(opened, options.engine, lean=True) as runtime,
         image_files.created_folders(options, job.files),
     ):
         warn_of_single_words(options.prompt)

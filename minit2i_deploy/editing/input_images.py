@@ -1,6 +1,7 @@
 """From image files to what ``generate`` takes: the first image, the pixels that stay, the mask.
 
-Every image is scaled and cropped to the bundle's square as training does it, its mask with it.
+Every image is scaled and cropped to the size that is generated, as training does it for squares,
+its mask with it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from minit2i_deploy.editing.edit import check_strength
 from minit2i_deploy.editing.feather import feathered
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.io.image_input import (
-    crop_square,
+    crop_center,
     decode_image,
     on_white,
     read_image_file,
@@ -80,7 +81,7 @@ def read_edit(
     """Read the images of an edit, from files or from bytes of files.
 
     Args:
-        bundle: has the size of images.
+        bundle: has the size of images; for another one, ``bundle.at_size``.
         init_image: image to begin with, which needs ``strength``.
         strength: how much of the first image is new, 0 to 1. With ``inpaint`` the open part
             begins with that image; without it, with noise.
@@ -99,10 +100,10 @@ def read_edit(
     _check_arguments(init_image, strength, inpaint, mask, outpaint, feather)
     if init_image is None and inpaint is None:
         return InputImages()
-    side = _side(bundle)
+    target = _size_of(bundle)
     if inpaint is None:
         assert init_image is not None
-        image, note = _square(_named("init image", init_image), side)
+        image, note = _cropped(_named("init image", init_image), target)
         pixels = to_network(on_white(image))
         return InputImages(init_image=pixels, strength=strength, notes=note)
     if not bundle.manifest.can_edit:
@@ -110,14 +111,14 @@ def read_edit(
     name, image = _named("image", inpaint)
     open_part = _open_part(name, image, mask, new_pixels, needed=outpaint is None)
     if outpaint is not None:
-        return _outpainted(name, image, open_part, outpaint, side, feather)
-    square, note = _square((name, image), side)
-    is_new = _values(crop_square(open_part, side, resample=_bilinear()))
+        return _outpainted(name, image, open_part, outpaint, target, feather)
+    cropped, note = _cropped((name, image), target)
+    is_new = _values(crop_center(open_part, target, resample=_bilinear()))
     _check_both(name if mask is None else _name("mask", mask), is_new)
     # Transparent pixels are new; what is half so stays with its own color, not with white in it.
-    known = to_network((on_white(square) if mask is not None else square).convert("RGB"))
+    known = to_network((on_white(cropped) if mask is not None else cropped).convert("RGB"))
     return InputImages(
-        init_image=None if strength is None else to_network(on_white(square)),
+        init_image=None if strength is None else to_network(on_white(cropped)),
         strength=strength,
         known=known,
         mask=feathered(is_new, feather),
@@ -125,14 +126,9 @@ def read_edit(
     )
 
 
-def _side(bundle: Bundle) -> int:
+def _size_of(bundle: Bundle) -> tuple[int, int]:
     _, height, width = bundle.config.image_shape
-    if height != width:
-        raise UsageError(
-            f"{bundle.path}: has images of {bundle.config.size_text}, but files are edited in "
-            "squares only; give arrays of that size to m.generate, or export a square size"
-        )
-    return height
+    return width, height
 
 
 def _check_arguments(
@@ -164,9 +160,14 @@ def _check_arguments(
 
 
 def _outpainted(
-    name: str, image: Image, open_part: Image, borders: Sequence[int], side: int, feather: float
+    name: str,
+    image: Image,
+    open_part: Image,
+    borders: Sequence[int],
+    target: tuple[int, int],
+    feather: float,
 ) -> InputImages:
-    placement = Placement.of(name, image.size, borders, side)
+    placement = Placement.of(name, image.size, borders, target)
     known = place(to_network(on_white(image.resize(placement.size, _bicubic()))), placement, 0.0)
     scaled = open_part.resize(placement.size, _bilinear())
     is_new = place(_values(scaled)[None], placement, 1.0)[0]
@@ -211,20 +212,20 @@ def _open_part(
 
 def _check_both(name: str, is_new: Float32[np.ndarray, "height width"]) -> None:
     if not is_new.any():
-        raise UsageError(f"{name}: marks nothing that would be new in the square that is generated")
+        raise UsageError(f"{name}: marks nothing that would be new in the part that is generated")
     if (is_new == 1).all():
-        raise UsageError(f"{name}: marks everything as new in the square that is generated")
+        raise UsageError(f"{name}: marks everything as new in the part that is generated")
 
 
-def _square(named: tuple[str, Image], side: int) -> tuple[Image, tuple[str, ...]]:
+def _cropped(named: tuple[str, Image], target: tuple[int, int]) -> tuple[Image, tuple[str, ...]]:
     name, image = named
-    if image.size == (side, side):
+    if image.size == target:
         return image, ()
-    scaled = scaled_size(image.size, side)
+    scaled = scaled_size(image.size, target)
     note = f"{name}: {_size(image.size)} pixels"
     note += "" if scaled == image.size else f", scaled to {_size(scaled)}"
-    note += "" if scaled == (side, side) else f", cropped to {_size((side, side))}"
-    return crop_square(image, side), (note,)
+    note += "" if scaled == target else f", cropped to {_size(target)}"
+    return crop_center(image, target), (note,)
 
 
 def _named(what: str, source: Source) -> tuple[str, Image]:

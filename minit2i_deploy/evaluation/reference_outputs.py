@@ -130,7 +130,8 @@ def step_inputs(
 ]:
     """State, tokens and row for one step from noise; images and branches are all the same."""
     scale = np.float32(bundle.manifest.noise.scale)
-    noise = standard_noise(_SEED, bundle.config.image_shape) * scale
+    # At the bundle's own size, which the stored samples are of.
+    noise = standard_noise(_SEED, bundle.manifest.model.image_shape) * scale
     weights = np.full(branches, 1 / branches, np.float32)
     return (
         np.tile(noise, (batch, 1, 1, 1)),
@@ -155,6 +156,7 @@ def patches(
     bundle: Bundle, x: Float32[np.ndarray, "batch 3 height width"]
 ) -> Float32[np.ndarray, "1 patches values"]:
     """The first image's patches, one a position."""
-    (lines, columns), size = bundle.config.patch_grid, bundle.config.patch_size
+    model = bundle.manifest.model
+    (lines, columns), size = model.patch_grid, model.patch_size
     image = x[0].reshape(len(x[0]), lines, size, columns, size)
     return image.transpose(1, 3, 0, 2, 4).reshape(1, lines * columns, -1)

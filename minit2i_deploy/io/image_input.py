@@ -1,4 +1,4 @@
-"""Image files in: decoded as a person sees them, bounded by their headers, and made square.
+"""Image files in: decoded as a person sees them, bounded by their headers, and cropped.
 
 Functions on bytes raise ValueError with one line; callers wrap it in an error of their own.
 """
@@ -99,31 +99,38 @@ def on_white(image: Image) -> Image:
     return PillowImage.alpha_composite(backdrop, image).convert("RGB")
 
 
-def scaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height with the shorter one scaled to ``side`` and the longer rounded down."""
-    short = min(size)
-    return side * size[0] // short, side * size[1] // short
+def scaled_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Width and height scaled to cover a target: one side is its own, the other rounded down."""
+    (width, height), (target_width, target_height) = size, target
+    if target_width * height >= target_height * width:
+        return target_width, target_width * height // width
+    return target_height * width // height, target_height
 
 
-def crop_square(image: Image, side: int, *, resample: int | None = None) -> Image:
-    """Scale the shorter side to ``side`` and crop the center.
+def crop_center(image: Image, target: tuple[int, int], *, resample: int | None = None) -> Image:
+    """Scale an image until it covers a target and crop the center.
 
     Args:
         image: of any mode.
-        side: of the result in pixels.
+        target: width and height of the result in pixels.
         resample: Pillow's filter; None is bicubic.
 
-    Source: minit2i-jax utils/input_pipeline.py, torchvision's Resize (bicubic, with antialiasing,
-    longer side rounded down) and CenterCrop (offset rounded half to even).
+    Source: minit2i-jax utils/input_pipeline.py for squares, torchvision's Resize (bicubic, with
+    antialiasing, longer side rounded down) and CenterCrop (offset rounded half to even).
     """
     from PIL import Image as PillowImage
 
-    scaled = scaled_size(image.size, side)
+    scaled = scaled_size(image.size, target)
     if scaled != image.size:
         kernel = PillowImage.Resampling.BICUBIC if resample is None else resample
         image = image.resize(scaled, kernel)
-    x, y = (round((length - side) / 2) for length in scaled)
-    return image.crop((x, y, x + side, y + side))
+    x, y = (round((length - side) / 2) for length, side in zip(scaled, target, strict=True))
+    return image.crop((x, y, x + target[0], y + target[1]))
+
+
+def crop_square(image: Image, side: int) -> Image:
+    """``crop_center`` to a square."""
+    return crop_center(image, (side, side))
 
 
 def to_network(image: Image) -> Float32[np.ndarray, "3 height width"]:

@@ -25,7 +25,9 @@ FIELD: Final = "minit2i"
 # Records of images without an edit or mixed noise stay those that older programs read.
 PLAIN_VERSION: Final = 1
 EDIT_VERSION: Final = 2
-_FIELDS_OF_EDITS: Final = ("edit", "variation")
+SIZE_VERSION: Final = 3
+# Fields that each version adds.
+_ADDED_FIELDS: Final = {EDIT_VERSION: ("edit", "variation"), SIZE_VERSION: ("size",)}
 # As many as the web UI shows of a model's hash.
 _SHORT_HASH_DIGITS: Final = 10
 
@@ -56,9 +58,10 @@ class Record:
         table_name: its name.
         table_sha256: hash of its canonical JSON.
         version: of this package.
-        format_version: PLAIN_VERSION or EDIT_VERSION.
+        format_version: PLAIN_VERSION, EDIT_VERSION or SIZE_VERSION.
         edit: the input images of an edited image.
         variation: the other seed of mixed noise.
+        size: width and height in pixels, where they are not the bundle's own.
     """
 
     bundle: str
@@ -76,6 +79,7 @@ class Record:
     format_version: int = PLAIN_VERSION
     edit: EditRecord | None = None
     variation: VariationRecord | None = None
+    size: tuple[int, int] | None = None
 
     @classmethod
     def of(
@@ -91,6 +95,7 @@ class Record:
         runtime: str,
         edit: EditRecord | None = None,
         variation: VariationRecord | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Record:
         """The record of one image.
 
@@ -98,8 +103,10 @@ class Record:
             bundle: that generated it.
             table: the complete solver table, whatever row an edit starts at.
             noise: its start noise, [3, H, W], or None if its seeds say it.
-            prompt, seed, guidance, negative, runtime, edit, variation: as in ``Record``.
+            prompt, seed, guidance, negative, runtime, edit, variation, size: as in ``Record``.
         """
+        is_plain = edit is None and variation is None
+        version = PLAIN_VERSION if is_plain else EDIT_VERSION
         text = table.to_json()
         in_bundle = table.name in bundle.manifest.tables and bundle.table(table.name) == table
         return cls(
@@ -114,9 +121,10 @@ class Record:
             table=None if in_bundle else json.loads(text),
             table_name=table.name,
             table_sha256=_sha256(text),
-            format_version=PLAIN_VERSION if edit is None and variation is None else EDIT_VERSION,
+            format_version=version if size is None else SIZE_VERSION,
             edit=edit,
             variation=variation,
+            size=size,
         )
 
     @classmethod
@@ -166,10 +174,10 @@ class Record:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object; a plain image's has no fields of edits."""
+        """The JSON object, without the fields of later versions than its own."""
         values = dataclasses.asdict(self)
-        if self.format_version == PLAIN_VERSION:
-            for name in _FIELDS_OF_EDITS:
+        for names in _later_fields(self.format_version):
+            for name in names:
                 del values[name]
         return values
 
@@ -193,6 +201,7 @@ class Record:
             "parameters": self._parameters(num_rows),
             "negative": self.negative,
             "seed": str(self.seed) if self.noise is None else None,
+            "size": None if self.size is None else "x".join(map(str, self.size)),
             "variation": None
             if self.variation is None
             else f"{self.variation.amount!r} of seed {self.variation.seed}",
@@ -244,13 +253,18 @@ def noise_digest(noise: np.ndarray) -> str:
 def _complete(values: Any) -> Any:
     """A record's JSON with the fields that its version lacks."""
     version = values.get("format_version") if isinstance(values, dict) else None
-    if version not in (PLAIN_VERSION, EDIT_VERSION):
+    if version not in (PLAIN_VERSION, *_ADDED_FIELDS):
         raise ValueError(
-            f"format_version is {version!r}, expected {PLAIN_VERSION} or {EDIT_VERSION}"
+            f"format_version is {version!r}, expected {PLAIN_VERSION} to {SIZE_VERSION}"
         )
-    if version == EDIT_VERSION or not values.keys().isdisjoint(_FIELDS_OF_EDITS):
-        return values
-    return values | dict.fromkeys(_FIELDS_OF_EDITS)
+    # A field that the version does not have is left for the decoder to refuse.
+    absent = [names for names in _later_fields(version) if values.keys().isdisjoint(names)]
+    return values | dict.fromkeys(name for names in absent for name in names)
+
+
+def _later_fields(version: int) -> list[tuple[str, ...]]:
+    """The fields that each later version adds."""
+    return [names for since, names in _ADDED_FIELDS.items() if since > version]
 
 
 def _sha256(text: str) -> str:

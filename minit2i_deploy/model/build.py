@@ -18,18 +18,21 @@ if TYPE_CHECKING:
     from minit2i_deploy.checkpoints import Checkpoint
 
 
-def network_from_config(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> MMJiT:
+def network_from_config(
+    config: ModelConfig, tensors: Mapping[str, np.ndarray], max_side: int | None = None
+) -> MMJiT:
     """A float32 network; it shares memory with those ``tensors`` that are float32.
 
     Args:
         config: shape of the network.
         tensors: canonical names to arrays, every one of the network's and no other.
+        max_side: as for ``MMJiT``.
 
     Raises:
         CheckpointError: names or shapes differ from the configuration's.
     """
     with torch.device("meta"):
-        net = MMJiT(config)
+        net = MMJiT(config, max_side)
     expected = {name: tuple(value.shape) for name, value in net.canonical_parameters().items()}
     actual = {name: tuple(value.shape) for name, value in tensors.items()}
     wrong = sorted(
@@ -52,11 +55,13 @@ def network_from_config(config: ModelConfig, tensors: Mapping[str, np.ndarray]) 
     return net.eval().requires_grad_(False)
 
 
-def build_network(checkpoint: Checkpoint) -> MMJiT:
+def build_network(checkpoint: Checkpoint, max_side: int | None = None) -> MMJiT:
     """The network of a checkpoint, in float32 and evaluation mode.
 
     Args:
         checkpoint: from ``load_checkpoint``.
+        max_side: pixels of the largest side, for images of any size up to it; None builds it for
+            the checkpoint's size alone.
 
     Returns:
         ``net(x, context, mask) -> x0`` with x and x0 [B, 3, H, W] in pixel units of [-1, 1],
@@ -68,4 +73,4 @@ def build_network(checkpoint: Checkpoint) -> MMJiT:
     Raises:
         CheckpointError: names or shapes differ from the configuration's.
     """
-    return network_from_config(checkpoint.config, checkpoint.tensors)
+    return network_from_config(checkpoint.config, checkpoint.tensors, max_side)

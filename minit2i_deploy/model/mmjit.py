@@ -14,7 +14,12 @@ from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.model.blocks import DoubleBlock
 from minit2i_deploy.model.layers import RMSNorm, as_stream
 from minit2i_deploy.model.looped import LoopedBlock
-from minit2i_deploy.model.positions import image_position_table, image_rotary, text_rotary
+from minit2i_deploy.model.positions import (
+    axis_parts,
+    image_position_table,
+    image_rotary,
+    text_rotary,
+)
 from minit2i_deploy.model.student import StudentAdapter
 from minit2i_deploy.model.text_adapter import TextAdapter
 
@@ -98,18 +103,71 @@ class Denoiser(nn.Module):
         """
         weights = self.final_layer.linear.weight.dtype
         img, txt = as_stream(self.img_embedder(x), weights), as_stream(tokens, weights)
-        img = img + self.position_table.to(img.dtype)
+        position_table, img_rotary = self._positions(x)
+        img = img + position_table.to(img.dtype)
         *blocks, last = (self.double_blocks[i] for i in self.config.block_order(loops))
         for block in blocks:
-            img, txt = block(img, txt, self.img_rotary, self.txt_rotary)
-        img = last.forward_last(img, txt, self.img_rotary, self.txt_rotary)  # type: ignore[operator]
-        return self._unpatchify(self.final_layer(img))
+            img, txt = block(img, txt, img_rotary, self.txt_rotary)
+        img = last.forward_last(img, txt, img_rotary, self.txt_rotary)  # type: ignore[operator]
+        return self._unpatchify(self.final_layer(img), x)
 
-    def _unpatchify(self, patches_BNX: Tensor) -> Tensor:
+    def _positions(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The position table [N, D] and rotary angles [2, N, K] of the image's grid."""
+        return self.position_table, self.img_rotary
+
+    def _unpatchify(self, patches_BNX: Tensor, x_BCHW: Tensor) -> Tensor:
         config = self.config
         (lines, columns), patch = config.patch_grid, config.patch_size
         grid = patches_BNX.reshape(-1, lines, columns, patch, patch, config.in_channels)
         return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, *config.image_shape)
+
+
+class FreeDenoiser(Denoiser):
+    """A denoiser of images whose height and width are known only when it runs.
+
+    Positions are sums of stored values by line and by column, so they are those of a ``Denoiser``
+    of that size to the last bit, and no engine computes an angle.
+
+    Args:
+        config: shape of the network.
+        max_side: pixels of the largest side, a multiple of the patch.
+    """
+
+    line_positions: Tensor
+    column_positions: Tensor
+    line_rotary: Tensor
+    column_rotary: Tensor
+
+    def __init__(self, config: ModelConfig, max_side: int) -> None:
+        super().__init__(config)
+        del self.position_table, self.img_rotary
+        num_patches = max_side // config.patch_size
+        tables = {
+            "positions": axis_parts(
+                lambda grid: image_position_table(grid, config.hidden_size), num_patches
+            ),
+            "rotary": axis_parts(lambda grid: image_rotary(grid, config.head_dim), num_patches),
+        }
+        for name, parts in tables.items():
+            for axis, part in zip(("line", "column"), parts, strict=True):
+                self.register_buffer(f"{axis}_{name}", torch.from_numpy(part), persistent=False)
+
+    def _positions(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        lines, columns = self._grid(x_BCHW)
+        table = self.line_positions[:lines, None] + self.column_positions[None, :columns]
+        rotary = self.line_rotary[:, :lines, None] + self.column_rotary[:, None, :columns]
+        return table.flatten(0, 1), rotary.flatten(1, 2)
+
+    def _unpatchify(self, patches_BNX: Tensor, x_BCHW: Tensor) -> Tensor:
+        (lines, columns), patch = self._grid(x_BCHW), self.config.patch_size
+        channels = self.config.in_channels
+        grid = patches_BNX.reshape(-1, lines, columns, patch, patch, channels)
+        shape = (-1, channels, lines * patch, columns * patch)
+        return grid.permute(0, 5, 1, 3, 2, 4).reshape(shape)
+
+    def _grid(self, x_BCHW: Tensor) -> tuple[int, int]:
+        patch = self.config.patch_size
+        return x_BCHW.shape[2] // patch, x_BCHW.shape[3] // patch
 
 
 def _double_block(config: ModelConfig, index: int) -> DoubleBlock:
@@ -122,13 +180,18 @@ class MMJiT(nn.Module):
 
     A few-step student's is ``net(x, context, mask, h=, omega=, t_min=, t_max=) -> x0``; a looped
     network's takes ``loops=`` as well.
+
+    Args:
+        config: shape of the network.
+        max_side: pixels of the largest side, for images of any size; None is the configuration's
+            size alone.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, max_side: int | None = None) -> None:
         super().__init__()
         self.config = config
         self.text_adapter = StudentAdapter(config) if config.student else TextAdapter(config)
-        self.denoiser = Denoiser(config)
+        self.denoiser = Denoiser(config) if max_side is None else FreeDenoiser(config, max_side)
 
     def forward(
         self,

@@ -6,6 +6,8 @@ in float64 and rounded once, so they do not depend on the device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float32
 
@@ -56,6 +58,27 @@ def image_rotary(grid: tuple[int, int], head_dim: int) -> Float32[np.ndarray, "2
     line, column = _lines_and_columns(grid)
     angles = [np.outer(axis.astype(np.float64), frequencies) for axis in (line, column)]
     return _cos_sin(np.concatenate(angles, axis=1))
+
+
+def axis_parts(
+    table_of: Callable[[tuple[int, int]], np.ndarray], num_patches: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A table's values by line and by column: their sum over a grid is that grid's table, exactly.
+
+    No channel depends on both axes, so each is zero in one of the parts.
+
+    Args:
+        table_of: the table of a grid of lines and columns, float32 [..., tokens, channels].
+        num_patches: most lines and most columns.
+
+    Returns:
+        two arrays float32 [..., num_patches, channels].
+    """
+    line, column = table_of((num_patches, 1)), table_of((1, num_patches))
+    outer = tuple(range(column.ndim - 1))
+    is_of_column = (column != column[..., :1, :]).any(axis=outer)
+    zero = np.float32(0)
+    return np.where(is_of_column, zero, line), np.where(is_of_column, column, zero)
 
 
 def _lines_and_columns(grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

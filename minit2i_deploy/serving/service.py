@@ -193,6 +193,7 @@ class Service:
             noise=None,
             runtime=self.engine.runtime_name(model.name),
             edit=edit,
+            size=request.size,
         )
         return record.fields(num_rows=len(request.base_table))
 

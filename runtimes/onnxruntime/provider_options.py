@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ class ProviderSettings:
         device: index of the GPU, for those that run on one.
         tf32: let products of float32 on an NVIDIA GPU round their factors to 10 bits.
         info: of the bundle's graph: sizes and types for providers that compile; None for a toy.
+        free: least, usual and greatest size of further free axes, by name.
     """
 
     precision: str | None = None
@@ -46,6 +47,7 @@ class ProviderSettings:
     device: int = 0
     tf32: bool = False
     info: GraphInfo | None = None
+    free: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
 def attach(ort: Any, provider: Provider, options: Any, settings: ProviderSettings) -> list[Any]:
@@ -103,7 +105,7 @@ def _tensorrt(settings: ProviderSettings) -> list[Any]:
         # onnxruntime's networks are weakly typed: what is not allowed is computed in float32.
         types = {settings.info.precision} & set(_TENSORRT_TYPES)
         values |= {f"trt_{name}_enable": "1" for name in types}
-        values |= _profile("trt", settings.info)
+        values |= _profile("trt", settings.info, settings.free)
     # No trt_cuda_graph_enable: it replays one graph on the first addresses, and states swap.
     # What TensorRT leaves goes to CUDA, where it would else go to the CPU.
     return [(PROVIDERS["tensorrt"].ep, values), *_cuda(settings)]
@@ -112,20 +114,22 @@ def _tensorrt(settings: ProviderSettings) -> list[Any]:
 _BUILT_IN: Final = {"cpu": _cpu, "cuda": _cuda, "tensorrt": _tensorrt}
 
 
-def _profile(prefix: str, graph: GraphInfo) -> dict[str, str]:
+def _profile(
+    prefix: str, graph: GraphInfo, free: Mapping[str, tuple[int, int, int]]
+) -> dict[str, str]:
     """The sizes of all inputs, as ``name:1x3x64x64,...``."""
-    result = {}
+    result, sizes = {}, {**_SIZES, **free}
     for index, kind in enumerate(("min", "opt", "max")):
         shapes = [
-            f"{name}:" + "x".join(str(_size(axis, index)) for axis in info.shape)
+            f"{name}:" + "x".join(str(_size(axis, sizes)[index]) for axis in info.shape)
             for name, info in graph.inputs.items()
         ]
         result[f"{prefix}_profile_{kind}_shapes"] = ",".join(shapes)
     return result
 
 
-def _size(axis: int | str, index: int) -> int:
-    return axis if isinstance(axis, int) else _SIZES.get(axis, _OTHER_SIZES)[index]
+def _size(axis: int | str, sizes: Mapping[str, tuple[int, int, int]]) -> tuple[int, int, int]:
+    return (axis,) * 3 if isinstance(axis, int) else sizes.get(axis, _OTHER_SIZES)
 
 
 def plugin_options(provider: Provider, settings: ProviderSettings) -> dict[str, str]:
@@ -133,7 +137,9 @@ def plugin_options(provider: Provider, settings: ProviderSettings) -> dict[str, 
     cache = settings.cache
     if provider.name == "tensorrt-rtx":
         kept = {} if cache is None else {"nv_runtime_cache_path": str(cache)}
-        return kept | ({} if settings.info is None else _profile("nv", settings.info))
+        return kept | (
+            {} if settings.info is None else _profile("nv", settings.info, settings.free)
+        )
     # Unasked, OpenVINO computes in bf16 wherever the processor can.
     cpu = {"INFERENCE_PRECISION_HINT": "bf16" if settings.precision == "bf16" else "f32"}
     if settings.threads:

@@ -25,6 +25,7 @@ GRAPHS: Final = ("trajectory", "step", "none")
 # from run to run; a graph that replays stale memory is off by far more.
 REPLAY_TOLERANCE: Final = 1e-3
 _LOOK_S: Final = 5e-4
+MAX_CONTEXTS: Final = 24
 
 OnRow = Callable[[int], None]
 
@@ -47,7 +48,8 @@ class RowQueue:
         self.last_used = "none"
         self.replay_error: float | None = None
         self._debug, self._path = debug, path
-        self._contexts: dict[tuple[int, int], Context] = {}
+        # By the number of branches and the images' shape; the last one used is last.
+        self._contexts: dict[tuple[int, tuple[int, ...]], Context] = {}
 
     def run(
         self,
@@ -160,17 +162,22 @@ class RowQueue:
 
     def _ready(self, space: Workspace, branches: Sequence[int]) -> list[Context]:
         """A context for each row; their shapes never change again, as graphs need it."""
-        batch = space.image[0]
         for count in sorted(set(branches), reverse=True):
-            if (count, batch) not in self._contexts:
+            key = count, space.image
+            context = space.contexts.get(count) or self._contexts.pop(key, None)
+            if context is None:
                 context = Context(self.engine, specialize=True)
                 context.set_shapes(space.shapes[count])
-                self._contexts[count, batch] = context
+            self._contexts.pop(key, None)
+            self._contexts[key] = space.contexts[count] = context
+        # Where sizes are free there are too many to hold them all; workspaces hold their own.
+        while len(self._contexts) > MAX_CONTEXTS:
+            del self._contexts[next(iter(self._contexts))]
         if space.graphs_scratch != self.gpu.scratch.version:
             # Graphs hold the address of the scratch memory that they were captured with.
             space.drop_graphs()
             space.graphs_scratch = self.gpu.scratch.version
-        return [self._contexts[count, batch] for count in branches]
+        return [space.contexts[count] for count in branches]
 
     def _queue(self, context: Context, space: Workspace, now: int, slot: int) -> None:
         then = 1 - now

@@ -16,6 +16,7 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.compatibility import require_engine_fits
+from minit2i_deploy.bundle.image_sizes import free_axes
 from minit2i_deploy.engines.cache import Device, require_engine
 from minit2i_deploy.engines.key import TENSORRT, TENSORRT_RTX
 from minit2i_deploy.errors import Minit2iError, UsageError
@@ -140,6 +141,7 @@ class TensorRtRuntime(GraphRuntime):
         sizes = {"batch": len(x), "branches": len(tokens)}
         if self.bundle.manifest.can_edit:
             sizes["sequences"] = len(x) * len(tokens)
+        sizes |= self._free_sizes(x)
         engine = self._engine("transformer", sizes)
         if engine not in self._queues:
             queue = RowQueue(self._gpu, engine, *self._settings, str(self.bundle.path))
@@ -172,8 +174,14 @@ class TensorRtRuntime(GraphRuntime):
         self._enter()
         branches, batch = inputs["sequence"].shape
         sizes = {"batch": batch, "branches": branches, "sequences": len(inputs["image"])}
+        sizes |= self._free_sizes(inputs["x"])
         outputs = self._host_call(self._engine("transformer", sizes))(inputs)
         return outputs["x_next"], outputs["h_next"]
+
+    def _free_sizes(self, x: np.ndarray) -> dict[str, int]:
+        """Height and width, in a bundle where they are free."""
+        axes = free_axes(self.bundle.manifest)
+        return dict(zip(axes, x.shape[2:], strict=True)) if axes else {}
 
     def _host_call(self, engine: Engine) -> HostCall:
         if engine not in self._calls:

@@ -65,6 +65,8 @@ class Workspace:
         self._driver = driver
         self._memory = DeviceMemory(driver)
         self._graphs: dict[Any, Any] = {}
+        # What the graphs run, by the number of branches: alive as long as they are.
+        self.contexts: dict[int, Any] = {}
         self.graphs_scratch = 0
         self.owner: weakref.ref[object] | None = None
         self._sent: dict[str, np.ndarray] = {}
@@ -178,6 +180,7 @@ class Workspace:
     def close(self) -> None:
         """Give everything back; nothing queued may still use it."""
         self.drop_graphs()
+        self.contexts.clear()
         for array in (self.host_state, self.rows_done):
             self._driver.unpin(array)
         self._memory.close()

@@ -58,7 +58,12 @@ class TorchNetwork:
             raise UsageError(f"device {device!r} records no CUDA graph; one_graph is for cuda")
         self.bundle = bundle
         self._encoder: T5Encoder | None = None
-        net = network_from_config(bundle.config, _network_weights(bundle))
+        bounds = bundle.manifest.side_bounds
+        net = network_from_config(
+            bundle.manifest.model,
+            _network_weights(bundle),
+            None if bounds is None else bounds[1],
+        )
         stored = bundle.manifest.graphs["transformer"].precision
         with on_device(self.device, "read the weights"):
             net = net.to(device=self.device, dtype=_DTYPES[precision or stored])

@@ -69,8 +69,8 @@ def test_a_near_miss_names_the_option(
 
 
 def test_a_size_is_chosen_at_export(capsys: pytest.CaptureFixture[str]) -> None:
-    for option in ("--size", "--width"):
-        done = run(capsys, "generate", "b", "a", option, "512")
+    for command, option in (("generate", "--width"), ("bench", "--size")):
+        done = run(capsys, command, "b", option, "512")
         assert done.code == 2 and "minit2i export --image-size chooses it" in done.error
     assert "(did you mean --image-size?)" in run(capsys, "export", "c", "b", "--size", "96").error
 

@@ -173,8 +173,23 @@ def test_an_image_that_is_not_square_becomes_so_without_cropping(bundle: Bundle)
     assert edit.mask is not None and not edit.mask[:, 8:24].any() and edit.mask[:, :8].all()
 
 
+@pytest.mark.parametrize("target", [(48, 32), (24, 64), (40, 40)])
+@pytest.mark.parametrize("size", [(31, 17), (48, 32), (5, 90)])
+def test_a_canvas_takes_the_shape_of_what_is_generated(
+    size: tuple[int, int], target: tuple[int, int]
+) -> None:
+    """All of the image is inside, in its own proportions and in the middle of what was added."""
+    placement = Placement.of("a", size, (3, 0, 4, 1), target)
+    (left, top), (width, height) = (placement.left, placement.top), placement.size
+    assert 0 <= left and left + width <= target[0] and 0 <= top and top + height <= target[1]
+    scale = min(target[0] / (size[0] + 7), target[1] / (size[1] + 1))
+    assert abs(width - scale * size[0]) <= 1 and abs(height - scale * size[1]) <= 1
+    middle = (target[0] - scale * (size[0] + 7)) / 2 + scale * 3
+    assert abs(left - middle) <= 2 * max(1, scale)
+
+
 def test_a_canvas_without_bounds_is_placed_exactly() -> None:
-    placement = Placement.of("a", (10**30, 10**30), (0, 0, 10**30, 10**30), SIDE)
+    placement = Placement.of("a", (10**30, 10**30), (0, 0, 10**30, 10**30), (SIDE, SIDE))
     assert (placement.size, placement.left) == ((16, 16), 0)
 
 

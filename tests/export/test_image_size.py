@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.manifest import Manifest
@@ -81,7 +82,7 @@ def test_verify_takes_the_size_of_the_bundle(wide: Bundle) -> None:
             verify_bundle(wide.path, hub_folder(), dataclasses.replace(TEXT, image_size=size))
 
 
-def test_edits_are_of_arrays_alone(wide: Bundle) -> None:
+def test_edits_are_of_arrays_and_files(wide: Bundle, tmp_path: Path) -> None:
     known = np.full((3, 24, 48), 0.5, np.float32)
     mask = np.zeros((24, 48), np.float32)
     mask[:, 24:] = 1
@@ -89,8 +90,13 @@ def test_edits_are_of_arrays_alone(wide: Bundle) -> None:
         table = wide.table("euler-20")
         x = generate(wide, runtime, "a red circle", table=table, known=known, mask=mask).x
     assert (x[0, :, :, :24] == 0.5).all()
-    with pytest.raises(UsageError, match="has images of 48x24, but files are edited in squares"):
-        read_edit(wide, init_image="any.png", strength=0.5)
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    pixels[:, :20] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    edit = read_edit(wide, init_image=tmp_path / "a.png", strength=0.5)
+    assert edit.notes[0].endswith("40 x 30 pixels, scaled to 48 x 36, cropped to 48 x 24")
+    assert edit.init_image is not None and edit.init_image.shape == (3, 24, 48)
+    assert (edit.init_image[:, :, :22] == 1).all() and (edit.init_image[:, :, 26:] == -1).all()
 
 
 def test_sizes_are_said_and_compared(wide: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,6 +129,8 @@ class Frame(ctypes.Structure):
         ("size", c_size_t),
         ("pixels", POINTER(ctypes.c_uint8)),
         ("estimate", POINTER(c_float)),
+        ("width", c_size_t),
+        ("height", c_size_t),
     )
 
 
@@ -161,6 +163,8 @@ class GenerateParams(ctypes.Structure):
         ("known_count", c_size_t),
         ("known_mask", POINTER(c_float)),
         ("known_mask_count", c_size_t),
+        ("width", c_int32),
+        ("height", c_int32),
     )
 
 
@@ -189,6 +193,9 @@ def library() -> Any:
         getattr(loaded, f"minit2i_embeddings_{name}").argtypes = (c_void_p,)
     for name in ("num_tokens", "width"):
         getattr(loaded, f"minit2i_embeddings_{name}").restype = c_size_t
+    for name in ("width", "height"):
+        getattr(loaded, f"minit2i_images_{name}").argtypes = (c_void_p,)
+        getattr(loaded, f"minit2i_images_{name}").restype = c_size_t
     loaded.minit2i_num_presets.argtypes = (c_void_p,)
     loaded.minit2i_num_presets.restype = c_size_t
     loaded.minit2i_noise.argtypes = (c_uint64, c_uint32, POINTER(c_float), c_size_t)
@@ -302,12 +309,15 @@ class Client:
         calls.minit2i_embeddings_free(result)
         return values
 
-    def generate(self, params: GenerateParams, image_size: int) -> np.ndarray:
-        """The final state float32 [images, 3, image_size, image_size]."""
+    def generate(self, params: GenerateParams, width: int, height: int | None = None) -> np.ndarray:
+        """The final state float32 [images, 3, height, width]; without a height, a square."""
         images, calls = c_void_p(), library()
         status = calls.minit2i_generate(self.state, byref(params), byref(images))
         assert status == OK, last_error()
-        shape = (params.num_images, 3, image_size, image_size)
+        height = height or width
+        sizes = [getattr(calls, f"minit2i_images_{name}")(images) for name in ("width", "height")]
+        assert sizes == [width, height]
+        shape = (params.num_images, 3, height, width)
         state = np.ctypeslib.as_array(calls.minit2i_images_state(images), shape).copy()
         calls.minit2i_images_free(images)
         return state

@@ -98,8 +98,9 @@ def running_server(
     drain_s: float = 5.0,
     port: int = 0,
     on_error: Callable[[BaseException], None] | None = None,
+    bundles: Mapping[str, Bundle] | None = None,
 ) -> Iterator[Running]:
-    """A server of the ready bundles on a free port of this machine."""
+    """A server on a free port of this machine, of the ready bundles or of others."""
     options = ServerOptions(
         port=port,
         access=Access(keys=ApiKeys(keys), hosts=loopback_hosts("127.0.0.1"), origins=origins),
@@ -109,7 +110,7 @@ def running_server(
         header_s=header_s,
         drain_s=drain_s,
     )
-    server = Server(served_bundles(), runtime, options)
+    server = Server(bundles or served_bundles(), runtime, options)
     ready, addresses = threading.Event(), list[str]()
 
     def on_ready(address: str) -> None:

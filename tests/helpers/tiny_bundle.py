@@ -16,7 +16,8 @@ from tests.helpers.tiny_tokenizer import write_tokenizer
 
 
 @functools.cache
-def _root() -> Path:
+def bundles_folder() -> Path:
+    """A folder for bundles of this process."""
     folder = Path(tempfile.mkdtemp(prefix="minit2i-bundle-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -25,7 +26,7 @@ def _root() -> Path:
 @functools.cache
 def text_folder() -> Path:
     """A folder with text_encoder/ and tokenizer/, as ``--text-encoder`` takes it."""
-    folder = _root() / "text"
+    folder = bundles_folder() / "text"
     shutil.copytree(PUBLIC / "t5" / "text_encoder", folder / "text_encoder")
     write_tokenizer(folder / "tokenizer")
     return folder
@@ -37,7 +38,7 @@ def tiny_bundle() -> Path:
     from minit2i_deploy.export import ExportOptions, export_bundle
 
     bundle = export_bundle(
-        hub_folder(), _root() / "bundle", ExportOptions(text_encoder=text_folder())
+        hub_folder(), bundles_folder() / "bundle", ExportOptions(text_encoder=text_folder())
     )
     return bundle.path
 

@@ -169,7 +169,7 @@ def record_of(bundle: Bundle) -> dict[str, Any]:
     [
         ("not JSON", "its record cannot be read: Expecting value"),
         ("[1]", "format_version is None"),
-        ({"format_version": 3}, "format_version is 3, expected 1 or 2"),
+        ({"format_version": 4}, "format_version is 4, expected 1 to 3"),
         ({"format_version": 2}, "missing fields ['edit', 'variation']"),
         ({"edit": None}, "unknown fields [], missing fields ['variation']"),
         ({"seed": "7"}, "minit2i.seed: expected an integer, got '7'"),

@@ -28,6 +28,22 @@ def learned(each: Scheduler, *, per_call_s: float, per_sequence_s: float) -> Sch
     return each
 
 
+def test_images_of_two_sizes_share_no_call() -> None:
+    each = learned(scheduler(Clock()), per_call_s=1.0, per_sequence_s=0.0)
+    own, wide = [job(), job()], [job(), job()]
+    for one in wide:
+        one.size = (48, 24)
+    each.submit([own[0], wide[0], own[1], wide[1]])
+    calls = []
+    while batch := each.plan():
+        calls.append({one.size for one in batch.jobs})
+        assert len(calls[-1]) == 1
+        for one in batch.jobs:
+            each.cancel(one)
+    # What a call of the other size costs has not been seen yet, so its first ones are small.
+    assert sorted(calls, key=str) == [{(48, 24)}, {(48, 24)}, {None}]
+
+
 def test_images_share_a_call_at_different_rows() -> None:
     each = learned(scheduler(Clock()), per_call_s=1.0, per_sequence_s=0.0)
     first, second = job(rows=3), job(rows=3)

@@ -47,7 +47,10 @@ _ELSEWHERE: Final = {
     "--resolution": "--image-size",
 }
 # What no option of the command does, and what does it.
-_SIZE: Final = "the size of images is the bundle's; minit2i export --image-size chooses it"
+_SIZE: Final = (
+    "the size of images is the bundle's; minit2i export --image-size chooses it, and --sides "
+    "leaves it to generate --size"
+)
 _NO_OPTION: Final = dict.fromkeys(("--size", "--resolution", "--width", "--height"), _SIZE)
 _UNKNOWN_OPTION: Final = re.compile(r"unrecognized arguments:.*?(--?[A-Za-z][\w-]*)")
 _UNKNOWN_COMMAND: Final = re.compile(r"invalid choice: '([^']*)'")

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from minit2i_deploy.io.image_formats import encode_image
 from minit2i_deploy.io.images import to_pil
 from minit2i_deploy.serving.dialects.image_links import ImageLinks
-from minit2i_deploy.serving.dialects.image_sizes import size_notices
+from minit2i_deploy.serving.dialects.image_sizes import model_at_size
 from minit2i_deploy.serving.dialects.openai_edits import EDIT_FIELDS, edit_sources
 from minit2i_deploy.serving.engine.edit_images import NO_EDIT, SentEdit
 from minit2i_deploy.serving.engine.orders import ImageFailed, RowDone
@@ -48,7 +48,11 @@ def fields(max_images: int) -> tuple[Field, ...]:
         Field(name="prompt", kind="string", required=True, help="what the image shows"),
         Field(name="model", kind="string", help="name of a served bundle"),
         Field(name="n", kind="integer", default=1, low=1, high=max_images, help="images"),
-        Field(name="size", kind="string", help="auto, or the size of the bundle's images"),
+        Field(
+            name="size",
+            kind="string",
+            help="auto, or WIDTHxHEIGHT: the bundle's, or any between its bounds where it is free",
+        ),
         Field(
             name="response_format",
             kind="string",
@@ -166,7 +170,7 @@ class OpenAiImages:
     async def edit(self, call: Call) -> Response:
         """Answer a request to edit an image."""
         sources, notices = edit_sources(call.values, strict=self._service.options.strict)
-        model, _ = self._service.find_model(call.values["model"])
+        model, _ = self._model(call.values)
         images = await self._service.read_edit(model, sources)
         return await self._answer(call, self._understand(call.values, images, notices))
 
@@ -196,18 +200,24 @@ class OpenAiImages:
         edit_notices: Sequence[str] = (),
     ) -> _Work:
         strict = self._service.options.strict
-        model, notices = self._service.find_model(values["model"])
-        sizes = size_notices(model, values["size"], strict=strict)
+        model, notices = self._model(values)
         settings = dataclasses.replace(read_settings(values), edit=edit)
         planned = model.plan(settings, strict=strict)
         return _Work(
             model=model,
             planned=planned,
-            notices=[*notices, *sizes, *edit_notices, *planned.notices],
+            notices=[*notices, *edit_notices, *planned.notices],
             kind="image_generation" if edit is NO_EDIT else "image_edit",
             format=values["output_format"],
             partial_images=values["partial_images"],
         )
+
+    def _model(self, values: Mapping[str, Any]) -> tuple[ServedModel, tuple[str, ...]]:
+        """The bundle at the size of a request, and what to say of both."""
+        strict = self._service.options.strict
+        model, notices = self._service.find_model(values["model"])
+        model, sizes = model_at_size(model, values["size"], strict=strict)
+        return model, (*notices, *sizes)
 
     async def _file(self, work: _Work, index: int, x: np.ndarray) -> bytes:
         suffix = _FORMATS[work.format]

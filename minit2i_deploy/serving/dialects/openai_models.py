@@ -57,6 +57,7 @@ class OpenAiModels:
             "owned_by": "minit2i-deploy",
             "bundle": model.bundle.digest,
             "size": model.size,
+            "side_bounds": manifest.side_bounds and list(manifest.side_bounds),
             "kind": "student" if model.is_student else "base",
             "precision": manifest.graphs["transformer"].precision,
             "runtime": self._service.engine.runtime_name(model.name),

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from starlette.responses import JSONResponse, Response
 
-from minit2i_deploy.serving.dialects.image_sizes import size_notices
+from minit2i_deploy.serving.dialects.image_sizes import model_at_size
 from minit2i_deploy.serving.dialects.web_ui_edits import IMG2IMG_FIELDS, img2img_sources
 from minit2i_deploy.serving.dialects.web_ui_progress import Progress
 from minit2i_deploy.serving.engine.edit_images import NO_EDIT, SentEdit
@@ -43,8 +43,20 @@ _EMPTY_LISTS: Final = ("sd-vae", "upscalers", "latent-upscale-modes", "loras", "
 _FIELDS: Final = (
     Field(name="prompt", kind="string", default="", help="what the image shows"),
     Field(name="negative_prompt", kind="string", help="what the image does not show"),
-    Field(name="width", kind="integer", low=1, high=99999, help="that of the bundle's images"),
-    Field(name="height", kind="integer", low=1, high=99999, help="that of the bundle's images"),
+    Field(
+        name="width",
+        kind="integer",
+        low=1,
+        high=99999,
+        help="that of the bundle, or any where it is free",
+    ),
+    Field(
+        name="height",
+        kind="integer",
+        low=1,
+        high=99999,
+        help="that of the bundle, or any where it is free",
+    ),
     Field(name="steps", kind="integer", help="of the sampler; absent: the bundle's table"),
     Field(name="cfg_scale", kind="number", help="scale of guidance; absent: the bundle's"),
     Field(name="seed", kind="integer", default=-1, help="of the first image; -1: drawn"),
@@ -131,15 +143,18 @@ class WebUi:
 
     def _find_model(self, values: Mapping[str, Any]) -> tuple[ServedModel, tuple[str, ...]]:
         name = (values["override_settings"] or {}).get("sd_model_checkpoint", self._checkpoint)
-        return self._service.find_model(name if isinstance(name, str) else None)
+        model, notices = self._service.find_model(name if isinstance(name, str) else None)
+        size = f"{values['width']}x{values['height']}"
+        if "None" in size:
+            return model, notices
+        model, sizes = model_at_size(model, size, strict=self._service.options.strict)
+        return model, (*notices, *sizes)
 
     def _understand(
         self, values: Mapping[str, Any], edit: SentEdit
     ) -> tuple[ServedModel, PlannedImages, Sequence[str]]:
         service, strict = self._service, self._service.options.strict
         model, notices = self._find_model(values)
-        size = f"{values['width']}x{values['height']}"
-        sizes = () if "None" in size else size_notices(model, size, strict=strict)
         num_images = values["batch_size"] * values["n_iter"]
         if num_images > service.options.max_images:
             raise HttpError(
@@ -162,7 +177,7 @@ class WebUi:
             ),
             strict=strict,
         )
-        return model, planned, [*notices, *sizes, *samplers, *planned.notices]
+        return model, planned, [*notices, *samplers, *planned.notices]
 
     async def _run(self, model: ServedModel, planned: PlannedImages) -> list[np.ndarray]:
         """The final states, with progress on the way."""

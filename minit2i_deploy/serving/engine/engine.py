@@ -119,6 +119,7 @@ class Engine:
         order.jobs = tuple(
             Job(
                 model=order.model,
+                size=request.size,
                 branches=[len(row.weights) for row in request.rows],
                 deadline_s=order.deadline_s,
                 payload=ImageTask(order=order, image=index),

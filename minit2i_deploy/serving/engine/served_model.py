@@ -94,6 +94,14 @@ class ServedModel:
         """Width and height of its images, as OpenAI writes them."""
         return self.bundle.config.size_text
 
+    def at_size(self, width: int, height: int) -> ServedModel:
+        """The same model for images of another size, where the bundle's are free.
+
+        Raises:
+            UsageError: the bundle has no such size.
+        """
+        return _sized(self, width, height)
+
     @property
     def is_student(self) -> bool:
         """Whether it is a few-step student."""
@@ -200,6 +208,13 @@ class ServedModel:
         texts = [prompt, *([] if negative is None else [negative])]
         notices = [item.notice for item in self.bundle.tokenizer().encode(texts)]
         return [notice for notice in notices if notice is not None]
+
+
+@functools.lru_cache(maxsize=64)
+def _sized(model: ServedModel, width: int, height: int) -> ServedModel:
+    """Cached, because ``_compiled`` knows a model by its identity."""
+    bundle = model.bundle.at_size((width, height))
+    return model if bundle.size is None else dataclasses.replace(model, bundle=bundle)
 
 
 @functools.lru_cache(maxsize=256)

@@ -26,6 +26,7 @@ class Job:
 
     Args:
         model: name of the bundle.
+        size: of the image, where it is not the bundle's own; images of two sizes share no call.
         branches: of each row, the sequences it takes: 1 without guidance, 2 with it.
         deadline_s: on the scheduler's clock; it expires then. Infinity: never.
         payload: the scheduler never looks at it.
@@ -36,6 +37,7 @@ class Job:
 
     model: str
     branches: Sequence[int]
+    size: tuple[int, int] | None = None
     deadline_s: float = math.inf
     payload: Any = None
     submitted_s: float = 0.0
@@ -47,6 +49,11 @@ class Job:
         # Of each row, the sequences that it and all later ones take.
         total = 0
         self._cost = [total := total + count for count in reversed(self.branches)][::-1]
+
+    @property
+    def kind(self) -> str:
+        """What calls cost by: bundle and size."""
+        return self.model if self.size is None else f"{self.model} at {self.size}"
 
     @property
     def is_live(self) -> bool:
@@ -61,7 +68,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Images of one bundle that advance by a row together."""
+    """Images of one bundle and size that advance by a row together."""
 
     model: str
     jobs: tuple[Job, ...]

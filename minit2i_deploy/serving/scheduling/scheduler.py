@@ -4,7 +4,7 @@ The network never sees the time, so images at different rows, under different so
 scales may share a call. The scheduler therefore decides before every row. The image with the least
 work ahead leads, so a four-row student waits for a row of a hundred-row image and not for all of
 it. Waiting counts as if work were done, so nothing starves. Other images of the leader's bundle
-fill the call, up to the size at which more would make none of them cheaper.
+and size fill the call, up to the size at which more would make none of them cheaper.
 """
 
 from __future__ import annotations
@@ -117,11 +117,11 @@ class Scheduler:
             return None
         now = self._clock()
         order = sorted(self._jobs, key=lambda job: self._priority(job, now))
-        model = order[0].model
-        jobs = self._fill([job for job in order if job.model == model])
+        lead = order[0]
+        jobs = self._fill([job for job in order if job.kind == lead.kind])
         for job in jobs:
             job.state = JobState.RUNNING
-        return Batch(model=model, jobs=tuple(jobs))
+        return Batch(model=lead.model, jobs=tuple(jobs))
 
     def finish(self, batch: Batch, seconds: float) -> list[Job]:
         """Count a row of every image in a call that is still live, and return the finished ones.
@@ -130,7 +130,7 @@ class Scheduler:
             batch: of ``plan``.
             seconds: the call took.
         """
-        self.costs.learn(batch.model, batch.num_sequences, seconds)
+        self.costs.learn(batch.jobs[0].kind, batch.num_sequences, seconds)
         done = []
         for job in batch.jobs:
             if not job.is_live:
@@ -150,7 +150,7 @@ class Scheduler:
         # Where several calls' worth of images wait, all of them gain from the cheapest calls.
         is_crowded = len(order) > CROWD * self.limits.max_batch
         worth = 0.0 if is_crowded else WORTH
-        room = self.costs.efficient_size(order[0].model, worth=worth)
+        room = self.costs.efficient_size(order[0].kind, worth=worth)
         jobs: list[Job] = []
         for job in order[: self.limits.max_batch]:
             room -= job.branches[job.rows_done]
@@ -164,7 +164,7 @@ class Scheduler:
         return self._remaining_s(job) - PATIENCE * waited, job.submitted_s
 
     def _remaining_s(self, job: Job) -> float:
-        return job.sequences_ahead * self.costs.sequence_s(job.model)
+        return job.sequences_ahead * self.costs.sequence_s(job.kind)
 
     def _end(self, job: Job, state: JobState) -> None:
         if job.is_live and job in self._jobs:

@@ -17,7 +17,7 @@ void generate(const minit2i::Model &model, const std::string &prompt, const std:
     options.guidance = 3.0;
     if (with_previews) {
         options.on_preview = [](const minit2i_frame &frame) {
-            // frame.pixels is uint8 [num_images, size, size, 3].
+            // frame.pixels is uint8 [num_images, height, width, 3].
             std::printf("preview %u of %u: first pixel %u\n", static_cast<unsigned>(frame.row + 1),
                         static_cast<unsigned>(frame.num_rows), unsigned{frame.pixels[0]});
             return true; // false cancels

@@ -135,12 +135,16 @@ typedef struct minit2i_model_params {
 
 typedef struct minit2i_info {
     size_t struct_size;
-    int32_t image_size;         /* height and width of an image in pixels */
+    int32_t image_size;         /* height of an image in pixels; image_width may be another */
     int32_t prompt_length;      /* most tokens of a prompt, end token included */
     int32_t embedding_width;    /* values of one token's embedding */
     int32_t is_student;         /* 1: few-step student, whose guidance is an input; 0: base model */
     const char *digest;         /* sha256 of manifest.json; stands for the complete bundle */
     const char *default_preset; /* this text and digest are valid as long as the model */
+    int32_t image_width;        /* of an image in pixels */
+    int32_t patch_size;         /* heights and widths are multiples of it */
+    int32_t min_side; /* least and most pixels of a side, where height and width are free; */
+    int32_t max_side; /* 0 (both): images have image_width and image_size alone */
 } minit2i_info;
 
 typedef struct minit2i_preset {
@@ -248,10 +252,12 @@ typedef struct minit2i_frame {
     uint64_t num_rows;
     double t; /* time of the row, 0 noise to 1 data */
     size_t num_images;
-    size_t size;           /* height and width in pixels */
-    const uint8_t *pixels; /* uint8 [num_images, size, size, 3]; valid during the call */
-    const float *estimate; /* float32 [num_images, 3, size, size], the guided estimate of the clean
-                              image, -1 black to 1 white; valid during the call */
+    size_t size;           /* height in pixels */
+    const uint8_t *pixels; /* uint8 [num_images, height, width, 3]; valid during the call */
+    const float *estimate; /* float32 [num_images, 3, height, width], the guided estimate of the
+                              clean image, -1 black to 1 white; valid during the call */
+    size_t width;          /* in pixels */
+    size_t height;
 } minit2i_frame;
 
 /* Called after each row of the table. Anything but 0 cancels. */
@@ -271,14 +277,15 @@ typedef struct minit2i_generate_params {
     double guidance;              /* NaN (default): the preset's; 1 is none */
     double interval_start;        /* guide only rows with start <= t <= end; */
     double interval_end;          /* NaN (default, both): as the table says */
-    const float *noise; /* float32 [num_images, 3, size, size], unit normal; NULL: the seeds' */
+    const float *noise; /* float32 [num_images, 3, height, width], unit normal; NULL: the seeds' */
     size_t noise_count; /* number of floats in noise */
     minit2i_progress on_progress; /* after each row of the table; NULL (default): none */
     void *progress_data;
     minit2i_preview on_preview; /* after each row of the table; NULL (default): none */
     void *preview_data;
-    /* Editing. Images are float32 [num_images, 3, size, size], -1 black to 1 white (a byte v is
-     * v / 127.5 - 1), and masks [num_images, 1, size, size]; one image or mask serves them all. */
+    /* Editing. Images are float32 [num_images, 3, height, width], -1 black to 1 white (a byte v is
+     * v / 127.5 - 1), and masks [num_images, 1, height, width]; one image or mask serves them
+     * all. */
     const float *init_image; /* image to begin with; NULL (default): noise alone */
     size_t init_image_count; /* number of floats in init_image */
     double strength;         /* how much of init_image is new: 0 gives it back, 1 leaves nothing of
@@ -287,6 +294,8 @@ typedef struct minit2i_generate_params {
     size_t known_count; /* number of floats in known */
     const float *known_mask; /* 1 stays, 0 is new, between them mixed; NULL without known */
     size_t known_mask_count; /* number of floats in known_mask */
+    int32_t width;           /* of the images in pixels, where the bundle's are free (min_side of */
+    int32_t height;          /* minit2i_info); 0 (default, both): the bundle's own */
 } minit2i_generate_params;
 
 MINIT2I_API minit2i_status minit2i_generate_params_defaults(minit2i_generate_params *params,
@@ -298,11 +307,13 @@ MINIT2I_API minit2i_status minit2i_generate(minit2i_state *state,
                                             minit2i_images **images);
 
 MINIT2I_API size_t minit2i_images_count(const minit2i_images *images);
-/* Height and width in pixels. */
+/* In pixels; size is the height. */
 MINIT2I_API size_t minit2i_images_size(const minit2i_images *images);
-/* uint8 [count, size, size, 3]: red, green, blue. */
+MINIT2I_API size_t minit2i_images_width(const minit2i_images *images);
+MINIT2I_API size_t minit2i_images_height(const minit2i_images *images);
+/* uint8 [count, height, width, 3]: red, green, blue. */
 MINIT2I_API const uint8_t *minit2i_images_pixels(const minit2i_images *images);
-/* float32 [count, 3, size, size]: the final state, -1 black to 1 white, not clamped. */
+/* float32 [count, 3, height, width]: the final state, -1 black to 1 white, not clamped. */
 MINIT2I_API const float *minit2i_images_state(const minit2i_images *images);
 /* Seconds that the rows of the table took. */
 MINIT2I_API double minit2i_images_step_seconds(const minit2i_images *images);

@@ -85,6 +85,8 @@ struct GenerateOptions {
     double strength = std::numeric_limits<double>::quiet_NaN();
     std::vector<float> known;
     std::vector<float> known_mask;
+    std::int32_t width = 0;
+    std::int32_t height = 0;
     Progress on_progress;
     Preview on_preview;
 };
@@ -120,6 +122,8 @@ public:
     explicit Images(minit2i_images *owned) : handle_(owned, minit2i_images_free) {}
     std::size_t count() const { return minit2i_images_count(handle_.get()); }
     std::size_t size() const { return minit2i_images_size(handle_.get()); }
+    std::size_t width() const { return minit2i_images_width(handle_.get()); }
+    std::size_t height() const { return minit2i_images_height(handle_.get()); }
     const std::uint8_t *pixels() const { return minit2i_images_pixels(handle_.get()); }
     const float *state() const { return minit2i_images_state(handle_.get()); }
     double step_seconds() const { return minit2i_images_step_seconds(handle_.get()); }
@@ -331,6 +335,8 @@ public:
         params.known_count = options.known.size();
         params.known_mask = options.known_mask.empty() ? nullptr : options.known_mask.data();
         params.known_mask_count = options.known_mask.size();
+        params.width = options.width;
+        params.height = options.height;
         params.on_progress = options.on_progress ? detail::Calls::on_progress : nullptr;
         params.progress_data = &calls;
         params.on_preview = options.on_preview ? detail::Calls::on_preview : nullptr;

@@ -32,9 +32,10 @@ standard input, one per line.
   --table NAME           a table of the bundle, or a .json file
   --guidance G           guidance scale; 1 is none
   --interval START,END   guide only rows with START <= t <= END
-  --init-image FILE.png  begin with an image, of the bundle's size; with --strength
+  --size WxH             width and height of the images, where the bundle's are free
+  --init-image FILE.png  begin with an image of that size; with --strength
   --strength S           how much of it is new, 0 (nothing) to 1
-  --inpaint FILE.png     generate a part of an image anew, of the bundle's size
+  --inpaint FILE.png     generate a part of an image of that size anew
   --mask FILE.png        white is new, black stays; default: what is transparent
                          in the image of --inpaint is new
   --noise FILE.npy       float32 unit normal noise, [3, H, W] or
@@ -131,6 +132,34 @@ void set_interval(const programs::Arguments &arguments, minit2i::GenerateOptions
     options.interval_end = programs::parse_number("--interval", ends[1]);
 }
 
+// Of the images: --size, which the library checks, or the bundle's own.
+programs::ImageSize requested_size(const programs::Arguments &arguments, const minit2i_info &info,
+                                   minit2i::GenerateOptions &options) {
+    options.width = info.image_width;
+    options.height = info.image_size;
+    if (arguments.has("--size")) {
+        const std::string text = arguments.value("--size");
+        const std::size_t cross = text.find('x');
+        if (cross == std::string::npos) {
+            throw programs::UsageError("--size is '" + text +
+                                       "', but WIDTHxHEIGHT is needed, for example 768x512");
+        }
+        const auto width = programs::parse_unsigned("--size", text.substr(0, cross));
+        const auto height = programs::parse_unsigned("--size", text.substr(cross + 1));
+        options.width = static_cast<std::int32_t>(std::min<std::uint64_t>(width, INT32_MAX));
+        options.height = static_cast<std::int32_t>(std::min<std::uint64_t>(height, INT32_MAX));
+        // The library refuses another one, but only after files are read at that size.
+        if (info.max_side == 0 && (width != static_cast<std::uint64_t>(info.image_width) ||
+                                   height != static_cast<std::uint64_t>(info.image_size))) {
+            throw programs::UsageError("--size is " + text + ", but the bundle's images are " +
+                                       std::to_string(info.image_width) + "x" +
+                                       std::to_string(info.image_size) +
+                                       " alone; export it with --sides MIN-MAX");
+        }
+    }
+    return {static_cast<std::size_t>(options.width), static_cast<std::size_t>(options.height)};
+}
+
 void set_mix(const programs::Arguments &arguments, minit2i::GenerateOptions &options) {
     if (!arguments.has("--also")) {
         return;
@@ -146,7 +175,7 @@ void set_mix(const programs::Arguments &arguments, minit2i::GenerateOptions &opt
 }
 
 // Noise of [3, H, W] is for one image; without --seed it also says how many there are.
-void read_noise(const programs::Arguments &arguments, std::size_t size, Job &job) {
+void read_noise(const programs::Arguments &arguments, const programs::ImageSize &size, Job &job) {
     programs::Shape shape;
     job.noise = programs::read_npy(arguments.value("--noise"), shape);
     if (shape.size() == 3) {
@@ -155,10 +184,10 @@ void read_noise(const programs::Arguments &arguments, std::size_t size, Job &job
     if (shape.size() == 4 && shape[0] > 0 && !arguments.has("--seed")) {
         job.seeds.assign(shape[0], 0);
     }
-    if (shape != programs::Shape{job.seeds.size(), 3, size, size}) {
-        const std::string side = std::to_string(size);
+    if (shape != programs::Shape{job.seeds.size(), 3, size.height, size.width}) {
         throw programs::UsageError(arguments.value("--noise") + ": has another shape than [" +
-                                   std::to_string(job.seeds.size()) + ", 3, " + side + ", " + side +
+                                   std::to_string(job.seeds.size()) + ", 3, " +
+                                   std::to_string(size.height) + ", " + std::to_string(size.width) +
                                    "]");
     }
 }
@@ -178,7 +207,7 @@ void check_edit_arguments(const programs::Arguments &arguments) {
 
 // White of the mask is new, which the library calls not known.
 std::vector<float> known_mask(const programs::Arguments &arguments, const programs::PngImage &image,
-                              std::size_t size) {
+                              const programs::ImageSize &size) {
     if (!arguments.has("--mask")) {
         if (image.opaque.empty()) {
             throw programs::UsageError(arguments.value("--inpaint") +
@@ -199,7 +228,7 @@ std::vector<float> known_mask(const programs::Arguments &arguments, const progra
     return mask;
 }
 
-void read_edit_images(const programs::Arguments &arguments, std::size_t size,
+void read_edit_images(const programs::Arguments &arguments, const programs::ImageSize &size,
                       minit2i::GenerateOptions &options) {
     if (arguments.has("--init-image")) {
         options.init_image = programs::read_png(arguments.value("--init-image"), size).pixels;
@@ -260,9 +289,9 @@ public:
             print(path, job.prompt, images, num_rows);
         }
         if (arguments_.has("--save-state")) {
-            const std::size_t count = images.count() * 3 * images.size() * images.size();
+            const std::size_t count = images.count() * 3 * images.height() * images.width();
             states_.insert(states_.end(), images.state(), images.state() + count);
-            shape_ = {shape_[0] + images.count(), 3, images.size(), images.size()};
+            shape_ = {shape_[0] + images.count(), 3, images.height(), images.width()};
         }
     }
 
@@ -330,7 +359,7 @@ int generate(const programs::Arguments &arguments) {
     if (arguments.has("--verify")) {
         model.verify();
     }
-    const auto size = static_cast<std::size_t>(model.info().image_size);
+    const programs::ImageSize size = requested_size(arguments, model.info(), options);
     read_edit_images(arguments, size, options);
     std::uint64_t num_rows = 0;
     options.on_progress = [&num_rows](std::uint64_t done, std::uint64_t total) {
@@ -357,7 +386,7 @@ int run(int argc, char **argv) {
     std::vector<std::string> names{"--output",   "--seed",       "--also",       "--negative",
                                    "--preset",   "--table",      "--noise",      "--guidance",
                                    "--interval", "--save-state", "--init-image", "--strength",
-                                   "--inpaint",  "--mask",       "--cuda-graph"};
+                                   "--inpaint",  "--mask",       "--cuda-graph", "--size"};
     names.insert(names.end(), programs::kModelOptions.begin(), programs::kModelOptions.end());
     const programs::Arguments arguments(argc, argv, names, {"--verify", "--json", "--list"});
     if (arguments.has("--list")) {

@@ -98,11 +98,11 @@ private:
 };
 
 struct Rgba {
-    std::vector<std::uint8_t> values; // [size, size, 4]
+    std::vector<std::uint8_t> values; // [height, width, 4]
     bool may_be_transparent = false;
 };
 
-Rgba read_rgba(const std::string &path, std::size_t size) {
+Rgba read_rgba(const std::string &path, const ImageSize &size) {
     const std::string bytes = read_file(path);
     const auto *start = reinterpret_cast<png_const_bytep>(bytes.data());
     if (bytes.size() < kSignatureBytes || png_sig_cmp(start, 0, kSignatureBytes) != 0) {
@@ -115,16 +115,15 @@ Rgba read_rgba(const std::string &path, std::size_t size) {
     }
     const std::size_t width = png_get_image_width(reader.png(), reader.info());
     const std::size_t height = png_get_image_height(reader.png(), reader.info());
-    if (width != size || height != size) {
-        const std::string side = std::to_string(size);
+    if (width != size.width || height != size.height) {
         throw UsageError(path + ": is " + std::to_string(width) + " x " + std::to_string(height) +
-                         " pixels, but this bundle's images are " + side + " x " + side +
-                         "; scale it");
+                         " pixels, but the images to generate are " + std::to_string(size.width) +
+                         " x " + std::to_string(size.height) + "; scale it");
     }
-    Rgba result{std::vector<std::uint8_t>(size * size * kChannels), reader.may_be_transparent()};
+    Rgba result{std::vector<std::uint8_t>(width * height * kChannels), reader.may_be_transparent()};
     std::vector<png_bytep> rows;
-    for (std::size_t row = 0; row < size; ++row) {
-        rows.push_back(result.values.data() + row * size * kChannels);
+    for (std::size_t row = 0; row < height; ++row) {
+        rows.push_back(result.values.data() + row * width * kChannels);
     }
     if (!read_rows(reader.png(), reader.info(), rows.data())) {
         refuse(path, source.reason);
@@ -140,9 +139,9 @@ float on_white(const std::uint8_t *pixel, std::size_t channel) {
 
 } // namespace
 
-PngImage read_png(const std::string &path, std::size_t size) {
+PngImage read_png(const std::string &path, const ImageSize &size) {
     const Rgba rgba = read_rgba(path, size);
-    const std::size_t plane = size * size;
+    const std::size_t plane = size.width * size.height;
     PngImage image{std::vector<float>(3 * plane), {}};
     for (std::size_t at = 0; at < plane; ++at) {
         const std::uint8_t *pixel = rgba.values.data() + at * kChannels;
@@ -156,9 +155,9 @@ PngImage read_png(const std::string &path, std::size_t size) {
     return image;
 }
 
-std::vector<float> read_png_mask(const std::string &path, std::size_t size) {
+std::vector<float> read_png_mask(const std::string &path, const ImageSize &size) {
     const PngImage image = read_png(path, size);
-    const std::size_t plane = size * size;
+    const std::size_t plane = size.width * size.height;
     std::vector<float> brightness;
     for (std::size_t at = 0; at < plane; ++at) {
         // The weights of ITU-R 601, as Pillow's conversion to grayscale; they add up to 65536.

@@ -33,7 +33,7 @@ class EditOptions:
 def add_edit(parser: argparse.ArgumentParser) -> None:
     """The options of EditOptions."""
     group = parser.add_argument_group(
-        "images in (any size; scaled and cropped to the bundle's square as in training)"
+        "images in (any size; scaled and cropped to the size that is generated)"
     )
     group.add_argument(
         "--init-image", metavar="IMAGE", type=Path, help="image to begin with; needs --strength"

@@ -19,6 +19,7 @@ from minit2i_deploy.cli.support.options.sampling_options import (
 from minit2i_deploy.cli.support.options.shared_arguments import (
     add_bundle,
     add_json,
+    add_size,
     integer,
     number,
     seeds,
@@ -56,6 +57,7 @@ class GenerateOptions:
         source_image: image to generate again from its record.
         sampling: where the solver table comes from.
         guidance: scale in place of the preset's.
+        size: width and height of the images.
         adjustments: guidance columns in place of the table's.
         seed: seeds of the noise.
         num_images: images per prompt, from consecutive seeds.
@@ -84,6 +86,7 @@ class GenerateOptions:
     source_image: Path | None
     sampling: TableOptions
     guidance: float | None
+    size: int | tuple[int, int] | None
     adjustments: AdjustmentOptions
     seed: tuple[int, ...] | None
     num_images: int | None
@@ -136,6 +139,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_prompts(parser)
     add_sampling(parser)
     add_adjustments(parser)
+    add_size(parser)
     _add_seeds(parser)
     add_edit(parser)
     _add_outputs(parser)

@@ -72,6 +72,7 @@ class GenerationJob:
             runtime=runtime_name,
             edit=self.inputs.record,
             variation=request.variation,
+            size=self.bundle.size,
         )
 
 

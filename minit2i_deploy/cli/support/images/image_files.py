@@ -58,7 +58,7 @@ class ImageFiles:
 
 
 def prompt_and_seed(record: Record) -> dict[str, Any]:
-    """The prompt and seed of an image; its negative prompt, variation and strength if it has any.
+    """The prompt and seed of an image; negative prompt, variation, strength and size if any.
 
     The seed is None where a noise file takes its place.
     """
@@ -68,6 +68,7 @@ def prompt_and_seed(record: Record) -> dict[str, Any]:
         "negative": record.negative,
         "variation": None if record.variation is None else encode(record.variation),
         "strength": None if record.edit is None else record.edit.strength,
+        "size": None if record.size is None else list(record.size),
     }
     return values | {name: value for name, value in extra.items() if value is not None}
 

@@ -188,6 +188,34 @@ def image_size(text: str) -> int | tuple[int, int]:
     raise argparse.ArgumentTypeError(f"expected 512 or WIDTHxHEIGHT, got {text!r}")
 
 
+def add_size(parser: argparse.ArgumentParser) -> None:
+    """--size, of a bundle whose height and width are free."""
+    parser.add_argument(
+        "--size",
+        metavar="WxH",
+        type=image_size,
+        help="width and height of the images in pixels, or one number for a square, multiples of "
+        "the patch; for bundles of minit2i export --sides (default: the bundle's own)",
+    )
+
+
+def size_pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Width and height of what ``image_size`` read."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def side_bounds(text: str) -> tuple[int, int]:
+    """The least and the most pixels of a side, ``256-1024``.
+
+    Raises:
+        ArgumentTypeError: the text is not that.
+    """
+    least, _, most = text.partition("-")
+    if least.isdecimal() and most.isdecimal():
+        return int(least), int(most)
+    raise argparse.ArgumentTypeError(f"expected MIN-MAX in pixels such as 256-1024, got {text!r}")
+
+
 def number(text: str) -> float:
     """A number.
 

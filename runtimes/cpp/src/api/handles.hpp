@@ -54,7 +54,6 @@ struct minit2i_embeddings {
 struct minit2i_images {
     minit2i::Generation generation;
     std::vector<minit2i::TextFields> fields;
-    std::size_t size = 0;
     std::string table;
 };
 

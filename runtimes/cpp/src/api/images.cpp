@@ -72,6 +72,12 @@ minit2i::Request request_of(const minit2i_generate_params &params) {
     request.strength = params.strength;
     request.known = {params.known, params.known_count};
     request.known_mask = {params.known_mask, params.known_mask_count};
+    request.size = {params.width, params.height};
+    if ((params.width == 0) != (params.height == 0) || params.width < 0 || params.height < 0) {
+        fail_usage("width and height are " + std::to_string(params.width) + " and " +
+                   std::to_string(params.height) +
+                   ", but both must be pixels, or both 0 for the bundle's own");
+    }
     return request;
 }
 
@@ -86,9 +92,11 @@ minit2i::OnFrame frames_of(minit2i_preview call, void *data) {
         values.num_rows = frame.num_rows;
         values.t = frame.t;
         values.num_images = frame.num_images;
-        values.size = frame.size;
+        values.size = static_cast<size_t>(frame.size.height);
         values.pixels = frame.pixels.data();
         values.estimate = frame.estimate.data();
+        values.width = static_cast<size_t>(frame.size.width);
+        values.height = static_cast<size_t>(frame.size.height);
         if (call(data, &values) != 0) {
             throw minit2i::Failure(MINIT2I_ERROR_CANCELLED, "cancelled by the caller after row " +
                                                                 std::to_string(frame.row + 1) +
@@ -124,9 +132,7 @@ minit2i_status minit2i_generate(minit2i_state *state, const minit2i_generate_par
         std::vector<minit2i::TextFields> fields =
             minit2i::records(model.bundle, request, generation);
         std::string table = generation.table.name();
-        *images = new minit2i_images{
-            std::move(generation), std::move(fields),
-            static_cast<std::size_t>(model.bundle.manifest.model.image_size), std::move(table)};
+        *images = new minit2i_images{std::move(generation), std::move(fields), std::move(table)};
     });
 }
 
@@ -134,8 +140,14 @@ size_t minit2i_images_count(const minit2i_images *images) {
     return images == nullptr ? 0 : images->fields.size();
 }
 
-size_t minit2i_images_size(const minit2i_images *images) {
-    return images == nullptr ? 0 : images->size;
+size_t minit2i_images_size(const minit2i_images *images) { return minit2i_images_height(images); }
+
+size_t minit2i_images_width(const minit2i_images *images) {
+    return images == nullptr ? 0 : static_cast<size_t>(images->generation.size.width);
+}
+
+size_t minit2i_images_height(const minit2i_images *images) {
+    return images == nullptr ? 0 : static_cast<size_t>(images->generation.size.height);
 }
 
 const uint8_t *minit2i_images_pixels(const minit2i_images *images) {
@@ -168,10 +180,11 @@ minit2i_status minit2i_images_save_png(const minit2i_images *images, size_t inde
             fail_usage("index is " + std::to_string(index) + ", but there are " +
                        std::to_string(count) + " images, counted from 0");
         }
-        const std::size_t bytes = images->size * images->size * 3;
+        const minit2i::Size &size = images->generation.size;
+        const std::size_t bytes = 3 * static_cast<std::size_t>(size.area());
         minit2i::write_file(path,
                             minit2i::encode_png(images->generation.pixels.data() + index * bytes,
-                                                images->size, images->fields[index]));
+                                                size, images->fields[index]));
     });
 }
 

@@ -89,12 +89,18 @@ minit2i_status minit2i_get_info(const minit2i_model *model, minit2i_info *info) 
     return guarded([&] {
         const minit2i::Manifest &manifest = manifest_of(model);
         minit2i_info values{};
-        values.image_size = static_cast<std::int32_t>(manifest.model.image_size);
+        values.image_size = static_cast<std::int32_t>(manifest.model.size.height);
         values.prompt_length = static_cast<std::int32_t>(manifest.model.prompt_length);
         values.embedding_width = static_cast<std::int32_t>(manifest.model.txt_input_size);
         values.is_student = manifest.model.is_student ? 1 : 0;
         values.digest = model->shared->bundle.digest.c_str();
         values.default_preset = manifest.default_preset.c_str();
+        values.image_width = static_cast<std::int32_t>(manifest.model.size.width);
+        values.patch_size = static_cast<std::int32_t>(manifest.model.patch_size);
+        if (manifest.side_bounds) {
+            values.min_side = static_cast<std::int32_t>(manifest.side_bounds->first);
+            values.max_side = static_cast<std::int32_t>(manifest.side_bounds->second);
+        }
         write_struct(info, values, require(info, "info").struct_size);
     });
 }

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace minit2i {
 
@@ -19,8 +20,20 @@ constexpr char kStepGraph[] = "transformer";
 // The name here of the second step graph that some bundles have.
 constexpr char kAfterSwitchGraph[] = "transformer_after_switch";
 
+// Of an image, in pixels.
+struct Size {
+    std::int64_t width = 0;
+    std::int64_t height = 0;
+
+    std::int64_t area() const { return width * height; }
+    std::string text() const { return std::to_string(width) + "x" + std::to_string(height); }
+    bool operator==(const Size &other) const {
+        return width == other.width && height == other.height;
+    }
+};
+
 struct ModelInfo {
-    std::int64_t image_size = 0;
+    Size size;
     std::int64_t patch_size = 0;
     std::int64_t in_channels = 0;
     std::int64_t txt_input_size = 0;
@@ -70,6 +83,8 @@ struct Manifest {
     std::string only_for;
     // Scale of guidance that one branch gives, a part of the weights; 0 for two branches.
     double one_pass_guidance = 0.0;
+    // The least and the most pixels of a side, where height and width are free.
+    std::optional<std::pair<std::int64_t, std::int64_t>> side_bounds;
 };
 
 // Reads manifest.json's bytes; where is its path, for the error.

@@ -55,8 +55,12 @@ void check_model_shape(const Json &value, const std::string &where) {
     if (head_dim % 4 != 0 || hidden % 4 != 0) {
         throw JsonError(where + ": head_dim and hidden_size must be multiples of 4");
     }
-    if (expect_positive(value, "image_size", where) % expect_positive(value, "patch_size", where)) {
-        throw JsonError(where + ": image_size is not a multiple of patch_size");
+    for (const char *name : {"image_size", "image_width"}) {
+        if (value.contains(name) &&
+            expect_positive(value, name, where) % expect_positive(value, "patch_size", where) !=
+                0) {
+            throw JsonError(where + ": " + name + " is not a multiple of patch_size");
+        }
     }
     for (const char *name : {"depth_double", "txt_preamble_depth", "pca_channels"}) {
         expect_positive(value, name, where);
@@ -97,19 +101,20 @@ ModelInfo decode_model(const Json &value) {
     const Json loop = base.contains("loop") ? base.at("loop") : Json();
     base.erase("student");
     base.erase("loop");
-    if (base.contains("image_width")) {
-        throw JsonError(where + ".image_width is set, but this program generates squares only");
+    if (!base.contains("image_width")) {
+        base["image_width"] = member(base, "image_size");
     }
     expect_fields(base, where,
-                  {"image_size", "patch_size", "hidden_size", "num_heads", "head_dim",
-                   "depth_double", "in_channels", "txt_preamble_depth", "mlp_ratio", "pca_channels",
-                   "txt_input_size", "prompt_length"});
+                  {"image_size", "image_width", "patch_size", "hidden_size", "num_heads",
+                   "head_dim", "depth_double", "in_channels", "txt_preamble_depth", "mlp_ratio",
+                   "pca_channels", "txt_input_size", "prompt_length"});
     check_model_shape(base, where);
     if (!loop.is_null()) {
         check_loop(loop, base.at("depth_double"));
     }
     ModelInfo model;
-    model.image_size = expect_positive(base, "image_size", where);
+    model.size = {expect_positive(base, "image_width", where),
+                  expect_positive(base, "image_size", where)};
     model.patch_size = expect_positive(base, "patch_size", where);
     model.in_channels = expect_positive(base, "in_channels", where);
     model.txt_input_size = expect_positive(base, "txt_input_size", where);
@@ -350,6 +355,16 @@ Manifest decode_manifest(const Json &complete) {
             throw JsonError(where + " must be above 1");
         }
         value.erase("one_pass_guidance");
+    }
+    // This one if height and width of the images are free.
+    if (value.contains("side_bounds")) {
+        const Json &sides = expect_list(value.at("side_bounds"), "manifest.side_bounds");
+        if (sides.size() != 2 || !sides[0].is_number_integer() || !sides[1].is_number_integer() ||
+            sides[0] < 1 || sides[1] < sides[0]) {
+            throw JsonError("manifest.side_bounds needs the least and the most pixels of a side");
+        }
+        manifest.side_bounds = {sides[0].get<std::int64_t>(), sides[1].get<std::int64_t>()};
+        value.erase("side_bounds");
     }
     // This one if several adapters were merged, or one at a strength of its own.
     if (value.contains("adapters")) {

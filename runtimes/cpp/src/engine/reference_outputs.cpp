@@ -119,27 +119,28 @@ AdapterInputs reference_adapter_inputs(const Bundle &bundle) {
 
 Tensor reference_state(const Bundle &bundle) {
     const ModelInfo &model = bundle.manifest.model;
-    const auto count =
-        static_cast<std::size_t>(model.in_channels * model.image_size * model.image_size);
+    const auto count = static_cast<std::size_t>(model.in_channels * model.size.area());
     return {scaled_noise(count, static_cast<float>(bundle.manifest.noise_scale)),
-            {1, model.in_channels, model.image_size, model.image_size}};
+            {1, model.in_channels, model.size.height, model.size.width}};
 }
 
 Tensor patches_of(const Bundle &bundle, const std::vector<float> &state) {
     const ModelInfo &model = bundle.manifest.model;
-    const auto size = static_cast<std::size_t>(model.image_size);
+    const auto width = static_cast<std::size_t>(model.size.width);
+    const auto height = static_cast<std::size_t>(model.size.height);
     const auto patch = static_cast<std::size_t>(model.patch_size);
-    const std::size_t side = size / patch;
-    const std::size_t width = state.size() / (side * side);
+    const std::size_t columns = width / patch;
+    const std::size_t num_patches = columns * (height / patch);
+    const std::size_t depth = state.size() / num_patches;
     Tensor result{std::vector<float>(state.size()),
-                  {1, static_cast<std::int64_t>(side * side), static_cast<std::int64_t>(width)}};
+                  {1, static_cast<std::int64_t>(num_patches), static_cast<std::int64_t>(depth)}};
     for (std::size_t at = 0; at < state.size(); ++at) {
-        const std::size_t channel = at / (size * size);
-        const std::size_t y = at / size % size;
-        const std::size_t x = at % size;
-        const std::size_t position = y / patch * side + x / patch;
+        const std::size_t channel = at / (width * height);
+        const std::size_t y = at / width % height;
+        const std::size_t x = at % width;
+        const std::size_t position = y / patch * columns + x / patch;
         const std::size_t inside = (channel * patch + y % patch) * patch + x % patch;
-        result.values[position * width + inside] = state[at];
+        result.values[position * depth + inside] = state[at];
     }
     return result;
 }

@@ -22,15 +22,14 @@ void check_pair(bool has_first, bool has_second, const char *names) {
 }
 
 // One image or mask is repeated for all.
-std::vector<float> repeated(const char *name, const FloatView &view, const Bundle &bundle,
+std::vector<float> repeated(const char *name, const FloatView &view, const Size &size,
                             std::size_t channels, std::size_t num_images) {
-    const auto side = static_cast<std::size_t>(bundle.manifest.model.image_size);
-    const std::size_t one = channels * side * side;
+    const std::size_t one = channels * static_cast<std::size_t>(size.area());
     if (view.count != one && view.count != one * num_images) {
-        const std::string edge = std::to_string(side);
         fail_usage(std::string(name) + " has " + std::to_string(view.count) + " values, but " +
                    std::to_string(one * num_images) + " are needed: [" + std::to_string(channels) +
-                   ", " + edge + ", " + edge + "] for each image, or for one");
+                   ", " + std::to_string(size.height) + ", " + std::to_string(size.width) +
+                   "] for each image, or for one");
     }
     if (!std::all_of(view.values, view.values + view.count,
                      [](float value) { return std::isfinite(value); })) {
@@ -104,19 +103,18 @@ std::vector<EditRecord> Edit::records(std::size_t num_images) const {
     return result;
 }
 
-Edit checked_edit(const Bundle &bundle, const Request &request) {
+Edit checked_edit(const Bundle &bundle, const Request &request, const Size &size) {
     const bool has_init = request.init_image.values != nullptr;
     const bool has_known = request.known.values != nullptr;
     check_pair(has_init, !std::isnan(request.strength), "init_image and strength");
     check_pair(has_known, request.known_mask.values != nullptr, "known and known_mask");
     const std::size_t num_images = request.prompts.size();
-    const auto side = static_cast<std::size_t>(bundle.manifest.model.image_size);
     Edit edit;
-    edit.plane = side * side;
+    edit.plane = static_cast<std::size_t>(size.area());
     if (has_init) {
         check_strength(request.strength);
         edit.strength = request.strength;
-        edit.init = repeated("init_image", request.init_image, bundle, 3, num_images);
+        edit.init = repeated("init_image", request.init_image, size, 3, num_images);
     }
     if (has_known) {
         if (!bundle.manifest.can_edit()) {
@@ -124,8 +122,8 @@ Edit checked_edit(const Bundle &bundle, const Request &request) {
                        ": this bundle cannot edit images, because its step graph is of format "
                        "version 1; re-run minit2i export");
         }
-        edit.known = {repeated("known", request.known, bundle, 3, num_images),
-                      repeated("known_mask", request.known_mask, bundle, 1, num_images)};
+        edit.known = {repeated("known", request.known, size, 3, num_images),
+                      repeated("known_mask", request.known_mask, size, 1, num_images)};
         check_mask(edit.known.mask);
     }
     return edit;

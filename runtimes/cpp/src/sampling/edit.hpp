@@ -10,7 +10,7 @@ namespace minit2i {
 
 // A request's images, checked and repeated for the batch; all arrays are empty without them.
 struct Edit {
-    std::vector<float> init; // float32 [images, 3, size, size]
+    std::vector<float> init; // float32 [images, 3, height, width]
     double strength = 1.0;
     Known known;
     std::size_t plane = 0; // values of one channel
@@ -26,6 +26,6 @@ struct Edit {
 };
 
 // Throws a usage failure if the request's images do not fit together or not the bundle.
-Edit checked_edit(const Bundle &bundle, const Request &request);
+Edit checked_edit(const Bundle &bundle, const Request &request, const Size &size);
 
 } // namespace minit2i

@@ -58,8 +58,9 @@ std::vector<std::uint8_t> to_pixels(const std::vector<float> &state, std::size_t
     return pixels;
 }
 
-Frame frame_of(const Trajectory &trajectory, const Table &table, std::size_t row,
+Frame frame_of(const Trajectory &trajectory, const Settings &settings, std::size_t row,
                std::size_t num_images) {
+    const Table &table = settings.table;
     Frame frame;
     frame.row = row;
     frame.num_rows = table.size();
@@ -69,8 +70,7 @@ Frame frame_of(const Trajectory &trajectory, const Table &table, std::size_t row
     // Before the pixels: the conversion of NaN to an integer is undefined.
     check_finite(frame.estimate, num_images);
     frame.pixels = to_pixels(frame.estimate, num_images);
-    frame.size = static_cast<std::size_t>(
-        std::lround(std::sqrt(static_cast<double>(frame.estimate.size() / num_images / 3))));
+    frame.size = settings.size;
     return frame;
 }
 
@@ -108,17 +108,17 @@ Generation generate(const Bundle &bundle, Engine &engine, const Tokenizer &token
                                   callbacks.warn);
     const Sessions sessions = step_sessions(bundle, engine, table);
     const std::unique_ptr<Trajectory> trajectory =
-        engine.start(start_state(bundle, request, settings.edit), std::move(tokens),
-                     settings.edit.known, step_rows(settings), draws_noise(table));
+        engine.start(start_state(bundle, request, settings), std::move(tokens), settings.edit.known,
+                     step_rows(settings), draws_noise(table));
     const auto start = std::chrono::steady_clock::now();
     for (std::size_t row = 0; row < table.size(); ++row) {
         const bool is_noisy = table.value(row, "n") != 0.0;
         trajectory->step({*sessions[row], row,
-                          is_noisy ? row_noise(bundle, request, row) : std::vector<float>{},
+                          is_noisy ? row_noise(request, settings.size, row) : std::vector<float>{},
                           callbacks.on_frame || row + 1 == table.size()},
                          callbacks.control);
         if (callbacks.on_frame) {
-            callbacks.on_frame(frame_of(*trajectory, table, row, request.prompts.size()));
+            callbacks.on_frame(frame_of(*trajectory, settings, row, request.prompts.size()));
         }
         callbacks.progress(row + 1, table.size());
     }
@@ -128,8 +128,13 @@ Generation generate(const Bundle &bundle, Engine &engine, const Tokenizer &token
     check_finite(state, request.prompts.size());
     std::vector<std::uint8_t> pixels = to_pixels(state, request.prompts.size());
     std::vector<EditRecord> edits = settings.edit.records(request.prompts.size());
-    return {std::move(state),          std::move(pixels), std::move(settings.base_table),
-            std::move(settings.table), settings.guidance, elapsed.count(),
+    return {settings.size,
+            std::move(state),
+            std::move(pixels),
+            std::move(settings.base_table),
+            std::move(settings.table),
+            settings.guidance,
+            elapsed.count(),
             std::move(edits)};
 }
 

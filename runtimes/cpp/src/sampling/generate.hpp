@@ -31,7 +31,8 @@ struct Request {
     std::string table;     // a name, or a .json file
     double guidance = 0.0; // NaN: the preset's
     std::optional<std::pair<double, double>> interval;
-    const float *noise = nullptr; // float32 [images, 3, size, size]
+    Size size;                    // 0 x 0: the bundle's
+    const float *noise = nullptr; // float32 [images, 3, height, width]
     std::size_t noise_count = 0;
     FloatView init_image;
     double strength = 0.0; // NaN: no init_image
@@ -53,9 +54,9 @@ struct Frame {
     std::size_t num_rows = 0;
     double t = 0.0;
     std::size_t num_images = 0;
-    std::size_t size = 0;
-    std::vector<float> estimate;      // float32 [images, 3, size, size]
-    std::vector<std::uint8_t> pixels; // [images, size, size, 3]
+    Size size;
+    std::vector<float> estimate;      // float32 [images, 3, height, width]
+    std::vector<std::uint8_t> pixels; // [images, height, width, 3]
 };
 
 using OnFrame = std::function<void(const Frame &frame)>;
@@ -68,8 +69,9 @@ struct Callbacks {
 };
 
 struct Generation {
-    std::vector<float> state;         // float32 [images, 3, size, size]
-    std::vector<std::uint8_t> pixels; // [images, size, size, 3]
+    Size size;
+    std::vector<float> state;         // float32 [images, 3, height, width]
+    std::vector<std::uint8_t> pixels; // [images, height, width, 3]
     Table base_table;                 // complete, which a record names
     Table table;                      // the rows that were run
     double guidance = 0.0;

@@ -52,19 +52,20 @@ void flush(png_structp) {}
 void on_warning(png_structp, png_const_charp) {}
 
 // Holds no object with a destructor, because a failure jumps out of it.
-bool write_png(png_structp png, png_infop info, const std::uint8_t *pixels, std::size_t size,
+bool write_png(png_structp png, png_infop info, const std::uint8_t *pixels, const Size &size,
                const png_text *texts, std::size_t num_texts) {
     if (setjmp(png_jmpbuf(png)) != 0) {
         return false;
     }
-    const auto side = static_cast<png_uint_32>(size);
-    png_set_IHDR(png, info, side, side, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
+    const auto width = static_cast<png_uint_32>(size.width);
+    const auto height = static_cast<png_uint_32>(size.height);
+    png_set_IHDR(png, info, width, height, 8, PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
                  PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
     png_set_compression_level(png, kFastestCompression);
     png_set_text(png, info, texts, static_cast<int>(num_texts));
     png_write_info(png, info);
-    for (std::size_t row = 0; row < size; ++row) {
-        png_write_row(png, pixels + row * size * 3);
+    for (std::size_t row = 0; row < height; ++row) {
+        png_write_row(png, pixels + row * width * 3);
     }
     png_write_end(png, nullptr);
     return true;
@@ -72,7 +73,7 @@ bool write_png(png_structp png, png_infop info, const std::uint8_t *pixels, std:
 
 } // namespace
 
-std::string encode_png(const std::uint8_t *pixels, std::size_t size, const TextFields &fields) {
+std::string encode_png(const std::uint8_t *pixels, const Size &size, const TextFields &fields) {
     std::vector<Field> stored;
     for (const auto &[key, text] : fields) {
         Field field{key, "", false};

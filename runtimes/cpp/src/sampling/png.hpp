@@ -9,7 +9,7 @@
 
 namespace minit2i {
 
-// pixels uint8 [size, size, 3] -> the bytes of a PNG file.
-std::string encode_png(const std::uint8_t *pixels, std::size_t size, const TextFields &fields);
+// pixels uint8 [height, width, 3] -> the bytes of a PNG file.
+std::string encode_png(const std::uint8_t *pixels, const Size &size, const TextFields &fields);
 
 } // namespace minit2i

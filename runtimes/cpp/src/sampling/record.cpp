@@ -39,6 +39,10 @@ std::string readable(const Json &parts) {
     return result;
 }
 
+bool has_edit(const Json &record) {
+    return record.contains("edit") && !record.at("edit").is_null();
+}
+
 // The text that AUTOMATIC1111's web UI writes and that other programs read. No field is called
 // "prompt" or "workflow", which ComfyUI takes for its own JSON.
 std::string parameters(const Json &record, std::size_t num_rows) {
@@ -53,7 +57,7 @@ std::string parameters(const Json &record, std::size_t num_rows) {
         text += ", Seed: " + record.at("seed").dump();
     }
     text += ", Model hash: " + record.at("bundle").get<std::string>().substr(0, kShortHashDigits);
-    if (record.contains("edit") && !record.at("edit").at("strength").is_null()) {
+    if (has_edit(record) && !record.at("edit").at("strength").is_null()) {
         text +=
             ", Denoising strength: " + python_float(record.at("edit").at("strength").get<double>());
     }
@@ -71,7 +75,10 @@ TextFields fields_of(const Json &record, std::size_t num_rows) {
     if (record.at("noise").is_null()) {
         add("seed", record.at("seed").dump());
     }
-    if (record.contains("edit")) {
+    if (record.contains("size")) {
+        add("size", record.at("size")[0].dump() + "x" + record.at("size")[1].dump());
+    }
+    if (has_edit(record)) {
         const Json &edit = record.at("edit");
         for (const char *name : {"init_image", "known", "mask"}) {
             if (!edit.at(name).is_null()) {
@@ -128,6 +135,7 @@ std::vector<TextFields> records(const Bundle &bundle, const Request &request,
     if (!is_of_bundle(bundle, generation.base_table, table)) {
         record["table"] = Json::parse(table);
     }
+    const bool is_own_size = generation.size == bundle.manifest.model.size;
     const std::size_t num_values = generation.state.size() / request.prompts.size();
     std::vector<TextFields> result;
     for (std::size_t index = 0; index < request.prompts.size(); ++index) {
@@ -137,10 +145,14 @@ std::vector<TextFields> records(const Bundle &bundle, const Request &request,
             const auto *noise = reinterpret_cast<const char *>(request.noise + index * num_values);
             record["noise"] = sha256_hex({noise, num_values * sizeof(float)});
         }
-        if (!generation.edits.empty()) {
-            record["edit"] = json_of(generation.edits[index]);
-            record["format_version"] = 2;
+        if (!generation.edits.empty() || !is_own_size) {
+            record["edit"] =
+                generation.edits.empty() ? Json(nullptr) : json_of(generation.edits[index]);
+            record["format_version"] = is_own_size ? 2 : 3;
             record["variation"] = nullptr;
+        }
+        if (!is_own_size) {
+            record["size"] = {generation.size.width, generation.size.height};
         }
         result.push_back(fields_of(record, generation.base_table.size()));
     }

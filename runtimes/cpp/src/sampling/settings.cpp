@@ -1,4 +1,5 @@
 #include "sampling/settings.hpp"
+#include "sampling/size.hpp"
 
 #include "common/failure.hpp"
 #include "common/noise.hpp"
@@ -127,10 +128,8 @@ std::vector<float> branch_weights(const std::vector<double> &shares,
     return weights;
 }
 
-std::size_t values_per_image(const Bundle &bundle) {
-    const ModelInfo &model = bundle.manifest.model;
-    return static_cast<std::size_t>(model.in_channels * model.image_size * model.image_size);
-}
+// Of the three channels.
+std::size_t values_per_image(const Size &size) { return 3 * static_cast<std::size_t>(size.area()); }
 
 std::vector<float> seeds_noise(const std::vector<std::uint64_t> &seeds, std::uint32_t stream,
                                std::size_t num_values) {
@@ -148,13 +147,15 @@ Settings settle(const Bundle &bundle, const Request &request) {
         fail_usage("this model has " + std::to_string(bundle.manifest.model.in_channels) +
                    " channels, but images have 3");
     }
-    Edit edit = checked_edit(bundle, request);
+    const Size size = checked_size(bundle, request);
+    Edit edit = checked_edit(bundle, request, size);
     Table base_table = select_table(bundle, request);
     if (request.interval) {
         base_table = base_table.narrowed(request.interval->first, request.interval->second);
     }
     Table table = base_table.started(edit.start());
-    Settings settings{std::move(base_table), std::move(table), 0.0, {}, {}, false, std::move(edit)};
+    Settings settings{std::move(base_table), std::move(table), 0.0, {}, {}, false, size,
+                      std::move(edit)};
     settings.guidance = select_guidance(bundle, settings.base_table, request);
     // The graph takes float32, where a larger value would become infinity; NaN fails too.
     if (!(std::abs(settings.guidance) <= FLT_MAX)) {
@@ -173,16 +174,16 @@ Settings settle(const Bundle &bundle, const Request &request) {
     return settings;
 }
 
-Tensor start_state(const Bundle &bundle, const Request &request, const Edit &edit) {
-    const ModelInfo &model = bundle.manifest.model;
-    const std::size_t expected = request.prompts.size() * values_per_image(bundle);
+Tensor start_state(const Bundle &bundle, const Request &request, const Settings &settings) {
+    const Size &size = settings.size;
+    const std::size_t expected = request.prompts.size() * values_per_image(size);
     std::vector<float> noise;
     if (request.noise == nullptr) {
-        noise = seeds_noise(request.seeds, 0, values_per_image(bundle));
+        noise = seeds_noise(request.seeds, 0, values_per_image(size));
     } else if (request.noise_count != expected) {
         fail_usage("noise has " + std::to_string(request.noise_count) + " values, but " +
                    std::to_string(expected) + " are needed: unit normal, [3, " +
-                   std::to_string(model.image_size) + ", " + std::to_string(model.image_size) +
+                   std::to_string(size.height) + ", " + std::to_string(size.width) +
                    "] for each image");
     } else {
         noise.assign(request.noise, request.noise + expected);
@@ -194,16 +195,14 @@ Tensor start_state(const Bundle &bundle, const Request &request, const Edit &edi
     for (float &value : noise) {
         value *= static_cast<float>(bundle.manifest.noise_scale);
     }
-    edit.begin(noise);
+    settings.edit.begin(noise);
     return {std::move(noise),
-            {static_cast<std::int64_t>(request.prompts.size()), model.in_channels, model.image_size,
-             model.image_size}};
+            {static_cast<std::int64_t>(request.prompts.size()), 3, size.height, size.width}};
 }
 
-std::vector<float> row_noise(const Bundle &bundle, const Request &request, std::size_t row) {
+std::vector<float> row_noise(const Request &request, const Size &size, std::size_t row) {
     // Stream 0 is the start noise.
-    return seeds_noise(request.seeds, static_cast<std::uint32_t>(row + 1),
-                       values_per_image(bundle));
+    return seeds_noise(request.seeds, static_cast<std::uint32_t>(row + 1), values_per_image(size));
 }
 
 } // namespace minit2i

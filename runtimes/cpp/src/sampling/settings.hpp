@@ -14,17 +14,19 @@ struct Settings {
     std::vector<std::vector<float>> weights; // of each row: [branches]
     std::vector<float> conditions;           // float32 [4] of a few-step student, or empty
     bool guided = false;                     // whether any row runs the unconditional branch
+    Size size;                               // of the images
     Edit edit;
 };
 
 // Throws a usage failure if the request does not fit together or not the bundle.
 Settings settle(const Bundle &bundle, const Request &request);
 
-// float32 [images, 3, size, size]: the start state, noise that is mixed into the image to begin
+// float32 [images, 3, height, width]: the start state, noise that is mixed into the image to begin
 // with.
-Tensor start_state(const Bundle &bundle, const Request &request, const Edit &edit);
+Tensor start_state(const Bundle &bundle, const Request &request, const Settings &settings);
 
-// float32 [images, 3, size, size]: unit noise of each image's own seed, for a row that takes some.
-std::vector<float> row_noise(const Bundle &bundle, const Request &request, std::size_t row);
+// float32 [images, 3, height, width]: unit noise of each image's own seed, for a row that takes
+// some.
+std::vector<float> row_noise(const Request &request, const Size &size, std::size_t row);
 
 } // namespace minit2i

@@ -1,0 +1,73 @@
+"""Sizes of images: of a bundle whose height and width are free, between its bounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from minit2i_deploy.config import ModelConfig
+from minit2i_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from minit2i_deploy.bundle.manifest import Manifest
+
+# In the step graph's inputs of a bundle with free sizes.
+FREE_AXES = ("height", "width")
+
+
+def check_side_bounds(config: ModelConfig, bounds: tuple[int, ...]) -> None:
+    """Check the least and the most pixels of a side, of a network's images.
+
+    Raises:
+        UsageError: not two multiples of the patch around the sides of ``config``, or too many
+            patches.
+    """
+    patch, sides = config.patch_size, config.image_shape[1:]
+    least, most = bounds if len(bounds) == 2 else (0, 0)
+    if least < patch or least % patch or most % patch:
+        raise UsageError(
+            f"sides are {'-'.join(map(str, bounds))}, expected MIN-MAX, both positive multiples of "
+            f"the patch of {patch} pixels"
+        )
+    if not least <= min(sides) <= max(sides) <= most:
+        raise UsageError(
+            f"sides of {least} to {most} pixels exclude the image size of {config.size_text}; "
+            "choose bounds around it, or another image size"
+        )
+    # Refuses a square with too many patches.
+    config.with_image_size(most, most)
+
+
+def free_axes(manifest: Manifest) -> dict[str, tuple[int, int, int]]:
+    """Least, usual and greatest pixels of the axes that are free; empty where none is."""
+    if manifest.side_bounds is None:
+        return {}
+    least, most = manifest.side_bounds
+    sides = manifest.model.image_shape[1:]
+    return {name: (least, side, most) for name, side in zip(FREE_AXES, sides, strict=True)}
+
+
+def sized_config(manifest: Manifest, size: tuple[int, int]) -> ModelConfig:
+    """The network at another size than the bundle's own.
+
+    Args:
+        manifest: of the bundle.
+        size: width and height in pixels.
+
+    Raises:
+        UsageError: the bundle's size is fixed, or it is not between its bounds.
+    """
+    config = manifest.model.with_image_size(*size)
+    if config == manifest.model:
+        return config
+    if manifest.side_bounds is None:
+        raise UsageError(
+            f"image size is {config.size_text}, but the bundle's images are "
+            f"{manifest.model.size_text} alone; export it with --sides MIN-MAX"
+        )
+    least, most = manifest.side_bounds
+    if min(size) < least or max(size) > most:
+        raise UsageError(
+            f"image size is {config.size_text}, but sides of this bundle are {least} to {most} "
+            "pixels; export it with other --sides for more"
+        )
+    return config
