@@ -82,7 +82,7 @@ async function openModel() {
   showTables(model);
   const seconds = (model.ms / 1000).toFixed(1);
   get("facts").textContent =
-    `${bundle.title}, ${model.imageSize} px, ${PROVIDERS[/** @type {"wasm"} */ (provider)]} on ` +
+    `${bundle.title}, ${model.size} px, ${PROVIDERS[/** @type {"wasm"} */ (provider)]} on ` +
     `${threads} thread${threads > 1 ? "s" : ""}, loaded in ${seconds} s`;
 }
 
@@ -94,7 +94,7 @@ async function generate() {
   get("tiles").className = get("tiles").children.length > 1 ? "tiles-many" : "";
   say("Generating…");
   const image = await /** @type {EngineWorker} */ (worker).generate(prompt, readOptions());
-  tile.draw(image.pixels, image.size);
+  tile.draw(image.pixels, image.width, image.height);
   const text =
     `${prompt}: ${image.table}, guidance ${image.guidance}, seed ${image.seed}, ` +
     `${(image.ms / 1000).toFixed(2)} s`;
@@ -121,7 +121,7 @@ function listen(message) {
   if (message.type === "warning") say(message.line);
   if (message.type === "progress") showDownload(message.file, message.received);
   if (message.type === "frame") {
-    tile?.draw(message.pixels, message.size);
+    tile?.draw(message.pixels, message.width, message.height);
     showProgress((message.row + 1) / message.numRows);
   }
 }

@@ -19,13 +19,15 @@ export class Tile {
   }
 
   /**
-   * @param {Uint8Array} pixels [size, size, 3]
-   * @param {number} size
+   * @param {Uint8Array} pixels [height, width, 3]
+   * @param {number} width
+   * @param {number} height
    */
-  draw(pixels, size) {
-    this.#canvas.width = size;
-    this.#canvas.height = size;
-    this.#canvas.getContext("2d")?.putImageData(new ImageData(toRgba(pixels), size, size), 0, 0);
+  draw(pixels, width, height) {
+    this.#canvas.width = width;
+    this.#canvas.height = height;
+    const image = new ImageData(toRgba(pixels), width, height);
+    this.#canvas.getContext("2d")?.putImageData(image, 0, 0);
   }
 
   /**

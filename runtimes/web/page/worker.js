@@ -60,8 +60,9 @@ async function openModel({ bundle, provider, threads }) {
   });
   await model.load();
   const { tables, presets, defaultPreset } = model.bundle.manifest;
-  const { isStudent, imageSize } = model.bundle.manifest.model;
-  const facts = { tables: Object.keys(tables), presets, defaultPreset, isStudent, imageSize };
+  const { isStudent, imageWidth, imageHeight } = model.bundle.manifest.model;
+  const size = imageWidth === imageHeight ? `${imageWidth}` : `${imageWidth} x ${imageHeight}`;
+  const facts = { tables: Object.keys(tables), presets, defaultPreset, isStudent, size };
   post({ type: "opened", digest: model.bundle.digest, ms: performance.now() - start, ...facts });
 }
 
@@ -107,15 +108,15 @@ async function generate({ prompt, options }) {
     ...options,
     signal: controller.signal,
     onWarning: warn,
-    onFrame: async ({ row, numRows, size, pixels }) => {
-      post({ type: "frame", row, numRows, size, pixels: pixels()[0] });
+    onFrame: async ({ row, numRows, width, height, pixels }) => {
+      post({ type: "frame", row, numRows, width, height, pixels: pixels()[0] });
       await breathe();
     },
   });
   const ms = performance.now() - start;
   const [pixels] = result.pixels;
-  const { size, table, guidance, seeds, timings } = result;
-  const facts = { size, table, guidance, seed: String(seeds[0]), ms, timings };
+  const { width, height, table, guidance, seeds, timings } = result;
+  const facts = { width, height, table, guidance, seed: String(seeds[0]), ms, timings };
   post({ type: "image", pixels, png: await result.png(), ...facts });
 }
 

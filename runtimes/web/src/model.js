@@ -142,11 +142,12 @@ export class Result {
   constructor(bundle, request, { state, pixels, timings }) {
     this.#bundle = bundle;
     this.#request = request;
-    /** Height and width in pixels. */
-    this.size = bundle.manifest.model.imageSize;
-    /** Final state, float32 [images, 3, size, size], -1 black to 1 white, not clamped. */
+    /** In pixels. */
+    this.width = request.size.width;
+    this.height = request.size.height;
+    /** Final state, float32 [images, 3, height, width], -1 black to 1 white, not clamped. */
     this.state = state;
-    /** Bytes of each image, [size, size, 3]. */
+    /** Bytes of each image, [height, width, 3]. */
     this.pixels = pixels;
     this.timings = timings;
     this.seeds = request.seeds;
@@ -161,7 +162,7 @@ export class Result {
    * @returns {ImageData}
    */
   imageData(index = 0) {
-    return new ImageData(toRgba(this.#pixelsOf(index)), this.size, this.size);
+    return new ImageData(toRgba(this.#pixelsOf(index)), this.width, this.height);
   }
 
   /**
@@ -172,7 +173,8 @@ export class Result {
    */
   async png(index = 0) {
     const pixels = this.#pixelsOf(index);
-    return encodePng(pixels, this.size, await recordFields(this.#bundle, this.#request, index));
+    const fields = await recordFields(this.#bundle, this.#request, index);
+    return encodePng(pixels, this.#request.size, fields);
   }
 
   /** @param {number} index */

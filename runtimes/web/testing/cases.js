@@ -4,6 +4,7 @@
  */
 
 import { Bundle, Minit2iError, Mix, open, readTable, sha256, standardNoise } from "../src/index.js";
+import { startTable } from "../src/bundle/started_table.js";
 
 /**
  * @typedef {object} World what differs between Node and a browser
@@ -14,7 +15,7 @@ import { Bundle, Minit2iError, Mix, open, readTable, sha256, standardNoise } fro
  */
 
 /** @type {Record<string, (world: World, ...args: any[]) => Promise<any>>} */
-const KINDS = { call, embed, fails, generate, hash, noise, operators, tokenize, verify };
+const KINDS = { call, embed, fails, generate, hash, noise, operators, start, tokenize, verify };
 
 /**
  * @param {World} world
@@ -112,8 +113,9 @@ async function embed(world, place, texts) {
  * @param {any[]} prompts strings, or lists of pairs for mixes
  * @param {any} options of Model.generate; a seed may be a string of digits
  */
-async function generate(world, place, prompts, { seed, noise, tableJson, cancelAfter, ...options }) {
+async function generate(world, place, prompts, { seed, noise, tableJson, cancelAfter, ...rest }) {
   warnings = [];
+  const options = withImages(rest);
   const model = await modelOf(world, place);
   const mixes = prompts.map((prompt) => (typeof prompt === "string" ? prompt : new Mix(prompt)));
   const controller = new AbortController();
@@ -149,6 +151,32 @@ async function operators({ ort }, graph, input, shape) {
   const tensor = new ort.Tensor("float32", floats(input), shape);
   const outputs = await session.run({ [session.inputNames[0]]: tensor });
   return base64(outputs[session.outputNames[0]].data);
+}
+
+/**
+ * Images of an edit as Float32Array or ImageData.
+ *
+ * @param {any} options
+ */
+function withImages(options) {
+  const result = { ...options };
+  for (const name of ["initImage", "known", "mask"]) {
+    const value = options[name];
+    if (typeof value === "string") result[name] = floats(value);
+    else if (value?.data) result[name] = { ...value, data: Uint8ClampedArray.from(value.data) };
+  }
+  return result;
+}
+
+/**
+ * A table that starts later.
+ *
+ * @param {World} _world
+ * @param {string} tableJson
+ * @param {number} from
+ */
+async function start(_world, tableJson, from) {
+  return startTable(readTable(tableJson), from).toJson();
 }
 
 /**

@@ -12,8 +12,8 @@ from tests.helpers.web_client import NODE, WEB
 pytestmark = pytest.mark.web
 
 MAX_FILE_LINES = 300
-# 134 kB measured, a third of it comments; compressed it is 40 kB.
-MAX_MODULE_BYTES = 148_000
+# 164 kB measured, a third of it comments.
+MAX_MODULE_BYTES = 180_000
 
 
 def test_types() -> None:

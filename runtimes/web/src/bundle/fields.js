@@ -21,7 +21,9 @@ import { GENERATOR } from "../common/noise.js";
  * @property {Record<string, TensorInfo>} outputs
  *
  * @typedef {object} ModelInfo
- * @property {number} imageSize
+ * @property {number} imageHeight
+ * @property {number} imageWidth
+ * @property {number} patchSize
  * @property {number} inChannels
  * @property {number} promptLength
  * @property {boolean} isStudent
@@ -128,10 +130,8 @@ export function readPreset(value, where) {
  */
 export function readModel(value, where) {
   const model = asObject(value, where);
-  if ("image_width" in model) {
-    throw new JsonError(`${where}.image_width is set, but this client generates squares only`);
-  }
-  expectFields(model, where, MODEL, [...Object.keys(MODEL_DEFAULTS), "student", "loop"]);
+  const optional = ["student", "loop", "image_width"];
+  expectFields(model, where, MODEL, [...Object.keys(MODEL_DEFAULTS), ...optional]);
   for (const [name, item] of Object.entries(model)) {
     const field = `${where}.${name}`;
     if (name === "student") checkStudent(item, field);
@@ -144,10 +144,13 @@ export function readModel(value, where) {
   const fits =
     size("hidden_size") === size("num_heads") * size("head_dim") &&
     size("head_dim") % 4 === 0 &&
-    size("image_size") % size("patch_size") === 0;
+    size("image_size") % size("patch_size") === 0 &&
+    (!("image_width" in model) || size("image_width") % size("patch_size") === 0);
   if (!fits) throw new JsonError(`${where}: its sizes do not fit together`);
   return {
-    imageSize: size("image_size"),
+    imageHeight: size("image_size"),
+    imageWidth: "image_width" in model ? size("image_width") : size("image_size"),
+    patchSize: size("patch_size"),
     inChannels: size("in_channels"),
     promptLength: size("prompt_length"),
     isStudent: (model.student ?? null) !== null,

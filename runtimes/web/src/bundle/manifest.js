@@ -39,6 +39,7 @@ import * as fields from "./fields.js";
  * @property {Record<string, fields.FileInfo>} files
  * @property {StepSwitch | null} stepSwitch
  * @property {number | null} onePassGuidance scale that one branch gives, a part of the weights
+ * @property {[number, number] | null} sideBounds of free heights and widths, in pixels
  * @property {string | null} onlyFor provider of ONNX Runtime whose own operators the graphs have
  */
 
@@ -53,6 +54,7 @@ const CHECKSUM = "manifest_sha256";
 const OPTIONAL = [
   ...["quantization", "late", "padded_head_dim", "only_for", "trained_size", "adapters"],
   "one_pass_guidance",
+  "side_bounds",
 ];
 const REQUIRED = [
   ...["kind", "format_version", CHECKSUM, "model", "variant", "graphs", "tokenizer", "files"],
@@ -125,6 +127,7 @@ function decode(value) {
     onePassGuidance:
       "one_pass_guidance" in value ? asNumber(value.one_pass_guidance, "one_pass_guidance") : null,
     onlyFor: "only_for" in value ? asText(value.only_for, "only_for") : null,
+    sideBounds: "side_bounds" in value ? readSideBounds(value.side_bounds) : null,
     stepSwitch: "late" in value ? readSwitch(asObject(value.late, "late")) : null,
   };
 }
@@ -155,6 +158,18 @@ function checkOptional(value) {
       throw new JsonError(`padded_head_dim must be even and above ${headDim}, got ${width}`);
     }
   }
+}
+
+/**
+ * @param {import("../common/json.js").Json} value
+ * @returns {[number, number]}
+ */
+function readSideBounds(value) {
+  const [least, most, ...rest] = asArray(value, "side_bounds").map((side) =>
+    fields.positive(side, "side_bounds"),
+  );
+  if (rest.length === 0 && least <= most) return [least, most];
+  throw new JsonError("side_bounds must be the least and the most pixels of a side");
 }
 
 /**

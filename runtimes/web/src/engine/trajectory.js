@@ -15,6 +15,7 @@ export class Trajectory {
   #engine;
   /** @type {Float32Array} */
   #h;
+  #known;
   #shape;
   #tokens;
   /** @type {Float32Array} */
@@ -25,13 +26,19 @@ export class Trajectory {
    * @param {Float32Array} x start state
    * @param {readonly number[]} shape of x: [batch, 3, height, width]
    * @param {Tensor} tokens [branches, batch, adapted tokens, hidden]
+   * @param {import("../sampling/edit.js").Known} [known] pixels that stay
    */
-  constructor(engine, x, shape, tokens) {
+  constructor(engine, x, shape, tokens, known) {
     this.#engine = engine;
     this.#x = x;
     this.#h = new Float32Array(x.length);
     this.#shape = shape;
     this.#tokens = tokens;
+    const [batch, , height, width] = shape;
+    this.#known = known ?? {
+      image: new Float32Array(x.length),
+      mask: new Float32Array(batch * height * width),
+    };
   }
 
   /** [batch, 3, height, width]; after the last row, the images. */
@@ -75,7 +82,7 @@ export class Trajectory {
   }
 
   /**
-   * Inputs of a step graph with rows of each image, all the same here, and no pixel known.
+   * Inputs of a step graph with rows of each image, all the same here, and known pixels.
    *
    * @param {Float32Array} row
    * @param {Float32Array} weights
@@ -103,13 +110,8 @@ export class Trajectory {
       ),
       weights: engine.tensor(each, [numBranches, batch]),
       row: engine.tensor(rows, [batch, row.length]),
-      known: engine.tensor(new Float32Array(this.#x.length), this.#shape),
-      known_mask: engine.tensor(new Float32Array(batch * height * width), [
-        batch,
-        1,
-        height,
-        width,
-      ]),
+      known: engine.tensor(this.#known.image, this.#shape),
+      known_mask: engine.tensor(this.#known.mask, [batch, 1, height, width]),
     };
   }
 

@@ -8,6 +8,7 @@ import { TIME_ROUNDING } from "../bundle/table.js";
 import { STEP_GRAPH, SWITCH_GRAPH } from "../engine/engine.js";
 import { Trajectory } from "../engine/trajectory.js";
 import { branchTokens } from "../text/embed.js";
+import { finish } from "./edit.js";
 import { toPixels } from "./images.js";
 import { rowNoise, startState } from "./request.js";
 
@@ -20,8 +21,10 @@ import { rowNoise, startState } from "./request.js";
  * @property {number} row from 0
  * @property {number} numRows
  * @property {number} t time of the row, 0 noise to 1 data
- * @property {number} size height and width in pixels
- * @property {() => Uint8Array[]} pixels this row's estimate of the clean images, each [size, size, 3]
+ * @property {number} width in pixels
+ * @property {number} height in pixels
+ * @property {() => Uint8Array[]} pixels this row's estimate of the clean images, each
+ *     [height, width, 3]
  *
  * @typedef {object} GenerateOptions
  * @property {(frame: Frame) => void | Promise<void>} [onFrame] called after each row; the next one
@@ -54,17 +57,18 @@ export async function generate(bundle, engine, request, { onFrame, signal, onWar
   const tokens = await branchTokens(engine, tokenizer, request.prompts, branches, onWarning);
   const graphs = await openStepGraphs(bundle, engine, request);
   const { x, shape } = startState(bundle, request);
-  const trajectory = new Trajectory(engine, x, shape, tokens);
+  const trajectory = new Trajectory(engine, x, shape, tokens, request.edit.known);
   const adapted = performance.now();
   for (let row = 0; row < table.rows.length; row++) {
     checkSignal(signal);
     const noise = rowNoise(bundle, request, row);
     await trajectory.step(graphs[row], table.stepRow(row), request.weights[row], noise);
-    await onFrame?.(frameOf(trajectory, request, row, shape[2]));
+    await onFrame?.(frameOf(trajectory, request, row));
   }
   checkSignal(signal);
   const timings = { tokens: adapted - start, steps: performance.now() - adapted };
-  return { state: trajectory.x, pixels: toPixels(trajectory.x, shape[2]), timings };
+  const state = finish(request.edit, trajectory.x, shape[0]);
+  return { state, pixels: toPixels(state, request.size), timings };
 }
 
 /**
@@ -90,11 +94,10 @@ async function openStepGraphs(bundle, engine, { table }) {
  * @param {Trajectory} trajectory
  * @param {Request} request
  * @param {number} row
- * @param {number} size
  * @returns {Frame}
  */
-function frameOf(trajectory, { table }, row, size) {
+function frameOf(trajectory, { table, size }, row) {
   const { s, t } = table.rows[row];
   const pixels = () => toPixels(trajectory.estimate(s), size);
-  return { row, numRows: table.rows.length, t, size, pixels };
+  return { row, numRows: table.rows.length, t, ...size, pixels };
 }

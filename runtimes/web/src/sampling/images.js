@@ -5,13 +5,13 @@ import { RuntimeFailure } from "../common/errors.js";
 /**
  * clamp(x, -1, 1) * 127.5 + 128, at most 255, truncated.
  *
- * @param {Float32Array} state [images, 3, size, size], -1 black to 1 white
- * @param {number} size
- * @returns {Uint8Array[]} each [size, size, 3]
+ * @param {Float32Array} state [images, 3, height, width], -1 black to 1 white
+ * @param {import("./size.js").Size} size
+ * @returns {Uint8Array[]} each [height, width, 3]
  * @throws {RuntimeFailure} NaN or infinity
  */
-export function toPixels(state, size) {
-  const plane = size * size;
+export function toPixels(state, { width, height }) {
+  const plane = width * height;
   const images = [];
   for (let start = 0; start < state.length; start += 3 * plane) {
     const pixels = new Uint8Array(3 * plane);
@@ -29,8 +29,8 @@ export function toPixels(state, size) {
 }
 
 /**
- * @param {Uint8Array} pixels [size, size, 3]
- * @returns {Uint8ClampedArray<ArrayBuffer>} [size, size, 4], opaque, as ImageData takes it
+ * @param {Uint8Array} pixels [height, width, 3]
+ * @returns {Uint8ClampedArray<ArrayBuffer>} [height, width, 4], opaque, as ImageData takes it
  */
 export function toRgba(pixels) {
   const rgba = new Uint8ClampedArray((pixels.length / 3) * 4).fill(255);

@@ -10,21 +10,21 @@ const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 const encoder = new TextEncoder();
 
 /**
- * @param {Uint8Array} pixels [size, size, 3]
- * @param {number} size
+ * @param {Uint8Array} pixels [height, width, 3]
+ * @param {import("./size.js").Size} size
  * @param {TextFields} fields
  * @returns {Promise<Uint8Array<ArrayBuffer>>}
  */
-export async function encodePng(pixels, size, fields) {
+export async function encodePng(pixels, { width, height }, fields) {
   const header = new DataView(new ArrayBuffer(13));
-  header.setUint32(0, size);
-  header.setUint32(4, size);
+  header.setUint32(0, width);
+  header.setUint32(4, height);
   header.setUint16(8, 0x0802); // 8 bits, RGB
   const parts = [
     SIGNATURE,
     chunk("IHDR", new Uint8Array(header.buffer)),
     ...fields.map(([name, text]) => textChunk(name, text)),
-    chunk("IDAT", await deflate(scanlines(pixels, size))),
+    chunk("IDAT", await deflate(scanlines(pixels, width))),
     chunk("IEND", new Uint8Array()),
   ];
   return concatenate(parts);
@@ -63,12 +63,13 @@ function chunk(type, data) {
  * Each line begins with its filter; Sub stores differences to the pixel before.
  *
  * @param {Uint8Array} pixels
- * @param {number} size
+ * @param {number} width
  */
-function scanlines(pixels, size) {
-  const stride = 3 * size;
-  const lines = new Uint8Array((stride + 1) * size);
-  for (let y = 0; y < size; y++) {
+function scanlines(pixels, width) {
+  const stride = 3 * width;
+  const height = pixels.length / stride;
+  const lines = new Uint8Array((stride + 1) * height);
+  for (let y = 0; y < height; y++) {
     const to = y * (stride + 1);
     lines[to] = 1;
     for (let i = 0; i < stride; i++) {

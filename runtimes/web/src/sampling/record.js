@@ -7,6 +7,7 @@ import { pythonFloat, pythonJson, pythonRepr, pythonShort } from "../common/pyth
 import { parseJson } from "../common/json.js";
 import { sha256Hex, sha256Text } from "../common/sha256.js";
 import { VERSION } from "../common/version.js";
+import { editRecord } from "./edit.js";
 
 /**
  * @typedef {import("../bundle/bundle.js").Bundle} Bundle
@@ -28,15 +29,19 @@ const SHORT_HASH_DIGITS = 10;
  * @returns {Promise<[string, string][]>}
  */
 export async function recordFields(bundle, request, index) {
-  const { table, guidance, negative } = request;
+  const { baseTable: table, guidance, negative } = request;
   const text = table.toJson();
   const noise = await noiseDigest(request, index);
   const prompt = request.prompts[index];
   const seed = request.seeds[index];
+  const edit = await editRecord(request.edit, index, request.prompts.length);
+  const size = sizeIfOther(bundle, request);
   const record = {
+    ...(edit || size ? { edit, variation: null } : {}),
+    ...(size && { size: size.map(BigInt) }),
     bundle: bundle.digest,
     checkpoint: bundle.manifest.checkpointSha256,
-    format_version: 1n,
+    format_version: size ? 3n : edit ? 2n : 1n,
     guidance,
     negative: negative ?? null,
     noise,
@@ -53,7 +58,13 @@ export async function recordFields(bundle, request, index) {
   const fields = [
     ["parameters", parameters(bundle, request, index, version)],
     ["negative", negative ?? null],
-    noise === null ? ["seed", String(seed)] : ["noise", `sha256 ${noise}`],
+    ["seed", noise === null ? String(seed) : null],
+    ["size", size && size.join("x")],
+    ["init_image", edit?.init_image ? `sha256 ${edit.init_image}` : null],
+    ["known", edit?.known ? `sha256 ${edit.known}` : null],
+    ["mask", edit?.mask ? `sha256 ${edit.mask}` : null],
+    ["strength", edit && edit.strength !== null ? pythonFloat(edit.strength) : null],
+    ["noise", noise && `sha256 ${noise}`],
     ["table", table.name],
     ["guidance", pythonFloat(guidance)],
     ["bundle", bundle.digest],
@@ -73,7 +84,8 @@ export async function recordFields(bundle, request, index) {
  * @param {number} index
  * @param {string} version
  */
-function parameters(bundle, { prompts, seeds, table, guidance, negative, noise }, index, version) {
+function parameters(bundle, request, index, version) {
+  const { prompts, seeds, baseTable: table, guidance, negative, noise, edit } = request;
   const lines = [readable(prompts[index])];
   if (negative !== undefined) lines.push(`Negative prompt: ${negative}`);
   const settings = [
@@ -82,9 +94,22 @@ function parameters(bundle, { prompts, seeds, table, guidance, negative, noise }
     `CFG scale: ${pythonFloat(guidance)}`,
     ...(noise ? [] : [`Seed: ${seeds[index]}`]),
     `Model hash: ${bundle.digest.slice(0, SHORT_HASH_DIGITS)}`,
+    ...(edit.init ? [`Denoising strength: ${pythonFloat(edit.strength)}`] : []),
     `Version: ${version}`,
   ];
   return [...lines, settings.join(", ")].join("\n");
+}
+
+/**
+ * Width and height where they are not the bundle's own.
+ *
+ * @param {Bundle} bundle
+ * @param {Request} request
+ */
+function sizeIfOther({ manifest }, { size }) {
+  const { imageWidth, imageHeight } = manifest.model;
+  const isOwn = size.width === imageWidth && size.height === imageHeight;
+  return isOwn ? null : [size.width, size.height];
 }
 
 /**

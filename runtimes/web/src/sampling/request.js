@@ -2,15 +2,20 @@
 
 import { JsonError, UsageError } from "../common/errors.js";
 import { batchNoise, checkSeed } from "../common/noise.js";
+import { startTable } from "../bundle/started_table.js";
 import { FLOAT_MAX, Table, studentConditions } from "../bundle/table.js";
 import { asMixes } from "../text/prompts.js";
+import { begin, makeEdit } from "./edit.js";
+import { sizeOf } from "./size.js";
 
 /**
  * @typedef {import("../bundle/bundle.js").Bundle} Bundle
  * @typedef {import("../text/prompts.js").Mix} Mix
  * @typedef {import("../text/prompts.js").Prompt} Prompt
  *
- * @typedef {object} RequestOptions
+ * @typedef {RequestSettings & import("./edit.js").EditOptions} RequestOptions
+ *
+ * @typedef {object} RequestSettings
  * @property {number | bigint | readonly (number | bigint)[]} [seed] one for all images, or one for
  *     each; default 0
  * @property {string | Table} [table] a name in the bundle, or a table; default: the preset's
@@ -20,17 +25,22 @@ import { asMixes } from "../text/prompts.js";
  * @property {readonly [number, number]} [interval] times between which guidance applies
  * @property {string} [negative] prompt of the unconditional branch
  * @property {Float32Array} [noise] unit normal start noise, [images, 3, height, width]
+ * @property {readonly [number, number]} [size] width and height in pixels, where the bundle's are
+ *     free; default: the bundle's own
  *
  * @typedef {object} Request
  * @property {readonly Mix[]} prompts
  * @property {readonly bigint[]} seeds
- * @property {Table} table
+ * @property {Table} baseTable complete
+ * @property {Table} table the rows of it that run: all, or those after the start of an edit
  * @property {number} guidance
  * @property {string | undefined} negative
  * @property {Float32Array | undefined} noise
  * @property {boolean} guided whether any row runs the unconditional branch
  * @property {readonly Float32Array[]} weights of the branches, for each row
  * @property {Float32Array | null} conditions [4], a student's
+ * @property {import("./size.js").Size} size
+ * @property {import("./edit.js").Edit} edit
  */
 
 /**
@@ -48,8 +58,12 @@ export async function makeRequest(bundle, prompts, options) {
   if (negative !== undefined && typeof negative !== "string") {
     throw new UsageError(`negative must be a string, got ${typeof negative}`);
   }
-  const table = await selectTable(bundle, options);
-  const guidance = selectGuidance(bundle, table, options);
+  const size = sizeOf(bundle, options.size);
+  const edit = makeEdit(bundle, mixes.length, size, options);
+  const chosen = { ...options, preset: options.preset ?? editPreset(bundle, options) };
+  const baseTable = await selectTable(bundle, chosen);
+  const guidance = selectGuidance(bundle, baseTable, chosen);
+  const table = startTable(baseTable, 1 - edit.strength);
   checkOnePass(bundle, table, guidance, negative);
   const conditions = conditionsOf(bundle, table, guidance, negative);
   const rowWeights = table.rows.map((_, row) => table.guidanceWeights(row, guidance));
@@ -57,6 +71,7 @@ export async function makeRequest(bundle, prompts, options) {
   return {
     prompts: mixes,
     seeds: seedsOf(options.seed ?? 0, mixes.length),
+    baseTable,
     table,
     guidance,
     negative,
@@ -67,21 +82,34 @@ export async function makeRequest(bundle, prompts, options) {
       Float32Array.from([...shares.map((share) => Math.fround(scale) * share), ...rest]),
     ),
     conditions,
+    size,
+    edit,
   };
 }
 
 /**
- * The start state: noise of the bundle's deviation.
+ * The preset of an edit that keeps pixels and names no table.
+ *
+ * @param {Bundle} bundle
+ * @param {RequestOptions} options
+ */
+function editPreset(bundle, { known, table }) {
+  const fits = known !== undefined && table === undefined && "inpaint" in bundle.manifest.presets;
+  return fits ? "inpaint" : undefined;
+}
+
+/**
+ * The start state: noise of the bundle's deviation, in an edit mixed into its first image.
  *
  * @param {Bundle} bundle
  * @param {Request} request
  * @returns {{ x: Float32Array, shape: number[] }} [images, 3, height, width]
  * @throws {UsageError} the request's noise has another size, or is not finite
  */
-export function startState(bundle, { seeds, noise }) {
-  const { imageSize, inChannels } = bundle.manifest.model;
-  const shape = [seeds.length, inChannels, imageSize, imageSize];
-  const perImage = inChannels * imageSize * imageSize;
+export function startState(bundle, { seeds, noise, size, edit }) {
+  const { inChannels } = bundle.manifest.model;
+  const shape = [seeds.length, inChannels, size.height, size.width];
+  const perImage = inChannels * size.height * size.width;
   const unit = noise ?? batchNoise(seeds, perImage);
   if (!(unit instanceof Float32Array) || unit.length !== seeds.length * perImage) {
     throw new UsageError(
@@ -91,7 +119,9 @@ export function startState(bundle, { seeds, noise }) {
   }
   if (!unit.every(Number.isFinite)) throw new UsageError("noise must be finite, got NaN or infinity");
   const scale = Math.fround(bundle.manifest.noiseScale);
-  return { x: unit.map((value) => value * scale), shape };
+  const x = unit.map((value) => value * scale);
+  begin(edit, x);
+  return { x, shape };
 }
 
 /**
@@ -101,11 +131,10 @@ export function startState(bundle, { seeds, noise }) {
  * @param {Request} request
  * @param {number} row
  */
-export function rowNoise(bundle, { seeds, table }, row) {
+export function rowNoise(bundle, { seeds, table, size }, row) {
   if (table.rows[row].n === 0) return undefined;
-  const { imageSize, inChannels } = bundle.manifest.model;
   // Stream 0 is the start noise.
-  return batchNoise(seeds, inChannels * imageSize * imageSize, row + 1);
+  return batchNoise(seeds, bundle.manifest.model.inChannels * size.height * size.width, row + 1);
 }
 
 /**
