@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.bundle.image_sizes import free_axes
 from minit2i_deploy.bundle.manifest import GRAPHS
 from minit2i_deploy.engines.key import LIBRARIES, BuildFlags, free_sizes
 from minit2i_deploy.errors import UsageError
@@ -103,7 +102,7 @@ def sizes_for(
             "branches": (fewest, most, most),
             # An image of one branch brings one sequence.
             "sequences": (fewest, options.batch * most, greatest * most),
-            **free_axes(bundle.manifest),
+            **bundle.manifest.free_axes,
         },
     }[graph]
     free = free_sizes(bundle.manifest.graphs[graph].inputs)

@@ -87,7 +87,7 @@ class Bundle:
         """
         if size is None:
             return self
-        config = sized_config(self.manifest, size)
+        config = sized_config(self.manifest.model, self.manifest.side_bounds, size)
         own = config == self.manifest.model
         return dataclasses.replace(self, size=None if own else (size[0], size[1]))
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import UsageError
-
-if TYPE_CHECKING:
-    from minit2i_deploy.bundle.manifest import Manifest
 
 # In the step graph's inputs of a bundle with free sizes.
 FREE_AXES = ("height", "width")
@@ -37,34 +32,39 @@ def check_side_bounds(config: ModelConfig, bounds: tuple[int, ...]) -> None:
     config.with_image_size(most, most)
 
 
-def free_axes(manifest: Manifest) -> dict[str, tuple[int, int, int]]:
+def free_axes(
+    model: ModelConfig, bounds: tuple[int, int] | None
+) -> dict[str, tuple[int, int, int]]:
     """Least, usual and greatest pixels of the axes that are free; empty where none is."""
-    if manifest.side_bounds is None:
+    if bounds is None:
         return {}
-    least, most = manifest.side_bounds
-    sides = manifest.model.image_shape[1:]
+    least, most = bounds
+    sides = model.image_shape[1:]
     return {name: (least, side, most) for name, side in zip(FREE_AXES, sides, strict=True)}
 
 
-def sized_config(manifest: Manifest, size: tuple[int, int]) -> ModelConfig:
+def sized_config(
+    model: ModelConfig, bounds: tuple[int, int] | None, size: tuple[int, int]
+) -> ModelConfig:
     """The network at another size than the bundle's own.
 
     Args:
-        manifest: of the bundle.
+        model: of the bundle's manifest.
+        bounds: least and most pixels of a side, or None where the size is fixed.
         size: width and height in pixels.
 
     Raises:
         UsageError: the bundle's size is fixed, or it is not between its bounds.
     """
-    config = manifest.model.with_image_size(*size)
-    if config == manifest.model:
+    config = model.with_image_size(*size)
+    if config == model:
         return config
-    if manifest.side_bounds is None:
+    if bounds is None:
         raise UsageError(
             f"image size is {config.size_text}, but the bundle's images are "
-            f"{manifest.model.size_text} alone; export it with --sides MIN-MAX"
+            f"{model.size_text} alone; export it with --sides MIN-MAX"
         )
-    least, most = manifest.side_bounds
+    least, most = bounds
     if min(size) < least or max(size) > most:
         raise UsageError(
             f"image size is {config.size_text}, but sides of this bundle are {least} to {most} "

@@ -39,7 +39,7 @@ from minit2i_deploy.bundle.fields import (
     check_only_for,
 )
 from minit2i_deploy.bundle.head_padding import HeadPadding
-from minit2i_deploy.bundle.image_sizes import FREE_AXES, check_side_bounds
+from minit2i_deploy.bundle.image_sizes import FREE_AXES, check_side_bounds, free_axes
 from minit2i_deploy.bundle.names import (
     ENGINES,
     FILE_NAME,
@@ -142,6 +142,11 @@ class Manifest:
         if self.padded_head_dim is None:
             return None
         return HeadPadding(head_dim=self.model.head_dim, padded=self.padded_head_dim)
+
+    @property
+    def free_axes(self) -> dict[str, tuple[int, int, int]]:
+        """Least, usual and greatest pixels of the step graph's free axes; empty where none is."""
+        return free_axes(self.model, self.side_bounds)
 
     def data_file(self, graph: GraphInfo) -> str:
         """Name of the file with the weights of a graph of this bundle."""

@@ -17,7 +17,6 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.compatibility import require_engine_fits
-from minit2i_deploy.bundle.image_sizes import free_axes
 from minit2i_deploy.errors import CudaGraphWarning, PrecisionWarning, RuntimeFailure, require
 from minit2i_deploy.protocol import check_threads
 from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
@@ -185,7 +184,7 @@ class OnnxRuntime(GraphRuntime):
         settings = self._settings | {
             "cache": self._cache_folder(graph),
             "info": self.bundle.manifest.graphs[graph],
-            "free": free_axes(self.bundle.manifest),
+            "free": self.bundle.manifest.free_axes,
         }
         records = self._provider.records is not None and self._cuda_graph != "off"
         if graph == "transformer" and records:

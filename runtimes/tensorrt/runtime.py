@@ -16,7 +16,6 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.compatibility import require_engine_fits
-from minit2i_deploy.bundle.image_sizes import free_axes
 from minit2i_deploy.engines.cache import Device, require_engine
 from minit2i_deploy.engines.key import TENSORRT, TENSORRT_RTX
 from minit2i_deploy.errors import Minit2iError, UsageError
@@ -180,7 +179,7 @@ class TensorRtRuntime(GraphRuntime):
 
     def _free_sizes(self, x: np.ndarray) -> dict[str, int]:
         """Height and width, in a bundle where they are free."""
-        axes = free_axes(self.bundle.manifest)
+        axes = self.bundle.manifest.free_axes
         return dict(zip(axes, x.shape[2:], strict=True)) if axes else {}
 
     def _host_call(self, engine: Engine) -> HostCall:
