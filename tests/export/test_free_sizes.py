@@ -12,7 +12,7 @@ import pytest
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.manifest import Manifest
 from minit2i_deploy.checkpoints import load_checkpoint
-from minit2i_deploy.errors import BundleError, UsageError
+from minit2i_deploy.errors import BundleError, RuntimeFailure, UsageError
 from minit2i_deploy.export import ExportOptions, export_bundle, verify_bundle
 from minit2i_deploy.export.options import SourceOptions
 from minit2i_deploy.export.tensorrt.build_options import BuildOptions, sizes_for
@@ -112,7 +112,7 @@ def test_tensorrt_takes_engines_whose_profile_holds_the_size(
         for size, one in expected.items():
             # The fake engine is onnxruntime; measured 0.
             assert np.abs(state(bundle, runtime, size=size) - one).max() <= 3e-5
-        with pytest.raises(Exception, match="width 64"):
+        with pytest.raises(RuntimeFailure, match="accepts width from 16 to 48"):
             state(bundle, runtime, size=(64, 32))
 
 
