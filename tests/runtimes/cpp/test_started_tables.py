@@ -11,6 +11,7 @@ import pytest
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.guidance import adjust_guidance
+from minit2i_deploy.solvers.methods import SOLVERS
 from minit2i_deploy.solvers.repeats import Repeats
 from minit2i_deploy.solvers.start import start_table
 from minit2i_deploy.solvers.table import Table, solver_table
@@ -26,6 +27,10 @@ MAX_ERROR = 1e-12
 def client_table(tmp_path: Path, table: Table, start: float) -> Table:
     table.save(tmp_path / "table.json")
     return Table.from_json(program("start_table", tmp_path / "table.json", repr(start)))
+
+
+def test_the_tables_are_of_every_solver() -> None:
+    assert {table.meta["solver"] for table in TABLES.values()} == set(SOLVERS)
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))
