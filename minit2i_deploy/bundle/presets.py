@@ -60,8 +60,8 @@ _FEWER_EVALUATIONS: Final = {
     FAST: PresetTable(solver="ab2", steps=20),
 }
 
-# Selected likewise with the one-pass adapter (docs/measurements/one_pass.md): 32 and 16
-# evaluations.
+# 32 and 16 evaluations. Not selected with an adapter: with two branches, twelve rows of this grid
+# score what ``fast`` does (docs/measurements/sampling.md), and a row costs half here.
 _ONE_PASS: Final = {
     BALANCED: PresetTable(solver="ab2", steps=32),
     FAST: PresetTable(solver="ab2", steps=16, shift=2.0),
