@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from minit2i_deploy.bundle.manifest import GRAPHS
 from minit2i_deploy.errors import UsageError
@@ -16,7 +17,7 @@ from minit2i_deploy.export.quantize.switch_bundle import check_switch_time
 
 STEP = GRAPHS[-1]
 # Activations of each value that are stored for GPTQ, which needs several for every channel.
-_GPTQ_ACTIVATIONS = 8192
+GPTQ_ACTIVATIONS: Final = 8192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +98,7 @@ class QuantizeOptions:
         """The draw, with as many activations as the rounding needs."""
         if self.rounding_of_layers != GPTQ and not self.low_rank:
             return self.draw
-        activations = max(self.draw.activations, _GPTQ_ACTIVATIONS)
+        activations = max(self.draw.activations, GPTQ_ACTIVATIONS)
         return dataclasses.replace(self.draw, activations=activations)
 
 

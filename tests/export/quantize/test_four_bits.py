@@ -8,10 +8,10 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import PrecisionWarning, RuntimeFailure, UsageError
-from minit2i_deploy.export.quantize import QuantizeOptions, find_scheme, quantize_bundle
+from minit2i_deploy.export.quantize import QuantizeOptions, find_scheme, options, quantize_bundle
 from minit2i_deploy.export.quantize.schemes import check_fits, slow_on
 from minit2i_deploy.runtimes import open_runtime
-from tests.helpers.quantize_runs import PROMPTS, source, states
+from tests.helpers.quantize_runs import PROMPTS, SETTINGS, source, states
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,16 @@ def test_schemes_of_blackwell_are_for_nothing_else(scheme: str) -> None:
 @pytest.fixture(scope="module")
 def fp4(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Bundle:
     out = tmp_path_factory.mktemp("fp4") / "bundle"
-    with pytest.warns(PrecisionWarning, match="no engine of scheme nvfp4 on a fp32 bundle"):
-        return quantize_bundle(
-            source().path,
-            out,
-            QuantizeOptions(scheme="nvfp4", prompts=prompts, rotate=True, low_rank=4),
-        )
+    choices = QuantizeOptions(
+        scheme="nvfp4", prompts=prompts, draw=SETTINGS, rotate=True, low_rank=4
+    )
+    with (
+        pytest.warns(PrecisionWarning, match="no engine of scheme nvfp4 on a fp32 bundle"),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # So narrow a network shows its channels in fewer.
+        patch.setattr(options, "GPTQ_ACTIVATIONS", SETTINGS.activations)
+        return quantize_bundle(source().path, out, choices)
 
 
 def test_a_bundle_in_four_bits_says_how_it_was_made(fp4: Bundle) -> None:

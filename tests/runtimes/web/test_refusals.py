@@ -127,12 +127,13 @@ def test_prompts() -> None:
         assert kind == "UsageError" and text in line, (text, kind, line)
 
 
-def test_graphs_that_the_engine_refuses(tmp_path: Path) -> None:
-    def as_bf16(fields: dict[str, object]) -> None:
-        fields["graphs"]["transformer"]["precision"] = "bf16"  # type: ignore[index]
+@pytest.mark.parametrize("precision", ["bf16", "mxfp8", "fp4"])
+def test_graphs_that_the_engine_refuses(tmp_path: Path, precision: str) -> None:
+    def as_other(fields: dict[str, object]) -> None:
+        fields["graphs"]["transformer"]["precision"] = precision  # type: ignore[index]
 
     no_graphs = write_bundle(tmp_path / "none")
-    edit(_linked(tmp_path / "bf16"), as_bf16)
+    edit(_linked(tmp_path / "bf16"), as_other)
     edit(_linked(tmp_path / "cuda"), lambda fields: fields.update(only_for="cuda"))
     places = (no_graphs, tmp_path / "bf16", tmp_path / "cuda")
     names, lines = zip(*errors([case("embed", path, ["a"]) for path in places]), strict=True)
@@ -140,7 +141,7 @@ def test_graphs_that_the_engine_refuses(tmp_path: Path) -> None:
     first_line, second_line, third_line = lines
     assert "is for provider cuda of onnxruntime alone (export --for cuda), so wasm" in third_line
     assert "text_encoder/model.onnx: onnxruntime cannot open it: " in first_line
-    assert "graph transformer is bf16, which ONNX Runtime has no kernels for here" in second_line
+    assert f"graph transformer is {precision}, which ONNX Runtime has no kernels for here" in second_line
 
 
 def test_what_servers_do_wrong() -> None:

@@ -221,9 +221,9 @@ export class Engine {
       );
     }
     for (const [name, { precision }] of Object.entries(graphs)) {
-      if (precision !== "bf16") continue;
+      if (!["bf16", "mxfp8", "fp4"].includes(precision)) continue;
       throw new RuntimeFailure(
-        `${this.#bundle.name}: graph ${name} is bf16, which ONNX Runtime has no kernels for here; ` +
+        `${this.#bundle.name}: graph ${name} is ${precision}, which ONNX Runtime has no kernels for here; ` +
           "export the checkpoint in fp32, or quantize it with scheme int8-weights",
       );
     }
