@@ -295,7 +295,7 @@ def bad_files(folder: Path) -> None:
         ("--init-image corrupt.png --strength 0.5", "corrupt.png: cannot be read as PNG: "),
         ("--init-image empty.png --strength 0.5", "it is another kind of file"),
         ("--init-image in.jpg --strength 0.5", "it is another kind of file"),
-        ("--init-image small.png --strength 0.5", "small.png: is 16 x 32 pixels, but this"),
+        ("--init-image small.png --strength 0.5", "small.png: is 16 x 32 pixels, but the images"),
         ("--init-image large.png --strength 0.5", "large.png: "),
         ("--inpaint in.png", "in.png: has no transparent part; name a mask with --mask"),
         ("--mask in.png", "--mask is for the image of --inpaint"),
