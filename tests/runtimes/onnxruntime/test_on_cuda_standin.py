@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -54,6 +55,14 @@ def test_the_gpu_computes_everything_but_sizes(network: tuple[str, str]) -> None
 def test_every_block_has_flash_attention(network: tuple[str, str]) -> None:
     (first, *_) = captures(rows_in_turns(*network).events)
     assert sum(map(count(first).kernels_with, FUSED)) == BLOCKS
+
+
+def test_norms_of_a_residual_sum_add_up_in_float32() -> None:
+    """Their epsilon had the graph's type as long as the sum had it (onnxruntime #28682)."""
+    (first, *_) = captures(rows_in_turns("b-16", "fp16").events)
+    norms = {event.name for event in first if "SkipLayerNormKernel" in event.name}
+    # The second form is a name that nothing has written in full.
+    assert norms and all(re.search(r", float, int, int\)$|fii$", name) for name in norms), norms
 
 
 def test_recorded_steps_call_nothing_that_a_capture_forbids(network: tuple[str, str]) -> None:

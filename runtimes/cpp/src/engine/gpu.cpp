@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <map>
 
 namespace minit2i {
 namespace {
@@ -15,12 +16,12 @@ constexpr int kMinor = 76;
 // cudaDeviceProp begins with the name; it has about a thousand bytes.
 constexpr std::size_t kPropertiesBytes = 4096;
 
-// First compute capability with kernels of a precision, or 0.
+// First compute capability with kernels of a precision, or 0; as runtimes/cuda/devices.py says.
 int least_capability(const std::string &precision) {
-    if (precision == "bf16") {
-        return 80;
-    }
-    return precision == "fp8" ? 89 : 0;
+    static const std::map<std::string, int> least{
+        {"bf16", 80}, {"fp8", 89}, {"mxfp8", 100}, {"fp4", 100}};
+    const auto found = least.find(precision);
+    return found == least.end() ? 0 : found->second;
 }
 
 // 0 where it cannot be asked.
