@@ -57,6 +57,18 @@ def test_plugins_need_a_newer_release(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_gpus_need_a_newer_release(tmp_path: Path, provider: str) -> None:
+    """As in Python: older ones replay CUDA graphs on memory of other runs."""
+    options = ("--provider", provider, "-o", tmp_path / "a.npz")
+    library = onnxruntime_library(WITH_PLUGINS)
+    line = program("minit2i-embed", tiny_bundle(), "a", *options, code=1, LD_LIBRARY_PATH=library)
+    assert line == (
+        f"minit2i-embed: error: provider {provider} needs onnxruntime 1.31 or later, and 1.22 is "
+        "loaded; load a newer library\n"
+    )
+
+
 STUB = """
 struct Base { const void *(*get_api)(unsigned); const char *(*get_version)(void); };
 static const void *get_api(unsigned version) { (void)version; return 0; }

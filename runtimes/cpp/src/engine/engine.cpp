@@ -39,6 +39,15 @@ void check_engine_fits(const Bundle &bundle, const Provider &provider) {
     }
 }
 
+void check_version(const Provider &provider) {
+    const int version = library_version();
+    if (provider.is_on_gpu() && version < kMinGpuVersion) {
+        fail_runtime("provider " + provider.name + " needs onnxruntime 1." +
+                     std::to_string(kMinGpuVersion) + " or later, and 1." +
+                     std::to_string(version) + " is loaded; load a newer library");
+    }
+}
+
 // What it has no kernels for would be left to the CPU in silence, or fail without naming the cause.
 void check_kernels(const Bundle &bundle, const std::string &graph, const std::string &precision,
                    const Provider &provider) {
@@ -59,6 +68,7 @@ Engine::Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, boo
       // Failures come back to the caller; nothing goes to stderr beside them.
       env_(ORT_LOGGING_LEVEL_FATAL, "minit2i") {
     check_engine_fits(bundle_, choice_.provider);
+    check_version(choice_.provider);
     if (choice_.provider.is_plugin()) {
         load_plugin(choice_, ort_api_);
     }

@@ -16,6 +16,14 @@ constexpr int kMinOrtApi = 19;
 // The least API with plugins.
 constexpr int kMinPluginApi = 22;
 
+// The least version for a GPU: before it, a replay of a CUDA graph may read memory that another run
+// uses (onnxruntime #32121), and norms of a residual sum add up in half precision.
+constexpr int kMinGpuVersion = 31;
+
+// The 19 of 1.19.2: the version of the library that is loaded, whatever the headers were. Throws
+// what load_ort_api throws.
+int library_version();
+
 // The API that headers and library share. The first call sets what Ort::GetApi returns. Throws a
 // runtime failure if the library is older than kMinOrtApi.
 int load_ort_api();

@@ -44,9 +44,6 @@ void append_cuda(Ort::SessionOptions &options, const ProviderChoice &choice, boo
         {"arena_extend_strategy", "kSameAsRequested"},
         // On by default, which makes an fp32 text encoder wrong by 1e-3.
         {"use_tf32", choice.precision == "tf32" ? "1" : "0"},
-        // Norms of a residual sum add up in half precision without it in old libraries; those since
-        // onnxruntime #28682 add up in float32 and ignore it.
-        {"enable_skip_layer_norm_strict_mode", "1"},
         {"enable_cuda_graph", records ? "1" : "0"},
     });
     Ort::ThrowOnError(Ort::GetApi().UpdateCUDAProviderOptions(settings, values.names(),
