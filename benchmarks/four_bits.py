@@ -201,7 +201,7 @@ class Subject:
         return finals, {"verdicts": verdicts, "bytes": self._step.graph.num_bytes}
 
     def cell(self, scheme: GraphScheme, method: Method, fp32: Mapping[str, Any]) -> dict[str, Any]:
-        """Verdicts and PSNR of a scheme and method, to the end and with late rows in 8 bits."""
+        """Verdicts and PSNR of a scheme and method, to the end and with the last rows in 8 bits."""
         begin = time.perf_counter()
         graph = self._quantize(scheme, method)
         rounded = time.perf_counter()
@@ -335,7 +335,7 @@ def _row(name: str, rows: str, figures: Mapping[str, Any], fp32: Mapping[str, An
     cells_of_row = (
         f"`{scheme}`",
         method,
-        "all" if rows == "whole" else "late in 8 bits",
+        "all" if rows == "whole" else f"8 bits from t={SWITCH:g}",
         f"{figures['bytes'] / fp32['bytes']:.3f}",
         f"{figures['psnr_mean']:.1f}, {figures['psnr_median']:.1f}",
         f"{100 * figures['over_30']:.0f}%",
