@@ -77,7 +77,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "missing field": lambda fields: fields.pop("checks"),
     "missing graph": lambda fields: fields["graphs"].pop("text_adapter"),
     "unknown graph field": set_to("graphs", "transformer", "gpu", value=1),
-    "precision": set_to("graphs", "transformer", "precision", value="fp4"),
+    "precision": set_to("graphs", "transformer", "precision", value="fp3"),
     "opset": set_to("graphs", "transformer", "opset", value=0),
     "dtype": set_to("graphs", "transformer", "inputs", "x", "dtype", value="float128"),
     "shape": set_to("graphs", "transformer", "inputs", "x", "shape", value=[1, -3]),
@@ -301,7 +301,8 @@ def test_a_graph_that_gives_another_output_is_refused_as_in_python(
     assert f": {graph} is broken on onnxruntime" in line and not (tmp_path / "a.png").exists()
 
 
-KILOBYTES = (50_000, 60_000, 80_000, 120_000)
+# Between them lies a hundred kB where ONNX Runtime crashes: it frees a graph that it has half read.
+KILOBYTES = (50_000, 62_000, 80_000, 120_000)
 
 
 def test_a_text_encoder_that_overflows_is_refused_as_in_python(tmp_path: Path) -> None:
