@@ -28,14 +28,14 @@ FLAGS = {
     "demo": ["--export", "--json", "--output", "--per-kind", "--port", "--web"],
     "export": [
         *SOURCE, "--flavour", "--for", "--head-multiple", "--json", "--loops", "--overwrite",
-        "--precision", "CHECKPOINT", "BUNDLE",
+        "--precision", "--sides", "CHECKPOINT", "BUNDLE",
     ],
     "generate": [
         *SAMPLING, *ENGINE, "--also", "--amount", "--animate", "--batch", "--clip", "--every",
         "--feather", "--format", "--from", "--grid", "--init-image", "--inpaint", "--interval",
         "--json", "--mask", "--negative", "--noise", "--num-images", "--outpaint", "--output",
-        "--preview", "--prompts", "--repeat", "--rescale", "--save-state", "--seed", "--strength",
-        "--variations", "-o", "BUNDLE", "PROMPT",
+        "--preview", "--prompts", "--repeat", "--rescale", "--save-state", "--seed", "--size",
+        "--strength", "--variations", "-o", "BUNDLE", "PROMPT",
     ],
     "refit": [
         "--checkpoint", "--device", "--engine", "--json", "--lora", "--output", "--overwrite", "-o",
@@ -67,7 +67,7 @@ FLAGS = {
     "eval shapes": [
         *SAMPLING, *ENGINE, "--batch", "--clip", "--interval", "--json", "--kinds", "--output",
         "--per-kind", "--plots", "--reference-per-kind", "--reference-steps", "--rescale", "--seed",
-        "--tables", "-o", "BUNDLE",
+        "--size", "--tables", "-o", "BUNDLE",
     ],
     "eval editing": [
         *SAMPLING, *ENGINE, "--batch", "--clip", "--count", "--interval", "--json", "--output",
@@ -83,8 +83,8 @@ FLAGS = {
     ],
     "quantize": [
         "--calibration", "--clip", "--diff", "--exclude", "--exclude-from", "--include", "--json",
-        "--keep", "--list", "--no-smoothing", "--overwrite", "--prompts", "--samples",
-        "--save-calibration", "--scheme", "--seed", "--switch-at", "--target", "BUNDLE", "OUT",
+        "--keep", "--list", "--low-rank", "--no-smoothing", "--overwrite", "--prompts", "--rotate",
+        "--rounding", "--samples", "--save-calibration", "--scheme", "--seed", "--switch-at", "--target", "BUNDLE", "OUT",
     ],
     "build": [
         "--allow-unfused", "--batch", "--branches", "--device", "--engine", "--force", "--graph",

@@ -1,26 +1,22 @@
-"""Tables that start later: the C++ client compiles the rows that Python compiles."""
+"""Tables that start later: the C++ client cuts tables, which gives the rows that Python compiles."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.guidance import adjust_guidance
 from minit2i_deploy.solvers.methods import SOLVERS
-from minit2i_deploy.solvers.repeats import Repeats
 from minit2i_deploy.solvers.start import start_table
 from minit2i_deploy.solvers.table import Table, solver_table
 from tests.helpers.cpp_client import program
-from tests.helpers.started_tables import STARTS, TABLES
+from tests.helpers.started_tables import BETWEEN, REFUSED_STARTS, STARTS, TABLES
 
 pytestmark = pytest.mark.cpp
 
-# Measured 0 on x86; another processor may multiply and add in one rounding.
 MAX_ERROR = 1e-12
 
 
@@ -44,45 +40,29 @@ def test_rows_are_those_of_python(name: str, tmp_path: Path) -> None:
 
 
 def test_a_narrowed_interval_stays_narrowed(tmp_path: Path) -> None:
-    table = adjust_guidance(TABLES["dpmpp2m"], interval=(0.3, 0.7), clip=1.5, rescale=0.25)
-    expected, actual = start_table(table, 0.41), client_table(tmp_path, table, 0.41)
-    assert actual == expected
+    table = adjust_guidance(TABLES["one step"], interval=(0.3, 0.7), clip=1.5, rescale=0.25)
+    for start in (0.41, 0.8):
+        expected, actual = start_table(table, start), client_table(tmp_path, table, start)
+        np.testing.assert_allclose(actual.rows, expected.rows, rtol=MAX_ERROR, atol=MAX_ERROR)
 
 
-REPEATED = solver_table("euler", steps=8, repeats=Repeats(count=2, interval=(0.1, 0.3)))
-CONDITIONED = solver_table("mean-flow", steps=4)
+@pytest.mark.parametrize("name", sorted(REFUSED_STARTS))
+def test_other_starts_are_refused(name: str, tmp_path: Path) -> None:
+    for start, text in REFUSED_STARTS[name]:
+        assert text in refusal(tmp_path, TABLES[name], start)
 
 
-@pytest.mark.parametrize(
-    ("table", "start", "text"),
-    [
-        (solver_table("euler", grid=[0.0, 0.3, 1.0]), 0.5, "does not name its solver and grid"),
-        (dataclasses.replace(TABLES["ab2"], meta={}), 0.5, "does not name its solver and grid"),
-        (CONDITIONED, 0.4, "the steps of solver mean-flow are equal"),
-        (REPEATED, 0.5, "repeats need a stretch after t = 0 inside interval"),
-    ],
-)
-def test_starts_that_both_refuse(table: Table, start: float, text: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=text):
-        start_table(table, start)
-    assert text in refusal(tmp_path, table, start)
-
-
-@pytest.mark.parametrize(
-    ("meta", "text"),
-    [
-        ({"solver": "other"}, "is of solver 'other', which this program cannot start later"),
-        ({"steps": 0}, "its meta cannot be read: steps must be 1 to 10000"),
-        ({"a_min": "x"}, "its meta cannot be read: a_min"),
-        ({"interval": [0.5, 0.2]}, "interval must satisfy 0 <= start <= end <= 1"),
-        ({"shift": -1}, "shift must be above 0"),
-        ({"repeats": 2, "jump": 0}, "jump must be 1 to 10000"),
-    ],
-)
-def test_a_meta_outside_the_rules(meta: dict[str, Any], text: str, tmp_path: Path) -> None:
+def test_an_unknown_floor_is_no_line(tmp_path: Path) -> None:
+    """Where a table does not name its floor, its own last row tells."""
     table = TABLES["euler"]
-    other = dataclasses.replace(table, meta={**table.meta, **meta})
-    assert text in refusal(tmp_path, other, 0.5)
+    meta = {name: value for name, value in table.meta.items() if name != "a_min"}
+    floored = dataclasses.replace(solver_table("euler", steps=40, a_min=0.1), meta=meta)
+    assert BETWEEN in refusal(tmp_path, floored, 0.93)
+
+
+def test_a_table_that_starts_later_already(tmp_path: Path) -> None:
+    table = solver_table("euler", steps=10, start=0.4)
+    assert "starts at t = 0.4, so strength is at most 0.6" in refusal(tmp_path, table, 0.3)
 
 
 def refusal(tmp_path: Path, table: Table, start: float) -> str:

@@ -169,7 +169,7 @@ def test_an_int8_bundle_on_cuda_is_warned_of(
     monkeypatch.setitem(sys.modules, "onnxruntime", FakeOrt(WITH_CUDA))
     with OnnxRuntime(bundle, provider="cuda") as runtime:
         info = types.SimpleNamespace(precision="int8")
-        manifest = types.SimpleNamespace(graphs={"transformer": info})
+        manifest = types.SimpleNamespace(graphs={"transformer": info}, free_axes={})
         fake = types.SimpleNamespace(
             path=bundle.path, manifest=manifest, graph_path=lambda name: Path("model.onnx")
         )

@@ -18,7 +18,7 @@ from minit2i_deploy.solvers.start import start_table
 from minit2i_deploy.solvers.table import Table, solver_table
 from tests.helpers.cpp_bundles import shipped_bundle, shipped_student
 from tests.helpers.free_bundles import WIDE, fixed_bundle, free_bundle
-from tests.helpers.started_tables import STARTS, TABLES
+from tests.helpers.started_tables import REFUSED_STARTS, STARTS, TABLES
 from tests.helpers.tiny_bundle import tiny_bundle
 from tests.helpers.version_one import version_one_bundle
 from tests.helpers.web_client import ENGINES, Case, case, floats, run_cases, values
@@ -62,15 +62,15 @@ def edits() -> dict[str, tuple[Path, dict[str, Any], dict[str, Any]]]:
     base, image, wide = shipped_bundle(), picture(), picture(*WIDE)
     known = {"known": image_data(image), "mask": packed(half())}
     kept = {"known": image, "mask": half()}
-    start = {"initImage": image_data(image), "strength": 0.37}
+    start = {"initImage": image_data(image), "strength": 0.5}
     own = {"tableJson": TABLE.to_json()}
     return {
-        "start": (base, start | own, {"init_image": image, "strength": 0.37, "table": TABLE}),
+        "start": (base, start | own, {"init_image": image, "strength": 0.5, "table": TABLE}),
         "preset": (base, known, kept),
         "both": (
             base,
-            known | own | {"initImage": packed(network(image.rotate(90))), "strength": 0.8},
-            kept | {"table": TABLE, "init_image": image.rotate(90), "strength": 0.8},
+            known | own | {"initImage": packed(network(image.rotate(90))), "strength": 0.5},
+            kept | {"table": TABLE, "init_image": image.rotate(90), "strength": 0.5},
         ),
         "student": (
             shipped_student(),
@@ -122,8 +122,15 @@ def test_started_tables_are_those_of_python() -> None:
     for (name, start), text in zip(pairs, values("onnxruntime-node", cases), strict=True):
         expected, actual = start_table(TABLES[name], start), Table.from_json(text)
         assert (actual.name, actual.meta) == (expected.name, expected.meta)
-        # Measured 2e-16: logarithms may differ in the last bit.
+        # Measured MEASURED.
         np.testing.assert_allclose(actual.rows, expected.rows, rtol=1e-12, atol=1e-12)
+
+
+def test_other_starts_are_refused() -> None:
+    pairs = [(name, *refused) for name, starts in REFUSED_STARTS.items() for refused in starts]
+    cases: list[Case] = [case("start", TABLES[name].to_json(), start) for name, start, _ in pairs]
+    for (name, _, text), result in zip(pairs, run_cases("onnxruntime-node", cases), strict=True):
+        assert result["error"]["name"] == "UsageError" and text in result["error"]["message"], name
 
 
 IMAGE = {"initImage": image_data(picture(32, 32)), "strength": 0.5}

@@ -1,7 +1,8 @@
-// Tables that start later: the solver that a table names, compiled again for the grid's points
-// after the start (minit2i_deploy/solvers/start.py).
+// Tables that start later, by the line that a state follows to an estimate y: x(t) = t y + (1 - t)
+// noise. No solver is known here: at a row that reads a history which the shorter table does not
+// have, the row takes what the line would have left there. Between two rows a table starts only
+// where the line gives what the solver would, and is refused elsewhere.
 
-#include "bundle/solver_rows.hpp"
 #include "bundle/table.hpp"
 #include "common/failure.hpp"
 #include "common/python_json.hpp"
@@ -13,106 +14,7 @@ namespace minit2i {
 namespace {
 
 constexpr double kTimeRounding = 1e-9;
-// Of a student's equal steps, as the Python side compares them.
-constexpr double kTimeRatio = 1e-5;
-constexpr double kReferenceFloor = 0.05;
-constexpr long kMaxSteps = 10000;
-constexpr long kMaxRepeats = 1000;
-
-// How a table was compiled, of its meta.
-struct Origin {
-    std::string solver;
-    long steps = 0;
-    double shift = 0.0;
-    double floor = 0.0;
-    double first = 0.0;
-    double last = 1.0;
-    Repeats repeats;
-};
-
-// A field that may be missing or null.
-const Json *field(const Json &meta, const char *name) {
-    const auto found = meta.find(name);
-    return found == meta.end() || found->is_null() ? nullptr : &*found;
-}
-
-void read_pair(const Json &meta, const char *name, double &first, double &last) {
-    if (const Json *pair = field(meta, name)) {
-        const Json &items = expect_list(*pair, name);
-        if (items.size() != 2) {
-            throw JsonError(std::string(name) + " must be two numbers");
-        }
-        first = expect_number(items[0], name);
-        last = expect_number(items[1], name);
-        if (!(0.0 <= first && first <= last && last <= 1.0)) {
-            throw JsonError(std::string(name) + " must satisfy 0 <= start <= end <= 1");
-        }
-    }
-}
-
-long read_count(const Json &value, const char *name, long most) {
-    const std::int64_t count = expect_integer(value, name);
-    if (count < 1 || count > most) {
-        throw JsonError(std::string(name) + " must be 1 to " + std::to_string(most));
-    }
-    return static_cast<long>(count);
-}
-
-double read_positive(const Json &value, const char *name) {
-    const double number = expect_number(value, name);
-    if (!(number > 0.0)) {
-        throw JsonError(std::string(name) + " must be above 0");
-    }
-    return number;
-}
-
-Repeats read_repeats(const Json &meta) {
-    Repeats repeats;
-    if (meta.contains("repeats")) {
-        repeats.count = read_count(meta.at("repeats"), "repeats", kMaxRepeats);
-        if (const Json *jump = field(meta, "jump")) {
-            repeats.jump = read_count(*jump, "jump", kMaxSteps);
-        }
-        read_pair(meta, "repeat_interval", repeats.first, repeats.last);
-        if (const Json *scale = field(meta, "noise_scale")) {
-            repeats.noise_scale = read_positive(*scale, "noise_scale");
-        }
-    }
-    return repeats;
-}
-
-Origin read_origin(const Json &meta) {
-    Origin origin;
-    origin.solver = expect_text(meta.at("solver"), "solver");
-    origin.steps = read_count(meta.at("steps"), "steps", kMaxSteps);
-    if (const Json *shift = field(meta, "shift")) {
-        origin.shift = read_positive(*shift, "shift");
-    }
-    const Json *floor = field(meta, "a_min");
-    if (origin.solver != "dpmpp2m") {
-        origin.floor = floor == nullptr ? kReferenceFloor : read_positive(*floor, "a_min");
-    }
-    read_pair(meta, "interval", origin.first, origin.last);
-    origin.repeats = read_repeats(meta);
-    return origin;
-}
-
-// The grid's points after a start, and the start itself.
-Points points_from(const Origin &origin, double start, bool is_conditioned) {
-    const Points grid = solver_grid(origin.solver, origin.steps, origin.shift);
-    const auto is_near = [start](double t) {
-        return std::abs(t - start) <= kTimeRounding + kTimeRatio * start;
-    };
-    if (is_conditioned && std::none_of(grid.begin(), grid.end(), is_near)) {
-        fail_usage("start is " + short_float(start) + ", but the steps of solver " + origin.solver +
-                   " are equal; choose a strength at which one begins: 1 - k / " +
-                   std::to_string(origin.steps));
-    }
-    Points points{start};
-    std::copy_if(grid.begin(), grid.end(), std::back_inserter(points),
-                 [start](double t) { return t > start + kTimeRounding; });
-    return points;
-}
+constexpr double kRounding = 1e-12;
 
 } // namespace
 
@@ -121,31 +23,106 @@ double &Table::cell(std::size_t row, std::string_view column) {
     return rows_[row][static_cast<std::size_t>(place - columns_.begin())];
 }
 
-// The last row as x' = x.
-Table Table::unchanged() const {
-    Table result = *this;
-    result.rows_ = {rows_.back()};
-    for (const char *column : {"b", "c", "n", "s", "share"}) {
-        result.cell(0, column) = 0.0;
-    }
-    result.cell(0, "t") = 1.0;
-    result.cell(0, "a") = 1.0;
-    result.name_ += "-from1";
-    result.meta_["start"] = 1;
-    return result;
+// Of a row's time to 1, not below the table's floor.
+double Table::distance(std::size_t row) const {
+    const double floor = meta_.contains("a_min") && meta_.at("a_min").is_number()
+                             ? meta_.at("a_min").get<double>()
+                             : 0.0;
+    return std::max(1.0 - value(row, "t"), floor);
 }
 
-// A row like the first one, with the columns of a solver and of guidance.
-void Table::append(const SolverRow &row, bool is_guided) {
-    rows_.push_back(rows_.front());
-    const std::size_t last = rows_.size() - 1;
-    cell(last, "t") = row.t;
-    cell(last, "a") = row.a;
-    cell(last, "b") = row.b;
-    cell(last, "c") = row.c;
-    cell(last, "n") = row.n;
-    cell(last, "s") = row.s;
-    cell(last, "share") = is_guided ? 1.0 : 0.0;
+// Whether the table's interval guides a row at this time; the row itself decides without one.
+bool Table::guides(std::size_t row, double t) const {
+    if (!meta_.contains("interval") || !meta_.at("interval").is_array() ||
+        meta_.at("interval").size() != 2) {
+        return value(row, "share") != 0.0;
+    }
+    const Json &interval = meta_.at("interval");
+    return interval[0].get<double>() - kTimeRounding <= t &&
+           t <= interval[1].get<double>() + kTimeRounding;
+}
+
+// The row before left h = y + s (x there), and x there was y - r (y - x), where r is the ratio of
+// the distances to t = 1.
+void Table::forget_history(std::size_t row) {
+    const double c = value(row, "c");
+    if (row == 0 || c == 0.0) {
+        return;
+    }
+    const double s = value(row - 1, "s");
+    const double r = distance(row - 1) / distance(row);
+    cell(row, "a") += c * s * r;
+    cell(row, "b") += c * (1.0 + s - s * r);
+    cell(row, "c") = 0.0;
+}
+
+// From a time after a row straight on to the next row's.
+std::vector<double> Table::line_row(std::size_t row, double start) const {
+    Table part = *this;
+    const double end = row + 1 < size() ? value(row + 1, "t") : 1.0;
+    part.cell(row, "t") = start;
+    const double b = (end - start) / part.distance(row);
+    part.cell(row, "a") = 1.0 - b;
+    part.cell(row, "b") = b;
+    for (const char *column : {"c", "n", "s"}) {
+        part.cell(row, column) = 0.0;
+    }
+    if (!guides(row, start)) {
+        part.cell(row, "share") = 0.0;
+    } else if (value(row, "share") == 0.0) {
+        part.cell(row, "share") = 1.0;
+    }
+    return part.rows_[row];
+}
+
+// Of rows at the same time, the last one begins a step.
+std::size_t Table::last_row_before(double start) const {
+    std::size_t end = 1;
+    while (end < size() && value(end, "t") >= value(end - 1, "t")) {
+        ++end;
+    }
+    for (std::size_t row = end; row < size(); ++row) {
+        if (value(row, "t") < start - kTimeRounding) {
+            fail_usage("table " + name_ + " goes back to t = " + short_float(value(row, "t")) +
+                       ", so it cannot start after that; use more strength, or another table");
+        }
+    }
+    std::size_t before = 0;
+    for (std::size_t row = 0; row < end; ++row) {
+        before = value(row, "t") <= start + kTimeRounding ? row : before;
+    }
+    return before;
+}
+
+// Whether the line to the next row, and the rows from there on, are those of a step that begins at
+// any time after this row: the row adds no noise and stays on the line, and no row after it reads
+// its history or goes back.
+bool Table::is_divisible(std::size_t row) const {
+    const bool is_line =
+        value(row, "n") == 0.0 && std::abs(value(row, "a") + value(row, "b") - 1.0) <= kRounding;
+    // The last row lands on its estimate but for the floor, which a table need not name.
+    const std::size_t last = size() - 1;
+    const double landing = (1.0 - value(last, "t")) / distance(last);
+    if (!is_line || std::abs(value(last, "b") - landing) > kRounding ||
+        (row < last && value(row + 1, "c") != 0.0)) {
+        return false;
+    }
+    for (std::size_t i = row + 1; i < size(); ++i) {
+        if (value(i, "t") < value(i - 1, "t")) {
+            return false;
+        }
+    }
+    return true;
+}
+
+Table Table::from_row(std::size_t first, double start) const {
+    Table result = *this;
+    result.forget_history(first);
+    result.rows_.erase(result.rows_.begin(),
+                       result.rows_.begin() + static_cast<std::ptrdiff_t>(first));
+    result.name_ += "-from" + short_float(start);
+    result.meta_["start"] = start;
+    return result;
 }
 
 Table Table::started(double start) const {
@@ -153,35 +130,44 @@ Table Table::started(double start) const {
         return *this;
     }
     if (start == 1.0) {
-        return unchanged();
-    }
-    const bool is_free = meta_.contains("grid") && meta_.at("grid") == "free";
-    if (!meta_.contains("solver") || !meta_.contains("steps") || is_free) {
-        fail_usage("table " + name_ + " does not name its solver and grid, so it cannot start " +
-                   "later; compile one with minit2i table");
-    }
-    try {
-        const Origin origin = read_origin(meta_);
-        if (!is_solver(origin.solver)) {
-            fail_usage("table " + name_ + " is of solver " + quote(origin.solver) +
-                       ", which this program cannot start later; use one of Python's");
+        Table result = from_row(size() - 1, 1.0);
+        for (const char *column : {"b", "c", "n", "s", "share"}) {
+            result.cell(0, column) = 0.0;
         }
-        const Points points = points_from(origin, start, is_conditioned());
-        Table result = *this;
-        for (const SolverRow &row :
-             solver_rows(origin.solver, points, origin.floor, origin.repeats)) {
-            const bool is_inside =
-                origin.first - kTimeRounding <= row.t && row.t <= origin.last + kTimeRounding;
-            result.append(row, !is_conditioned() && is_inside);
-        }
-        result.rows_.erase(result.rows_.begin(),
-                           result.rows_.begin() + static_cast<std::ptrdiff_t>(size()));
-        result.name_ += "-from" + short_float(start);
-        result.meta_["start"] = start;
+        result.cell(0, "t") = 1.0;
+        result.cell(0, "a") = 1.0;
+        result.meta_["start"] = 1;
         return result;
-    } catch (const JsonError &error) {
-        fail_usage("table " + name_ + ": its meta cannot be read: " + error.what());
     }
+    if (value(0, "t") > start + kTimeRounding) {
+        fail_usage("table " + name_ + " starts at t = " + short_float(value(0, "t")) +
+                   ", so strength is at most " + short_float(1.0 - value(0, "t")));
+    }
+    const std::size_t before = last_row_before(start);
+    if (std::abs(value(before, "t") - start) <= kTimeRounding) {
+        Table result = from_row(before, start);
+        result.cell(0, "t") = start;
+        return result;
+    }
+    if (is_conditioned() || !is_divisible(before)) {
+        fail_usage("table " + name_ + " cannot start at t = " + short_float(start) +
+                   ", between two of its rows; choose a strength at which a row begins, for "
+                   "example " +
+                   short_float(1.0 - value(before, "t")));
+    }
+    std::vector<double> line = line_row(before, start);
+    if (before + 1 == size()) {
+        Table result = from_row(before, start);
+        result.rows_[0] = std::move(line);
+        return result;
+    }
+    std::size_t next = before + 1;
+    while (next + 1 < size() && value(next + 1, "t") <= value(before + 1, "t") + kTimeRounding) {
+        ++next;
+    }
+    Table result = from_row(next, start);
+    result.rows_.insert(result.rows_.begin(), std::move(line));
+    return result;
 }
 
 } // namespace minit2i

@@ -13,8 +13,6 @@
 
 namespace minit2i {
 
-struct SolverRow;
-
 class Table {
 public:
     // Throws JsonError where columns, sizes or values are outside the rules.
@@ -33,9 +31,8 @@ public:
     // A copy that guides only rows with first <= t <= last, and says so in its name.
     Table narrowed(double first, double last) const;
 
-    // A copy that starts later: its state there is t of an image and 1 - t of noise. The solver
-    // that the table names is compiled again, as Python does. At 1 one row remains, which changes
-    // nothing.
+    // A copy that starts later: its state there is t of an image and 1 - t of noise. At 1 one row
+    // remains, which changes nothing.
     Table started(double start) const;
 
     // Canonical JSON, byte for byte what the Python side writes.
@@ -47,8 +44,13 @@ private:
     void check_conditions(std::size_t row) const;
     void require(bool good, std::size_t row, const char *rule) const;
     double &cell(std::size_t row, std::string_view column);
-    Table unchanged() const;
-    void append(const SolverRow &row, bool is_guided);
+    double distance(std::size_t row) const;
+    bool guides(std::size_t row, double t) const;
+    void forget_history(std::size_t row);
+    std::vector<double> line_row(std::size_t row, double start) const;
+    std::size_t last_row_before(double start) const;
+    bool is_divisible(std::size_t row) const;
+    Table from_row(std::size_t first, double start) const;
 
     std::string name_;
     std::vector<std::string> columns_;
