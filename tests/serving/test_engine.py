@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
 import unittest.mock
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -257,11 +259,33 @@ def test_a_cancelled_order_runs_no_further_row(engine: Engine) -> None:
     each = order(watcher, [slow_request()], watched=range(1001))
     engine.submit_images(each)
     watcher.events.get(timeout=30)
+    (job,) = each.jobs
     engine.cancel(each)
-    done = each.jobs[0].rows_done
+    done = job.rows_done
     time.sleep(0.05)
-    assert each.jobs[0].rows_done == done < 1000
+    assert job.rows_done == done < 1000
     assert engine.scheduler.num_live == 0
+
+
+def test_images_are_freed_with_their_order(engine: Engine) -> None:
+    """At once, and not when Python next looks for cycles: that was 30 MiB of a server."""
+    watcher = Watcher()
+    each = order(
+        watcher, [Request.of(served_bundles()["demo"], "a", table=solver_table("euler", steps=2))]
+    )
+    gc.disable()
+    try:
+        engine.submit_images(each)
+        watcher.ends()
+        state = weakref.ref(each.jobs[0].payload.state.x)
+        engine.cancel(each)
+        del each
+        until = time.monotonic() + 10
+        while state() is not None:
+            assert time.monotonic() < until
+            time.sleep(0.005)
+    finally:
+        gc.enable()
 
 
 def test_a_deadline_ends_an_image(engine: Engine) -> None:

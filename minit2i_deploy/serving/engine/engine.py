@@ -151,9 +151,11 @@ class Engine:
         return job
 
     def cancel(self, order: ImageOrder) -> None:
-        """Drop what remains of an order; no row of it starts after this."""
+        """Drop what remains of an order, also a finished one; no row of it starts after this."""
         with self._changed:
             live = [job for job in order.jobs if job.is_live]
+            # Jobs name their order: images would be in memory until Python looks for cycles.
+            order.jobs = ()
             for job in live:
                 self.scheduler.cancel(job)
         self._count(live)
