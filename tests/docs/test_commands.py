@@ -116,3 +116,16 @@ def resolves(name: str) -> bool:
         )
     except ModuleNotFoundError:
         return False
+
+
+def test_tests_that_pages_name_exist(repository: Path) -> None:
+    """What stands behind a claim: docs/guides/nvidia.md names a test for each."""
+    sources = [path.read_text("utf-8") for path in (repository / "tests").rglob("test_*.py")]
+    defined = {name for text in sources for name in re.findall(r"^def (test_\w+)\(", text, re.M)}
+    named = {
+        name
+        for page in pages(repository)
+        for name in re.findall(r"`(test_\w+)`", page.read_text("utf-8"))
+    }
+    assert len(named) > 30
+    assert named - defined == set()
