@@ -134,7 +134,7 @@ function decode(value) {
 
 /** @param {JsonObject} value */
 function checkOptional(value) {
-  if ("one_pass_guidance" in value && !(asNumber(value.one_pass_guidance, "") > 1)) {
+  if ("one_pass_guidance" in value && !(asNumber(value.one_pass_guidance, "one_pass_guidance") > 1)) {
     throw new JsonError("one_pass_guidance must be above 1");
   }
   if ("quantization" in value) fields.checkQuantization(value.quantization, "quantization");
