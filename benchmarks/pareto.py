@@ -286,9 +286,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bundle", type=Path, help="two branches (default: demo)")
     parser.add_argument("--one-pass", type=Path, help="the same model with its one-pass adapter")
     parser.add_argument("--student", type=Path, help="few-step student (default: demo-student)")
-    for name, key in ((GUIDED, "guided"), (ONE_PASS, "one-pass"), (STUDENT, "student")):
+    for option, name in (
+        ("--guided-tables", GUIDED),
+        ("--one-pass-tables", ONE_PASS),
+        ("--student-tables", STUDENT),
+    ):
         text = f"of {name}, or none (default: a list)"
-        parser.add_argument(f"--{key}-tables", nargs="+", metavar="TABLE", help=text)
+        parser.add_argument(option, nargs="+", metavar="TABLE", help=text)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11], help="of the sets")
     parser.add_argument("--per-kind", type=int, default=100, help="captions a kind (default 100)")
     parser.add_argument("--fine-per-kind", type=int, default=10, help="compared (default 10)")

@@ -84,7 +84,8 @@ FLAGS = {
     "quantize": [
         "--calibration", "--clip", "--diff", "--exclude", "--exclude-from", "--include", "--json",
         "--keep", "--list", "--low-rank", "--no-smoothing", "--overwrite", "--prompts", "--rotate",
-        "--rounding", "--samples", "--save-calibration", "--scheme", "--seed", "--switch-at", "--target", "BUNDLE", "OUT",
+        "--rounding", "--samples", "--save-calibration", "--scheme", "--seed",
+        "--switch-at", "--target", "BUNDLE", "OUT",
     ],
     "build": [
         "--allow-unfused", "--batch", "--branches", "--device", "--engine", "--force", "--graph",

@@ -1,4 +1,4 @@
-"""Tables that start later: the C++ client cuts tables, which gives the rows that Python compiles."""
+"""Tables that start later: the C++ client cuts them, which gives the rows that Python compiles."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ std::vector<double> Table::line_row(std::size_t row, double start) const {
     const double b = (end - start) / part.distance(row);
     part.cell(row, "a") = 1.0 - b;
     part.cell(row, "b") = b;
-    for (const char *column : {"c", "n", "s"}) {
+    for (const char *column : {"c", "n"}) {
         part.cell(row, column) = 0.0;
     }
     if (!guides(row, start)) {
@@ -98,8 +98,10 @@ std::size_t Table::last_row_before(double start) const {
 // any time after this row: the row adds no noise and stays on the line, and no row after it reads
 // its history or goes back.
 bool Table::is_divisible(std::size_t row) const {
-    const bool is_line =
-        value(row, "n") == 0.0 && std::abs(value(row, "a") + value(row, "b") - 1.0) <= kRounding;
+    Table part = *this;
+    part.forget_history(row);
+    const double sum = part.value(row, "a") + part.value(row, "b");
+    const bool is_line = value(row, "n") == 0.0 && std::abs(sum - 1.0) <= kRounding;
     // The last row lands on its estimate but for the floor, which a table need not name.
     const std::size_t last = size() - 1;
     const double landing = (1.0 - value(last, "t")) / distance(last);

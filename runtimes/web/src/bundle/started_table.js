@@ -108,7 +108,7 @@ function withoutHistory(table, index) {
  */
 function isDivisible(table, index) {
   const { rows } = table;
-  const { a, b, n } = rows[index];
+  const { a, b, n } = withoutHistory(table, index);
   const last = rows[rows.length - 1];
   // The last row lands on its estimate but for the floor, which a table need not name.
   const landing = (1 - last.t) / distance(table, last.t);
@@ -134,7 +134,7 @@ function lineRow(table, index, start) {
   const end = index + 1 < table.rows.length ? table.rows[index + 1].t : 1;
   const b = (end - start) / distance(table, start);
   const share = isGuided(table, row, start) ? row.share || 1 : 0;
-  return { ...row, t: start, a: 1 - b, b, c: 0, n: 0, s: 0, share };
+  return { ...row, t: start, a: 1 - b, b, c: 0, n: 0, share };
 }
 
 /**
