@@ -78,10 +78,15 @@ class LoraRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML and JSON."""
-        return dataclasses.asdict(self) | {
+        values = dataclasses.asdict(self) | {
             "targets": list(self.targets),
             "new_words": list(self.new_words),
         }
+        if self.guidance == 1:
+            # Without guidance to learn, an adapter says what earlier releases say and read.
+            for name in ("guidance", "trajectory_rows"):
+                del values[name]
+        return values
 
 
 def _real(value: object) -> bool:
