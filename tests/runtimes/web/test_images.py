@@ -190,8 +190,11 @@ def test_embeddings_are_those_of_python(engine: str) -> None:
         assert np.abs(vectors - expected.values).max() <= MAX_EMBEDDING_ERROR
         pooled = np.stack([floats(text) for text in result["pooled"]])
         assert np.abs(pooled - expected.pooled()).max() <= MAX_EMBEDDING_ERROR
-        assert len(result["warnings"]) == 9
-        assert result["warnings"][0] == f"prompt 3 was cut to 20 tokens: '...{' a' * 10}'"
+        cut = [line for line in result["warnings"] if "round their inputs to 8 bits" not in line]
+        is_other_library = path == bundles[1] and engine != "onnxruntime-node"
+        assert len(result["warnings"]) - len(cut) == int(is_other_library)
+        assert len(cut) == 9
+        assert cut[0] == f"prompt 3 was cut to 20 tokens: '...{' a' * 10}'"
 
 
 def test_previews_cancelling_and_warnings() -> None:
