@@ -5,7 +5,7 @@
 A row of ab2 is x' = (1 - b) x + b y + c h with h = y - x of the row before. An exact solve of a
 constant estimate asks for b (1 - t) + c (1 - t_before) = dt, which leaves one number a row, c. It
 is fitted by least squares along the table's own trajectories to fine states, half of the way in a
-sweep; sweeps end when the median distance on the choose set stops to fall. The verdict is of fresh
+sweep; sweeps end when the median PSNR on the choose set stops rising. The verdict is of fresh
 captions and noise. A row of more freedom would break that identity.
 """
 
@@ -141,7 +141,7 @@ def distances(data: Trajectories, table: Table) -> np.ndarray:
 
 
 def fit(fit_set: Trajectories, choose_set: Trajectories, table: Table, fine: Table) -> Table:
-    """Sweeps from ab2's own coefficients until the choose set's median stops to rise."""
+    """Sweeps from ab2's own coefficients until the choose set's median stops rising."""
     best, best_db = table, float(np.median(distances(choose_set, table)))
     current = table
     for sweep in range(MAX_SWEEPS):

@@ -3,7 +3,7 @@
     python benchmarks/pareto.py pareto --one-pass minit2i-one-pass
 
 All candidates generate the same held-out captions from the same noise, in sets of other seeds than
-those that presets were chosen with. Distances are to fine guided steps (``--fine-steps`` of ab2
+those that presets were selected with. Distances are to fine guided steps (``--fine-steps`` of ab2
 that land), of ``--fine-per-kind`` captions a kind of the first set; an outlier is an image below
 20 dB, which shows other objects than the fine one. Each candidate's verdicts and states are kept in
 the output folder, so that a run that was stopped goes on, and one with more candidates adds them.
@@ -31,6 +31,7 @@ from minit2i_deploy.evaluation.quality.image_metrics import psnr
 from minit2i_deploy.evaluation.quality.paired_verdicts import PairedVerdicts
 from minit2i_deploy.evaluation.shapes import held_out_captions, judge
 from minit2i_deploy.generate import generate
+from minit2i_deploy.io.files import atomic_file
 from minit2i_deploy.runtimes import open_runtime
 
 GUIDED: Final = "two branches"
@@ -77,7 +78,7 @@ class Measurement:
 
 
 class Meter:
-    """Runs candidates of one model on the sets, or reads what an earlier run kept."""
+    """Runs candidates of one model on the sets, or reads what an earlier run stored."""
 
     def __init__(self, model: Model, options: argparse.Namespace) -> None:
         self.model, self.options = model, options
@@ -102,10 +103,11 @@ class Meter:
         options, rows = self.options, []
         states = np.zeros(0, np.float32)
         for index, (captions, seed) in enumerate(zip(self.sets, options.seeds, strict=True)):
-            file = self._file(candidate, f"{options.per_kind}-{seed}")
+            file = self._file(candidate, self._set_name(seed))
             if not file.exists():
                 correct, x = self._run(candidate, range(len(captions)), index)
-                np.savez(file, correct=correct, states=x[self.compared])
+                with atomic_file(file) as partial, partial.open("wb") as stream:
+                    np.savez(stream, correct=correct, states=x[self.compared])
             with np.load(file) as stored:
                 rows.append(stored["correct"])
                 states = stored["states"] if index == 0 else states
@@ -116,13 +118,17 @@ class Meter:
         bundle, steps = self.model.bundle, self.options.fine_steps
         table = parse_table(bundle, f"ab2:{steps}:a_min=land")
         fine = Candidate(name=table.name, table=table, guidance=bundle.preset()[1])
-        number = f"{self.options.fine_per_kind}of{self.options.per_kind}-{self.options.seeds[0]}"
-        file = self._file(fine, f"fine-{number}")
+        file = self._file(fine, f"fine-{self._set_name(self.options.seeds[0])}")
         if not file.exists():
-            np.savez(file, states=self._run(fine, self.compared, 0)[1])
+            states = self._run(fine, self.compared, 0)[1]
+            with atomic_file(file) as partial, partial.open("wb") as stream:
+                np.savez(stream, states=states)
         with np.load(file) as stored:
-            states: np.ndarray = stored["states"]
-        return states
+            return np.asarray(stored["states"])
+
+    def _set_name(self, seed: int) -> str:
+        """Of the captions that are judged and, of these, compared."""
+        return f"{self.options.fine_per_kind}of{self.options.per_kind}-{seed}"
 
     def _file(self, candidate: Candidate, suffix: str) -> Path:
         digest = self.model.bundle.digest[:12]
@@ -182,15 +188,15 @@ def _models(options: argparse.Namespace) -> list[Model]:
         ONE_PASS: options.one_pass,
         STUDENT: options.student or ready_bundle("demo-student"),
     }
-    chosen = {
+    tables = {
         GUIDED: options.guided_tables,
         ONE_PASS: options.one_pass_tables,
         STUDENT: options.student_tables,
     }
     return [
-        Model(name=name, bundle=Bundle.open(folder), specs=tuple(chosen[name] or SPECS[name]))
+        Model(name=name, bundle=Bundle.open(folder), specs=tuple(tables[name] or SPECS[name]))
         for name, folder in folders.items()
-        if folder is not None and chosen[name] != ["none"]
+        if folder is not None and (name == GUIDED or tables[name] != ["none"])
     ]
 
 
@@ -291,7 +297,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         ("--one-pass-tables", ONE_PASS),
         ("--student-tables", STUDENT),
     ):
-        text = f"of {name}, or none (default: a list)"
+        # Its fine steps and its first table are what the others are compared with.
+        text = f"of {name}" if name == GUIDED else f"of {name}, or none"
+        text += " (default: a list)"
         parser.add_argument(option, nargs="+", metavar="TABLE", help=text)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11], help="of the sets")
     parser.add_argument("--per-kind", type=int, default=100, help="captions a kind (default 100)")

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.errors import UsageError
 
 # In the step graph's inputs of a bundle with free sizes.
-FREE_AXES = ("height", "width")
+FREE_AXES: Final = ("height", "width")
 
 
 def check_side_bounds(config: ModelConfig, bounds: tuple[int, ...]) -> None:
     """Check the least and the most pixels of a side, of a network's images.
 
     Raises:
-        UsageError: not two multiples of the patch around the sides of ``config``, or too many
-            patches.
+        UsageError: not two different multiples of the patch around the sides of ``config``, or
+            too many patches.
     """
     patch, sides = config.patch_size, config.image_shape[1:]
     least, most = bounds if len(bounds) == 2 else (0, 0)
-    if least < patch or least % patch or most % patch:
+    # torch.export takes no free axis of one size.
+    if least < patch or least % patch or most % patch or least == most:
         raise UsageError(
             f"sides are {'-'.join(map(str, bounds))}, expected MIN-MAX, both positive multiples of "
-            f"the patch of {patch} pixels"
+            f"the patch of {patch} pixels and MIN below MAX"
         )
     if not least <= min(sides) <= max(sides) <= most:
         raise UsageError(

@@ -211,6 +211,7 @@ def test_a_fixed_bundle_has_one_size() -> None:
     [
         ((20, 64), "sides are 20-64, expected MIN-MAX, both positive multiples of the patch of 8"),
         ((0, 64), "expected MIN-MAX"),
+        ((32, 32), "sides are 32-32, expected MIN-MAX, .* and MIN below MAX"),
         ((40, 64), "sides of 40 to 64 pixels exclude the image size of 32x32"),
         ((16, 24), "sides of 16 to 24 pixels exclude the image size of 32x32"),
         ((16, 8 * 2**9), "more than 65,536 patches"),

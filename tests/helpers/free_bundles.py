@@ -30,5 +30,5 @@ def fixed_bundle(size: tuple[int, int]) -> Path:
 def _export(name: str, **options: Any) -> Path:
     from minit2i_deploy.export import ExportOptions, export_bundle
 
-    chosen = ExportOptions(text_encoder=text_folder(), **options)
-    return export_bundle(hub_folder(), bundles_folder() / name, chosen).path
+    requested = ExportOptions(text_encoder=text_folder(), **options)
+    return export_bundle(hub_folder(), bundles_folder() / name, requested).path

@@ -130,7 +130,7 @@ def measure_images(
             timings=timings,
         )
         images, row_s, first_s = _first_rows(frames, began, seconds)
-        # What is left of the trajectory is canceled while its runtime is open.
+        # The rows that remain are canceled while their runtime is open.
         del frames
     start = time.perf_counter()
     sizes = [len(encode_png(image, {})) for image in to_pil(images)]

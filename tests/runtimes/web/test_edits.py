@@ -31,7 +31,7 @@ MAX_STATE_ERROR = 1e-4
 TABLE = solver_table("dpmpp2m", steps=6)
 
 
-def picture(width: int = SIDE, height: int = SIDE) -> Image.Image:
+def drawing(width: int = SIDE, height: int = SIDE) -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -59,7 +59,7 @@ def network(image: Image.Image) -> np.ndarray:
 
 def edits() -> dict[str, tuple[Path, dict[str, Any], dict[str, Any]]]:
     """By name: a bundle, options in JavaScript, and the same for ``generate``."""
-    base, image, wide = shipped_bundle(), picture(), picture(*WIDE)
+    base, image, wide = shipped_bundle(), drawing(), drawing(*WIDE)
     known = {"known": image_data(image), "mask": packed(half())}
     kept = {"known": image, "mask": half()}
     start = {"initImage": image_data(image), "strength": 0.5}
@@ -133,13 +133,13 @@ def test_other_starts_are_refused() -> None:
         assert result["error"]["name"] == "UsageError" and text in result["error"]["message"], name
 
 
-IMAGE = {"initImage": image_data(picture(32, 32)), "strength": 0.5}
-KNOWN = {"known": image_data(picture(32, 32)), "mask": packed(half(32, 32))}
+IMAGE = {"initImage": image_data(drawing(32, 32)), "strength": 0.5}
+KNOWN = {"known": image_data(drawing(32, 32)), "mask": packed(half(32, 32))}
 REFUSALS: tuple[tuple[Any, dict[str, Any], str], ...] = (
     (tiny_bundle, {"strength": 0.5}, "initImage and strength belong together"),
     (tiny_bundle, {"mask": packed(half(32, 32))}, "known and mask belong together"),
     (tiny_bundle, IMAGE | {"strength": 1.5}, "strength must be from 0"),
-    (tiny_bundle, IMAGE | {"initImage": image_data(picture())}, "ImageData of 32x32 pixels, got"),
+    (tiny_bundle, IMAGE | {"initImage": image_data(drawing())}, "ImageData of 32x32 pixels, got"),
     (tiny_bundle, KNOWN | {"mask": packed(half())}, "mask must be a Float32Array of 1024 values"),
     (tiny_bundle, KNOWN | {"mask": packed(np.ones((32, 32)))}, "mask is all 1, so everything"),
     (tiny_bundle, KNOWN | {"mask": packed(2 * half(32, 32))}, "mask must hold values from 0"),

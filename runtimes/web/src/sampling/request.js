@@ -60,9 +60,9 @@ export async function makeRequest(bundle, prompts, options) {
   }
   const size = sizeOf(bundle, options.size);
   const edit = makeEdit(bundle, mixes.length, size, options);
-  const chosen = { ...options, preset: options.preset ?? editPreset(bundle, options) };
-  const baseTable = await selectTable(bundle, chosen);
-  const guidance = selectGuidance(bundle, baseTable, chosen);
+  const requested = { ...options, preset: options.preset ?? editPreset(bundle, options) };
+  const baseTable = await selectTable(bundle, requested);
+  const guidance = selectGuidance(bundle, baseTable, requested);
   const table = startTable(baseTable, 1 - edit.strength);
   checkOnePass(bundle, table, guidance, negative);
   const conditions = conditionsOf(bundle, table, guidance, negative);
