@@ -288,6 +288,22 @@ def test_images_are_freed_with_their_order(engine: Engine) -> None:
         gc.enable()
 
 
+def test_a_refused_order_is_freed_at_once() -> None:
+    """Images that wait for nothing are not in memory until Python looks for cycles."""
+    with running_engine(max_queue=1) as engine:
+        each = order(Watcher(), [slow_request(), slow_request()])
+        events = weakref.ref(each.listener.__self__)  # type: ignore[attr-defined]
+        gc.disable()
+        try:
+            with contextlib.suppress(QueueFull):
+                engine.submit_images(each)
+            assert each.jobs == ()
+            del each
+            assert events() is None
+        finally:
+            gc.enable()
+
+
 def test_a_deadline_ends_an_image(engine: Engine) -> None:
     watcher = Watcher()
     engine.submit_images(order(watcher, [slow_request()], seconds=0.05))

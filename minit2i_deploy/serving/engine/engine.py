@@ -116,7 +116,7 @@ class Engine:
             QueueFull: there is no room.
             Stopping: the engine stops.
         """
-        order.jobs = tuple(
+        jobs = tuple(
             Job(
                 model=order.model,
                 size=request.size,
@@ -128,7 +128,9 @@ class Engine:
         )
         with self._changed:
             self._check_open()
-            self.scheduler.submit(order.jobs)
+            self.scheduler.submit(jobs)
+            # Not before: an order that is refused would keep its jobs, and they keep it.
+            order.jobs = jobs
             self._changed.notify()
 
     def submit_texts(self, order: TextOrder) -> EmbedJob:
