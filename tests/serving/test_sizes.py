@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,6 +83,20 @@ def test_edits_and_the_web_ui(server: Running) -> None:
         shown = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
         assert shown.size == (48, 24)
     assert shown.getpixel((5, 5)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("sides", "size"), [({"width": 48}, (48, 32)), ({"height": 24}, (32, 24)), ({}, (32, 32))]
+)
+def test_the_web_ui_takes_a_side_alone(
+    server: Running, sides: dict[str, int], size: tuple[int, int]
+) -> None:
+    """The other one is the model's own."""
+    body = {"prompt": "red", "steps": 2, "sampler_name": "Euler", **sides}
+    answer = server.post("/sdapi/v1/txt2img", body).json
+    assert Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).size == size
+    info = json.loads(answer["info"])
+    assert (info["width"], info["height"]) == size
 
 
 @pytest.mark.parametrize(

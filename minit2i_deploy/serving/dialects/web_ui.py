@@ -144,9 +144,10 @@ class WebUi:
     def _find_model(self, values: Mapping[str, Any]) -> tuple[ServedModel, tuple[str, ...]]:
         name = (values["override_settings"] or {}).get("sd_model_checkpoint", self._checkpoint)
         model, notices = self._service.find_model(name if isinstance(name, str) else None)
-        size = f"{values['width']}x{values['height']}"
-        if "None" in size:
+        if values["width"] is None and values["height"] is None:
             return model, notices
+        _, height, width = model.bundle.config.image_shape
+        size = f"{values['width'] or width}x{values['height'] or height}"
         model, sizes = model_at_size(model, size, strict=self._service.options.strict)
         return model, (*notices, *sizes)
 
