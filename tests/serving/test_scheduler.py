@@ -24,7 +24,7 @@ def learned(each: Scheduler, *, per_call_s: float, per_sequence_s: float) -> Sch
     """One that has seen calls of every size."""
     for size in (1, 2, 4, 8, 16):
         for model in ("base", "student"):
-            each.costs.learn(model, size, per_call_s + per_sequence_s * size)
+            each.costs.learn((model, None), size, per_call_s + per_sequence_s * size)
     return each
 
 

@@ -7,6 +7,7 @@ times as much, and a larger batch only makes every image in it wait for the othe
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,42 +39,42 @@ class _SizeCost:
 
 
 class CostModel:
-    """Seconds of a sequence by the size of its call, per bundle.
+    """Seconds of a sequence by the size of its call, for each kind of job (``Job.kind``).
 
     Sizes are counted in powers of two: 1, 2, 3 to 4, 5 to 8 and so on.
     """
 
     def __init__(self) -> None:
-        self._costs: defaultdict[str, dict[int, _SizeCost]] = defaultdict(dict)
+        self._costs: defaultdict[Hashable, dict[int, _SizeCost]] = defaultdict(dict)
 
-    def learn(self, model: str, num_sequences: int, seconds: float) -> None:
+    def learn(self, kind: Hashable, num_sequences: int, seconds: float) -> None:
         """Count a call.
 
         Args:
-            model: name of the bundle.
+            kind: of the jobs in a call.
             num_sequences: in the call, at least 1.
             seconds: it took.
         """
         cost = seconds / num_sequences
-        size = self._costs[model].setdefault(_size(num_sequences), _SizeCost(cost))
+        size = self._costs[kind].setdefault(_size(num_sequences), _SizeCost(cost))
         size.learn(cost)
 
-    def sequence_s(self, model: str) -> float:
+    def sequence_s(self, kind: Hashable) -> float:
         """Mean seconds of a sequence at the cheapest size; a guess before the first call."""
-        means = (cost.mean_s for cost in self._costs[model].values())
+        means = (cost.mean_s for cost in self._costs[kind].values())
         return min(means, default=_FIRST_GUESS_S)
 
-    def efficient_size(self, model: str, *, worth: float = WORTH) -> int:
+    def efficient_size(self, kind: Hashable, *, worth: float = WORTH) -> int:
         """Most sequences that a call should have.
 
         The smallest size that is nearly the cheapest of those tried. Where that is the largest one
         tried, the next larger size, so that it is tried as soon as there is work for it.
 
         Args:
-            model: name of the bundle.
+            kind: of the jobs in a call.
             worth: by what share a larger call must make each sequence cheaper.
         """
-        costs = {size: cost.fast_s for size, cost in self._costs[model].items()}
+        costs = {size: cost.fast_s for size, cost in self._costs[kind].items()}
         if not costs:
             return 1
         best = min(costs.values())

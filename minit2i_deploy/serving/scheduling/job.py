@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,9 +51,9 @@ class Job:
         self._cost = [total := total + count for count in reversed(self.branches)][::-1]
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Hashable:
         """What calls cost by: bundle and size."""
-        return self.model if self.size is None else f"{self.model} at {self.size}"
+        return self.model, self.size
 
     @property
     def is_live(self) -> bool:
