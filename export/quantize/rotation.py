@@ -71,7 +71,8 @@ def rotate_step(step: QuantizableGraph) -> QuantizableGraph:
     """The same function with rotated weights, to the rounding of their type.
 
     Raises:
-        UsageError: the network is not the plain MM-JiT, or lacks one of the weights.
+        UsageError: the network is not the plain MM-JiT, lacks one of the weights, or reads the
+            weight of a norm otherwise than in a norm in front of layers.
     """
     weights = dict(step.graph.weights)
     _check(weights)
@@ -99,6 +100,9 @@ def rotate_calibration(step: QuantizableGraph, calibration: Calibration) -> Cali
 
     Ranges are those of the stored activations, because the ranges of mixed channels do not follow
     from those of the channels.
+
+    Raises:
+        UsageError: as ``rotate_step``, of the norms.
     """
     activations, absmax = dict(calibration.activations), dict(calibration.absmax)
     norms = _norms(step)
@@ -127,17 +131,27 @@ def _check(weights: Mapping[str, np.ndarray]) -> None:
         if name not in weights
     ]
     if others or missing:
-        reason = f"it has {others[0]}" if others else f"it lacks {missing[0]}"
-        raise UsageError(f"this network cannot be rotated ({reason}); quantize it without --rotate")
+        raise _refusal(f"it has {others[0]}" if others else f"it lacks {missing[0]}")
+
+
+def _refusal(reason: str) -> UsageError:
+    return UsageError(f"this network cannot be rotated ({reason}); quantize it without --rotate")
 
 
 def _norms(step: QuantizableGraph) -> dict[str, str]:
-    """Output of a norm of the image stream -> name of the norm's weight."""
-    return {
+    """Output of a norm of the image stream -> name of the norm's weight, of every such weight."""
+    gains = {name for name in step.graph.weights if _NORM.fullmatch(name) or name == _FINAL_NORM}
+    norms = {
         node.output[0]: node.input[1]
         for node in step.graph.model.graph.node
-        if len(node.input) > 1 and (_NORM.fullmatch(node.input[1]) or node.input[1] == _FINAL_NORM)
+        if len(node.input) > 1 and node.input[1] in gains
     }
+    # Where a bfloat16 gain is cast first, or one engine's operator adds and then scales, the layers
+    # behind the norm would stay as they are while what writes the stream is rotated.
+    missing = gains - {norms[layer.source] for layer in step.linears if layer.source in norms}
+    if missing:
+        raise _refusal(f"its norms do not read {min(missing)} directly")
+    return norms
 
 
 def _head_groups(step: QuantizableGraph) -> Iterator[tuple[SmoothGroup, int]]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize import (
@@ -152,6 +157,55 @@ def test_what_was_recorded_is_rotated_with_the_graph() -> None:
             recorded.activations[layer.site], ranges().activations[layer.site]
         )
     assert changed > len(step().linears) // 2
+
+
+GAIN = "double_blocks.1.img_norm1.weight"
+
+
+def cast_in_front(norm: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """As a bfloat16 network has it: the norm reads its gain in float32."""
+    wide = helper.make_node("Cast", [GAIN], ["wide_gain"], to=TensorProto.FLOAT)
+    norm.input[1] = "wide_gain"
+    return [wide, norm]
+
+
+def cast_behind(norm: onnx.NodeProto) -> list[onnx.NodeProto]:
+    output = norm.output[0]
+    norm.output[0] = "wide_output"
+    return [norm, helper.make_node("Cast", ["wide_output"], [output], to=TensorProto.FLOAT)]
+
+
+def fused_with_the_sum(norm: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """As ``--for cuda`` has it: the gain is input 2."""
+    return [
+        helper.make_node(
+            "SkipSimplifiedLayerNormalization",
+            [norm.input[0], norm.input[0], GAIN],
+            list(norm.output),
+            domain="com.microsoft",
+        )
+    ]
+
+
+@pytest.mark.parametrize("change", [cast_in_front, cast_behind, fused_with_the_sum])
+def test_a_norm_that_does_not_read_its_gain_directly_is_refused(
+    change: Callable[[onnx.NodeProto], list[onnx.NodeProto]],
+) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(step_graph().model)
+    nodes = []
+    for node in model.graph.node:
+        nodes += change(node) if GAIN in node.input else [node]
+    assert len(nodes) - len(model.graph.node) == (change is not fused_with_the_sum)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    changed = QuantizableGraph.of(dataclasses.replace(step_graph(), model=model))
+    assert len(changed.linears) == len(step().linears)
+    text = rf"cannot be rotated \(its norms do not read {GAIN} directly\); quantize it without"
+    with pytest.raises(UsageError, match=text):
+        rotate_step(changed)
+    with pytest.raises(UsageError, match=text):
+        rotate_calibration(changed, ranges())
 
 
 def test_rotated_and_quantized_it_stays_near_its_source() -> None:
