@@ -68,7 +68,8 @@ def quantize_bundle(
 
     Raises:
         UsageError: an option does not apply, the bundle is quantized already, the scheme does not
-            fit it, or the folder cannot be created or replaced.
+            fit it, its calibration has too few activations, or the folder cannot be created or
+            replaced.
         VerificationError: a graph differs from its source by more than its bound.
     """
     source = _open_source(bundle)
@@ -153,6 +154,7 @@ def _calibration(
     if options.calibration is not None:
         calibration = Calibration.load(options.calibration)
         _check_origin(calibration, source, Path(options.calibration))
+        _check_activations(calibration, options, Path(options.calibration))
     elif (earlier := _earlier_calibration(source, prompts, options, path)) is not None:
         calibration = earlier
     else:
@@ -182,6 +184,16 @@ def _check_origin(calibration: Calibration, source: Bundle, path: Path) -> None:
             f"{path}: calibrated on checkpoint {str(actual[0])[:8]}.. but {source.path} is"
             f" {origin.checkpoint_sha256[:8]}..; calibrate this bundle, or give the file of its"
             " checkpoint"
+        )
+
+
+def _check_activations(calibration: Calibration, options: QuantizeOptions, path: Path) -> None:
+    actual = min(len(values) for values in calibration.activations.values())
+    if actual < options.least_activations:
+        plain = "--rounding nearest" + (" without --low-rank" if options.low_rank else "")
+        raise UsageError(
+            f"{path}: has {actual} activations of each value, but these weights are rounded by"
+            f" {options.least_activations} or more; calibrate again, or pass {plain}"
         )
 
 

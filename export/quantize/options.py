@@ -94,11 +94,14 @@ class QuantizeOptions:
         return self.rounding_of_layers != NEAREST or self.low_rank > 0
 
     @property
+    def least_activations(self) -> int:
+        """Activations of each value that the rounding needs."""
+        return GPTQ_ACTIVATIONS if self.rounding_of_layers == GPTQ or self.low_rank else 1
+
+    @property
     def full_draw(self) -> DrawSettings:
         """The draw, with as many activations as the rounding needs."""
-        if self.rounding_of_layers != GPTQ and not self.low_rank:
-            return self.draw
-        activations = max(self.draw.activations, GPTQ_ACTIVATIONS)
+        activations = max(self.draw.activations, self.least_activations)
         return dataclasses.replace(self.draw, activations=activations)
 
 
