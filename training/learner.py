@@ -165,7 +165,7 @@ class Learner:
 
 def _objective(recipe: Recipe, device: torch.device) -> Objective:
     if recipe.lora is not None:
-        adapters = OnePassGuidance if recipe.lora.guidance > 1 else LoraFlowMatching
+        adapters = OnePassGuidance if recipe.lora.learns_guidance else LoraFlowMatching
         return adapters(recipe, device)
     if recipe.distill is None:
         return FlowMatching(recipe, device)

@@ -88,7 +88,7 @@ def adapter_config(recipe: Recipe) -> dict[str, Any]:
     return values | {
         "peft_type": "LORA",
         "target_modules": list(lora_targets(recipe.model, lora.targets)),
-        **({ONE_PASS_GUIDANCE: lora.guidance} if lora.guidance > 1 else {}),
+        **({ONE_PASS_GUIDANCE: lora.guidance} if lora.learns_guidance else {}),
     }
 
 

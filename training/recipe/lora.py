@@ -6,12 +6,14 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.time_grids import MAX_STEPS
 from minit2i_deploy.training.lora.targets import BLOCKS
 from minit2i_deploy.training.recipe.paths import resolve_folder
+
+_ROWS: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +35,7 @@ class LoraRecipe:
         trajectory_rows: solver rows of these trajectories, each a state that is learned.
 
     Raises:
-        UsageError: a value is of the wrong type or outside its range.
+        UsageError: a value is of the wrong type or outside its range, or without effect.
     """
 
     base: str
@@ -43,7 +45,7 @@ class LoraRecipe:
     targets: tuple[str, ...] = BLOCKS
     new_words: tuple[str, ...] = ()
     guidance: float = 1.0
-    trajectory_rows: int = 16
+    trajectory_rows: int = _ROWS
 
     def __post_init__(self) -> None:
         self._require("base", isinstance(self.base, str) and self.base != "", "a path")
@@ -61,7 +63,12 @@ class LoraRecipe:
         self._require("guidance", _real(self.guidance) and self.guidance >= 1, "1 or more")
         valid = type(self.trajectory_rows) is int and 1 < self.trajectory_rows <= MAX_STEPS
         self._require("trajectory_rows", valid, f"in 2..{MAX_STEPS}")
-        if self.new_words and self.guidance > 1:
+        if not self.learns_guidance and self.trajectory_rows != _ROWS:
+            raise UsageError(
+                f"recipe: lora.trajectory_rows is {self.trajectory_rows}, but lora.guidance is 1, "
+                "and only guidance is learned from trajectories; set it above 1, or remove the rows"
+            )
+        if self.new_words and self.learns_guidance:
             raise UsageError(
                 "recipe: lora.new_words and lora.guidance are set, but guidance is learned from "
                 "the base's own estimates alone; remove one of the two"
@@ -73,6 +80,11 @@ class LoraRecipe:
             raise UsageError(f"recipe: lora.{name} is {value!r}, but it must be {expected}")
 
     @property
+    def learns_guidance(self) -> bool:
+        """Whether the adapter learns the guided estimate instead of images."""
+        return self.guidance > 1
+
+    @property
     def base_folder(self) -> Path:
         return resolve_folder(self.base)
 
@@ -82,7 +94,7 @@ class LoraRecipe:
             "targets": list(self.targets),
             "new_words": list(self.new_words),
         }
-        if self.guidance == 1:
+        if not self.learns_guidance:
             # Without guidance to learn, an adapter says what earlier releases say and read.
             for name in ("guidance", "trajectory_rows"):
                 del values[name]

@@ -65,7 +65,7 @@ class Sampler:
         self.text, self.recipe, self.folder, self.device = text, recipe, folder, device
         self.table = _table(recipe)
         # Where an adapter gives the guided estimate, its one branch is the sample.
-        learns_guidance = recipe.lora is not None and recipe.lora.guidance > 1
+        learns_guidance = recipe.lora is not None and recipe.lora.learns_guidance
         self._guidance = 1.0 if learns_guidance else recipe.sample_guidance
         self.specs: list[Spec] = []
         self.captions = list(recipe.sample_prompts)

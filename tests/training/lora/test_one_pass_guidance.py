@@ -151,6 +151,7 @@ def test_a_run_that_was_interrupted_ends_in_the_same_bits(base: Path, tmp_path: 
         ({"guidance": 0.5}, "lora.guidance is 0.5, but it must be 1 or more"),
         ({"guidance": "high"}, "lora.guidance is 'high'"),
         ({"trajectory_rows": 1}, "lora.trajectory_rows is 1, but it must be in 2.."),
+        ({"trajectory_rows": 8}, "lora.trajectory_rows is 8, but lora.guidance is 1, and only"),
         ({"guidance": 2.0, "new_words": ["cyan"]}, "new_words and lora.guidance are set"),
     ],
 )
