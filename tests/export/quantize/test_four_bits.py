@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from minit2i_deploy.errors import PrecisionWarning, RuntimeFailure, UsageError
 from minit2i_deploy.export.quantize import QuantizeOptions, find_scheme, options, quantize_bundle
 from minit2i_deploy.export.quantize.schemes import check_fits, slow_on
 from minit2i_deploy.runtimes import open_runtime
-from tests.helpers.quantize_runs import PROMPTS, SETTINGS, source, states
+from tests.helpers.quantize_runs import PROMPTS, SETTINGS, ranges, source, states
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +73,20 @@ def test_how_weights_are_rounded_is_checked_first() -> None:
     with pytest.raises(UsageError, match="low_rank is -1, but must not be negative"):
         QuantizeOptions(scheme="nvfp4", low_rank=-1)
     assert QuantizeOptions(scheme="int4-weights", rounding="nearest").judges_weights is False
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ({"scheme": "int4-weights"}, "--rounding nearest"),
+        ({"scheme": "int8-cpu", "low_rank": 2}, "--rounding nearest without --low-rank"),
+    ],
+)
+def test_a_calibration_of_too_few_activations_is_refused(
+    values: dict[str, Any], remedy: str, tmp_path: Path
+) -> None:
+    ranges().save(tmp_path / "few.npz")
+    text = rf"few.npz: has 96 activations .* by 8192 or more; calibrate again, or pass {remedy}$"
+    with pytest.raises(UsageError, match=text):
+        choices = QuantizeOptions(calibration=tmp_path / "few.npz", **values)
+        quantize_bundle(source().path, tmp_path / "out", choices)

@@ -310,23 +310,6 @@ def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("values", "remedy"),
-    [
-        ({"scheme": "int4-weights"}, "--rounding nearest"),
-        ({"scheme": "int8-cpu", "low_rank": 2}, "--rounding nearest without --low-rank"),
-    ],
-)
-def test_a_calibration_of_too_few_activations_is_refused(
-    values: dict[str, Any], remedy: str, tmp_path: Path
-) -> None:
-    ranges().save(tmp_path / "few.npz")
-    text = rf"few.npz: has 96 activations .* by 8192 or more; calibrate again, or pass {remedy}$"
-    with pytest.raises(UsageError, match=text):
-        options = QuantizeOptions(calibration=tmp_path / "few.npz", **values)
-        quantize_bundle(source().path, tmp_path / "out", options)
-
-
 def test_the_command_compares_calibrations_and_lists_schemes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
