@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
+from minit2i_deploy.bundle.bundle import Bundle
 from tests.helpers.browser import PHONE, open_page, until
+from tests.helpers.free_bundles import WIDE, fixed_bundle
 from tests.helpers.serving_http import Running, pixels, running_server
 from tests.helpers.serving_page import downloaded, drop, fill, run, screenshot
 from tests.helpers.serving_runs import real_runtime
@@ -143,7 +145,7 @@ def photo(form: str, size: tuple[int, int] = (64, 64)) -> bytes:
 def test_a_dropped_photo_is_edited_by_touch(
     browser: Browser, server: Running, repository: Path
 ) -> None:
-    """The square in its middle, which is what is generated."""
+    """The square in its middle, as the model's images are square."""
     with open_page(browser, server.address, size=PHONE) as page:
         drop(page, photo("JPEG", (300, 200)), "image/jpeg")
         until(page, f"{EDITED} === '75% of all of it is new'")
@@ -161,6 +163,31 @@ def test_a_dropped_photo_is_edited_by_touch(
         assert np.abs(shown[-4:, -20:] - (200, 60, 20)).max() < 16
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
         screenshot(page, repository, "edit-phone")
+
+
+def test_a_photo_is_cut_to_the_shape_of_the_model(browser: Browser) -> None:
+    """Of a model that is twice as wide as high, no side is lost."""
+    bundles = {"wide": Bundle.open(fixed_bundle(WIDE))}
+    with (
+        running_server(real_runtime, bundles=bundles) as server,
+        open_page(browser, server.address) as page,
+    ):
+        drop(page, photo("PNG", (300, 200)))
+        until(page, f"{EDITED} === '75% of all of it is new'")
+        assert edited(page).shape == (150, 300, 3)
+        assert marked(page).shape == (150, 300)
+        box = page.locator("#edit-mask").bounding_box()
+        assert box is not None
+        assert box["width"] / box["height"] == pytest.approx(2, abs=0.02)
+        page.locator("#edit-mask").click()
+        assert marked(page)[75, 150] and not marked(page)[:, [0, -1]].any()
+        fill(page, "a green star", table="euler-20")
+        run(page)
+        until(page, "document.querySelector('#status').textContent.includes('rows in')")
+        shown = pixels(downloaded(page)).astype(int)
+        assert shown.shape == (24, 48, 3)
+        assert np.abs(shown[:, 0] - (20, 60, 200)).max() <= 1
+        assert np.abs(shown[:, -1] - (200, 60, 20)).max() <= 1
 
 
 TOUCH = """() => {

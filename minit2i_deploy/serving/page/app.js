@@ -140,7 +140,7 @@ function wipe() {
 async function edit(bytes) {
   if (running) return;
   try {
-    await editor.open(bytes);
+    await editor.open(bytes, settings.model?.size);
   } catch {
     say("That file is no image that this browser reads.", true);
   }
@@ -155,7 +155,7 @@ async function openPng(bytes) {
     say(`${capital(error.message)}.`, true);
     if (!(error instanceof NoRecord)) return;
     try {
-      await editor.open(bytes);
+      await editor.open(bytes, settings.model?.size);
       say("That image has no record of minit2i: mark what of it is to be new.");
     } catch {
       // No image either: what is said of it stays.

@@ -33,9 +33,9 @@ export class Brush {
   }
 
   /** Begin with a clean image of so many pixels. */
-  reset(side) {
-    this.canvas.width = side;
-    this.canvas.height = side;
+  reset(width, height) {
+    this.canvas.width = width;
+    this.canvas.height = height;
     this.showRing();
     this.onChange();
   }
@@ -58,7 +58,7 @@ export class Brush {
   }
 
   clear() {
-    this.reset(this.canvas.width);
+    this.reset(this.canvas.width, this.canvas.height);
   }
 
   /** The mask as /v1/images/edits takes it: a PNG that is transparent where it is marked. */

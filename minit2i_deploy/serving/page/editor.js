@@ -34,19 +34,21 @@ export class Editor {
   }
 
   /**
-   * Begin with an image: the square in its middle, which is what a bundle takes.
+   * Begin with an image: the middle of it, in the shape of the model's images.
    *
    * The section is `aria-busy` until it is read; of several calls the last one counts.
    *
+   * @param {Uint8Array} bytes of the file
+   * @param {string} [size] of the model's images, such as 768x512; without it, all of the image
    * @throws {DOMException} the browser cannot read it
    */
-  async open(bytes) {
+  async open(bytes, size) {
     const reading = createImageBitmap(new Blob([bytes]));
     this.reading = reading;
     this.section.setAttribute("aria-busy", "true");
     try {
       const bitmap = await reading;
-      if (this.reading === reading) this.begin(bitmap);
+      if (this.reading === reading) this.begin(bitmap, size);
     } finally {
       if (this.reading === reading) this.stopReading();
     }
@@ -57,17 +59,19 @@ export class Editor {
     this.section.removeAttribute("aria-busy");
   }
 
-  begin(bitmap) {
-    const { width, height } = bitmap;
-    const crop = Math.min(width, height);
-    const side = Math.min(crop, MAX_SIDE);
-    this.image.width = side;
-    this.image.height = side;
-    const [x, y] = [(width - crop) / 2, (height - crop) / 2];
-    this.image.getContext("2d").drawImage(bitmap, x, y, crop, crop, 0, 0, side, side);
+  begin(bitmap, size) {
+    const shape = size?.split("x").map(Number) ?? [bitmap.width, bitmap.height];
+    const scale = Math.min(bitmap.width / shape[0], bitmap.height / shape[1]);
+    const crop = shape.map((side) => pixels(scale * side));
+    const shrink = Math.min(1, MAX_SIDE / Math.max(...crop));
+    const [width, height] = crop.map((side) => pixels(shrink * side));
+    this.image.width = width;
+    this.image.height = height;
+    const place = [(bitmap.width - crop[0]) / 2, (bitmap.height - crop[1]) / 2];
+    this.image.getContext("2d").drawImage(bitmap, ...place, ...crop, 0, 0, width, height);
     this.isChosen = false;
     this.section.hidden = false;
-    this.brush.reset(side);
+    this.brush.reset(width, height);
     this.section.scrollIntoView({ block: "nearest" });
   }
 
@@ -95,4 +99,8 @@ export class Editor {
     const share = Math.round(this.strength.valueAsNumber * 100);
     this.text.textContent = `${share}% of ${what} is new`;
   }
+}
+
+function pixels(side) {
+  return Math.max(1, Math.round(side));
 }
