@@ -11,7 +11,6 @@ from a click to the last row, and to load a model from a server on this machine.
 from __future__ import annotations
 
 import argparse
-import functools
 import re
 import statistics
 import sys
@@ -19,7 +18,6 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -27,13 +25,13 @@ from playwright.sync_api import Browser, Page
 
 from minit2i_deploy.demo.ready import default_cache
 from minit2i_deploy.demo.web_packages import library_folder
-from minit2i_deploy.demo.web_server import HOST, SiteHandler, address
+from minit2i_deploy.demo.web_server import SiteHandler, address, site_server
 from minit2i_deploy.demo.web_site import ready_site_bundles, write_site
 from minit2i_deploy.machine import describe_machine, machine_line
 from tests.helpers.browser import open_browser
 
 MODELS: Final = ("demo-student", "demo")
-# What issue and guide promise of a page on two cores.
+# Limits of this benchmark, for a page on two cores.
 LIMITS_S: Final = {"demo-student": 0.5, "demo": 3.0}
 MAX_DOWNLOAD_MB: Final = 30.0
 _TIMEOUT_MS: Final = 120_000
@@ -96,8 +94,7 @@ def served() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         site = Path(folder) / "site"
         write_site(site, ready_site_bundles(), library_folder(default_cache()))
-        handler = functools.partial(CountingHandler, directory=str(site))
-        with ThreadingHTTPServer((HOST, 0), handler) as server:
+        with site_server(site, handler=CountingHandler) as server:
             thread = threading.Thread(target=server.serve_forever)
             thread.start()
             try:

@@ -58,20 +58,27 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def site_server(folder: Path, port: int = 0, *, isolated: bool = True) -> ThreadingHTTPServer:
+def site_server(
+    folder: Path,
+    port: int = 0,
+    *,
+    isolated: bool = True,
+    handler: type[SiteHandler] | None = None,
+) -> ThreadingHTTPServer:
     """A server of a folder for this machine alone; ``serve_forever`` runs it.
 
     Args:
         folder: what it serves.
         port: 0 takes a free one.
         isolated: send the headers under which browsers allow threads.
+        handler: sends the files, with headers of its own; None: by ``isolated``.
 
     Raises:
         UsageError: the port is taken or not one that may be used.
     """
-    handler = functools.partial(SiteHandler if isolated else _PlainHandler, directory=str(folder))
+    handler = handler or (SiteHandler if isolated else _PlainHandler)
     try:
-        return _Server((HOST, port), handler)
+        return _Server((HOST, port), functools.partial(handler, directory=str(folder)))
     except (OSError, OverflowError) as error:
         raise UsageError(f"port {port} cannot be used ({error}); choose another") from error
 
