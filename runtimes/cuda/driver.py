@@ -178,8 +178,11 @@ class CudaDriver:
         Raises:
             CudaFailure: something in it failed.
         """
-        self.call("cudaStreamSynchronize", stream)
-        self._sources.pop(int(stream), None)
+        try:
+            self.call("cudaStreamSynchronize", stream)
+        finally:
+            # After a failure nothing reads them either, and the driver may live on.
+            self._sources.pop(int(stream), None)
 
     def is_done(self, stream: Any) -> bool:
         """Whether a stream is done, without waiting.

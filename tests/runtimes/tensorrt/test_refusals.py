@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError
 from minit2i_deploy.runtimes import open_runtime, runtime_class
+from minit2i_deploy.runtimes.cuda.driver import CudaDriver, CudaFailure
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.fakes.fake_cuda import FakeCuda, cudaError_t
 from tests.helpers.fakes.fake_tensorrt import FakeTensorRt
@@ -207,3 +210,19 @@ def test_a_trajectory_of_a_closed_runtime_refuses(bench: Bench) -> None:
             call()
     with pytest.raises(RuntimeFailure, match="runtime tensorrt-rtx is closed"):
         runtime.start(*start_arrays(bench.bundle))
+
+
+def test_what_a_copy_reads_goes_though_the_wait_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    install(monkeypatch, cuda, FakeTensorRt(cuda, rtx=True))
+    driver = CudaDriver(0, "rtx")
+    stream, address = driver.new_stream(), driver.allocate(4096, "a source")
+    array = np.zeros(1024, np.float32)
+    source = weakref.ref(array)
+    driver.to_device(address, array, stream)
+    del array
+    assert source() is not None
+    cuda.dead = cudaError_t.cudaErrorIllegalAddress
+    with pytest.raises(CudaFailure):
+        driver.wait(stream)
+    assert source() is None
