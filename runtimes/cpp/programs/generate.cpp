@@ -146,6 +146,11 @@ programs::ImageSize requested_size(const programs::Arguments &arguments, const m
         }
         const auto width = programs::parse_unsigned("--size", text.substr(0, cross));
         const auto height = programs::parse_unsigned("--size", text.substr(cross + 1));
+        // To the library two zeros are the bundle's own size.
+        if (width == 0 || height == 0) {
+            throw programs::UsageError("--size is " + text +
+                                       ", but width and height must be positive");
+        }
         options.width = static_cast<std::int32_t>(std::min<std::uint64_t>(width, INT32_MAX));
         options.height = static_cast<std::int32_t>(std::min<std::uint64_t>(height, INT32_MAX));
         // The library refuses another one, but only after files are read at that size.

@@ -116,7 +116,11 @@ def test_the_program_and_its_record(tmp_path: Path, table: bytes) -> None:
     program("minit2i-generate", *base[:-1], tmp_path / "b.png", "--size", "48x24",
             "--init-image", image, "--strength", 0)  # fmt: skip
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "b.png")), pixels)
-    for size, text in (("48", "WIDTHxHEIGHT is needed"), ("72x32", "sides of this bundle are 16")):
+    for size, text in (
+        ("48", "WIDTHxHEIGHT is needed"),
+        ("72x32", "sides of this bundle are 16"),
+        ("0x0", "width and height must be positive"),
+    ):
         error = program("minit2i-generate", *base, "--size", size, code=2)
         assert text in error and error.count("\n") == 1
     error = program("minit2i-generate", *base, "--init-image", image, "--strength", 1, code=2)
