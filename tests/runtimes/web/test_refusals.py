@@ -150,6 +150,10 @@ def test_what_servers_do_wrong() -> None:
     assert node("source_test.mjs", str(shipped_student())) == ""
 
 
+def test_a_gpu_is_requested_once_for_all_graphs() -> None:
+    assert node("engine_test.mjs") == ""
+
+
 def test_where_memory_runs_out() -> None:
     """An error that says so, and what the browser has stored stays."""
     assert node("memory_test.mjs", str(shipped_student())) == ""

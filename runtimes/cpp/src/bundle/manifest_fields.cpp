@@ -161,6 +161,31 @@ void check_padding(const Json &value, const Json &model) {
     }
 }
 
+// The least and the most pixels of a side, around the image size.
+std::pair<std::int64_t, std::int64_t> decode_side_bounds(const Json &value,
+                                                         const ModelInfo &model) {
+    const std::string where = "manifest.side_bounds";
+    if (expect_list(value, where).size() != 2) {
+        throw JsonError(where + " needs the least and the most pixels of a side");
+    }
+    for (const Json &side : value) {
+        const std::int64_t pixels = expect_integer(side, where);
+        if (pixels < 1 || pixels > INT32_MAX || pixels % model.patch_size != 0) {
+            throw JsonError(where + " has " + std::to_string(pixels) +
+                            ", but positive multiples of the patch of " +
+                            std::to_string(model.patch_size) + " pixels are needed");
+        }
+    }
+    const auto least = value[0].get<std::int64_t>();
+    const auto most = value[1].get<std::int64_t>();
+    const auto [smaller, larger] = std::minmax(model.size.width, model.size.height);
+    if (smaller < least || larger > most) {
+        throw JsonError(where + " " + std::to_string(least) + " to " + std::to_string(most) +
+                        " exclude the image size of " + model.size.text());
+    }
+    return {least, most};
+}
+
 // step: the graph that takes the rows before the switch.
 SwitchGraph decode_switch(const Json &value, const Json &step) {
     const std::string where = "manifest.late";
@@ -357,13 +382,9 @@ Manifest decode_manifest(const Json &complete) {
         value.erase("one_pass_guidance");
     }
     // This one if height and width of the images are free.
+    std::optional<Json> sides;
     if (value.contains("side_bounds")) {
-        const Json &sides = expect_list(value.at("side_bounds"), "manifest.side_bounds");
-        if (sides.size() != 2 || !sides[0].is_number_integer() || !sides[1].is_number_integer() ||
-            sides[0] < 1 || sides[1] < sides[0]) {
-            throw JsonError("manifest.side_bounds needs the least and the most pixels of a side");
-        }
-        manifest.side_bounds = {sides[0].get<std::int64_t>(), sides[1].get<std::int64_t>()};
+        sides = value.at("side_bounds");
         value.erase("side_bounds");
     }
     // This one if several adapters were merged, or one at a strength of its own.
@@ -381,6 +402,9 @@ Manifest decode_manifest(const Json &complete) {
     manifest.model = decode_model(value.at("model"));
     if (padded) {
         check_padding(*padded, value.at("model"));
+    }
+    if (sides) {
+        manifest.side_bounds = decode_side_bounds(*sides, manifest.model);
     }
     if (!value.at("variant").is_null()) {
         expect_text(value.at("variant"), "manifest.variant");

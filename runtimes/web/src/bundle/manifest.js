@@ -50,6 +50,8 @@ const KIND = "minit2i-bundle";
 const FORMAT_VERSIONS = [1n, 2n];
 // A manifest has some 100 kB.
 const MAX_BYTES = 16 * 2 ** 20;
+// As in the C++ client.
+const MAX_SIDE = 2 ** 31 - 1;
 const CHECKSUM = "manifest_sha256";
 const OPTIONAL = [
   ...["quantization", "late", "padded_head_dim", "only_for", "trained_size", "adapters"],
@@ -109,9 +111,10 @@ function decode(value) {
   fields.checkFlavour(value.flavour, "flavour");
   fields.checkChecks(value.checks, "checks");
   checkOptional(value);
+  const model = fields.readModel(value.model, "model");
   return {
     formatVersion: Number(value.format_version),
-    model: fields.readModel(value.model, "model"),
+    model,
     variant: value.variant === null ? null : asText(value.variant, "variant"),
     graphs: fields.mapOf(value.graphs, "graphs", fields.readGraph),
     tokenizer: {
@@ -125,18 +128,15 @@ function decode(value) {
     checkpointSha256: fields.readProvenance(value.provenance, "provenance"),
     files: fields.mapOf(value.files, "files", fields.readFile),
     onePassGuidance:
-      "one_pass_guidance" in value ? asNumber(value.one_pass_guidance, "one_pass_guidance") : null,
+      "one_pass_guidance" in value ? readOnePassGuidance(value.one_pass_guidance) : null,
     onlyFor: "only_for" in value ? asText(value.only_for, "only_for") : null,
-    sideBounds: "side_bounds" in value ? readSideBounds(value.side_bounds) : null,
+    sideBounds: "side_bounds" in value ? readSideBounds(value.side_bounds, model) : null,
     stepSwitch: "late" in value ? readSwitch(asObject(value.late, "late")) : null,
   };
 }
 
 /** @param {JsonObject} value */
 function checkOptional(value) {
-  if ("one_pass_guidance" in value && !(asNumber(value.one_pass_guidance, "one_pass_guidance") > 1)) {
-    throw new JsonError("one_pass_guidance must be above 1");
-  }
   if ("quantization" in value) fields.checkQuantization(value.quantization, "quantization");
   if ("only_for" in value) fields.oneOf(value.only_for, ["cpu", "cuda"], "only_for");
   if ("adapters" in value) {
@@ -160,16 +160,33 @@ function checkOptional(value) {
   }
 }
 
+/** @param {import("../common/json.js").Json} value */
+function readOnePassGuidance(value) {
+  const scale = asNumber(value, "one_pass_guidance");
+  if (scale > 1) return scale;
+  throw new JsonError(`one_pass_guidance must be above 1, got ${scale}`);
+}
+
 /**
  * @param {import("../common/json.js").Json} value
+ * @param {fields.ModelInfo} model
  * @returns {[number, number]}
  */
-function readSideBounds(value) {
-  const [least, most, ...rest] = asArray(value, "side_bounds").map((side) =>
-    fields.positive(side, "side_bounds"),
+function readSideBounds(value, { imageHeight, imageWidth, patchSize }) {
+  const bounds = asArray(value, "side_bounds").map((side) => fields.positive(side, "side_bounds"));
+  if (bounds.length !== 2 || bounds.some((side) => side % patchSize !== 0 || side > MAX_SIDE)) {
+    throw new JsonError(
+      `side_bounds must be the least and the most pixels of a side, multiples of ${patchSize}, ` +
+        `got ${bounds.join(", ")}`,
+    );
+  }
+  const [least, most] = bounds;
+  if (least <= Math.min(imageHeight, imageWidth) && Math.max(imageHeight, imageWidth) <= most) {
+    return [least, most];
+  }
+  throw new JsonError(
+    `side_bounds ${least} to ${most} exclude the image size of ${imageWidth}x${imageHeight}`,
   );
-  if (rest.length === 0 && least <= most) return [least, most];
-  throw new JsonError("side_bounds must be the least and the most pixels of a side");
 }
 
 /**

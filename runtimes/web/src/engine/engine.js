@@ -38,6 +38,8 @@ export class Engine {
   /** @type {Map<string, Promise<Session>>} */
   #sessions = new Map();
   #closed = false;
+  /** @type {Promise<void> | undefined} resolves if there is a GPU */
+  #gpu;
 
   /**
    * @param {Bundle} bundle
@@ -174,7 +176,7 @@ export class Engine {
   async #open(name) {
     const { graphs, stepSwitch } = this.#bundle.manifest;
     const graph = name === SWITCH_GRAPH && stepSwitch ? stepSwitch.graph : graphs[name];
-    if (this.provider === "webgpu" && !isNative(this.#ort)) await requireGpu();
+    if (this.provider === "webgpu" && !isNative(this.#ort)) await this.#requireGpu();
     const local = isNative(this.#ort) ? this.#bundle.localPath(graph.path) : undefined;
     /** @type {SessionOptions} */
     const options = { executionProviders: [this.provider], extra: SESSION_CONFIG };
@@ -184,6 +186,17 @@ export class Engine {
       return await this.#ort.InferenceSession.create(/** @type {any} */ (model), options);
     } catch (error) {
       throw failure(`${this.#bundle.name}${graph.path}: onnxruntime cannot open it`, error);
+    }
+  }
+
+  /** Asks once for all graphs, and again only after a refusal. */
+  async #requireGpu() {
+    this.#gpu ??= requireGpu();
+    try {
+      await this.#gpu;
+    } catch (error) {
+      this.#gpu = undefined;
+      throw error;
     }
   }
 
