@@ -87,10 +87,14 @@ class Request:
         prompt_list = as_prompts(prompts)
         check_settings(table, guidance, negative, noise)
         base_table, guidance = _with_defaults(bundle, table, guidance, edit)
-        if (scale := bundle.manifest.one_pass_guidance) is not None:
-            check_one_pass(bundle.path, scale, guidance, negative)
+        scale = bundle.manifest.one_pass_guidance
+        if scale is not None:
+            check_one_pass(bundle.path, scale, base_table, guidance, negative)
             base_table = one_pass_table(base_table)
         table = start_table(base_table, 1.0 - edit.strength)
+        if scale is not None:
+            # A table whose meta names no interval is compiled again with guidance.
+            table = one_pass_table(table)
         conditions = student_conditions(bundle, table, guidance, negative)
         shares = common_shares(prompt_list)
         rows = table.steps(guidance)

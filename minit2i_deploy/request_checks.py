@@ -7,13 +7,16 @@ import operator
 from collections.abc import Iterable
 from numbers import Real
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.prompts import Mix, Prompt
+
+# The interval of tables that guide no row, as ``one_pass_table`` writes it.
+_NO_TIME: Final = [1.0, 1.0]
 
 
 def as_prompts(prompts: object) -> list[Prompt]:
@@ -70,17 +73,20 @@ def check_settings(table: object, guidance: object, negative: object, noise: obj
             raise UsageError(f"{name} must be {description}, got {_brief(value)}")
 
 
-def check_one_pass(bundle: Path, scale: float, guidance: float, negative: str | None) -> None:
+def check_one_pass(
+    bundle: Path, scale: float, table: Table, guidance: float, negative: str | None
+) -> None:
     """Refuse what weights that give the guided estimate in one branch cannot do.
 
     Args:
         bundle: of these weights, for the text.
         scale: of the guidance that is part of them.
+        table: solver, perhaps narrowed to an interval.
         guidance: what was asked for.
         negative: prompt in place of the unconditional branch, or None.
 
     Raises:
-        UsageError: another scale, or a negative prompt.
+        UsageError: another scale, a negative prompt, or an interval for a table that guides no row.
     """
     if not math.isclose(guidance, scale, rel_tol=1e-6):
         raise UsageError(
@@ -91,6 +97,14 @@ def check_one_pass(bundle: Path, scale: float, guidance: float, negative: str | 
         raise UsageError(
             f"{bundle}: guidance {scale:g} is part of the weights (one-pass adapter), which has no "
             "branch for a negative prompt; omit it, or use the bundle without the adapter"
+        )
+    # The rows of these weights' own tables cannot show that an interval was requested.
+    interval = list(table.meta.get("interval", _NO_TIME))
+    if interval != _NO_TIME and not table.column("share").any():
+        raise UsageError(
+            f"{bundle}: guidance {scale:g} is part of the weights (one-pass adapter), got "
+            f"guidance in t = {interval[0]:g} to {interval[1]:g}; omit the interval, or use the "
+            "bundle without the adapter"
         )
 
 

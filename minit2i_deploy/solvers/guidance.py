@@ -60,15 +60,15 @@ def one_pass_table(table: Table) -> Table:
     share = table.column("share")
     if table.is_conditioned or not (share.any() or table.column("rescale").any()):
         return table
-    if not (share == 1).all():
-        raise UsageError(
-            f"table {table.name} guides some rows only, but guidance is part of these weights; "
-            "omit the interval, or use the bundle without the adapter"
-        )
     if table.column("rescale").any():
         raise UsageError(
             f"table {table.name} has guidance rescale, which compares two branches, but these "
             "weights give the guided estimate in one; omit it"
+        )
+    if not (share == 1).all():
+        raise UsageError(
+            f"table {table.name} guides some rows only, but guidance is part of these weights; "
+            "omit the interval, or use the bundle without the adapter"
         )
     return replace_columns(
         table,

@@ -15,6 +15,7 @@ from minit2i_deploy.bundle.other_steps import with_steps
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.checkpoints.lora import BASE_SHA256
 from minit2i_deploy.cli import main
+from minit2i_deploy.editing.edit import Edit
 from minit2i_deploy.errors import BundleError, CheckpointError, UsageError
 from minit2i_deploy.export import ExportOptions, export_bundle
 from minit2i_deploy.generate import generate
@@ -43,6 +44,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("one-pass")
     options = ExportOptions(text_encoder=text_folder(), lora=adapter(folder / "adapter"))
     return export_bundle(hub_folder(), folder / "bundle", options)
+
+
+def edit_of(bundle: Bundle, strength: float) -> Edit:
+    """Begins with a grey image."""
+    image = np.zeros((1, *bundle.manifest.model.image_shape), np.float32)
+    return Edit.of(bundle, 1, init_image=image, strength=strength)
 
 
 def branches(bundle: Bundle, **arguments: Any) -> list[int]:
@@ -93,6 +100,31 @@ def test_a_mix_costs_one_evaluation_a_part(bundle: Bundle) -> None:
     mix = Mix(parts=(("a red circle", 1.0), ("a blue square", 3.0)))
     request = Request.of(bundle, mix, table=solver_table("ab2", steps=2))
     assert [row.weights.tolist() for row in request.rows] == [[0.25, 0.75]] * 2
+
+
+@pytest.mark.parametrize("strength", [0.7, 1.0])
+def test_an_interval_is_refused(bundle: Bundle, strength: float) -> None:
+    # Compiled again from a later start, the interval's rows would be guided once more.
+    edit = edit_of(bundle, strength)
+    for ends in ((0.2, 0.6), (0.0, 1.0)):
+        table = adjust_guidance(bundle.preset()[0], interval=ends)
+        with pytest.raises(UsageError, match=r"is part of the weights .*; omit the interval"):
+            Request.of(bundle, "red", table=table, edit=edit)
+
+
+def test_a_rescale_is_refused(bundle: Bundle) -> None:
+    table = adjust_guidance(bundle.preset()[0], rescale=0.5)
+    with pytest.raises(UsageError, match="has guidance rescale"):
+        Request.of(bundle, "red", table=table)
+
+
+def test_a_later_start_has_one_branch_whatever_the_meta_says(bundle: Bundle) -> None:
+    table = bundle.preset()[0]
+    meta = {name: value for name, value in table.meta.items() if name != "interval"}
+    request = Request.of(
+        bundle, "red", table=dataclasses.replace(table, meta=meta), edit=edit_of(bundle, 0.7)
+    )
+    assert len(request.rows) > 1 and not request.guided
 
 
 @pytest.mark.parametrize(

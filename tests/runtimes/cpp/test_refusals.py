@@ -350,10 +350,14 @@ def test_out_of_memory_is_one_line(tmp_path: Path, kilobytes: int) -> None:
 
 def test_one_pass_guidance_knows_one_scale_and_one_branch(tmp_path: Path) -> None:
     output = ("-o", tmp_path / "a.png")
+    rescaled = tmp_path / "rescaled.json"
+    solver_table("euler", steps=2, interval=(1.0, 1.0), rescale=0.5).save(rescaled)
     for options, text in (
         (("--preset", "fast", "--guidance", "4"), ", got 4.0; omit it"),
         (("--preset", "fast", "--negative", "b"), "has no branch for a negative prompt"),
         (("--table", "euler-20"), "but table euler-20 runs a second branch"),
+        (("--preset", "fast", "--interval", "0.2,0.6"), "(one-pass adapter); omit the interval"),
+        (("--table", rescaled), "has guidance rescale"),
     ):
         line = program("minit2i-generate", one_pass_bundle(), "a", *output, *options, code=2)
         assert "guidance 2.5 is part of the weights of" in line and text in line

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.bundles import write_bundle
 from tests.helpers.cpp_bundles import edit, one_pass_bundle, shipped_bundle, shipped_student
 from tests.helpers.web_client import Case, case, node, run_cases
@@ -82,6 +83,7 @@ def test_corrupt_folders(tmp_path: Path) -> None:
 
 def test_settings() -> None:
     base, student, one_pass = shipped_bundle(), shipped_student(), one_pass_bundle()
+    rescaled = solver_table("euler", steps=2, interval=(1.0, 1.0), rescale=0.5)
     table = json.dumps({"columns": [], "format_version": 1, "meta": {}, "name": "a", "rows": [[]]})
     expected = {
         "table 'x' is not in the bundle; it has ab2-20,": (base, {"table": "x"}),
@@ -103,6 +105,10 @@ def test_settings() -> None:
         "(one-pass adapter), got 4; omit it": (one_pass, {"preset": "fast", "guidance": 4}),
         "has no branch for a negative prompt": (one_pass, {"preset": "fast", "negative": "a"}),
         "but table euler-20 runs a second branch": (one_pass, {"table": "euler-20"}),
+        "(one-pass adapter); omit the interval": (
+            one_pass, {"preset": "fast", "interval": [0.2, 0.6]},
+        ),
+        "has guidance rescale, which compares two": (one_pass, {"tableJson": rescaled.to_json()}),
         "noise must be a Float32Array of 12288 unit normal values, [1, 3, 64, 64], got 1": (
             base, {"noise": "AAAAAA=="},
         ),

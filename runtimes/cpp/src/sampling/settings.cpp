@@ -52,7 +52,8 @@ double select_guidance(const Bundle &bundle, const Table &table, const Request &
 }
 
 // Weights that give the guided estimate in one branch know one scale and no second branch.
-void check_one_pass(const Bundle &bundle, const Table &table, double guidance, bool has_negative) {
+void check_one_pass(const Bundle &bundle, const Table &table, double guidance,
+                    const Request &request) {
     const double scale = bundle.manifest.one_pass_guidance;
     if (scale == 0.0) {
         return;
@@ -62,10 +63,18 @@ void check_one_pass(const Bundle &bundle, const Table &table, double guidance, b
     if (!(std::abs(guidance - scale) <= 1e-6 * scale)) {
         fail_usage(part + ", got " + python_float(guidance) + "; omit it");
     }
-    if (has_negative) {
+    if (request.negative) {
         fail_usage(part + ", which has no branch for a negative prompt; omit it");
     }
+    if (request.interval) {
+        fail_usage(part + "; omit the interval");
+    }
     for (std::size_t row = 0; row < table.size(); ++row) {
+        if (table.value(row, "rescale") != 0.0) {
+            fail_usage(part + ", but table " + table.name() +
+                       " has guidance rescale, which compares two branches; take a table of the "
+                       "bundle");
+        }
         if (table.value(row, "share") != 0.0) {
             fail_usage(part + ", but table " + table.name() +
                        " runs a second branch; take a table of the bundle");
@@ -162,7 +171,7 @@ Settings settle(const Bundle &bundle, const Request &request) {
         fail_usage("guidance must be finite in float32, got " + python_float(settings.guidance) +
                    "; 1 is none, 2 to 12 are usual");
     }
-    check_one_pass(bundle, settings.table, settings.guidance, request.negative.has_value());
+    check_one_pass(bundle, settings.table, settings.guidance, request);
     settings.conditions =
         student_conditions(bundle, settings.table, settings.guidance, request.negative.has_value());
     const std::vector<double> shares = shares_of(request.weights);

@@ -64,7 +64,7 @@ export async function makeRequest(bundle, prompts, options) {
   const baseTable = await selectTable(bundle, requested);
   const guidance = selectGuidance(bundle, baseTable, requested);
   const table = startTable(baseTable, 1 - edit.strength);
-  checkOnePass(bundle, table, guidance, negative);
+  checkOnePass(bundle, table, guidance, options);
   const conditions = conditionsOf(bundle, table, guidance, negative);
   const rowWeights = table.rows.map((_, row) => table.guidanceWeights(row, guidance));
   const [{ shares }] = mixes;
@@ -174,9 +174,9 @@ function selectGuidance(bundle, selected, { table, preset, guidance }) {
  * @param {Bundle} bundle
  * @param {Table} table
  * @param {number} guidance
- * @param {string | undefined} negative
+ * @param {RequestOptions} options
  */
-function checkOnePass({ name, manifest }, table, guidance, negative) {
+function checkOnePass({ name, manifest }, table, guidance, { negative, interval }) {
   const scale = manifest.onePassGuidance;
   if (scale === null) return;
   const part = `guidance ${scale} is part of the weights of ${name} (one-pass adapter)`;
@@ -185,6 +185,13 @@ function checkOnePass({ name, manifest }, table, guidance, negative) {
   }
   if (negative !== undefined) {
     throw new UsageError(`${part}, which has no branch for a negative prompt; omit it`);
+  }
+  if (interval !== undefined) throw new UsageError(`${part}; omit the interval`);
+  if (table.rows.some(({ rescale }) => rescale !== 0)) {
+    throw new UsageError(
+      `${part}, but table ${table.name} has guidance rescale, which compares two branches; use a ` +
+        "table of the bundle",
+    );
   }
   if (table.rows.some(({ share }) => share !== 0)) {
     throw new UsageError(
