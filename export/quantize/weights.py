@@ -61,18 +61,6 @@ def quantize_weight(
     return values, scale
 
 
-def round_trip_weight(
-    weight: Float32[np.ndarray, "inputs outputs"],
-    form: Format,
-    block: int = 0,
-    *,
-    pair_safe: bool = False,
-) -> Float32[np.ndarray, "inputs outputs"]:
-    """A matrix after quantization: float32 [inputs, outputs]; arguments as ``quantize_weight``."""
-    values, scale = quantize_weight(weight, form, block, pair_safe=pair_safe)
-    return form.dequantize(values, np.repeat(scale, block, axis=0) if block else scale)
-
-
 def _block_scales(
     blocks: Float32[np.ndarray, "blocks inputs outputs"], form: Format
 ) -> Float32[np.ndarray, "blocks outputs"]:

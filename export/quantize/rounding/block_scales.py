@@ -101,17 +101,3 @@ def input_scales(
         ratio = np.minimum(largest / (tensor * np.float32(form.largest)), np.float32(FP8.largest))
         scales = ratio.astype(FP8.dtype).astype(np.float32) * tensor
     return np.asarray(np.repeat(scales, block, axis=1)[:, : x.shape[1]])
-
-
-def round_inputs(
-    x: Float32[np.ndarray, "n channels"],
-    form: Format,
-    block: int,
-    kind: str,
-    tensor: np.float32 | None = None,
-) -> Float32[np.ndarray, "n channels"]:
-    """x after rounding by blocks: float32; arguments as ``input_scales``."""
-    scales = input_scales(x, form, block, kind, tensor)
-    divisor = np.maximum(scales, np.finfo(np.float32).tiny)
-    values: np.ndarray = form.quantize(x, divisor).astype(np.float32) * scales
-    return values

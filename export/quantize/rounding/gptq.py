@@ -39,8 +39,6 @@ def quantize_by_gptq(
     weight: Float32[np.ndarray, "inputs outputs"],
     scheme: GraphScheme,
     moments: Float64[np.ndarray, "inputs inputs"],
-    *,
-    searched: bool = True,
 ) -> QuantizedWeight:
     """Round a matrix so that its products with inputs of these second moments stay the same.
 
@@ -48,11 +46,10 @@ def quantize_by_gptq(
         weight: float32 [inputs, outputs].
         scheme: formats and block.
         moments: of the inputs, by ``second_moments``.
-        searched: whether several scales are tried for each block.
     """
     padded = pad_inputs(weight, scheme)
     block = scheme.block if scheme.scale_format else block_for(len(weight), scheme.block)
-    rounding = BlockRounding.of(padded, scheme, searched)
+    rounding = BlockRounding.of(padded, scheme, searched=True)
     full = np.eye(len(padded)) * float(moments[0, 0])
     full[: len(weight), : len(weight)] = moments
     # Upper factor of the inverse: row i has what an error of channel i costs the later ones.

@@ -16,16 +16,16 @@ from minit2i_deploy.export.quantize import (
     find_scheme,
     quantize_graph,
 )
-from minit2i_deploy.export.quantize.formats import FP4, FP8
+from minit2i_deploy.export.quantize.formats import FP4, FP8, Format
 from minit2i_deploy.export.quantize.graph.float32_graph import in_float32
 from minit2i_deploy.export.quantize.graph.model_graph import widen
 from minit2i_deploy.export.quantize.rounding.block_scales import (
     E4M3,
     E8M0,
     e8m0_codes,
+    input_scales,
     power_of_two_above,
     representable_scales,
-    round_inputs,
     scales_of_codes,
     tensor_scale,
 )
@@ -56,6 +56,15 @@ def rounded_by_graph(x: np.ndarray, name: str, tensor: float = 1.0) -> np.ndarra
     step = one_layer(np.eye(x.shape[1], 8), len(x))
     graph = in_float32(quantize_graph(step, find_scheme(name).transformer, {"layer": tensor}))
     return Session(graph, ["layer.input.dequantized"])({"x": x})[0]
+
+
+def round_inputs(
+    x: np.ndarray, form: Format, block: int, kind: str, tensor: np.float32 | None = None
+) -> np.ndarray:
+    """x after rounding by blocks: float32; arguments as ``input_scales``."""
+    scales = input_scales(x, form, block, kind, tensor)
+    divisor = np.maximum(scales, np.finfo(np.float32).tiny)
+    return form.quantize(x, divisor).astype(np.float32) * scales
 
 
 def near(values: np.ndarray) -> np.ndarray:
