@@ -176,18 +176,24 @@ def test_a_photo_is_cut_to_the_shape_of_the_model(browser: Browser) -> None:
         until(page, f"{EDITED} === '75% of all of it is new'")
         assert edited(page).shape == (150, 300, 3)
         assert marked(page).shape == (150, 300)
-        box = page.locator("#edit-mask").bounding_box()
-        assert box is not None
-        assert box["width"] / box["height"] == pytest.approx(2, abs=0.02)
+        assert ratio(page, "#edit-mask") == pytest.approx(2, abs=0.02)
         page.locator("#edit-mask").click()
         assert marked(page)[75, 150] and not marked(page)[:, [0, -1]].any()
         fill(page, "a green star", table="euler-20")
         run(page)
         until(page, "document.querySelector('#status').textContent.includes('rows in')")
+        assert ratio(page, "#tiles .layers") == pytest.approx(2, abs=0.02)
         shown = pixels(downloaded(page)).astype(int)
         assert shown.shape == (24, 48, 3)
         assert np.abs(shown[:, 0] - (20, 60, 200)).max() <= 1
         assert np.abs(shown[:, -1] - (200, 60, 20)).max() <= 1
+
+
+def ratio(page: Page, selector: str) -> float:
+    """Width over height on the screen."""
+    box = page.locator(selector).bounding_box()
+    assert box is not None
+    return box["width"] / box["height"]
 
 
 TOUCH = """() => {

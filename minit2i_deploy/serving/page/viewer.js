@@ -76,9 +76,10 @@ export class Tile {
     const bitmap = this.frames[side].at(this.share);
     if (!bitmap) return;
     const canvas = this.canvases[side];
-    if (canvas.width !== bitmap.width) {
+    if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
       canvas.width = bitmap.width;
       canvas.height = bitmap.height;
+      this.layers.style.aspectRatio = `${bitmap.width} / ${bitmap.height}`;
     }
     canvas.getContext("2d").drawImage(bitmap, 0, 0);
   }
