@@ -24,6 +24,7 @@ from minit2i_deploy.training.distributed.processes import Processes
 from minit2i_deploy.training.lora.flow_matching import LoraFlowMatching
 from minit2i_deploy.training.lora.one_pass_guidance import OnePassGuidance
 from minit2i_deploy.training.objectives.flow_matching import FlowMatching
+from minit2i_deploy.training.objectives.free_flow import FreeFlow
 from minit2i_deploy.training.objectives.mean_flow import MeanFlow
 from minit2i_deploy.training.objectives.objective import Batch, Objective
 from minit2i_deploy.training.objectives.trajectory_matching import TrajectoryMatching
@@ -169,5 +170,7 @@ def _objective(recipe: Recipe, device: torch.device) -> Objective:
         return adapters(recipe, device)
     if recipe.distill is None:
         return FlowMatching(recipe, device)
+    if recipe.distill.states == "prior":
+        return FreeFlow(recipe, device)
     kind = TrajectoryMatching if recipe.distill.teacher_rows else MeanFlow
     return kind(recipe, device)

@@ -17,6 +17,7 @@ from minit2i_deploy.training.objectives.mean_flow_loss import (
     draw_conditions,
     mean_flow_loss,
     mean_velocity,
+    step_conditions,
     teacher_velocity,
     velocity_derivative,
 )
@@ -72,6 +73,11 @@ class MeanFlow:
         z = add_noise(images, noise, conditions.t)
         target = teacher_velocity(self.teacher.net, z, context, mask, conditions, floor)
         u = mean_velocity(net, z, context, mask, conditions, floor)
+        direction = target
+        if self.distill.tangent == "student":
+            with torch.no_grad():
+                at_once = step_conditions(conditions, conditions.t, conditions.t)
+                direction = mean_velocity(net, z, context, mask, at_once, floor)
         # Where r = t the derivative has no weight in the loss.
         derivative = torch.zeros_like(u)
         rest = (~plain[index]).nonzero().flatten().to(self.device)
@@ -79,7 +85,7 @@ class MeanFlow:
             derivative[rest] = velocity_derivative(
                 unwrap(net),
                 z[rest],
-                target[rest],
+                direction[rest],
                 context[rest],
                 mask[rest],
                 conditions.select(rest),

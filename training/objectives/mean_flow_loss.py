@@ -44,6 +44,10 @@ class GuidanceConditions:
         """The conditions of some of the images."""
         return self._map(lambda value: value[index])
 
+    def repeat(self, times: int) -> Self:
+        """The conditions of all images, so many times one after the other."""
+        return self._map(lambda value: value.repeat(times))
+
     def _map(self, transform: Callable[[Tensor], Tensor]) -> Self:
         return type(self)(**{f.name: transform(getattr(self, f.name)) for f in fields(self)})
 
@@ -59,6 +63,13 @@ class StepConditions(GuidanceConditions):
 
     t: Tensor
     r: Tensor
+
+
+def step_conditions(guidance: GuidanceConditions, t: Tensor, r: Tensor) -> StepConditions:
+    """The conditions of steps from level t to r, float32 [B] each, under given guidance."""
+    return StepConditions(
+        t=t, r=r, omega=guidance.omega, t_min=guidance.t_min, t_max=guidance.t_max
+    )
 
 
 def draw_guidance(
@@ -194,10 +205,18 @@ def velocity_derivative(
         return mean_velocity(student, z, context, mask, moved, floor)
 
     tangents = (direction, torch.ones_like(conditions.t), torch.zeros_like(conditions.r))
+    return forward_derivative(u, (z, conditions.t, conditions.r), tangents)
+
+
+@torch.no_grad()
+def forward_derivative(
+    function: Callable[..., Tensor], values: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> Tensor:
+    """A network's derivative along given tangents, in forward mode, without gradient."""
     # Neither the fused attention kernels nor compiled functions have a forward-mode derivative;
     # these forms are the same functions.
     with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
-        derivative: Tensor = torch.func.jvp(u, (z, conditions.t, conditions.r), tangents)[1]
+        derivative: Tensor = torch.func.jvp(function, values, tangents)[1]
     return derivative
 
 

@@ -19,8 +19,8 @@ from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.training.objectives.mean_flow_loss import (
     GuidanceConditions,
-    StepConditions,
     mean_velocity,
+    step_conditions,
 )
 
 # A level on the grid and the same bound in a recipe may differ in the last bits.
@@ -97,8 +97,7 @@ def trajectory_loss(
     """
     n, batch = len(states) - 1, states.shape[1]
     ends = torch.arange(n - 1, -1, -1, device=states.device).repeat_interleave(batch) / n
-    guidance = {name: getattr(conditions, name).repeat(n) for name in ("omega", "t_min", "t_max")}
-    steps = StepConditions(t=ends + 1 / n, r=ends, **guidance)
+    steps = step_conditions(conditions.repeat(n), ends + 1 / n, ends)
     before, after = states[:-1].flatten(0, 1), states[1:].flatten(0, 1)
     context, mask = context.repeat(n, 1, 1), mask.repeat(n, 1)
     u = mean_velocity(student, before, context, mask, steps, floor)

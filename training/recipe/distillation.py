@@ -13,6 +13,8 @@ from minit2i_deploy.training.recipe.paths import resolve_folder
 
 # Keys of the noise levels that Mean Flow draws.
 _LEVEL_KEYS: Final = ("level_mean", "level_std", "longest_step", "plain_share", "equal_share")
+STATES: Final = ("data", "prior")
+TANGENTS: Final = ("teacher", "student")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +36,12 @@ class DistillRecipe:
             trajectories, and this many solver rows of the teacher make one of the recipe's
             sample_steps equal steps. No noise level is drawn then, and level_mean, level_std,
             longest_step, plain_share and equal_share must not be set.
+        states: where the student is asked: "data", at noised images (Mean Flow), or "prior", at the
+            states that it reaches itself from noise (FreeFlow 2511.19428), in sample_steps equal
+            steps. For "prior" the same keys must not be set as for teacher_rows.
+        tangent: of Mean Flow's derivative: "teacher", the teacher's guided velocity, or "student",
+            the student's own, as in improved Mean Flow (2512.02012) and pixel Mean Flow
+            (2601.22158).
         sample_t_min, sample_t_max: conditions of the student in sample grids, and in the tables of
             a bundle that is exported from it.
 
@@ -51,6 +59,8 @@ class DistillRecipe:
     plain_share: float = 0.5
     equal_share: float = 0.0
     teacher_rows: int = 0
+    states: str = "data"
+    tangent: str = "teacher"
     sample_t_min: float = 0.2
     sample_t_max: float = 0.8
 
@@ -77,16 +87,23 @@ class DistillRecipe:
         self._require("sample_t_min", valid, "no higher than sample_t_max")
         valid = type(self.teacher_rows) is int and self.teacher_rows >= 0
         self._require("teacher_rows", valid, "an integer, 0 or more")
+        for name, choices in (("states", STATES), ("tangent", TANGENTS)):
+            valid = getattr(self, name) in choices
+            self._require(name, valid, f"one of {', '.join(choices)}")
         if self.teacher_rows:
-            self._check_no_levels()
+            self._check_unset(
+                "teacher_rows", "on the teacher's trajectories", (*_LEVEL_KEYS, "states", "tangent")
+            )
+        if self.states == "prior":
+            self._check_unset("states", "on the student's own states", (*_LEVEL_KEYS, "tangent"))
 
-    def _check_no_levels(self) -> None:
+    def _check_unset(self, chosen: str, where: str, names: tuple[str, ...]) -> None:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name in _LEVEL_KEYS:
+        for name in names:
             if getattr(self, name) != defaults[name]:
                 raise UsageError(
-                    f"recipe: distill.{name} and distill.teacher_rows are set, but on the teacher's"
-                    " trajectories no noise level is drawn; remove one of the two"
+                    f"recipe: distill.{name} and distill.{chosen} are set, but {where} it has no "
+                    "meaning; remove one of the two"
                 )
 
     def _require(self, name: str, valid: bool, expected: str) -> None:

@@ -35,28 +35,32 @@ WAYS: dict[str, dict[str, Any]] = {
     "fsdp, AdamW": {"parallel": "fsdp", "optimizer": "adamw"},
 }
 
-# Objective of a student -> rows of its teacher for each step.
-STUDENTS = {"mean flow": 0, "trajectories": 2}
+# Objective of a student -> what of its distillation makes it so.
+STUDENTS: dict[str, dict[str, Any]] = {
+    "mean flow": {},
+    "trajectories": {"teacher_rows": 2},
+    "free flow": {"states": "prior"},
+}
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One run of two processes for each way, and one of a student by each objective."""
     base = tmp_path_factory.mktemp("pairs")
-    ways = WAYS | {name: student_changes(base, rows) for name, rows in STUDENTS.items()}
+    ways = WAYS | {name: student_changes(base, part) for name, part in STUDENTS.items()}
     folders = {way: base / f"run-{i}" for i, way in enumerate(ways)}
     runs = [(folders[way], ways[way]) for way in ways]
     assert in_processes(2, trained, runs, NUM_STEPS) == [0, 0]
     return folders
 
 
-def student_changes(base: Path, teacher_rows: int) -> dict[str, Any]:
+def student_changes(base: Path, distill: dict[str, Any]) -> dict[str, Any]:
     if not (base / "teacher").exists():
         tiny_teacher(base / "teacher")
     recipe = tiny_student_recipe(base / "teacher" / "step-000001")
     names = ("model", "distill", "label_drop", "ema_halflife_kimg", "ema_rampup")
     changes = {name: getattr(recipe, name) for name in names}
-    changes["distill"] = dataclasses.replace(recipe.distill, teacher_rows=teacher_rows)
+    changes["distill"] = dataclasses.replace(recipe.distill, **distill)
     # Muon's iterations in bf16 would make more of the last bits.
     return changes | {"optimizer": "adamw", "lr": 1e-3, "sample_steps": 2}
 

@@ -105,6 +105,12 @@ REFUSED = {
     "distill={teacher: t, teacher_rows: 1.5}": "distill.teacher_rows is 1.5, but it must be an in",
     "distill={teacher: t, teacher_rows: 5, plain_share: 0.3}": "distill.plain_share and distill.te"
     "acher_rows are set, .* remove one of the two",
+    "distill={teacher: t, states: noise}": "distill.states is 'noise', but it must be one of data",
+    "distill={teacher: t, tangent: 3}": "distill.tangent is 3, but it must be one of teacher, stu",
+    "distill={teacher: t, states: prior, level_std: 2}": "distill.level_std and distill.states are",
+    "distill={teacher: t, states: prior, tangent: student}": "distill.tangent and distill.states",
+    "distill={teacher: t, teacher_rows: 5, states: prior}": "distill.states and distill.teacher_ro",
+    "distill={teacher: t, teacher_rows: 5, tangent: student}": "distill.tangent and distill.teache",
     "distill={teacher: t, sample_t_min: 0.9}": "distill.sample_t_min .* no higher than sample_t",
     "ema_halflife_kimg=-1": "ema_halflife_kimg is -1, but it must be 0 or more",
     "ema_rampup=0": "ema_rampup is 0, but it must be above 0",
