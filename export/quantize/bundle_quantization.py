@@ -34,7 +34,11 @@ from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGr
 from minit2i_deploy.export.quantize.graph.rewrite import check_graph, quantize_graph
 from minit2i_deploy.export.quantize.measurement import NUM_IMAGES, measure
 from minit2i_deploy.export.quantize.options import STEP, QuantizeOptions
-from minit2i_deploy.export.quantize.rotation import rotate_calibration, rotate_step
+from minit2i_deploy.export.quantize.rotation import (
+    check_rotatable,
+    rotate_calibration,
+    rotate_step,
+)
 from minit2i_deploy.export.quantize.rounding.layers import NEAREST, RoundedLayers, round_layers
 from minit2i_deploy.export.quantize.schemes import (
     GraphScheme,
@@ -80,6 +84,8 @@ def quantize_bundle(
     with bundle_folder(out, overwrite=options.overwrite, sources=(bundle,)) as folder:
         step = QuantizableGraph.read(source.graph_path(STEP))
         check_graph(step, scheme.transformer)
+        if options.rotate:
+            check_rotatable(step)
         if (reason := slow_on(scheme, base, options.target)) is not None:
             warnings.warn(reason, PrecisionWarning, stacklevel=2)
         excluded = _excluded(step, scheme, options)

@@ -67,15 +67,25 @@ def rotate_channels(
     return np.asarray(np.moveaxis(mixed, -1, axis))
 
 
-def rotate_step(step: QuantizableGraph) -> QuantizableGraph:
-    """The same function with rotated weights, to the rounding of their type.
+def check_rotatable(step: QuantizableGraph) -> None:
+    """Refuse what ``rotate_step`` cannot rotate, before anything is computed.
 
     Raises:
         UsageError: the network is not the plain MM-JiT, lacks one of the weights, or reads the
             weight of a norm otherwise than in a norm in front of layers.
     """
+    _check_weights(step.graph.weights)
+    _norms(step)
+
+
+def rotate_step(step: QuantizableGraph) -> QuantizableGraph:
+    """The same function with rotated weights, to the rounding of their type.
+
+    Raises:
+        UsageError: as ``check_rotatable``.
+    """
+    check_rotatable(step)
     weights = dict(step.graph.weights)
-    _check(weights)
     width = len(weights[_FINAL_NORM])
     for name, values in step.graph.weights.items():
         if name.startswith(_EMBEDDING):
@@ -123,7 +133,7 @@ def rotate_calibration(step: QuantizableGraph, calibration: Calibration) -> Cali
     return dataclasses.replace(calibration, activations=activations, absmax=absmax)
 
 
-def _check(weights: Mapping[str, np.ndarray]) -> None:
+def _check_weights(weights: Mapping[str, np.ndarray]) -> None:
     others = sorted(name for name in weights if not _KNOWN.fullmatch(name))
     missing = [
         name

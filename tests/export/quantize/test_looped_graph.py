@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.errors import PrecisionWarning
+from minit2i_deploy.errors import PrecisionWarning, UsageError
 from minit2i_deploy.export.quantize import (
     Calibration,
     DrawSettings,
@@ -127,3 +127,17 @@ def test_a_bundle_from_end_to_end(
                 images.append(generate(each, runtime, "a star", table=table, guidance=2.5).x)
     error = np.sqrt(np.square(images[1] - images[0]).mean()) / 2
     assert 0 < error < bound
+
+
+def test_a_rotation_is_refused_before_anything_is_calibrated(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a star\nblue\nred\n", encoding="utf-8")
+    options = QuantizeOptions(scheme="int4-weights", rotate=True, prompts=prompts)
+    stages: list[str] = []
+
+    def note(share: float, stage: str) -> None:
+        stages.append(stage)
+
+    with pytest.raises(UsageError, match=r"cannot be rotated \(it has .*without --rotate"):
+        quantize_bundle(source().path, tmp_path / "out", options, progress=note)
+    assert not stages and list(tmp_path.iterdir()) == [prompts]
