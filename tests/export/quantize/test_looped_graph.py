@@ -131,7 +131,7 @@ def test_a_bundle_from_end_to_end(
 
 def test_a_rotation_is_refused_before_anything_is_calibrated(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a star\nblue\nred\n", encoding="utf-8")
+    prompts.write_text("a star\nblue\nred\na dot\n", encoding="utf-8")
     options = QuantizeOptions(scheme="int4-weights", rotate=True, prompts=prompts)
     stages: list[str] = []
 
