@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace minit2i {
 
@@ -41,9 +42,16 @@ struct ModelInfo {
     bool is_student = false;
 };
 
+// A size of an input, or the name of a free one.
+struct Axis {
+    std::int64_t size = 0; // 0 where it is free
+    std::string name;
+};
+
 struct GraphInfo {
     std::string path;
     std::string precision;
+    std::map<std::string, std::vector<Axis>> inputs;
 };
 
 // A second step graph, which takes the rows from time t on, 0 noise to 1 data. The manifest calls

@@ -123,20 +123,34 @@ ModelInfo decode_model(const Json &value) {
     return model;
 }
 
-void check_tensors(const Json &value, const std::string &where) {
+Axis decode_axis(const Json &value, const std::string &tensor) {
+    Axis axis;
+    if (value.is_string()) {
+        axis.name = value.get<std::string>();
+    } else if (value.is_number_integer()) {
+        axis.size = value.get<std::int64_t>();
+    }
+    if (axis.name.empty() && axis.size <= 0) {
+        throw JsonError(tensor + ".shape needs positive sizes or names");
+    }
+    return axis;
+}
+
+std::map<std::string, std::vector<Axis>> decode_tensors(const Json &value,
+                                                        const std::string &where) {
+    std::map<std::string, std::vector<Axis>> shapes;
     for (const auto &item : expect_object(value, where).items()) {
         const std::string tensor = where + "." + item.key();
         expect_fields(item.value(), tensor, {"dtype", "shape"});
         expect_one_of(
             tensor + ".dtype", expect_text(item.value().at("dtype"), tensor + ".dtype"),
             {"float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"});
-        for (const Json &size : expect_list(item.value().at("shape"), tensor + ".shape")) {
-            const bool is_name = size.is_string() && !size.get_ref<const std::string &>().empty();
-            if (!is_name && (!size.is_number_integer() || size <= 0)) {
-                throw JsonError(tensor + ".shape needs positive sizes or names");
-            }
+        std::vector<Axis> &shape = shapes[item.key()];
+        for (const Json &axis : expect_list(item.value().at("shape"), tensor + ".shape")) {
+            shape.push_back(decode_axis(axis, tensor));
         }
     }
+    return shapes;
 }
 
 GraphInfo decode_graph(const Json &value, const std::string &where) {
@@ -146,9 +160,9 @@ GraphInfo decode_graph(const Json &value, const std::string &where) {
     if (expect_integer(value.at("opset"), where + ".opset") < 1) {
         throw JsonError(where + ".opset must be at least 1");
     }
-    check_tensors(value.at("inputs"), where + ".inputs");
-    check_tensors(value.at("outputs"), where + ".outputs");
-    return {expect_text(value.at("path"), where + ".path"), value.at("precision")};
+    decode_tensors(value.at("outputs"), where + ".outputs");
+    return {expect_text(value.at("path"), where + ".path"), value.at("precision"),
+            decode_tensors(value.at("inputs"), where + ".inputs")};
 }
 
 // What runs the graphs needs no more of it: their inputs and outputs are those without pads.

@@ -160,7 +160,7 @@ std::shared_ptr<GraphSession> Engine::open_session(const std::string &graph, boo
     try {
         const std::shared_lock<std::shared_mutex> lock(cuda_gate());
         Ort::SessionOptions options =
-            session_options(choice_, num_threads_, info.precision, records);
+            session_options(choice_, num_threads_, info, bundle_.manifest, records);
         if (on_gpu) {
             check_gpu(graph, info.precision);
             log->listen(options);

@@ -144,7 +144,7 @@ void load_plugin(const ProviderChoice &choice, int ort_api) {
 }
 
 void append_plugin(Ort::SessionOptions &options, const ProviderChoice &choice,
-                   const PluginOptions &settings) {
+                   const OptionPairs &settings) {
     std::vector<const char *> names;
     std::vector<const char *> values;
     for (const auto &[name, value] : settings) {
@@ -168,7 +168,7 @@ void load_plugin(const ProviderChoice &choice, int) {
                  " or later; build it with a newer SDK, or choose another provider");
 }
 
-void append_plugin(Ort::SessionOptions &, const ProviderChoice &choice, const PluginOptions &) {
+void append_plugin(Ort::SessionOptions &, const ProviderChoice &choice, const OptionPairs &) {
     load_plugin(choice, 0);
 }
 

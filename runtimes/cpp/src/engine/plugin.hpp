@@ -3,6 +3,7 @@
 
 #include "engine/ort_api.hpp"
 #include "engine/provider.hpp"
+#include "engine/provider_options.hpp"
 
 namespace minit2i {
 
@@ -12,6 +13,6 @@ void load_plugin(const ProviderChoice &choice, int ort_api);
 
 // Assigns a session to the chosen device of a loaded plugin.
 void append_plugin(Ort::SessionOptions &options, const ProviderChoice &choice,
-                   const PluginOptions &settings);
+                   const OptionPairs &settings);
 
 } // namespace minit2i

@@ -118,15 +118,4 @@ ProviderChoice checked_choice(const char *name, const char *plugin, const char *
     return choice;
 }
 
-PluginOptions plugin_options(const ProviderChoice &choice, int num_threads) {
-    if (choice.provider.name != "openvino") {
-        return {};
-    }
-    // Unasked, OpenVINO computes in bf16 wherever the processor can.
-    const std::string hint = choice.precision == "bf16" ? "bf16" : "f32";
-    return {{"load_config", R"({"CPU": {"INFERENCE_PRECISION_HINT": ")" + hint +
-                                R"(", "INFERENCE_NUM_THREADS": ")" + std::to_string(num_threads) +
-                                R"("}})"}};
-}
-
 } // namespace minit2i

@@ -35,11 +35,6 @@ struct ProviderChoice {
 ProviderChoice checked_choice(const char *name, const char *plugin, const char *precision,
                               int device, const char *cuda_graph);
 
-// Options of a plugin, in pairs of name and value.
-using PluginOptions = std::vector<std::pair<std::string, std::string>>;
-
-PluginOptions plugin_options(const ProviderChoice &choice, int num_threads);
-
 // "a, b"
 std::string listed(const std::vector<std::string> &names);
 
