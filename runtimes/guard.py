@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.runtimes.cuda.capture_gate import CAPTURE_GATE
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,10 +29,13 @@ class Guard:
     Args:
         name: of the runtime, for errors.
         owner: the runtime; it is kept alive in forks of this process.
+
+    ``uses_cuda`` keeps its calls out of recordings of CUDA graphs by other threads.
     """
 
     def __init__(self, name: str, owner: object) -> None:
         self.is_open = True
+        self.uses_cuda = False
         self._name = name
         self._lock = threading.RLock()
         self._process = os.getpid()
@@ -68,7 +72,12 @@ class Guard:
         self.check()
         with self._lock:
             self.check()
-            yield
+            with self.beside_recordings():
+                yield
+
+    def beside_recordings(self) -> contextlib.AbstractContextManager[None]:
+        """What a block that calls CUDA is run in, also where it is no call of the runtime."""
+        return CAPTURE_GATE.shared() if self.uses_cuda else contextlib.nullcontext()
 
     def close(self, free: Callable[[], None]) -> None:
         """Let the running call end, refuse all later ones and free the engine; once.
@@ -83,7 +92,8 @@ class Guard:
         with self._lock:
             if self.is_open:
                 self.is_open = False
-                free()
+                with self.beside_recordings():
+                    free()
 
 
 def guarded(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:

@@ -11,6 +11,7 @@ No graph is trusted unchecked. Its first replays are computed by plain runs as w
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import warnings
@@ -23,8 +24,9 @@ from jaxtyping import Float32
 
 from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure, UsageError
 from minit2i_deploy.protocol import FreshNoise
+from minit2i_deploy.runtimes.cuda.capture_gate import CAPTURE_GATE
 from minit2i_deploy.runtimes.guard import Guard, guarded
-from minit2i_deploy.runtimes.onnxruntime.trajectory import first_line
+from minit2i_deploy.runtimes.onnxruntime.trajectory import failing_in, first_line
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.step_inputs import StepInputs
 
@@ -78,6 +80,11 @@ class Place:
         self._steps: dict[tuple[int, int], tuple[int, Any]] = {}
         self._table = RowTable(graphs, inputs)
         self._resident: dict[tuple[int, int, int], tuple[int, Any]] = {}
+
+    def __del__(self) -> None:
+        # Freeing memory of the device ends a recording as a call does.
+        with CAPTURE_GATE.shared():
+            self.__dict__.clear()
 
     def write_rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> None:
         """Put all rows and weights of a table in their places."""
@@ -183,6 +190,11 @@ class StepGraphs:
         self._recorded: set[int] = set()
         self._free: dict[tuple[tuple[int, ...], ...], list[Place]] = {}
 
+    def __del__(self) -> None:
+        # The last trajectory of a closed runtime frees the session.
+        with CAPTURE_GATE.shared():
+            self.__dict__.clear()
+
     def start(self, x: np.ndarray, inputs: StepInputs, guard: Guard) -> CapturedTrajectory:
         """A trajectory in a place that no living one uses."""
         shapes = (x.shape, inputs.tokens.shape)
@@ -226,7 +238,7 @@ class StepGraphs:
             return
         is_new = number not in self._recorded
         try:
-            self._run(number, binding, wait or is_new)
+            self._run(number, binding, wait or is_new, records=is_new)
         except RuntimeFailure as error:
             if self._must or not is_new:
                 raise
@@ -239,7 +251,7 @@ class StepGraphs:
         # Another row: one that the graph keeps would show in the replay.
         place.update_inplace(row * np.float32(0.5) + np.float32(0.125))
         try:
-            self._run(number, binding)
+            self._run(number, binding, records=True)
         except RuntimeFailure as error:
             if self._must:
                 raise
@@ -280,12 +292,13 @@ class StepGraphs:
         options.add_run_config_entry(_ID_ENTRY, str(number))
         return options
 
-    def _run(self, number: int, binding: Any, wait: bool = True) -> None:
+    def _run(self, number: int, binding: Any, wait: bool = True, *, records: bool = False) -> None:
         options = self._options(number)
         if not wait:
             options.add_run_config_entry(_NO_WAIT_ENTRY, "1")
         try:
-            self.session.run_with_iobinding(binding, options)
+            with CAPTURE_GATE.alone() if records else contextlib.nullcontext():
+                self.session.run_with_iobinding(binding, options)
         except Exception as error:  # the library's errors share no base
             remedy = "" if number == _PLAIN else "; cuda_graph=off runs without CUDA graphs"
             raise RuntimeFailure(
@@ -309,7 +322,8 @@ class CapturedTrajectory:
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
-        self._step(row, noise)
+        with failing_in("transformer"):
+            self._step(row, noise)
 
     def _step(self, row: Row, noise: np.ndarray | None) -> None:
         if noise is not None:
@@ -340,13 +354,16 @@ class CapturedTrajectory:
         """
         if not self._may_be_resident(rows):
             for done, row in enumerate(rows, start=1):
-                self._step(row, fresh_noise(row))
+                noise = fresh_noise(row)
+                with failing_in("transformer"):
+                    self._step(row, noise)
                 if on_row is not None:
                     on_row(done)
             return {}
-        self._place.write_rows([self._inputs.of_row(row) for row in rows])
-        for count in {len(row.weights) for row in rows}:
-            self._write_fixed(count)
+        with failing_in("transformer"):
+            self._place.write_rows([self._inputs.of_row(row) for row in rows])
+            for count in {len(row.weights) for row in rows}:
+                self._write_fixed(count)
         for index, row in enumerate(rows):
             is_last = index == len(rows) - 1
             self._place.step_resident(self._reading, index, len(row.weights), wait=is_last)
@@ -369,7 +386,8 @@ class CapturedTrajectory:
         Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
     ]:
         """Copies of x and h."""
-        x, h = (value.numpy().copy() for value in self._place.pairs[self._reading])
+        with self._guard.beside_recordings(), failing_in("transformer"):
+            x, h = (value.numpy().copy() for value in self._place.pairs[self._reading])
         return x, h
 
 

@@ -21,6 +21,7 @@ from minit2i_deploy.errors import CudaGraphWarning, PrecisionWarning, RuntimeFai
 from minit2i_deploy.protocol import check_threads
 from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
+from minit2i_deploy.runtimes.cuda.capture_gate import CAPTURE_GATE
 from minit2i_deploy.runtimes.guard import guarded
 from minit2i_deploy.runtimes.int8_probe import warn_of_saturation
 from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import (
@@ -100,15 +101,18 @@ class OnnxRuntime(GraphRuntime):
         known = PROVIDERS.get(provider)
         self._ort = require("onnxruntime", "cpu" if known is None else known.extra)
         precisions = [graph.precision for graph in bundle.manifest.graphs.values()]
-        self._provider = find_provider(
-            self._ort,
-            provider,
-            precisions,
-            precision,
-            graph=bundle.graph_path("text_adapter"),
-            device=device,
-        )
-        self._gpu = check_present(self._ort, self._provider, device)
+        # Under auto, it runs a toy on the GPU.
+        with CAPTURE_GATE.shared():
+            self._provider = find_provider(
+                self._ort,
+                provider,
+                precisions,
+                precision,
+                graph=bundle.graph_path("text_adapter"),
+                device=device,
+            )
+            self._gpu = check_present(self._ort, self._provider, device)
+        self._guard.uses_cuda = self._provider.device == "cuda"
         require_engine_fits(bundle, self.provider)
         check_mode(cuda_graph, self.provider, self._provider.records is not None)
         self._cuda_graph = cuda_graph

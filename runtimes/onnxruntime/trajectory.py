@@ -6,19 +6,22 @@ the branches' weights go there in a step, some forty bytes an image, and nothing
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float32
 
-from minit2i_deploy.errors import RuntimeFailure
+from minit2i_deploy.errors import Minit2iError, RuntimeFailure
 from minit2i_deploy.runtimes.guard import Guard, guarded
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.step_inputs import StepInputs
 
 # Of the arenas of its CPU and CUDA providers.
 _ALLOCATION: Final = re.compile(r"Failed to allocate memory for requested buffer of size (\d+)")
+_FREE_MEMORY: Final = "use a smaller batch, or free some"
 _MAX_CHARACTERS: Final = 400
 # Between templates of C++ and a path of its sources.
 _CUDA_FAILURE: Final = re.compile(r"CU(DA|BLAS|DNN) failure \d+: [^;]*[^; ]")
@@ -60,6 +63,11 @@ class OnnxTrajectory:
         self, row: Row, noise: Float32[np.ndarray, "batch 3 height width"] | None = None
     ) -> None:
         """Advance by one row; arguments as in ``protocol.Trajectory``."""
+        with failing_in("transformer"):
+            self._run(row, noise)
+        self._now, self._next = self._next, self._now
+
+    def _run(self, row: Row, noise: np.ndarray | None) -> None:
         if noise is not None:
             self._now[1].update_inplace(np.ascontiguousarray(noise))
         binding = self._session.io_binding()
@@ -71,13 +79,7 @@ class OnnxTrajectory:
             binding.bind_cpu_input(name, array)
         for name, value in zip(("x_next", "h_next"), self._next, strict=True):
             binding.bind_ortvalue_output(name, value)
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:  # the library's errors share no base
-            raise RuntimeFailure(
-                f"onnxruntime failed in transformer: {first_line(error)}"
-            ) from error
-        self._now, self._next = self._next, self._now
+        self._session.run_with_iobinding(binding)
 
     def state(
         self,
@@ -85,8 +87,16 @@ class OnnxTrajectory:
         Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
     ]:
         """Copies of x and h."""
-        x, h = (value.numpy().copy() for value in self._now)
+        with self._guard.beside_recordings(), failing_in("transformer"):
+            x, h = (value.numpy().copy() for value in self._now)
         return x, h
+
+    def __del__(self) -> None:
+        # Freeing memory of the device ends a recording as a call does; and the last trajectory of a
+        # closed runtime frees the session.
+        if guard := getattr(self, "_guard", None):
+            with guard.beside_recordings():
+                self.__dict__.clear()
 
     def _fixed_values(self, branches: int) -> dict[str, Any]:
         if branches not in self._fixed:
@@ -105,15 +115,33 @@ class OnnxTrajectory:
         )
 
 
+@contextlib.contextmanager
+def failing_in(graph: str) -> Iterator[None]:
+    """Explain errors of the library, also of memory on the device, in one line.
+
+    Raises:
+        RuntimeFailure: in their place; it names the graph.
+    """
+    try:
+        yield
+    except (Minit2iError, MemoryError):
+        # The latter is of the host, and the caller's to explain.
+        raise
+    except Exception as error:  # the library's errors share no base
+        raise RuntimeFailure(f"onnxruntime failed in {graph}: {first_line(error)}") from error
+
+
 def first_line(error: Exception) -> str:
     """What a library's error says first; of a failure in CUDA, CUDA's own words alone."""
     text = str(error).strip().partition("\n")[0] or type(error).__name__
     allocation = _ALLOCATION.search(text)
     if allocation is not None:
         megabytes = max(1, round(int(allocation[1]) / 1e6))
-        return f"out of memory, {megabytes} MB more were needed; use a smaller batch, or free some"
+        return f"out of memory, {megabytes} MB more were needed; {_FREE_MEMORY}"
     failure = _CUDA_FAILURE.search(text)
-    return _shorten(text) if failure is None else failure[0]
+    if failure is None:
+        return _shorten(text)
+    return f"{failure[0]}; {_FREE_MEMORY}" if "out of memory" in failure[0] else failure[0]
 
 
 def _shorten(text: str) -> str:

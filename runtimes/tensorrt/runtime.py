@@ -67,8 +67,10 @@ class TensorRtRuntime(GraphRuntime):
             raise UsageError(f"graphs is {graphs!r}; choose one of {', '.join(GRAPHS)}")
         require_engine_fits(bundle, f"runtime {self.name}")
         super().__init__(bundle)
+        self._guard.uses_cuda = True
         self._settings = (graphs, debug)
-        self._gpu = Gpu(RuntimeLibrary.open(self.library), device)
+        with self._guard.beside_recordings():
+            self._gpu = Gpu(RuntimeLibrary.open(self.library), device)
         self._device = Device(capability=self._gpu.driver.capability, name=self._gpu.driver.name)
         self._engines: dict[str, list[Engine]] = {}
         self._calls: dict[Engine, HostCall] = {}

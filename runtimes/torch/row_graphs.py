@@ -98,7 +98,8 @@ def record_cuda_graph(device: torch.device, work: Callable[[], None]) -> Callabl
             work()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
+        # Calls of other threads go on, and do not end it.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             work()
     return graph.replay
 

@@ -60,7 +60,9 @@ class TorchRuntime(BaseRuntime):
         from minit2i_deploy.runtimes.torch.network import TorchNetwork
 
         super().__init__(bundle)
-        self._network = TorchNetwork(bundle, device, precision, compile, one_graph)
+        self._guard.uses_cuda = device.startswith("cuda")
+        with self._guard.beside_recordings():
+            self._network = TorchNetwork(bundle, device, precision, compile, one_graph)
 
     @classmethod
     def self_tests(cls) -> list[SelfTest]:

@@ -99,24 +99,43 @@ class CppCensus(StepCensus):
 
 
 def image_run(
-    bundle: Path, *, rows: int, turns: bool = False, images: int = 3, **options: Any
+    bundle: Path,
+    *,
+    rows: int,
+    turns: bool | str = False,
+    images: int = 3,
+    fail_malloc: int = 0,
+    **options: Any,
 ) -> Run:
     """Images of a bundle on the stand-in.
 
     Args:
         bundle: its folder.
         rows: rows of each image.
-        turns: rows with guidance and without it in turns.
+        turns: as in ``image_run.guided_rows``.
         images: one after the other, in one process.
+        fail_malloc: number of the allocation that fails, counted from 1; 0: none.
         options: of ``OnnxRuntime``.
     """
     plan = {"rows": rows, "turns": turns, "images": images}
     settings = {"cuda_graph": "on", **options, "image": plan}
-    return run(_PROGRAM, bundle, json.dumps(settings), capability=_CAPABILITY)
+    return run(
+        _PROGRAM,
+        bundle,
+        json.dumps(settings),
+        capability=_CAPABILITY,
+        fail_malloc=fail_malloc,
+    )
 
 
 def cpp_image_run(
-    bundle: Path, *, rows: int, turns: bool = False, images: int = 3, **options: str
+    bundle: Path,
+    *,
+    rows: int,
+    turns: bool | str = False,
+    images: int = 3,
+    fail_malloc: int = 0,
+    **options: str,
 ) -> Run:
     """Images by the C++ client; arguments as in ``image_run``, options of its model."""
     model = {"cuda_graph": "on", **options}
@@ -127,6 +146,7 @@ def cpp_image_run(
         json.dumps(plan),
         variables=cpp_environment,
         capability=_CAPABILITY,
+        fail_malloc=fail_malloc,
     )
 
 

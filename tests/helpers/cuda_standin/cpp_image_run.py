@@ -2,8 +2,9 @@
 
     python cpp_image_run.py BUNDLE OPTIONS
 
-OPTIONS is JSON: ``rows`` (number of rows), ``turns`` (rows of two branches and of one in turns),
-``images``, and under "model" texts of ``minit2i_model_params``. Prints the warnings as JSON.
+OPTIONS is JSON: ``rows`` (number of rows), ``turns`` (as in ``image_run``),
+``images``, and under "model" texts of ``minit2i_model_params``. Prints the warnings as JSON, or
+under "error" the line of what failed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.solvers.table import Table, solver_table
 from tests.helpers.cpp_client import PROGRESS, Client, generate_params
-from tests.helpers.cuda_standin.image_run import mark
+from tests.helpers.cuda_standin.image_run import guided_rows, mark
 
 
 def main(path: str, options: dict[str, Any]) -> None:
@@ -37,18 +38,24 @@ def main(path: str, options: dict[str, Any]) -> None:
                 params = generate_params(
                     b"a red circle", table=str(table).encode(), guidance=2.5, on_progress=progress
                 )
-                c.generate(params, size)
+                try:
+                    c.generate(params, size)
+                except AssertionError as error:
+                    # What the client said.
+                    print(json.dumps({"error": str(error)}))
+                    return
             mark("close")
             print(json.dumps(c.warnings))
 
 
 def _table(options: dict[str, Any]) -> Table:
-    """Euler's; of rows that take turns every third has guidance."""
+    """Euler's; of its rows some have guidance."""
     table = solver_table("euler", steps=options["rows"])
     if not options["turns"]:
         return table
     rows = table.rows.copy()
-    rows[np.arange(len(rows)) % 3 > 0, table.columns.index("share")] = 0.0
+    guided = guided_rows(options["turns"], len(rows))
+    rows[~np.array(guided), table.columns.index("share")] = 0.0
     return Table(name="turns", columns=table.columns, rows=rows, meta=table.meta)
 
 

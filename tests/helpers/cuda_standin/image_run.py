@@ -3,7 +3,8 @@
     python image_run.py BUNDLE OPTIONS
 
 OPTIONS is JSON: keywords of ``OnnxRuntime``, and under "image" ``rows`` (number of rows), ``turns``
-(rows of two branches and of one in turns) and ``images``. Prints where the nodes were placed.
+(as in ``guided_rows``) and ``images``. Prints where the nodes were placed, or under "error" the
+line of what failed.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ import ctypes
 import json
 import sys
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 from unittest import mock
 
 import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import Minit2iError
 from minit2i_deploy.evaluation import reference_outputs
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
 from minit2i_deploy.solvers.noise import batch_noise
 from minit2i_deploy.solvers.table import solver_table
+
+# Guidance begins after some rows, which need less memory.
+LATE: Final = "late"
 
 
 def main(path: str, options: dict[str, Any]) -> None:
@@ -34,8 +39,12 @@ def main(path: str, options: dict[str, Any]) -> None:
         mock.patch.object(reference_outputs, "require_reference_output"),
         OnnxRuntime(bundle, provider="cuda", threads=1, **options) as runtime,
     ):
-        for number in range(plan["images"]):
-            run_image(bundle, runtime, plan, number)
+        try:
+            for number in range(plan["images"]):
+                run_image(bundle, runtime, plan, number)
+        except Minit2iError as error:
+            print(json.dumps({"error": str(error)}))
+            return
         mark("close")
         print(json.dumps({name: placement(session) for name, session in runtime._sessions.items()}))
 
@@ -57,16 +66,29 @@ def run_image(bundle: Bundle, runtime: OnnxRuntime, plan: dict[str, Any], number
     state = runtime.start(batch_noise([number], shape), tokens)
     table = solver_table("euler", steps=plan["rows"])
     rows = [list(table.steps(guidance)) for guidance in (2.5, 1.0)]
-    chosen = [rows[int(plan["turns"] and i % 3 > 0)][i] for i in range(plan["rows"])]
+    guided = guided_rows(plan["turns"], plan["rows"])
+    chosen = [rows[0 if is_guided else 1][i] for i, is_guided in enumerate(guided)]
 
     def mark_row(index: int) -> None:
         if index < len(chosen):
             mark(f"image {number} row {index} branches {len(chosen[index].weights)}")
 
     mark_row(0)
-    state.run_rows(chosen, lambda row: None, mark_row)
+    if hasattr(state, "run_rows"):
+        state.run_rows(chosen, lambda row: None, mark_row)
+    else:
+        for index, row in enumerate(chosen, start=1):
+            state.step(row)
+            mark_row(index)
     mark("read")
     state.state()
+
+
+def guided_rows(turns: bool | str, count: int) -> list[bool]:
+    """Whether each row has guidance: all, every third in turns, or those from the third on."""
+    if turns == LATE:
+        return [index >= 2 for index in range(count)]
+    return [not turns or index % 3 == 0 for index in range(count)]
 
 
 def mark(text: str) -> None:

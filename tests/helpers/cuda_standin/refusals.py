@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from tests.helpers.cuda_standin.events import MARK, Event
+from tests.helpers.cuda_standin.image_run import LATE
 from tests.helpers.cuda_standin.standin import Run
 
 
@@ -14,6 +18,12 @@ class Generate(Protocol):
     """Image on provider cuda, as image.png of a folder: arguments, then settings of ``run``."""
 
     def __call__(self, folder: Path, *arguments: object, **settings: object) -> Run: ...
+
+
+class ImageRun(Protocol):
+    """``census.image_run`` or ``census.cpp_image_run``."""
+
+    def __call__(self, bundle: Path, **plan: Any) -> Run: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +57,18 @@ class Refusals:
         assert done.code == 1
         self.check_line(done, "out of memory")
 
+    def check_memory_at_rows(self, image_run: ImageRun, bundle: Path) -> None:
+        """Which runs out at a later row, where guidance begins and needs more."""
+        plan = {"rows": 4, "turns": LATE, "images": 1, "cuda_graph": "off"}
+        whole = image_run(bundle, **plan)
+        assert whole.code == 0, whole.err[-2000:]
+        # The first one is for all values of the graph in one piece, which the library does without.
+        number = allocations_after_first_row(whole.events)[-1]
+        line = image_run(bundle, fail_malloc=number, **plan).answer["error"]
+        assert line.startswith("onnxruntime failed in transformer: ") and "\n" not in line
+        assert "out of memory" in line and "smaller batch" in line, line
+        assert "/onnxruntime_src/" not in line
+
     def check_memory_of_graphs(self, folder: Path) -> None:
         """Which runs out while one is recorded: steps run without, and a warning says why."""
         which = num_allocations(self.generate, folder) - 1
@@ -63,6 +85,21 @@ class Refusals:
         assert line.startswith(f"{self.program}: error: ")
         assert "/onnxruntime_src/" not in line
         assert [part for part in parts if part not in line] == [], line
+
+
+def allocations_after_first_row(events: Sequence[Event]) -> list[int]:
+    """Numbers of the allocations on the device in later rows of the first image."""
+    result: list[int] = []
+    number, is_later = 0, False
+    for event in events:
+        if event.kind == MARK:
+            row = re.match(r"image 0 row (\d+)", event.name)
+            is_later = row is not None and int(row[1]) > 0
+        elif event.kind == "allocate" and "Host" not in event.name:
+            number += 1
+            if is_later:
+                result.append(number)
+    return result
 
 
 @cache

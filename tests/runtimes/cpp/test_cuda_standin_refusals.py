@@ -9,6 +9,7 @@ import pytest
 
 from tests.helpers.cpp_client import build
 from tests.helpers.cuda_standin.bundles import small_bundle
+from tests.helpers.cuda_standin.census import cpp_image_run
 from tests.helpers.cuda_standin.refusals import Refusals
 from tests.helpers.cuda_standin.standin import Run, cpp_environment, run
 
@@ -59,6 +60,10 @@ def test_a_second_gpu_where_there_is_one(tmp_path: Path) -> None:
 def test_memory_that_runs_out_before_the_first_step(tmp_path: Path, share: float) -> None:
     """In the text encoder, and in the text adapter."""
     REFUSALS.check_memory(tmp_path, share)
+
+
+def test_memory_that_runs_out_at_a_row() -> None:
+    REFUSALS.check_memory_at_rows(cpp_image_run, small_bundle("b-16", "fp32"))
 
 
 def test_memory_that_runs_out_while_a_graph_is_recorded(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import warnings
+import weakref
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure, UsageError
 from minit2i_deploy.generate import generate
+from minit2i_deploy.runtimes.cuda.capture_gate import CAPTURE_GATE
 from minit2i_deploy.runtimes.fake import FakeTrajectory
 from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import CHECKED_REPLAYS, CapturedTrajectory
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
@@ -21,6 +24,7 @@ from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.bundles import CONFIG, write_bundle
 from tests.helpers.fakes.fake_onnxruntime import FakeOrt
 from tests.helpers.tiny_bundle import tiny_bundle
+from tests.runtimes.onnxruntime.test_failures import MEMORY
 
 WITH_CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
 _VALUES = np.array([0.5, 0.25, -0.5, -1.0, 0.0, 0.0], np.float32)
@@ -87,6 +91,65 @@ def test_graphs_are_recorded_checked_and_then_replayed_alone(
         assert fake.copies.count("from cuda") == 2
         # x, h, each branch count's tokens; a row and its weights each time.
         assert fake.copies.count("to cuda") == 2 + 2 + 2 * len(ROWS)
+
+
+def test_recordings_have_cuda_to_themselves(
+    bundle: Bundle, fake: FakeOrt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its global mode, a call of another thread ends a recording and fails itself."""
+    ran: list[tuple[bool, bool]] = []
+    run = fake.InferenceSession.run_with_iobinding
+
+    def noted(session: Any, binding: Any, options: Any = None) -> None:
+        before = len(session.recorded)
+        run(session, binding, options)
+        records = len(session.recorded) > before
+        ran.append((records, CAPTURE_GATE._alone is not None))
+        assert records or CAPTURE_GATE._shares[threading.get_ident()]
+
+    monkeypatch.setattr(fake.InferenceSession, "run_with_iobinding", noted)
+    with OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime:
+        state = runtime.start(*arrays(1))
+        for row in ROWS:
+            state.step(row)
+        # And each row by itself, once graphs are trusted.
+        state = runtime.start(*arrays(2))
+        state.run_rows(ROWS, lambda row: None)
+    assert all(records == is_alone for records, is_alone in ran)
+    assert sum(records for records, _ in ran) == 3 + len(ROWS)
+    assert not CAPTURE_GATE._shares
+
+
+@pytest.mark.parametrize("mode", ["off", "on"])
+def test_memory_is_not_freed_beside_a_recording(
+    bundle: Bundle, fake: FakeOrt, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Nor the session, which the last trajectory of a closed runtime frees."""
+    freed: list[bool] = []
+    watched: list[weakref.ref[np.ndarray]] = []
+
+    def note(_: object) -> None:
+        freed.append(bool(CAPTURE_GATE._shares[threading.get_ident()]))
+
+    for kind in (fake.OrtValue, fake.InferenceSession):
+        create = kind.__init__
+
+        def owning(self: Any, *args: Any, create: Any = create, **kwargs: Any) -> None:
+            create(self, *args, **kwargs)
+            # Freed with its last reference as the library's memory is, not by the collector.
+            self.memory = np.zeros(1)
+            watched.append(weakref.ref(self.memory, note))
+
+        monkeypatch.setattr(kind, "__init__", owning)
+    with OnnxRuntime(bundle, provider="cuda", cuda_graph=mode) as runtime:
+        state = runtime.start(*arrays(1))
+        state.step(ROWS[0])
+    # What the fake itself refers to.
+    fake.sessions.clear()
+    assert not freed
+    del state, runtime
+    gc.collect()
+    assert len(freed) > 4 and all(freed)
 
 
 def test_one_session_serves_one_branch_and_two(bundle: Bundle, fake: FakeOrt) -> None:
@@ -232,6 +295,35 @@ def test_off_records_nothing(bundle: Bundle, fake: FakeOrt) -> None:
     assert not fake.sessions[0].recorded
     options = fake.sessions[0].provider_options["CUDAExecutionProvider"]
     assert "enable_cuda_graph" not in options
+
+
+@pytest.mark.parametrize("mode", ["off", "on"])
+def test_memory_that_runs_out_at_a_row_is_one_line(
+    bundle: Bundle, fake: FakeOrt, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Where another number of branches needs its inputs on the device, and where a state is read;
+    an arena that cannot grow is an error of the run, which other tests cover."""
+
+    def full(*_: object) -> Any:
+        raise RuntimeError(f"{MEMORY}and more")
+
+    line = "onnxruntime failed in transformer: out of memory, 12 MB more were needed; use a smaller"
+    with OnnxRuntime(bundle, provider="cuda", cuda_graph=mode) as runtime:
+        state = runtime.start(*arrays(1))
+        state.step(ROWS[0])
+        with monkeypatch.context() as patch:
+            patch.setattr(fake.OrtValue, "ortvalue_from_numpy", full)
+            with pytest.raises(RuntimeFailure) as error:
+                state.step(ROWS[1])
+            patch.setattr(fake.OrtValue, "numpy", full)
+            with pytest.raises(RuntimeFailure) as unread:
+                state.state()
+        for failure in (error, unread):
+            assert str(failure.value).startswith(line) and "\n" not in str(failure.value)
+        # Nothing was advanced, and the runtime goes on.
+        for row in ROWS[1:]:
+            state.step(row)
+        assert all(map(np.array_equal, state.state(), expected(1)))
 
 
 def test_wrong_modes_are_refused(bundle: Bundle, fake: FakeOrt) -> None:

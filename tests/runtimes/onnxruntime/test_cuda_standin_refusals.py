@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.cuda_standin.bundles import small_bundle
+from tests.helpers.cuda_standin.census import image_run
 from tests.helpers.cuda_standin.refusals import Refusals
 from tests.helpers.cuda_standin.standin import Run, run
 
@@ -47,6 +48,16 @@ def test_what_the_machine_lacks(
     assert done.code == code
     REFUSALS.check_line(done, *parts)
     assert not (tmp_path / "image.png").exists()
+    if "memory_mb" not in settings:
+        assert doctors_reason(**settings) in done.err
+
+
+def doctors_reason(**settings: Any) -> str:
+    """Why provider cuda does not work, as ``minit2i doctor`` says before anyone asks."""
+    engines = run("-m", "minit2i_deploy", "doctor", "--json", **settings).answer["engines"]
+    (engine,) = (engine for engine in engines if engine["engine"] == "onnxruntime:cuda")
+    assert engine["state"] == "does not work"
+    return str(engine["why"])
 
 
 def test_a_gpu_that_does_not_compute_in_bf16(tmp_path: Path) -> None:
@@ -69,6 +80,10 @@ def test_a_second_gpu_where_there_is_one(tmp_path: Path) -> None:
 def test_memory_that_runs_out_before_the_first_step(tmp_path: Path, share: float) -> None:
     """At the first allocation, in the text encoder, and in the text adapter."""
     REFUSALS.check_memory(tmp_path, share)
+
+
+def test_memory_that_runs_out_at_a_row() -> None:
+    REFUSALS.check_memory_at_rows(image_run, small_bundle("b-16", "fp32"))
 
 
 def test_memory_that_runs_out_while_a_graph_is_recorded(tmp_path: Path) -> None:

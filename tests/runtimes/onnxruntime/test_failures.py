@@ -24,6 +24,10 @@ CAPTURE = (
     [
         (MEMORY, "out of memory, 12 MB more were needed; use a smaller batch, or free some"),
         (CAPTURE, "CUDA failure 901: operation failed due to a previous error during capture"),
+        (
+            "CUDA failure 2: out of memory ; GPU=0 ; hostname=h ; file=x.cc ; line=9 ; expr=f();",
+            "CUDA failure 2: out of memory; use a smaller batch, or free some",
+        ),
         ("CUBLAS failure 15: not supported; GPU=0", "CUBLAS failure 15: not supported"),
         ("first\nsecond", "first"),
         ("", "RuntimeError"),

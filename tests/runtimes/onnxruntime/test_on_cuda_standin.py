@@ -14,16 +14,19 @@ import pytest
 
 from minit2i_deploy.config import VARIANTS
 from minit2i_deploy.demo.ready import ready_bundle
+from tests.helpers.cuda_standin import threads_run
 from tests.helpers.cuda_standin.bundles import BLOCKS, NETWORKS, small_bundle
 from tests.helpers.cuda_standin.census import FUSED, documented, image_run, rows_of, take_census
 from tests.helpers.cuda_standin.events import captures, count, sections
-from tests.helpers.cuda_standin.standin import ROOT, Run
+from tests.helpers.cuda_standin.standin import ROOT, Run, run
 
 pytestmark = pytest.mark.cuda
 
 # What ONNX Runtime computes on the CPU anyway: sizes for other nodes, eight bytes each.
 SHAPE_NODES: Final = {"Cast", "Concat", "Gather", "Reshape", "Shape", "Squeeze", "Unsqueeze"}
 MAX_SHAPE_NODES: Final = 8
+# cudaStreamCaptureModeGlobal.
+CAPTURE_MODE_GLOBAL: Final = 0
 
 
 @functools.cache
@@ -71,6 +74,21 @@ def test_recorded_steps_call_nothing_that_a_capture_forbids(network: tuple[str, 
     assert len(captures(done.events)) == 4 + 8
     assert count(done.events).violations == ()
     assert all(count(step).unpinned == 0 for step in captures(done.events))
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_calls_of_other_threads_and_recordings_keep_apart(gated: bool) -> None:
+    """ONNX Runtime records in the mode in which both fail; without the gate they do here."""
+    done = run(threads_run.__file__, small_bundle("b-16", "fp16"), gated, capture_ms=100)
+    begins = [event for event in done.events if event.kind == "capture" and event.name == "begin"]
+    assert {event.number("mode") for event in begins} == {CAPTURE_MODE_GLOBAL}
+    if gated:
+        assert done.answer == [] and count(done.events).violations == ()
+        # Of the first image; and each row of the second one by itself.
+        assert len(begins) == 4 + 6
+    else:
+        assert count(done.events).violations
+        assert any("running without CUDA graphs" in line for line in done.answer)
 
 
 def test_replays_with_and_without_guidance_read_what_they_recorded(

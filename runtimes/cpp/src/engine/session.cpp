@@ -19,6 +19,11 @@ GraphSession::GraphSession(std::string graph, Ort::Session session, bool serial,
     : graph_(std::move(graph)), log_(std::move(log)), session_(std::move(session)),
       serial_(serial) {}
 
+GraphSession::~GraphSession() {
+    const std::shared_lock<std::shared_mutex> gate(cuda_gate());
+    session_ = Ort::Session(nullptr);
+}
+
 void GraphSession::run_binding(Ort::IoBinding &binding, const Ort::RunOptions &options) {
     const std::lock_guard<std::mutex> lock(turn_);
     try {

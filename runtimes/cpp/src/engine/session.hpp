@@ -30,6 +30,10 @@ public:
     // log: what the session writes to as long as it lives.
     GraphSession(std::string graph, Ort::Session session, bool serial,
                  std::shared_ptr<const PlacementLog> log);
+    GraphSession(const GraphSession &) = delete;
+    GraphSession &operator=(const GraphSession &) = delete;
+    // Frees its memory on the device, which ends a recording as any call does.
+    ~GraphSession();
 
     // The first output, which must be float32.
     Tensor run(const std::vector<const char *> &names, const std::vector<Ort::Value> &inputs,

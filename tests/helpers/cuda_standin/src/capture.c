@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_HOST_COPIES = 1 << 17 };
 
@@ -21,15 +22,20 @@ static int num_host_copies;
 static long num_graphs, num_streams, num_nodes;
 static int is_capturing, is_invalid;
 static cudaStream_t capturing_stream;
+static pthread_t capturing_thread;
+static enum cudaStreamCaptureMode capture_mode;
 
 int standin_is_capturing(void) { return is_capturing; }
 
 void standin_add_node(void) { num_nodes += is_capturing; }
 
+/* Whose calls a capture forbids is its mode: global, those of all threads. */
 int standin_forbidden(const char *call) {
-    if (!is_capturing)
+    const int is_other = is_capturing && !pthread_equal(pthread_self(), capturing_thread);
+    if (!is_capturing || capture_mode == cudaStreamCaptureModeRelaxed ||
+        (is_other && capture_mode == cudaStreamCaptureModeThreadLocal))
         return 0;
-    standin_event("violation %s", call);
+    standin_event("violation %s other_thread=%d", call, is_other);
     is_invalid = 1;
     return 1;
 }
@@ -98,11 +104,14 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end) 
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
-    standin_event("capture begin");
-    is_capturing = 1;
+    standin_event("capture begin mode=%d", mode);
     is_invalid = 0;
     num_nodes = 0;
     capturing_stream = stream;
+    capturing_thread = pthread_self();
+    capture_mode = mode;
+    is_capturing = 1;
+    usleep(1000 * standin_setting("CUDA_STANDIN_CAPTURE_MS", 0));
     return cudaSuccess;
 }
 

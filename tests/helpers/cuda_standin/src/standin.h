@@ -10,6 +10,7 @@
  *   CUDA_STANDIN_DRIVER        version of the driver, 13000 by default; 0 means that there is none
  *   CUDA_STANDIN_MEMORY_MB     memory of each device, 141 GiB by default
  *   CUDA_STANDIN_FAIL_MALLOC   number of the allocation that fails, counted from 1
+ *   CUDA_STANDIN_CAPTURE_MS    time that each capture takes at least, for calls of other threads
  */
 #pragma once
 

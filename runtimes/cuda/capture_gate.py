@@ -1,0 +1,98 @@
+"""Keeps other threads from CUDA while one of them records a graph.
+
+ONNX Runtime records in CUDA's global mode, in which a call of any thread that may allocate, free or
+wait ends the recording, and fails itself. So calls to CUDA hold a share of one gate of the process,
+and a recording holds it alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+
+class CaptureGate:
+    """Shared by any number of threads, or held alone by one.
+
+    A share may be taken again by the thread that has one. What waits to hold the gate alone goes
+    before new shares, so nothing under a share may wait for another thread's call.
+    """
+
+    def __init__(self) -> None:
+        # Reentrant: a destructor may take a share at any line of this file.
+        self._changed = threading.Condition(threading.RLock())
+        self._shares: Counter[int] = Counter()
+        self._alone: int | None = None
+        self._num_waiting = 0
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Wait for a recording of another thread, and keep new ones out inside the block."""
+        me = threading.get_ident()
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_open_to(me))
+            self._add_shares(me, 1)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._add_shares(me, -1)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait for the calls of all other threads, and keep new ones out inside the block.
+
+        This thread's own shares are given up while it waits, so that two may wait at once.
+        """
+        me = threading.get_ident()
+        with self._changed:
+            shares = self._shares.pop(me, 0)
+            self._num_waiting += 1
+            self._changed.notify_all()
+            try:
+                self._changed.wait_for(self._is_unused)
+                self._alone = me
+            except BaseException:
+                self._add_shares(me, shares)
+                raise
+            finally:
+                self._num_waiting -= 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = None
+                self._changed.notify_all()
+                try:
+                    self._changed.wait_for(lambda: self._is_open_to(me))
+                finally:
+                    # Also where a signal ends the wait: the caller gives them up again.
+                    self._add_shares(me, shares)
+
+    def _add_shares(self, thread: int, count: int) -> None:
+        self._shares[thread] += count
+        if not self._shares[thread]:
+            # A destructor between these lines has taken a share and given it up.
+            self._shares.pop(thread, None)
+        self._changed.notify_all()
+
+    def _is_unused(self) -> bool:
+        # A thread that is about to give up its last share counts as one without.
+        return self._alone is None and not self._shares.total()
+
+    def _is_open_to(self, thread: int) -> bool:
+        if self._alone == thread or self._shares[thread]:
+            return True
+        return self._alone is None and not self._num_waiting
+
+
+# CUDA's rule is one of the process.
+CAPTURE_GATE: Final = CaptureGate()
+
+if hasattr(os, "register_at_fork"):
+    # The threads that hold it do not exist in a fork.
+    os.register_at_fork(after_in_child=CAPTURE_GATE.__init__)  # type: ignore[misc]
