@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.errors import PrecisionWarning, UsageError
+from minit2i_deploy.errors import PrecisionWarning
 from minit2i_deploy.export.quantize import (
     Calibration,
     DrawSettings,
@@ -27,6 +27,7 @@ from minit2i_deploy.export.quantize import (
     smooth_and_scale,
 )
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
+from minit2i_deploy.export.quantize.rotation import rotate_step
 from minit2i_deploy.export.quantize.schemes import SCHEMES
 from minit2i_deploy.export.quantize.smoothing import apply_smoothing, smooth_groups
 from minit2i_deploy.generate import generate
@@ -129,15 +130,12 @@ def test_a_bundle_from_end_to_end(
     assert 0 < error < bound
 
 
-def test_a_rotation_is_refused_before_anything_is_calibrated(tmp_path: Path) -> None:
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a star\nblue\nred\na dot\n", encoding="utf-8")
-    options = QuantizeOptions(scheme="int4-weights", rotate=True, prompts=prompts)
-    stages: list[str] = []
-
-    def note(share: float, stage: str) -> None:
-        stages.append(stage)
-
-    with pytest.raises(UsageError, match=r"cannot be rotated \(it has .*without --rotate"):
-        quantize_bundle(source().path, tmp_path / "out", options, progress=note)
-    assert not stages and list(tmp_path.iterdir()) == [prompts]
+def test_a_rotation_changes_nothing_where_layers_run_several_times() -> None:
+    """XSA takes away what is along v, and no rotation of v and what is attended changes that."""
+    plain, rotated = estimate(step().graph), estimate(rotate_step(step()).graph)
+    # Measured 7.4e-6 of values up to 8.1.
+    assert np.abs(rotated - plain).max() < 8e-5
+    weights = step().graph.weights
+    turned = rotate_step(step()).graph.weights
+    changed = [name for name, value in weights.items() if not np.array_equal(value, turned[name])]
+    assert len(changed) > len(weights) / 4
