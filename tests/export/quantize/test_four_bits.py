@@ -9,7 +9,13 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import PrecisionWarning, RuntimeFailure, UsageError
-from minit2i_deploy.export.quantize import QuantizeOptions, find_scheme, options, quantize_bundle
+from minit2i_deploy.export.quantize import (
+    QuantizeOptions,
+    bundle_quantization,
+    find_scheme,
+    options,
+    quantize_bundle,
+)
 from minit2i_deploy.export.quantize.schemes import check_fits, slow_on
 from minit2i_deploy.runtimes import open_runtime
 from tests.helpers.quantize_runs import PROMPTS, SETTINGS, ranges, source, states
@@ -90,3 +96,24 @@ def test_a_calibration_of_too_few_activations_is_refused(
     with pytest.raises(UsageError, match=text):
         choices = QuantizeOptions(calibration=tmp_path / "few.npz", **values)
         quantize_bundle(source().path, tmp_path / "out", choices)
+
+
+def test_a_rotation_is_refused_before_anything_is_calibrated(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(step: object) -> None:
+        raise UsageError("this network cannot be rotated")
+
+    monkeypatch.setattr(bundle_quantization, "check_rotatable", refuse)
+    choices = QuantizeOptions(
+        scheme="int4-weights", rounding="nearest", rotate=True, prompts=prompts, draw=SETTINGS
+    )
+    stages: list[str] = []
+    with pytest.raises(UsageError, match="cannot be rotated"):
+        quantize_bundle(
+            source().path,
+            tmp_path / "out",
+            choices,
+            progress=lambda share, stage: stages.append(stage),
+        )
+    assert not stages and not list(tmp_path.iterdir())

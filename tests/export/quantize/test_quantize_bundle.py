@@ -299,25 +299,6 @@ def test_wrong_use_exits_2_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_rotation_is_refused_before_anything_is_calibrated(
-    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(step: object) -> None:
-        raise UsageError("this network cannot be rotated")
-
-    monkeypatch.setattr(quantize_module, "check_rotatable", refuse)
-    options = QuantizeOptions(scheme="int4-weights", rotate=True, prompts=prompts, draw=SMALL)
-    stages: list[str] = []
-    with pytest.raises(UsageError, match="cannot be rotated"):
-        quantize_bundle(
-            source().path,
-            tmp_path / "out",
-            options,
-            progress=lambda share, stage: stages.append(stage),
-        )
-    assert not stages and not list(tmp_path.iterdir())
-
-
 def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
     other = dataclasses.replace(ranges(), meta={**ranges().meta, "checkpoint_sha256": "ef" * 32})
     other.save(tmp_path / "other.npz")
