@@ -18,6 +18,7 @@ from jaxtyping import Float32
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.compatibility import require_engine_fits
+from minit2i_deploy.bundle.fields import GRAPHS, INT8_OPENVINO
 from minit2i_deploy.errors import RuntimeFailure, UsageError, install_hint, require
 from minit2i_deploy.protocol import check_threads
 from minit2i_deploy.runtimes import int8_probe
@@ -25,7 +26,7 @@ from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.graph_files import graph_without_links
 from minit2i_deploy.runtimes.guard import Guard, guarded
-from minit2i_deploy.runtimes.int8_probe import warn_of_saturation
+from minit2i_deploy.runtimes.int8_probe import STATIC, warn_of_saturation
 from minit2i_deploy.runtimes.signal_stack import preserved_signal_stack
 from minit2i_deploy.runtimes.toy_graph import (
     RATE_SIZE,
@@ -139,6 +140,7 @@ class OpenVinoRuntime(GraphRuntime):
         if graph not in self._graphs:
             path = self.bundle.graph_path(graph)
             self._check_precision(graph)
+            self._require_vnni(graph)
             warn_of_saturation(self.bundle, graph, self.name, _saturating_forms)
             settings = self._settings | self._cache_setting(graph)
             try:
@@ -174,6 +176,17 @@ class OpenVinoRuntime(GraphRuntime):
             raise RuntimeFailure(
                 f"{self.bundle.path}: graph {graph} is {precision}, but runtime openvino takes "
                 f"{', '.join(_RUNS)}; export in fp32 and ask for precision bf16"
+            )
+
+    def _require_vnni(self, graph: str) -> None:
+        """Without it OpenVINO has no kernel for the scheme's scores of attention."""
+        quantization = self.bundle.manifest.quantization
+        if graph != GRAPHS[-1] or quantization is None or quantization.scheme != INT8_OPENVINO:
+            return
+        if STATIC in _saturating_forms():
+            raise RuntimeFailure(
+                f"{self.bundle.path}: scheme {INT8_OPENVINO} needs a processor with VNNI, which "
+                "this one lacks; quantize the source by int8-cpu instead, or use the source"
             )
 
     def _run(self, graph: str, **inputs: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
 
-from minit2i_deploy.bundle.fields import PAIR_SAFE
+from minit2i_deploy.bundle.fields import INT8_OPENVINO, PAIR_SAFE
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.formats import FP4, FP8, INT4, INT8, Format
 
@@ -33,7 +33,9 @@ class GraphScheme:
         scale_format: of the blocks' scales, "e4m3" or "e8m0", as hardware has them; blocks are then
             of exactly ``block`` channels, and inputs have scales of the same kind, taken when the
             graph runs. "" is a scale of the source's type.
-        attention: format of queries, keys and values; None keeps them.
+        attention: format of attention's inputs; None keeps them.
+        attention_inputs: which of queries, keys and values, "q", "k" and "v", have that format.
+        tokenwise: patterns of layers whose inputs have ranges as with ``per_token``.
         weights_only: patterns of layers whose inputs are not quantized.
         exclude: patterns of layers that are not quantized.
     """
@@ -44,6 +46,8 @@ class GraphScheme:
     block: int = 0
     scale_format: str = ""
     attention: Format | None = None
+    attention_inputs: str = "qkv"
+    tokenwise: tuple[str, ...] = ()
     weights_only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ALWAYS_EXCLUDED
 
@@ -85,15 +89,24 @@ class GraphScheme:
         safety = f"{PAIR_SAFE} " if self.pair_safe else ""
         ranges = " with a range per token" if self.per_token else ""
         ranges = " with a range per block" if self.takes_block_ranges else ranges
-        attention = f", {self.attention.name} attention" if self.attention else ""
+        of_some = f" with a range per token of {', '.join(self.tokenwise)}"
+        ranges = of_some if self.tokenwise else ranges
+        attention = f", {self.attention.name} {self._attention_part}" if self.attention else ""
         exceptions = f" except of {', '.join(self.weights_only)}" if self.weights_only else ""
         inputs = f"{self.activations.name} inputs{ranges}{exceptions}"
         return f"{safety}{weights} weights, {inputs}{attention}"
 
+    @property
+    def _attention_part(self) -> str:
+        return "attention" if self.attention_inputs == "qkv" else "queries and keys"
+
     def of_layer(self, name: str) -> GraphScheme:
-        """The scheme of one layer: weight-only if ``weights_only`` matches its name."""
-        is_light = any(fnmatchcase(name, pattern) for pattern in self.weights_only)
-        return dataclasses.replace(self, activations=None) if is_light else self
+        """The scheme of one layer: ``weights_only`` or ``tokenwise`` may match its name."""
+        if any(fnmatchcase(name, pattern) for pattern in self.weights_only):
+            return dataclasses.replace(self, activations=None)
+        if any(fnmatchcase(name, pattern) for pattern in self.tokenwise):
+            return dataclasses.replace(self, per_token=True)
+        return self
 
 
 _TURING: Final = ("sm75", "sm80", "sm86", "sm87")
@@ -222,6 +235,21 @@ SCHEMES: Final = {
             bases=("fp32",),
             targets=(CPU,),
             purpose="INT8 with a range per token, taken in each run: ONNX Runtime on CPUs",
+        ),
+        Scheme(
+            name=INT8_OPENVINO,
+            # A range per token costs a percent of the step for w2 alone, and three for all.
+            transformer=GraphScheme(
+                weights=INT8,
+                activations=INT8,
+                attention=INT8,
+                attention_inputs="qk",
+                tokenwise=WIDE_INPUTS,
+            ),
+            precision="int8",
+            bases=("fp32",),
+            targets=(CPU,),
+            purpose="INT8 products and scores of attention: OpenVINO in bf16 on CPUs with VNNI",
         ),
     )
 }

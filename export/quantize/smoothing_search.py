@@ -286,7 +286,7 @@ def _attention_scales(
     if form is None:
         return {}
     scales = {}
-    for site in step.attention:
+    for site in step.attention_inputs(scheme.attention_inputs):
         absmax = np.array([calibration.tensor_absmax(site.name)], np.float32)
         scales[site.name] = float(form.scale_of(absmax)[0])
     return scales

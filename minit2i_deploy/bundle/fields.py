@@ -28,6 +28,8 @@ DTYPES: Final = (
 ROUNDINGS: Final = ("truncate",)
 # Of a graph whose INT8 products are right on every processor; see GraphQuantization.
 PAIR_SAFE: Final = "pair-safe"
+# The scheme whose graphs OpenVINO runs fast and other engines slowly.
+INT8_OPENVINO: Final = "int8-openvino"
 # Providers of ONNX Runtime whose own operators a bundle may have, by our names.
 ONLY_FOR: Final = ("cpu", "cuda")
 

@@ -25,6 +25,7 @@ _DIFF_HEAD: Final = ("input", "largest A", "largest B", "B to A", "99.9% A", "99
 _EPILOG: Final = """\
 schemes (minit2i quantize --list describes each):
   int8 fp8 fp8-attention int8-weights int4-weights nvfp4 nvfp4-weights mxfp8 int8-cpu
+  int8-openvino
 
 What is not quantized stays in the source bundle's precision: quantize an fp16
 bundle for NVIDIA GPUs, an fp32 one for CPUs. Ranges are kept beside OUT as

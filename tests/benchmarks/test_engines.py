@@ -17,6 +17,7 @@ pytest.importorskip("optimum.onnxruntime")
 pytest.importorskip("openvino")
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import UsageError
 from minit2i_deploy.runtimes import open_runtime
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -240,6 +241,21 @@ def test_block_speed(
     assert list(report["seconds"]) == ["fp32", "int8-cpu", "int4-weights"]
     assert all(len(times) == 2 and min(times) > 0 for times in report["seconds"].values())
     report["seconds"] = {"fp32": [3.0, 1.0], "int8-cpu": [0.5, 2.0]}
+    report["wall_seconds"] = {"fp32": [4.0, 2.0], "int8-cpu": [1.0, 1.0]}
     first, second = module.text(report).splitlines()[1:3]
-    assert first.split() == ["fp32", "1.000", "s", "1.00"]
-    assert second.split() == ["int8-cpu", "0.500", "s", "2.00"]
+    assert first.split() == ["fp32", "1.000", "s", "1.00", "1.000", "2.000", "s", "1.000"]
+    assert second.split() == ["int8-cpu", "0.500", "s", "2.00", "1.083", "1.000", "s", "0.375"]
+
+
+def test_block_speed_of_openvino(
+    script: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = script("block_speed")
+    monkeypatch.setattr(module, "VARIANTS", {"b-16": script("random_release").TINY})
+    names = ("fp32@openvino-fp32", "int8-openvino@openvino-fp32", "int8-cpu")
+    options = ("--against", names[0], "--scheme", names[1], "--scheme", names[2], "--rounds", 1)
+    report = report_of(module, capsys, *options, "--threads", 2)
+    assert list(report["seconds"]) == list(report["wall_seconds"]) == list(names)
+    for wrong in ("int9", "int8@torch"):
+        with pytest.raises(UsageError, match=r"unknown (scheme|engine)"):
+            module.Contender.parse(wrong)

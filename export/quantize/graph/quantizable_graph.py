@@ -6,11 +6,15 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from minit2i_deploy.export.quantize.graph.linear_layers import Linear, linear_layers
 from minit2i_deploy.export.quantize.graph.model_graph import Graph, read_graph
+
+# Inputs of an attention node, in its order.
+_PARTS: Final = "qkv"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +71,10 @@ class QuantizableGraph:
         }
         return (*inputs.values(), *self.attention)
 
+    def attention_inputs(self, parts: str) -> tuple[Site, ...]:
+        """Of every attention node, those inputs among queries, keys and values that are named."""
+        return tuple(site for site in self.attention if _PARTS[site.input] in parts)
+
     def readers(self, exclude: Collection[str] = ()) -> dict[str, list[Linear]]:
         """Layers by site, without the excluded ones."""
         by_site: dict[str, list[Linear]] = {}
@@ -102,6 +110,6 @@ def _attention_sites(graph: Graph, linears: Sequence[Linear]) -> tuple[Site, ...
                 node=index,
                 input=i,
             )
-            for i, part in enumerate("qkv")
+            for i, part in enumerate(_PARTS)
         ]
     return tuple(sites)

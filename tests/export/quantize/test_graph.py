@@ -155,7 +155,8 @@ def test_only_standard_operators_come_in() -> None:
         operators = {op for op, count in added.items() if count}
         # Pad completes the blocks of this tiny network.
         others = foreign | {"Pad"} if SCHEMES[name].transformer.scale_format else set()
-        assert operators <= (by_token if name == "int8-cpu" else pairs | others)
+        takes_ranges = name in ("int8-cpu", "int8-openvino")
+        assert operators <= (by_token if takes_ranges else pairs | others)
 
 
 def quantized(name: str) -> Graph:
@@ -167,7 +168,8 @@ def quantized(name: str) -> Graph:
 
 
 # Measured on these random weights: int8 0.11, fp8 0.09, fp8-attention 0.09, int8-weights 0.02,
-# int4-weights 0.11, int8-cpu 0.034, nvfp4 0.31, nvfp4-weights 0.14, mxfp8 0.066.
+# int4-weights 0.11, int8-cpu 0.034, int8-openvino 0.047, nvfp4 0.31, nvfp4-weights 0.14, mxfp8
+# 0.066.
 @pytest.mark.parametrize(
     ("name", "bound"),
     [
@@ -177,6 +179,7 @@ def quantized(name: str) -> Graph:
         ("int8-weights", 0.05),
         ("int4-weights", 0.5),
         ("int8-cpu", 0.08),
+        ("int8-openvino", 0.2),
         ("nvfp4", 0.5),
         ("nvfp4-weights", 0.5),
         ("mxfp8", 0.2),
@@ -186,6 +189,20 @@ def test_every_scheme_stays_near_its_source(name: str, bound: float) -> None:
     actual, expected = estimates(quantized(name)), estimates(step_graph())
     errors = [l2_error(a, b) for a, b in zip(actual, expected, strict=True)]
     assert 1e-5 < max(errors) < bound
+
+
+def test_openvino_gets_int8_queries_and_keys_and_ranges_per_token_of_w2() -> None:
+    graph = quantized("int8-openvino")
+    nodes = {output: node for node in graph.model.graph.node for output in node.output}
+    attention = [node for node in graph.model.graph.node if node.op_type == "Attention"]
+    assert attention
+    for node in attention:
+        kinds = [nodes[value].op_type for value in node.input[:3]]
+        assert kinds[:2] == ["DequantizeLinear"] * 2 and kinds[2] != "DequantizeLinear"
+    # The last block has no text MLP. Ranges are taken in each run of the image's w2 alone.
+    by_token = [node for node in graph.model.graph.node if node.op_type == "ReduceMax"]
+    readers = [layer.source for layer in step().linears if layer.name.endswith("img_mlp.w2")]
+    assert len(by_token) == len(readers) == len(attention)
 
 
 def test_one_pair_a_value_and_none_around_what_stays() -> None:

@@ -327,11 +327,13 @@ def test_the_command_compares_calibrations_and_lists_schemes(
 def test_schemes_know_their_sources() -> None:
     assert list(SCHEMES) == [
         "int8", "fp8", "fp8-attention", "int8-weights", "int4-weights", "nvfp4", "nvfp4-weights",
-        "mxfp8", "int8-cpu",
+        "mxfp8", "int8-cpu", "int8-openvino",
     ]  # fmt: skip
     check_fits(find_scheme("fp8"), "bf16", "sm89")
     with pytest.raises(UsageError, match="int8-cpu requires a fp32 bundle, got fp16"):
         check_fits(find_scheme("int8-cpu"), "fp16", None)
+    with pytest.raises(UsageError, match="sm89 does not gain by scheme int8-openvino"):
+        check_fits(find_scheme("int8-openvino"), "fp32", "sm89")
     with pytest.raises(UsageError, match="graphs are text_encoder; choose among"):
         quantize_bundle(
             source().path, "never", QuantizeOptions(scheme="int8", graphs=["text_encoder"])
