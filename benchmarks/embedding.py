@@ -1,9 +1,12 @@
 """Texts a second: our embedding against transformers and optimum, the same encoder in all of them.
 
     python benchmarks/embedding.py BUNDLE --texts 10000 --threads 2
+    python benchmarks/embedding.py BUNDLE --texts 512 --padded 32 --also openvino:precision=bf16 \
+        --also INT8-TEXT@openvino:precision=bf16 --also INT8-TEXT@onnxruntime
 
-All embed the same texts in the same precision, chunk by chunk in turns, so that a busy machine
-slows all of them; the ratios are what the run is for.
+All embed the same texts, chunk by chunk in turns, so that a busy machine slows all of them; the
+ratios are what the run is for. The peers compute in BUNDLE's precision; engines of ``--also`` need
+not, and the least cosine of their vectors to BUNDLE's stands beside their speed.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import onnxruntime
 import torch
+from generate_memory import engine_options
 from optimum.onnxruntime import ORTModelForFeatureExtraction
 from transformers import T5Config, T5EncoderModel
 
@@ -52,6 +57,7 @@ sys.exit(code)
 """
 
 Embedder = Callable[[Sequence[Encoded]], np.ndarray]
+Ours = tuple[m.Bundle, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,11 +66,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     bundle = m.Bundle.open(options.bundle)
     report: dict[str, Any] = {"machine": describe_machine(), "texts": options.texts}
-    with m.open_runtime(bundle, options.runtime, threads=options.threads) as runtime:
+    with ExitStack() as stack:
+        runtime = stack.enter_context(
+            m.open_runtime(bundle, options.runtime, threads=options.threads)
+        )
+        others = {text: _opened(text, bundle, options.threads, stack) for text in options.also}
         if not options.short_only:
-            report |= _rates(bundle, runtime, options)
+            report |= _rates(bundle, runtime, others, options)
+        if others:
+            report["one_text"] = _one_text(
+                bundle, {"minit2i": (bundle, runtime), **others}, options
+            )
         report["short_prompt"] = _short_prompt(bundle, runtime, options.rounds)
-    if not options.short_only:
+    if not options.short_only and not options.no_peers:
         report["peak_memory_mb"] = _peaks(options)
     print(json.dumps(report, indent=2) if options.json else _text(report))
     return 0
@@ -79,6 +93,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--padded", type=int, default=CHUNK, help="texts that are also padded to the full length"
     )
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="[BUNDLE@]RUNTIME[:OPTION=VALUE,..]",
+        help="another engine of ours, or another bundle on it; may be given several times",
+    )
+    parser.add_argument("--no-peers", action="store_true", help="only engines of ours")
     parser.add_argument("--rounds", type=int, default=7, help="of the short prompt")
     parser.add_argument(
         "--short-only", action="store_true", help="only the short prompt, which needs no peers"
@@ -90,17 +112,56 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _rates(bundle: m.Bundle, runtime: Any, options: argparse.Namespace) -> dict[str, Any]:
+def _opened(text: str, bundle: m.Bundle, threads: int, stack: ExitStack) -> Ours:
+    """Open ``[BUNDLE@]RUNTIME[:OPTION=VALUE,..]``."""
+    place, _, engine = text.rpartition("@")
+    other = m.Bundle.open(place) if place else bundle
+    name, settings = engine_options(engine)
+    return other, stack.enter_context(m.open_runtime(other, name, threads=threads, **settings))
+
+
+def _one_text(
+    bundle: m.Bundle, ours: dict[str, Ours], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Seconds of one text of SHORT tokens on each of our engines, in turns."""
+    size = json.loads((bundle.graph_path("text_encoder").parent / "config.json").read_text())
+    arrays = _padded([np.random.default_rng(0).integers(3, size["vocab_size"], SHORT)], None)
+    for _, runtime in ours.values():
+        runtime.encode(*arrays)
+    rounds = [
+        {name: _seconds(runtime, arrays) for name, (_, runtime) in ours.items()}
+        for _ in range(options.rounds)
+    ]
+    return {
+        name: {
+            "seconds": statistics.median(item[name] for item in rounds),
+            "share": statistics.median(item[name] / item["minit2i"] for item in rounds),
+        }
+        for name in ours
+    }
+
+
+def _rates(
+    bundle: m.Bundle, runtime: Any, others: dict[str, Ours], options: argparse.Namespace
+) -> dict[str, Any]:
     """Seconds of each contender for the same chunks, and how far their values are apart."""
     encoded = bundle.tokenizer().encode(short_texts(options.texts))
-    contenders = _contenders(bundle, runtime, options.threads)
+    contenders = {"minit2i": _our_embedder(bundle, runtime)}
+    contenders |= {name: _our_embedder(*item) for name, item in others.items()}
+    if not options.no_peers:
+        contenders |= _peers(bundle, options.threads)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    cosines = {}
     worst = 0.0
     for name, embedder in contenders.items():
         # Warm-up; and the values, which must agree.
-        values = embedder(encoded[:BATCH_SIZE])
-        reference = values if name == "minit2i" else reference
-        worst = max(worst, float(np.abs(values - reference).max() / np.abs(reference).max()))
+        values = embedder(encoded[:CHUNK] if name in others else encoded[:BATCH_SIZE])
+        if name == "minit2i":
+            reference = embedder(encoded[:CHUNK])
+        elif name not in others:
+            apart = np.abs(values - reference[: len(values)]).max() / np.abs(reference).max()
+            worst = max(worst, float(apart))
+        cosines[name] = _least_cosine(values, reference[: len(values)])
     for start in range(0, len(encoded), CHUNK):
         for name, embedder in contenders.items():
             if name.endswith("to 256") and start >= options.padded:
@@ -117,10 +178,34 @@ def _rates(bundle: m.Bundle, runtime: Any, options: argparse.Namespace) -> dict[
     for name, spent in seconds.items():
         covered = min(len(encoded), CHUNK * len(spent))
         rates[name] = covered / sum(spent)
-    return {"texts_per_s": rates, "times_as_long_as_ours": ratios, "largest_difference": worst}
+    return {
+        "texts_per_s": rates,
+        "times_as_long_as_ours": ratios,
+        "largest_difference": worst,
+        "least_cosine": cosines,
+    }
 
 
-def _contenders(bundle: m.Bundle, runtime: Any, threads: int) -> dict[str, Embedder]:
+def _least_cosine(values: np.ndarray, reference: np.ndarray) -> float:
+    a, b = (array.astype(np.float64) for array in (values, reference))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / lengths).min())
+
+
+def _our_embedder(bundle: m.Bundle, runtime: Any) -> Embedder:
+    """Mean-pooled vectors on one of our runtimes, sorted by length."""
+
+    def ours(encoded: Sequence[Encoded]) -> np.ndarray:
+        encoder = SequenceEncoder(bundle, runtime, cache_bytes=0)
+        pooled: dict[int, np.ndarray] = {
+            k: row.mean(axis=0) for k, row in encoder.sequences(encoded)
+        }
+        return np.stack([pooled[k] for k in range(len(encoded))])
+
+    return ours
+
+
+def _peers(bundle: m.Bundle, threads: int) -> dict[str, Embedder]:
     """Each gives the mean-pooled vectors of its texts; tokens are the same for all."""
     folder = bundle.graph_path("text_encoder").parent
     config = T5Config.from_pretrained(folder)
@@ -143,15 +228,7 @@ def _contenders(bundle: m.Bundle, runtime: Any, threads: int) -> dict[str, Embed
         values: np.ndarray = peer(input_ids=ids, attention_mask=mask).last_hidden_state
         return values
 
-    def ours(encoded: Sequence[Encoded]) -> np.ndarray:
-        encoder = SequenceEncoder(bundle, runtime, cache_bytes=0)
-        pooled: dict[int, np.ndarray] = {
-            k: row.mean(axis=0) for k, row in encoder.sequences(encoded)
-        }
-        return np.stack([pooled[k] for k in range(len(encoded))])
-
     return {
-        "minit2i": ours,
         "transformers, batch to longest": _batched(in_torch, None),
         "transformers, to 256": _batched(in_torch, PADDED),
         "optimum, batch to longest": _batched(in_optimum, None),
@@ -240,6 +317,10 @@ def _text(report: dict[str, Any]) -> str:
         f"{short['padded_s'] * 1e3:.1f} ms: {short['times_faster']:.2f} times faster, values "
         f"{short['difference']:.1e} apart"
     )
+    for name, item in report.get("one_text", {}).items():
+        lines.append(
+            f"{SHORT} tokens, {name}: {item['seconds'] * 1e3:.1f} ms, {item['share']:.2f} of ours"
+        )
     for count, peak in report.get("peak_memory_mb", {}).items():
         lines.append(f"peak memory of minit2i embed, {count} texts: {peak:.0f} MB")
     return "\n".join(lines)
@@ -249,7 +330,11 @@ def _rate_lines(report: dict[str, Any]) -> list[str]:
     lines = [f"{report['texts']} texts"]
     for name, rate in report["texts_per_s"].items():
         ratio = report["times_as_long_as_ours"][name]
-        lines.append(f"  {name:32} {rate:9.1f} texts/s   takes {ratio:5.2f} times as long as ours")
+        cosine = report["least_cosine"][name]
+        lines.append(
+            f"  {name:32} {rate:9.1f} texts/s   takes {ratio:5.2f} times as long as ours"
+            f"   cosine {cosine:.5f} or more"
+        )
     lines.append(f"  largest difference of pooled vectors {report['largest_difference']:.1e}")
     return lines
 

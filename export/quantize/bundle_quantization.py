@@ -49,6 +49,7 @@ from minit2i_deploy.export.quantize.schemes import (
 )
 from minit2i_deploy.export.quantize.smoothing_search import ScaledGraph, smooth_and_scale
 from minit2i_deploy.export.quantize.switch_bundle import copy_graph_after_switch
+from minit2i_deploy.export.quantize.text_quantization import write_text_quantization
 from minit2i_deploy.export.verification.bounds import require_within_bounds
 from minit2i_deploy.progress import Progress, no_progress, stage_of
 
@@ -81,6 +82,10 @@ def quantize_bundle(
     base = source.manifest.graphs[STEP].precision
     check_fits(scheme, base, options.target)
     prompts = _prompts(source, options)
+    if scheme.is_of_text:
+        with bundle_folder(out, overwrite=options.overwrite, sources=(bundle,)) as folder:
+            write_text_quantization(source, folder, scheme, prompts, options, progress)
+        return Bundle.open(out)
     with bundle_folder(out, overwrite=options.overwrite, sources=(bundle,)) as folder:
         step = QuantizableGraph.read(source.graph_path(STEP))
         check_graph(step, scheme.transformer)

@@ -70,6 +70,8 @@ class QuantizeOptions:
 
     def __post_init__(self) -> None:
         scheme = find_scheme(self.scheme)
+        if scheme.is_of_text:
+            self._check_text_options()
         check_rounding(self.rounding_of_layers, scheme.transformer, scheme.name)
         if self.low_rank < 0:
             raise UsageError(f"low_rank is {self.low_rank}, but must not be negative")
@@ -82,6 +84,26 @@ class QuantizeOptions:
             )
         if self.save_calibration is not None:
             _check_output_file(Path(self.save_calibration))
+
+    def _check_text_options(self) -> None:
+        """Refuse what is for a step graph."""
+        step_options = {
+            "calibration": self.calibration is not None,
+            "save-calibration": self.save_calibration is not None,
+            "no-smoothing": not self.smoothing,
+            "rounding": self.rounding is not None,
+            "rotate": self.rotate,
+            "low-rank": self.low_rank != 0,
+            "clip": self.clip,
+            "switch-at": self.switch_at is not None,
+            "keep": set(self.graphs) != set(GRAPHS),
+        }
+        for name, is_set in step_options.items():
+            if is_set:
+                raise UsageError(
+                    f"--{name} is for the step graph, but scheme {self.scheme} quantizes the text"
+                    f" encoder alone; omit --{name}, or choose another scheme"
+                )
 
     @property
     def rounding_of_layers(self) -> str:

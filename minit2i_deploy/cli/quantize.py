@@ -25,7 +25,7 @@ _DIFF_HEAD: Final = ("input", "largest A", "largest B", "B to A", "99.9% A", "99
 _EPILOG: Final = """\
 schemes (minit2i quantize --list describes each):
   int8 fp8 fp8-attention int8-weights int4-weights nvfp4 nvfp4-weights mxfp8 int8-cpu
-  int8-openvino
+  int8-openvino int8-text
 
 What is not quantized stays in the source bundle's precision: quantize an fp16
 bundle for NVIDIA GPUs, an fp32 one for CPUs. Ranges are kept beside OUT as
@@ -37,6 +37,7 @@ examples:
   minit2i quantize my-fp16 my-fp8 --scheme fp8 --target rtx4090 --prompts prompts.txt
   minit2i quantize my-bundle my-int8 --scheme int8 --exclude '*.txt_mlp.w2'
   minit2i quantize my-fp16 my-fp4 --scheme nvfp4 --target rtx5090 --low-rank 32
+  minit2i quantize my-bundle my-texts --scheme int8-text
   minit2i quantize --calibration A.npz --diff B.npz
 """
 

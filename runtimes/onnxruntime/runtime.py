@@ -60,7 +60,9 @@ class OnnxRuntime(GraphRuntime):
             "bf16"); None: as the graphs say.
         threads: threads of one operator; 0 takes one for each core this process may use.
         arena: keep freed memory for the next run, which is faster and takes more.
-        lean: free the text encoder when the denoiser is opened; new texts open it again.
+        lean: free the text encoder when the denoiser is opened; new texts open it again. On
+            provider cpu its weights are then not copied when it is opened, as a few texts do not
+            pay for it.
         cache: folder that openvino, tensorrt and tensorrt-rtx keep compiled models in, or None.
         device: index of the GPU, for cuda, tensorrt and tensorrt-rtx.
         tf32: let cuda round the factors of float32 products to 10 bits, which is faster; the text
@@ -189,6 +191,7 @@ class OnnxRuntime(GraphRuntime):
             "cache": self._cache_folder(graph),
             "info": self.bundle.manifest.graphs[graph],
             "free": self.bundle.manifest.free_axes,
+            "prepack": not (self._lean and graph == "text_encoder" and self.provider == "cpu"),
         }
         records = self._provider.records is not None and self._cuda_graph != "off"
         if graph == "transformer" and records:

@@ -98,7 +98,7 @@ def find_provider(
 
 
 def session_options(
-    ort: Any, provider: Provider, *, arena: bool = True, **settings: Any
+    ort: Any, provider: Provider, *, arena: bool = True, prepack: bool = True, **settings: Any
 ) -> tuple[Any, list[Any]]:
     """SessionOptions and the ``providers`` argument.
 
@@ -106,6 +106,8 @@ def session_options(
         ort: the onnxruntime module.
         provider: one that is present.
         arena: as in ``OnnxRuntime``.
+        prepack: copy weights into the order that the CPU's kernels read, when a graph is opened;
+            else they are read from the mapped file, at a higher cost in each run.
         settings: of ``ProviderSettings``.
 
     Raises:
@@ -123,6 +125,8 @@ def session_options(
     # Its errors are raised and explained; printed as well they would stand in red before that, and
     # on a GPU every session warns of the few nodes on shapes that belong on the CPU.
     options.log_severity_level = _FATAL
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if provider.name != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options, attach(ort, provider, options, asked)

@@ -327,7 +327,7 @@ def test_the_command_compares_calibrations_and_lists_schemes(
 def test_schemes_know_their_sources() -> None:
     assert list(SCHEMES) == [
         "int8", "fp8", "fp8-attention", "int8-weights", "int4-weights", "nvfp4", "nvfp4-weights",
-        "mxfp8", "int8-cpu", "int8-openvino",
+        "mxfp8", "int8-cpu", "int8-openvino", "int8-text",
     ]  # fmt: skip
     check_fits(find_scheme("fp8"), "bf16", "sm89")
     with pytest.raises(UsageError, match="int8-cpu requires a fp32 bundle, got fp16"):

@@ -361,3 +361,25 @@ def test_painting_several_prompts_opens_every_graph_once_and_frees_the_encoder(
     assert run(capsys, "generate", bundle.path, *arguments, "-o", tmp_path / "images").code == 0
     assert sorted(opened) == ["text_adapter", "text_encoder", "transformer"]
     assert open_sessions == [{"text_adapter", "transformer"}]
+
+
+def test_a_lean_runtime_does_not_copy_the_weights_of_its_encoder(bundle: Bundle) -> None:
+    ids = np.arange(3, 9)[None]
+    values, copies = [], []
+    for lean in (False, True):
+        with OnnxRuntime(bundle, lean=lean) as runtime:
+            generate(bundle, runtime, "red", table=TABLES[0])
+            values.append(runtime.encode(ids, np.ones_like(ids)))
+            graphs = ("text_encoder", "transformer")
+            copies.append([_copies_weights(runtime._sessions[name]) for name in graphs])
+    assert copies == [[True, True], [False, True]]
+    # Sums of another order: 0 here, 2e-7 at FLAN-T5-Large's size.
+    np.testing.assert_allclose(values[1], values[0], atol=1e-6)
+
+
+def _copies_weights(session: Any) -> bool:
+    try:
+        entry = session.get_session_options().get_session_config_entry("session.disable_prepacking")
+    except RuntimeError:  # it was not set
+        return True
+    return bool(entry != "1")

@@ -161,6 +161,10 @@ std::shared_ptr<GraphSession> Engine::open_session(const std::string &graph, boo
         const std::shared_lock<std::shared_mutex> lock(cuda_gate());
         Ort::SessionOptions options =
             session_options(choice_, num_threads_, info, bundle_.manifest, records);
+        // As in Python: a few texts do not pay for copying an encoder's weights.
+        if (lean_ && graph == kTextEncoder && choice_.provider.name == "cpu") {
+            options.AddConfigEntry("session.disable_prepacking", "1");
+        }
         if (on_gpu) {
             check_gpu(graph, info.precision);
             log->listen(options);
