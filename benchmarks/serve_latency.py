@@ -35,6 +35,7 @@ from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.request import Request
 from minit2i_deploy.serving.engine.engine import Engine, EngineLimits
+from minit2i_deploy.serving.engine.memory import set_up_heap
 from minit2i_deploy.serving.engine.orders import ImageEvent, ImageOrder
 from minit2i_deploy.serving.scheduling.scheduler import SchedulerLimits
 from minit2i_deploy.solvers.guidance import adjust_guidance
@@ -241,6 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     print(machine_line(describe_machine()))
+    # As minit2i serve does.
+    set_up_heap()
     bundles = {model: Bundle.open(m.ready_bundle(name)) for model, name in NAMES.items()}
     if options.part in ("all", "latency"):
         with opened_ways(bundles, options.threads) as ways:

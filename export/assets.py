@@ -14,6 +14,7 @@ from minit2i_deploy.checkpoints.text_encoder import check_tokenizer
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.solvers.guidance import one_pass_table
 from minit2i_deploy.solvers.mean_flow import MEAN_FLOW, StudentSettings
+from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.tokenizer import FILE_NAME, Tokenizer, find_tokenizer
 
 TOKENIZER_FILES: Final = (
@@ -84,17 +85,19 @@ def write_tables(
     conditions = conditions or {}
     guidance = one_pass_guidance or conditions.get("omega", flavour.guidance)
     one_pass = one_pass_guidance is not None
+
+    def compile_table(choice: PresetTable) -> Table:
+        table = choice.compile(flavour.a_min, conditions)
+        return one_pass_table(table) if one_pass else table
+
     compiled = {
-        preset: choice.compile(flavour.a_min, conditions)
+        preset: compile_table(choice)
         for preset, choice in presets_of(flavour, one_pass=one_pass).items()
     }
     tables = list(compiled.values())
     if flavour.name != MEAN_FLOW:
         fewer = [PresetTable(solver="euler", steps=steps) for steps in _FEWER_STEPS]
-        tables += [each.compile(flavour.a_min, conditions) for each in fewer]
-    if one_pass:
-        tables = [one_pass_table(table) for table in tables]
-        compiled = {name: one_pass_table(table) for name, table in compiled.items()}
+        tables += [compile_table(each) for each in fewer]
     paths = {}
     for table in tables:
         paths[table.name] = f"tables/{table.name}.json"

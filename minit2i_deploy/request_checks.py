@@ -7,16 +7,14 @@ import operator
 from collections.abc import Iterable
 from numbers import Real
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import numpy as np
 
 from minit2i_deploy.errors import UsageError
+from minit2i_deploy.solvers.guidance import requested_interval
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.prompts import Mix, Prompt
-
-# The interval of tables that guide no row, as ``one_pass_table`` writes it.
-_NO_TIME: Final = [1.0, 1.0]
 
 
 def as_prompts(prompts: object) -> list[Prompt]:
@@ -88,24 +86,15 @@ def check_one_pass(
     Raises:
         UsageError: another scale, a negative prompt, or an interval for a table that guides no row.
     """
+    # The words are those of the C++ and JavaScript clients.
+    part = f"guidance {scale:g} is part of the weights of {bundle} (one-pass adapter)"
     if not math.isclose(guidance, scale, rel_tol=1e-6):
-        raise UsageError(
-            f"{bundle}: guidance {scale:g} is part of the weights (one-pass adapter), got "
-            f"{guidance:g}; omit it, or use the bundle without the adapter"
-        )
+        raise UsageError(f"{part}, got {guidance:g}; omit it")
     if negative is not None:
-        raise UsageError(
-            f"{bundle}: guidance {scale:g} is part of the weights (one-pass adapter), which has no "
-            "branch for a negative prompt; omit it, or use the bundle without the adapter"
-        )
+        raise UsageError(f"{part}, which has no branch for a negative prompt; omit it")
     # The rows of these weights' own tables cannot show that an interval was requested.
-    interval = list(table.meta.get("interval", _NO_TIME))
-    if interval != _NO_TIME and not table.column("share").any():
-        raise UsageError(
-            f"{bundle}: guidance {scale:g} is part of the weights (one-pass adapter), got "
-            f"guidance in t = {interval[0]:g} to {interval[1]:g}; omit the interval, or use the "
-            "bundle without the adapter"
-        )
+    if requested_interval(table) is not None and not table.column("share").any():
+        raise UsageError(f"{part}; omit the interval")
 
 
 def _index(value: Any) -> int:

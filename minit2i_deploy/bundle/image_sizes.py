@@ -35,6 +35,11 @@ def check_side_bounds(config: ModelConfig, bounds: tuple[int, ...]) -> None:
     config.with_image_size(most, most)
 
 
+def sides_text(bounds: tuple[int, int]) -> str:
+    """Bounds as text: "64 to 256 pixels"."""
+    return "{} to {} pixels".format(*bounds)
+
+
 def free_axes(
     model: ModelConfig, bounds: tuple[int, int] | None
 ) -> dict[str, tuple[int, int, int]]:
@@ -70,7 +75,7 @@ def sized_config(
     least, most = bounds
     if min(size) < least or max(size) > most:
         raise UsageError(
-            f"image size is {config.size_text}, but sides of this bundle are {least} to {most} "
-            "pixels; export it with other --sides for more"
+            f"image size is {config.size_text}, but sides of this bundle are {sides_text(bounds)}; "
+            "export it with other --sides for more"
         )
     return config

@@ -39,7 +39,12 @@ from minit2i_deploy.bundle.fields import (
     check_only_for,
 )
 from minit2i_deploy.bundle.head_padding import HeadPadding
-from minit2i_deploy.bundle.image_sizes import FREE_AXES, check_side_bounds, free_axes
+from minit2i_deploy.bundle.image_sizes import (
+    FREE_AXES,
+    check_side_bounds,
+    free_axes,
+    sides_text,
+)
 from minit2i_deploy.bundle.names import (
     ENGINES,
     FILE_NAME,
@@ -125,6 +130,11 @@ class Manifest:
         """What the weights were trained for, in words, where images have another size."""
         height, width = self.trained_size or self.model.image_shape[1:]
         return f"the weights were trained for {width}x{height}"
+
+    @property
+    def sides_text(self) -> str:
+        """Least and most pixels of a side, in words; empty where images have one size."""
+        return "" if self.side_bounds is None else sides_text(self.side_bounds)
 
     @property
     def can_edit(self) -> bool:

@@ -195,7 +195,7 @@ def _print(options: ExportCommandOptions, bundle: Bundle, precision: str) -> Non
     if manifest.trained_size is not None:
         print(f"images of {manifest.model.size_text}; {manifest.trained_text}")
     if manifest.side_bounds is not None:
-        print("sides of {} to {} pixels".format(*manifest.side_bounds))
+        print(f"sides of {manifest.sides_text}")
     if manifest.model.loop is not None:
         loop = manifest.model.loop
         print(f"{loop.num_loops} passes through the {loop.core} blocks of the loop")

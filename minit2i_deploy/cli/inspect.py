@@ -164,7 +164,7 @@ def _bundle_text(bundle: Bundle) -> str:
         ("tools", ", ".join(f"{name} {tool}" for name, tool in provenance.tools.items())),
     ]
     if manifest.side_bounds is not None:
-        facts.insert(5, ("sides", "{} to {} pixels".format(*manifest.side_bounds)))
+        facts.insert(5, ("sides", manifest.sides_text))
     if manifest.trained_size is not None:
         facts.insert(5, ("size", f"{manifest.model.size_text}; {manifest.trained_text}"))
     if manifest.padded_head_dim is not None:

@@ -160,9 +160,9 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 def run(options: ServeOptions) -> None:
     """Serve until a signal."""
-    from minit2i_deploy.serving.engine.memory import share_one_heap
+    from minit2i_deploy.serving.engine.memory import set_up_heap
 
-    share_one_heap()
+    set_up_heap()
     for library in _LIBRARIES:
         require(library, "serve")
     from minit2i_deploy.serving.http.server import Server

@@ -6,6 +6,7 @@ known. In version 2 each image has its own (docs/reference/bundle.md, "The step 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -135,19 +136,16 @@ class StepBatch:
         """
         if not images:
             raise UsageError("expected at least one image to step, got none")
-        counts = [len(item.row.weights) for item in images]
-        firsts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-        branches = np.arange(max(counts))[:, None]
-        # An absent branch is the image's first one again: of its own, so that no NaN comes in.
-        sequence = firsts + np.where(branches < counts, branches, 0)
+        counts = tuple(len(item.row.weights) for item in images)
+        image, sequence = _places(counts)
         weights = np.zeros(sequence.shape, np.float32)
         for place, item in enumerate(images):
             weights[: counts[place], place] = item.row.weights
         return cls(
-            x=np.stack([item.x for item in images]),
-            h=np.stack([item.h for item in images]),
-            tokens=np.concatenate([item.tokens[: len(item.row.weights)] for item in images]),
-            image=np.repeat(np.arange(len(images)), counts).astype(np.int64),
+            x=stacked([item.x for item in images]),
+            h=stacked([item.h for item in images]),
+            tokens=_end_to_end([item.tokens[: len(item.row.weights)] for item in images]),
+            image=image,
             sequence=sequence,
             weights=weights,
             row=np.stack([item.row.values for item in images]),
@@ -175,6 +173,36 @@ CANNOT_EDIT = (
     "this bundle cannot edit images, because its step graph is of format version 1; re-run "
     "minit2i export"
 )
+
+
+@functools.lru_cache(maxsize=1024)
+def _places(counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """``image`` and ``sequence`` of images with so many branches; not to be written to."""
+    firsts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    branches = np.arange(max(counts))[:, None]
+    # An absent branch is the image's first one again: of its own, so that no NaN comes in.
+    sequence = firsts + np.where(branches < np.array(counts), branches, 0)
+    return np.repeat(np.arange(len(counts)), counts).astype(np.int64), sequence
+
+
+def _end_to_end(parts: Sequence[np.ndarray]) -> Float32[np.ndarray, "..."]:
+    return np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+
+
+def stacked(parts: Sequence[np.ndarray]) -> Float32[np.ndarray, "..."]:
+    """Arrays of one shape as one; a copy only where they are not, in order, all rows of an array.
+
+    States that advance together again and again lie together already, in the outputs of the step
+    before.
+    """
+    base = parts[0].base
+    if isinstance(base, np.ndarray) and base.shape == (len(parts), *parts[0].shape):
+        rows = zip(parts, base, strict=True)
+        if base.flags.c_contiguous and all(
+            part.base is base and part.ctypes.data == row.ctypes.data for part, row in rows
+        ):
+            return base
+    return np.stack(parts)
 
 
 def _array(values: np.ndarray | None, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:

@@ -106,7 +106,7 @@ def test_a_mix_costs_one_evaluation_a_part(bundle: Bundle) -> None:
 def test_an_interval_is_refused(bundle: Bundle, strength: float) -> None:
     # Compiled again from a later start, the interval's rows would be guided once more.
     edit = edit_of(bundle, strength)
-    for ends in ((0.2, 0.6), (0.0, 1.0)):
+    for ends in ((0.2, 0.6), (0.0, 1.0), (1.0, 1.0)):
         table = adjust_guidance(bundle.preset()[0], interval=ends)
         with pytest.raises(UsageError, match=r"is part of the weights .*; omit the interval"):
             Request.of(bundle, "red", table=table, edit=edit)
@@ -130,7 +130,7 @@ def test_a_later_start_has_one_branch_whatever_the_meta_says(bundle: Bundle) -> 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"guidance": 4.0}, "guidance 3 is part of the weights (one-pass adapter), got 4"),
+        ({"guidance": 4.0}, "(one-pass adapter), got 4; omit it"),
         ({"guidance": 1.0}, "got 1; omit it"),
         ({"negative": "blur"}, "has no branch for a negative prompt"),
         (

@@ -15,7 +15,7 @@ from minit2i_deploy.generate import generate
 from minit2i_deploy.protocol import BatchRuntime
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.solvers.row import Known, Row
-from minit2i_deploy.solvers.step_inputs import ImageStep, StepBatch
+from minit2i_deploy.solvers.step_inputs import ImageStep, StepBatch, stacked
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.tiny_bundle import tiny_bundle
 from tests.helpers.version_one import version_one_bundle
@@ -196,3 +196,15 @@ def test_a_switch_steps_images_on_both_sides() -> None:
     for value, first, second in zip(actual, early, late, strict=True):
         np.testing.assert_array_equal(value[0], first[0])
         assert np.abs(value[1:] - second[1:]).max() <= MAX_ABS_ERROR
+
+
+def test_states_that_lie_together_are_not_copied() -> None:
+    together = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2).copy()
+    first, second = together
+    assert stacked([first, second]) is together
+    for parts in ([second, first], [first, second.copy()], [first], [first, first]):
+        copied = stacked(parts)
+        np.testing.assert_array_equal(copied, np.stack(parts))
+        assert not np.shares_memory(copied, together)
+    wider = np.zeros((2, 3, 2, 4), np.float32)[..., :2]
+    assert not np.shares_memory(stacked(list(wider)), wider)

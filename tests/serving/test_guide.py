@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import io
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from minit2i_deploy.cli.support.parser import parse
 from tests.helpers.serving_http import Running, running_server
 
 PAGE = Path("docs/guides/serve.md")
@@ -69,3 +71,22 @@ def test_curl(server: Running, repository: Path) -> None:
         path = address.removeprefix(server.address)
         answer = server.post(path, json.loads(body), Authorization="Bearer KEY")
         assert answer.status == 200
+
+
+def test_the_unit_of_systemd(repository: Path) -> None:
+    (unit,) = re.findall(
+        r"^```\n(\[Unit\]\n.*?)^```", (repository / PAGE).read_text("utf-8"), re.M | re.S
+    )
+    # Keys of systemd have capitals.
+    parsed = configparser.RawConfigParser()
+    parsed.optionxform = str  # type: ignore[assignment, method-assign]
+    parsed.read_string(unit)
+    service = parsed["Service"]
+    program, *command = shlex.split(service["ExecStart"])
+    options = parse(command).options
+    assert Path(program).name == "minit2i" and options.bundles == ("/srv/bundles/b16",)
+    # Where nothing else can be written, ready bundles and compiled models go there.
+    assert (service["ProtectSystem"], service["CacheDirectory"]) == ("strict", "minit2i")
+    assert service["Environment"] == "XDG_CACHE_HOME=/var/cache/minit2i"
+    # A stop waits for what runs.
+    assert int(service["TimeoutStopSec"]) > options.drain

@@ -13,6 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.demo.ready import ready_bundle
 from tests.helpers.browser import PHONE, open_page, until
 from tests.helpers.free_bundles import WIDE, fixed_bundle
 from tests.helpers.serving_http import Running, pixels, running_server
@@ -187,6 +188,30 @@ def test_a_photo_is_cut_to_the_shape_of_the_model(browser: Browser) -> None:
         assert shown.shape == (24, 48, 3)
         assert np.abs(shown[:, 0] - (20, 60, 200)).max() <= 1
         assert np.abs(shown[:, -1] - (200, 60, 20)).max() <= 1
+
+
+def test_another_model_cuts_the_open_image_to_its_shape(browser: Browser) -> None:
+    """Else the server would cut it, to something that the page does not show."""
+    bundles = {"wide": Bundle.open(fixed_bundle(WIDE)), "square": Bundle.open(ready_bundle("demo"))}
+    with (
+        running_server(real_runtime, bundles=bundles) as server,
+        open_page(browser, server.address) as page,
+    ):
+        drop(page, photo("PNG", (300, 200)))
+        until(page, f"{EDITED} === '75% of all of it is new'")
+        assert edited(page).shape == (150, 300, 3)
+        page.locator("#edit-mask").click()
+        page.select_option("#model", "square")
+        assert edited(page).shape == (200, 200, 3)
+        assert marked(page).shape == (200, 200) and not marked(page).any()
+        page.locator("#edit-mask").click()
+        # The whole image again, and not what the square left of it.
+        page.select_option("#model", "wide")
+        assert edited(page).shape == (150, 300, 3)
+        # Closed, it stays closed.
+        page.click("#close")
+        page.select_option("#model", "square")
+        assert page.locator("#edit-image").is_hidden()
 
 
 def ratio(page: Page, selector: str) -> float:

@@ -44,7 +44,12 @@ class LoraFlowMatching(FlowMatching):
         self.targets = lora_targets(recipe.model, self.lora.targets)
         base = self._read_base()
         self.base_sha256 = base.report.sha256
-        self.prior = PriorPreservation(base, recipe, device) if self.lora.new_words else None
+        self._use_base(base)
+
+    def _use_base(self, base: Checkpoint) -> None:
+        """What an objective makes of the base's weights, which are not kept."""
+        new_words = bool(self.lora.new_words)
+        self.prior = PriorPreservation(base, self.recipe, self.device) if new_words else None
 
     @property
     def image_flops(self) -> float:

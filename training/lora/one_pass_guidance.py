@@ -16,6 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from minit2i_deploy.checkpoints import Checkpoint
 from minit2i_deploy.flops import adapter_flops, denoiser_flops
 from minit2i_deploy.model.build import build_network
 from minit2i_deploy.solvers.table import Table, solver_table
@@ -26,7 +27,6 @@ from minit2i_deploy.training.objectives.mean_flow_loss import GuidanceConditions
 from minit2i_deploy.training.objectives.objective import Batch
 from minit2i_deploy.training.objectives.random_draws import draw_noise, draw_seed
 from minit2i_deploy.training.objectives.trajectory_loss import guided_trajectory
-from minit2i_deploy.training.recipe.recipe import Recipe
 
 # The network never sees the time, and a table of any grid may ask for an estimate anywhere: from
 # step to step the grid's shift moves every state but the first over the gap to its neighbours.
@@ -46,10 +46,10 @@ class OnePassGuidance(LoraFlowMatching):
         CheckpointError, TrainingError: as ``LoraFlowMatching``.
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        super().__init__(recipe, device)
-        self.base = build_network(self._read_base()).to(device)
-        if recipe.compile:
+    def _use_base(self, base: Checkpoint) -> None:
+        super()._use_base(base)
+        self.base = build_network(base).to(self.device)
+        if self.recipe.compile:
             compile_blocks(self.base)
 
     @property

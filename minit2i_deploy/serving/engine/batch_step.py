@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -35,10 +36,16 @@ class RuntimeStep:
 
     def __init__(self, runtime: BatchRuntime) -> None:
         self._runtime = runtime
+        # Of the last call: their states are parts of its outputs. Images end when nobody waits.
+        self._together: Sequence[weakref.ref[ImageState]] = ()
 
     def run(self, images: Sequence[ImageState]) -> None:
         """Advance each image by one row; as in ``BatchStep``."""
+        for reference in self._together:
+            before = reference()
+            if before is not None and not any(before is image for image in images):
+                before.detach()
         x, h = self._runtime.step_batch([image.step() for image in images])
         for image, x_next, h_next in zip(images, x, h, strict=True):
-            # Copies: a view would keep the states of a whole call in memory.
-            image.finish(x_next.copy(), h_next.copy())
+            image.finish(x_next, h_next)
+        self._together = [weakref.ref(image) for image in images]

@@ -58,7 +58,7 @@ class CallResult:
 
     Args:
         failures: id of a task -> why it failed.
-        seconds: of the step alone, without what images do before their first row.
+        seconds: of the step and its reports, without what images do before their first row.
     """
 
     failures: Mapping[int, Exception]
@@ -101,11 +101,10 @@ def advance_images(model: Model, tasks: Sequence[ImageTask]) -> CallResult:
     ready = [task for task in tasks if _begin(model, task, failures)]
     began = time.perf_counter()
     _step(model, ready, failures)
-    seconds = time.perf_counter() - began
     for task in ready:
         if id(task) not in failures:
             _check_and_report(task, failures)
-    return CallResult(failures=failures, seconds=seconds)
+    return CallResult(failures=failures, seconds=time.perf_counter() - began)
 
 
 def embed_texts(model: Model, orders: Sequence[TextOrder]) -> None:

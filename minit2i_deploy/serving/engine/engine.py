@@ -17,7 +17,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.serving.engine.calls import Model, advance_images, embed_texts, open_model
-from minit2i_deploy.serving.engine.memory import MemoryTrimmer
+from minit2i_deploy.serving.engine.memory import IDLE_EVERY_S, MemoryTrimmer
 from minit2i_deploy.serving.engine.observer import Observer
 from minit2i_deploy.serving.engine.orders import (
     DeadlineExceeded,
@@ -204,7 +204,7 @@ class Engine:
             while not (self.scheduler.num_live or self.texts.num_texts):
                 if self._stop_at is not None:
                     return False
-                self._memory.trim()
+                self._memory.trim(IDLE_EVERY_S)
                 self._changed.wait(_POLL_S)
             return self._stop_at is None or time.monotonic() < self._stop_at
 

@@ -17,7 +17,7 @@ from minit2i_deploy.text.conditioning import adapted_tokens
 from minit2i_deploy.text.encoder import encode_ahead
 
 
-@dataclass(kw_only=True, slots=True, eq=False)
+@dataclass(kw_only=True, slots=True, weakref_slot=True, eq=False)
 class ImageState:
     """One image between two rows, in numpy.
 
@@ -27,7 +27,7 @@ class ImageState:
         tokens: float32 [branches, adapted tokens, hidden].
         x: float32 [3, H, W], the state.
         h: float32 [3, H, W], the history.
-        estimate: float32 [3, H, W], the last row's guided estimate of the clean image.
+        before: float32 [3, H, W], the state before the last row.
         index: of the next row.
     """
 
@@ -36,7 +36,7 @@ class ImageState:
     tokens: Float32[np.ndarray, "branches adapted hidden"]
     x: Float32[np.ndarray, "3 height width"]
     h: Float32[np.ndarray, "3 height width"]
-    estimate: Float32[np.ndarray, "3 height width"]
+    before: Float32[np.ndarray, "3 height width"]
     index: int = 0
 
     @classmethod
@@ -58,7 +58,7 @@ class ImageState:
             tokens=tokens,
             x=x,
             h=np.zeros_like(x),
-            estimate=np.zeros_like(x),
+            before=x,
         )
 
     @property
@@ -66,12 +66,25 @@ class ImageState:
         """The next row."""
         return self.request.rows[self.index]
 
+    @property
+    def estimate(self) -> Float32[np.ndarray, "3 height width"]:
+        """The last row's guided estimate of the clean image; there must have been one."""
+        slope = self.request.rows[self.index - 1].slope
+        # Values that overflow fail this image, after the row, and warn of nothing.
+        with np.errstate(all="ignore"):
+            # h' = y + s x
+            return self.h - np.float32(slope) * self.before if slope else self.h
+
     def step(self) -> ImageStep:
         """What the next row takes."""
         noise = self.fresh_noise(self.row)
         h = self.h if noise is None else noise[0]
         known = self.request.edit.known
         return ImageStep(x=self.x, h=h, tokens=self.tokens, row=self.row, known=known)
+
+    def detach(self) -> None:
+        """Let the states be copies: a part of a call's outputs would keep all of them in memory."""
+        self.x, self.h, self.before = self.x.copy(), self.h.copy(), self.before.copy()
 
     def result(self) -> Float32[np.ndarray, "3 height width"]:
         """The finished image: float32 [3, H, W], with the pixels in it that an edit leaves."""
@@ -88,12 +101,7 @@ class ImageState:
             x: float32 [3, H, W], the next state.
             h: float32 [3, H, W], the next history.
         """
-        slope = self.row.slope
-        # Values that overflow fail this image, after the row, and warn of nothing.
-        with np.errstate(all="ignore"):
-            # h' = y + s x
-            self.estimate = h - np.float32(slope) * self.x if slope else h
-        self.x, self.h = x, h
+        self.before, self.x, self.h = self.x, x, h
         self.index += 1
 
 

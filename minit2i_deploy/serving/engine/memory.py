@@ -7,20 +7,36 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-# A trim takes 0.4 to 2 ms.
-EVERY_S: Final = 1.0
-# Source: malloc.h of glibc.
+# A trim takes 0.4 to 2 ms, and each call after it asks for its pages again.
+EVERY_S: Final = 10.0
+# While nobody waits.
+IDLE_EVERY_S: Final = 1.0
+# Source: malloc.h of glibc, and the largest mapping threshold that it takes.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
+_LARGEST_THRESHOLD: Final = 32 * 2**20
+_NEVER: Final = 2**31 - 1
 
 
-def share_one_heap() -> bool:
-    """Let threads that start from now on allocate from the main heap; whether that is possible.
+def set_up_heap() -> bool:
+    """Set the C library's heap up for a server; whether that is possible.
 
-    glibc gives each thread a heap of its own, and gives back what is free at its end only of the
-    main one. To be called before there are threads: heaps that exist stay in use.
+    To be called before there are threads: heaps that exist stay in use. glibc gives each thread a
+    heap of its own, and gives back what is free at its end only of the main one, so threads that
+    start from now on allocate from that. It also gives back the arrays of a call of the network
+    when they are freed, and the next call takes 1000 page faults to have them again. So freed
+    memory stays until a ``MemoryTrimmer`` gives it back.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and mallopt(_M_ARENA_MAX, 1) == 1
+    if mallopt is None:
+        return False
+    settings = (
+        (_M_ARENA_MAX, 1),
+        (_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD),
+        (_M_TRIM_THRESHOLD, _NEVER),
+    )
+    return all([mallopt(name, value) == 1 for name, value in settings])
 
 
 class MemoryTrimmer:
@@ -37,9 +53,9 @@ class MemoryTrimmer:
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self._clock, self._last_s = clock, clock()
 
-    def trim(self) -> bool:
-        """Trim if the last time is ``EVERY_S`` ago; whether it was."""
-        if self._trim is None or self._clock() - self._last_s < EVERY_S:
+    def trim(self, every_s: float = EVERY_S) -> bool:
+        """Trim if the last time is ``every_s`` ago; whether it was."""
+        if self._trim is None or self._clock() - self._last_s < every_s:
             return False
         self._trim(0)
         self._last_s = self._clock()

@@ -231,7 +231,10 @@ get("cancel").addEventListener("click", () => running?.abort());
 get("row").addEventListener("input", seek);
 get("wipe").addEventListener("input", wipe);
 get("clear").addEventListener("click", () => gallery.clear());
-get("model").addEventListener("change", showFacts);
+get("model").addEventListener("change", () => {
+  showFacts();
+  editor.fit(settings.model.size);
+});
 get("file").addEventListener("change", ({ target }) => {
   openFile(target.files[0]);
   target.value = "";

@@ -43,12 +43,13 @@ export class Editor {
    * @throws {DOMException} the browser cannot read it
    */
   async open(bytes, size) {
+    this.size = size;
     const reading = createImageBitmap(new Blob([bytes]));
     this.reading = reading;
     this.section.setAttribute("aria-busy", "true");
     try {
       const bitmap = await reading;
-      if (this.reading === reading) this.begin(bitmap, size);
+      if (this.reading === reading) this.begin(bitmap);
     } finally {
       if (this.reading === reading) this.stopReading();
     }
@@ -59,12 +60,21 @@ export class Editor {
     this.section.removeAttribute("aria-busy");
   }
 
-  begin(bitmap, size) {
-    const shape = size?.split("x").map(Number) ?? [bitmap.width, bitmap.height];
-    const scale = Math.min(bitmap.width / shape[0], bitmap.height / shape[1]);
-    const crop = shape.map((side) => pixels(scale * side));
-    const shrink = Math.min(1, MAX_SIDE / Math.max(...crop));
-    const [width, height] = crop.map((side) => pixels(shrink * side));
+  /**
+   * Cut the image anew, for a model of another shape; marks on another shape are dropped.
+   *
+   * @param {string} [size] as in `open`
+   */
+  fit(size) {
+    this.size = size;
+    if (!this.isOpen) return;
+    const { width, height } = cut(this.bitmap, size);
+    if (width !== this.image.width || height !== this.image.height) this.begin(this.bitmap);
+  }
+
+  begin(bitmap) {
+    const { crop, width, height } = cut(bitmap, this.size);
+    this.bitmap = bitmap;
     this.image.width = width;
     this.image.height = height;
     const place = [(bitmap.width - crop[0]) / 2, (bitmap.height - crop[1]) / 2];
@@ -99,6 +109,16 @@ export class Editor {
     const share = Math.round(this.strength.valueAsNumber * 100);
     this.text.textContent = `${share}% of ${what} is new`;
   }
+}
+
+/** The part of a bitmap in the shape of a size, and its width and height in the editor. */
+function cut(bitmap, size) {
+  const shape = size?.split("x").map(Number) ?? [bitmap.width, bitmap.height];
+  const scale = Math.min(bitmap.width / shape[0], bitmap.height / shape[1]);
+  const crop = shape.map((side) => pixels(scale * side));
+  const shrink = Math.min(1, MAX_SIDE / Math.max(...crop));
+  const [width, height] = crop.map((side) => pixels(shrink * side));
+  return { crop, width, height };
 }
 
 function pixels(side) {

@@ -33,12 +33,6 @@ def _built() -> None:
     build()
 
 
-@pytest.fixture(params=NETWORKS, ids="-".join)
-def network(request: pytest.FixtureRequest) -> tuple[str, str]:
-    pair: tuple[str, str] = request.param
-    return pair
-
-
 @functools.cache
 def guided(variant: str, precision: str) -> Run:
     return cpp_image_run(small_bundle(variant, precision), rows=ROWS)

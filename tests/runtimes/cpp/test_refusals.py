@@ -357,6 +357,7 @@ def test_one_pass_guidance_knows_one_scale_and_one_branch(tmp_path: Path) -> Non
         (("--preset", "fast", "--negative", "b"), "has no branch for a negative prompt"),
         (("--table", "euler-20"), "but table euler-20 runs a second branch"),
         (("--preset", "fast", "--interval", "0.2,0.6"), "(one-pass adapter); omit the interval"),
+        (("--preset", "fast", "--interval", "1,1"), "(one-pass adapter); omit the interval"),
         (("--table", rescaled), "has guidance rescale"),
     ):
         line = program("minit2i-generate", one_pass_bundle(), "a", *output, *options, code=2)

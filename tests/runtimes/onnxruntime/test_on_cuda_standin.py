@@ -35,12 +35,6 @@ def rows_in_turns(variant: str, precision: str) -> Run:
     return image_run(small_bundle(variant, precision), rows=8, turns=True)
 
 
-@pytest.fixture(params=NETWORKS, ids="-".join)
-def network(request: pytest.FixtureRequest) -> tuple[str, str]:
-    pair: tuple[str, str] = request.param
-    return pair
-
-
 def test_the_gpu_computes_everything_but_sizes(network: tuple[str, str]) -> None:
     done = rows_in_turns(*network)
     assert set(done.answer) == {"text_encoder", "text_adapter", "transformer"}

@@ -108,6 +108,9 @@ def test_settings() -> None:
         "(one-pass adapter); omit the interval": (
             one_pass, {"preset": "fast", "interval": [0.2, 0.6]},
         ),
+        "one-pass adapter); omit the interval": (
+            one_pass, {"preset": "fast", "interval": [1.0, 1.0]},
+        ),
         "has guidance rescale, which compares two": (one_pass, {"tableJson": rescaled.to_json()}),
         "noise must be a Float32Array of 12288 unit normal values, [1, 3, 64, 64], got 1": (
             base, {"noise": "AAAAAA=="},

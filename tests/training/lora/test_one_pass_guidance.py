@@ -16,6 +16,7 @@ from minit2i_deploy.model import Step, build_network
 from minit2i_deploy.model.loop import run_table
 from minit2i_deploy.solvers.table import Table, solver_table
 from minit2i_deploy.training.checkpoint import list_checkpoints
+from minit2i_deploy.training.lora import flow_matching
 from minit2i_deploy.training.lora.one_pass_guidance import (
     SHIFTS,
     OnePassGuidance,
@@ -158,3 +159,12 @@ def test_a_run_that_was_interrupted_ends_in_the_same_bits(base: Path, tmp_path: 
 def test_bad_values_are_refused(values: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         LoraRecipe(base="base", **values)
+
+
+def test_the_base_is_read_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[object] = []
+    monkeypatch.setattr(
+        flow_matching, "load_checkpoint", lambda path: reads.append(path) or load_checkpoint(path)
+    )
+    objective = OnePassGuidance(guidance_recipe(base), torch.device("cpu"))
+    assert len(reads) == 1 and objective.base_sha256 == load_checkpoint(base).report.sha256

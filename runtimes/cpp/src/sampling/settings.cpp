@@ -72,12 +72,12 @@ void check_one_pass(const Bundle &bundle, const Table &table, double guidance,
     for (std::size_t row = 0; row < table.size(); ++row) {
         if (table.value(row, "rescale") != 0.0) {
             fail_usage(part + ", but table " + table.name() +
-                       " has guidance rescale, which compares two branches; take a table of the "
+                       " has guidance rescale, which compares two branches; use a table of the "
                        "bundle");
         }
         if (table.value(row, "share") != 0.0) {
             fail_usage(part + ", but table " + table.name() +
-                       " runs a second branch; take a table of the bundle");
+                       " runs a second branch; use a table of the bundle");
         }
     }
 }
