@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"regression.py: error: {error}", file=sys.stderr)
         return 2
     print(f"old: {old.label}\nnew: {new.label}\n{machine_line(describe_machine())}")
-    print("\n| figure | old | new | new / old | 95% | pairs | |\n|---|---|---|---|---|---|---|")
+    print("\n| figure | old | new | new / old | 95% | pairs | |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     measurements = Measurements(work / "measurements.jsonl")
     verdicts = [_compare(cell, old, new, measurements, options) for cell in _chosen(options)]
     num_worse = sum(verdicts)
