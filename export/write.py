@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,9 +29,11 @@ from minit2i_deploy.checkpoints.checkpoint import Checkpoint, CheckpointReport
 from minit2i_deploy.checkpoints.lora_sources import (
     adapter_strengths,
     combined_digest,
+    of_text_encoder,
     one_pass_scale,
     recorded_adapters,
 )
+from minit2i_deploy.checkpoints.lora_text_encoder import TextEncoderAdapter
 from minit2i_deploy.checkpoints.text_encoder import check_encoder_config
 from minit2i_deploy.checkpoints.text_identity import check_text_identity, identify_text
 from minit2i_deploy.config import ModelConfig
@@ -53,7 +56,11 @@ from minit2i_deploy.export.graphs.modules import (
 from minit2i_deploy.export.graphs.onnx_export import Signature, to_onnx
 from minit2i_deploy.export.graphs.onnxruntime_denoiser import FusedDenoiser
 from minit2i_deploy.export.graphs.onnxruntime_heads import use_onnxruntime_heads
-from minit2i_deploy.export.graphs.text_encoder import open_text_encoder, write_text_encoder
+from minit2i_deploy.export.graphs.text_encoder import (
+    merge_adapters,
+    open_text_encoder,
+    write_text_encoder,
+)
 from minit2i_deploy.export.graphs.weights_file import GRAPH_FILE, write_graph
 from minit2i_deploy.export.options import ExportOptions
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
@@ -109,8 +116,9 @@ def export_bundle(
         check_encoder_config(encoder_folder, width, name)
         export, origin = _Export.of(source, folder, options, progress), source.report
         net = build_network(source, None if options.sides is None else options.sides[1])
+        text_adapters = source.text_adapters
         del source
-        encoder_graph, text = _write_text_encoder(export, encoder_folder, origin)
+        encoder_graph, text = _write_text_encoder(export, encoder_folder, origin, text_adapters)
         gc.collect()  # cycles of the exporter keep the encoder's weights alive
         reference = _record_reference(export, net, text)
         _convert(export, net)
@@ -170,7 +178,10 @@ def _as_trained(source: Checkpoint) -> ModelConfig:
 
 
 def _write_text_encoder(
-    export: _Export, source: Path, origin: CheckpointReport
+    export: _Export,
+    source: Path,
+    origin: CheckpointReport,
+    adapters: Sequence[TextEncoderAdapter],
 ) -> tuple[GraphInfo, TextReference]:
     """Tokenizer and text encoder, and their values at the reference prompts."""
     export.progress(0.05, "text encoder")
@@ -180,7 +191,9 @@ def _write_text_encoder(
         source, export.folder / "tokenizer", config.prompt_length, encoder.config
     )
     identity = identify_text(encoder, tokenizer)
+    # The network was trained with the encoder as it is, and the adapters on it.
     check_text_identity(origin.text_identity, identity, origin.path, source)
+    merge_adapters(encoder, adapters, source)
     text = record_text(encoder, tokenizer, config)
     signature = write_text_encoder(encoder, export.folder / name, TEXT_ENCODER_OPSET)
     return export.graph_info(name, signature, "fp32", TEXT_ENCODER_OPSET), text
@@ -266,6 +279,7 @@ def _write_manifest(
             tools=tool_versions(),
             lora_sha256=combined_digest(origin.adapters),
         ),
+        text_encoder_lora_sha256=combined_digest(of_text_encoder(origin.adapters)),
         checks=tuple(checks),
         padded_head_dim=None if export.padding is None else export.padding.padded,
         only_for=export.options.only_for,

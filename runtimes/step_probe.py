@@ -36,14 +36,13 @@ class Probe:
 def make_probe(bundle: Bundle, runtime: Runtime) -> Probe:
     """Inputs for a bundle's default preset, made by the reference runtime."""
     table, guidance = bundle.preset()
-    (encoded,) = bundle.tokenizer().encode([PROMPT[: bundle.config.prompt_length]])
-    ids = np.asarray(encoded.ids, np.int64)[None]
-    values = runtime.encode(ids, np.ones_like(ids))
+    values = encoded_prompt(bundle, runtime)
     # The second sequence is the unconditional one.
     shape = (2, bundle.config.prompt_length)
     context = np.zeros((*shape, values.shape[2]), np.float32)
     mask = np.zeros(shape, np.int64)
-    context[0, : ids.shape[1]], mask[0, : ids.shape[1]] = values[0], 1
+    num_tokens = values.shape[1]
+    context[0, :num_tokens], mask[0, :num_tokens] = values[0], 1
     scalars = student_conditions(bundle, table, guidance, None)
     weights = table.steps(guidance)[0].weights
     conditions = None if scalars is None else np.tile(scalars, (2, 1))
@@ -55,6 +54,13 @@ def make_probe(bundle: Bundle, runtime: Runtime) -> Probe:
         tokens=runtime.adapt(context, mask, conditions)[: len(weights), None],
         row=Row(values=_ESTIMATE, weights=weights),
     )
+
+
+def encoded_prompt(bundle: Bundle, runtime: Runtime) -> np.ndarray:
+    """The text encoder's output for the prompt: float32 [1, tokens, width]."""
+    (encoded,) = bundle.tokenizer().encode([PROMPT[: bundle.config.prompt_length]])
+    ids = np.asarray(encoded.ids, np.int64)[None]
+    return runtime.encode(ids, np.ones_like(ids))
 
 
 def answers(runtime: Runtime, probe: Probe) -> dict[str, np.ndarray]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from minit2i_deploy.bundle.names import HUB_DATA_SUFFIX
 from minit2i_deploy.checkpoints import text_encoder
+from minit2i_deploy.checkpoints.lora_text_encoder import (
+    TextEncoderAdapter,
+    merge_into_text_encoder,
+)
 from minit2i_deploy.errors import require
 from minit2i_deploy.export.graphs.modules import text_encoder_signature
 from minit2i_deploy.export.graphs.onnx_export import Signature, to_onnx
@@ -29,6 +34,22 @@ def open_text_encoder(folder: Path, width: int) -> Any:
     return text_encoder.open_text_encoder(
         folder, width, transformers.T5EncoderModel.from_pretrained
     )
+
+
+def merge_adapters(encoder: Any, adapters: Sequence[TextEncoderAdapter], folder: Path) -> None:
+    """Merge adapters into an open encoder, in place.
+
+    Args:
+        encoder: from ``open_text_encoder``.
+        adapters: of ``Checkpoint.text_adapters``.
+        folder: that the encoder was read from, for messages.
+
+    Raises:
+        CheckpointError: one was trained on another text encoder.
+    """
+    # Views of the parameters: what is added to them is added to the encoder.
+    tensors = {name: value.numpy() for name, value in encoder.state_dict().items()}
+    merge_into_text_encoder(tensors, adapters, str(folder))
 
 
 def write_text_encoder(encoder: Any, folder: Path, opset: int) -> Signature:

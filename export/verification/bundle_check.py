@@ -14,7 +14,7 @@ from minit2i_deploy.checkpoints.text_identity import check_text_identity, identi
 from minit2i_deploy.errors import BundleError, UsageError
 from minit2i_deploy.export.graphs.head_padding import pad_heads
 from minit2i_deploy.export.graphs.modules import network_dtype
-from minit2i_deploy.export.graphs.text_encoder import open_text_encoder
+from minit2i_deploy.export.graphs.text_encoder import merge_adapters, open_text_encoder
 from minit2i_deploy.export.options import SourceOptions
 from minit2i_deploy.export.verification.bounds import require_within_bounds
 from minit2i_deploy.export.verification.onnxruntime_check import (
@@ -78,6 +78,7 @@ def _measure(
     encoder = open_text_encoder(encoder_folder, bundle.config.txt_input_size)
     identity = identify_text(encoder, bundle.tokenizer())
     check_text_identity(source.report.text_identity, identity, source.report.path, encoder_folder)
+    merge_adapters(encoder, source.text_adapters, encoder_folder)
     text = record_text(encoder, bundle.tokenizer(), bundle.config)
     net, conditions = build_network(source), source.conditions
     del encoder, source

@@ -79,7 +79,7 @@ class FileInfo:
     bytes: int
 
     def __post_init__(self) -> None:
-        _digest("sha256", self.sha256)
+        check_digest("sha256", self.sha256)
         if self.bytes < 0:
             raise ValueError(f"bytes must be at least 0, got {self.bytes}")
 
@@ -134,9 +134,9 @@ class Provenance:
     lora_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        _digest("checkpoint_sha256", self.checkpoint_sha256)
+        check_digest("checkpoint_sha256", self.checkpoint_sha256)
         if self.lora_sha256 is not None:
-            _digest("lora_sha256", self.lora_sha256)
+            check_digest("lora_sha256", self.lora_sha256)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +147,7 @@ class AdapterInfo:
     strength: float
 
     def __post_init__(self) -> None:
-        _digest("sha256", self.sha256)
+        check_digest("sha256", self.sha256)
 
 
 def check_one_pass_guidance(scale: float | None) -> None:
@@ -210,9 +210,9 @@ class Quantization:
 
     def __post_init__(self) -> None:
         _one_of("base_precision", self.base_precision, ("fp32", "bf16", "fp16"))
-        _digest("source_digest", self.source_digest)
+        check_digest("source_digest", self.source_digest)
         if self.calibration_sha256 is not None:
-            _digest("calibration_sha256", self.calibration_sha256)
+            check_digest("calibration_sha256", self.calibration_sha256)
         if not all(0.0 <= strength <= 1.0 for strength in self.smoothing.values()):
             raise ValueError("every smoothing strength must be in 0..1")
         for name in self.graphs:
@@ -246,6 +246,11 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def _digest(name: str, value: str) -> None:
+def check_digest(name: str, value: str) -> None:
+    """Refuse what is no sha256.
+
+    Raises:
+        ValueError: not 64 hexadecimal digits.
+    """
     if not SHA256.fullmatch(value):
         raise ValueError(f"{name} must be 64 hexadecimal digits, got {value[:70]!r}")

@@ -35,6 +35,7 @@ from minit2i_deploy.bundle.fields import (
     StepSwitch,
     TensorInfo,
     TokenizerInfo,
+    check_digest,
     check_one_pass_guidance,
     check_only_for,
 )
@@ -117,6 +118,7 @@ class Manifest:
     side_bounds: tuple[int, int] | None = None
     adapters: tuple[AdapterInfo, ...] | None = None
     one_pass_guidance: float | None = None
+    text_encoder_lora_sha256: str | None = None
     format_version: int = FORMAT_VERSION
     kind: str = KIND
 
@@ -212,6 +214,7 @@ _OPTIONAL: Final = {
     "side_bounds": tuple[int, int],
     "adapters": tuple[AdapterInfo, ...],
     "one_pass_guidance": float,
+    "text_encoder_lora_sha256": str,
 }
 # Attributes whose key in the file, fixed by the format, is another word.
 _KEYS: Final = {"switch": "late"}
@@ -228,6 +231,8 @@ def check_links(manifest: Manifest) -> None:
     _ = manifest.head_padding
     check_only_for(manifest.only_for)
     check_one_pass_guidance(manifest.one_pass_guidance)
+    if manifest.text_encoder_lora_sha256 is not None:
+        check_digest("text_encoder_lora_sha256", manifest.text_encoder_lora_sha256)
     if manifest.trained_size is not None and (
         len(manifest.trained_size) != 2 or min(manifest.trained_size) < 1
     ):

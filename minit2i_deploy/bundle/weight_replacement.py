@@ -1,4 +1,4 @@
-"""Replace the weights of a bundle: the same files but for the data files of two graphs.
+"""Replace the weights of a bundle: the same files but for the data files of its graphs.
 
 The data file beside a graph is a safetensors file whose header has names, types and offsets, so
 new weights of the same shapes are written over the old ones and no graph changes.
@@ -131,7 +131,11 @@ def check_refittable(bundle: Bundle) -> None:
 
 
 def write_with_weights(
-    bundle: Bundle, folder: Path, tensors: Mapping[str, np.ndarray], provenance: Provenance
+    bundle: Bundle,
+    folder: Path,
+    tensors: Mapping[str, np.ndarray],
+    provenance: Provenance,
+    text_encoder: Mapping[str, np.ndarray] | None = None,
 ) -> Bundle:
     """Write a bundle with the same graphs and other weights into an empty folder.
 
@@ -140,6 +144,8 @@ def write_with_weights(
         folder: output; the caller makes it atomic.
         tensors: float32 under canonical names, each weight of the bundle once.
         provenance: of the new weights.
+        text_encoder: the text encoder's weights, float32 under the names of its data file; None
+            leaves them as they are.
 
     Returns:
         the new bundle, without checks in its manifest: the source's were measured on its weights.
@@ -159,6 +165,9 @@ def write_with_weights(
         shutil.copyfile(bundle.path / name, target)
     for name in data.values():
         _overwrite(folder / name, tensors, manifest.head_padding)
+    if text_encoder is not None:
+        name = manifest.data_file(manifest.graphs["text_encoder"])
+        _overwrite(folder / name, text_encoder, None)
     return write_checks(bundle, folder, (), provenance)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minit2i_deploy.checkpoints.lora_text_encoder import TextEncoderAdapter
 from minit2i_deploy.checkpoints.text_identity import TextIdentity
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.solvers.mean_flow import StudentSettings
@@ -31,11 +32,12 @@ class LoraReport:
         rank: of the pairs, the largest where they differ.
         alpha: of such a pair.
         scale: factor of its B @ A.
-        num_modules: merged matrices.
+        num_modules: merged matrices of the network.
         sha256: of its settings and its weights, as ``sha256_files`` makes it of two files.
         weights_sha256: of the weights alone, which earlier releases recorded in manifests.
         strength: the user's factor of the complete sum, beside the adapter's own scale.
         one_pass_guidance: scale of guidance that the merged weights give in one branch, or None.
+        num_text_modules: matrices of the text encoder, merged when that is opened.
     """
 
     path: str
@@ -47,6 +49,7 @@ class LoraReport:
     weights_sha256: str
     strength: float = 1.0
     one_pass_guidance: float | None = None
+    num_text_modules: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,12 +108,15 @@ class Checkpoint:
         report: where they came from.
         conditions: omega, t_min and t_max that a few-step student samples best with, if the
             source says; None for the released recipe's.
+        text_adapters: what merged adapters add to the text encoder, which is no part of a
+            checkpoint: ``merge_into_text_encoder`` adds it. The network expects it there.
     """
 
     config: ModelConfig
     tensors: dict[str, np.ndarray]
     report: CheckpointReport
     conditions: StudentSettings | None = None
+    text_adapters: tuple[TextEncoderAdapter, ...] = ()
 
     def with_image_size(self, width: int, height: int) -> Checkpoint:
         """The same weights for images of another size; the report then has the trained one.

@@ -52,6 +52,11 @@ def combined_digest(adapters: Sequence[LoraReport]) -> str | None:
     return hashlib.sha256("".join(lines).encode("ascii")).hexdigest()
 
 
+def of_text_encoder(adapters: Sequence[LoraReport]) -> tuple[LoraReport, ...]:
+    """The adapters that change the text encoder too."""
+    return tuple(item for item in adapters if item.num_text_modules)
+
+
 def one_pass_scale(adapters: Sequence[LoraReport]) -> float | None:
     """Scale of guidance that merged adapters give in one branch; None without such an adapter.
 

@@ -176,6 +176,9 @@ def _bundle_text(bundle: Bundle) -> str:
         facts[-1:-1] = [("guidance", f"{manifest.one_pass_guidance:g}, in one pass")]
     if provenance.lora_sha256 is not None:
         facts[-1:-1] = [("lora", f"merged, {text}") for text in _lora_texts(manifest)]
+    if manifest.text_encoder_lora_sha256 is not None:
+        adapted = f"adapted, sha256 {manifest.text_encoder_lora_sha256}"
+        facts[-1:-1] = [("text encoder", adapted)]
     if manifest.quantization is not None:
         facts.insert(-1, ("quantized", _quantization_line(manifest.quantization)))
     parts = [
@@ -301,7 +304,10 @@ def _checkpoint_text(checkpoint: Checkpoint) -> str:
         facts.append(("text encoder", report.text_encoder))
     for lora in report.adapters:
         merged = f"rank {lora.rank}, alpha {lora.alpha:g}, strength {lora.strength:g} on "
-        merged += f"{lora.num_modules} matrices, sha256 {lora.sha256}"
+        merged += f"{lora.num_modules} matrices"
+        if lora.num_text_modules:
+            merged += f" and {lora.num_text_modules} of the text encoder"
+        merged += f", sha256 {lora.sha256}"
         facts.append(("lora", merged))
         if lora.one_pass_guidance is not None:
             facts.append(("guidance", f"{lora.one_pass_guidance:g}, in one pass"))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from minit2i_deploy.bundle.bundle import Bundle
-    from minit2i_deploy.bundle.manifest import Check, Provenance
+    from minit2i_deploy.bundle.manifest import Check, Manifest, Provenance
     from minit2i_deploy.checkpoints.checkpoint import Checkpoint
     from minit2i_deploy.config import ModelConfig
     from minit2i_deploy.engines.cache import CachedEngine
@@ -112,7 +112,6 @@ def run(options: RefitOptions) -> None:
         write_checks,
         write_with_weights,
     )
-    from minit2i_deploy.checkpoints.lora_sources import recorded_adapters
     from minit2i_deploy.progress import ProgressLine, stage_of
     from minit2i_deploy.runtimes.tensorrt.refit import refit_bundle
 
@@ -120,6 +119,7 @@ def run(options: RefitOptions) -> None:
         raise UsageError("no weights given; expected --checkpoint or --lora")
     base = Bundle.open(options.bundle)
     check_refittable(base)
+    _refuse_adapted_text_encoder(base)
     sources = (options.bundle, options.checkpoint, *(read_adapters(options.lora) or ()))
     with (
         ProgressLine("refit") as progress,
@@ -129,12 +129,11 @@ def run(options: RefitOptions) -> None:
         source = _new_weights(base, options)
         _check_guidance(base, source)
         provenance = _provenance(base, source)
-        adapters = recorded_adapters(source.report.adapters)
+        text_encoder = _new_text_encoder(base, source, options.engine)
         # Graphs are those of the old bundle, and so is everything that is read from it below.
-        template = dataclasses.replace(
-            base, manifest=dataclasses.replace(base.manifest, adapters=adapters)
-        )
-        bundle = write_with_weights(template, folder, source.tensors, provenance)
+        template = dataclasses.replace(base, manifest=_with_adapters(base, source))
+        bundle = write_with_weights(template, folder, source.tensors, provenance, text_encoder)
+        del text_encoder
         engines: list[CachedEngine] = []
         if options.engine in _BUILT:
             library = options.engine.replace("-", "_")
@@ -172,6 +171,49 @@ def _new_weights(base: Bundle, options: RefitOptions) -> Checkpoint:
         )
     _check_text_encoder(base, source)
     return source
+
+
+def _refuse_adapted_text_encoder(base: Bundle) -> None:
+    """New weights need the text encoder that they were trained with."""
+    if base.manifest.text_encoder_lora_sha256 is not None:
+        raise UsageError(
+            f"{base.path}: an adapter is merged into its text encoder; name the bundle without it"
+        )
+
+
+def _new_text_encoder(
+    base: Bundle, source: Checkpoint, engine: str
+) -> dict[str, np.ndarray] | None:
+    """The bundle's text encoder with the adapters' part for it; None if they have none."""
+    from minit2i_deploy.bundle.weight_replacement import read_weights
+    from minit2i_deploy.checkpoints.lora_text_encoder import merge_into_text_encoder
+
+    if not source.text_adapters:
+        return None
+    if engine in _BUILT:
+        raise UsageError(
+            f"{source.text_adapters[0].file.path}: adapts the text encoder, whose engine {engine} "
+            "does not refit; run minit2i export and minit2i build"
+        )
+    tensors = dict(read_weights(base.data_path("text_encoder")))
+    merge_into_text_encoder(tensors, source.text_adapters, str(base.path))
+    return tensors
+
+
+def _with_adapters(base: Bundle, source: Checkpoint) -> Manifest:
+    """The manifest with what was merged now."""
+    from minit2i_deploy.checkpoints.lora_sources import (
+        combined_digest,
+        of_text_encoder,
+        recorded_adapters,
+    )
+
+    adapters = source.report.adapters
+    return dataclasses.replace(
+        base.manifest,
+        adapters=recorded_adapters(adapters),
+        text_encoder_lora_sha256=combined_digest(of_text_encoder(adapters)),
+    )
 
 
 def _check_guidance(base: Bundle, source: Checkpoint) -> None:
@@ -246,18 +288,28 @@ def _compare_with_torch(
     """Compare the refitted engines with torch, and make sure they are not the old ones."""
     from minit2i_deploy.bundle.manifest import Check
     from minit2i_deploy.runtimes import open_runtime
-    from minit2i_deploy.runtimes.step_probe import answers, graph_errors, make_probe
+    from minit2i_deploy.runtimes.step_probe import (
+        answers,
+        encoded_prompt,
+        graph_errors,
+        make_probe,
+    )
 
+    has_new_encoder = bundle.manifest.text_encoder_lora_sha256 is not None
     progress(0.6, "torch")
     with open_runtime(bundle, "torch") as runtime:
         probe = make_probe(bundle, runtime)
         expected = answers(runtime, probe)
+        if has_new_encoder:
+            expected["text_encoder"] = encoded_prompt(bundle, runtime)
     actual = []
     for each in (base, bundle):
         progress(0.7, "compare")
         device = {"device": options.device} if options.engine in _BUILT else {}
         with open_runtime(each, options.engine, **device) as runtime:
             actual.append(answers(runtime, probe))
+            if has_new_encoder:
+                actual[-1]["text_encoder"] = encoded_prompt(each, runtime)
     _refuse_stale(base, bundle, *actual)
     refitted = options.engine in _BUILT
     engine = f"refitted {options.engine} engine" if refitted else options.engine

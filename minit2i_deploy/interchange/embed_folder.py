@@ -87,6 +87,8 @@ def _write_config(bundle: Bundle, folder: Path) -> int:
     values = _read(bundle.graph_path("text_encoder").parent / "config.json")
     values |= {name: values[source] for name, source in _ALIASES.items()}
     values |= {"model_type": "t5", "max_position_embeddings": bundle.config.prompt_length}
+    # text-embeddings-inference requires a list, which a T5 made from settings alone lacks.
+    values["architectures"] = ["T5EncoderModel"]
     write_values(folder / "config.json", values)
     width: int = values["d_model"]
     return width
@@ -108,10 +110,9 @@ def _write_modules(bundle: Bundle, folder: Path, width: int) -> None:
         for index, (path, kind) in enumerate(_MODULES)
     ]
     write_values(folder / "modules.json", modules)
-    write_values(
-        folder / "1_Pooling" / "config.json",
-        {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True},
-    )
+    # text-embeddings-inference requires both modes.
+    modes = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+    write_values(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
     (folder / "2_Normalize").mkdir()
     write_values(
         folder / "config_sentence_transformers.json",

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from transformers import PretrainedConfig, PreTrainedModel
 
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.errors import CheckpointError, UsageError
@@ -56,6 +58,43 @@ def test_the_same_tensors(prefix: str, num_files: int, tmp_path: Path) -> None:
         assert checkpoint.report.form == "auto-model" and checkpoint.config == CONFIG
         for name, value in load_checkpoint(hub_folder()).tensors.items():
             assert np.array_equal(checkpoint.tensors[name], value), name
+
+
+class Settings(PretrainedConfig):
+    model_type = "minit2i"
+
+
+class Model(PreTrainedModel):
+    """The official parameters inside a transformers model, as code of a folder would hold them."""
+
+    config_class = Settings
+
+    def __init__(self, config: Settings, tensors: dict[str, np.ndarray]) -> None:
+        super().__init__(config)
+        self.net = torch.nn.Module()
+        for name, value in tensors.items():
+            *path, leaf = name.split(".")
+            module = self.net
+            for part in path:
+                if not hasattr(module, part):
+                    module.add_module(part, torch.nn.Module())
+                module = getattr(module, part)
+            module.register_parameter(leaf, torch.nn.Parameter(torch.from_numpy(value)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_transformers_itself_saves(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Its own config.json, shards and index."""
+    source = load_checkpoint(hub_folder())
+    sizes = {key: SETTINGS[key] for key in ("auto_map", "image_size", "prompt_length")}
+    model = Model(Settings(**sizes), source.tensors).to(dtype)
+    model.save_pretrained(tmp_path / "x", max_shard_size="200KB")
+    assert len(list((tmp_path / "x").glob("model-*-of-*.safetensors"))) > 1
+    checkpoint = load_checkpoint(tmp_path / "x")
+    assert checkpoint.report.form == "auto-model" and checkpoint.config == CONFIG
+    for name, value in source.tensors.items():
+        expected = torch.from_numpy(value).to(dtype).float().numpy()
+        assert np.array_equal(checkpoint.tensors[name], expected), name
 
 
 def test_sizes_that_are_in_no_file(tmp_path: Path) -> None:

@@ -112,8 +112,9 @@ def test_names_that_match_nothing_are_all_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("lora_te_encoder_block_0.lora_down.weight", "adapts the text encoder too (lora_te_enc"),
-        ("text_encoder.encoder.block.0.lora_A.weight", "adapts the text encoder too"),
+        ("lora_te_encoder_block_0_layer_0_SelfAttention_q.dora_scale", "is not a LoRA matrix"),
+        ("text_encoder.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight", "only one of"),
+        ("encoder.block.0.layer.0.SelfAttention.q.lora_A.weight", "adapter_config.json: missing"),
         ("lora_unet_txt_embedder.dora_scale", "is not a LoRA matrix"),
         ("lora_unet_txt_embedder.hada_w1_a", "is not a LoRA matrix"),
         ("lora_unet_txt_embedder.lora_down.weight", "only one of lora_A and lora_B"),

@@ -76,7 +76,8 @@ def one_pass_bundle() -> Path:
     bundle = Bundle.open(folder)
     table = dataclasses.replace(one_pass_table(bundle.table("ab2-20")), name="ab2-20")
     table.save(folder / "tables" / "ab2-20.json")
-    write_manifest(folder, dataclasses.replace(bundle.manifest, one_pass_guidance=2.5))
+    fields = {"one_pass_guidance": 2.5, "text_encoder_lora_sha256": "0" * 64}
+    write_manifest(folder, dataclasses.replace(bundle.manifest, **fields))
     return folder
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from fastembed import TextEmbedding
 from fastembed.common.model_description import ModelSource, PoolingType
@@ -85,6 +86,70 @@ def test_fields_that_libraries_require(folder: Path) -> None:
     names = {node.name for node in module.body if isinstance(node, ast.ClassDef)}
     first = json.loads((folder / "modules.json").read_text())[0]
     assert first["type"] == f"{MODULE_FILE.removesuffix('.py')}.{names.pop()}"
+
+
+# Of text-embeddings-inference at 0d124dc: fields of the files that it reads, with their types.
+# Those without a default must be there, and its reader fails on any other type.
+# Source: router/src/lib.rs, ModelConfig, PoolConfig, STConfig and NewSTConfig; backends/ort/src/
+# lib.rs, Config and TokenizerConfig.
+USIZE = "an integer of 0 and more"
+REQUIRED = {
+    "config.json": {
+        "architectures": [str], "model_type": str, "max_position_embeddings": USIZE,
+        "hidden_size": USIZE, "num_hidden_layers": USIZE,
+    },
+    "1_Pooling/config.json": {"pooling_mode_cls_token": bool, "pooling_mode_mean_tokens": bool},
+    "sentence_bert_config.json": {"max_seq_length": USIZE},
+    "config_sentence_transformers.json": {},
+    "tokenizer_config.json": {},
+}  # fmt: skip
+OPTIONAL = {
+    "config.json": {
+        "max_trained_positions": USIZE, "pad_token_id": USIZE, "eos_token_id": USIZE,
+        "num_key_value_heads": USIZE, "id2label": {str: str}, "label2id": {str: USIZE},
+        "auto_map": {str: str},
+    },
+    "1_Pooling/config.json": {"pooling_mode_lasttoken": bool},
+    "config_sentence_transformers.json": {"prompts": {str: str}},
+    "tokenizer_config.json": {"padding_side": ("left", "right")},
+}  # fmt: skip
+# The fields of one struct, of which serde takes one name only.
+ALIASES = ({"hidden_size", "n_embd"}, {"num_hidden_layers", "n_layer"})
+
+
+def fits(value: object, kind: object) -> bool:
+    """Whether serde reads a JSON value as this type."""
+    if kind is USIZE:
+        return type(value) is int and value >= 0
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(fits(item, kind[0]) for item in value)
+    if isinstance(kind, dict):
+        ((_, item_kind),) = kind.items()
+        return isinstance(value, dict) and all(fits(item, item_kind) for item in value.values())
+    if isinstance(kind, tuple):
+        return value in kind
+    return type(value) is kind
+
+
+def test_what_text_embeddings_inference_reads(folder: Path) -> None:
+    for file, fields in REQUIRED.items():
+        values = json.loads((folder / file).read_text())
+        for name, kind in fields.items():
+            assert fits(values.get(name), kind), (file, name, values.get(name))
+        for name, kind in OPTIONAL.get(file, {}).items():
+            assert values.get(name) is None or fits(values[name], kind), (file, name)
+        assert all(len(names & values.keys()) <= 1 for names in ALIASES)
+    config = json.loads((folder / "config.json").read_text())
+    # It takes a classifier for one by this name, and left padding or a token type for what it says.
+    assert not any(name.endswith("Classification") for name in config["architectures"])
+    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
+    assert [item.name for item in graph.input] == ["input_ids", "attention_mask"]
+    assert {item.type.tensor_type.elem_type for item in graph.input} == {onnx.TensorProto.INT64}
+    (output,) = graph.output
+    assert output.name == "last_hidden_state"
+    assert output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    assert pooling["pooling_mode_mean_tokens"] and not pooling["pooling_mode_cls_token"]
 
 
 def test_what_is_not_replaced(folder: Path, tmp_path: Path) -> None:

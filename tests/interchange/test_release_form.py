@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from minit2i_deploy.checkpoints import load_checkpoint
-from tests.helpers.checkpoint_forms import base_forms
+from tests.helpers.checkpoint_forms import base_forms, hub_folder
 
 
 def test_weights_read_back(
@@ -27,3 +28,10 @@ def test_weights_read_back(
     assert actual.report.form == "huggingface" and actual.config == expected.config
     for name, value in expected.tensors.items():
         assert np.array_equal(actual.tensors[name], value), name
+    # The official reader and stable-diffusion.cpp ask for every tensor of the release.
+    name = "diffusion_pytorch_model.safetensors"
+    written, published = (
+        {key: value.shape for key, value in load_file(folder / name).items()}
+        for folder in (tmp_path / "release" / "transformer", hub_folder())
+    )
+    assert written == published

@@ -110,6 +110,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "provenance": set_to("provenance", "checkpoint_sha256", value="abc"),
     "one-pass guidance": set_to("one_pass_guidance", value=1.0),
     "one-pass guidance as text": set_to("one_pass_guidance", value="2.5"),
+    "text encoder's adapter": set_to("text_encoder_lora_sha256", value="abc"),
     "sides as floats": set_to("side_bounds", value=[16.0, 64.0]),
     "sides of no pixel": set_to("side_bounds", value=[0, 64]),
     "one side": set_to("side_bounds", value=[64]),

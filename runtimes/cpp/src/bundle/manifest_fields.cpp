@@ -409,6 +409,11 @@ Manifest decode_manifest(const Json &complete) {
         }
         value.erase("adapters");
     }
+    // This one if a merged adapter changes the text encoder; nothing computes with it.
+    if (value.contains("text_encoder_lora_sha256")) {
+        expect_digest(value.at("text_encoder_lora_sha256"), "manifest.text_encoder_lora_sha256");
+        value.erase("text_encoder_lora_sha256");
+    }
     expect_fields(value, "manifest",
                   {"kind", "format_version", "manifest_sha256", "model", "variant", "graphs",
                    "tokenizer", "files", "tables", "presets", "default_preset", "flavour", "noise",

@@ -57,6 +57,7 @@ const OPTIONAL = [
   ...["quantization", "late", "padded_head_dim", "only_for", "trained_size", "adapters"],
   "one_pass_guidance",
   "side_bounds",
+  "text_encoder_lora_sha256",
 ];
 const REQUIRED = [
   ...["kind", "format_version", CHECKSUM, "model", "variant", "graphs", "tokenizer", "files"],
@@ -146,6 +147,9 @@ function checkOptional(value) {
       fields.digest(adapter.sha256, "adapters.sha256");
       asNumber(adapter.strength, "adapters.strength");
     }
+  }
+  if ("text_encoder_lora_sha256" in value) {
+    fields.digest(value.text_encoder_lora_sha256, "text_encoder_lora_sha256");
   }
   if ("trained_size" in value) {
     const sides = asArray(value.trained_size, "trained_size");
