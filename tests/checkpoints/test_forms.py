@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from minit2i_deploy.checkpoints import Checkpoint, canonical_shapes, linear_modules, load_checkpoint
 from minit2i_deploy.config import VARIANTS
 from minit2i_deploy.errors import CheckpointError, UsageError
+from minit2i_deploy.export.text_encoder_folder import find_text_encoder
 from tests.helpers.checkpoint_forms import (
     CONFIG,
     PUBLIC,
@@ -260,11 +261,19 @@ def test_form_is_recognized_by_content_not_by_name(tmp_path: Path) -> None:
             assert load_checkpoint(renamed, **sizes).report.form == form
 
 
-def test_two_checkpoints_in_one_folder(tmp_path: Path) -> None:
-    for name in ("minit2i-b-16", "minit2i-l-16"):
-        shutil.copytree(hub_folder(), tmp_path / name / "transformer")
-    with pytest.raises(CheckpointError, match=r"2 checkpoints \(minit2i-b-16/transformer, mini"):
-        load_checkpoint(tmp_path)
+def test_a_diffusers_folder_with_all_its_parts(tmp_path: Path) -> None:
+    """As Bili-Sakura/MiniT2I-diffusers lays out each variant, with the T5 inside."""
+    variant = tmp_path / "MiniT2I-diffusers" / "minit2i-b-16"
+    shutil.copytree(hub_folder(), variant / "transformer")
+    shutil.copytree(PUBLIC / "t5" / "text_encoder", variant / "text_encoder")
+    for name in ("scheduler/scheduler_config.json", "tokenizer/tokenizer.json", "model_index.json"):
+        (variant / name).parent.mkdir(exist_ok=True)
+        (variant / name).write_text("{}")
+    for path in (variant, variant.parent):
+        checkpoint = load_checkpoint(path)
+        assert same(checkpoint, load_checkpoint(hub_folder()).tensors), path
+        found = find_text_encoder(Path(checkpoint.report.path), None)
+        assert found == variant / "text_encoder"
 
 
 def test_sharded_folder(tmp_path: Path) -> None:
