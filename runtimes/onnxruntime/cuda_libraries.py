@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import functools
 import io
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -20,6 +21,8 @@ from minit2i_deploy.runtimes.cuda.devices import Gpu, find_gpu
 
 # The library's severity of messages above warnings.
 _ERROR: Final = 3
+# Standard output is redirected while libraries load, which two threads must not do at once.
+_LOADING: Final = threading.Lock()
 _PIP: Final = install_hint("cuda")
 _TENSORRT_REMEDY: Final = "install TensorRT 10, with its libraries' folder in LD_LIBRARY_PATH"
 
@@ -42,7 +45,8 @@ def check_cuda(ort: Any, ep: str, device: int) -> Gpu | None:
     major = str(getattr(ort, "cuda_version", "")).partition(".")[0]
     if not major:
         return None
-    messages = _preload(ort)
+    with _LOADING:
+        messages = _preload(ort)
     names = (f"libcudart.so.{major}", f"libcublas.so.{major}", f"libcublasLt.so.{major}")
     for name in (*names, "libcurand.so.10"):
         _require_library(name, "provider cuda", _PIP, messages)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle
-from tests.helpers.cpp_client import Client, generate_params, run_in_threads
+from tests.helpers.cpp_client import Client, generate_params, library, run_in_threads
 
 NUM_OTHERS: Final = 2
 
 
 def main(path: Path) -> None:
     """Run them all and print what they warned of; a failure is raised."""
+    library()  # Built here, where no thread can build it as well.
     size, ended = Bundle.open(path).config.image_size, threading.Event()
     warnings: list[str] = []
 

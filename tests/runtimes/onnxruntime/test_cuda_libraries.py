@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,21 @@ def test_the_libraries_that_pip_installed_are_loaded_once(
     assert gpus == [Gpu(name="Test GPU", capability=90)] * 2
     assert ort.loads == 1
     assert capsys.readouterr().out == ""
+
+
+def test_threads_that_open_runtimes_at_once_leave_standard_output_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class SlowOrt(CudaOrt):
+        def preload_dlls(self) -> None:
+            time.sleep(0.05)
+            super().preload_dlls()
+
+    install(monkeypatch, FakeCudart())
+    ort, before = SlowOrt(WITH_CUDA), sys.stdout
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: check_present(ort, PROVIDERS["cuda"]), range(4)))
+    assert sys.stdout is before and ort.loads == 1
 
 
 @pytest.mark.parametrize(
