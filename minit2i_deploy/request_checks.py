@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.solvers.guidance import requested_interval
+from minit2i_deploy.solvers.guidance import has_requested_interval
 from minit2i_deploy.solvers.table import Table
 from minit2i_deploy.text.prompts import Mix, Prompt
 
@@ -93,7 +93,7 @@ def check_one_pass(
     if negative is not None:
         raise UsageError(f"{part}, which has no branch for a negative prompt; omit it")
     # The rows of these weights' own tables cannot show that an interval was requested.
-    if requested_interval(table) is not None and not table.column("share").any():
+    if has_requested_interval(table) and not table.column("share").any():
         raise UsageError(f"{part}; omit the interval")
 
 

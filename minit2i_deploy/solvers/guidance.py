@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +13,8 @@ from minit2i_deploy.solvers.table import Table, inside_interval
 
 # Guidance at t = 1 alone, where no row is.
 _NO_TIME: Final = [1.0, 1.0]
+# Key in the meta of a table whose guidance is part of the weights.
+_ONE_PASS: Final = "one_pass"
 
 
 def adjust_guidance(
@@ -39,7 +41,8 @@ def adjust_guidance(
     if interval is not None:
         # A product, because the table may already guide in some rows only.
         columns["share"] = table.column("share") * _inside(table, interval)
-        suffix, meta["interval"] = _interval_suffix(interval), list(interval)
+        suffix, meta["interval"] = f"-i{interval[0]:g}-{interval[1]:g}", list(interval)
+        meta.pop(_ONE_PASS, None)
     for name, value in (("clip", clip), ("rescale", rescale)):
         if value is not None:
             columns[name] = np.full(len(table), value)
@@ -77,23 +80,13 @@ def one_pass_table(table: Table) -> Table:
         table,
         {"share": np.zeros(len(table))},
         name=f"{table.name}-one-pass",
-        meta={**table.meta, "interval": _NO_TIME},
+        meta={**table.meta, "interval": _NO_TIME, _ONE_PASS: True},
     )
 
 
-def requested_interval(table: Table) -> list[float] | None:
-    """The interval that ``adjust_guidance`` gave a table, and not ``one_pass_table``; or None."""
-    interval = table.meta.get("interval")
-    # Both may be t = 1 alone, which only the name tells apart.
-    if interval is None or (
-        list(interval) == _NO_TIME and _interval_suffix(interval) not in table.name
-    ):
-        return None
-    return list(interval)
-
-
-def _interval_suffix(interval: Sequence[float]) -> str:
-    return f"-i{interval[0]:g}-{interval[1]:g}"
+def has_requested_interval(table: Table) -> bool:
+    """Whether a table's interval was requested, and is not what ``one_pass_table`` writes."""
+    return "interval" in table.meta and _ONE_PASS not in table.meta
 
 
 def replace_columns(

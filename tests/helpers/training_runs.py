@@ -14,11 +14,13 @@ from torch import Tensor
 from minit2i_deploy.config import ModelConfig, StudentConfig
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.checkpoint import TrainingState, save_checkpoint
-from minit2i_deploy.training.data import Batches, DataBatch
+from minit2i_deploy.training.data import Batches, DataBatch, to_network_range
 from minit2i_deploy.training.initial_weights import initialize_weights
+from minit2i_deploy.training.objectives.objective import Batch
 from minit2i_deploy.training.recipe.data import DataRecipe
 from minit2i_deploy.training.recipe.distillation import DistillRecipe
 from minit2i_deploy.training.recipe.recipe import Recipe
+from minit2i_deploy.training.trainer import Trainer
 
 TINY_MODEL = ModelConfig(
     image_size=16,
@@ -112,3 +114,23 @@ def assert_same_state(one: Path, other: Path) -> None:
 def log_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of log.jsonl."""
     return [json.loads(line) for line in (folder / "log.jsonl").read_text("utf-8").splitlines()]
+
+
+def wide_batch(trainer: Trainer, recipe: Recipe) -> Batch:
+    """Data that no step of a short run draws, with the text encoder's output."""
+    data = step_data(recipe, 1000)
+    context, mask = trainer.text(data.captions)
+    images = to_network_range(data.images)
+    rows = range(recipe.batch)
+    return Batch(images=images, context=context, mask=mask, captions=data.captions, positions=rows)
+
+
+def assert_resumes(recipe: Recipe, folder: Path) -> None:
+    """A run of three steps in one go and one that is stopped after the first are the same."""
+    for name, stops in (("complete", (3,)), ("parts", (1, 3))):
+        for stop in stops:
+            trainer = Trainer(recipe, folder / name)
+            for step in range(trainer.step, stop):
+                trainer.train_step(step_data(recipe, step))
+            trainer.save()
+    assert_same_state(folder / "complete" / "step-000003", folder / "parts" / "step-000003")

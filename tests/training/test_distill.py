@@ -41,6 +41,7 @@ from tests.helpers.training_runs import (
     tiny_recipe,
     tiny_student_recipe,
     tiny_teacher,
+    wide_batch,
 )
 
 pytestmark = pytest.mark.filterwarnings(
@@ -219,12 +220,7 @@ def test_a_student_learns_in_either_precision(
     def reported() -> float:
         # One batch and one draw: from draw to draw the loss differs by a factor of ten.
         wide = dataclasses.replace(recipe, batch=64)
-        data = step_data(wide, 1000)
-        context, mask = trainer.text(data.captions)
-        pixels = to_network_range(data.images)
-        batch = Batch(
-            images=pixels, context=context, mask=mask, captions=data.captions, positions=range(64)
-        )
+        batch = wide_batch(trainer, wide)
         return MeanFlow(wide, trainer.device).loss(trainer.net, batch, 0)[1].item()
 
     before = reported()

@@ -1,7 +1,7 @@
 """The loss of a student that learns from noise alone, on the states that it reaches itself.
 
-Time is the noise level here, as in ``mean_flow_loss``: 1 noise, 0 image. Where Mean Flow asks at
-noised images of a data set, this one asks only where a sampler comes by: it begins at noise, and
+Time is the noise level here, as in ``mean_flow_loss``: 1 noise, 0 image. Mean Flow learns at
+noised images of a data set, this one only at states that a sampler reaches: it begins at noise, and
 the velocity with which the student's state moves must be the teacher's at that state.
 
 Source: Tong et al. 2511.19428 (FreeFlow), the prediction objective; there every step begins at
@@ -28,7 +28,7 @@ from minit2i_deploy.training.objectives.mean_flow_loss import (
 
 
 @torch.no_grad()
-def own_states(
+def states_of_student(
     student: Callable[..., Tensor],
     noise: Tensor,
     context: Tensor,
@@ -89,7 +89,7 @@ def end_derivative(
     return forward_derivative(u, (conditions.r,), (torch.ones_like(conditions.r),))
 
 
-def arrival_velocity(
+def end_velocity(
     teacher: Callable[..., Tensor],
     z: Tensor,
     u: Tensor,
@@ -111,6 +111,6 @@ def arrival_velocity(
         float32 [B, 3, H, W], without gradient.
     """
     length = (conditions.t - conditions.r).reshape(-1, 1, 1, 1)
-    arrived = z - length * u.detach()
-    ended = dataclasses.replace(conditions, t=conditions.r)
-    return teacher_velocity(teacher, arrived, context, mask, ended, floor)
+    state = z - length * u.detach()
+    at_end = dataclasses.replace(conditions, t=conditions.r)
+    return teacher_velocity(teacher, state, context, mask, at_end, floor)

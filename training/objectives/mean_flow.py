@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from minit2i_deploy.flops import adapter_flops, denoiser_flops
-from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.training.distributed.parallel import unwrap
-from minit2i_deploy.training.objectives.flow_matching_loss import drop_captions
+from minit2i_deploy.training.objectives.distillation import Distillation
 from minit2i_deploy.training.objectives.mean_flow_loss import (
     StepConditions,
     add_noise,
@@ -23,11 +20,9 @@ from minit2i_deploy.training.objectives.mean_flow_loss import (
 )
 from minit2i_deploy.training.objectives.objective import Batch
 from minit2i_deploy.training.objectives.random_draws import draw_noise, draw_seed
-from minit2i_deploy.training.objectives.teacher import Teacher
-from minit2i_deploy.training.recipe.recipe import Recipe
 
 
-class MeanFlow:
+class MeanFlow(Distillation):
     """The mean square is reported, because the adaptive weight keeps the loss itself at 1.
 
     Args:
@@ -38,14 +33,6 @@ class MeanFlow:
         CheckpointError, TrainingError: as ``Teacher``.
     """
 
-    base_sha256 = None
-
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        assert recipe.distill is not None, "the recipe has no distill"
-        self.recipe, self.distill, self.device = recipe, recipe.distill, device
-        self.teacher = Teacher(recipe, device)
-        self.teacher_sha256 = self.teacher.sha256
-
     @property
     def image_flops(self) -> float:
         # Two of the teacher, forward and backward of the student (3), and for images with r < t
@@ -53,23 +40,16 @@ class MeanFlow:
         passes = 5.0 + 2.0 * (1 - self.distill.plain_share)
         return passes * (denoiser_flops(self.recipe.model) + adapter_flops(self.recipe.model))
 
-    def initialize(self, net: MMJiT) -> None:
-        self.teacher.initialize_student(net)
-
-    def deployable_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return weights
-
     def loss(self, net: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(draw_seed(self.recipe.seed, step))
         floor = self.recipe.a_min
         index = torch.tensor(batch.positions)
-        keep = drop_captions(torch.ones(self.recipe.batch, 1), self.recipe.label_drop, generator)
+        mask = self._draw_mask(batch, generator)
         plain = self._plain_images()
         conditions = self._draw_conditions(plain, generator).select(index).to(self.device)
-        noise = draw_noise(self.recipe, step, batch.positions)
-        mask = batch.mask * keep[index].to(batch.mask.dtype)
-        values = (batch.images, noise, batch.context, mask)
-        images, noise, context, mask = (value.to(self.device) for value in values)
+        images, noise, context, mask = self._to_device(
+            batch.images, draw_noise(self.recipe, step, batch.positions), batch.context, mask
+        )
         z = add_noise(images, noise, conditions.t)
         target = teacher_velocity(self.teacher.net, z, context, mask, conditions, floor)
         u = mean_velocity(net, z, context, mask, conditions, floor)

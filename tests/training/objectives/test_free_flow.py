@@ -16,9 +16,9 @@ from minit2i_deploy.solvers.table import solver_table
 from minit2i_deploy.training.data import to_network_range
 from minit2i_deploy.training.objectives.free_flow import FreeFlow
 from minit2i_deploy.training.objectives.free_flow_loss import (
-    arrival_velocity,
     end_derivative,
-    own_states,
+    end_velocity,
+    states_of_student,
 )
 from minit2i_deploy.training.objectives.mean_flow_loss import (
     GuidanceConditions,
@@ -33,10 +33,11 @@ from minit2i_deploy.training.trainer import Trainer
 from tests.helpers.training_runs import (
     TINY_MODEL,
     TINY_STUDENT,
-    assert_same_state,
+    assert_resumes,
     step_data,
     tiny_student_recipe,
     tiny_teacher,
+    wide_batch,
 )
 
 pytestmark = pytest.mark.filterwarnings(
@@ -91,12 +92,12 @@ def steps_of(batch: int) -> StepConditions:
     )
 
 
-def test_own_states_are_those_of_the_table_that_generates(teacher: Path) -> None:
+def test_states_are_those_of_the_table_that_generates(teacher: Path) -> None:
     """Against the rows of ``mean-flow``, an image at a time."""
     net = student_of(teacher)
     noise, (context, mask) = 2 * normal(4, 3, 16, 16), text_of(4)
     guidance, starts = guidance_of(4), torch.tensor([0, 2, 1, 2])
-    actual = own_states(net, noise, context, mask, guidance, starts, STEPS, FLOOR)
+    actual = states_of_student(net, noise, context, mask, guidance, starts, STEPS, FLOOR)
     rows = solver_table("mean-flow", steps=STEPS, a_min=FLOOR).steps()
     coefficients = [row.values.tolist() for row in rows]
     for i, start in enumerate(starts.tolist()):
@@ -146,7 +147,7 @@ def test_a_student_that_follows_its_teacher_has_no_loss(r: float) -> None:
 
     def loss() -> float:
         u = mean_velocity(student, z, z, z, conditions, FLOOR)
-        v = arrival_velocity(teacher, z, u, z, z, conditions, FLOOR)
+        v = end_velocity(teacher, z, u, z, z, conditions, FLOOR)
         rate = end_derivative(student, z, z, z, conditions, FLOOR)
         return mean_flow_loss(u, -rate, v, t - end)[1].item()
 
@@ -166,7 +167,7 @@ def test_guidance_counts_by_the_level_where_the_step_ends(teacher: Path) -> None
 
     def velocity(r: float, t_min: float) -> Tensor:
         steps = StepConditions(t=0.9 * one, r=r * one, omega=3 * one, t_min=t_min * one, t_max=one)
-        return arrival_velocity(net, z, 0 * z, context, mask, steps, FLOOR)
+        return end_velocity(net, z, 0 * z, context, mask, steps, FLOOR)
 
     assert torch.equal(velocity(0.5, 0.1), velocity(0.5, 0.5))
     assert not torch.equal(velocity(0.5, 0.1), velocity(0.5, 0.6))
@@ -200,12 +201,7 @@ def test_a_student_learns_from_noise_alone(teacher: Path, precision: str, tmp_pa
     recipe = recipe_of(teacher, steps=40, batch=8, lr=1e-3, precision=precision)
     trainer = Trainer(recipe, tmp_path)
     wide = dataclasses.replace(recipe, batch=64)
-    data = step_data(wide, 1000)
-    context, mask = trainer.text(data.captions)
-    images = to_network_range(data.images)
-    batch = Batch(
-        images=images, context=context, mask=mask, captions=data.captions, positions=range(64)
-    )
+    batch = wide_batch(trainer, wide)
 
     def reported() -> float:
         return FreeFlow(wide, trainer.device).loss(trainer.net, batch, 0)[1].item()
@@ -218,14 +214,7 @@ def test_a_student_learns_from_noise_alone(teacher: Path, precision: str, tmp_pa
 
 
 def test_a_stopped_and_resumed_run_is_the_same_run(teacher: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(teacher, steps=3)
-    for name, stops in (("whole", (3,)), ("parts", (1, 3))):
-        for stop in stops:
-            trainer = Trainer(recipe, tmp_path / name)
-            for step in range(trainer.step, stop):
-                trainer.train_step(step_data(recipe, step))
-            trainer.save()
-    assert_same_state(tmp_path / "whole" / "step-000003", tmp_path / "parts" / "step-000003")
+    assert_resumes(recipe_of(teacher, steps=3), tmp_path)
 
 
 def test_the_student_that_begins_is_the_recipes(teacher: Path, tmp_path: Path) -> None:

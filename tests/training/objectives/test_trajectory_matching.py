@@ -29,10 +29,11 @@ from minit2i_deploy.training.recipe.recipe import Recipe
 from minit2i_deploy.training.trainer import Trainer
 from tests.helpers.training_runs import (
     TINY_MODEL,
-    assert_same_state,
+    assert_resumes,
     step_data,
     tiny_student_recipe,
     tiny_teacher,
+    wide_batch,
 )
 
 pytestmark = pytest.mark.filterwarnings(
@@ -203,12 +204,7 @@ def test_a_student_learns_its_teachers_steps(folder: Path, precision: str, tmp_p
     recipe = recipe_of(folder, steps=40, batch=8, lr=1e-3, precision=precision)
     trainer = Trainer(recipe, tmp_path)
     wide = dataclasses.replace(recipe, batch=32)
-    data = step_data(wide, 1000)
-    context, mask = trainer.text(data.captions)
-    images = to_network_range(data.images)
-    batch = Batch(
-        images=images, context=context, mask=mask, captions=data.captions, positions=range(32)
-    )
+    batch = wide_batch(trainer, wide)
     objective = TrajectoryMatching(wide, trainer.device)
 
     def reported() -> float:
@@ -223,14 +219,7 @@ def test_a_student_learns_its_teachers_steps(folder: Path, precision: str, tmp_p
 
 
 def test_a_stopped_and_resumed_run_is_the_same_run(folder: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(folder, steps=3)
-    for name, stops in (("whole", (3,)), ("parts", (1, 3))):
-        for stop in stops:
-            trainer = Trainer(recipe, tmp_path / name)
-            for step in range(trainer.step, stop):
-                trainer.train_step(step_data(recipe, step))
-            trainer.save()
-    assert_same_state(tmp_path / "whole" / "step-000003", tmp_path / "parts" / "step-000003")
+    assert_resumes(recipe_of(folder, steps=3), tmp_path)
 
 
 @pytest.mark.parametrize("rows", [0, ROWS], ids=["mean flow", "trajectories"])
