@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
-from minit2i_deploy.bundle.bundle import Bundle, write_manifest
+from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.folder import bundle_folder
-from minit2i_deploy.bundle.manifest import GRAPHS, Check, GraphQuantization, Quantization
-from minit2i_deploy.bundle.names import REFERENCE_OUTPUTS
+from minit2i_deploy.bundle.manifest import GRAPHS, Quantization
 from minit2i_deploy.errors import PrecisionWarning, UsageError
-from minit2i_deploy.evaluation.reference_outputs import OVERFLOWING, write_reference_outputs
+from minit2i_deploy.export.quantize.bundle_writing import (
+    QuantizedGraph,
+    graph_record,
+    write_quantized_bundle,
+)
 from minit2i_deploy.export.quantize.calibration.prompts import (
     PromptSet,
     default_prompts,
@@ -27,9 +25,7 @@ from minit2i_deploy.export.quantize.calibration.range_collection import (
     plan_calibration,
 )
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
-from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
-from minit2i_deploy.export.quantize.graph.linear_layers import match_any, match_layers
-from minit2i_deploy.export.quantize.graph.model_graph import Graph, write_graph
+from minit2i_deploy.export.quantize.graph.linear_layers import excluded_layers
 from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
 from minit2i_deploy.export.quantize.graph.rewrite import check_graph, quantize_graph
 from minit2i_deploy.export.quantize.measurement import NUM_IMAGES, measure
@@ -41,19 +37,15 @@ from minit2i_deploy.export.quantize.rotation import (
 )
 from minit2i_deploy.export.quantize.rounding.layers import NEAREST, RoundedLayers, round_layers
 from minit2i_deploy.export.quantize.schemes import (
-    GraphScheme,
     Scheme,
     check_fits,
     find_scheme,
     slow_on,
 )
 from minit2i_deploy.export.quantize.smoothing_search import ScaledGraph, smooth_and_scale
-from minit2i_deploy.export.quantize.switch_bundle import copy_graph_after_switch
 from minit2i_deploy.export.quantize.text_quantization import write_text_quantization
 from minit2i_deploy.export.verification.bounds import require_within_bounds
 from minit2i_deploy.progress import Progress, no_progress, stage_of
-
-_TOOLS: Final = ("ml_dtypes", "numpy", "onnx", "onnxruntime")
 
 
 def quantize_bundle(
@@ -93,7 +85,9 @@ def quantize_bundle(
             check_rotatable(step)
         if (reason := slow_on(scheme, base, options.target)) is not None:
             warnings.warn(reason, PrecisionWarning, stacklevel=2)
-        excluded = _excluded(step, scheme, options)
+        excluded = excluded_layers(
+            step.linears, scheme.transformer.exclude, options.include, options.exclude
+        )
         calibration = None
         if _needs_calibration(scheme, options):
             calibration = _calibration(source, prompts, options, calibration_path(out), progress)
@@ -109,16 +103,10 @@ def quantize_bundle(
         )
         require_within_bounds(checks, "no bundle was written; see docs/guides/quantize.md")
         record = _record(source, scheme, calibration, scaled, graphs)
-        _write(folder, source, scheme, graphs, record, checks, options.switch_at)
+        write_quantized_bundle(folder, source, graphs, record, checks, options.switch_at)
         progress(1.0, "written")
     _remove_ranges(calibration_path(out), options)
     return Bundle.open(out)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _QuantizedGraph:
-    graph: Graph
-    record: GraphQuantization
 
 
 def calibration_path(out: str | Path) -> Path:
@@ -141,15 +129,6 @@ def _prompts(source: Bundle, options: QuantizeOptions) -> PromptSet:
     if options.prompts is None:
         return default_prompts(source)
     return read_prompts(Path(options.prompts), source)
-
-
-def _excluded(step: QuantizableGraph, scheme: Scheme, options: QuantizeOptions) -> frozenset[str]:
-    by_scheme = match_any(step.linears, scheme.transformer.exclude)
-    included = match_layers(step.linears, options.include)
-    excluded = (by_scheme - included) | match_layers(step.linears, options.exclude)
-    if not {layer.name for layer in step.linears} - excluded:
-        raise UsageError("every linear layer is excluded; exclude fewer")
-    return excluded
 
 
 def _needs_calibration(scheme: Scheme, options: QuantizeOptions) -> bool:
@@ -257,7 +236,7 @@ def _quantize_graphs(
     excluded: frozenset[str],
     options: QuantizeOptions,
     progress: Progress,
-) -> dict[str, _QuantizedGraph]:
+) -> dict[str, QuantizedGraph]:
     graphs = {}
     for name in (name for name in GRAPHS if name in options.graphs):
         progress(0.68, f"quantize {name}")
@@ -271,12 +250,13 @@ def _quantize_graphs(
                 weights=rounded.weights,
                 branches=rounded.branches,
             )
-            record = _graph_record(scaled.step, form, excluded, _method(options))
+            record = graph_record(scaled.step, form, excluded, _method(options))
         else:
             plain = QuantizableGraph.read(source.graph_path(name))
             quantized = quantize_graph(plain, form, {})
-            record = _graph_record(plain, form, frozenset())
-        graphs[name] = _QuantizedGraph(graph=quantized, record=record)
+            record = graph_record(plain, form, frozenset())
+        precision = scheme.precision if name == STEP else ""
+        graphs[name] = QuantizedGraph(graph=quantized, record=record, precision=precision)
     return graphs
 
 
@@ -292,21 +272,12 @@ def _method(options: QuantizeOptions) -> str:
     return "".join(f", {part}" for part in parts)
 
 
-def _graph_record(
-    graph: QuantizableGraph, scheme: GraphScheme, exclude: frozenset[str], method: str = ""
-) -> GraphQuantization:
-    num_layers = len({layer.name for layer in graph.linears} - exclude)
-    return GraphQuantization(
-        scheme=scheme.description + method, layers=num_layers, excluded=tuple(sorted(exclude))
-    )
-
-
 def _record(
     source: Bundle,
     scheme: Scheme,
     calibration: Calibration | None,
     scaled: ScaledGraph,
-    graphs: Mapping[str, _QuantizedGraph],
+    graphs: Mapping[str, QuantizedGraph],
 ) -> Quantization:
     return Quantization(
         scheme=scheme.name,
@@ -315,47 +286,6 @@ def _record(
         calibration_sha256=None if calibration is None else calibration.digest,
         smoothing=dict(scaled.alphas),
         graphs={name: item.record for name, item in graphs.items()},
-    )
-
-
-def _write(
-    folder: Path,
-    source: Bundle,
-    scheme: Scheme,
-    graphs: Mapping[str, _QuantizedGraph],
-    record: Quantization,
-    checks: Sequence[Check],
-    switch_at: float | None,
-) -> None:
-    """The graphs, all other files of the source, and last of all the manifest."""
-    manifest = source.manifest
-    infos, written = dict(manifest.graphs), set()
-    for name, item in graphs.items():
-        path = Path(infos[name].path)
-        write_graph(item.graph, folder / path.parent)
-        written |= {path.as_posix(), manifest.data_file(infos[name])}
-        infos[name] = dataclasses.replace(infos[name], opset=item.graph.opset)
-    if scheme.precision:
-        infos[STEP] = dataclasses.replace(infos[STEP], precision=scheme.precision)
-    for name in manifest.files.keys() - written:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.path / name, folder / name)
-    switch = None if switch_at is None else copy_graph_after_switch(source, folder, switch_at)
-    if scheme.precision in OVERFLOWING and REFERENCE_OUTPUTS not in manifest.files:
-        with GraphsRuntime(source) as runtime:
-            write_reference_outputs(source, runtime, folder)
-    tools = {**manifest.provenance.tools, **{name: version(name) for name in _TOOLS}}
-    provenance = dataclasses.replace(manifest.provenance, tools=dict(sorted(tools.items())))
-    write_manifest(
-        folder,
-        dataclasses.replace(
-            manifest,
-            graphs=infos,
-            checks=tuple(checks),
-            quantization=record,
-            switch=switch,
-            provenance=provenance,
-        ),
     )
 
 

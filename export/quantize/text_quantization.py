@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from minit2i_deploy.bundle.bundle import Bundle, write_manifest
-from minit2i_deploy.bundle.manifest import GRAPHS, Check, GraphQuantization, Quantization
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.manifest import GRAPHS, Check, Quantization
+from minit2i_deploy.export.quantize.bundle_writing import (
+    QuantizedGraph,
+    graph_record,
+    write_quantized_bundle,
+)
 from minit2i_deploy.export.quantize.calibration.prompts import PromptSet
 from minit2i_deploy.export.quantize.graph.graph_runtime import GraphsRuntime
-from minit2i_deploy.export.quantize.graph.linear_layers import match_any, match_layers
-from minit2i_deploy.export.quantize.graph.model_graph import Graph, write_graph
+from minit2i_deploy.export.quantize.graph.linear_layers import excluded_layers
+from minit2i_deploy.export.quantize.graph.model_graph import Graph
 from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
 from minit2i_deploy.export.quantize.graph.rewrite import quantize_graph
 from minit2i_deploy.export.quantize.options import QuantizeOptions
@@ -31,7 +33,6 @@ _NUM_TEXTS: Final = 64
 # 1 - cosine of a text's pooled vectors. Measured at FLAN-T5-Large's size, random weights: 4e-4 with
 # the layers of the scheme, 2e-3 with all.
 _BOUND: Final = 5e-3
-_TOOLS: Final = ("numpy", "onnx", "onnxruntime")
 
 
 def write_text_quantization(
@@ -58,37 +59,39 @@ def write_text_quantization(
     """
     progress(0.0, f"quantize {_GRAPH}")
     plain = QuantizableGraph.read(source.graph_path(_GRAPH))
-    excluded = _excluded(plain, scheme, options)
+    excluded = excluded_layers(
+        plain.linears, scheme.text_encoder.exclude, options.include, options.exclude
+    )
     quantized = quantize_graph(plain, scheme.text_encoder, {}, exclude=excluded)
     progress(0.4, "measure")
     checks = [_measure(source, quantized, prompts.texts[:_NUM_TEXTS])]
     require_within_bounds(checks, "no bundle was written; exclude more layers")
-    record = GraphQuantization(
-        scheme=scheme.text_encoder.description,
-        layers=len({layer.name for layer in plain.linears} - excluded),
-        excluded=tuple(sorted(excluded)),
+    item = QuantizedGraph(
+        graph=quantized,
+        record=graph_record(plain, scheme.text_encoder, excluded),
+        precision=scheme.text_encoder.weights.name,
+    )
+    record = Quantization(
+        scheme=scheme.name,
+        base_precision=source.manifest.graphs[_GRAPH].precision,
+        source_digest=source.digest,
+        calibration_sha256=None,
+        smoothing={},
+        graphs={_GRAPH: item.record},
     )
     progress(0.9, "write")
-    _write(source, folder, scheme, quantized, record, checks)
+    write_quantized_bundle(folder, source, {_GRAPH: item}, record, checks)
     progress(1.0, "written")
 
 
-def _excluded(graph: QuantizableGraph, scheme: Scheme, options: QuantizeOptions) -> frozenset[str]:
-    by_scheme = match_any(graph.linears, scheme.text_encoder.exclude)
-    included = match_layers(graph.linears, options.include)
-    excluded = (by_scheme - included) | match_layers(graph.linears, options.exclude)
-    if not {layer.name for layer in graph.linears} - excluded:
-        raise UsageError("every linear layer is excluded; exclude fewer")
-    return excluded
-
-
-def _measure(source: Bundle, quantized: Graph, texts: tuple[str, ...] | list[str]) -> Check:
+def _measure(source: Bundle, quantized: Graph, texts: Sequence[str]) -> Check:
     """The text whose pooled vectors are furthest apart."""
     encoded = source.tokenizer().encode(list(texts))
     vectors = []
     for graphs in ({}, {_GRAPH: quantized}):
-        runtime = GraphsRuntime(source, graphs)
-        sequences = dict(SequenceEncoder(source, runtime, cache_bytes=0).sequences(encoded))
+        with GraphsRuntime(source, graphs) as runtime:
+            encoder = SequenceEncoder(source, runtime, cache_bytes=0)
+            sequences = dict(encoder.sequences(encoded))
         vectors.append(np.stack([pool(sequences[index]) for index in range(len(encoded))]))
     cosines = np.einsum("nw,nw->n", *(item.astype(np.float64) for item in vectors))
     return Check(
@@ -98,42 +101,4 @@ def _measure(source: Bundle, quantized: Graph, texts: tuple[str, ...] | list[str
         unit="1 - cosine",
         where=f"pooled vectors of {len(texts)} texts to the source's, fp32 arithmetic on"
         " onnxruntime CPU, the worst",
-    )
-
-
-def _write(
-    source: Bundle,
-    folder: Path,
-    scheme: Scheme,
-    quantized: Graph,
-    record: GraphQuantization,
-    checks: list[Check],
-) -> None:
-    manifest = source.manifest
-    info = manifest.graphs[_GRAPH]
-    path = Path(info.path)
-    write_graph(quantized, folder / path.parent)
-    for name in manifest.files.keys() - {path.as_posix(), manifest.data_file(info)}:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.path / name, folder / name)
-    info = dataclasses.replace(
-        info, opset=quantized.opset, precision=scheme.text_encoder.weights.name
-    )
-    tools = {**manifest.provenance.tools, **{name: version(name) for name in _TOOLS}}
-    write_manifest(
-        folder,
-        dataclasses.replace(
-            manifest,
-            graphs={**manifest.graphs, _GRAPH: info},
-            checks=tuple(checks),
-            quantization=Quantization(
-                scheme=scheme.name,
-                base_precision=manifest.graphs[_GRAPH].precision,
-                source_digest=source.digest,
-                calibration_sha256=None,
-                smoothing={},
-                graphs={_GRAPH: record},
-            ),
-            provenance=dataclasses.replace(manifest.provenance, tools=dict(sorted(tools.items()))),
-        ),
     )

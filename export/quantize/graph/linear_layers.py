@@ -105,3 +105,27 @@ def match_any(layers: Sequence[Linear], patterns: Iterable[str]) -> frozenset[st
     return frozenset(
         layer.name for layer in layers if any(fnmatchcase(layer.name, item) for item in every)
     )
+
+
+def excluded_layers(
+    layers: Sequence[Linear],
+    by_scheme: Iterable[str],
+    include: Iterable[str],
+    exclude: Iterable[str],
+) -> frozenset[str]:
+    """Names of the layers that are not quantized.
+
+    Args:
+        layers: of a graph.
+        by_scheme: patterns that a scheme excludes.
+        include: patterns that are quantized all the same.
+        exclude: patterns that are excluded besides.
+
+    Raises:
+        UsageError: a pattern of the last two matches no layer, or no layer would be quantized.
+    """
+    included = match_layers(layers, include)
+    excluded = (match_any(layers, by_scheme) - included) | match_layers(layers, exclude)
+    if not {layer.name for layer in layers} - excluded:
+        raise UsageError("every linear layer is excluded; exclude fewer")
+    return excluded
