@@ -243,6 +243,11 @@ class BaseRuntime(Runtime, ABC):
     def _free(self) -> None:
         """Drop the engine's objects."""
 
+    def __del__(self) -> None:
+        # One that was refused has no guard yet.
+        if guard := self.__dict__.get("_guard"):
+            guard.drop(self)
+
     def __enter__(self) -> Self:
         self._guard.check()
         return self

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from minit2i_deploy.errors import RuntimeFailure
-from minit2i_deploy.runtimes.cuda.capture_gate import CAPTURE_GATE
+from minit2i_deploy.runtimes.cuda.capture_gate import CAPTURE_GATE, drop_beside_recordings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,6 +78,22 @@ class Guard:
     def beside_recordings(self) -> contextlib.AbstractContextManager[None]:
         """What a block that calls CUDA is run in, also where it is no call of the runtime."""
         return CAPTURE_GATE.shared() if self.uses_cuda else contextlib.nullcontext()
+
+    def outside_shares(self, callback: Callable[P, R]) -> Callable[P, R]:
+        """A caller's function that may wait for other threads, also where those record."""
+        if not self.uses_cuda:
+            return callback
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            with CAPTURE_GATE.released():
+                return callback(*args, **kwargs)
+
+        return call
+
+    def drop(self, owner: object) -> None:
+        """Let go of what a runtime or a trajectory has, in its destructor."""
+        if self.uses_cuda:
+            drop_beside_recordings(owner)
 
     def close(self, free: Callable[[], None]) -> None:
         """Let the running call end, refuse all later ones and free the engine; once.

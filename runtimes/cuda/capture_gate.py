@@ -27,7 +27,7 @@ class CaptureGate:
         self._changed = threading.Condition(threading.RLock())
         self._shares: Counter[int] = Counter()
         self._alone: int | None = None
-        self._num_waiting = 0
+        self._waiting: set[int] = set()
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
@@ -50,9 +50,8 @@ class CaptureGate:
         """
         me = threading.get_ident()
         with self._changed:
-            shares = self._shares.pop(me, 0)
-            self._num_waiting += 1
-            self._changed.notify_all()
+            shares = self._give_up(me)
+            self._waiting.add(me)
             try:
                 self._changed.wait_for(self._is_unused)
                 self._alone = me
@@ -60,23 +59,46 @@ class CaptureGate:
                 self._add_shares(me, shares)
                 raise
             finally:
-                self._num_waiting -= 1
+                self._waiting.discard(me)
         try:
             yield
         finally:
             with self._changed:
                 self._alone = None
                 self._changed.notify_all()
-                try:
-                    self._changed.wait_for(lambda: self._is_open_to(me))
-                finally:
-                    # Also where a signal ends the wait: the caller gives them up again.
-                    self._add_shares(me, shares)
+                self._take_back(me, shares)
+
+    @contextlib.contextmanager
+    def released(self) -> Iterator[None]:
+        """Give up this thread's shares inside the block, for what may wait for other threads."""
+        me = threading.get_ident()
+        with self._changed:
+            shares = self._give_up(me)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._take_back(me, shares)
+
+    def _give_up(self, thread: int) -> int:
+        shares = self._shares.pop(thread, 0)
+        self._changed.notify_all()
+        return shares
+
+    def _take_back(self, thread: int, shares: int) -> None:
+        if not shares:
+            return
+        try:
+            self._changed.wait_for(lambda: self._is_open_to(thread))
+        finally:
+            # Also where a signal ends the wait: the caller gives them up again.
+            self._add_shares(thread, shares)
 
     def _add_shares(self, thread: int, count: int) -> None:
         self._shares[thread] += count
-        if not self._shares[thread]:
-            # A destructor between these lines has taken a share and given it up.
+        if self._shares[thread] <= 0:
+            # A destructor between these lines has taken a share and given it up. Less than 0 is a
+            # share that a fork was made under, which is none there.
             self._shares.pop(thread, None)
         self._changed.notify_all()
 
@@ -87,11 +109,19 @@ class CaptureGate:
     def _is_open_to(self, thread: int) -> bool:
         if self._alone == thread or self._shares[thread]:
             return True
-        return self._alone is None and not self._num_waiting
+        # One that waits lets in its own destructors.
+        return self._alone is None and (thread in self._waiting or not self._waiting)
 
 
 # CUDA's rule is one of the process.
 CAPTURE_GATE: Final = CaptureGate()
+
+
+def drop_beside_recordings(owner: object) -> None:
+    """Let go of all that an object has: freeing memory of the device is a call to CUDA."""
+    with CAPTURE_GATE.shared():
+        owner.__dict__.clear()
+
 
 if hasattr(os, "register_at_fork"):
     # The threads that hold it do not exist in a fork.

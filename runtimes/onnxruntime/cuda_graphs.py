@@ -24,9 +24,9 @@ from jaxtyping import Float32
 
 from minit2i_deploy.errors import CudaGraphWarning, RuntimeFailure, UsageError
 from minit2i_deploy.protocol import FreshNoise
-from minit2i_deploy.runtimes.cuda.capture_gate import CAPTURE_GATE
+from minit2i_deploy.runtimes.cuda.capture_gate import CAPTURE_GATE, drop_beside_recordings
 from minit2i_deploy.runtimes.guard import Guard, guarded
-from minit2i_deploy.runtimes.onnxruntime.trajectory import failing_in, first_line
+from minit2i_deploy.runtimes.onnxruntime.trajectory import failing_in
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.step_inputs import StepInputs
 
@@ -82,9 +82,7 @@ class Place:
         self._resident: dict[tuple[int, int, int], tuple[int, Any]] = {}
 
     def __del__(self) -> None:
-        # Freeing memory of the device ends a recording as a call does.
-        with CAPTURE_GATE.shared():
-            self.__dict__.clear()
+        drop_beside_recordings(self)
 
     def write_rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> None:
         """Put all rows and weights of a table in their places."""
@@ -192,8 +190,7 @@ class StepGraphs:
 
     def __del__(self) -> None:
         # The last trajectory of a closed runtime frees the session.
-        with CAPTURE_GATE.shared():
-            self.__dict__.clear()
+        drop_beside_recordings(self)
 
     def start(self, x: np.ndarray, inputs: StepInputs, guard: Guard) -> CapturedTrajectory:
         """A trajectory in a place that no living one uses."""
@@ -296,14 +293,10 @@ class StepGraphs:
         options = self._options(number)
         if not wait:
             options.add_run_config_entry(_NO_WAIT_ENTRY, "1")
-        try:
-            with CAPTURE_GATE.alone() if records else contextlib.nullcontext():
-                self.session.run_with_iobinding(binding, options)
-        except Exception as error:  # the library's errors share no base
-            remedy = "" if number == _PLAIN else "; cuda_graph=off runs without CUDA graphs"
-            raise RuntimeFailure(
-                f"onnxruntime failed in transformer: {first_line(error)}{remedy}"
-            ) from error
+        remedy = "" if number == _PLAIN else "; cuda_graph=off runs without CUDA graphs"
+        recording = CAPTURE_GATE.alone() if records else contextlib.nullcontext()
+        with failing_in("transformer", remedy), recording:
+            self.session.run_with_iobinding(binding, options)
 
 
 class CapturedTrajectory:
@@ -352,6 +345,8 @@ class CapturedTrajectory:
         Rows and weights go to the device in one piece, and nothing is waited for but the end, once
         graphs have passed their checks. ``on_row`` then counts rows that are queued, not done.
         """
+        if on_row is not None:
+            on_row = self._guard.outside_shares(on_row)
         if not self._may_be_resident(rows):
             for done, row in enumerate(rows, start=1):
                 noise = fresh_noise(row)

@@ -45,7 +45,7 @@ from minit2i_deploy.runtimes.onnxruntime.session import (
     run_toy,
     session_options,
 )
-from minit2i_deploy.runtimes.onnxruntime.trajectory import OnnxTrajectory, first_line
+from minit2i_deploy.runtimes.onnxruntime.trajectory import OnnxTrajectory, failing_in, first_line
 from minit2i_deploy.solvers.row import Known
 
 
@@ -254,12 +254,10 @@ class OnnxRuntime(GraphRuntime):
 
     def _outputs(self, graph: str, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         session = self._session(graph)
-        try:
+        with failing_in(graph):
             # A session that records CUDA graphs would record these arrays too.
             plain = self._plain_run() if graph == "transformer" else ()
             results: list[np.ndarray] = session.run(None, dict(inputs), *plain)
-        except Exception as error:  # the library's errors share no base
-            raise RuntimeFailure(f"onnxruntime failed in {graph}: {first_line(error)}") from error
         return results
 
     def _plain_run(self) -> tuple[Any, ...]:

@@ -92,11 +92,9 @@ class OnnxTrajectory:
         return x, h
 
     def __del__(self) -> None:
-        # Freeing memory of the device ends a recording as a call does; and the last trajectory of a
-        # closed runtime frees the session.
-        if guard := getattr(self, "_guard", None):
-            with guard.beside_recordings():
-                self.__dict__.clear()
+        # The last trajectory of a closed runtime frees the session.
+        if guard := self.__dict__.get("_guard"):
+            guard.drop(self)
 
     def _fixed_values(self, branches: int) -> dict[str, Any]:
         if branches not in self._fixed:
@@ -116,8 +114,12 @@ class OnnxTrajectory:
 
 
 @contextlib.contextmanager
-def failing_in(graph: str) -> Iterator[None]:
+def failing_in(graph: str, remedy: str = "") -> Iterator[None]:
     """Explain errors of the library, also of memory on the device, in one line.
+
+    Args:
+        graph: that runs.
+        remedy: end of the line.
 
     Raises:
         RuntimeFailure: in their place; it names the graph.
@@ -128,7 +130,9 @@ def failing_in(graph: str) -> Iterator[None]:
         # The latter is of the host, and the caller's to explain.
         raise
     except Exception as error:  # the library's errors share no base
-        raise RuntimeFailure(f"onnxruntime failed in {graph}: {first_line(error)}") from error
+        raise RuntimeFailure(
+            f"onnxruntime failed in {graph}: {first_line(error)}{remedy}"
+        ) from error
 
 
 def first_line(error: Exception) -> str:

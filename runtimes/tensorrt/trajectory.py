@@ -113,6 +113,8 @@ class TensorRtTrajectory:
         on_row: OnRow | None = None,
     ) -> Mapping[str, float]:
         """Advance by all rows; arguments as in ``protocol.RowsTrajectory``."""
+        if on_row is not None:
+            on_row = self._guard.outside_shares(on_row)
         self._queue.gpu.use()
         slots = self._space.slots.pack([self._inputs.of_row(row) for row in rows])
         first = self._space.put_rows(slots, self._stream)

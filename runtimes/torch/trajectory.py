@@ -71,6 +71,8 @@ class TorchTrajectory:
         never runs out of work between rows. ``on_row`` then counts rows that are queued, not done;
         of a recording of all rows it hears once.
         """
+        if on_row is not None:
+            on_row = self._guard.outside_shares(on_row)
         every = [self._inputs.of_row(row) for row in rows]
         values = self._put(np.stack([each["row"] for each in every]))
         weights = self._put(np.concatenate([each["weights"] for each in every]))
@@ -97,7 +99,8 @@ class TorchTrajectory:
         Float32[np.ndarray, "batch 3 height width"], Float32[np.ndarray, "batch 3 height width"]
     ]:
         """Copies of x and h."""
-        return to_numpy(self._x).copy(), to_numpy(self._h).copy()
+        with self._guard.beside_recordings():
+            return to_numpy(self._x).copy(), to_numpy(self._h).copy()
 
     def _run_graph(
         self, weights: Sequence[Tensor], values: Tensor, noise: Iterable[np.ndarray | None]

@@ -304,13 +304,12 @@ def _rms_of_images(bundle: Bundle, source: Bundle) -> float:
 def test_an_interrupted_run_leaves_no_bundle_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from minit2i_deploy.export.quantize import QuantizeOptions, quantize_bundle
-    from minit2i_deploy.export.quantize import bundle_quantization as quantize_module
+    from minit2i_deploy.export.quantize import QuantizeOptions, bundle_writing, quantize_bundle
 
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(quantize_module, "copy_graph_after_switch", stop)
+    monkeypatch.setattr(bundle_writing, "copy_graph_after_switch", stop)
     with pytest.raises(KeyboardInterrupt):
         quantize_bundle(
             tiny_bundle(), tmp_path / "q", QuantizeOptions(scheme="int8-weights", switch_at=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -82,14 +83,14 @@ def test_what_waits_to_record_goes_before_new_calls(gate: CaptureGate) -> None:
                 order.append("recording")
 
         def call() -> None:
-            while not gate._num_waiting:
+            while not gate._waiting:
                 pass
             with gate.shared():
                 order.append("call")
 
         futures = in_turn(record, call)
         # This thread's own further calls are let in, or it would wait for itself.
-        while not gate._num_waiting:
+        while not gate._waiting:
             pass
         with gate.shared():
             order.append("own")
@@ -145,6 +146,40 @@ def test_a_destructor_may_take_a_share_at_any_line(gate: CaptureGate) -> None:
     assert is_free(gate) and not gate._shares
 
 
+def test_a_destructor_may_take_a_share_while_its_thread_waits_to_record(gate: CaptureGate) -> None:
+    """It would wait for its own thread, and with it all of the process."""
+    is_unused, shared = gate._is_unused, []
+
+    def collecting() -> bool:
+        if not shared:
+            with gate.shared():
+                shared.append(True)
+        return is_unused()
+
+    gate._is_unused = collecting  # type: ignore[method-assign]
+
+    def record() -> None:
+        with gate.alone():
+            pass
+
+    (future,) = in_turn(record)
+    future.result(SECONDS)
+    assert shared and is_free(gate) and not gate._shares
+
+
+def test_what_is_called_without_the_share_may_wait_for_a_recording(gate: CaptureGate) -> None:
+    def record() -> None:
+        with gate.alone():
+            pass
+
+    with gate.shared():
+        with gate.released():
+            (future,) = in_turn(record)
+            future.result(SECONDS)
+        assert not is_free(gate)
+    assert is_free(gate) and not gate._shares
+
+
 class Stop(BaseException):
     """As KeyboardInterrupt comes."""
 
@@ -166,7 +201,7 @@ def test_a_wait_that_is_stopped_leaves_the_gate_as_it_was(
     with pytest.raises(Stop), gate.shared(), gate.alone():
         pass
     monkeypatch.undo()
-    assert is_free(gate) and not gate._shares and not gate._num_waiting
+    assert is_free(gate) and not gate._shares and not gate._waiting
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -191,3 +226,16 @@ def test_a_fork_has_a_free_gate() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     ends.set()
     thread.join(SECONDS)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_inside_a_share_may_record() -> None:
+    from minit2i_deploy.runtimes.cuda.capture_gate import CAPTURE_GATE
+
+    with CAPTURE_GATE.shared():
+        child = os.fork()
+    if child == 0:
+        signal.alarm(SECONDS)
+        with CAPTURE_GATE.alone():
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

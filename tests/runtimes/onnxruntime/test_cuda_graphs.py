@@ -120,6 +120,24 @@ def test_recordings_have_cuda_to_themselves(
     assert not CAPTURE_GATE._shares
 
 
+@pytest.mark.usefixtures("fake")
+def test_what_hears_of_rows_may_wait_for_a_recording(bundle: Bundle) -> None:
+    def record() -> None:
+        with CAPTURE_GATE.alone():
+            pass
+
+    def wait_for_another(done: int) -> None:
+        thread = threading.Thread(target=record, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+
+    with OnnxRuntime(bundle, provider="cuda", cuda_graph="on") as runtime:
+        for number in (1, 2):
+            # Step by step, and in one piece once graphs are trusted.
+            runtime.start(*arrays(number)).run_rows(ROWS, lambda row: None, wait_for_another)
+
+
 @pytest.mark.parametrize("mode", ["off", "on"])
 def test_memory_is_not_freed_beside_a_recording(
     bundle: Bundle, fake: FakeOrt, monkeypatch: pytest.MonkeyPatch, mode: str
