@@ -96,10 +96,12 @@ def quantize_unmeasured(source: Bundle, folder: Path) -> Bundle:
     unmeasured: dict[str, Any] = {
         "calibrate": _ranges_of_one,
         "measure": lambda *_, **__: [],
-        "OVERFLOWING": (),
     }
-    module = "minit2i_deploy.export.quantize.bundle_quantization"
-    with mock.patch.multiple(module, **unmeasured):
+    package = "minit2i_deploy.export.quantize"
+    with (
+        mock.patch.multiple(f"{package}.bundle_quantization", **unmeasured),
+        mock.patch(f"{package}.bundle_writing.OVERFLOWING", ()),
+    ):
         return quantize_bundle(source.path, folder, QuantizeOptions(scheme=INT8, smoothing=False))
 
 
