@@ -2,8 +2,9 @@
 
 x86 processors without VNNI multiply 8-bit numbers in pairs that are added in 16 bits. Two products
 of 255 and 127 are 64770, and 32767 is the most that fits: the sum saturates, without an error.
-Pairs of weights that add up to 128 at most cannot saturate, whatever they are multiplied with; that
-is how minit2i quantize writes them, and how it describes the graph.
+Pairs of weights that add up to 128 at most cannot saturate, whatever they are multiplied with:
+minit2i quantize writes such pairs, and describes the graph as pair-safe. Its scheme int8-text does
+not, because weights of all 8 bits are a third finer.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def warn_of_saturation(
     if _form(bundle, graph) in forms() and _has_large_weights(bundle, graph):
         warnings.warn(
             f"{bundle.path}: 8-bit products saturate in {engine} on this processor, which has no "
-            "VNNI, so images lose quality; quantize the source again with this version of minit2i,"
-            " whose weights suit every processor, or use the bundle that this one was made from",
+            "VNNI, so its values lose precision; run the bundle that this one was made from, or "
+            "quantize that by a scheme other than int8-text with this version of minit2i",
             PrecisionWarning,
             stacklevel=2,
         )

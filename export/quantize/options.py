@@ -87,7 +87,10 @@ class QuantizeOptions:
 
     def _check_text_options(self) -> None:
         """Refuse what is for a step graph."""
+        default = DrawSettings()
         step_options = {
+            "samples": self.draw.samples != default.samples,
+            "seed": self.draw.seed != default.seed,
             "calibration": self.calibration is not None,
             "save-calibration": self.save_calibration is not None,
             "no-smoothing": not self.smoothing,

@@ -21,7 +21,7 @@ from minit2i_deploy.export.quantize.graph.linear_layers import excluded_layers
 from minit2i_deploy.export.quantize.graph.model_graph import Graph
 from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
 from minit2i_deploy.export.quantize.graph.rewrite import quantize_graph
-from minit2i_deploy.export.quantize.options import QuantizeOptions
+from minit2i_deploy.export.quantize.options import STEP, QuantizeOptions
 from minit2i_deploy.export.quantize.schemes import Scheme
 from minit2i_deploy.export.verification.bounds import require_within_bounds
 from minit2i_deploy.progress import Progress
@@ -73,7 +73,7 @@ def write_text_quantization(
     )
     record = Quantization(
         scheme=scheme.name,
-        base_precision=source.manifest.graphs[_GRAPH].precision,
+        base_precision=source.manifest.graphs[STEP].precision,
         source_digest=source.digest,
         calibration_sha256=None,
         smoothing={},

@@ -175,7 +175,7 @@ class Check:
 class GraphQuantization:
     """One quantized graph: formats in words, number of quantized layers, excluded layers.
 
-    The words PAIR_SAFE in ``scheme`` mean that no product of two 8-bit numbers saturates where
+    The words PAIR_SAFE in ``scheme`` mean that no sum of two products with weights saturates where
     pairs are added in 16 bits.
     """
 
@@ -194,7 +194,7 @@ class Quantization:
 
     Args:
         scheme: name of the scheme.
-        base_precision: of everything else: the source bundle's.
+        base_precision: of the source bundle's step graph.
         source_digest: of the source bundle.
         calibration_sha256: of the calibration file; None where the scheme needs none.
         smoothing: strength, 0 to 1, by the first layer of every group; empty without smoothing.

@@ -13,7 +13,6 @@ from minit2i_deploy.checkpoints.checkpoint import Checkpoint, Dropped, LoraRepor
 from minit2i_deploy.checkpoints.lora_file import (
     BASE_SHA256,
     ONE_PASS_GUIDANCE,
-    TEXT_ENCODER_SHA256,
     AdapterFile,
     read_adapter,
 )
@@ -23,7 +22,7 @@ from minit2i_deploy.checkpoints.lora_text_encoder import TextEncoderAdapter
 from minit2i_deploy.errors import CheckpointError
 from minit2i_deploy.io.files import sha256_file, sha256_files
 
-__all__ = ["BASE_SHA256", "ONE_PASS_GUIDANCE", "TEXT_ENCODER_SHA256", "merge_lora"]
+__all__ = ["BASE_SHA256", "ONE_PASS_GUIDANCE", "merge_lora"]
 
 
 def merge_lora(base: Checkpoint, lora: Lora) -> Checkpoint:

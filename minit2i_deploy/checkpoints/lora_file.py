@@ -28,9 +28,8 @@ from minit2i_deploy.checkpoints.lora_names import (
 )
 from minit2i_deploy.errors import CheckpointError
 
-# Keys under which an adapter names its base; other programs write no such keys.
+# Key under which an adapter names its base; other programs write no such key.
 BASE_SHA256: Final = "base_sha256"
-TEXT_ENCODER_SHA256: Final = "text_encoder_sha256"
 
 # Key of adapter_config.json in adapters that give the guided estimate in one branch: the scale.
 # peft ignores it with a warning, and a release that does not know it refuses the adapter.
@@ -145,7 +144,6 @@ class AdapterFile:
         text_encoder: its part for the text encoder.
         num_unused: arrays for embedders that reach no output.
         base_sha256: of the network's weights that it was trained on, if it says.
-        text_encoder_sha256: of the text encoder's, as ``encoder_digest`` makes it, if it says.
     """
 
     path: Path
@@ -154,7 +152,6 @@ class AdapterFile:
     text_encoder: AdapterPart
     num_unused: int
     base_sha256: str | None
-    text_encoder_sha256: str | None
 
 
 def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]]) -> AdapterFile:
@@ -194,7 +191,6 @@ def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]]) -> AdapterF
         text_encoder=read[1],
         num_unused=num_unused,
         base_sha256=header.get(BASE_SHA256),
-        text_encoder_sha256=header.get(TEXT_ENCODER_SHA256),
     )
 
 
@@ -315,13 +311,22 @@ def _pairs(
             f"{path}: {', '.join(halves)} with only one of lora_A and lora_B; copy the adapter "
             "again"
         )
-    return {module: _pair(path, module, pair, config) for module, pair in sides.items()}
+    stored = {part.module: part.stored for part in parts.values() if part.side == "A"}
+    return {
+        module: _pair(path, module, stored[module], pair, config) for module, pair in sides.items()
+    }
 
 
-def _pair(path: Path, module: str, sides: dict[str, np.ndarray], config: Mapping[str, Any]) -> Pair:
+def _pair(
+    path: Path,
+    module: str,
+    stored: str,
+    sides: Mapping[str, np.ndarray],
+    config: Mapping[str, Any],
+) -> Pair:
     """A module's matrices with its own alpha and scale."""
     a, b = sides["A"], sides["B"]
-    rank = pattern_value(config.get("rank_pattern") or {}, module, config.get("r", len(a)))
+    rank = pattern_value(config.get("rank_pattern") or {}, stored, config.get("r", len(a)))
     if a.shape[0] != rank or b.shape[1] != rank:
         raise CheckpointError(
             f"{path}: {module} {list(a.shape)} and {list(b.shape)} is not a finite matrix of rank "
@@ -330,7 +335,7 @@ def _pair(path: Path, module: str, sides: dict[str, np.ndarray], config: Mapping
     # Without an alpha, diffusers and kohya take the rank: scale 1.
     alpha: object = float(sides["alpha"].reshape(())) if "alpha" in sides else len(a)
     if config:
-        alpha = pattern_value(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+        alpha = pattern_value(config.get("alpha_pattern") or {}, stored, config["lora_alpha"])
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
         raise CheckpointError(f"{path}: alpha of {module} is {alpha!r}, expected a number")
     scale = alpha / (math.sqrt(len(a)) if config.get("use_rslora") else len(a))

@@ -20,6 +20,8 @@ _FLAT_PREFIX: Final = re.compile(r"^lora_(unet|transformer)_(model_)?(net_)?")
 _COMPONENT: Final = re.compile(r"^(?P<name>transformer|text_encoder(_\d)?)\.")
 _OF_TEXT: Final = re.compile(r"^(base_model\.model\.)?text_encoder(_\d)?\.(base_model\.model\.)?")
 _PEFT: Final = "base_model.model."
+# What a saved name has before the name that peft knew the layer by.
+_WRAPPERS: Final = re.compile(r"^((transformer|text_encoder(_\d)?)\.)?(base_model\.model\.)?")
 _FLAT_TEXT_PREFIX: Final = re.compile(r"^lora_te\d*_")
 _T5_LAYER: Final = r"(SelfAttention|DenseReluDense)"
 _T5_MATRIX: Final = r"(q|k|v|o|wi|wi_0|wi_1|wo)"
@@ -48,11 +50,14 @@ class Part:
         module: canonical name of the linear layer, as far as the name tells; of one in the text
             encoder, transformers' name.
         side: "A" [rank, inputs], "B" [outputs, rank], or "alpha", one number.
+        stored: the layer's name in the model that was saved, which peft's patterns are for; of a
+            name without dots, ``module``.
         in_text_encoder: whether the layer is the text encoder's.
     """
 
     module: str
     side: str
+    stored: str
     in_text_encoder: bool = False
 
 
@@ -74,20 +79,22 @@ class AdapterNames:
         module, side = name.removesuffix(end), _ENDS[end]
         if (match := _FLAT_PREFIX.match(module)) is not None:
             flat = module[match.end() :]
-            return Part(module=self._flat.get(flat, flat), side=side)
-        if (text := _text_module(module)) is not None:
-            return Part(module=text, side=side, in_text_encoder=True)
-        return Part(module=PREFIX.sub("", module), side=side)
+            known = self._flat.get(flat, flat)
+            return Part(module=known, side=side, stored=known)
+        if (match := _FLAT_TEXT_PREFIX.match(module)) is not None:
+            text = _FLAT_T5.sub(r"encoder.block.\1.layer.\2.\3.\4", module[match.end() :])
+            return Part(module=text, side=side, stored=text, in_text_encoder=True)
+        stored = _WRAPPERS.sub("", module)
+        if (inner := _text_module(module)) is not None:
+            return Part(module=inner, side=side, stored=stored, in_text_encoder=True)
+        return Part(module=PREFIX.sub("", module), side=side, stored=stored)
 
 
 def _text_module(module: str) -> str | None:
     """transformers' name of a layer of the text encoder; None for one of the network."""
-    if (match := _FLAT_TEXT_PREFIX.match(module)) is not None:
-        flat = module[match.end() :]
-        return _FLAT_T5.sub(r"encoder.block.\1.layer.\2.\3.\4", flat)
-    name, num_found = _OF_TEXT.subn("", module)
+    name, num_replaced = _OF_TEXT.subn("", module)
     name = name.removeprefix(_PEFT)
-    return name if num_found or is_t5_matrix(name) else None
+    return name if num_replaced or is_t5_matrix(name) else None
 
 
 def component(name: str) -> str | None:
@@ -106,12 +113,12 @@ def module_name(target: str) -> str:
     return PREFIX.sub("", _OF_TEXT.sub("", target))
 
 
-def pattern_value(pattern: Mapping[str, object], module: str, default: object) -> object:
-    """The entry of a rank or alpha pattern for a module, or the default.
+def pattern_value(pattern: Mapping[str, object], stored: str, default: object) -> object:
+    """The entry of a rank or alpha pattern for a layer, by ``Part.stored``, or the default.
 
     Source: peft's ``get_pattern_key``: an entry is a regular expression for the end of a name.
     """
     for key, value in pattern.items():
-        if re.match(rf"(.*\.)?({key})$", module):
+        if re.match(rf"(.*\.)?({key})$", stored):
             return value
     return default

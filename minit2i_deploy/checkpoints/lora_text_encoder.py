@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from minit2i_deploy.checkpoints.lora_file import AdapterFile
 from minit2i_deploy.checkpoints.lora_names import is_t5_matrix
-from minit2i_deploy.checkpoints.text_identity import encoder_digest
 from minit2i_deploy.errors import CheckpointError
 
 
@@ -36,7 +34,7 @@ def merge_into_text_encoder(
         encoder: its folder, for messages.
 
     Raises:
-        CheckpointError: a pair fits no matrix, or an adapter was trained on another encoder.
+        CheckpointError: a pair fits no matrix, or a targeted matrix has no pair.
     """
     matrices = {
         name.removesuffix(".weight"): value
@@ -44,14 +42,8 @@ def merge_into_text_encoder(
         if is_t5_matrix(name.removesuffix(".weight"))
     }
     shapes = {module: value.shape for module, value in matrices.items()}
-    digest = None
     for adapter in adapters:
         check_fits_text_encoder(adapter.file, shapes, encoder)
-        if (expected := adapter.file.text_encoder_sha256) is not None:
-            digest = digest or encoder_digest(
-                {name: partial(np.asarray, value) for name, value in tensors.items()}
-            )
-            _check_digest(adapter.file, expected, digest, encoder)
     for adapter in adapters:
         for module, pair in adapter.file.text_encoder.pairs.items():
             matrices[module] += pair.update(adapter.strength)
@@ -76,13 +68,4 @@ def check_fits_text_encoder(
         raise CheckpointError(
             f"{file.path}: an adapter for another text encoder than {encoder}: {len(wrong)} "
             f"modules differ: {', '.join(wrong)}; give the text encoder it was trained on"
-        )
-
-
-def _check_digest(file: AdapterFile, expected: str, actual: str, encoder: str) -> None:
-    if expected != actual:
-        raise CheckpointError(
-            f"{file.path}: an adapter for another text encoder than {encoder}: it was trained on "
-            f"weights of sha256 {expected:.12}.., but these are {actual:.12}..; give the text "
-            "encoder it was trained on"
         )

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _ROWS: Final = 10
 INT8_SATURATES: Final = (
-    "8-bit products saturate (the processor has no VNNI), so quantize with this version of minit2i"
+    "8-bit products saturate (the processor has no VNNI), so quantize with this version of minit2i "
+    "by a scheme other than int8-text"
 )
 _EPILOG: Final = """\
 An engine works if it has just run a toy model of ten rows with the right values.

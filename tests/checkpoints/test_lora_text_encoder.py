@@ -14,9 +14,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from minit2i_deploy.checkpoints import linear_modules, load_checkpoint
-from minit2i_deploy.checkpoints.lora import BASE_SHA256, TEXT_ENCODER_SHA256
+from minit2i_deploy.checkpoints.lora_file import BASE_SHA256
 from minit2i_deploy.checkpoints.lora_text_encoder import merge_into_text_encoder
-from minit2i_deploy.checkpoints.text_identity import encoder_digest
 from minit2i_deploy.errors import CheckpointError
 from minit2i_deploy.export.graphs.text_encoder import merge_adapters, open_text_encoder
 from tests.helpers.checkpoint_forms import CONFIG, hub_folder
@@ -52,13 +51,13 @@ def assert_merged(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.nd
         assert np.abs(actual[name] - value).max() <= 1e-6, name
 
 
-def peft_adapter(folder: Path, **settings: Any) -> dict[str, np.ndarray]:
+def peft_adapter(folder: Path, model: Any = None, **settings: Any) -> dict[str, np.ndarray]:
     """Let peft make, save and merge a random adapter; returns the merged tensors."""
     torch.manual_seed(3)
     values: dict[str, Any] = {"r": 4, "lora_alpha": 6, "target_modules": ["q", "o", "wi_0", "wo"]}
     # Otherwise the second matrix of every pair is zero.
     config = peft.LoraConfig(**values | settings, init_lora_weights=False)
-    model = peft.get_peft_model(encoder(), config)
+    model = peft.get_peft_model(model or encoder(), config)
     model.save_pretrained(folder)
     return tensors_of(model.merge_and_unload())
 
@@ -73,6 +72,7 @@ def peft_adapter(folder: Path, **settings: Any) -> dict[str, np.ndarray]:
             "rank_pattern": {"SelfAttention.q": 2, r"block\.1\.layer\.1\.DenseReluDense\.wo": 7},
             "alpha_pattern": {"wo": 5},
         },
+        {"rank_pattern": {Q: 2}, "alpha_pattern": {f"^{Q}": 3, WO: 5}},
         {"layers_to_transform": [1], "layers_pattern": "block"},
     ],
 )
@@ -84,6 +84,20 @@ def test_as_peft_merges_it(settings: dict[str, Any], tmp_path: Path) -> None:
     network = load_checkpoint(hub_folder(), lora=tmp_path / "x").tensors
     for name, value in load_checkpoint(hub_folder()).tensors.items():
         assert np.array_equal(network[name], value)
+
+
+def test_patterns_are_for_the_names_in_the_model_that_was_saved(tmp_path: Path) -> None:
+    expected = peft_adapter(
+        tmp_path / "x",
+        torch.nn.ModuleDict({"text_encoder": encoder()}),
+        rank_pattern={f"text_encoder.{Q}": 2},
+        alpha_pattern={f"^text_encoder.{Q}": 3, f"text_encoder.{WO}": 5},
+    )
+    start = "text_encoder."
+    assert_merged(
+        merged(tmp_path / "x"),
+        {name.removeprefix(start): value for name, value in expected.items()},
+    )
 
 
 def test_several_with_strengths_in_any_order(tmp_path: Path) -> None:
@@ -191,6 +205,12 @@ def test_a_peft_model_around_both(tmp_path: Path) -> None:
     config |= {"layers_to_transform": [0, 1]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     assert_both_parts(tmp_path, 2 / RANK)
+    for start in ("", "^"):
+        layers = (f"text_encoder.{Q}", f"text_encoder.{WO}", f"model.net.{NETWORK}")
+        values = {"alpha_pattern": {f"{start}{layer}": 5 for layer in layers}}
+        values |= {"r": 8, "rank_pattern": {f"{start}{layer}": RANK for layer in layers}}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config | values))
+        assert_both_parts(tmp_path, 5 / RANK)
 
 
 def test_settings_in_the_header_of_a_diffusers_file(tmp_path: Path) -> None:
@@ -201,6 +221,15 @@ def test_settings_in_the_header_of_a_diffusers_file(tmp_path: Path) -> None:
     }
     header = {"lora_adapter_metadata": json.dumps(values)}
     assert_both_parts(write(tmp_path / "x.safetensors", diffusers_names, header=header), 2.0)
+    for start in ("", "^"):
+        layers = {f"{start}net.{NETWORK}": 9}
+        text_layers = {f"{start}{Q}": 9, f"{start}{WO}": 9}
+        patterns = {
+            "transformer.alpha_pattern": layers,
+            "text_encoder_2.alpha_pattern": text_layers,
+        }
+        header = {"lora_adapter_metadata": json.dumps(values | patterns)}
+        assert_both_parts(write(tmp_path / "x.safetensors", diffusers_names, header=header), 3.0)
     values["text_encoder_2.use_dora"] = True
     header = {"lora_adapter_metadata": json.dumps(values)}
     text = refused(write(tmp_path / "x.safetensors", diffusers_names, header=header))
@@ -246,13 +275,7 @@ def test_an_encoder_of_another_depth_or_width(tmp_path: Path) -> None:
 
 
 def test_the_base_that_it_names(tmp_path: Path) -> None:
-    tensors = tensors_of(encoder())
-    digest = encoder_digest({name: lambda value=value: value for name, value in tensors.items()})
-    own = write(tmp_path / "x.safetensors", kohya_names, header={TEXT_ENCODER_SHA256: digest})
-    assert_both_parts(own, 1.0)
-    other = write(tmp_path / "y.safetensors", kohya_names, header={TEXT_ENCODER_SHA256: "0" * 64})
-    assert "trained on weights of sha256 000000000000.." in refused(other)
-    other = write(tmp_path / "z.safetensors", kohya_names, header={BASE_SHA256: "0" * 64})
+    other = write(tmp_path / "x.safetensors", kohya_names, header={BASE_SHA256: "0" * 64})
     assert "another base" in refused(other)
 
 

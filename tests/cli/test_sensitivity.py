@@ -227,6 +227,7 @@ def test_other_files_give_no_exclusions(text: str, message: str) -> None:
     ("more", "message"),
     [
         (("--scheme", "int3"), "unknown scheme 'int3'"),
+        (("--scheme", "int8-text"), "scheme int8-text quantizes the text encoder alone"),
         (("-o", "s.txt"), "expected a .json file"),
         (("--plot", "map.svg"), "expected a .png file"),
         (("--budget", "size=3"), "expected psnr=DECIBELS"),

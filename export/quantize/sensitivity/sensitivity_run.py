@@ -62,7 +62,8 @@ class SensitivityJob:
         threads: of onnxruntime; 0 takes one per core.
 
     Raises:
-        UsageError: most is outside 0 to 1, or per_kind is below 1.
+        UsageError: most is outside 0 to 1, per_kind is below 1, or the scheme is of the text
+            encoder alone.
     """
 
     scheme: Scheme
@@ -77,6 +78,11 @@ class SensitivityJob:
 
     def __post_init__(self) -> None:
         # Before minutes of measuring rather than after them.
+        if self.scheme.is_of_text:
+            raise UsageError(
+                f"scheme {self.scheme.name} quantizes the text encoder alone, but sensitivity is "
+                "measured of the step graph's layers; choose another scheme"
+            )
         check_most(self.most)
         check_per_kind(self.per_kind)
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.bundle import Bundle, write_manifest
 from minit2i_deploy.errors import UsageError, VerificationError
-from minit2i_deploy.export.quantize import QuantizeOptions, quantize_bundle
+from minit2i_deploy.export.quantize import DrawSettings, QuantizeOptions, quantize_bundle
 from minit2i_deploy.export.quantize import text_quantization as text_module
 from minit2i_deploy.export.quantize.schemes import find_scheme
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.text.embed import embed
+from tests.helpers.cli_runs import run
 from tests.helpers.quantize_runs import source
 
 TEXTS = ["a red circle", "two small", "a"]
@@ -49,6 +51,17 @@ def test_the_encoder_is_quantized_and_nothing_else(bundle: Bundle) -> None:
     (check,) = manifest.checks
     assert (check.name, check.unit) == ("text_encoder", "1 - cosine")
     assert 0 < check.measured < check.bound
+
+
+def test_the_base_precision_is_the_step_graphs(tmp_path: Path) -> None:
+    """The text encoder of an fp16 bundle is in fp32."""
+    folder = Path(shutil.copytree(source().path, tmp_path / "fp16"))
+    graphs = dict(source().manifest.graphs)
+    graphs["transformer"] = dataclasses.replace(graphs["transformer"], precision="fp16")
+    write_manifest(folder, dataclasses.replace(source().manifest, graphs=graphs))
+    quantized = quantize_bundle(folder, tmp_path / "out", QuantizeOptions(scheme="int8-text"))
+    assert quantized.manifest.quantization is not None
+    assert quantized.manifest.quantization.base_precision == "fp16"
 
 
 @pytest.mark.parametrize(("name", "options"), ENGINES)
@@ -95,11 +108,25 @@ def test_vectors_beyond_the_bound_leave_no_bundle(
         ({"switch_at": 0.5}, "--switch-at is for the step graph"),
         ({"graphs": ("transformer",)}, "--keep is for the step graph"),
         ({"rounding": "gptq"}, "--rounding is for the step graph"),
+        ({"draw": DrawSettings(samples=4)}, "--samples is for the step graph"),
+        ({"draw": DrawSettings(seed=1)}, "--seed is for the step graph"),
     ],
 )
 def test_options_of_the_step_graph_are_refused(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         QuantizeOptions(scheme="int8-text", **options)
+
+
+def test_the_command_refuses_them_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    done = run(capsys, "quantize", source().path, out, "--scheme", "int8-text", "--seed", 3)
+    assert done.code == 2 and not out.exists()
+    assert done.error == (
+        "--seed is for the step graph, but scheme int8-text quantizes the text encoder alone; "
+        "omit --seed, or choose another scheme"
+    )
 
 
 def test_patterns_that_fit_nothing_are_refused(bundle: Bundle, tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.errors import PrecisionWarning
 from minit2i_deploy.runtimes.int8_probe import DYNAMIC, STATIC, warn_of_saturation
 from minit2i_deploy.runtimes.onnxruntime import int8_probe as onnxruntime_probe
 from tests.helpers.cpp_bundles import edit, shipped_bundle
 from tests.helpers.cpp_client import ROOT, build, program
-from tests.helpers.cpp_plugins import idle_plugin, onnxruntime_library
+from tests.helpers.cpp_plugins import idle_plugin, onnxruntime_library, openvino_plugin
 from tests.helpers.tiny_bundle import tiny_bundle
 
 pytestmark = pytest.mark.cpp
@@ -126,6 +127,63 @@ def test_the_warning_of_saturation_is_that_of_python(tmp_path: Path, scheme: str
         lines += [f"{graph}: {item.message}" for item in caught]
     assert len(lines) >= 1
     assert program("int8_probe", copy).splitlines()[2:] == lines
+
+
+@pytest.fixture(scope="module")
+def text_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With an INT8 text encoder whose weights are not pair-safe."""
+    from minit2i_deploy.export.quantize import QuantizeOptions, quantize_bundle
+
+    out = tmp_path_factory.mktemp("text") / "bundle"
+    return quantize_bundle(tiny_bundle(), out, QuantizeOptions(scheme="int8-text")).path
+
+
+def test_openvino_is_probed_as_it_is_used(
+    text_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two products go to its plugin, on one thread, before the text encoder does."""
+    monkeypatch.setenv("MINIT2I_IDLE_RECORD", str(tmp_path / "options.txt"))
+    options = ("--provider", "openvino", "--plugin", idle_plugin(), "--precision", "bf16")
+    program("minit2i-embed", text_bundle, "a", *options, "--threads", 2, "-o", tmp_path / "a.npz")
+    lines = (tmp_path / "options.txt").read_text().splitlines()
+    expected = [
+        json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}})
+        for hint, threads in (("f32", "1"), ("f32", "1"), ("bf16", "2"))
+    ]
+    assert [line.partition("=")[2] for line in lines] == expected
+
+
+EMULATOR = ("qemu-x86_64", "-cpu", "Haswell")
+needs_emulator = pytest.mark.skipif(
+    shutil.which(EMULATOR[0]) is None, reason="needs Debian's qemu-user"
+)
+
+
+@needs_emulator
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_the_warning_names_the_provider(text_bundle: Path, tmp_path: Path, provider: str) -> None:
+    """On an emulated processor without VNNI; the idle plugin leaves all work to the CPU."""
+    plugin = ("--provider", provider, "--plugin", idle_plugin()) if provider != "cpu" else ()
+    command = [*EMULATOR, build() / "minit2i-embed", text_bundle, "a", *plugin]
+    done = subprocess.run(
+        [*command, "-o", tmp_path / "a.npz"], capture_output=True, text=True, timeout=300
+    )
+    with pytest.warns(PrecisionWarning) as caught:
+        warn_of_saturation(
+            Bundle.open(text_bundle),
+            "text_encoder",
+            f"onnxruntime ({provider})",
+            lambda: BOTH_FORMS,
+        )
+    assert done.returncode == 0 and str(caught[0].message) in done.stderr
+
+
+@needs_emulator
+def test_the_plugin_of_openvino_without_vnni() -> None:
+    """Measured with 1.8.1: products of a dynamic range are exact, those of a fixed one are not."""
+    command = [*EMULATOR, build() / "int8_probe", tiny_bundle(), openvino_plugin()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout == "dynamic right\nstatic wrong\n"
 
 
 def _earlier_scheme(fields: dict[str, Any]) -> None:

@@ -379,10 +379,10 @@ Manifest decode_manifest(const Json &complete) {
     }
     // This one if the weights were trained for images of another size; nothing computes with it.
     if (value.contains("trained_size")) {
-        for (const Json &side : expect_list(value.at("trained_size"), "manifest.trained_size")) {
-            if (!side.is_number_integer() || side <= 0) {
-                throw JsonError("manifest.trained_size needs positive integers");
-            }
+        const Json &sides = expect_list(value.at("trained_size"), "manifest.trained_size");
+        const auto is_side = [](const Json &side) { return side.is_number_integer() && side > 0; };
+        if (sides.size() != 2 || !std::all_of(sides.begin(), sides.end(), is_side)) {
+            throw JsonError("manifest.trained_size needs two positive integers");
         }
         value.erase("trained_size");
     }
@@ -405,6 +405,7 @@ Manifest decode_manifest(const Json &complete) {
     if (value.contains("adapters")) {
         for (const Json &item : expect_list(value.at("adapters"), "manifest.adapters")) {
             expect_fields(item, "manifest.adapters", {"sha256", "strength"});
+            expect_digest(item.at("sha256"), "manifest.adapters.sha256");
             expect_number(item.at("strength"), "manifest.adapters.strength");
         }
         value.erase("adapters");

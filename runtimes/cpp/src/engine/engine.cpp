@@ -118,10 +118,11 @@ void Engine::warn_of_int8(const std::string &graph, const GraphInfo &info) const
               "rounds in kernels of their own and multiplies in the source's precision; run the "
               "source bundle, or provider tensorrt");
     }
-    if (info.precision != "int8" || choice_.provider.name != "cpu") {
+    if (!choice_.provider.is_on_cpu()) {
         return;
     }
-    const std::string text = saturation_warning(bundle_, graph, saturating_forms());
+    const std::string text = saturation_warning(bundle_, graph, choice_.provider.name,
+                                                [this] { return saturating_forms(choice_); });
     if (!text.empty()) {
         warn_(text);
     }

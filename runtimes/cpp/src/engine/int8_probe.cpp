@@ -5,10 +5,14 @@
 #include "common/json.hpp"
 #include "engine/onnx_writer.hpp"
 #include "engine/session.hpp"
+#include "engine/session_options.hpp"
+#include "engine/signal_stack.hpp"
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <vector>
 
 namespace minit2i {
@@ -53,11 +57,12 @@ std::string static_model() {
 }
 
 // Whether every output of a model is the expected one for an input that is everywhere a.
-template <typename In, typename Out> bool is_right(const std::string &model, In a, Out expected) {
+template <typename In, typename Out>
+bool is_right(const ProviderChoice &choice, const std::string &model, In a, Out expected) {
+    const SignalStackGuard guard;
     try {
         const Ort::Env env(ORT_LOGGING_LEVEL_FATAL, "minit2i");
-        Ort::SessionOptions options;
-        options.SetIntraOpNumThreads(1);
+        const Ort::SessionOptions options = session_options(choice, 1, {}, {}, false);
         Ort::Session session(env, model.data(), model.size(), options);
         std::vector<In> values(static_cast<std::size_t>(kRows * kInner), a);
         const Ort::Value input = view(values, {kRows, kInner});
@@ -69,15 +74,17 @@ template <typename In, typename Out> bool is_right(const std::string &model, In 
         return std::all_of(sums, sums + kRows * kColumns,
                            [expected](Out sum) { return sum == expected; });
     } catch (const Ort::Exception &error) {
-        fail_engine("onnxruntime failed in an 8-bit product", error);
+        fail_engine("onnxruntime (" + choice.provider.name + ") failed in an 8-bit product", error);
     }
 }
 
-SaturatingForms try_forms() {
+SaturatingForms try_forms(const ProviderChoice &asked) {
     load_ort_api();
+    // Without a precision, because bf16 would round the sums.
+    const ProviderChoice choice{asked.provider, asked.plugin, "", asked.device};
     // Without VNNI ONNX Runtime 1.32 gives 1048544 and 8160.
-    return {!is_right<std::uint8_t, std::int32_t>(dynamic_model(), 255, kInner * 255 * 127),
-            !is_right<float, float>(static_model(), 127.0F, kInner * 127 * 127)};
+    return {!is_right<std::uint8_t, std::int32_t>(choice, dynamic_model(), 255, kInner * 255 * 127),
+            !is_right<float, float>(choice, static_model(), 127.0F, kInner * 127 * 127)};
 }
 
 bool is_large(char weight) { return std::abs(static_cast<signed char>(weight)) > kSafeWeight; }
@@ -112,27 +119,37 @@ bool has_large_weights(const std::filesystem::path &path) {
 
 } // namespace
 
-SaturatingForms saturating_forms() {
-    static const SaturatingForms forms = try_forms();
-    return forms;
+SaturatingForms saturating_forms(const ProviderChoice &choice) {
+    static std::mutex mutex;
+    static std::map<std::string, SaturatingForms> tried;
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto known = tried.find(choice.provider.name);
+    if (known != tried.end()) {
+        return known->second;
+    }
+    return tried[choice.provider.name] = try_forms(choice);
 }
 
 std::string saturation_warning(const Bundle &bundle, const std::string &graph,
-                               const SaturatingForms &forms) {
+                               const std::string &provider,
+                               const std::function<SaturatingForms()> &forms) {
     const GraphInfo &info = bundle.graph(graph);
     const auto scheme = bundle.manifest.schemes.find(graph);
     const std::string words = scheme == bundle.manifest.schemes.end() ? "" : scheme->second;
     const bool is_dynamic = words.find("dynamic") != std::string::npos;
     const bool is_pair_safe = words.find("pair-safe") != std::string::npos;
-    const bool saturates = is_dynamic ? forms.is_dynamic_wrong : forms.is_static_wrong;
-    if (info.precision != "int8" || is_pair_safe || !saturates ||
-        !has_large_weights(bundle.data_path(info))) {
+    if (info.precision != "int8" || is_pair_safe) {
         return "";
     }
-    return bundle.path.string() +
-           ": 8-bit products saturate in onnxruntime (cpu) on this processor, which has no VNNI, "
-           "so images lose quality; quantize the source again with this version of minit2i, whose "
-           "weights suit every processor, or use the bundle that this one was made from";
+    const SaturatingForms wrong = forms();
+    const bool saturates = is_dynamic ? wrong.is_dynamic_wrong : wrong.is_static_wrong;
+    if (!saturates || !has_large_weights(bundle.data_path(info))) {
+        return "";
+    }
+    return bundle.path.string() + ": 8-bit products saturate in onnxruntime (" + provider +
+           ") on this processor, which has no VNNI, so its values lose precision; run the bundle "
+           "that this one was made from, or quantize that by a scheme other than int8-text with "
+           "this version of minit2i";
 }
 
 } // namespace minit2i

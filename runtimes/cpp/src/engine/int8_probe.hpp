@@ -7,7 +7,9 @@
 #pragma once
 
 #include "bundle/bundle.hpp"
+#include "engine/provider.hpp"
 
+#include <functional>
 #include <string>
 
 namespace minit2i {
@@ -19,11 +21,13 @@ struct SaturatingForms {
     bool is_static_wrong = false;
 };
 
-// What provider cpu does here; tried once a process.
-SaturatingForms saturating_forms();
+// What a provider on the CPU does here, its plugin loaded; tried once a process.
+SaturatingForms saturating_forms(const ProviderChoice &choice);
 
-// The warning for a graph whose products saturate in these forms, or an empty text.
+// The warning for a graph whose products saturate in these forms, or an empty text. Graphs that
+// cannot saturate do not ask for the forms.
 std::string saturation_warning(const Bundle &bundle, const std::string &graph,
-                               const SaturatingForms &forms);
+                               const std::string &provider,
+                               const std::function<SaturatingForms()> &forms);
 
 } // namespace minit2i

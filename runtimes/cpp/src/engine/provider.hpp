@@ -18,6 +18,7 @@ struct Provider {
     std::string behind;  // ONNX Runtime's name of the provider that takes what this one leaves
 
     bool is_plugin() const { return !package.empty(); }
+    bool is_on_cpu() const { return name == "cpu" || name == "openvino"; }
     bool is_on_gpu() const { return name == "cuda" || name == "tensorrt"; }
     bool records() const { return name == "cuda"; }
 };

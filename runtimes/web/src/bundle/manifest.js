@@ -154,6 +154,9 @@ function checkOptional(value) {
   if ("trained_size" in value) {
     const sides = asArray(value.trained_size, "trained_size");
     for (const side of sides) fields.positive(side, "trained_size");
+    if (sides.length !== 2) {
+      throw new JsonError(`trained_size needs height and width in pixels, got ${sides.join(", ")}`);
+    }
   }
   if ("padded_head_dim" in value) {
     const width = asInteger(value.padded_head_dim, "padded_head_dim");
