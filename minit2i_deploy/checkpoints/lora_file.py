@@ -311,9 +311,9 @@ def _pairs(
             f"{path}: {', '.join(halves)} with only one of lora_A and lora_B; copy the adapter "
             "again"
         )
-    stored = {part.module: part.stored for part in parts.values() if part.side == "A"}
+    names = {part.module: part.stored for part in parts.values() if part.side == "A"}
     return {
-        module: _pair(path, module, stored[module], pair, config) for module, pair in sides.items()
+        module: _pair(path, module, names[module], pair, config) for module, pair in sides.items()
     }
 
 
