@@ -173,8 +173,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, default=2, help="default: 2")
     parser.add_argument("--scheme", metavar="NAME[@ENGINE]", action="append",
                         help=f"engines: {', '.join(ENGINES)} (default: all schemes on the first)",
-                        type=Contender.parse)  # fmt: skip
-    parser.add_argument("--against", metavar="NAME[@ENGINE]", default=SOURCE, type=Contender.parse,
+                        type=_contender)  # fmt: skip
+    parser.add_argument("--against", metavar="NAME[@ENGINE]", default=SOURCE, type=_contender,
                         help="what the others are compared to; default: fp32")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="of each engine; default: 1")
     parser.add_argument("--include", metavar="PATTERN", action="append", default=[],
@@ -187,6 +187,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--blocks, --rounds and --threads must be at least 1")
     options.scheme = options.scheme or [Contender.parse(name) for name in SCHEMES]
     return options
+
+
+def _contender(label: str) -> Contender:
+    try:
+        return Contender.parse(label)
+    except UsageError as error:
+        # Of other errors argparse shows no text.
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _export(config: ModelConfig, folder: Path, form: str) -> None:

@@ -1,4 +1,4 @@
-"""Builds of this package for regression.py: a checkout, a wheel, or a git revision of this one."""
+"""Builds of this package: a checkout, a wheel, or a git revision of this one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Final
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _PACKAGE: Final = "minit2i_deploy"
+_MAX_REASON: Final = 300
 
 
 class BuildError(Exception):
@@ -82,6 +83,12 @@ def open_build(source: str, work: Path, python: str) -> Build:
     return Build(
         root=root, label=f"{label} ({digest[:8]})", digest=digest, python=python, cache=cache
     )
+
+
+def last_line(text: str) -> str:
+    """What a process that failed said last."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:_MAX_REASON] if lines else "it ended without a word"
 
 
 def _unpacked_wheel(path: Path, work: Path) -> Path:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.regression_builds import Build
+from benchmarks.regression_builds import Build, last_line
 from minit2i_deploy.config import VARIANTS
 
 _CELL: Final = Path(__file__).with_name("regression_cell.py")
 _MEMORY: Final = ("image-memory", "embed-memory")
-_MAX_REASON: Final = 300
 # Of FLAN-T5-Large.
 _T5_LAYERS: Final = 24
 _VOCABULARY: Final = 32128
@@ -178,7 +177,7 @@ def _value(cell: Cell, build: Build, threads: int) -> float:
     }
     done = build.run(str(_CELL), json.dumps(plan))
     if done.returncode:
-        raise NotMeasured(_last_line(done.stderr))
+        raise NotMeasured(last_line(done.stderr))
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -196,7 +195,7 @@ def _bundle(build: Build, network: str, name: str) -> Path:
         *(["--overwrite"] if partial.exists() else []),
     )  # fmt: skip
     if done.returncode:
-        raise NotMeasured(f"minit2i {command}: {_last_line(done.stderr)}")
+        raise NotMeasured(f"minit2i {command}: {last_line(done.stderr)}")
     partial.rename(place)
     return place
 
@@ -216,8 +215,3 @@ def _weights(build: Build, network: str) -> list[str]:
         write_release(partial, VARIANTS[network], _T5_LAYERS, _VOCABULARY)
         partial.rename(folder)
     return [str(folder)]
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:_MAX_REASON] if lines else "it ended without a word"

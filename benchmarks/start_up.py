@@ -1,7 +1,7 @@
-"""From the start of `minit2i generate` to its first row: this checkout and an older one, in turns.
+"""From the start of `minit2i generate` to its first row: this tree and an older build, in turns.
 
-    python benchmarks/start_up.py BUNDLE --old CHECKOUT
-    python benchmarks/start_up.py BUNDLE --old CHECKOUT --client build/minit2i-generate \\
+    python benchmarks/start_up.py BUNDLE --old CHECKOUT-OR-WHEEL-OR-REVISION
+    python benchmarks/start_up.py BUNDLE --old 93b2c34^ --client build/minit2i-generate \\
         --old-client OLD/minit2i-generate
 
 Every run is a process of its own (A B A B), on files that are in the page cache. The Python runs
@@ -23,8 +23,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.regression_builds import Build, BuildError, last_line, open_build
 from minit2i_deploy.machine import describe_machine, machine_line
 
+_ROOT: Final = Path(__file__).resolve().parents[1]
 PROMPT: Final = "two blue squares to the left of a small green triangle"
 # Runs the command, and notes when a trajectory begins; that method is the same in every version.
 _CHILD: Final = """
@@ -53,25 +57,20 @@ Measure = Callable[[], dict[str, float]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line."""
     options = _parse(arguments)
-    here = Path(__file__).resolve().parent.parent
+    # The builds run in folders of their own.
+    bundle = Path(options.bundle)
+    options.bundle = str(bundle.resolve() if bundle.exists() else bundle)
     with tempfile.TemporaryDirectory(prefix="minit2i-start-") as folder:
-        image = Path(folder, "image.png")
-        table = ["table", "--solver", "euler", "--steps", "1", "-o", str(Path(folder, "1.json"))]
-        subprocess.run([sys.executable, "-m", "minit2i_deploy", *table], check=True)
-        contenders: dict[str, Measure] = {
-            "python, old": lambda: _python(options, options.old, image),
-            "python, new": lambda: _python(options, here, image),
-        }
-        if options.client is not None:
-            contenders["c++, old"] = lambda: _program(options, options.old_client, image)
-            contenders["c++, new"] = lambda: _program(options, options.client, image)
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-        for round_number in range(options.rounds + 1):
-            for name, measure in contenders.items():
-                values = measure()
-                if round_number:  # the first fills the page cache
-                    runs[name].append(values)
-    report = {"machine": describe_machine(), "runs": runs}
+        work = Path(folder)
+        try:
+            old = open_build(options.old, work, sys.executable)
+            new = open_build(str(_ROOT), work, sys.executable)
+        except BuildError as error:
+            print(f"start_up.py: error: {error}", file=sys.stderr)
+            return 2
+        runs = _measure(options, old, new, work / "image.png")
+    labels = {"old": old.label, "new": new.label}
+    report = {"machine": describe_machine(), "builds": labels, "runs": runs}
     print(json.dumps(report, indent=2) if options.json else _text(report))
     return 0
 
@@ -80,7 +79,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time from the start to the first row, in turns.")
     parser.add_argument("bundle", metavar="BUNDLE", help="of minit2i export")
     parser.add_argument(
-        "--old", metavar="CHECKOUT", type=Path, required=True, help="checkout to compare with"
+        "--old", metavar="OLD", required=True, help="a checkout, a wheel or a git revision"
     )
     parser.add_argument("--client", metavar="FILE", type=Path, help="this minit2i-generate of C++")
     parser.add_argument("--old-client", metavar="FILE", type=Path, help="the older one")
@@ -96,16 +95,41 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _python(options: argparse.Namespace, checkout: Path, image: Path) -> dict[str, float]:
-    # -P: the package of that checkout, not that of the working folder.
-    command = [sys.executable, "-P", "-c", _CHILD, repr(time.time())]
-    command += ["generate", options.bundle, PROMPT]
+def _measure(
+    options: argparse.Namespace, old: Build, new: Build, image: Path
+) -> dict[str, list[dict[str, float]]]:
+    """What each contender took, by its name, round by round."""
+    table = ("table", "--solver", "euler", "--steps", "1", "-o", str(image.with_name("1.json")))
+    _output(new, "-m", "minit2i_deploy", *table)
+    contenders: dict[str, Measure] = {
+        "python, old": lambda: _python(options, old, image),
+        "python, new": lambda: _python(options, new, image),
+    }
+    if options.client is not None:
+        contenders["c++, old"] = lambda: _program(options, options.old_client, image)
+        contenders["c++, new"] = lambda: _program(options, options.client, image)
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    for round_number in range(options.rounds + 1):
+        for name, measure in contenders.items():
+            values = measure()
+            if round_number:  # the first fills the page cache
+                runs[name].append(values)
+    return runs
+
+
+def _python(options: argparse.Namespace, build: Build, image: Path) -> dict[str, float]:
+    command = ["generate", options.bundle, PROMPT, "--runtime", options.runtime]
     command += ["--steps", "1", "-o", str(image), "--threads", str(options.threads)]
-    command += ["--runtime", options.runtime]
-    environment = os.environ | {"PYTHONPATH": str(checkout)}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    values: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    output = _output(build, "-c", _CHILD, repr(time.time()), *command)
+    values: dict[str, float] = json.loads(output.splitlines()[-1])
     return values
+
+
+def _output(build: Build, *arguments: str) -> str:
+    done = build.run(*arguments)
+    if done.returncode:
+        raise SystemExit(f"start_up.py: {build.label} failed: {last_line(done.stderr)}")
+    return done.stdout
 
 
 def _program(options: argparse.Namespace, program: Path, image: Path) -> dict[str, float]:
@@ -123,7 +147,8 @@ def _program(options: argparse.Namespace, program: Path, image: Path) -> dict[st
 
 
 def _text(report: dict[str, Any]) -> str:
-    lines = [machine_line(report["machine"])]
+    lines = [f"{age}: {label}" for age, label in report["builds"].items()]
+    lines.append(machine_line(report["machine"]))
     runs = report["runs"]
     for name, values in runs.items():
         language, _, age = name.partition(", ")

@@ -17,7 +17,6 @@ pytest.importorskip("optimum.onnxruntime")
 pytest.importorskip("openvino")
 
 from minit2i_deploy.bundle.bundle import Bundle
-from minit2i_deploy.errors import UsageError
 from minit2i_deploy.runtimes import open_runtime
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -256,6 +255,23 @@ def test_block_speed_of_openvino(
     options = ("--against", names[0], "--scheme", names[1], "--scheme", names[2], "--rounds", 1)
     report = report_of(module, capsys, *options, "--threads", 2)
     assert list(report["seconds"]) == list(report["wall_seconds"]) == list(names)
-    for wrong in ("int9", "int8@torch"):
-        with pytest.raises(UsageError, match=r"unknown (scheme|engine)"):
-            module.Contender.parse(wrong)
+
+
+@pytest.mark.parametrize(
+    ("option", "label", "line"),
+    [
+        ("--scheme", "int9", "unknown scheme 'int9'; choose one of int8, "),
+        (
+            "--against",
+            "fp32@torch",
+            "unknown engine 'torch'; choose one of onnxruntime, openvino-fp32, openvino-bf16",
+        ),
+    ],
+)
+def test_block_speed_names_the_choices(
+    script: Any, capsys: pytest.CaptureFixture[str], option: str, label: str, line: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        script("block_speed").main([option, label])
+    assert end.value.code == 2
+    assert f"error: argument {option}: {line}" in capsys.readouterr().err

@@ -1,9 +1,12 @@
 #include "engine/cuda_memory.hpp"
 
 #include "common/failure.hpp"
+#include "engine/cuda_gate.hpp"
 
 #include <dlfcn.h>
 
+#include <mutex>
+#include <shared_mutex>
 #include <string>
 
 namespace minit2i {
@@ -65,26 +68,29 @@ void *cuda_library() {
     return nullptr;
 }
 
-std::shared_mutex &cuda_gate() {
-    static std::shared_mutex gate;
+CudaGate &cuda_gate() {
+    static CudaGate gate;
     return gate;
 }
 
 CudaMemory::CudaMemory(int device) : functions_(find_functions()), device_(device) {}
 
 DeviceBlock CudaMemory::allocate(std::size_t bytes) const {
-    const std::shared_lock<std::shared_mutex> lock(cuda_gate());
-    use_device();
     void *block = nullptr;
-    check(functions_->allocate(&block, bytes), "memory of the GPU");
+    {
+        const std::shared_lock<CudaGate> lock(cuda_gate());
+        use_device();
+        check(functions_->allocate(&block, bytes), "memory of the GPU");
+    }
+    // Outside: where the pointer's own memory is short, the block is released at once.
     return {block, [functions = functions_](void *address) {
-                const std::shared_lock<std::shared_mutex> release_lock(cuda_gate());
+                const std::shared_lock<CudaGate> release_lock(cuda_gate());
                 functions->release(address);
             }};
 }
 
 void CudaMemory::to_device(void *to, const void *from, std::size_t bytes) const {
-    const std::shared_lock<std::shared_mutex> lock(cuda_gate());
+    const std::shared_lock<CudaGate> lock(cuda_gate());
     use_device();
     check(functions_->copy(to, from, bytes, kHostToDevice), "a copy to the GPU");
     // Of memory that is not pinned, the copy returns when its source may change, which is sooner.
@@ -92,13 +98,13 @@ void CudaMemory::to_device(void *to, const void *from, std::size_t bytes) const 
 }
 
 void CudaMemory::to_host(void *to, const void *from, std::size_t bytes) const {
-    const std::shared_lock<std::shared_mutex> lock(cuda_gate());
+    const std::shared_lock<CudaGate> lock(cuda_gate());
     use_device();
     check(functions_->copy(to, from, bytes, kDeviceToHost), "a copy from the GPU");
 }
 
 void CudaMemory::wait() const {
-    const std::shared_lock<std::shared_mutex> lock(cuda_gate());
+    const std::shared_lock<CudaGate> lock(cuda_gate());
     use_device();
     check(functions_->wait_for_device(), "waiting for the GPU");
 }

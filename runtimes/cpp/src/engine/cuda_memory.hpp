@@ -3,13 +3,8 @@
 
 #include <cstddef>
 #include <memory>
-#include <shared_mutex>
 
 namespace minit2i {
-
-// Held shared by whatever calls CUDA, and alone while a graph is recorded: a call of another thread
-// that may allocate would end the recording. One for the process, as CUDA's rule is.
-std::shared_mutex &cuda_gate();
 
 // CUDA's runtime library that the provider has loaded, whichever version that is, or null.
 void *cuda_library();

@@ -159,7 +159,7 @@ std::shared_ptr<GraphSession> Engine::open_session(const std::string &graph, boo
     auto log = std::make_shared<PlacementLog>();
     const SignalStackGuard guard;
     try {
-        const std::shared_lock<std::shared_mutex> lock(cuda_gate());
+        const std::shared_lock<CudaGate> lock(cuda_gate());
         Ort::SessionOptions options =
             session_options(choice_, num_threads_, info, bundle_.manifest, records);
         // As in Python: a few texts do not pay for copying an encoder's weights.

@@ -145,17 +145,12 @@ void load_plugin(const ProviderChoice &choice, int ort_api) {
 
 void append_plugin(Ort::SessionOptions &options, const ProviderChoice &choice,
                    const OptionPairs &settings) {
-    std::vector<const char *> names;
-    std::vector<const char *> values;
-    for (const auto &[name, value] : settings) {
-        names.push_back(name.c_str());
-        values.push_back(value.c_str());
-    }
+    const OptionPointers all(settings);
     const std::lock_guard<std::mutex> lock(plugin_mutex);
     const Devices devices = devices_of(choice.provider, all_devices());
     Ort::ThrowOnError(Ort::GetApi().SessionOptionsAppendExecutionProvider_V2(
         options, process_env(), &devices.at(static_cast<std::size_t>(choice.device)), 1,
-        names.data(), values.data(), names.size()));
+        all.names.data(), all.values.data(), settings.size()));
 }
 
 #else

@@ -12,15 +12,8 @@ const std::vector<Provider> &providers() {
     static const std::vector<std::string> nvidia{"fp32", "bf16", "fp16", "int8", "fp8"};
     static const std::vector<Provider> known{
         {"cpu", "CPUExecutionProvider", {"fp32", "fp16", "int8", "fp8"}, {}, "", "", "", ""},
-        {"cuda",
-         "CUDAExecutionProvider",
-         {"fp32", "bf16", "fp16", "int8"},
-         {"fp32", "tf32"},
-         "",
-         "",
-         "",
-         ""},
-        {"tensorrt", "TensorrtExecutionProvider", nvidia, {}, "", "", "", "CUDAExecutionProvider"},
+        {"cuda", kCudaEp, {"fp32", "bf16", "fp16", "int8"}, {"fp32", "tf32"}, "", "", "", ""},
+        {"tensorrt", kTensorrtEp, nvidia, {}, "", "", "", kCudaEp},
         {"openvino",
          "OpenVINOExecutionProvider",
          {"fp32", "fp16", "int8"},

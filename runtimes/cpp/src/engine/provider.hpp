@@ -7,6 +7,10 @@
 
 namespace minit2i {
 
+// ONNX Runtime's names of the providers that are added by functions of their own.
+inline constexpr char kCudaEp[] = "CUDAExecutionProvider";
+inline constexpr char kTensorrtEp[] = "TensorrtExecutionProvider";
+
 struct Provider {
     std::string name;                  // in minit2i_model_params
     std::string ep;                    // ONNX Runtime's name

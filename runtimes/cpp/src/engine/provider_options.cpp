@@ -7,8 +7,6 @@
 namespace minit2i {
 namespace {
 
-constexpr char kCuda[] = "CUDAExecutionProvider";
-
 // Least, most usual and largest size of an axis.
 using Range = std::array<std::int64_t, 3>;
 
@@ -63,7 +61,8 @@ void append_profile(OptionPairs &pairs, const std::string &prefix, const GraphIn
     }
 }
 
-ProviderOptions cuda_options(const ProviderChoice &choice, bool records) {
+// ep: ONNX Runtime's name of the provider, which may stand behind the chosen one.
+ProviderOptions cuda_options(const std::string &ep, const ProviderChoice &choice, bool records) {
     OptionPairs pairs{
         {"device_id", std::to_string(choice.device)},
         // The default doubles the arena at each growth, which can take twice what is needed.
@@ -74,7 +73,7 @@ ProviderOptions cuda_options(const ProviderChoice &choice, bool records) {
     if (records) {
         pairs.emplace_back("enable_cuda_graph", "1");
     }
-    return {kCuda, pairs};
+    return {ep, pairs};
 }
 
 ProviderOptions tensorrt_options(const ProviderChoice &choice, const GraphInfo &graph,
@@ -100,16 +99,24 @@ OptionPairs openvino_options(const ProviderChoice &choice, int num_threads) {
 
 } // namespace
 
+OptionPointers::OptionPointers(const OptionPairs &pairs) {
+    for (const auto &[name, value] : pairs) {
+        names.push_back(name.c_str());
+        values.push_back(value.c_str());
+    }
+}
+
 std::vector<ProviderOptions> provider_options(const ProviderChoice &choice, int num_threads,
                                               const GraphInfo &graph, const Manifest &manifest,
                                               bool records) {
     const Provider &provider = choice.provider;
     if (provider.name == "cuda") {
-        return {cuda_options(choice, records)};
+        return {cuda_options(provider.ep, choice, records)};
     }
     if (provider.name == "tensorrt") {
         // What TensorRT leaves goes to CUDA, where it would else go to the CPU.
-        return {tensorrt_options(choice, graph, manifest), cuda_options(choice, false)};
+        return {tensorrt_options(choice, graph, manifest),
+                cuda_options(provider.behind, choice, false)};
     }
     OptionPairs pairs;
     if (provider.name == "openvino") {

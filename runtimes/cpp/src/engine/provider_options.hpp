@@ -14,6 +14,14 @@ namespace minit2i {
 // Names and values.
 using OptionPairs = std::vector<std::pair<std::string, std::string>>;
 
+// Names and values in the form of the C functions, as long as the pairs live.
+struct OptionPointers {
+    explicit OptionPointers(const OptionPairs &pairs);
+
+    std::vector<const char *> names;
+    std::vector<const char *> values;
+};
+
 struct ProviderOptions {
     std::string ep; // ONNX Runtime's name
     OptionPairs pairs;

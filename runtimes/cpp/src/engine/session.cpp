@@ -20,7 +20,7 @@ GraphSession::GraphSession(std::string graph, Ort::Session session, bool serial,
       serial_(serial) {}
 
 GraphSession::~GraphSession() {
-    const std::shared_lock<std::shared_mutex> gate(cuda_gate());
+    const std::shared_lock<CudaGate> gate(cuda_gate());
     session_ = Ort::Session(nullptr);
 }
 

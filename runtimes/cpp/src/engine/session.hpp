@@ -1,7 +1,7 @@
 // One graph on ONNX Runtime.
 #pragma once
 
-#include "engine/cuda_memory.hpp"
+#include "engine/cuda_gate.hpp"
 #include "engine/ort_api.hpp"
 #include "engine/placement.hpp"
 #include "engine/run_control.hpp"
@@ -50,7 +50,7 @@ public:
 
 private:
     template <typename Work> void run_guarded(Work work, RunControl &control) {
-        const std::shared_lock<std::shared_mutex> gate(cuda_gate());
+        const std::shared_lock<CudaGate> gate(cuda_gate());
         std::unique_lock<std::mutex> lock(turn_, std::defer_lock);
         if (serial_) {
             lock.lock();

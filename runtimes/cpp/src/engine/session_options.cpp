@@ -4,22 +4,9 @@
 #include "engine/provider_options.hpp"
 
 #include <memory>
-#include <vector>
 
 namespace minit2i {
 namespace {
-
-// Names and values in the form of the C functions, as long as the pairs live.
-struct OptionPointers {
-    explicit OptionPointers(const OptionPairs &pairs) {
-        for (const auto &[name, value] : pairs) {
-            names.push_back(name.c_str());
-            values.push_back(value.c_str());
-        }
-    }
-    std::vector<const char *> names;
-    std::vector<const char *> values;
-};
 
 void append_cuda(Ort::SessionOptions &options, const OptionPairs &pairs) {
     OrtCUDAProviderOptionsV2 *settings = nullptr;
@@ -59,9 +46,9 @@ Ort::SessionOptions session_options(const ProviderChoice &choice, int num_thread
          provider_options(choice, num_threads, graph, manifest, records)) {
         if (choice.provider.is_plugin()) {
             append_plugin(options, choice, pairs);
-        } else if (ep == "CUDAExecutionProvider") {
+        } else if (ep == kCudaEp) {
             append_cuda(options, pairs);
-        } else if (ep == "TensorrtExecutionProvider") {
+        } else if (ep == kTensorrtEp) {
             append_tensorrt(options, pairs);
         }
     }

@@ -1,6 +1,7 @@
 #include "engine/step_graphs.hpp"
 
 #include "common/failure.hpp"
+#include "engine/cuda_gate.hpp"
 #include "engine/graph_place.hpp"
 
 #include <algorithm>
@@ -167,10 +168,10 @@ void StepGraphs::run(int number, Ort::IoBinding &binding, bool wait, bool record
     is_queued_ = !wait;
     try {
         if (records) {
-            const std::unique_lock<std::shared_mutex> lock(cuda_gate());
+            const std::unique_lock<CudaGate> lock(cuda_gate());
             session_->run_binding(binding, options);
         } else {
-            const std::shared_lock<std::shared_mutex> lock(cuda_gate());
+            const std::shared_lock<CudaGate> lock(cuda_gate());
             session_->run_binding(binding, options);
         }
     } catch (const Failure &error) {
