@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n| figure | old | new | new / old | 95% | pairs | |")
     print("|---|---|---|---|---|---|---|", flush=True)
     measurements = Measurements(work / "measurements.jsonl")
-    verdicts = [_compare(cell, old, new, measurements, options) for cell in _chosen(options)]
+    verdicts = [_compare(cell, old, new, measurements, options) for cell in _cells(options)]
     num_worse = sum(verdicts)
     print(f"\n{num_worse} of {len(verdicts)} worse than {options.bound:g} times the old build's")
     return int(num_worse > 0)
@@ -85,7 +85,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _chosen(options: argparse.Namespace) -> list[Cell]:
+def _cells(options: argparse.Namespace) -> list[Cell]:
     if options.only:
         return [CELLS[name] for name in options.only]
     return [cell for cell in CELLS.values() if cell.network == "demo" or not options.quick]
@@ -118,8 +118,8 @@ def _compare(
 
 def interval(ratios: np.ndarray) -> tuple[float, float]:
     """95% of the median of some ratios, float64 [n], by bootstrap over the pairs."""
-    chosen = np.random.default_rng(0).integers(0, len(ratios), (_RESAMPLES, len(ratios)))
-    low, high = np.quantile(np.median(ratios[chosen], axis=1), (0.025, 0.975))
+    indices = np.random.default_rng(0).integers(0, len(ratios), (_RESAMPLES, len(ratios)))
+    low, high = np.quantile(np.median(ratios[indices], axis=1), (0.025, 0.975))
     return float(low), float(high)
 
 

@@ -101,13 +101,13 @@ def test_the_bound_is_the_callers(tmp_path: Path, log: Path) -> None:
 def test_a_killed_run_goes_on(tmp_path: Path, log: Path) -> None:
     old, new = build(tmp_path / "old", log, 0.5), build(tmp_path / "new", log, 0.5)
     assert run(tmp_path, old, "--new", new, "--only", QUICK) == 0
-    kept = tmp_path / "work" / "measurements.jsonl"
-    first, *_ = kept.read_text().splitlines(keepends=True)
-    kept.write_text(first + '{"of": ["step/de')
+    records = tmp_path / "work" / "measurements.jsonl"
+    first, *_ = records.read_text().splitlines(keepends=True)
+    records.write_text(first + '{"of": ["step/de')
     log.unlink()
     assert run(tmp_path, old, "--new", new, "--only", QUICK) == 0
     assert log.read_text().split() == ["new"] * 16 + ["old"] * 16 + ["new"] * 16
-    values = Measurements(kept)
+    values = Measurements(records)
     assert len(values._values) == 4
 
 

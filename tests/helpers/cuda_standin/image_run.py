@@ -67,17 +67,17 @@ def run_image(bundle: Bundle, runtime: OnnxRuntime, plan: dict[str, Any], number
     table = solver_table("euler", steps=plan["rows"])
     rows = [list(table.steps(guidance)) for guidance in (2.5, 1.0)]
     guided = guided_rows(plan["turns"], plan["rows"])
-    chosen = [rows[0 if is_guided else 1][i] for i, is_guided in enumerate(guided)]
+    schedule = [rows[0 if is_guided else 1][i] for i, is_guided in enumerate(guided)]
 
     def mark_row(index: int) -> None:
-        if index < len(chosen):
-            mark(f"image {number} row {index} branches {len(chosen[index].weights)}")
+        if index < len(schedule):
+            mark(f"image {number} row {index} branches {len(schedule[index].weights)}")
 
     mark_row(0)
     if hasattr(state, "run_rows"):
-        state.run_rows(chosen, lambda row: None, mark_row)
+        state.run_rows(schedule, lambda row: None, mark_row)
     else:
-        for index, row in enumerate(chosen, start=1):
+        for index, row in enumerate(schedule, start=1):
             state.step(row)
             mark_row(index)
     mark("read")

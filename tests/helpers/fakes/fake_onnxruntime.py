@@ -13,6 +13,13 @@ import numpy as np
 
 from minit2i_deploy.solvers.row import Known, advance
 
+# As onnxruntime-gpu 1.31.1 says it.
+OUT_OF_MEMORY = (
+    "[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: /onnxruntime_src/onnxruntime/"
+    "core/framework/bfc_arena.cc:360 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool,"
+    " onnxruntime::Stream*) Failed to allocate memory for requested buffer of size 11534336\n"
+)
+
 
 @dataclass
 class Node:

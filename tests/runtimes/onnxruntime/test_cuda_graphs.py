@@ -22,9 +22,8 @@ from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
 from minit2i_deploy.solvers.row import Row
 from minit2i_deploy.solvers.table import solver_table
 from tests.helpers.bundles import CONFIG, write_bundle
-from tests.helpers.fakes.fake_onnxruntime import FakeOrt
+from tests.helpers.fakes.fake_onnxruntime import OUT_OF_MEMORY, FakeOrt
 from tests.helpers.tiny_bundle import tiny_bundle
-from tests.runtimes.onnxruntime.test_failures import MEMORY
 
 WITH_CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
 _VALUES = np.array([0.5, 0.25, -0.5, -1.0, 0.0, 0.0], np.float32)
@@ -323,7 +322,7 @@ def test_memory_that_runs_out_at_a_row_is_one_line(
     an arena that cannot grow is an error of the run, which other tests cover."""
 
     def full(*_: object) -> Any:
-        raise RuntimeError(f"{MEMORY}and more")
+        raise RuntimeError(f"{OUT_OF_MEMORY}and more")
 
     line = "onnxruntime failed in transformer: out of memory, 12 MB more were needed; use a smaller"
     with OnnxRuntime(bundle, provider="cuda", cuda_graph=mode) as runtime:

@@ -5,13 +5,8 @@ from __future__ import annotations
 import pytest
 
 from minit2i_deploy.runtimes.onnxruntime.trajectory import first_line
+from tests.helpers.fakes.fake_onnxruntime import OUT_OF_MEMORY
 
-# As onnxruntime-gpu 1.31.1 says it.
-MEMORY = (
-    "[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: /onnxruntime_src/onnxruntime/"
-    "core/framework/bfc_arena.cc:360 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool,"
-    " onnxruntime::Stream*) Failed to allocate memory for requested buffer of size 11534336\n"
-)
 CAPTURE = (
     "[ONNXRuntimeError] : 11 : EP_FAIL : std::conditional_t<THRW, void, Status> CudaCall(ERRTYPE) "
     "CUDA failure 901: operation failed due to a previous error during capture ; GPU=0 ; "
@@ -22,7 +17,7 @@ CAPTURE = (
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        (MEMORY, "out of memory, 12 MB more were needed; use a smaller batch, or free some"),
+        (OUT_OF_MEMORY, "out of memory, 12 MB more were needed; use a smaller batch, or free some"),
         (CAPTURE, "CUDA failure 901: operation failed due to a previous error during capture"),
         (
             "CUDA failure 2: out of memory ; GPU=0 ; hostname=h ; file=x.cc ; line=9 ; expr=f();",

@@ -190,14 +190,12 @@ export class Engine {
   }
 
   /** Asks once for all graphs, and again only after a refusal. */
-  async #requireGpu() {
-    this.#gpu ??= requireGpu();
-    try {
-      await this.#gpu;
-    } catch (error) {
+  #requireGpu() {
+    this.#gpu ??= findGpu().catch((error) => {
       this.#gpu = undefined;
       throw error;
-    }
+    });
+    return this.#gpu;
   }
 
   /**
@@ -248,7 +246,7 @@ function isNative(ort) {
   return ort.env?.versions?.node !== undefined;
 }
 
-async function requireGpu() {
+async function findGpu() {
   const { gpu } = /** @type {any} */ (globalThis.navigator ?? {});
   if (await gpu?.requestAdapter().catch(() => null)) return;
   const reason = gpu ? "WebGPU finds no GPU here" : "there is no WebGPU here";
