@@ -32,6 +32,11 @@ class Probe:
     tokens: np.ndarray
     row: Row
 
+    @property
+    def encoded(self) -> np.ndarray:
+        """The text encoder's output as ``encoded_prompt`` gives it, by the reference runtime."""
+        return self.context[:1, : int(self.mask[0].sum())]
+
 
 def make_probe(bundle: Bundle, runtime: Runtime) -> Probe:
     """Inputs for a bundle's default preset, made by the reference runtime."""

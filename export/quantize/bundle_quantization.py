@@ -74,7 +74,7 @@ def quantize_bundle(
     base = source.manifest.graphs[STEP].precision
     check_fits(scheme, base, options.target)
     prompts = _prompts(source, options)
-    if scheme.is_of_text:
+    if scheme.text_only:
         with bundle_folder(out, overwrite=options.overwrite, sources=(bundle,)) as folder:
             write_text_quantization(source, folder, scheme, prompts, options, progress)
         return Bundle.open(out)

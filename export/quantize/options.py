@@ -70,7 +70,7 @@ class QuantizeOptions:
 
     def __post_init__(self) -> None:
         scheme = find_scheme(self.scheme)
-        if scheme.is_of_text:
+        if scheme.text_only:
             self._check_text_options()
         check_rounding(self.rounding_of_layers, scheme.transformer, scheme.name)
         if self.low_rank < 0:

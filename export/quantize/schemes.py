@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
 
-from minit2i_deploy.bundle.fields import GRAPHS, INT8_OPENVINO, PAIR_SAFE
+from minit2i_deploy.bundle.fields import INT8_OPENVINO, PAIR_SAFE
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.formats import FP4, FP8, INT4, INT8, Format
 
@@ -37,7 +37,8 @@ class GraphScheme:
             of exactly ``block`` channels, and inputs have scales of the same kind, taken when the
             graph runs. "" is a scale of the source's type.
         attention: format of attention's inputs; None keeps them.
-        attention_inputs: which of queries, keys and values, "q", "k" and "v", have that format.
+        scores_only: whether queries and keys alone have that format, whose products are the scores
+            of attention; otherwise values too.
         tokenwise: patterns of layers whose inputs have ranges as with ``per_token``.
         weights_only: patterns of layers whose inputs are not quantized.
         exclude: patterns of layers that are not quantized.
@@ -51,7 +52,7 @@ class GraphScheme:
     block: int = 0
     scale_format: str = ""
     attention: Format | None = None
-    attention_inputs: str = "qkv"
+    scores_only: bool = False
     tokenwise: tuple[str, ...] = ()
     weights_only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ALWAYS_EXCLUDED
@@ -93,18 +94,20 @@ class GraphScheme:
         if self.activations is None:
             return f"{weights} weights"
         safety = f"{PAIR_SAFE} " if self.pair_safe else ""
-        ranges = " with a range per token" if self.per_token else ""
-        ranges = " with a range per block" if self.takes_block_ranges else ranges
-        of_some = f" with a range per token of {', '.join(self.tokenwise)}"
-        ranges = of_some if self.tokenwise else ranges
-        attention = f", {self.attention.name} {self._attention_part}" if self.attention else ""
         exceptions = f" except of {', '.join(self.weights_only)}" if self.weights_only else ""
-        inputs = f"{self.activations.name} inputs{ranges}{exceptions}"
+        inputs = f"{self.activations.name} inputs{self._ranges}{exceptions}"
+        part = "queries and keys" if self.scores_only else "attention"
+        attention = f", {self.attention.name} {part}" if self.attention else ""
         return f"{safety}{weights} weights, {inputs}{attention}"
 
     @property
-    def _attention_part(self) -> str:
-        return "attention" if self.attention_inputs == "qkv" else "queries and keys"
+    def _ranges(self) -> str:
+        """Which inputs have ranges that are taken when the graph runs, in words."""
+        if self.tokenwise:
+            return f" with a range per token of {', '.join(self.tokenwise)}"
+        if self.takes_block_ranges:
+            return " with a range per block"
+        return " with a range per token" if self.per_token else ""
 
     def of_layer(self, name: str) -> GraphScheme:
         """The scheme of one layer: ``weights_only`` or ``tokenwise`` may match its name."""
@@ -144,7 +147,8 @@ class Scheme:
         targets: what gains by it: "cpu", "web", or compute capabilities of NVIDIA GPUs.
         rounding: of the step graph's weights, one of ``rounding.layers.ROUNDINGS``, unless
             another is asked for.
-        graphs: that it quantizes; the others are copied, and their forms here are not read.
+        text_only: whether it quantizes the text encoder alone; the other graphs are copied, and
+            their forms here are not read.
     """
 
     name: str
@@ -157,12 +161,7 @@ class Scheme:
     bounds: tuple[float, float] = (0.15, 0.1)
     targets: tuple[str, ...] = (CPU, *_TURING, *_ADA)
     rounding: str = "nearest"
-    graphs: tuple[str, ...] = GRAPHS
-
-    @property
-    def is_of_text(self) -> bool:
-        """Whether it quantizes the text encoder alone."""
-        return self.graphs == GRAPHS[:1]
+    text_only: bool = False
 
     def of_graph(self, graph: str) -> GraphScheme:
         """The scheme of a graph of the bundle, by its name in the manifest."""
@@ -256,7 +255,7 @@ SCHEMES: Final = {
                 weights=INT8,
                 activations=INT8,
                 attention=INT8,
-                attention_inputs="qk",
+                scores_only=True,
                 tokenwise=WIDE_INPUTS,
             ),
             precision="int8",
@@ -266,7 +265,7 @@ SCHEMES: Final = {
         ),
         Scheme(
             name="int8-text",
-            graphs=GRAPHS[:1],
+            text_only=True,
             text_encoder=GraphScheme(
                 weights=INT8,
                 activations=INT8,

@@ -286,7 +286,7 @@ def _attention_scales(
     if form is None:
         return {}
     scales = {}
-    for site in step.attention_inputs(scheme.attention_inputs):
+    for site in step.attention_inputs(scores_only=scheme.scores_only):
         absmax = np.array([calibration.tensor_absmax(site.name)], np.float32)
         scales[site.name] = float(form.scale_of(absmax)[0])
     return scales

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from minit2i_deploy.checkpoints.canonical_names import linear_modules
 from minit2i_deploy.checkpoints.checkpoint import Checkpoint, Dropped, LoraReport
 from minit2i_deploy.checkpoints.lora_file import (
-    BASE_SHA256,
     ONE_PASS_GUIDANCE,
     AdapterFile,
     read_adapter,
@@ -21,8 +20,6 @@ from minit2i_deploy.checkpoints.lora_sources import Lora, adapter_strengths, one
 from minit2i_deploy.checkpoints.lora_text_encoder import TextEncoderAdapter
 from minit2i_deploy.errors import CheckpointError
 from minit2i_deploy.io.files import sha256_file, sha256_files
-
-__all__ = ["BASE_SHA256", "ONE_PASS_GUIDANCE", "merge_lora"]
 
 
 def merge_lora(base: Checkpoint, lora: Lora) -> Checkpoint:

@@ -172,23 +172,26 @@ def read_adapter(path: Path, modules: Mapping[str, tuple[int, ...]]) -> AdapterF
     header = container.metadata(weights)
     config_path = weights.parent / _CONFIG_NAME
     config = read_json(config_path) if config_path.is_file() else {}
-    of_text = {name: part for name, part in parts.items() if part.in_text_encoder}
-    of_network = {name: part for name, part in parts.items() if not part.in_text_encoder}
-    read = []
-    for each in (of_network, of_text):
-        settings = config or _header_config(header, each, weights)
-        _check_scales(settings, each, config_path if config else weights, config_path)
-        pairs = _pairs(weights, container, each, settings)
-        read.append(AdapterPart(config=settings, pairs=pairs))
-    if not any(part.pairs for part in read):
+
+    def read_part(*, in_text_encoder: bool) -> AdapterPart:
+        of_part = {
+            name: part for name, part in parts.items() if part.in_text_encoder == in_text_encoder
+        }
+        settings = config or _header_config(header, of_part, weights)
+        _check_scales(settings, of_part, config_path if config else weights, config_path)
+        pairs = _pairs(weights, container, of_part, settings)
+        return AdapterPart(config=settings, pairs=pairs)
+
+    network, text_encoder = read_part(in_text_encoder=False), read_part(in_text_encoder=True)
+    if not network.pairs and not text_encoder.pairs:
         raise CheckpointError(
             f"{weights}: no module with lora_A and lora_B; copy the adapter again"
         )
     return AdapterFile(
         path=weights,
         files=(config_path, weights) if config else (weights,),
-        network=read[0],
-        text_encoder=read[1],
+        network=network,
+        text_encoder=text_encoder,
         num_unused=num_unused,
         base_sha256=header.get(BASE_SHA256),
     )
@@ -224,7 +227,7 @@ def _header_config(
         values = json.loads(text)
     except ValueError as error:
         raise CheckpointError(
-            f"{weights}: {_HEADER_CONFIG} in its header is no JSON; copy the adapter again"
+            f"{weights}: {_HEADER_CONFIG} in its header is not JSON; copy the adapter again"
         ) from error
     names = {component(name) for name in parts}
     if not isinstance(values, dict) or len(names) != 1:

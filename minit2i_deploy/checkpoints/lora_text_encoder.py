@@ -43,20 +43,14 @@ def merge_into_text_encoder(
     }
     shapes = {module: value.shape for module, value in matrices.items()}
     for adapter in adapters:
-        check_fits_text_encoder(adapter.file, shapes, encoder)
+        _check_fits(adapter.file, shapes, encoder)
     for adapter in adapters:
         for module, pair in adapter.file.text_encoder.pairs.items():
             matrices[module] += pair.update(adapter.strength)
 
 
-def check_fits_text_encoder(
-    file: AdapterFile, shapes: Mapping[str, tuple[int, ...]], encoder: str
-) -> None:
-    """Check that every pair has its matrix, and every targeted matrix its pair.
-
-    Raises:
-        CheckpointError: names all that do not.
-    """
+def _check_fits(file: AdapterFile, shapes: Mapping[str, tuple[int, ...]], encoder: str) -> None:
+    """Check that every pair has its matrix, and every targeted matrix its pair."""
     part = file.text_encoder
     wrong = [
         f"{module} {list(pair.shape)} (encoder: {list(shapes.get(module, ())) or 'none'})"

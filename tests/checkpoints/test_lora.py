@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from minit2i_deploy.checkpoints import linear_modules, load_checkpoint
-from minit2i_deploy.checkpoints.lora import BASE_SHA256
+from minit2i_deploy.checkpoints.lora_file import BASE_SHA256
 from minit2i_deploy.errors import CheckpointError
 from tests.helpers.checkpoint_forms import CONFIG, hub_folder
 

@@ -235,7 +235,7 @@ def test_settings_in_the_header_of_a_diffusers_file(tmp_path: Path) -> None:
     text = refused(write(tmp_path / "x.safetensors", diffusers_names, header=header))
     assert "use_dora is True, but only a plain LoRA" in text
     header = {"lora_adapter_metadata": "{"}
-    assert "is no JSON" in refused(write(tmp_path / "x.safetensors", kohya_names, header=header))
+    assert "is not JSON" in refused(write(tmp_path / "x.safetensors", kohya_names, header=header))
 
 
 def refused(adapter: Path) -> str:
@@ -268,8 +268,8 @@ def test_an_encoder_of_another_depth_or_width(tmp_path: Path) -> None:
     assert f"{WO} [32, 63] (encoder: [32, 64])" in text
     peft_adapter(tmp_path / "y", target_modules=["q"])
     tensors = load_file(tmp_path / "y" / "adapter_model.safetensors")
-    kept = {name: value for name, value in tensors.items() if "block.1" not in name}
-    save_file(kept, tmp_path / "y" / "adapter_model.safetensors")
+    retained = {name: value for name, value in tensors.items() if "block.1" not in name}
+    save_file(retained, tmp_path / "y" / "adapter_model.safetensors")
     expected = "encoder.block.1.layer.0.SelfAttention.q (not in the adapter)"
     assert expected in refused(tmp_path / "y")
 

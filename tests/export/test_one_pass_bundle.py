@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.other_steps import with_steps
 from minit2i_deploy.checkpoints import load_checkpoint
-from minit2i_deploy.checkpoints.lora import BASE_SHA256
+from minit2i_deploy.checkpoints.lora_file import BASE_SHA256
 from minit2i_deploy.cli import main
 from minit2i_deploy.editing.edit import Edit
 from minit2i_deploy.errors import BundleError, CheckpointError, UsageError

@@ -117,6 +117,12 @@ def test_a_refit_has_the_same_weights(
     assert done.code == 0 and "text_encoder" in done.out, done.err
     bundle = Bundle.open(tmp_path / "out")
     bundle.verify()
+    wheres = {check.name: check.where for check in bundle.manifest.checks}
+    assert wheres == {
+        "text_encoder": "onnxruntime to torch, a fixed prompt",
+        "text_adapter": "onnxruntime to torch, a fixed prompt",
+        "transformer": "onnxruntime to torch, one step from a fixed state",
+    }
     for graph in ("text_encoder", "text_adapter", "transformer"):
         assert bundle.data_path(graph).read_bytes() == exported.data_path(graph).read_bytes()
     assert np.array_equal(vectors(bundle), vectors(exported))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from minit2i_deploy.checkpoints.lora import BASE_SHA256, ONE_PASS_GUIDANCE
+from minit2i_deploy.checkpoints.lora_file import BASE_SHA256, ONE_PASS_GUIDANCE
 from minit2i_deploy.errors import TrainingError, UsageError, require
 from minit2i_deploy.io.files import atomic_directory, only_with
 from minit2i_deploy.training.lora.targets import lora_targets

@@ -71,9 +71,11 @@ class QuantizableGraph:
         }
         return (*inputs.values(), *self.attention)
 
-    def attention_inputs(self, parts: str) -> tuple[Site, ...]:
-        """Of every attention node, those inputs among queries, keys and values that are named."""
-        return tuple(site for site in self.attention if _PARTS[site.input] in parts)
+    def attention_inputs(self, *, scores_only: bool) -> tuple[Site, ...]:
+        """Queries and keys of every attention node, and values unless ``scores_only``."""
+        return tuple(
+            site for site in self.attention if not (scores_only and _PARTS[site.input] == "v")
+        )
 
     def readers(self, exclude: Collection[str] = ()) -> dict[str, list[Linear]]:
         """Layers by site, without the excluded ones."""

@@ -177,7 +177,7 @@ class _Edit:
     def quantize_attention(self, step: QuantizableGraph) -> None:
         assert self.scheme.activations is self.scheme.attention
         base = step.graph.weights[step.linears[0].weight].dtype
-        for site in step.attention_inputs(self.scheme.attention_inputs):
+        for site in step.attention_inputs(scores_only=self.scheme.scores_only):
             node = self.model.graph.node[site.node]
             node.input[site.input] = self._round(site.value, site.name, site.name, site.node, base)
 

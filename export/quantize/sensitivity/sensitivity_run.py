@@ -78,7 +78,7 @@ class SensitivityJob:
 
     def __post_init__(self) -> None:
         # Before minutes of measuring rather than after them.
-        if self.scheme.is_of_text:
+        if self.scheme.text_only:
             raise UsageError(
                 f"scheme {self.scheme.name} quantizes the text encoder alone, but sensitivity is "
                 "measured of the step graph's layers; choose another scheme"

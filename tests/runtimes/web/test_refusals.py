@@ -58,7 +58,7 @@ def _flip(path: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "manifest.json: missing; name a"),
     "edited manifest": (lambda f: _flip(f / "manifest.json"), "manifest.json: "),
-    "no JSON": (lambda f: (f / "manifest.json").write_text("hello"), "expected a value at line 1"),
+    "not JSON": (lambda f: (f / "manifest.json").write_text("hello"), "expected a value at line 1"),
     "flipped byte": (
         lambda f: _flip(f / "transformer" / "model.onnx"), "model.onnx: sha256 ",
     ),
