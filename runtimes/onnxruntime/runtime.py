@@ -62,7 +62,7 @@ class OnnxRuntime(GraphRuntime):
         arena: keep freed memory for the next run, which is faster and takes more.
         lean: free the text encoder when the denoiser is opened; new texts open it again. On
             provider cpu its weights are then not copied when it is opened, as a few texts do not
-            pay for it.
+            pay for it; each text alone takes longer, so embed many without ``lean``.
         cache: folder that openvino, tensorrt and tensorrt-rtx keep compiled models in, or None.
         device: index of the GPU, for cuda, tensorrt and tensorrt-rtx.
         tf32: let cuda round the factors of float32 products to 10 bits, which is faster; the text
