@@ -45,7 +45,6 @@ NAMES: Final = {"base": "demo", "student": "demo-student"}
 PROMPT: Final = "a red circle"
 TEXTS: Final = ("a red circle", "two blue squares", "a green star left of a red circle")
 _CALIBRATION: Final = 20
-_SATURATED: Final = 40
 _PAIRS: Final = 300
 _COLD_STARTS: Final = 5
 
@@ -166,7 +165,7 @@ def throughput(ways: dict[str, Any], options: argparse.Namespace) -> dict[str, f
     rng = np.random.default_rng(options.seed)
     rates: dict[str, list[float]] = {name: [] for name in POLICIES}
     for _ in range(options.rounds):
-        arrivals = poisson(rng, KINDS, 1e9, _SATURATED)
+        arrivals = poisson(rng, KINDS, 1e9, options.burst)
         for name in POLICIES:
             began = time.process_time()
             ways[name].run(arrivals)
@@ -236,6 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--images", type=int, default=200, help="arrivals a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--burst", type=int, default=40, help="images at once, of the throughput")
     parser.add_argument("--load", type=float, default=0.8, help="share of one by one's capacity")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--part", choices=("all", "latency", "throughput", "server"), default="all")

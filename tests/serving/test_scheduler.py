@@ -21,8 +21,8 @@ def scheduler(clock: Clock, *, max_batch: int = 8, max_queue: int = 64) -> Sched
 
 
 def learned(each: Scheduler, *, per_call_s: float, per_sequence_s: float) -> Scheduler:
-    """One that has seen calls of every size."""
-    for size in (1, 2, 4, 8, 16):
+    """One that has seen enough calls of every size."""
+    for size in (1, 2, 4, 8, 16) * 3:
         for model in ("base", "student"):
             each.costs.learn((model, None), size, per_call_s + per_sequence_s * size)
     return each
@@ -108,14 +108,14 @@ def test_a_call_grows_where_more_images_cost_no_more() -> None:
 
 def test_a_call_stays_small_where_each_image_costs_the_same() -> None:
     each = learned(scheduler(Clock()), per_call_s=0.0, per_sequence_s=1.0)
-    each.submit([job() for _ in range(10)])
+    each.submit([job() for _ in range(8)])
     batch = each.plan()
     assert batch is not None and len(batch.jobs) == 1
 
 
 def test_a_crowd_gets_the_cheapest_calls() -> None:
     each = learned(scheduler(Clock(), max_batch=4), per_call_s=0.02, per_sequence_s=1.0)
-    each.submit([job() for _ in range(8)])
+    each.submit([job() for _ in range(4)])
     batch = each.plan()
     assert batch is not None and len(batch.jobs) == 1
     each.submit([job()])
@@ -126,13 +126,43 @@ def test_a_crowd_gets_the_cheapest_calls() -> None:
 def test_costs_try_the_next_size_until_it_is_no_better() -> None:
     costs = CostModel()
     sizes = []
-    for _ in range(8):
+    for _ in range(16):
         size = costs.efficient_size("base")
         sizes.append(size)
         # Cheaper up to 4 sequences, then as dear as they are.
         costs.learn("base", size, max(size, 4) * 0.25)
-    assert sizes == [1, 2, 4, 8, 4, 4, 4, 4]
+    assert sizes == [1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8, 8, 4, 4, 4, 4]
     assert costs.sequence_s("base") == pytest.approx(0.25)
+
+
+def test_a_slow_first_call_does_not_rule_a_size_out() -> None:
+    """It allocates: a student's calls of four stayed at two."""
+    costs = CostModel()
+    for index in range(12):
+        size = costs.efficient_size("student")
+        costs.learn("student", size, (1 + size) * (1.5 if index % 3 == 0 else 1.0))
+    assert costs.efficient_size("student") == 16
+
+
+def test_a_crowd_takes_the_largest_size_that_is_as_cheap() -> None:
+    costs = CostModel()
+    for _ in range(3):
+        for size, seconds in ((2, 2.02), (4, 4.0), (8, 8.24), (16, 17.0)):
+            costs.learn("base", size, seconds)
+    assert costs.efficient_size("base") == 2
+    assert costs.efficient_size("base", crowded=True) == 8
+
+
+def test_a_crowd_tries_a_larger_size_again() -> None:
+    """What made it slow may be over."""
+    costs = CostModel()
+    sizes = []
+    for index in range(160):
+        size = costs.efficient_size("base", crowded=True)
+        sizes.append(size)
+        slowed = 2 if size == 4 and index < 20 else 1
+        costs.learn("base", size, slowed * (0.1 + size))
+    assert set(sizes[10:30]) == {2} and 8 in sizes
 
 
 def test_calls_that_other_work_slowed_do_not_change_the_size() -> None:

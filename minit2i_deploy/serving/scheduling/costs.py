@@ -6,20 +6,24 @@ times as much, and a larger batch only makes every image in it wait for the othe
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Final
 
-# A larger call must make each sequence cheaper by this share to be worth the wait.
-WORTH: Final = 0.04
+# Sizes whose costs of a sequence differ by less than this share cost the same: measured seconds
+# say no more, and a larger call must make its sequences cheaper by more to be worth the wait.
+_ALIKE: Final = 0.04
+# In a crowd, after so many calls a larger size is tried again: what slowed it may be over.
+_RETRY_AFTER: Final = 32
 # Weight of the newest call in the mean.
 _SMOOTHING: Final = 0.2
 _FIRST_GUESS_S: Final = 0.01
-# Other work on the machine only ever makes a call slower, so sizes are compared by the fast quarter
-# of their latest calls.
+# Other work on the machine only ever makes a call slower, so sizes are compared by the fastest of
+# their latest calls.
 _RECENT: Final = 24
-_FAST_SHARE: Final = 0.25
+# The first call of a size allocates, so fewer calls say nothing of it.
+_ENOUGH: Final = 3
 
 
 @dataclass(slots=True)
@@ -34,8 +38,8 @@ class _SizeCost:
         self.recent_s.append(seconds)
 
     @property
-    def fast_s(self) -> float:
-        return sorted(self.recent_s)[int(_FAST_SHARE * len(self.recent_s))]
+    def fastest_s(self) -> float:
+        return min(self.recent_s)
 
 
 class CostModel:
@@ -46,6 +50,7 @@ class CostModel:
 
     def __init__(self) -> None:
         self._costs: defaultdict[Hashable, dict[int, _SizeCost]] = defaultdict(dict)
+        self._num_calls: Counter[Hashable] = Counter()
 
     def learn(self, kind: Hashable, num_sequences: int, seconds: float) -> None:
         """Count a call.
@@ -58,28 +63,35 @@ class CostModel:
         cost = seconds / num_sequences
         size = self._costs[kind].setdefault(_size(num_sequences), _SizeCost(cost))
         size.learn(cost)
+        self._num_calls[kind] += 1
 
     def sequence_s(self, kind: Hashable) -> float:
         """Mean seconds of a sequence at the cheapest size; a guess before the first call."""
         means = (cost.mean_s for cost in self._costs[kind].values())
         return min(means, default=_FIRST_GUESS_S)
 
-    def efficient_size(self, kind: Hashable, *, worth: float = WORTH) -> int:
+    def efficient_size(self, kind: Hashable, *, crowded: bool = False) -> int:
         """Most sequences that a call should have.
 
-        The smallest size that is nearly the cheapest of those tried. Where that is the largest one
-        tried, the next larger size, so that it is tried as soon as there is work for it.
+        The smallest of the sizes that are nearly the cheapest of those tried; in a crowd the
+        largest, because a call has costs beside its sequences. Where that is the largest one tried,
+        the next larger size, so that it is tried as soon as there is work for it.
 
         Args:
             kind: of the jobs in a call.
-            worth: by what share a larger call must make each sequence cheaper.
+            crowded: whether more images wait than a call takes.
         """
-        costs = {size: cost.fast_s for size, cost in self._costs[kind].items()}
+        costs = {size: cost.fastest_s for size, cost in self._costs[kind].items()}
         if not costs:
             return 1
+        largest = max(costs)
+        if len(self._costs[kind][largest].recent_s) < _ENOUGH:
+            return largest
         best = min(costs.values())
-        size = min(size for size, cost in costs.items() if cost * (1 - worth) <= best)
-        return 2 * size if size == max(costs) else size
+        alike = [size for size, cost in costs.items() if cost * (1 - _ALIKE) <= best]
+        size = max(alike) if crowded else min(alike)
+        is_tried_again = crowded and self._num_calls[kind] % _RETRY_AFTER == 0
+        return 2 * size if size == largest or is_tried_again else size
 
 
 def _size(num_sequences: int) -> int:

@@ -10,19 +10,17 @@ and size fill the call, up to the size at which more would make none of them che
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from minit2i_deploy.errors import Minit2iError
-from minit2i_deploy.serving.scheduling.costs import WORTH, CostModel
+from minit2i_deploy.serving.scheduling.costs import CostModel
 from minit2i_deploy.serving.scheduling.job import Batch, Job, JobState
 
 # A second of waiting counts as this many seconds of finished work. Shorter images overtake a long
 # one for at most its own seconds divided by this.
-PATIENCE: Final = 0.1
-# From this many full calls on, what counts is throughput.
-CROWD: Final = 2
+PATIENCE: Final = 0.05
 
 
 class QueueFull(Minit2iError):
@@ -115,8 +113,7 @@ class Scheduler:
         """The images of the next call, or None where there are none."""
         if not self._jobs:
             return None
-        now = self._clock()
-        order = sorted(self._jobs, key=lambda job: self._priority(job, now))
+        order = self._by_priority()
         lead = order[0]
         jobs = self._fill([job for job in order if job.kind == lead.kind])
         for job in jobs:
@@ -143,14 +140,14 @@ class Scheduler:
 
     def backlog_s(self) -> float:
         """Seconds until everything that waits or runs is done, by the measured costs."""
-        return sum(self._remaining_s(job) for job in self._jobs)
+        cost = self._sequence_costs()
+        return sum(job.sequences_ahead * cost[job.kind] for job in self._jobs)
 
     def _fill(self, order: Sequence[Job]) -> list[Job]:
         """As many of the first jobs as fit in a call, at least one."""
-        # Where several calls' worth of images wait, all of them gain from the cheapest calls.
-        is_crowded = len(order) > CROWD * self.limits.max_batch
-        worth = 0.0 if is_crowded else WORTH
-        room = self.costs.efficient_size(order[0].kind, worth=worth)
+        # Where more images wait than a call takes, all of them gain from the cheapest calls.
+        is_crowded = len(order) > self.limits.max_batch
+        room = self.costs.efficient_size(order[0].kind, crowded=is_crowded)
         jobs: list[Job] = []
         for job in order[: self.limits.max_batch]:
             room -= job.branches[job.rows_done]
@@ -159,12 +156,19 @@ class Scheduler:
             jobs.append(job)
         return jobs
 
-    def _priority(self, job: Job, now: float) -> tuple[float, float]:
-        waited = now - job.submitted_s
-        return self._remaining_s(job) - PATIENCE * waited, job.submitted_s
+    def _by_priority(self) -> list[Job]:
+        """All jobs, the one that is to lead first."""
+        now, cost = self._clock(), self._sequence_costs()
 
-    def _remaining_s(self, job: Job) -> float:
-        return job.sequences_ahead * self.costs.sequence_s(job.kind)
+        def key(job: Job) -> tuple[float, float]:
+            remaining_s = job.sequences_ahead * cost[job.kind]
+            return remaining_s - PATIENCE * (now - job.submitted_s), job.submitted_s
+
+        return sorted(self._jobs, key=key)
+
+    def _sequence_costs(self) -> dict[Hashable, float]:
+        """Seconds of a sequence by kind, once for all jobs: planning is a part of every call."""
+        return {kind: self.costs.sequence_s(kind) for kind in {job.kind for job in self._jobs}}
 
     def _end(self, job: Job, state: JobState) -> None:
         if job.is_live and job in self._jobs:
