@@ -179,10 +179,7 @@ class OpenVinoRuntime(GraphRuntime):
             )
 
     def _require_vnni(self, graph: str) -> None:
-        """Refuse int8-openvino where it gains nothing.
-
-        Two blocks took 1.01 of fp32's time with oneDNN held to AVX2.
-        """
+        """Refuse int8-openvino where it gains nothing (docs/measurements/performance.md)."""
         quantization = self.bundle.manifest.quantization
         if graph != "transformer" or quantization is None or quantization.scheme != INT8_OPENVINO:
             return

@@ -144,6 +144,27 @@ def test_a_slow_first_call_does_not_rule_a_size_out() -> None:
     assert costs.efficient_size("student") == 16
 
 
+def test_one_call_of_a_large_size_is_not_followed_by_others() -> None:
+    """A crowd may end with it, and sizes that no crowd asks for stay small."""
+    costs = CostModel()
+    for size in (1, 2, 4, 8) * 3:
+        costs.learn("base", size, float(size))
+    costs.learn("base", 16, 160.0)
+    assert costs.efficient_size("base") == 1
+
+
+def test_a_call_that_failed_says_nothing_of_costs() -> None:
+    each = learned(scheduler(Clock()), per_call_s=1.0, per_sequence_s=0.1)
+    each.submit([job(), job()])
+    before = each.costs.efficient_size(("base", None))
+    for _ in range(3):
+        batch = each.plan()
+        assert batch is not None
+        each.finish(batch, None)
+    assert each.costs.efficient_size(("base", None)) == before
+    assert {one.rows_done for one in batch.jobs} == {3}
+
+
 def test_a_crowd_takes_the_largest_size_that_is_as_cheap() -> None:
     costs = CostModel()
     for _ in range(3):

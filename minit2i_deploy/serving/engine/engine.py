@@ -241,7 +241,7 @@ class Engine:
             failed = [job for job in batch.jobs if job.is_live and id(job.payload) in failures]
             for job in failed:
                 self.scheduler.fail(job)
-            done = self.scheduler.finish(batch, seconds)
+            done = self.scheduler.finish(batch, None if failures else seconds)
         for job in failed:
             _tell_failure(job, failures[id(job.payload)])
         for job in done:

@@ -120,14 +120,15 @@ class Scheduler:
             job.state = JobState.RUNNING
         return Batch(model=lead.model, jobs=tuple(jobs))
 
-    def finish(self, batch: Batch, seconds: float) -> list[Job]:
+    def finish(self, batch: Batch, seconds: float | None) -> list[Job]:
         """Count a row of every image in a call that is still live, and return the finished ones.
 
         Args:
             batch: of ``plan``.
-            seconds: the call took.
+            seconds: the call took; None where images of it failed, which says nothing of others.
         """
-        self.costs.learn(batch.jobs[0].kind, batch.num_sequences, seconds)
+        if seconds is not None:
+            self.costs.learn(batch.jobs[0].kind, batch.num_sequences, seconds)
         done = []
         for job in batch.jobs:
             if not job.is_live:
