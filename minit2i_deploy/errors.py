@@ -19,6 +19,7 @@ UserWarning
 +-- DeviceWarning                  a GPU that is there is not used
 +-- CudaGraphWarning               CUDA graphs are not used as requested
 +-- PrecisionWarning               a precision is slow here, or has rounded what it should not
++-- CacheWarning                   an entry of a cache was corrupt and is made anew
 """
 
 from __future__ import annotations
@@ -94,6 +95,10 @@ class CudaGraphWarning(UserWarning):
 
 class PrecisionWarning(UserWarning):
     """A precision is slow on this device, or parts were rounded; the text says what to do."""
+
+
+class CacheWarning(UserWarning):
+    """An entry of a cache was corrupt and is made anew; the text says which and why."""
 
 
 def pip_line(extra: str) -> str:

@@ -52,8 +52,10 @@ def cache_folder(root: str | os.PathLike[str], key: Mapping[str, str]) -> Path:
     """The key's own folder in a cache, made where it is missing.
 
     Raises:
-        UsageError: the cache cannot be written.
+        UsageError: the cache cannot be written, or its name is empty.
     """
+    if not os.fspath(root):
+        raise UsageError("cache is empty; name a folder, or leave it out")
     text = json.dumps(dict(key), indent=2, sort_keys=True) + "\n"
     folder = Path(root) / hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
     try:

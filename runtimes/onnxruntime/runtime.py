@@ -17,7 +17,13 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.compatibility import require_engine_fits
-from minit2i_deploy.errors import CudaGraphWarning, PrecisionWarning, RuntimeFailure, require
+from minit2i_deploy.errors import (
+    CudaGraphWarning,
+    PrecisionWarning,
+    RuntimeFailure,
+    SettingIgnoredWarning,
+    require,
+)
 from minit2i_deploy.protocol import check_threads
 from minit2i_deploy.runtimes.base import GraphRuntime, SelfTest
 from minit2i_deploy.runtimes.compiled_cache import cache_folder, cache_key, device_name
@@ -30,6 +36,8 @@ from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import (
     check_mode,
 )
 from minit2i_deploy.runtimes.onnxruntime.int8_probe import int8_products_saturate, saturating_forms
+from minit2i_deploy.runtimes.onnxruntime.opening_ahead import OpeningAhead
+from minit2i_deploy.runtimes.onnxruntime.packed_graphs import open_packed
 from minit2i_deploy.runtimes.onnxruntime.providers import (
     AUTO,
     PROVIDERS,
@@ -62,8 +70,11 @@ class OnnxRuntime(GraphRuntime):
         arena: keep freed memory for the next run, which is faster and takes more.
         lean: free the text encoder when the denoiser is opened; new texts open it again. On
             provider cpu its weights are then not copied when it is opened, as a few texts do not
-            pay for it; each text alone takes longer, so embed many without ``lean``.
-        cache: folder that openvino, tensorrt and tensorrt-rtx keep compiled models in, or None.
+            pay for it; each text alone takes longer, so embed many without ``lean``. There the
+            denoiser is opened beside the first run of the text adapter.
+        cache: folder for what is compiled of the graphs, or None: cpu keeps packed weights there,
+            twice the bytes of a graph; openvino, tensorrt and tensorrt-rtx their models; cuda
+            has none.
         device: index of the GPU, for cuda, tensorrt and tensorrt-rtx.
         tf32: let cuda round the factors of float32 products to 10 bits, which is faster; the text
             encoder of every bundle computes in float32.
@@ -126,11 +137,15 @@ class OnnxRuntime(GraphRuntime):
             "device": device,
             "tf32": tf32,
         }
+        if cache is not None and self.provider == "cuda":
+            text = "provider cuda compiles nothing of a graph, so cache has no effect"
+            warnings.warn(text, SettingIgnoredWarning, stacklevel=2)
         self._cache = cache
         # Refuses a wrong precision before the first graph is read.
         session_options(self._ort, self._provider, **self._settings)
         self._sessions: dict[str, Any] = {}
         self._lean = lean
+        self._ahead: OpeningAhead | None = None
 
     @classmethod
     def self_tests(cls) -> list[SelfTest]:
@@ -174,6 +189,20 @@ class OnnxRuntime(GraphRuntime):
         """FLOP a second of large matrix products on this provider, measured now."""
         return matrix_rate(self._ort, self._provider, **self._settings)
 
+    def _adapt(
+        self, context: np.ndarray, mask: np.ndarray, conditions: np.ndarray | None
+    ) -> np.ndarray:
+        if self._lean and self.provider == "cpu":
+            self._open_denoiser_ahead()
+        return super()._adapt(context, mask, conditions)
+
+    def _open_denoiser_ahead(self) -> None:
+        """Open the denoiser on a thread; after the encoder, so that memory holds one of them."""
+        if "transformer" in self._sessions or self._ahead is not None:
+            return
+        self._sessions.pop("text_encoder", None)
+        self._ahead = OpeningAhead(partial(self._opened, "transformer"))
+
     def _session(self, graph: str) -> Any:
         if graph not in self._sessions:
             self._check_precision(graph)
@@ -182,16 +211,23 @@ class OnnxRuntime(GraphRuntime):
                 warn_of_saturation(self.bundle, graph, f"onnxruntime ({self.provider})", forms)
             elif self.provider == "cuda":
                 self._warn_of_int8(graph)
-            self._sessions[graph] = self._opened(graph)
+            self._sessions[graph] = self._opened_ahead(graph) or self._opened(graph)
         return self._sessions[graph]
+
+    def _opened_ahead(self, graph: str) -> Any:
+        if graph != "transformer" or self._ahead is None:
+            return None
+        ahead, self._ahead = self._ahead, None
+        return ahead.session()
 
     def _opened(self, graph: str) -> Any:
         place = self.bundle.graph_path(graph)
+        prepack = not (self._lean and graph == "text_encoder" and self.provider == "cpu")
         settings = self._settings | {
-            "cache": self._cache_folder(graph),
+            "cache": self._cache_folder(graph) if prepack else None,
             "info": self.bundle.manifest.graphs[graph],
             "free": self.bundle.manifest.free_axes,
-            "prepack": not (self._lean and graph == "text_encoder" and self.provider == "cpu"),
+            "prepack": prepack,
         }
         records = self._provider.records is not None and self._cuda_graph != "off"
         if graph == "transformer" and records:
@@ -207,7 +243,10 @@ class OnnxRuntime(GraphRuntime):
                 device = int(self._settings["device"])
                 self._step_graphs = StepGraphs(session, self._ort, must, device)
                 return session
-        return open_session(self._ort, place, self._provider, **settings)
+        opening = partial(open_session, self._ort, provider=self._provider, **settings)
+        if self.provider == "cpu" and settings["cache"] is not None:
+            return open_packed(opening, place, settings["cache"])
+        return opening(place)
 
     def _warn_of_int8(self, graph: str) -> None:
         if self.bundle.manifest.graphs[graph].precision != "int8":
@@ -264,6 +303,9 @@ class OnnxRuntime(GraphRuntime):
         return () if self._step_graphs is None else (self._step_graphs.plain_options(),)
 
     def _free(self) -> None:
+        if self._ahead is not None:
+            self._ahead.discard()
+            self._ahead = None
         self._sessions.clear()
         self._step_graphs = None
 

@@ -46,6 +46,13 @@ from minit2i_deploy.runtimes.toy_graph import (
 
 # The library's highest severity of messages.
 _FATAL: Final = 4
+# What is written with an optimized graph.
+_SAVING: Final = {
+    "optimized_model_external_initializers_file_name": "{}.data",
+    # Smaller ones are read with the graph.
+    "optimized_model_external_initializers_min_size_in_bytes": "1024",
+    "save_external_prepacked_constant_initializers": "1",
+}
 # Operators whose place decides the time; small ones on shapes may stay on the CPU.
 _HEAVY: Final = frozenset({"Attention", "Conv", "FusedMatMul", "Gemm", "MatMul", "Softmax"})
 
@@ -98,7 +105,14 @@ def find_provider(
 
 
 def session_options(
-    ort: Any, provider: Provider, *, arena: bool = True, prepack: bool = True, **settings: Any
+    ort: Any,
+    provider: Provider,
+    *,
+    arena: bool = True,
+    prepack: bool = True,
+    optimized: bool = False,
+    save: Path | None = None,
+    **settings: Any,
 ) -> tuple[Any, list[Any]]:
     """SessionOptions and the ``providers`` argument.
 
@@ -108,6 +122,8 @@ def session_options(
         arena: as in ``OnnxRuntime``.
         prepack: copy weights into the order that the CPU's kernels read, when a graph is opened;
             else they are read from the mapped file, at a higher cost in each run.
+        optimized: the graph is one that was written with ``save``.
+        save: file to write the optimized graph to, its weights beside it, also as prepacked.
         settings: of ``ProviderSettings``.
 
     Raises:
@@ -127,6 +143,12 @@ def session_options(
     options.log_severity_level = _FATAL
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if save is not None:
+        options.optimized_model_filepath = str(save)
+        for name, value in _SAVING.items():
+            options.add_session_config_entry(f"session.{name}", value.format(save.name))
     if provider.name != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options, attach(ort, provider, options, asked)

@@ -22,7 +22,16 @@ from tests.helpers.cli_runs import run
 
 SOURCE = ["--image-size", "--lora", "--prompt-length", "--raw", "--text-encoder"]
 SAMPLING = ["--guidance", "--preset", "--solver", "--steps", "--table"]
-ENGINE = ["--compile", "--device", "--precision", "--provider", "--runtime", "--tf32", "--threads"]
+ENGINE = [
+    "--cache",
+    "--compile",
+    "--device",
+    "--precision",
+    "--provider",
+    "--runtime",
+    "--tf32",
+    "--threads",
+]
 # Changing a flag changes what other programs may rely on: change the CHANGELOG with it.
 FLAGS = {
     "demo": ["--export", "--json", "--output", "--per-kind", "--port", "--web"],

@@ -95,6 +95,7 @@ class ModelParams(ctypes.Structure):
         ("on_warning", WARNING),
         ("warning_data", c_void_p),
         ("cuda_graph", c_char_p),
+        ("cache", c_char_p),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.manifest import FileInfo
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import SettingIgnoredWarning, UsageError
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.runtimes.compiled_cache import KEY_FILE, cache_folder, cache_key, device_name
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
@@ -86,6 +86,19 @@ def test_onnxruntime_gives_each_graph_a_folder(
     assert sorted(key["graph"] for key in keys) == ["text_encoder", "transformer"]
     assert all(key["library"] == "onnxruntime:tensorrt" for key in keys)
     assert all(key["version"] == ort.__version__ for key in keys)
+
+
+def test_a_provider_that_compiles_nothing_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ort = FakeOrt(("CUDAExecutionProvider",))
+    monkeypatch.setitem(sys.modules, "onnxruntime", ort)
+    bundle = Bundle.open(write_bundle(tmp_path / "bundle"))
+    with (
+        pytest.warns(SettingIgnoredWarning, match=r"^provider cuda compiles nothing of a graph"),
+        OnnxRuntime(bundle, provider="cuda", cache=tmp_path / "cache") as runtime,
+    ):
+        assert runtime.provider == "cuda"
 
 
 def test_devices_are_told_apart(tmp_path: Path) -> None:

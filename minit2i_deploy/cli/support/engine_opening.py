@@ -134,7 +134,7 @@ def _check_precisions(bundle: Bundle, runtime: Runtime) -> None:
 def _candidates(bundle: Bundle, engine: EngineOptions) -> Iterator[EngineOptions]:
     from minit2i_deploy.engines.cache import CachedEngine, cached_engines
 
-    plain = dataclasses.replace(engine, device=None, threads=None)
+    plain = dataclasses.replace(engine, device=None, threads=None, cache=None)
     if has_nvidia_driver():
         built = {
             item.record.key.library
@@ -147,7 +147,9 @@ def _candidates(bundle: Bundle, engine: EngineOptions) -> Iterator[EngineOptions
         yield dataclasses.replace(plain, runtime="onnxruntime", provider="cuda")
         yield dataclasses.replace(plain, runtime="torch", device="cuda:0")
     for runtime in ("openvino", "onnxruntime"):
-        yield dataclasses.replace(plain, runtime=runtime, threads=engine.threads)
+        yield dataclasses.replace(
+            plain, runtime=runtime, threads=engine.threads, cache=engine.cache
+        )
 
 
 def has_nvidia_driver() -> bool:

@@ -60,6 +60,7 @@ struct ModelOptions {
     bool lean = false;
     Warning on_warning; // for any thread that uses the model
     std::optional<std::string> cuda_graph;
+    std::optional<std::string> cache;
 };
 
 // Fields are those of minit2i_embed_params.
@@ -200,6 +201,7 @@ public:
         params.on_warning = *on_warning_ ? detail::on_warning : nullptr;
         params.warning_data = on_warning_.get();
         params.cuda_graph = options.cuda_graph ? options.cuda_graph->c_str() : nullptr;
+        params.cache = options.cache ? options.cache->c_str() : nullptr;
         minit2i_model *opened = nullptr;
         check(minit2i_open(bundle.c_str(), &params, &opened));
         handle_.reset(opened);

@@ -16,8 +16,8 @@ bool contains(const std::vector<std::string> &names, const std::string &name) {
 
 } // namespace
 
-const std::vector<std::string> kModelOptions{"--provider", "--plugin", "--precision", "--device",
-                                             "--threads"};
+const std::vector<std::string> kModelOptions{"--provider", "--plugin",  "--precision",
+                                             "--device",   "--threads", "--cache"};
 
 Arguments::Arguments(int argc, char **argv, const std::vector<std::string> &names,
                      const std::vector<std::string> &flags) {
@@ -109,6 +109,9 @@ minit2i::ModelOptions model_options(const Arguments &arguments, const char *prog
     }
     options.device = arguments.count("--device");
     options.num_threads = arguments.count("--threads");
+    if (arguments.has("--cache")) {
+        options.cache = arguments.value("--cache");
+    }
     if (arguments.has("--cuda-graph")) {
         options.cuda_graph = arguments.value("--cuda-graph");
     }

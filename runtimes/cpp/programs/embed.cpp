@@ -33,6 +33,8 @@ texts from standard input, one per line.
   --precision NAME       fp32 (default) or bf16, of openvino; fp32 or tf32, of cuda
   --device N             index of the provider's device, from 0 (default)
   --threads N            CPU threads; 0 (default) is one for each core
+  --cache DIR            keep packed weights in a folder, so that the next start is
+                         faster; of cpu
   --version              print the version
 
 Exit codes: 0 done, 2 wrong use, 1 anything else.

@@ -25,6 +25,7 @@ class EngineOptions:
         compile: torch only: compile the step.
         tf32: onnxruntime only: let cuda round factors of float32 products.
         threads: CPU threads, 0 for one per core.
+        cache: onnxruntime and openvino only: folder for what is compiled of the graphs.
     """
 
     runtime: str | None
@@ -34,6 +35,7 @@ class EngineOptions:
     compile: bool | None = None
     tf32: bool | None = None
     threads: int | None = None
+    cache: str | None = None
 
     @property
     def name(self) -> str:
@@ -76,7 +78,7 @@ SETTINGS: Final = tuple(
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """--runtime, --provider, --precision, --device, --compile, --tf32 and --threads."""
+    """--runtime, --provider, --precision, --device, --compile, --tf32, --threads and --cache."""
     from minit2i_deploy.runtimes import DEFAULT_RUNTIME, RUNTIMES
 
     group = parser.add_argument_group(
@@ -124,4 +126,10 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=integer,
         help="CPU threads; 0 (default) is one per core",
+    )
+    group.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="keep what onnxruntime or openvino compile of the bundle's graphs in this folder, so "
+        "that the next start is faster",
     )

@@ -52,7 +52,7 @@ minit2i::Model::Model(const char *path, const minit2i_model_params &params)
     : warn(warn_of(params.on_warning, params.warning_data)), bundle(path),
       engine(bundle,
              checked_choice(params.provider, params.plugin, params.precision, params.device,
-                            params.cuda_graph),
+                            params.cuda_graph, params.cache),
              checked_threads(params.num_threads), params.lean != 0, warn) {}
 
 const minit2i::Tokenizer &minit2i::Model::tokenizer() const {

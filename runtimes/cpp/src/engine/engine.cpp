@@ -1,8 +1,10 @@
 #include "engine/engine.hpp"
 
 #include "common/failure.hpp"
+#include "engine/compiled_cache.hpp"
 #include "engine/gpu.hpp"
 #include "engine/int8_probe.hpp"
+#include "engine/packed_graphs.hpp"
 #include "engine/placement.hpp"
 #include "engine/plugin.hpp"
 #include "engine/recorded_trajectory.hpp"
@@ -152,7 +154,54 @@ void Engine::check_gpu(const std::string &graph, const std::string &precision) c
     }
 }
 
-std::shared_ptr<GraphSession> Engine::open_session(const std::string &graph, bool records) {
+Ort::Session Engine::cached_session(const std::string &graph, const Ort::SessionOptions &options,
+                                    const Warn &warn) {
+    return open_packed(
+        [this](const std::filesystem::path &file, Ort::SessionOptions &settings) {
+            return Ort::Session(env_, file.c_str(), settings);
+        },
+        bundle_.path / bundle_.graph(graph).path, cache_folder(choice_.cache, bundle_, graph),
+        options, warn);
+}
+
+void Engine::open_denoiser_ahead() {
+    const std::lock_guard<std::mutex> lock(ahead_mutex_);
+    if (is_denoiser_begun_) {
+        return;
+    }
+    is_denoiser_begun_ = true;
+    {
+        Slot &encoder = slots_.at(kTextEncoder);
+        const std::lock_guard<std::mutex> encoder_lock(encoder.mutex);
+        encoder.session.reset();
+    }
+    ahead_ = std::async(std::launch::async, [this] {
+        Ahead ahead;
+        const auto collect = [&ahead](const std::string &text) { ahead.warnings.push_back(text); };
+        ahead.session = open_session(kStepGraph, false, collect);
+        return ahead;
+    });
+}
+
+std::shared_ptr<GraphSession> Engine::opened_ahead() {
+    std::future<Ahead> future;
+    {
+        const std::lock_guard<std::mutex> lock(ahead_mutex_);
+        is_denoiser_begun_ = true;
+        future = std::move(ahead_);
+    }
+    if (!future.valid()) {
+        return nullptr;
+    }
+    Ahead ahead = future.get();
+    for (const std::string &text : ahead.warnings) {
+        warn_(text);
+    }
+    return ahead.session;
+}
+
+std::shared_ptr<GraphSession> Engine::open_session(const std::string &graph, bool records,
+                                                   const Warn &warn) {
     const GraphInfo &info = bundle_.graph(graph);
     const std::string path = (bundle_.path / info.path).string();
     const bool on_gpu = choice_.provider.is_on_gpu();
@@ -163,14 +212,17 @@ std::shared_ptr<GraphSession> Engine::open_session(const std::string &graph, boo
         Ort::SessionOptions options =
             session_options(choice_, num_threads_, info, bundle_.manifest, records);
         // As in Python: a few texts do not pay for copying an encoder's weights.
-        if (lean_ && graph == kTextEncoder && choice_.provider.name == "cpu") {
+        const bool packs = !(lean_ && graph == kTextEncoder && choice_.provider.name == "cpu");
+        if (!packs) {
             options.AddConfigEntry("session.disable_prepacking", "1");
         }
         if (on_gpu) {
             check_gpu(graph, info.precision);
             log->listen(options);
         }
-        Ort::Session session(env_, path.c_str(), options);
+        Ort::Session session = packs && !choice_.cache.empty()
+                                   ? cached_session(graph, options, warn)
+                                   : Ort::Session(env_, path.c_str(), options);
         log->close();
         if (on_gpu) {
             check_placement(path, *log);
@@ -185,7 +237,7 @@ std::shared_ptr<GraphSession> Engine::open_session(const std::string &graph, boo
 void Engine::open_recording(Slot &slot) {
     const bool must = choice_.cuda_graph == "on";
     try {
-        slot.session = open_session(kStepGraph, true);
+        slot.session = open_session(kStepGraph, true, warn_);
         slot.graphs = std::make_shared<StepGraphs>(slot.session, choice_.device, must, warn_);
     } catch (const Failure &error) {
         slot.graphs.reset();
@@ -201,8 +253,11 @@ void Engine::open(const std::string &graph, Slot &slot) {
     if (records(graph)) {
         open_recording(slot);
     }
+    if (graph == kStepGraph && !slot.session) {
+        slot.session = opened_ahead();
+    }
     if (!slot.session) {
-        slot.session = open_session(graph, false);
+        slot.session = open_session(graph, false, warn_);
     }
     try {
         check_outputs(graph, *slot.session);
@@ -298,6 +353,9 @@ Tensor Engine::encode(std::vector<std::int64_t> &ids, std::vector<std::int64_t> 
 
 Tensor Engine::adapt(Tensor &context, std::vector<std::int64_t> &mask,
                      std::vector<float> &conditions, RunControl &control) {
+    if (lean_ && choice_.provider.name == "cpu") {
+        open_denoiser_ahead();
+    }
     return run_adapter(*session(kTextAdapter), context, mask, conditions, control);
 }
 

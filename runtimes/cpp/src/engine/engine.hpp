@@ -10,6 +10,7 @@
 #include "engine/trajectory.hpp"
 
 #include <cstdint>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -41,6 +42,12 @@ public:
     void check_process() const;
 
 private:
+    // A session on its way, and the warnings of its thread.
+    struct Ahead {
+        std::shared_ptr<GraphSession> session;
+        std::vector<std::string> warnings;
+    };
+
     struct Slot {
         std::mutex mutex;
         std::shared_ptr<GraphSession> session;
@@ -51,7 +58,14 @@ private:
     bool records(const std::string &graph) const;
     void check_placement(const std::string &path, const PlacementLog &log) const;
     void check_gpu(const std::string &graph, const std::string &precision) const;
-    std::shared_ptr<GraphSession> open_session(const std::string &graph, bool records);
+    std::shared_ptr<GraphSession> open_session(const std::string &graph, bool records,
+                                               const Warn &warn);
+    Ort::Session cached_session(const std::string &graph, const Ort::SessionOptions &options,
+                                const Warn &warn);
+    // Opens the denoiser on a thread, after the encoder has left memory.
+    void open_denoiser_ahead();
+    // What that opened or throws, once; null where it was not started.
+    std::shared_ptr<GraphSession> opened_ahead();
     void open_recording(Slot &slot);
     void open(const std::string &graph, Slot &slot);
     void check_outputs(const std::string &graph, GraphSession &session);
@@ -75,6 +89,10 @@ private:
     Ort::Env env_;
     // The keys do not change after the constructor, so that finding a slot needs no lock.
     std::map<std::string, Slot> slots_;
+    std::mutex ahead_mutex_;
+    bool is_denoiser_begun_ = false;
+    // Its thread uses the rest, so it is waited for first.
+    std::future<Ahead> ahead_;
 };
 
 } // namespace minit2i

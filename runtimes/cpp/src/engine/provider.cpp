@@ -87,6 +87,13 @@ void check_cuda_graph(const ProviderChoice &choice) {
     }
 }
 
+void check_cache(const ProviderChoice &choice) {
+    if (!choice.cache.empty() && choice.provider.name != "cpu") {
+        fail_usage("provider " + choice.provider.name + " keeps nothing in a cache here; cache " +
+                   choice.cache + " is for cpu");
+    }
+}
+
 } // namespace
 
 std::string listed(const std::vector<std::string> &names) {
@@ -98,11 +105,16 @@ std::string listed(const std::vector<std::string> &names) {
 }
 
 ProviderChoice checked_choice(const char *name, const char *plugin, const char *precision,
-                              int device, const char *cuda_graph) {
-    ProviderChoice choice{named_provider(name == nullptr ? "cpu" : name),
-                          plugin == nullptr ? "" : plugin, precision == nullptr ? "" : precision,
-                          device, cuda_graph == nullptr ? "auto" : cuda_graph};
+                              int device, const char *cuda_graph, const char *cache) {
+    ProviderChoice choice{
+        named_provider(name == nullptr ? "cpu" : name), plugin == nullptr ? "" : plugin,
+        precision == nullptr ? "" : precision,          device,
+        cuda_graph == nullptr ? "auto" : cuda_graph,    cache == nullptr ? "" : cache};
+    if (cache != nullptr && choice.cache.empty()) {
+        fail_usage("cache is empty; name a folder, or leave it out");
+    }
     check_cuda_graph(choice);
+    check_cache(choice);
     if (precision != nullptr) {
         check_precision(choice.provider, choice.precision);
     }

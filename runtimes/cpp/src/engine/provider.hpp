@@ -34,11 +34,12 @@ struct ProviderChoice {
     std::string precision;           // one of provider.computes, or empty: as the graphs say
     int device = 0;                  // index among the provider's
     std::string cuda_graph = "auto"; // "off", "on" or "auto"
+    std::string cache = "";          // folder for packed graphs, of provider cpu, or empty
 };
 
 // The arguments are minit2i_model_params' fields.
 ProviderChoice checked_choice(const char *name, const char *plugin, const char *precision,
-                              int device, const char *cuda_graph);
+                              int device, const char *cuda_graph, const char *cache = nullptr);
 
 // "a, b"
 std::string listed(const std::vector<std::string> &names);

@@ -1,0 +1,227 @@
+#include "engine/packed_graphs.hpp"
+
+#include "common/failure.hpp"
+#include "common/files.hpp"
+#include "common/json.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <optional>
+#include <thread>
+
+namespace minit2i {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kFolder[] = "packed";
+constexpr char kModelFile[] = "model.onnx";
+constexpr char kDataFile[] = "model.onnx.data";
+// Written last; holds the bytes of both.
+constexpr char kRecordFile[] = "record.json";
+// Longer than any graph of these models takes to write.
+constexpr std::chrono::seconds kWait(120);
+constexpr std::chrono::milliseconds kRetry(500);
+// Weights as they are and packed, which pads them a little, and the graph.
+constexpr double kBytesOfSource = 2.1;
+constexpr double kGigabyte = 1e9;
+
+[[noreturn]] void fail_write(const fs::path &path, const std::string &reason) {
+    fail_usage(path.string() + ": cannot be written: " + reason +
+               "; choose a folder you can write");
+}
+
+// The only process that writes an entry, by Python's lock file beside it.
+class OutputLock {
+public:
+    explicit OutputLock(const fs::path &output)
+        : path_(output.parent_path() / ("." + output.filename().string() + ".lock")) {
+        const auto deadline = std::chrono::steady_clock::now() + kWait;
+        while (!try_lock()) {
+            if (std::chrono::steady_clock::now() >= deadline) {
+                fail_runtime(output.string() + ": another process is writing it; wait for it to "
+                                               "end, or name another cache folder");
+            }
+            std::this_thread::sleep_for(kRetry);
+        }
+    }
+    OutputLock(const OutputLock &) = delete;
+    OutputLock &operator=(const OutputLock &) = delete;
+    ~OutputLock() {
+        // Removed before it is released: whoever waits on the open file then sees a stale name.
+        ::unlink(path_.c_str());
+        ::close(file_);
+    }
+
+private:
+    bool try_lock() {
+        file_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (file_ < 0) {
+            fail_write(path_.parent_path(), std::strerror(errno));
+        }
+        struct stat named{};
+        struct stat opened{};
+        if (::flock(file_, LOCK_EX | LOCK_NB) == 0 && ::stat(path_.c_str(), &named) == 0 &&
+            ::fstat(file_, &opened) == 0 && named.st_ino == opened.st_ino) {
+            return true;
+        }
+        ::close(file_);
+        return false;
+    }
+
+    fs::path path_;
+    int file_ = -1;
+};
+
+// Why an entry is not complete, or nothing; contents are not read, as with the bundle's own files.
+std::string corrupt(const fs::path &place) {
+    try {
+        std::string text;
+        if (!read_file(place / kRecordFile, text)) {
+            return std::string("it is not complete (no ") + kRecordFile + ")";
+        }
+        const Json record = parse_json(text);
+        for (const char *name : {kModelFile, kDataFile}) {
+            const auto actual = fs::file_size(place / name);
+            const auto expected = expect_integer(member(record, name), name);
+            if (actual != static_cast<std::uintmax_t>(expected)) {
+                return std::string(name) + " has " + std::to_string(actual) + " bytes, but " +
+                       kRecordFile + " says " + std::to_string(expected);
+            }
+        }
+        return "";
+    } catch (const std::exception &error) {
+        return std::string("it is not complete (") + error.what() + ")";
+    }
+}
+
+std::optional<Ort::Session> open_complete(const OpenSession &open, const fs::path &place,
+                                          const Ort::SessionOptions &options, const Warn &warn) {
+    std::error_code ignored;
+    if (!fs::exists(place, ignored)) {
+        return std::nullopt;
+    }
+    std::string reason = corrupt(place);
+    if (reason.empty()) {
+        Ort::SessionOptions ready = options.Clone();
+        ready.SetGraphOptimizationLevel(ORT_DISABLE_ALL);
+        try {
+            return open(place / kModelFile, ready);
+        } catch (const Ort::Exception &error) {
+            reason = error.what();
+            reason = reason.substr(0, reason.find('\n'));
+        }
+    }
+    warn(place.string() + ": " + reason + "; it is made anew");
+    fs::remove_all(place, ignored);
+    return std::nullopt;
+}
+
+void check_room(const fs::path &graph, const fs::path &place) {
+    double bytes = 0.0;
+    for (const auto &entry : fs::directory_iterator(graph.parent_path())) {
+        if (entry.path().filename().string().rfind(graph.stem().string() + ".", 0) == 0) {
+            bytes += static_cast<double>(entry.file_size());
+        }
+    }
+    const double needed = kBytesOfSource * bytes;
+    const auto free = static_cast<double>(fs::space(place.parent_path()).available);
+    if (needed > free) {
+        std::array<char, 80> sizes{};
+        std::snprintf(sizes.data(), sizes.size(), "needs %.1f GB, but %.1f GB are free there",
+                      needed / kGigabyte, free / kGigabyte);
+        fail_usage(place.string() + ": " + sizes.data() +
+                   "; free some, name another cache folder, or none");
+    }
+}
+
+// What killed processes left; the caller holds the lock.
+void remove_leftovers(const fs::path &place) {
+    const std::string start = "." + place.filename().string() + ".partial-";
+    for (const auto &entry : fs::directory_iterator(place.parent_path())) {
+        if (entry.path().filename().string().rfind(start, 0) == 0) {
+            std::error_code ignored;
+            fs::remove_all(entry.path(), ignored);
+        }
+    }
+}
+
+// Before the record says that it is there.
+std::uintmax_t synced_size(const fs::path &file) {
+    // A graph without a large weight has no second file.
+    const int opened = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (opened < 0 || ::fsync(opened) != 0) {
+        const std::string reason = std::strerror(errno);
+        ::close(opened);
+        fail_write(file, reason);
+    }
+    ::close(opened);
+    return fs::file_size(file);
+}
+
+// Removes a folder that was not moved into place.
+struct Partial {
+    fs::path path;
+    ~Partial() {
+        std::error_code ignored;
+        fs::remove_all(path, ignored);
+    }
+};
+
+Ort::Session written(const OpenSession &open, const fs::path &graph, const fs::path &place,
+                     const Ort::SessionOptions &options) {
+    remove_leftovers(place);
+    check_room(graph, place);
+    const Partial partial{place.parent_path() / ("." + place.filename().string() + ".partial-" +
+                                                 std::to_string(::getpid()))};
+    fs::create_directory(partial.path);
+    Ort::SessionOptions saving = options.Clone();
+    saving.SetOptimizedModelFilePath((partial.path / kModelFile).c_str());
+    saving.AddConfigEntry("session.optimized_model_external_initializers_file_name", kDataFile);
+    // Smaller ones are read with the graph.
+    saving.AddConfigEntry("session.optimized_model_external_initializers_min_size_in_bytes",
+                          "1024");
+    saving.AddConfigEntry("session.save_external_prepacked_constant_initializers", "1");
+    Ort::Session session = open(graph, saving);
+    Json record = Json::object();
+    for (const char *name : {kModelFile, kDataFile}) {
+        record[name] = synced_size(partial.path / name);
+    }
+    write_file(partial.path / kRecordFile, record.dump() + "\n");
+    std::error_code error;
+    fs::rename(partial.path, place, error);
+    if (error) {
+        fail_write(place, error.message());
+    }
+    return session;
+}
+
+} // namespace
+
+Ort::Session open_packed(const OpenSession &open, const fs::path &graph, const fs::path &folder,
+                         const Ort::SessionOptions &options, const Warn &warn) {
+    const fs::path place = folder / kFolder;
+    if (std::optional<Ort::Session> session = open_complete(open, place, options, warn)) {
+        return std::move(*session);
+    }
+    const OutputLock lock(place);
+    // Another process may have written it meanwhile.
+    if (std::optional<Ort::Session> session = open_complete(open, place, options, warn)) {
+        return std::move(*session);
+    }
+    try {
+        return written(open, graph, place, options);
+    } catch (const fs::filesystem_error &error) {
+        fail_write(place, error.code().message());
+    }
+}
+
+} // namespace minit2i

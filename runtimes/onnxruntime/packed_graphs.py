@@ -1,0 +1,137 @@
+"""Graphs in a cache, optimized and with their weights packed for the CPU's kernels.
+
+The library packs the weights of a graph whenever it opens it: into new memory, page by page. From
+the cache it maps the packed ones instead. It still packs each weight in passing, and takes a mapped
+one only if both have the same hash, so a library or processor that packs otherwise does not read a
+foreign order. An entry takes twice the bytes of its graph.
+
+Source: onnxruntime's session options session.save_external_prepacked_constant_initializers and
+session.optimized_model_external_initializers_file_name, since 1.20.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from minit2i_deploy.errors import (
+    CacheWarning,
+    Minit2iError,
+    RuntimeFailure,
+    UsageError,
+)
+from minit2i_deploy.io.files import (
+    atomic_directory,
+    atomic_write_text,
+    disk_is_full,
+    remove_leftovers,
+)
+from minit2i_deploy.io.lock import output_lock
+
+FOLDER: Final = "packed"
+MODEL_FILE: Final = "model.onnx"
+DATA_FILE: Final = "model.onnx.data"
+# Written last; holds the bytes of both.
+RECORD_FILE: Final = "record.json"
+# Longer than any graph of these models takes to write.
+_WAIT_S: Final = 120.0
+# Weights as they are and packed, which pads them a little, and the graph.
+_BYTES_OF_SOURCE: Final = 2.1
+
+# open_session of a path and of further settings of session_options.
+Open = Callable[..., Any]
+
+
+def open_packed(open_session: Open, graph: Path, folder: Path) -> Any:
+    """Open a graph from its entry in a cache, which is made where there is none.
+
+    A corrupt entry is made anew with a CacheWarning.
+
+    Args:
+        open_session: opens a path with the settings ``optimized`` and ``save``.
+        graph: the bundle's file.
+        folder: of the cache, for this graph, library, processor and settings.
+
+    Raises:
+        UsageError: the cache cannot be written, or has too little room.
+        Minit2iError: another process has been writing the entry for very long.
+        RuntimeFailure: the library cannot open the graph.
+    """
+    place = folder / FOLDER
+    session = _open_complete(open_session, place)
+    if session is not None:
+        return session
+    with output_lock(place, wait_s=_WAIT_S):
+        # Another process may have written it meanwhile.
+        session = _open_complete(open_session, place)
+        return _written(open_session, graph, place) if session is None else session
+
+
+def _open_complete(open_session: Open, place: Path) -> Any:
+    """The session of a complete entry, or None."""
+    if not place.exists():
+        return None
+    reason = _corrupt(place)
+    if reason is None:
+        try:
+            return open_session(place / MODEL_FILE, optimized=True)
+        except RuntimeFailure as error:
+            reason = str(error)
+    warnings.warn(f"{place}: {reason}; it is made anew", CacheWarning, stacklevel=2)
+    with contextlib.suppress(OSError):
+        shutil.rmtree(place)
+    return None
+
+
+def _corrupt(place: Path) -> str | None:
+    """Why an entry is not complete; contents are not read, as with the bundle's own files."""
+    try:
+        sizes = json.loads((place / RECORD_FILE).read_text(encoding="utf-8"))
+        for name in (MODEL_FILE, DATA_FILE):
+            actual, expected = (place / name).stat().st_size, sizes[name]
+            if actual != expected:
+                return f"{name} has {actual} bytes, but {RECORD_FILE} says {expected}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"it is not complete ({error})"
+    return None
+
+
+def _written(open_session: Open, graph: Path, place: Path) -> Any:
+    """Write an entry, and return the session that wrote it."""
+    remove_leftovers(place)
+    _check_room(graph, place)
+    try:
+        with atomic_directory(place, overwrite=True) as partial:
+            session = open_session(graph, save=partial / MODEL_FILE)
+            sizes = {name: _synced_size(partial / name) for name in (MODEL_FILE, DATA_FILE)}
+            atomic_write_text(partial / RECORD_FILE, json.dumps(sizes, sort_keys=True) + "\n")
+    except RuntimeFailure as error:
+        if disk_is_full(place.parent):
+            raise Minit2iError(f"{place}: cannot be written: the disk is full") from error
+        raise
+    return session
+
+
+def _synced_size(file: Path) -> int:
+    """Bytes of a file, all of them on the disk before the record says so."""
+    # A graph without a large weight has no second file.
+    with file.open("ab") as stream:
+        os.fsync(stream.fileno())
+    return file.stat().st_size
+
+
+def _check_room(graph: Path, place: Path) -> None:
+    files = graph.parent.glob(f"{graph.stem}.*")
+    needed = int(_BYTES_OF_SOURCE * sum(file.stat().st_size for file in files))
+    free = shutil.disk_usage(place.parent).free
+    if needed > free:
+        raise UsageError(
+            f"{place}: needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free there; free "
+            "some, name another cache folder, or none"
+        )
