@@ -243,7 +243,10 @@ class OnnxRuntime(GraphRuntime):
                 device = int(self._settings["device"])
                 self._step_graphs = StepGraphs(session, self._ort, must, device)
                 return session
-        opening = partial(open_session, self._ort, provider=self._provider, **settings)
+
+        def opening(file: Path, **further: Any) -> Any:
+            return open_session(self._ort, file, self._provider, **settings, **further)
+
         if self.provider == "cpu" and settings["cache"] is not None:
             return open_packed(opening, place, settings["cache"])
         return opening(place)

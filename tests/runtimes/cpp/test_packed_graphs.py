@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from tests.helpers.cpp_client import (
     program,
     refused,
 )
+from tests.helpers.cpp_plugins import onnxruntime_library
 from tests.helpers.tiny_bundle import tiny_bundle
 
 pytestmark = pytest.mark.cpp
@@ -76,6 +78,21 @@ def test_both_languages_share_entries(tmp_path: Path, writes: Callable[[Path], N
     for reads in (python_image, client_image):
         reads(tmp_path)
         assert inodes(tmp_path) == files
+
+
+def test_another_version_makes_entries_of_its_own(tmp_path: Path) -> None:
+    versions = {"new": "", "old": onnxruntime_library("1.19.2")}
+    for name, library in versions.items():
+        arrays = []
+        for options in ((), ("--cache", tmp_path / "c"), ("--cache", tmp_path / "c")):
+            options = (*options, "--pooled", "--threads", 1, "-o", tmp_path / "a.npz")
+            program("minit2i-embed", tiny_bundle(), PROMPT, *options, LD_LIBRARY_PATH=library)
+            arrays.append(np.load(tmp_path / "a.npz")["values"])
+        assert all(np.array_equal(array, arrays[0]) for array in arrays), name
+    keys = [json.loads(file.read_text()) for file in tmp_path.glob("c/*/key.json")]
+    assert len({key.pop("version") for key in keys}) == len(keys) == 2
+    assert keys[0] == keys[1] and keys[0]["graph"] == "text_encoder"
+    assert len(list(tmp_path.glob("c/*/packed"))) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "no record", "garbage"])

@@ -19,6 +19,7 @@ from minit2i_deploy.runtimes.onnxruntime import packed_graphs, runtime, session
 from minit2i_deploy.runtimes.onnxruntime.packed_graphs import DATA_FILE, MODEL_FILE, RECORD_FILE
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
 from minit2i_deploy.solvers.table import solver_table
+from tests.helpers.cli_runs import run
 from tests.helpers.tiny_bundle import tiny_bundle
 
 TABLE = solver_table("euler", steps=2)
@@ -185,6 +186,22 @@ def test_a_disk_that_is_full_meanwhile_is_named(
     monkeypatch.setattr(packed_graphs, "disk_is_full", lambda _: True)
     with pytest.raises(Minit2iError, match=r"packed: cannot be written: the disk is full$"):
         image(bundle, tmp_path)
+
+
+def test_the_command_line_takes_a_folder(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, file = tmp_path / "cache", tmp_path / "state.npy"
+    states = []
+    for options in ((), ("--cache", cache), ("--cache", cache)):
+        options = (*options, "--steps", 2, "--save-state", file, "-o", tmp_path / "a.png")
+        assert run(capsys, "generate", bundle.path, "red", *options).code == 0
+        states.append(file.read_bytes())
+    assert states[0] == states[1] == states[2]
+    assert len(entries(cache)) == 2
+    options = ("--runtime", "torch", "--cache", cache, "-o", tmp_path / "a.png")
+    done = run(capsys, "generate", bundle.path, "red", *options)
+    assert done.code == 2 and "runtime torch has no --cache" in done.err
 
 
 def test_a_cache_without_a_name_is_refused(bundle: Bundle) -> None:
