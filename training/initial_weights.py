@@ -5,8 +5,11 @@ Source: minit2i-jax, the initializers of MMJiT's and MeanFlowMMJiT's layers.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -21,6 +24,9 @@ from minit2i_deploy.model.student import StudentAdapter
 from minit2i_deploy.training.recipe.recipe import Recipe
 
 TOKEN_STD = 0.02
+_BLOCK: Final = re.compile(r"double_blocks\.(\d+)\.(.*)")
+# What a block adds to its streams is their product with these.
+_OUTPUTS: Final = re.compile(r"(img|txt)_(attn_proj|mlp\.w2)\.")
 
 
 def initialize_weights(net: MMJiT, seed: int) -> None:
@@ -50,6 +56,8 @@ def initialize_weights(net: MMJiT, seed: int) -> None:
 def load_starting_weights(recipe: Recipe) -> Mapping[str, np.ndarray]:
     """Read the averaged weights of ``recipe.start_from``.
 
+    They may be of fewer double blocks than the recipe's network has; see ``deepened``.
+
     Returns:
         canonical names to float32 arrays.
 
@@ -58,8 +66,44 @@ def load_starting_weights(recipe: Recipe) -> Mapping[str, np.ndarray]:
         TrainingError: its network has another shape.
     """
     checkpoint = load_checkpoint(recipe.start_folder)
-    check_same_network(recipe.start_folder, checkpoint.config, recipe.model)
-    return {name: np.asarray(value, np.float32) for name, value in checkpoint.tensors.items()}
+    depth, wanted = checkpoint.config.depth_double, recipe.model.depth_double
+    # Loops name blocks by their number.
+    may_grow = depth < wanted and recipe.model.loop is None
+    expected = dataclasses.replace(recipe.model, depth_double=depth) if may_grow else recipe.model
+    check_same_network(recipe.start_folder, checkpoint.config, expected)
+    weights = {name: np.asarray(value, np.float32) for name, value in checkpoint.tensors.items()}
+    return deepened(weights, depth, wanted)
+
+
+def deepened(weights: Mapping[str, np.ndarray], depth: int, wanted: int) -> dict[str, np.ndarray]:
+    """The weights of a network of more double blocks that computes the same.
+
+    The new blocks lie evenly between the old ones. Each is a copy of the one before it that adds
+    nothing: the last matrices of its attention and of its MLP are zero, and learn first.
+
+    Args:
+        weights: by canonical name.
+        depth: double blocks that they have.
+        wanted: double blocks of the result, at least as many.
+
+    Source: the zero initialisation of residual branches of Fixup (1901.09321) and Net2Net's
+    identity layers (1511.05641).
+    """
+    # The old block of each new one; the first of equal numbers is the block itself.
+    sources = [-(-(2 * place + 1) * depth // (2 * wanted)) - 1 for place in range(wanted)]
+    result = {}
+    for name, value in weights.items():
+        block = _BLOCK.fullmatch(name)
+        if block is None:
+            result[name] = value
+            continue
+        places = [place for place, source in enumerate(sources) if source == int(block[1])]
+        for place in places:
+            adds_nothing = place > places[0] and _OUTPUTS.match(block[2])
+            result[f"double_blocks.{place}.{block[2]}"] = (
+                np.zeros_like(value) if adds_nothing else value
+            )
+    return result
 
 
 @torch.no_grad()

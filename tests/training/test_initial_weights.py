@@ -11,6 +11,7 @@ import torch
 
 import minit2i_deploy
 from minit2i_deploy.errors import CheckpointError, TrainingError
+from minit2i_deploy.training.initial_weights import deepened
 from minit2i_deploy.training.optim.trainable_parameters import freeze_unused_parameters
 from minit2i_deploy.training.trainer import Trainer
 from tests.helpers.training_runs import TINY_MODEL, step_data, tiny_recipe, tiny_teacher
@@ -41,9 +42,50 @@ def test_a_second_stage_goes_on_from_its_own_checkpoints(pretrained: Path, tmp_p
         assert torch.equal(second.parameters[name], value), name
 
 
-def test_another_architecture_is_refused(pretrained: Path, tmp_path: Path) -> None:
-    model = dataclasses.replace(TINY_MODEL, depth_double=3)
-    with pytest.raises(TrainingError, match=r"model\.depth_double is 2, the recipe has 3"):
+@pytest.mark.parametrize("depth", [3, 5])
+def test_more_blocks_compute_the_same_at_first_and_all_learn(
+    pretrained: Path, tmp_path: Path, depth: int
+) -> None:
+    model = dataclasses.replace(TINY_MODEL, depth_double=depth)
+    recipe = tiny_recipe(start_from=str(pretrained), model=model)
+    deep = Trainer(recipe, tmp_path / "deep")
+    shallow = Trainer(tiny_recipe(start_from=str(pretrained)), tmp_path / "shallow")
+    batch = next(iter(deep._micro_batches(step_data(recipe, 0))))
+    deep_loss, shallow_loss = (run.objective.loss(run.net, batch, 0)[0] for run in (deep, shallow))
+    assert torch.equal(deep_loss, shallow_loss)
+    before = {name: value.detach().clone() for name, value in deep.parameters.items()}
+    for step in range(3):
+        deep.train_step(step_data(recipe, step))
+    stuck = {name for name, value in deep.parameters.items() if torch.equal(value, before[name])}
+    assert stuck == {name for name, value in deep.parameters.items() if not value.requires_grad}
+
+
+def test_new_blocks_lie_between_the_old_ones() -> None:
+    weights = {
+        f"double_blocks.{i}.img_mlp.w{k}.weight": np.full(1, 10 * i + k)
+        for i in range(4)
+        for k in (1, 2)
+    } | {"mask_token": np.full(1, 7)}
+    result = deepened(weights, 4, 6)
+    inner, outer = (
+        [int(result[f"double_blocks.{i}.img_mlp.w{k}.weight"][0]) for i in range(6)] for k in (1, 2)
+    )
+    assert inner == [1, 1, 11, 21, 21, 31] and outer == [2, 0, 12, 22, 0, 32]
+    assert result["mask_token"] == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth_double": 1}, r"model\.depth_double is 2, the recipe has 1"),
+        ({"prompt_length": 9}, r"model\.prompt_length is .*, the recipe has 9"),
+    ],
+)
+def test_another_architecture_is_refused(
+    pretrained: Path, tmp_path: Path, change: dict[str, int], message: str
+) -> None:
+    model = dataclasses.replace(TINY_MODEL, **change)
+    with pytest.raises(TrainingError, match=message):
         Trainer(tiny_recipe(start_from=str(pretrained), model=model), tmp_path)
 
 
