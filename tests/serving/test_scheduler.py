@@ -198,6 +198,16 @@ def test_calls_that_other_work_slowed_do_not_change_the_size() -> None:
     assert costs.sequence_s("base") == pytest.approx(1.0)
 
 
+def test_sizes_are_compared_by_as_many_calls_of_each() -> None:
+    """The fast quarter of many calls may be faster than that of few: both cost the same here."""
+    costs = CostModel()
+    for index in range(24):
+        costs.learn("base", 4, 4.0 * (0.9 if index % 8 < 4 else 1.0))
+    for _ in range(3):
+        costs.learn("base", 8, 8.0)
+    assert costs.efficient_size("base", crowded=True) == 16
+
+
 def test_a_full_queue_takes_all_images_of_a_request_or_none() -> None:
     each = learned(scheduler(Clock(), max_queue=4), per_call_s=0.0, per_sequence_s=2.0)
     each.submit([job() for _ in range(3)])

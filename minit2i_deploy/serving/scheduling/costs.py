@@ -20,7 +20,7 @@ _RETRY_AFTER: Final = 32
 _SMOOTHING: Final = 0.2
 _FIRST_GUESS_S: Final = 0.01
 # Other work on the machine only ever makes a call slower, so sizes are compared by the fast quarter
-# of their latest calls. The fastest one alone would be the faster the more calls there are.
+# of their latest calls, as many of each: that of more calls would be the faster for it.
 _RECENT: Final = 24
 _FAST_SHARE: Final = 0.25
 # The first call of a size allocates, so fewer calls say nothing of it.
@@ -42,9 +42,10 @@ class _SizeCost:
     def is_known(self) -> bool:
         return len(self.recent_s) >= _ENOUGH
 
-    @property
-    def fast_s(self) -> float:
-        return sorted(self.recent_s)[int(_FAST_SHARE * len(self.recent_s))]
+    def fast_s(self, num_calls: int) -> float:
+        """Of the latest calls, at most so many."""
+        latest = sorted(list(self.recent_s)[-num_calls:])
+        return latest[int(_FAST_SHARE * len(latest))]
 
 
 class CostModel:
@@ -87,9 +88,11 @@ class CostModel:
             crowded: whether more images wait than a call takes.
         """
         tried = self._costs[kind]
-        costs = {size: cost.fast_s for size, cost in tried.items() if cost.is_known}
-        if not costs:
+        known = {size: cost for size, cost in tried.items() if cost.is_known}
+        if not known:
             return max(tried, default=1)
+        num_calls = min(len(cost.recent_s) for cost in known.values())
+        costs = {size: cost.fast_s(num_calls) for size, cost in known.items()}
         best = min(costs.values())
         alike = [size for size, cost in costs.items() if cost * (1 - _ALIKE) <= best]
         size = max(alike) if crowded else min(alike)
