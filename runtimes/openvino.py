@@ -205,7 +205,14 @@ class OpenVinoRuntime(GraphRuntime):
             raise RuntimeFailure(f"openvino failed in {graph}: {_reason(error, path)}") from error
         names = self.bundle.manifest.graphs[graph].outputs
         # The request's own memory, which the next call writes to.
-        return [np.array(outputs[index], dtype=np.float32) for index in range(len(names))]
+        arrays = [np.array(outputs[index], dtype=np.float32) for index in range(len(names))]
+        if not all(array.size for array in arrays):
+            # Seen of 8-bit graphs under ONEDNN_MAX_CPU_ISA=AVX2 on a processor with AVX-512.
+            raise RuntimeFailure(
+                f"openvino gave an empty output of {graph}; unset ONEDNN_MAX_CPU_ISA if it is set, "
+                "or choose runtime onnxruntime"
+            )
+        return arrays
 
     def _free(self) -> None:
         self._graphs.clear()

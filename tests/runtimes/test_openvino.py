@@ -70,6 +70,17 @@ def test_wrong_options_are_refused(bundle: Bundle, options: dict[str, Any], mess
         open_runtime(bundle, "openvino", **options)
 
 
+def test_an_empty_output_is_one_line(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_runtime(bundle, "openvino") as runtime:
+        monkeypatch.setattr(
+            runtime, "_compiled", lambda graph: lambda inputs: [np.zeros((0, 0, 8), np.float32)]
+        )
+        with pytest.raises(
+            RuntimeFailure, match=r"empty output of text_encoder; unset ONEDNN_MAX_CPU_ISA"
+        ):
+            embed(bundle, runtime, "a red circle")
+
+
 def test_engine_errors_are_one_line(bundle: Bundle) -> None:
     with open_runtime(bundle, "openvino", threads=1) as runtime:
         state = runtime.start(np.zeros((1, 3, 32, 32), np.float32), np.zeros((1, 1, 12, 63), "f4"))
