@@ -360,8 +360,9 @@ int generate(const programs::Arguments &arguments) {
     minit2i::ModelOptions open = programs::model_options(arguments, kProgram);
     const std::vector<std::uint64_t> seeds = requested_seeds(arguments);
     const std::vector<std::string> prompts = requested_prompts(arguments);
-    // A single prompt is encoded once.
-    open.lean = prompts.size() == 1;
+    // For many prompts too: sums come in another order then, and the last bits of an image must not
+    // depend on how many others were asked for.
+    open.lean = true;
     const minit2i::Model model(arguments.positionals()[0], open);
     if (arguments.has("--verify")) {
         model.verify();

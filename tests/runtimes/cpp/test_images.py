@@ -215,11 +215,16 @@ def test_images_do_not_depend_on_their_batch(tmp_path: Path) -> None:
 def test_prompts_from_standard_input(tmp_path: Path) -> None:
     base = ("minit2i-generate", tiny_bundle(), "--table", "euler-20", "--seed", "4")
     output = tmp_path / "a.png"
-    program(*base, "-", "-o", output, stdin=b"a red circle\n\ngreen\n")
-    names = sorted(path.name for path in tmp_path.iterdir())
+    states = {name: tmp_path / f"{name}.npy" for name in ("two", "one")}
+    lines = b"a red circle\n\ngreen\n"
+    program(*base, "-", "-o", output, "--save-state", states["two"], stdin=lines)
+    names = sorted(path.name for path in tmp_path.glob("*.png"))
     assert names == ["a-0-4.png", "a-1-4.png"]
-    program(*base, "green", "-o", output)
+    program(*base, "green", "-o", output, "--save-state", states["one"])
     assert output.read_bytes() == (tmp_path / "a-1-4.png").read_bytes()
+    # To the last bit: the text encoder is opened in the same way for one prompt and for many.
+    two, one = (np.load(path) for path in states.values())
+    assert np.array_equal(two[1], one[0])
     program(*base, "a", "--negative", "-", "-o", output, stdin=b"green\n")
     assert read_metadata(output)["negative"] == "green"
     line = program(*base, "-", "--negative", "-", "-o", output, code=2)
