@@ -13,7 +13,7 @@ from typing import Final
 
 # Sizes whose costs of a sequence differ by less than this share cost the same: measured seconds
 # say no more, and a larger call must make its sequences cheaper by more to be worth the wait.
-_ALIKE: Final = 0.04
+_ALIKE: Final = 0.02
 # In a crowd, after so many calls a larger size is tried again: what slowed it may be over.
 _RETRY_AFTER: Final = 32
 # Weight of the newest call in the mean.
