@@ -79,10 +79,13 @@ def trajectory_loss(
     mask: Tensor,
     conditions: GuidanceConditions,
     floor: float,
+    *,
+    halvings: int = 0,
 ) -> Tensor:
     """Mean squared distance of the student's mean velocity from the trajectories' own.
 
-    All steps are n equal ones, so this is also n * n times that of the states they lead to.
+    Without halvings all steps are n equal ones, so this is also n * n times that of the states they
+    lead to.
 
     Args:
         student: as ``mean_velocity`` takes it.
@@ -91,14 +94,20 @@ def trajectory_loss(
         mask: [B, L].
         conditions: the student's guidance conditions.
         floor: of the noise level where it divides.
+        halvings: the steps are also those of n/2, n/4, .. equal ones, so many times; n must be a
+            multiple of 2 ** halvings.
 
     Returns:
-        scalar float32.
+        scalar float32, the mean over all steps of all lengths.
     """
     n, batch = len(states) - 1, states.shape[1]
-    ends = torch.arange(n - 1, -1, -1, device=states.device).repeat_interleave(batch) / n
-    steps = step_conditions(conditions.repeat(n), ends + 1 / n, ends)
-    before, after = states[:-1].flatten(0, 1), states[1:].flatten(0, 1)
-    context, mask = context.repeat(n, 1, 1), mask.repeat(n, 1)
+    strides = [2**power for power in range(halvings + 1)]
+    first = [index for stride in strides for index in range(0, n, stride)]
+    length = [stride for stride in strides for _ in range(0, n, stride)]
+    begin, stride = (torch.tensor(values, device=states.device) for values in (first, length))
+    before, after = states[begin].flatten(0, 1), states[begin + stride].flatten(0, 1)
+    starts, lengths = ((value / n).repeat_interleave(batch) for value in (n - begin, stride))
+    steps = step_conditions(conditions.repeat(len(first)), starts, starts - lengths)
+    context, mask = context.repeat(len(first), 1, 1), mask.repeat(len(first), 1)
     u = mean_velocity(student, before, context, mask, steps, floor)
-    return (u - (before - after) * n).square().mean()
+    return (u - (before - after) / lengths.reshape(-1, 1, 1, 1)).square().mean()

@@ -34,7 +34,7 @@ class TrajectoryMatching(Distillation):
     @property
     def image_flops(self) -> float:
         # Forward and backward of the student on every step (3), and the teacher's two branches.
-        steps = self.recipe.sample_steps
+        steps = sum(self.recipe.sample_steps >> n for n in range(self.distill.halvings + 1))
         adapter, denoiser = adapter_flops(self.recipe.model), denoiser_flops(self.recipe.model)
         return 3.0 * steps * (denoiser + adapter) + 2.0 * (len(self.table) * denoiser + adapter)
 
@@ -51,5 +51,13 @@ class TrajectoryMatching(Distillation):
             self.teacher.net, noise, context, mask, conditions, self.table
         )
         long_steps = states[:: self.distill.teacher_rows]
-        loss = trajectory_loss(net, long_steps, context, mask, conditions, recipe.a_min)
+        loss = trajectory_loss(
+            net,
+            long_steps,
+            context,
+            mask,
+            conditions,
+            recipe.a_min,
+            halvings=self.distill.halvings,
+        )
         return loss, loss.detach()

@@ -36,6 +36,9 @@ class DistillRecipe:
             trajectories, and this many solver rows of the teacher make one of the recipe's
             sample_steps equal steps. No noise level is drawn then, and level_mean, level_std,
             longest_step, plain_share and equal_share must not be set.
+        halvings: how often the number of steps is halved on the teacher's trajectories: with
+            sample_steps 4, 0 trains steps of a quarter alone, 1 also those of a half, and 2 also
+            the one from noise to image. sample_steps must be a multiple of 2 ** halvings.
         states: where the student is asked: "data", at noised images (Mean Flow), or "prior", at the
             states that it reaches itself from noise (FreeFlow 2511.19428), in sample_steps equal
             steps. For "prior" the same keys must not be set as for teacher_rows.
@@ -59,6 +62,7 @@ class DistillRecipe:
     plain_share: float = 0.5
     equal_share: float = 0.0
     teacher_rows: int = 0
+    halvings: int = 0
     states: str = "data"
     tangent: str = "teacher"
     sample_t_min: float = 0.2
@@ -85,8 +89,11 @@ class DistillRecipe:
             self._require(name, _real(value) and 0 <= value <= 1, "in 0..1")
         valid = self.sample_t_min <= self.sample_t_max
         self._require("sample_t_min", valid, "no higher than sample_t_max")
-        valid = type(self.teacher_rows) is int and self.teacher_rows >= 0
-        self._require("teacher_rows", valid, "an integer, 0 or more")
+        for name in ("teacher_rows", "halvings"):
+            value = getattr(self, name)
+            self._require(name, type(value) is int and value >= 0, "an integer, 0 or more")
+        needless = self.halvings and not self.teacher_rows
+        self._require("halvings", not needless, "0 without distill.teacher_rows")
         for name, choices in (("states", STATES), ("tangent", TANGENTS)):
             valid = getattr(self, name) in choices
             self._require(name, valid, f"one of {', '.join(choices)}")

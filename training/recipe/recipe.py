@@ -175,6 +175,12 @@ class Recipe:
             self._require(
                 "sample_steps", rows <= MAX_STEPS, f"at most {MAX_STEPS} / distill.teacher_rows"
             )
+            unit = 2**self.distill.halvings
+            self._require(
+                "sample_steps",
+                self.sample_steps % unit == 0,
+                f"a multiple of 2 ** distill.halvings, {unit}",
+            )
         if self.lora is not None:
             self._check_lora(self.lora)
 

@@ -109,6 +109,8 @@ REFUSED = {
     "distill={teacher: t, tangent: 3}": "distill.tangent is 3, but it must be one of teacher, stu",
     "distill={teacher: t, states: prior, level_std: 2}": "distill.level_std and distill.states are",
     "distill={teacher: t, states: prior, tangent: student}": "distill.tangent and distill.states",
+    "distill={teacher: t, teacher_rows: 5, halvings: -1}": "distill.halvings is -1, but it must b",
+    "distill={teacher: t, halvings: 1}": "distill.halvings is 1, but it must be 0 without distill.",
     "distill={teacher: t, teacher_rows: 5, states: prior}": "distill.states and distill.teacher_ro",
     "distill={teacher: t, teacher_rows: 5, tangent: student}": "distill.tangent and distill.teache",
     "distill={teacher: t, sample_t_min: 0.9}": "distill.sample_t_min .* no higher than sample_t",
@@ -262,3 +264,10 @@ def test_a_teachers_trajectory_is_no_longer_than_a_table(path: Path) -> None:
     with pytest.raises(UsageError, match=r"is 2001, .* at most 10000 / distill\.teach"):
         load_recipe(path, changes)
     assert load_recipe(path, [*changes[:2], "sample_steps=2000"]).sample_steps == 2000
+
+
+def test_steps_that_are_halved_are_even(path: Path) -> None:
+    changes = ["model.student={}", "distill={teacher: t, teacher_rows: 5, halvings: 2}"]
+    with pytest.raises(UsageError, match=r"sample_steps is 6, .* a multiple of 2 \*\* distill"):
+        load_recipe(path, [*changes, "sample_steps=6"])
+    assert load_recipe(path, [*changes, "sample_steps=8"]).sample_steps == 8
