@@ -9,13 +9,12 @@ from torch import Tensor
 
 NOISE_SCALE = 2.0
 TRAIN_A_MIN = 0.01
-TIME_MEAN, TIME_STD = -0.8, 0.8
 
 
-def draw_times(batch: int, generator: torch.Generator) -> Tensor:
-    """Log-normal times: sigmoid(N(-0.8, 0.8)), float32 [batch], 0 noise to 1 image."""
+def draw_times(batch: int, generator: torch.Generator, *, mean: float, std: float) -> Tensor:
+    """Logit-normal times: sigmoid(N(mean, std)), float32 [batch], 0 noise to 1 image."""
     normal = torch.randn(batch, generator=generator)
-    return torch.sigmoid(normal * TIME_STD + TIME_MEAN)
+    return torch.sigmoid(normal * std + mean)
 
 
 def drop_captions(mask: Tensor, rate: float, generator: torch.Generator) -> Tensor:

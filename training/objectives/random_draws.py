@@ -49,7 +49,7 @@ def draw_step(recipe: Recipe, step: int, mask: Tensor, positions: Sequence[int])
     keep = drop_captions(torch.ones(recipe.batch, 1), recipe.label_drop, generator)
     return Draws(
         mask=mask * keep[index].to(mask.dtype),
-        t=draw_times(recipe.batch, generator)[index],
+        t=draw_times(recipe.batch, generator, mean=recipe.time_mean, std=recipe.time_std)[index],
         noise=draw_noise(recipe, step, positions),
     )
 

@@ -42,6 +42,8 @@ _NOT_NEGATIVE: Final = (
     "warmup_steps",
     "weight_decay",
 )
+# The official ones.
+_TIMES: Final = {"time_mean": -0.8, "time_std": 0.8}
 _TRACKERS: Final = ("tensorboard", "wandb")
 
 
@@ -77,6 +79,8 @@ class Recipe:
             where it is not 0.
         ema_rampup: the half-life is at most this share of the images trained on so far.
         label_drop: share of captions whose mask is zeroed.
+        time_mean, time_std: of the normal distribution whose sigmoid the times t of flow matching
+            are, 0 noise to 1 image.
         a_min: floor of 1 - t in the loss; 0.05 in official distillation.
         grad_clip: bound on the gradient's norm; 0 for none.
         precision: "bf16" (autocast), "fp32", or "auto" for bf16 where the device multiplies it and
@@ -123,6 +127,8 @@ class Recipe:
     ema_halflife_kimg: float = 0.0
     ema_rampup: float = 0.05
     label_drop: float = 0.1
+    time_mean: float = _TIMES["time_mean"]
+    time_std: float = _TIMES["time_std"]
     a_min: float = 0.01
     grad_clip: float = 1.0
     precision: str = "auto"
@@ -156,6 +162,7 @@ class Recipe:
         self._require("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
         self._require("ema_rampup", self.ema_rampup > 0, "above 0")
         self._require("label_drop", 0 <= self.label_drop <= 1, "in 0..1")
+        self._require("time_std", self.time_std > 0, "above 0")
         self._require("a_min", 0 < self.a_min <= 1, "above 0 and at most 1")
         self._require("kind_weights", _are_weights(self.kind_weights), _kind_weights_description())
         self._check_parts()
@@ -163,6 +170,10 @@ class Recipe:
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def _check_parts(self) -> None:
+        draws_times = self.distill is None and not (self.lora and self.lora.learns_guidance)
+        for name in ("time_mean", "time_std"):
+            is_default = getattr(self, name) == _TIMES[name]
+            self._require(name, draws_times or is_default, "left out where no times are drawn")
         if (self.model.student is None) != (self.distill is None):
             present, missing = (
                 ("model.student", "distill") if self.model.student else ("distill", "model.student")

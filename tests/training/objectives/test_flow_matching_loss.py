@@ -136,15 +136,27 @@ def test_the_network_sees_the_mix_of_image_and_noise() -> None:
     assert torch.equal(recorded[0][0], 2 * noise[0]) and torch.equal(recorded[0][1], images[1])
 
 
-def test_times_are_logistic_normal() -> None:
-    t = draw_times(20_000, torch.Generator().manual_seed(3)).double()
+@pytest.mark.parametrize(("mean", "std"), [(-0.8, 0.8), (-0.3, 0.6)])
+def test_times_are_logistic_normal(mean: float, std: float) -> None:
+    t = draw_times(20_000, torch.Generator().manual_seed(3), mean=mean, std=std).double()
     logit = torch.log(t / (1 - t))
-    # Standard errors are 0.0057 and 0.0040.
-    assert logit.mean().item() == pytest.approx(-0.8, abs=0.02)
-    assert logit.std().item() == pytest.approx(0.8, abs=0.014)
+    # Standard errors are at most 0.0057 and 0.0040.
+    assert logit.mean().item() == pytest.approx(mean, abs=0.02)
+    assert logit.std().item() == pytest.approx(std, abs=0.014)
     assert 0 < t.min() and t.max() < 1
     skew = ((logit - logit.mean()) / logit.std()).pow(3).mean().item()
     assert abs(skew) < 0.06  # standard error 0.017
+
+
+def test_times_are_those_of_the_recipe() -> None:
+    """The same draws, moved and stretched."""
+    mask = torch.ones(64, 4)
+    logits = []
+    for changes in ({}, {"time_mean": 0.2, "time_std": 0.4}):
+        t = draw_step(tiny_recipe(batch=64, **changes), 0, mask, range(64)).t.double()
+        logits.append(torch.log(t / (1 - t)))
+    official, own = logits
+    assert torch.allclose((official + 0.8) / 0.8, (own - 0.2) / 0.4, atol=1e-5)
 
 
 def test_captions_are_dropped_completely_at_the_given_rate() -> None:

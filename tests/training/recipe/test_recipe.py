@@ -109,6 +109,7 @@ REFUSED = {
     "distill={teacher: t, tangent: 3}": "distill.tangent is 3, but it must be one of teacher, stu",
     "distill={teacher: t, states: prior, level_std: 2}": "distill.level_std and distill.states are",
     "distill={teacher: t, states: prior, tangent: student}": "distill.tangent and distill.states",
+    "time_std=0": "time_std is 0, but it must be above 0",
     "distill={teacher: t, teacher_rows: 5, halvings: -1}": "distill.halvings is -1, but it must b",
     "distill={teacher: t, halvings: 1}": "distill.halvings is 1, but it must be 0 without distill.",
     "distill={teacher: t, teacher_rows: 5, states: prior}": "distill.states and distill.teacher_ro",
@@ -271,3 +272,10 @@ def test_steps_that_are_halved_are_even(path: Path) -> None:
     with pytest.raises(UsageError, match=r"sample_steps is 6, .* a multiple of 2 \*\* distill"):
         load_recipe(path, [*changes, "sample_steps=6"])
     assert load_recipe(path, [*changes, "sample_steps=8"]).sample_steps == 8
+
+
+def test_times_are_for_recipes_that_draw_them(path: Path) -> None:
+    student = ["model.student={}", "distill={teacher: t}"]
+    with pytest.raises(UsageError, match=r"time_mean is -0\.4, .* left out where no times are"):
+        load_recipe(path, [*student, "time_mean=-0.4"])
+    assert load_recipe(path, ["time_mean=-0.4"]).time_mean == -0.4
