@@ -173,7 +173,7 @@ class Recipe:
         draws_times = self.distill is None and not (self.lora and self.lora.learns_guidance)
         for name in ("time_mean", "time_std"):
             is_default = getattr(self, name) == _TIMES[name]
-            self._require(name, draws_times or is_default, "left out where no times are drawn")
+            self._require(name, draws_times or is_default, "unset where no times are drawn")
         if (self.model.student is None) != (self.distill is None):
             present, missing = (
                 ("model.student", "distill") if self.model.student else ("distill", "model.student")

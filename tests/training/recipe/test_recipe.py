@@ -276,6 +276,6 @@ def test_steps_that_are_halved_are_even(path: Path) -> None:
 
 def test_times_are_for_recipes_that_draw_them(path: Path) -> None:
     student = ["model.student={}", "distill={teacher: t}"]
-    with pytest.raises(UsageError, match=r"time_mean is -0\.4, .* left out where no times are"):
+    with pytest.raises(UsageError, match=r"time_mean is -0\.4, .* unset where no times are"):
         load_recipe(path, [*student, "time_mean=-0.4"])
     assert load_recipe(path, ["time_mean=-0.4"]).time_mean == -0.4
