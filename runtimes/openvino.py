@@ -209,8 +209,8 @@ class OpenVinoRuntime(GraphRuntime):
         if not all(array.size for array in arrays):
             # Seen of 8-bit graphs under ONEDNN_MAX_CPU_ISA=AVX2 on a processor with AVX-512.
             raise RuntimeFailure(
-                f"openvino gave an empty output of {graph}; unset ONEDNN_MAX_CPU_ISA if it is set, "
-                "or choose runtime onnxruntime"
+                f"{self.bundle.path}: openvino gave an empty output of {graph}; unset "
+                "ONEDNN_MAX_CPU_ISA if it is set, or choose runtime onnxruntime"
             )
         return arrays
 

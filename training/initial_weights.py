@@ -89,17 +89,20 @@ def deepened(weights: Mapping[str, np.ndarray], depth: int, wanted: int) -> dict
     Source: the zero initialisation of residual branches of Fixup (1901.09321) and Net2Net's
     identity layers (1511.05641).
     """
-    # The old block of each new one; the first of equal numbers is the block itself.
-    sources = [-(-(2 * place + 1) * depth // (2 * wanted)) - 1 for place in range(wanted)]
+    # The old block of each new one; the first of equal numbers is the block itself. The last one
+    # stays last: nothing read its text stream, so that was never trained.
+    others, places = depth - 1, wanted - 1
+    sources = [max(0, -(-(2 * n + 1) * others // (2 * places)) - 1) for n in range(places)]
+    sources.append(depth - 1)
     result = {}
     for name, value in weights.items():
         block = _BLOCK.fullmatch(name)
         if block is None:
             result[name] = value
             continue
-        places = [place for place, source in enumerate(sources) if source == int(block[1])]
-        for place in places:
-            adds_nothing = place > places[0] and _OUTPUTS.match(block[2])
+        copies = [place for place, source in enumerate(sources) if source == int(block[1])]
+        for place in copies:
+            adds_nothing = place > copies[0] and _OUTPUTS.match(block[2])
             result[f"double_blocks.{place}.{block[2]}"] = (
                 np.zeros_like(value) if adds_nothing else value
             )

@@ -73,8 +73,8 @@ class OnnxRuntime(GraphRuntime):
             pay for it; each text alone takes longer, so embed many without ``lean``. There the
             denoiser is opened beside the first run of the text adapter.
         cache: folder for what is compiled of the graphs, or None: cpu keeps packed weights there,
-            twice the bytes of a graph; openvino, tensorrt and tensorrt-rtx their models; cuda
-            has none.
+            twice the bytes of a graph (in fp16 four times); openvino, tensorrt and tensorrt-rtx
+            their models; cuda has none.
         device: index of the GPU, for cuda, tensorrt and tensorrt-rtx.
         tf32: let cuda round the factors of float32 products to 10 bits, which is faster; the text
             encoder of every bundle computes in float32.

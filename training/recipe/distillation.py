@@ -13,6 +13,8 @@ from minit2i_deploy.training.recipe.paths import resolve_folder
 
 # Keys of the noise levels that Mean Flow draws.
 _LEVEL_KEYS: Final = ("level_mean", "level_std", "longest_step", "plain_share", "equal_share")
+# A table has 10,000 rows at most.
+_MAX_HALVINGS: Final = 13
 STATES: Final = ("data", "prior")
 TANGENTS: Final = ("teacher", "student")
 
@@ -92,6 +94,8 @@ class DistillRecipe:
         for name in ("teacher_rows", "halvings"):
             value = getattr(self, name)
             self._require(name, type(value) is int and value >= 0, "an integer, 0 or more")
+        # Before anything computes 2 ** halvings.
+        self._require("halvings", self.halvings <= _MAX_HALVINGS, f"at most {_MAX_HALVINGS}")
         needless = self.halvings and not self.teacher_rows
         self._require("halvings", not needless, "0 without distill.teacher_rows")
         for name, choices in (("states", STATES), ("tangent", TANGENTS)):

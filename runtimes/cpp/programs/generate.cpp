@@ -360,9 +360,9 @@ int generate(const programs::Arguments &arguments) {
     minit2i::ModelOptions open = programs::model_options(arguments, kProgram);
     const std::vector<std::uint64_t> seeds = requested_seeds(arguments);
     const std::vector<std::string> prompts = requested_prompts(arguments);
-    // For many prompts too: sums come in another order then, and the last bits of an image must not
-    // depend on how many others were asked for.
-    open.lean = true;
+    // On the CPU for many prompts too: sums come in another order then, and the last bits of an
+    // image must not depend on how many others were asked for. Elsewhere only memory does.
+    open.lean = prompts.size() == 1 || open.provider == "cpu";
     const minit2i::Model model(arguments.positionals()[0], open);
     if (arguments.has("--verify")) {
         model.verify();

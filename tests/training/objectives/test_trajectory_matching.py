@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.flops import adapter_flops, denoiser_flops
 from minit2i_deploy.model import MMJiT, Step, build_network
 from minit2i_deploy.model.loop import run_table
 from minit2i_deploy.solvers.table import solver_table
@@ -187,6 +188,7 @@ def test_the_student_learns_the_state_after_so_many_rows(
 ) -> None:
     walked: list[Tensor] = []
     displayed: list[Tensor] = []
+    asked: list[int] = []
 
     def walk(*arguments: Any) -> tuple[Tensor, Tensor]:
         states, estimates = guided_trajectory(*arguments)
@@ -195,16 +197,21 @@ def test_the_student_learns_the_state_after_so_many_rows(
 
     def look(student: object, states: Tensor, *rest: object, halvings: int) -> Tensor:
         displayed.append(states)
+        asked.append(halvings)
         return torch.zeros((), requires_grad=True)
 
     monkeypatch.setattr(trajectory_matching, "guided_trajectory", walk)
     monkeypatch.setattr(trajectory_matching, "trajectory_loss", look)
-    recipe = recipe_of(folder)
+    recipe = recipe_of(folder, distill={"halvings": 1})
     objective = TrajectoryMatching(recipe, torch.device("cpu"))
     objective.loss(MMJiT(recipe.model), batch_of(recipe), 0)
     (states,), (long,) = walked, displayed
     assert len(states) == 1 + STEPS * ROWS
-    assert torch.equal(long, states[[0, ROWS, 2 * ROWS]])
+    assert torch.equal(long, states[[0, ROWS, 2 * ROWS]]) and asked == [1]
+    # One step more for the student, and the same rows of the teacher.
+    fewer = TrajectoryMatching(recipe_of(folder), torch.device("cpu")).image_flops
+    step = 3 * (adapter_flops(recipe.model) + denoiser_flops(recipe.model))
+    assert objective.image_flops - fewer == pytest.approx(step)
     assert torch.equal(long[0], NOISE_SCALE * draw_noise(recipe, 0, range(recipe.batch)))
 
 

@@ -111,6 +111,7 @@ REFUSED = {
     "distill={teacher: t, states: prior, tangent: student}": "distill.tangent and distill.states",
     "time_std=0": "time_std is 0, but it must be above 0",
     "distill={teacher: t, teacher_rows: 5, halvings: -1}": "distill.halvings is -1, but it must b",
+    "distill={teacher: t, teacher_rows: 5, halvings: 99999999999}": "it must be at most 13",
     "distill={teacher: t, halvings: 1}": "distill.halvings is 1, but it must be 0 without distill.",
     "distill={teacher: t, teacher_rows: 5, states: prior}": "distill.states and distill.teacher_ro",
     "distill={teacher: t, teacher_rows: 5, tangent: student}": "distill.tangent and distill.teache",
