@@ -131,9 +131,9 @@ typedef struct minit2i_model_params {
     const char *cuda_graph; /* of "cuda": "on" records each step as a CUDA graph, checked against
                                plain runs, or fails; "auto" (NULL, default) does so where it works
                                and warns where it does not; "off" */
-    const char
-        *cache; /* of "cpu": a folder for packed weights, which the next opening maps; twice
-                   the bytes of a graph (fp16: four times), safe to delete; NULL (default): none */
+    const char *cache; /* of "cpu": a folder for packed weights, which the next opening maps; twice
+                          the bytes of a graph, four times in fp16; safe to delete; NULL (default):
+                          none */
 } minit2i_model_params;
 
 typedef struct minit2i_info {
