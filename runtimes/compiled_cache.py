@@ -81,7 +81,8 @@ def device_name(kind: str, driver: Path = _NVIDIA) -> str:
         names = [
             line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line
         ]
-        name = names[0] if names else platform.processor()
+        # Linux on ARM names none, and the C++ client reads the same file.
+        name = names[0] if names else "" if text else platform.processor()
         return " ".join([platform.machine(), name, *sorted(cpu_features(text))])
     paths = [*sorted(driver.glob("gpus/*/information")), driver / "version"]
     lines = [line for path in paths for line in _lines(path)]

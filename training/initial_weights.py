@@ -66,16 +66,18 @@ def load_starting_weights(recipe: Recipe) -> Mapping[str, np.ndarray]:
         TrainingError: its network has another shape.
     """
     checkpoint = load_checkpoint(recipe.start_folder)
-    depth, wanted = checkpoint.config.depth_double, recipe.model.depth_double
+    depth, new_depth = checkpoint.config.depth_double, recipe.model.depth_double
     # Loops name blocks by their number.
-    may_grow = depth < wanted and recipe.model.loop is None
+    may_grow = depth < new_depth and recipe.model.loop is None
     expected = dataclasses.replace(recipe.model, depth_double=depth) if may_grow else recipe.model
     check_same_network(recipe.start_folder, checkpoint.config, expected)
     weights = {name: np.asarray(value, np.float32) for name, value in checkpoint.tensors.items()}
-    return deepened(weights, depth, wanted)
+    return deepened(weights, depth, new_depth)
 
 
-def deepened(weights: Mapping[str, np.ndarray], depth: int, wanted: int) -> dict[str, np.ndarray]:
+def deepened(
+    weights: Mapping[str, np.ndarray], depth: int, new_depth: int
+) -> dict[str, np.ndarray]:
     """The weights of a network of more double blocks that computes the same.
 
     The new blocks lie evenly between the old ones. Each is a copy of the one before it that adds
@@ -84,14 +86,14 @@ def deepened(weights: Mapping[str, np.ndarray], depth: int, wanted: int) -> dict
     Args:
         weights: by canonical name.
         depth: double blocks that they have.
-        wanted: double blocks of the result, at least as many.
+        new_depth: double blocks of the result, at least as many.
 
     Source: the zero initialisation of residual branches of Fixup (1901.09321) and Net2Net's
     identity layers (1511.05641).
     """
     # The old block of each new one; the first of equal numbers is the block itself. The last one
     # stays last: nothing read its text stream, so that was never trained.
-    others, places = depth - 1, wanted - 1
+    others, places = depth - 1, new_depth - 1
     sources = [max(0, -(-(2 * n + 1) * others // (2 * places)) - 1) for n in range(places)]
     sources.append(depth - 1)
     result = {}

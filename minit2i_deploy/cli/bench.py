@@ -178,7 +178,7 @@ def _check(options: BenchOptions) -> None:
 
 
 def _contenders(options: BenchOptions) -> list[_Contender]:
-    """The first engine, and each --against with its threads where it has such."""
+    """The first engine, and each --against with its threads and cache where it has such."""
     from minit2i_deploy.bundle.bundle import Bundle
     from minit2i_deploy.runtimes import RUNTIMES
 
@@ -187,7 +187,7 @@ def _contenders(options: BenchOptions) -> list[_Contender]:
     for label in options.against:
         folder, _, spec = label.rpartition("@")
         try:
-            engine = EngineOptions.from_spec(spec, threads=options.engine.threads)
+            engine = EngineOptions.from_spec(spec, beside=options.engine)
         except (ValueError, UsageError) as error:
             raise UsageError(
                 f"--against: expected [BUNDLE@]{SPEC_FORM} with one of {', '.join(RUNTIMES)}, got "

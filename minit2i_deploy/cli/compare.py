@@ -275,7 +275,7 @@ def _engine_of_b(options: CompareOptions) -> EngineOptions:
 
 def _engine_of(where: str, spec: str, options: CompareOptions) -> EngineOptions:
     try:
-        return EngineOptions.from_spec(spec, threads=options.engine.threads)
+        return EngineOptions.from_spec(spec, beside=options.engine)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
 

@@ -10,12 +10,17 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from minit2i_deploy.errors import Minit2iError
+
 
 class OpeningAhead:
     """One session on its way.
 
     Args:
         open_session: called in the thread, without arguments.
+
+    Raises:
+        RuntimeError: the system starts no further thread.
     """
 
     def __init__(self, open_session: Callable[[], Any]) -> None:
@@ -33,13 +38,15 @@ class OpeningAhead:
             self._error = error
 
     def session(self) -> Any:
-        """Wait for the session, and hand it over.
+        """Wait for the thread; its session, or None where it is to be opened again.
+
+        So the caller sees the warnings of a refusal, and waits itself where another process writes.
 
         Raises:
-            whatever opening it raised.
+            whatever opening it raised besides Minit2iError.
         """
         self._thread.join()
-        if self._error is not None:
+        if self._error is not None and not isinstance(self._error, Minit2iError):
             raise self._error
         return self._session
 

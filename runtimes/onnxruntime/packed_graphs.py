@@ -12,7 +12,6 @@ session.optimized_model_external_initializers_file_name, since 1.20.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -38,10 +37,12 @@ from minit2i_deploy.io.lock import output_lock
 FOLDER: Final = "packed"
 MODEL_FILE: Final = "model.onnx"
 DATA_FILE: Final = "model.onnx.data"
+# How entries are made: a part of their key, so that another version makes its own.
+FORM: Final = "1"
 # Written last; holds the bytes of both.
 RECORD_FILE: Final = "record.json"
 # Longer than any graph of these models takes to write.
-_WAIT_S: Final = 120.0
+WAIT_S: Final = 120.0
 # In fp16, which takes most: weights widened, and those packed, which pads them a little, and the
 # graph. Measured: 2.00 of a matrix in fp32 and 4.00 of one in fp16.
 _BYTES_OF_SOURCE: Final = 4.2
@@ -50,45 +51,49 @@ _BYTES_OF_SOURCE: Final = 4.2
 Open = Callable[..., Any]
 
 
-def open_packed(open_session: Open, graph: Path, folder: Path) -> Any:
+def open_packed(open_session: Open, graph: Path, folder: Path, *, wait_s: float = WAIT_S) -> Any:
     """Open a graph from its entry in a cache, which is made where there is none.
 
-    A corrupt entry is made anew with a CacheWarning.
+    An entry that is corrupt or does not open is made anew, with a CacheWarning when that is done.
+    It stays until then, so nothing is lost where the graph itself does not open.
 
     Args:
         open_session: opens a path with the settings ``optimized`` and ``save``.
         graph: the bundle's file.
         folder: of the cache, for this graph, library, processor and settings.
+        wait_s: how long to wait for another process that writes the entry.
 
     Raises:
         UsageError: the cache cannot be written, or has too little room.
-        Minit2iError: another process has been writing the entry for very long.
+        Minit2iError: another process is writing the entry for longer, or the disk is full.
         RuntimeFailure: the library cannot open the graph.
     """
     place = folder / FOLDER
-    session = _open_complete(open_session, place)
+    session, _ = _open_complete(open_session, place)
     if session is not None:
         return session
-    with output_lock(place, wait_s=_WAIT_S):
+    with output_lock(place, wait_s=wait_s):
         # Another process may have written it meanwhile.
-        session = _open_complete(open_session, place)
-        return _written(open_session, graph, place) if session is None else session
+        session, reason = _open_complete(open_session, place)
+        if session is not None:
+            return session
+        session = _written(open_session, graph, place)
+    if reason:
+        warnings.warn(f"{place}: {reason}; it is made anew", CacheWarning, stacklevel=2)
+    return session
 
 
-def _open_complete(open_session: Open, place: Path) -> Any:
-    """The session of a complete entry, or None."""
+def _open_complete(open_session: Open, place: Path) -> tuple[Any, str]:
+    """The session of a complete entry, or None and why not; "" where there is no entry."""
     if not place.exists():
-        return None
+        return None, ""
     reason = _corrupt(place)
     if reason is None:
         try:
-            return open_session(place / MODEL_FILE, optimized=True)
+            return open_session(place / MODEL_FILE, optimized=True), ""
         except RuntimeFailure as error:
             reason = str(error)
-    warnings.warn(f"{place}: {reason}; it is made anew", CacheWarning, stacklevel=2)
-    with contextlib.suppress(OSError):
-        shutil.rmtree(place)
-    return None
+    return None, reason
 
 
 def _corrupt(place: Path) -> str | None:

@@ -6,6 +6,7 @@ number of branches: its weights are in memory once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ from minit2i_deploy.runtimes.onnxruntime.cuda_graphs import (
 )
 from minit2i_deploy.runtimes.onnxruntime.int8_probe import int8_products_saturate, saturating_forms
 from minit2i_deploy.runtimes.onnxruntime.opening_ahead import OpeningAhead
-from minit2i_deploy.runtimes.onnxruntime.packed_graphs import open_packed
+from minit2i_deploy.runtimes.onnxruntime.packed_graphs import FORM, WAIT_S, open_packed
 from minit2i_deploy.runtimes.onnxruntime.providers import (
     AUTO,
     PROVIDERS,
@@ -201,7 +202,11 @@ class OnnxRuntime(GraphRuntime):
         if "transformer" in self._sessions or self._ahead is not None:
             return
         self._sessions.pop("text_encoder", None)
-        self._ahead = OpeningAhead(partial(self._opened, "transformer"))
+        # The thread waits for no other process: Ctrl-C could not interrupt it.
+        opening = partial(self._opened, "transformer", wait_s=0.0)
+        # Without a thread the denoiser is opened where it is used.
+        with contextlib.suppress(RuntimeError):
+            self._ahead = OpeningAhead(opening)
 
     def _session(self, graph: str) -> Any:
         if graph not in self._sessions:
@@ -217,10 +222,11 @@ class OnnxRuntime(GraphRuntime):
     def _opened_ahead(self, graph: str) -> Any:
         if graph != "transformer" or self._ahead is None:
             return None
-        ahead, self._ahead = self._ahead, None
-        return ahead.session()
+        session = self._ahead.session()
+        self._ahead = None
+        return session
 
-    def _opened(self, graph: str) -> Any:
+    def _opened(self, graph: str, *, wait_s: float = WAIT_S) -> Any:
         place = self.bundle.graph_path(graph)
         prepack = not (self._lean and graph == "text_encoder" and self.provider == "cpu")
         settings = self._settings | {
@@ -248,7 +254,7 @@ class OnnxRuntime(GraphRuntime):
             return open_session(self._ort, file, self._provider, **settings, **further)
 
         if self.provider == "cpu" and settings["cache"] is not None:
-            return open_packed(opening, place, settings["cache"])
+            return open_packed(opening, place, settings["cache"], wait_s=wait_s)
         return opening(place)
 
     def _warn_of_int8(self, graph: str) -> None:
@@ -273,6 +279,8 @@ class OnnxRuntime(GraphRuntime):
             device=self._device_name(),
             precision=self._settings["precision"] or "as the graph",
         )
+        if self.provider == "cpu":
+            key |= {"form": FORM}
         return cache_folder(self._cache, key)
 
     def _device_name(self) -> str:

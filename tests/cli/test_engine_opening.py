@@ -10,6 +10,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.cli.support import engine_opening
+from minit2i_deploy.cli.support.options.engine_options import EngineOptions
 from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure
 from minit2i_deploy.runtimes.fake import FakeRuntime
 from tests.helpers.bundles import write_bundle
@@ -78,6 +79,32 @@ def test_threads_go_to_the_cpu(
         ("openvino", {"threads": 2}),
         ("onnxruntime", {"threads": 2}),
     ]
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_cache_that_auto_does_not_use_is_named(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine_opening, "has_nvidia_driver", lambda: True)
+    arguments = ("embed", "b", "red", "-o", "x.npz", "--device", "auto", "--cache", "kept")
+    monkeypatch.setattr(OPEN, opener([], "onnxruntime:cuda"))
+    done = run(capsys, *arguments)
+    assert done.code == 0
+    assert "onnxruntime:cuda, chosen by auto, gets no cache; --cache has no effect" in done.err
+    opened: list[Any] = []
+    monkeypatch.setattr(OPEN, opener(opened, "openvino"))
+    done = run(capsys, *arguments)
+    assert (done.code, done.err) == (0, "minit2i: device auto: openvino\n")
+    assert opened[-1] == ("openvino", {"cache": "kept"})
+
+
+def test_short_forms_get_threads_and_cache_where_they_have_such() -> None:
+    beside = EngineOptions(
+        runtime="openvino", provider=None, precision=None, device=None, threads=3, cache="kept"
+    )
+    for spec, threads, cache in (("onnxruntime", 3, "kept"), ("torch", None, None)):
+        engine = EngineOptions.from_spec(spec, beside=beside)
+        assert (engine.threads, engine.cache) == (threads, cache)
 
 
 def test_an_engine_without_kernels_is_passed_over(

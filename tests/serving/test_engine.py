@@ -8,7 +8,7 @@ import threading
 import time
 import unittest.mock
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -30,6 +30,7 @@ from minit2i_deploy.serving.engine.orders import (
     Stopping,
     TextOrder,
 )
+from minit2i_deploy.serving.scheduling.job import Batch
 from minit2i_deploy.serving.scheduling.scheduler import QueueFull
 from minit2i_deploy.solvers.guidance import adjust_guidance
 from minit2i_deploy.solvers.step_inputs import ImageStep
@@ -265,6 +266,31 @@ def test_a_cancelled_order_runs_no_further_row(engine: Engine) -> None:
     time.sleep(0.05)
     assert job.rows_done == done < 1000
     assert engine.scheduler.num_live == 0
+
+
+def test_planning_is_a_part_of_a_calls_cost(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[float] = []
+    plan, learn = engine.scheduler.plan, engine.scheduler.costs.learn
+
+    def slow_plan() -> Batch | None:
+        time.sleep(0.02)
+        return plan()
+
+    def noting_learn(kind: Hashable, num_sequences: int, seconds: float) -> None:
+        learned.append(seconds)
+        learn(kind, num_sequences, seconds)
+
+    monkeypatch.setattr(engine.scheduler, "plan", slow_plan)
+    monkeypatch.setattr(engine.scheduler.costs, "learn", noting_learn)
+    watcher = Watcher()
+    each = order(
+        watcher, [Request.of(served_bundles()["demo"], "a", table=solver_table("euler", steps=2))]
+    )
+    engine.submit_images(each)
+    watcher.ends()
+    assert len(learned) == 2 and min(learned) >= 0.02
 
 
 def test_images_are_freed_with_their_order(engine: Engine) -> None:

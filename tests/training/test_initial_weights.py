@@ -73,10 +73,10 @@ def test_new_blocks_lie_between_the_old_ones() -> None:
     assert inner == [1, 1, 11, 21, 21, 31] and outer == [2, 0, 12, 22, 0, 32]
     assert result["mask_token"] == 7
     # Nothing reads the text stream behind the last block, so it is the last one again.
-    for wanted in (5, 9, 12):
-        result = deepened(weights, 4, wanted)
-        last = [i for i in range(wanted) if result[f"double_blocks.{i}.img_mlp.w1.weight"] == 31]
-        assert last == [wanted - 1]
+    for new_depth in (5, 9, 12):
+        result = deepened(weights, 4, new_depth)
+        last = [i for i in range(new_depth) if result[f"double_blocks.{i}.img_mlp.w1.weight"] == 31]
+        assert last == [new_depth - 1]
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,17 @@ from __future__ import annotations
 import ctypes.util
 import dataclasses
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 from minit2i_deploy.cli.support.options.engine_options import AUTO, SETTINGS, EngineOptions
-from minit2i_deploy.errors import MissingDependencyError, RuntimeFailure, UsageError
+from minit2i_deploy.errors import (
+    MissingDependencyError,
+    RuntimeFailure,
+    SettingIgnoredWarning,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from minit2i_deploy.bundle.bundle import Bundle
@@ -114,6 +120,9 @@ def _open_fastest(bundle: Bundle, engine: EngineOptions, wishes: Wishes) -> Runt
             reasons.append(f"{candidate.spec}: {error}")
             continue
         sys.stderr.write(f"minit2i: device auto: {candidate.spec}\n")
+        if engine.cache is not None and candidate.cache is None:
+            text = f"{candidate.spec}, chosen by auto, gets no cache; --cache has no effect"
+            warnings.warn(text, SettingIgnoredWarning, stacklevel=2)
         return runtime
     raise RuntimeFailure(f"no engine opens {bundle.path}: {'; '.join(reasons)}")
 

@@ -227,11 +227,12 @@ class Engine:
         began = time.perf_counter()
         with self._changed:
             late, batch = self.scheduler.expire(), self.scheduler.plan()
+        planning_s = time.perf_counter() - began
         for job in late:
             _tell_failure(job, _late())
         self._count(late)
         if batch is not None:
-            self._run_batch(batch, time.perf_counter() - began)
+            self._run_batch(batch, planning_s)
 
     def _run_batch(self, batch: Batch, planning_s: float) -> None:
         call = advance_images(self._models[batch.model], [job.payload for job in batch.jobs])

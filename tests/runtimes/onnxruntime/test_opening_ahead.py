@@ -28,10 +28,10 @@ def openings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, list[str]
     notes: list[tuple[str, bool, list[str]]] = []
     real, caller = OnnxRuntime._opened, threading.current_thread()
 
-    def spied(self: OnnxRuntime, graph: str) -> Any:
+    def spied(self: OnnxRuntime, graph: str, **settings: Any) -> Any:
         is_open = [] if "text_encoder" not in self._sessions else ["text_encoder"]
         notes.append((graph, threading.current_thread() is caller, is_open))
-        return real(self, graph)
+        return real(self, graph, **settings)
 
     monkeypatch.setattr(OnnxRuntime, "_opened", spied)
     return notes
@@ -74,10 +74,10 @@ def test_a_denoiser_that_does_not_open_fails_where_it_is_used(
 ) -> None:
     real = OnnxRuntime._opened
 
-    def failing(self: OnnxRuntime, graph: str) -> Any:
+    def failing(self: OnnxRuntime, graph: str, **settings: Any) -> Any:
         if graph == "transformer":
             raise RuntimeFailure(f"{graph}: onnxruntime cannot open it")
-        return real(self, graph)
+        return real(self, graph, **settings)
 
     monkeypatch.setattr(OnnxRuntime, "_opened", failing)
     with OnnxRuntime(bundle, threads=1, lean=True) as runtime:

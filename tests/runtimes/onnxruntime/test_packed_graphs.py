@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import warnings
 from collections import namedtuple
 from pathlib import Path
@@ -145,21 +146,67 @@ def test_a_corrupt_entry_is_made_anew_in_one_line(
         assert np.array_equal(image(bundle, tmp_path), expected)
 
 
+def test_an_entry_stays_where_nothing_opens(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too little memory, say: it is no fault of the entry, and the next start is to have it."""
+    expected = image(bundle, tmp_path)
+    files = {file: file.stat().st_ino for file in tmp_path.rglob("*")}
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise RuntimeFailure("onnxruntime cannot open it: bad allocation")
+
+    monkeypatch.setattr(runtime, "open_session", failing)
+    with pytest.raises(RuntimeFailure, match="bad allocation"):
+        image(bundle, tmp_path)
+    monkeypatch.undo()
+    assert {file: file.stat().st_ino for file in tmp_path.rglob("*")} == files
+    assert np.array_equal(image(bundle, tmp_path), expected)
+
+
+def test_an_entry_is_made_anew_before_anything_is_said(bundle: Bundle, tmp_path: Path) -> None:
+    """Where warnings are errors, the next start must not meet the same entry."""
+    image(bundle, tmp_path)
+    (entry_of(tmp_path, "transformer") / DATA_FILE).write_bytes(b"7 bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(CacheWarning, match="it is made anew"):
+            image(bundle, tmp_path)
+        image(bundle, tmp_path)
+
+
+def test_a_thread_waits_for_no_other_process(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C could not interrupt it; the caller waits in its place."""
+    waits: list[tuple[str, float]] = []
+
+    def locked(output: Path, wait_s: float) -> Any:
+        waits.append((threading.current_thread().name, wait_s))
+        if threading.current_thread() is not threading.main_thread():
+            raise Minit2iError("process 1 is writing it")
+        return output_lock(output, wait_s=wait_s)
+
+    monkeypatch.setattr(packed_graphs, "output_lock", locked)
+    expected = image(bundle, lean=True)
+    assert np.array_equal(image(bundle, tmp_path, lean=True), expected)
+    assert sorted(waits) == [("MainThread", 120.0)] * 2 + [("minit2i-opening", 0.0)]
+
+
 def test_one_process_writes_an_entry(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image(bundle, tmp_path)
     place = entry_of(tmp_path, "text_adapter")
     complete = place.rename(place.with_name("elsewhere"))
-    monkeypatch.setattr(packed_graphs, "_WAIT_S", 0.0)
+    monkeypatch.setattr(packed_graphs, "output_lock", lambda path, wait_s: output_lock(path))
     with output_lock(place), pytest.raises(Minit2iError, match=r"packed: process \d+ is writing"):
         image(bundle, tmp_path)
-    # What the other one has written meanwhile is read.
-    real = packed_graphs.output_lock
 
+    # What the other one has written meanwhile is read.
     def finished(output: Path, wait_s: float) -> Any:
         complete.rename(place)
-        return real(output, wait_s=wait_s)
+        return output_lock(output, wait_s=wait_s)
 
     monkeypatch.setattr(packed_graphs, "output_lock", finished)
     inode = (complete / RECORD_FILE).stat().st_ino

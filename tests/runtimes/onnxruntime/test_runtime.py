@@ -345,9 +345,9 @@ def test_painting_several_prompts_opens_every_graph_once_and_frees_the_encoder(
     open_sessions: list[set[str]] = []
     real, freeing = OnnxRuntime._opened, OnnxRuntime._free
 
-    def spied(self: OnnxRuntime, graph: str) -> Any:
+    def spied(self: OnnxRuntime, graph: str, **settings: Any) -> Any:
         opened.append(graph)
-        return real(self, graph)
+        return real(self, graph, **settings)
 
     def noted(self: OnnxRuntime) -> None:
         open_sessions.append(set(self._sessions))

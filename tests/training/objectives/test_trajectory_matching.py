@@ -154,10 +154,10 @@ def test_halved_steps_are_those_of_fewer_states() -> None:
     """The loss of all lengths is the mean of each length's own, by its number of steps."""
     states, (_, context, mask) = normal(5, 2, 3, 16, 16), start(2)
     conditions = guidance([2.0, 3.0], 0.1, 0.9)
-    seen: list[float] = []
+    lengths: list[float] = []
 
     def student(z: Tensor, *rest: Tensor, **given: Tensor) -> Tensor:
-        seen.extend(given["h"].tolist())
+        lengths.extend(given["h"].tolist())
         return 0.3 * z * (1 + given["h"]).reshape(-1, 1, 1, 1)
 
     def loss(some: Tensor, halvings: int = 0) -> float:
@@ -166,14 +166,14 @@ def test_halved_steps_are_those_of_fewer_states() -> None:
         ).item()
 
     parts = [loss(states[::stride]) for stride in (1, 2, 4)]
-    separate = seen.copy()
-    seen.clear()
+    separate = lengths.copy()
+    lengths.clear()
     expected = (4 * parts[0] + 2 * parts[1] + parts[2]) / 7
     # Measured 0 to 6e-8 relative.
     assert loss(states, halvings=2) == pytest.approx(expected, rel=1e-6)
-    assert seen == pytest.approx([0.25] * 8 + [0.5] * 4 + [1.0] * 2)
+    assert lengths == pytest.approx([0.25] * 8 + [0.5] * 4 + [1.0] * 2)
     # What each length alone calls a step is a part of its own trajectory.
-    assert separate == pytest.approx(seen)
+    assert separate == pytest.approx(lengths)
 
 
 def batch_of(recipe: Recipe) -> Batch:

@@ -50,8 +50,8 @@ class EngineOptions:
         return ":".join([self.name, self.provider or "", self.precision or ""]).rstrip(":")
 
     @classmethod
-    def from_spec(cls, spec: str, *, threads: int | None) -> EngineOptions:
-        """The engine of a short form; threads count where the runtime has such.
+    def from_spec(cls, spec: str, *, beside: EngineOptions) -> EngineOptions:
+        """The engine of a short form, with another one's threads and cache where it has such.
 
         Raises:
             ValueError: more parts than SPEC_FORM has.
@@ -63,11 +63,13 @@ class EngineOptions:
         if len(parts) > 2:
             raise ValueError(f"expected {SPEC_FORM}, got {spec!r}")
         provider, precision = [*parts, "", ""][:2]
+        known = runtime_class(runtime).options()
         return cls(
             runtime=runtime,
             provider=provider or None,
             precision=precision or None,
-            threads=threads if "threads" in runtime_class(runtime).options() else None,
+            threads=beside.threads if "threads" in known else None,
+            cache=beside.cache if "cache" in known else None,
         )
 
 

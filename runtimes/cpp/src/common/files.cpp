@@ -6,7 +6,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <vector>
@@ -15,6 +18,9 @@ namespace minit2i {
 namespace {
 
 constexpr std::size_t kChunkBytes = 1 << 20;
+constexpr std::uintmax_t kLeastFreeBytes = 1 << 20;
+// What a full or broken disk gives; anything else is about the place.
+constexpr std::array kDiskErrors{ENOSPC, EDQUOT, EIO, EFBIG, EROFS};
 
 bool write_all(int file, std::string_view bytes) {
     while (!bytes.empty()) {
@@ -69,9 +75,22 @@ void write_file(const std::filesystem::path &path, std::string_view bytes) {
     }
     if (!done) {
         ::unlink(partial.c_str());
-        fail_usage(path.string() + ": cannot be written: " + std::strerror(reason) +
-                   "; choose a folder you can write");
+        fail_write(path, reason);
     }
+}
+
+void fail_write(const std::filesystem::path &path, int reason) {
+    const std::string line = path.string() + ": cannot be written: " + std::strerror(reason);
+    if (std::find(kDiskErrors.begin(), kDiskErrors.end(), reason) != kDiskErrors.end()) {
+        fail_runtime(line);
+    }
+    fail_usage(line + "; choose a folder you can write");
+}
+
+bool disk_is_full(const std::filesystem::path &folder) {
+    std::error_code error;
+    const std::filesystem::space_info space = std::filesystem::space(folder, error);
+    return !error && space.available < kLeastFreeBytes;
 }
 
 } // namespace minit2i

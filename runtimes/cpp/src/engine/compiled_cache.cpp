@@ -18,6 +18,8 @@ namespace {
 
 constexpr char kKeyFile[] = "key.json";
 constexpr std::size_t kDigits = 20;
+// packed_graphs.py's FORM: how entries are made.
+constexpr char kPackedForm[] = "1";
 // Of /proc/cpuinfo, in order: what kernels are chosen by, as minit2i_deploy/machine.py lists it.
 constexpr std::array kFeatures{"amx_bf16",    "amx_int8", "asimd",    "avx2", "avx512_bf16",
                                "avx512_vnni", "avx512f",  "avx_vnni", "bf16", "i8mm"};
@@ -74,6 +76,7 @@ std::string cache_key(const Bundle &bundle, const std::string &graph) {
         {"library", "onnxruntime:cpu"},
         {"version", OrtGetApiBase()->GetVersionString()},
         {"device", device_name()},
+        {"form", kPackedForm},
         {"precision", "as the graph"},
     };
     const auto folder = std::filesystem::path(bundle.graph(graph).path).parent_path();

@@ -4,7 +4,6 @@
 #include "engine/compiled_cache.hpp"
 #include "engine/gpu.hpp"
 #include "engine/int8_probe.hpp"
-#include "engine/packed_graphs.hpp"
 #include "engine/placement.hpp"
 #include "engine/plugin.hpp"
 #include "engine/recorded_trajectory.hpp"
@@ -17,6 +16,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <system_error>
 #include <thread>
 
 namespace minit2i {
@@ -155,13 +155,13 @@ void Engine::check_gpu(const std::string &graph, const std::string &precision) c
 }
 
 Ort::Session Engine::cached_session(const std::string &graph, const Ort::SessionOptions &options,
-                                    const Warn &warn) {
+                                    const Warn &warn, std::chrono::seconds wait) {
     return open_packed(
         [this](const std::filesystem::path &file, Ort::SessionOptions &settings) {
             return Ort::Session(env_, file.c_str(), settings);
         },
         bundle_.path / bundle_.graph(graph).path, cache_folder(choice_.cache, bundle_, graph),
-        options, warn);
+        options, warn, wait);
 }
 
 void Engine::open_denoiser_ahead() {
@@ -175,12 +175,23 @@ void Engine::open_denoiser_ahead() {
         const std::lock_guard<std::mutex> encoder_lock(encoder.mutex);
         encoder.session.reset();
     }
-    ahead_ = std::async(std::launch::async, [this] {
+    const auto open = [this] {
         Ahead ahead;
         const auto collect = [&ahead](const std::string &text) { ahead.warnings.push_back(text); };
-        ahead.session = open_session(kStepGraph, false, collect);
+        try {
+            // It waits for no other process: closing the model waits for it.
+            ahead.session = open_session(kStepGraph, false, collect, std::chrono::seconds(0));
+        } catch (const std::exception &) {
+            // The caller opens it again.
+            return Ahead{};
+        }
         return ahead;
-    });
+    };
+    try {
+        ahead_ = std::async(std::launch::async, open);
+    } catch (const std::system_error &) {
+        // Without a thread it is opened where it is used.
+    }
 }
 
 std::shared_ptr<GraphSession> Engine::opened_ahead() {
@@ -201,7 +212,7 @@ std::shared_ptr<GraphSession> Engine::opened_ahead() {
 }
 
 std::shared_ptr<GraphSession> Engine::open_session(const std::string &graph, bool records,
-                                                   const Warn &warn) {
+                                                   const Warn &warn, std::chrono::seconds wait) {
     const GraphInfo &info = bundle_.graph(graph);
     const std::string path = (bundle_.path / info.path).string();
     const bool on_gpu = choice_.provider.is_on_gpu();
@@ -221,7 +232,7 @@ std::shared_ptr<GraphSession> Engine::open_session(const std::string &graph, boo
             log->listen(options);
         }
         Ort::Session session = packs && !choice_.cache.empty()
-                                   ? cached_session(graph, options, warn)
+                                   ? cached_session(graph, options, warn, wait)
                                    : Ort::Session(env_, path.c_str(), options);
         log->close();
         if (on_gpu) {

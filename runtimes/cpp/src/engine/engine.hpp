@@ -3,12 +3,14 @@
 
 #include "bundle/bundle.hpp"
 #include "common/callbacks.hpp"
+#include "engine/packed_graphs.hpp"
 #include "engine/placement.hpp"
 #include "engine/provider.hpp"
 #include "engine/session.hpp"
 #include "engine/step_graphs.hpp"
 #include "engine/trajectory.hpp"
 
+#include <chrono>
 #include <cstdint>
 #include <future>
 #include <map>
@@ -59,12 +61,13 @@ private:
     void check_placement(const std::string &path, const PlacementLog &log) const;
     void check_gpu(const std::string &graph, const std::string &precision) const;
     std::shared_ptr<GraphSession> open_session(const std::string &graph, bool records,
-                                               const Warn &warn);
+                                               const Warn &warn,
+                                               std::chrono::seconds wait = kCacheWait);
     Ort::Session cached_session(const std::string &graph, const Ort::SessionOptions &options,
-                                const Warn &warn);
+                                const Warn &warn, std::chrono::seconds wait);
     // Opens the denoiser on a thread, after the encoder has left memory.
     void open_denoiser_ahead();
-    // What that opened or throws, once; null where it was not started.
+    // What that opened, once; null where it is to be opened by the caller, who then sees why not.
     std::shared_ptr<GraphSession> opened_ahead();
     void open_recording(Slot &slot);
     void open(const std::string &graph, Slot &slot);

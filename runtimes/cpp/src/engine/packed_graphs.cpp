@@ -11,9 +11,7 @@
 
 #include <array>
 #include <cerrno>
-#include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <optional>
 #include <thread>
 
@@ -27,25 +25,18 @@ constexpr char kModelFile[] = "model.onnx";
 constexpr char kDataFile[] = "model.onnx.data";
 // Written last; holds the bytes of both.
 constexpr char kRecordFile[] = "record.json";
-// Longer than any graph of these models takes to write.
-constexpr std::chrono::seconds kWait(120);
 constexpr std::chrono::milliseconds kRetry(500);
 // In fp16, which takes most: weights widened, and those packed, which pads them a little, and the
 // graph.
 constexpr double kBytesOfSource = 4.2;
 constexpr double kGigabyte = 1e9;
 
-[[noreturn]] void fail_write(const fs::path &path, const std::string &reason) {
-    fail_usage(path.string() + ": cannot be written: " + reason +
-               "; choose a folder you can write");
-}
-
 // The only process that writes an entry, by Python's lock file beside it.
 class OutputLock {
 public:
-    explicit OutputLock(const fs::path &output)
+    OutputLock(const fs::path &output, std::chrono::seconds wait)
         : path_(output.parent_path() / ("." + output.filename().string() + ".lock")) {
-        const auto deadline = std::chrono::steady_clock::now() + kWait;
+        const auto deadline = std::chrono::steady_clock::now() + wait;
         while (!try_lock()) {
             if (std::chrono::steady_clock::now() >= deadline) {
                 fail_runtime(output.string() + ": another process is writing it; wait for it to "
@@ -66,15 +57,20 @@ private:
     bool try_lock() {
         file_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
         if (file_ < 0) {
-            fail_write(path_.parent_path(), std::strerror(errno));
+            fail_write(path_.parent_path(), errno);
         }
         struct stat named{};
         struct stat opened{};
-        if (::flock(file_, LOCK_EX | LOCK_NB) == 0 && ::stat(path_.c_str(), &named) == 0 &&
-            ::fstat(file_, &opened) == 0 && named.st_ino == opened.st_ino) {
+        const int reason = ::flock(file_, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+        if (reason == 0 && ::stat(path_.c_str(), &named) == 0 && ::fstat(file_, &opened) == 0 &&
+            named.st_ino == opened.st_ino) {
             return true;
         }
         ::close(file_);
+        if (reason != 0 && reason != EWOULDBLOCK && reason != EINTR) {
+            // A file system without locks.
+            fail_write(path_.parent_path(), reason);
+        }
         return false;
     }
 
@@ -104,13 +100,16 @@ std::string corrupt(const fs::path &place) {
     }
 }
 
+// The session of a complete entry; where there is none, reason says why not, or nothing where there
+// is no entry.
 std::optional<Ort::Session> open_complete(const OpenSession &open, const fs::path &place,
-                                          const Ort::SessionOptions &options, const Warn &warn) {
+                                          const Ort::SessionOptions &options, std::string &reason) {
     std::error_code ignored;
+    reason.clear();
     if (!fs::exists(place, ignored)) {
         return std::nullopt;
     }
-    std::string reason = corrupt(place);
+    reason = corrupt(place);
     if (reason.empty()) {
         Ort::SessionOptions ready = options.Clone();
         ready.SetGraphOptimizationLevel(ORT_DISABLE_ALL);
@@ -121,8 +120,6 @@ std::optional<Ort::Session> open_complete(const OpenSession &open, const fs::pat
             reason = reason.substr(0, reason.find('\n'));
         }
     }
-    warn(place.string() + ": " + reason + "; it is made anew");
-    fs::remove_all(place, ignored);
     return std::nullopt;
 }
 
@@ -160,7 +157,7 @@ std::uintmax_t synced_size(const fs::path &file) {
     // A graph without a large weight has no second file.
     const int opened = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (opened < 0 || ::fsync(opened) != 0) {
-        const std::string reason = std::strerror(errno);
+        const int reason = errno;
         ::close(opened);
         fail_write(file, reason);
     }
@@ -181,8 +178,11 @@ Ort::Session written(const OpenSession &open, const fs::path &graph, const fs::p
                      const Ort::SessionOptions &options) {
     remove_leftovers(place);
     check_room(graph, place);
-    const Partial partial{place.parent_path() / ("." + place.filename().string() + ".partial-" +
-                                                 std::to_string(::getpid()))};
+    const std::string start = "." + place.filename().string() + ".partial-";
+    const std::string process = std::to_string(::getpid());
+    const Partial partial{place.parent_path() / (start + process)};
+    // What was there before, for the moment of the exchange.
+    const Partial aside{place.parent_path() / (start + process + "-old")};
     fs::create_directory(partial.path);
     Ort::SessionOptions saving = options.Clone();
     saving.SetOptimizedModelFilePath((partial.path / kModelFile).c_str());
@@ -197,31 +197,41 @@ Ort::Session written(const OpenSession &open, const fs::path &graph, const fs::p
         record[name] = synced_size(partial.path / name);
     }
     write_file(partial.path / kRecordFile, record.dump() + "\n");
-    std::error_code error;
-    fs::rename(partial.path, place, error);
-    if (error) {
-        fail_write(place, error.message());
+    if (fs::exists(place)) {
+        fs::rename(place, aside.path);
     }
+    fs::rename(partial.path, place);
     return session;
 }
 
 } // namespace
 
 Ort::Session open_packed(const OpenSession &open, const fs::path &graph, const fs::path &folder,
-                         const Ort::SessionOptions &options, const Warn &warn) {
+                         const Ort::SessionOptions &options, const Warn &warn,
+                         std::chrono::seconds wait) {
     const fs::path place = folder / kFolder;
-    if (std::optional<Ort::Session> session = open_complete(open, place, options, warn)) {
+    std::string reason;
+    if (std::optional<Ort::Session> session = open_complete(open, place, options, reason)) {
         return std::move(*session);
     }
-    const OutputLock lock(place);
+    const OutputLock lock(place, wait);
     // Another process may have written it meanwhile.
-    if (std::optional<Ort::Session> session = open_complete(open, place, options, warn)) {
+    if (std::optional<Ort::Session> session = open_complete(open, place, options, reason)) {
         return std::move(*session);
     }
     try {
-        return written(open, graph, place, options);
+        Ort::Session session = written(open, graph, place, options);
+        if (!reason.empty()) {
+            warn(place.string() + ": " + reason + "; it is made anew");
+        }
+        return session;
     } catch (const fs::filesystem_error &error) {
-        fail_write(place, error.code().message());
+        fail_write(place, error.code().value());
+    } catch (const Ort::Exception &) {
+        if (disk_is_full(place.parent_path())) {
+            fail_write(place, ENOSPC);
+        }
+        throw;
     }
 }
 
