@@ -1,12 +1,13 @@
-"""Texts a second: our embedding against transformers and optimum, the same encoder in all of them.
+"""Texts a second: our embedding against other libraries', the same encoder in all of them.
 
     python benchmarks/embedding.py BUNDLE --texts 10000 --threads 2
     python benchmarks/embedding.py BUNDLE --texts 512 --padded 32 --also openvino:precision=bf16 \
         --also INT8-TEXT@openvino:precision=bf16 --also INT8-TEXT@onnxruntime
+    python benchmarks/embedding.py BUNDLE --texts 512 --peer ctranslate2-int8 --peer fastembed
 
 All embed the same texts, chunk by chunk in turns, so that a busy machine slows all of them; the
-ratios are what the run is for. The peers compute in BUNDLE's precision; engines of ``--also`` need
-not, and the least cosine of their vectors to BUNDLE's stands beside their speed.
+ratios are what the run is for. Peers with no precision in their name compute in BUNDLE's. Engines
+of ``--also`` need not, and the least cosine of all vectors to BUNDLE's stands beside the speed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -28,22 +29,18 @@ from typing import Any, Final
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-import onnxruntime
 import torch
+from embedding_peers import PADDED, PEERS, USUAL, Embedder, padded_arrays
 from generate_memory import engine_options
-from optimum.onnxruntime import ORTModelForFeatureExtraction
-from transformers import T5Config, T5EncoderModel
 
 import minit2i_deploy as m
 from minit2i_deploy.evaluation.bench.stages import short_texts
 from minit2i_deploy.machine import describe_machine, machine_line
-from minit2i_deploy.runtimes.torch.network import read_weights
 from minit2i_deploy.text.embed import BATCH_SIZE
 from minit2i_deploy.text.encoder import SequenceEncoder
 from minit2i_deploy.tokenizer import Encoded
 
 CHUNK: Final = 256
-PADDED: Final = 256
 SHORT: Final = 20
 
 # A child's maximum as its parent sees it includes the parent's, from before the exec.
@@ -56,7 +53,6 @@ print(peak_memory_bytes())
 sys.exit(code)
 """
 
-Embedder = Callable[[Sequence[Encoded]], np.ndarray]
 Ours = tuple[m.Bundle, Any]
 
 
@@ -72,7 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         others = {text: _opened(text, bundle, options.threads, stack) for text in options.also}
         if not options.short_only:
-            report |= _rates(bundle, runtime, others, options)
+            names = () if options.no_peers else options.peer or USUAL
+            peers = {}
+            for name in names:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="minit2i-")))
+                peers[name] = PEERS[name](bundle, options.threads, folder)
+            report |= _rates(bundle, runtime, others, peers, options)
         if others:
             report["one_text"] = _one_text(
                 bundle, {"minit2i": (bundle, runtime), **others}, options
@@ -100,6 +101,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="[BUNDLE@]RUNTIME[:OPTION=VALUE,..]",
         help="another engine of ours, or another bundle on it; may be given several times",
     )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        choices=PEERS,
+        metavar="NAME",
+        help=f"one of {', '.join(PEERS)}; may be given several times; default: the first three",
+    )
     parser.add_argument("--no-peers", action="store_true", help="only engines of ours")
     parser.add_argument("--rounds", type=int, default=7, help="of the short prompt")
     parser.add_argument(
@@ -125,7 +133,7 @@ def _one_text(
 ) -> dict[str, Any]:
     """Seconds of one text of SHORT tokens on each of our engines, in turns."""
     size = json.loads((bundle.graph_path("text_encoder").parent / "config.json").read_text())
-    arrays = _padded([np.random.default_rng(0).integers(3, size["vocab_size"], SHORT)], None)
+    arrays = padded_arrays([np.random.default_rng(0).integers(3, size["vocab_size"], SHORT)], None)
     for _, runtime in ours.values():
         runtime.encode(*arrays)
     rounds = [
@@ -142,14 +150,17 @@ def _one_text(
 
 
 def _rates(
-    bundle: m.Bundle, runtime: Any, others: dict[str, Ours], options: argparse.Namespace
+    bundle: m.Bundle,
+    runtime: Any,
+    others: dict[str, Ours],
+    peers: dict[str, Embedder],
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Seconds of each contender for the same chunks, and how far their values are apart."""
     encoded = bundle.tokenizer().encode(short_texts(options.texts))
     contenders = {"minit2i": _our_embedder(bundle, runtime)}
     contenders |= {name: _our_embedder(*item) for name, item in others.items()}
-    if not options.no_peers:
-        contenders |= _peers(bundle, options.threads)
+    contenders |= peers
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     cosines = {}
     worst = 0.0
@@ -159,13 +170,13 @@ def _rates(
         values = embedder(encoded[: CHUNK if is_ours else BATCH_SIZE])
         if name == "minit2i":
             reference = values
-        elif name not in others:
+        elif name not in others and "-int" not in name:
             apart = np.abs(values - reference[: len(values)]).max() / np.abs(reference).max()
             worst = max(worst, float(apart))
         cosines[name] = _least_cosine(values, reference[: len(values)])
     for start in range(0, len(encoded), CHUNK):
         for name, embedder in contenders.items():
-            if name.endswith("to 256") and start >= options.padded:
+            if name.endswith(f"-{PADDED}") and start >= options.padded:
                 continue
             began = time.perf_counter()
             embedder(encoded[start : start + CHUNK])
@@ -206,68 +217,11 @@ def _our_embedder(bundle: m.Bundle, runtime: Any) -> Embedder:
     return ours
 
 
-def _peers(bundle: m.Bundle, threads: int) -> dict[str, Embedder]:
-    """Each gives the mean-pooled vectors of its texts; tokens are the same for all."""
-    folder = bundle.graph_path("text_encoder").parent
-    config = T5Config.from_pretrained(folder)
-    model = T5EncoderModel(config).eval()
-    weights = {k: torch.from_numpy(v) for k, v in read_weights(bundle, "text_encoder").items()}
-    # One table under two names.
-    weights.setdefault("encoder.embed_tokens.weight", weights["shared.weight"])
-    model.load_state_dict(weights)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    peer = ORTModelForFeatureExtraction.from_pretrained(folder, session_options=settings)
-
-    @torch.no_grad()
-    def in_torch(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        hidden = model(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
-        values: np.ndarray = hidden.last_hidden_state.numpy()
-        return values
-
-    def in_optimum(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        values: np.ndarray = peer(input_ids=ids, attention_mask=mask).last_hidden_state
-        return values
-
-    return {
-        "transformers, batch to longest": _batched(in_torch, None),
-        "transformers, to 256": _batched(in_torch, PADDED),
-        "optimum, batch to longest": _batched(in_optimum, None),
-    }
-
-
-def _batched(
-    encode: Callable[[np.ndarray, np.ndarray], np.ndarray], length: int | None
-) -> Embedder:
-    """Batches in the order of the texts, padded to the longest of each or to a length."""
-
-    def embedder(encoded: Sequence[Encoded]) -> np.ndarray:
-        pooled = []
-        for start in range(0, len(encoded), BATCH_SIZE):
-            batch = encoded[start : start + BATCH_SIZE]
-            ids, mask = _padded([item.ids for item in batch], length)
-            values = encode(ids, mask)
-            weights = mask[..., None].astype(np.float32)
-            pooled.append((values * weights).sum(axis=1) / weights.sum(axis=1))
-        return np.concatenate(pooled)
-
-    return embedder
-
-
-def _padded(rows: Sequence[np.ndarray], length: int | None) -> tuple[np.ndarray, np.ndarray]:
-    width = length or max(map(len, rows))
-    ids = np.zeros((len(rows), width), np.int64)
-    mask = np.zeros_like(ids)
-    for row, item in enumerate(rows):
-        ids[row, : len(item)], mask[row, : len(item)] = item, 1
-    return ids, mask
-
-
 def _short_prompt(bundle: m.Bundle, runtime: Any, rounds: int) -> dict[str, float]:
     """A prompt of SHORT tokens alone, and padded to PADDED, in turns on our runtime."""
     size = json.loads((bundle.graph_path("text_encoder").parent / "config.json").read_text())
     ids = np.random.default_rng(0).integers(3, size["vocab_size"], SHORT)
-    short, long = _padded([ids], None), _padded([ids], PADDED)
+    short, long = padded_arrays([ids], None), padded_arrays([ids], PADDED)
     alone, padded = runtime.encode(*short), runtime.encode(*long)
     off = np.abs(padded[:, :SHORT] - alone).max() / np.abs(alone).max()
     pairs = [(_seconds(runtime, short), _seconds(runtime, long)) for _ in range(rounds)]

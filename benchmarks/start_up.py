@@ -5,7 +5,8 @@
         --old-client OLD/minit2i-generate
 
 Every run is a process of its own (A B A B), on files that are in the page cache. This tree runs
-without and with --cache, which the first round fills. The Python runs end where the first row
+without and with --cache, which the first round fills; there with a prompt that is new in each
+round, and with one that was encoded in the round before. The Python runs end where the first row
 starts, and so does their peak memory. The C++ programs generate an image of one row; the seconds of
 the row, which they report, are taken off, writing the image is not. Their peak is the image's.
 """
@@ -52,7 +53,8 @@ main(sys.argv[2:])
 sys.exit("no row was started")
 """
 
-Measure = Callable[[], dict[str, float]]
+# Of a number of the round.
+Measure = Callable[[int], dict[str, float]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,30 +106,45 @@ def _measure(
     _output(new, "-m", "minit2i_deploy", *table)
     cache = str(image.with_name("cache"))
     contenders: dict[str, Measure] = {
-        "python, old": lambda: _python(options, old, image),
-        "python, new": lambda: _python(options, new, image),
-        "python, new with --cache": lambda: _python(options, new, image, "--cache", cache),
+        "python, old": lambda _: _python(options, old, image),
+        "python, new": lambda _: _python(options, new, image),
+        "python, --cache": lambda k: _python(options, new, image, "--cache", cache, number=k),
+        "python, --cache, known prompt": lambda _: _python(options, new, image, "--cache", cache),
     }
     if options.client is not None:
-        client = options.client
-        contenders["c++, old"] = lambda: _program(options, options.old_client, image)
-        contenders["c++, new"] = lambda: _program(options, client, image)
-        contenders["c++, new with --cache"] = lambda: _program(
-            options, client, image, "--cache", cache
-        )
+        client, older = options.client, options.old_client
+        contenders |= {
+            "c++, old": lambda _: _program(options, older, image),
+            "c++, new": lambda _: _program(options, client, image),
+            "c++, --cache": lambda k: _program(
+                options, client, image, "--cache", cache, number=100 + k
+            ),
+            "c++, --cache, known prompt": lambda _: _program(
+                options, client, image, "--cache", cache
+            ),
+        }
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for round_number in range(options.rounds + 1):
         for name, measure in contenders.items():
-            values = measure()
+            values = measure(round_number)
             if round_number:  # the first fills the page cache
                 runs[name].append(values)
     return runs
 
 
+def _prompt(number: int | None) -> str:
+    """The prompt, or one with a number behind it, which no other round has."""
+    return PROMPT if number is None else f"{PROMPT} {number}"
+
+
 def _python(
-    options: argparse.Namespace, build: Build, image: Path, *further: str
+    options: argparse.Namespace,
+    build: Build,
+    image: Path,
+    *further: str,
+    number: int | None = None,
 ) -> dict[str, float]:
-    command = ["generate", options.bundle, PROMPT, "--runtime", options.runtime, *further]
+    command = ["generate", options.bundle, _prompt(number), "--runtime", options.runtime, *further]
     command += ["--steps", "1", "-o", str(image), "--threads", str(options.threads)]
     output = _output(build, "-c", _CHILD, repr(time.time()), *command)
     values: dict[str, float] = json.loads(output.splitlines()[-1])
@@ -142,9 +159,14 @@ def _output(build: Build, *arguments: str) -> str:
 
 
 def _program(
-    options: argparse.Namespace, program: Path, image: Path, *further: str
+    options: argparse.Namespace,
+    program: Path,
+    image: Path,
+    *further: str,
+    number: int | None = None,
 ) -> dict[str, float]:
-    command = [str(program), options.bundle, PROMPT, "--table", str(image.with_name("1.json"))]
+    table = str(image.with_name("1.json"))
+    command = [str(program), options.bundle, _prompt(number), "--table", table]
     command += ["-o", str(image), "--threads", str(options.threads), "--json", *further]
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -172,7 +194,7 @@ def _text(report: dict[str, Any]) -> str:
         language, _, age = name.partition(", ")
         medians = {key: statistics.median(run[key] for run in values) for key in values[0]}
         cpu = next(key for key in medians if key.endswith("cpu_s"))
-        line = f"{name:25} {medians['first_row_s']:6.2f} s first_row"
+        line = f"{name:30} {medians['first_row_s']:6.2f} s first_row"
         line += f"  {cpu.removesuffix('_s')} {medians[cpu]:6.2f} s"
         line += f"  peak {medians['peak_bytes'] / 1e9:.2f} GB"
         if age != "old":

@@ -113,6 +113,13 @@ class BaseRuntime(Runtime, ABC):
     def _encode(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """As ``encode``, without its tests."""
 
+    def _stored(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+        """What ``_encode`` of these gave in an earlier process, or None; see ``_store``."""
+        return None
+
+    def _store(self, ids: np.ndarray, mask: np.ndarray, values: np.ndarray) -> None:
+        """Keep what ``_encode`` gave for a later process; most runtimes keep nothing."""
+
     @abstractmethod
     def _adapt(
         self, context: np.ndarray, mask: np.ndarray, conditions: np.ndarray | None
@@ -146,10 +153,15 @@ class BaseRuntime(Runtime, ABC):
         attention_mask: Int64[np.ndarray, "n tokens"],
     ) -> Float32[np.ndarray, "n tokens width"]:
         """Run the text encoder; arguments and result as in ``protocol.Runtime``."""
+        stored = self._stored(input_ids, attention_mask)
+        if stored is not None:
+            return stored
         if "text_encoder" not in self._tested:
             self._test_encoder()
             self._tested.add("text_encoder")
-        return self._encode(input_ids, attention_mask)
+        values = self._encode(input_ids, attention_mask)
+        self._store(input_ids, attention_mask, values)
+        return values
 
     @guarded
     def adapt(

@@ -10,7 +10,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ from minit2i_deploy.runtimes.onnxruntime.session import (
     run_toy,
     session_options,
 )
+from minit2i_deploy.runtimes.onnxruntime.stored_sequences import StoredSequences
 from minit2i_deploy.runtimes.onnxruntime.trajectory import OnnxTrajectory, failing_in, first_line
 from minit2i_deploy.solvers.row import Known
 
@@ -74,7 +75,8 @@ class OnnxRuntime(GraphRuntime):
             pay for it; each text alone takes longer, so embed many without ``lean``. There the
             denoiser is opened beside the first run of the text adapter.
         cache: folder for what is compiled of the graphs, or None: cpu keeps packed weights there,
-            twice the bytes of a graph (in fp16 four times); openvino, tensorrt and tensorrt-rtx
+            twice the bytes of a graph (in fp16 four times), and with ``lean`` the encoded prompts,
+            so that the same prompt needs no text encoder; openvino, tensorrt and tensorrt-rtx
             their models; cuda has none.
         device: index of the GPU, for cuda, tensorrt and tensorrt-rtx.
         tf32: let cuda round the factors of float32 products to 10 bits, which is faster; the text
@@ -190,6 +192,28 @@ class OnnxRuntime(GraphRuntime):
         """FLOP a second of large matrix products on this provider, measured now."""
         return matrix_rate(self._ort, self._provider, **self._settings)
 
+    def _stored(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+        values = None if self._sequences is None else self._sequences.read(ids, mask)
+        if values is not None and "text_encoder" not in self._sessions:
+            # As if it had been opened, which says what this processor computes wrong.
+            self._warn_of("text_encoder")
+        return values
+
+    def _store(self, ids: np.ndarray, mask: np.ndarray, values: np.ndarray) -> None:
+        if self._sequences is not None:
+            self._sequences.write(ids, mask, values)
+
+    @cached_property
+    def _sequences(self) -> StoredSequences | None:
+        if not self._lean or self.provider != "cpu":
+            return None
+        folder = self._cache_folder("text_encoder")
+        if folder is None:
+            return None
+        # More threads may add in another order.
+        place = folder / f"sequences-{self.threads}-threads"
+        return StoredSequences(place, self.bundle.config.txt_input_size)
+
     def _adapt(
         self, context: np.ndarray, mask: np.ndarray, conditions: np.ndarray | None
     ) -> np.ndarray:
@@ -211,13 +235,16 @@ class OnnxRuntime(GraphRuntime):
     def _session(self, graph: str) -> Any:
         if graph not in self._sessions:
             self._check_precision(graph)
-            if self._provider.device == "cpu":
-                forms = partial(saturating_forms, self.provider)
-                warn_of_saturation(self.bundle, graph, f"onnxruntime ({self.provider})", forms)
-            elif self.provider == "cuda":
-                self._warn_of_int8(graph)
+            self._warn_of(graph)
             self._sessions[graph] = self._opened_ahead(graph) or self._opened(graph)
         return self._sessions[graph]
+
+    def _warn_of(self, graph: str) -> None:
+        if self._provider.device == "cpu":
+            forms = partial(saturating_forms, self.provider)
+            warn_of_saturation(self.bundle, graph, f"onnxruntime ({self.provider})", forms)
+        elif self.provider == "cuda":
+            self._warn_of_int8(graph)
 
     def _opened_ahead(self, graph: str) -> Any:
         if graph != "transformer" or self._ahead is None:

@@ -148,6 +148,20 @@ def test_embedding_times_the_short_prompt_alone(
     assert "texts_per_s" not in report and "20 tokens" in embedding._text(report)
 
 
+def test_embedding_has_the_values_of_other_libraries(
+    script: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedding = script("embedding")
+    report = report_of(
+        embedding, capsys, tiny_bundle(), "--texts", 40, "--rounds", 1,
+        "--peer", "transformers", "--peer", "optimum", "--peer", "fastembed",
+    )  # fmt: skip
+    assert list(report["texts_per_s"]) == ["minit2i", "transformers", "optimum", "fastembed"]
+    # Measured 2.9e-7.
+    assert report["largest_difference"] <= 3e-6
+    assert "fastembed" in embedding._text(report)
+
+
 @pytest.mark.parametrize(
     ("changes", "passes"),
     [

@@ -57,7 +57,12 @@ def test_builds_are_measured_in_turns(
     report = json.loads(capsys.readouterr().out)
     assert report["builds"]["old"].startswith(f"{old} (")
     runs = report["runs"]
-    assert list(runs) == ["python, old", "python, new", "python, new with --cache"]
+    assert list(runs) == [
+        "python, old",
+        "python, new",
+        "python, --cache",
+        "python, --cache, known prompt",
+    ]
     assert all(len(values) == 2 and values[0]["first_row_s"] > 0 for values in runs.values())
     # Each ran its own package: a bytearray is written when it is made.
     apart = runs["python, old"][0]["peak_bytes"] - runs["python, new"][0]["peak_bytes"]

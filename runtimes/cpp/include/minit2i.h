@@ -132,8 +132,8 @@ typedef struct minit2i_model_params {
                                plain runs, or fails; "auto" (NULL, default) does so where it works
                                and warns where it does not; "off" */
     const char *cache; /* of "cpu": a folder for packed weights, which the next opening maps; twice
-                          the bytes of a graph, four times in fp16; safe to delete; NULL (default):
-                          none */
+                          the bytes of a graph, four times in fp16; with lean also for encoded
+                          prompts, as numbers; safe to delete; NULL (default): none */
 } minit2i_model_params;
 
 typedef struct minit2i_info {

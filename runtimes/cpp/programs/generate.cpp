@@ -47,8 +47,8 @@ standard input, one per line.
   --device N             index of the provider's device, from 0 (default)
   --cuda-graph MODE      auto (default), on or off, of cuda: each step is launched at once
   --threads N            CPU threads; 0 (default) is one for each core
-  --cache DIR            keep packed weights in a folder, so that the next start is
-                         faster; of cpu
+  --cache DIR            keep packed weights and encoded prompts in a folder, so that
+                         the next start is faster; of cpu
   --verify               hash every file of the bundle first
   --list                 print the bundle's presets and tables
   --json                 print one JSON object per image, in place of text

@@ -78,10 +78,9 @@ def test_the_second_opening_reads_the_entries_and_gives_the_same_bits(
 
 def test_a_lean_encoder_keeps_its_order_of_sums(bundle: Bundle, tmp_path: Path) -> None:
     expected = image(bundle, lean=True)
-    for _ in range(2):
-        assert np.array_equal(image(bundle, tmp_path, lean=True), expected)
-    # Its weights are not packed, so there is nothing to keep.
-    assert len(list(tmp_path.iterdir())) == len(entries(tmp_path)) == 2
+    assert np.array_equal(image(bundle, tmp_path, lean=True), expected)
+    # Its weights are not packed, so there is no graph to keep.
+    assert len(entries(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("changed", ["provider_version", "device_name"])

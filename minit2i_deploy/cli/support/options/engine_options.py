@@ -132,6 +132,6 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cache",
         metavar="DIR",
-        help="keep what onnxruntime or openvino compile of the bundle's graphs in this folder, so "
-        "that the next start is faster",
+        help="keep what onnxruntime or openvino compile of the bundle's graphs in this folder, and "
+        "what generate encodes of a prompt on the CPU, so that the next start is faster",
     )

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <system_error>
 #include <thread>
 
@@ -359,7 +360,35 @@ Tensor Engine::run_encoder(GraphSession &session, std::vector<std::int64_t> &ids
 
 Tensor Engine::encode(std::vector<std::int64_t> &ids, std::vector<std::int64_t> &mask,
                       std::size_t n, RunControl &control) {
-    return run_encoder(*session(kTextEncoder), ids, mask, n, control);
+    StoredSequences *const stored = sequences();
+    if (stored != nullptr) {
+        if (std::optional<std::vector<float>> values = stored->read(ids, mask, n)) {
+            // As if the encoder had been opened.
+            std::call_once(sequences_warned_,
+                           [this] { warn_of_int8(kTextEncoder, bundle_.graph(kTextEncoder)); });
+            const auto rows = static_cast<std::int64_t>(n);
+            const auto num_tokens = static_cast<std::int64_t>(ids.size() / n);
+            return {std::move(*values), {rows, num_tokens, bundle_.manifest.model.txt_input_size}};
+        }
+    }
+    Tensor values = run_encoder(*session(kTextEncoder), ids, mask, n, control);
+    if (stored != nullptr) {
+        stored->write(ids, mask, n, values.values);
+    }
+    return values;
+}
+
+StoredSequences *Engine::sequences() {
+    std::call_once(sequences_once_, [this] {
+        if (lean_ && choice_.provider.name == "cpu" && !choice_.cache.empty()) {
+            // More threads may add in another order.
+            const std::string name = "sequences-" + std::to_string(num_threads_) + "-threads";
+            const auto width = static_cast<std::size_t>(bundle_.manifest.model.txt_input_size);
+            sequences_ = std::make_unique<StoredSequences>(
+                cache_folder(choice_.cache, bundle_, kTextEncoder) / name, width, warn_);
+        }
+    });
+    return sequences_.get();
 }
 
 Tensor Engine::adapt(Tensor &context, std::vector<std::int64_t> &mask,

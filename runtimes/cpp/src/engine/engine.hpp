@@ -8,6 +8,7 @@
 #include "engine/provider.hpp"
 #include "engine/session.hpp"
 #include "engine/step_graphs.hpp"
+#include "engine/stored_sequences.hpp"
 #include "engine/trajectory.hpp"
 
 #include <chrono>
@@ -28,7 +29,8 @@ public:
     Engine(const Bundle &bundle, ProviderChoice choice, int num_threads, bool lean,
            const Warn &warn);
 
-    // ids and mask int64 [n, tokens] -> float32 [n, tokens, width], finite.
+    // ids and mask int64 [n, tokens] -> float32 [n, tokens, width], finite. With lean and a cache
+    // on provider cpu, a call that was made before needs no text encoder.
     Tensor encode(std::vector<std::int64_t> &ids, std::vector<std::int64_t> &mask, std::size_t n,
                   RunControl &control);
     // context float32 [n, length, width], mask int64 [n, length], conditions float32 [n, 4] or
@@ -77,6 +79,8 @@ private:
     Tensor run_encoder(GraphSession &session, std::vector<std::int64_t> &ids,
                        std::vector<std::int64_t> &mask, std::size_t n, RunControl &control);
     void check_encoder(GraphSession &session);
+    // What a lean engine encoded, for the next process; null where nothing is kept.
+    StoredSequences *sequences();
     void check_adapter(GraphSession &session);
     void check_step(GraphSession &session);
     Tensor run_adapter(GraphSession &session, Tensor &context, std::vector<std::int64_t> &mask,
@@ -92,6 +96,9 @@ private:
     Ort::Env env_;
     // The keys do not change after the constructor, so that finding a slot needs no lock.
     std::map<std::string, Slot> slots_;
+    std::once_flag sequences_once_;
+    std::once_flag sequences_warned_;
+    std::unique_ptr<StoredSequences> sequences_;
     std::mutex ahead_mutex_;
     bool is_denoiser_begun_ = false;
     // Its thread uses the rest, so it is waited for first.
