@@ -52,7 +52,7 @@ def image_size() -> int:
 
 def python_image(cache: Path) -> None:
     bundle = Bundle.open(tiny_bundle())
-    with open_runtime(bundle, "onnxruntime", threads=1, lean=True, cache=cache) as runtime:
+    with open_runtime(bundle, "onnxruntime", threads=2, lean=True, cache=cache) as runtime:
         generate(bundle, runtime, PROMPT)
 
 
