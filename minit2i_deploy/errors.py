@@ -98,7 +98,7 @@ class PrecisionWarning(UserWarning):
 
 
 class CacheWarning(UserWarning):
-    """An entry of a cache was corrupt and is made anew; the text says which and why."""
+    """An entry of a cache was corrupt and is made anew, or cannot be kept; the text says why."""
 
 
 def pip_line(extra: str) -> str:

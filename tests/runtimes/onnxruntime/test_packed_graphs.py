@@ -16,7 +16,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import CacheWarning, Minit2iError, RuntimeFailure, UsageError
 from minit2i_deploy.generate import generate
 from minit2i_deploy.io.lock import output_lock
-from minit2i_deploy.runtimes.onnxruntime import packed_graphs, runtime, session
+from minit2i_deploy.runtimes.onnxruntime import packed_graphs, runtime
 from minit2i_deploy.runtimes.onnxruntime.packed_graphs import DATA_FILE, MODEL_FILE, RECORD_FILE
 from minit2i_deploy.runtimes.onnxruntime.runtime import OnnxRuntime
 from minit2i_deploy.solvers.table import solver_table
@@ -30,20 +30,6 @@ Usage = namedtuple("Usage", "total used free")
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
     return Bundle.open(tiny_bundle())
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The file of every session that is opened."""
-    files: list[Path] = []
-    real = session.open_session
-
-    def spied(ort: Any, graph: Path, *arguments: Any, **settings: Any) -> Any:
-        files.append(graph)
-        return real(ort, graph, *arguments, **settings)
-
-    monkeypatch.setattr(runtime, "open_session", spied)
-    return files
 
 
 def image(bundle: Bundle, cache: Path | None = None, **settings: Any) -> np.ndarray:
