@@ -131,6 +131,6 @@ def test_the_ones_read_least_recently_leave(bundle: Path, tmp_path: Path) -> Non
         "minit2i-generate", bundle, "two circles", "--threads", 1, "--cache", cache,
         "-o", tmp_path / "b.png",
     )  # fmt: skip
-    left = files(cache)
-    assert len(left) == MAX_ENTRIES and place in left
+    retained = files(cache)
+    assert len(retained) == MAX_ENTRIES and place in retained
     assert not place.with_name(f"{1:040x}.f32").exists()
