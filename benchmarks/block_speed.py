@@ -36,6 +36,7 @@ import onnxruntime
 import torch
 from guided_step import machine
 
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.config import VARIANTS, ModelConfig
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.choices import choose
@@ -241,4 +242,4 @@ def _start(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from minit2i_deploy.cli.support.script import run_script
+
 # What a build of the published sizes may take.
 MAX_SECONDS: Final = 120.0
 MAX_TIMES_WEIGHTS: Final = 3.0
@@ -204,4 +206,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

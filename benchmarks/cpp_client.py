@@ -33,6 +33,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from minit2i_deploy.cli.support.script import run_script
+
 # No numpy before the measurements are done: a child's peak memory begins with its parent's.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -310,4 +312,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -24,6 +24,7 @@ from typing import Final, TypeVar
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from minit2i_deploy.cli.support.formatting import columns
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.config import VARIANTS
 from tests.helpers.cpp_client import build
 from tests.helpers.cuda_standin.bundles import bundle_for_cuda, write_network
@@ -130,4 +131,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -8,11 +8,13 @@ Images that the detector judges wrong get a red frame; none is selected or exclu
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from PIL import ImageOps
 
 import minit2i_deploy as m
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.evaluation.shapes import held_out_captions, judge
 from minit2i_deploy.io.images import grid, to_uint8
 
@@ -49,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from minit2i_deploy.bundle.manifest import TensorInfo
 from minit2i_deploy.checkpoints import load_checkpoint
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.demo.ready import shipped_checkpoint
 from minit2i_deploy.export.choices import DEFAULT_OPSET
@@ -214,4 +216,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_script(main))

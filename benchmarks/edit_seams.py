@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -18,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.demo.ready import READY, ready_bundle
 from minit2i_deploy.editing.feather import feathered
 from minit2i_deploy.evaluation.quality.image_metrics import seam_gradients, seam_ratios
@@ -150,4 +152,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_script(main))

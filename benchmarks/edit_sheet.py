@@ -8,6 +8,7 @@ Each file is one row: the image that is edited, its mask where there is one, and
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.demo.edits import CASES, mask_of
 from minit2i_deploy.demo.ready import ready_bundle
 from minit2i_deploy.editing.input_images import read_edit
@@ -109,4 +111,4 @@ def _png(image: Image.Image) -> bytes:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_script(main))

@@ -34,6 +34,7 @@ from embedding_peers import PADDED, PEERS, USUAL, Embedder, padded_arrays
 from generate_memory import engine_options
 
 import minit2i_deploy as m
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.evaluation.bench.stages import short_texts
 from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.text.embed import BATCH_SIZE
@@ -295,4 +296,4 @@ def _rate_lines(report: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

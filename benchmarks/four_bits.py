@@ -24,6 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 import minit2i_deploy as m
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.errors import Minit2iError, UsageError
 from minit2i_deploy.evaluation.compare.confidence_interval import difference_interval
 from minit2i_deploy.evaluation.compare.prompt_cases import PromptCase, caption_cases
@@ -351,4 +352,4 @@ def _line(name: str, results: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_script(main))

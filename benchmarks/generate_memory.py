@@ -23,6 +23,7 @@ from typing import Any, Final
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import minit2i_deploy as m
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.machine import describe_machine, machine_line
 
 MAX_RATIO: Final = 1.6
@@ -161,4 +162,4 @@ def _text(report: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.first_half_hour.fatbin import prune
 from benchmarks.first_half_hour.pieces import Source, write_pieces
 from benchmarks.first_half_hour.stripped_bundle import strip
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.config import VARIANTS
 from minit2i_deploy.demo.ready import ready_bundle
 
@@ -141,4 +142,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -29,6 +29,7 @@ import numpy as np
 import onnxruntime
 
 import minit2i_deploy as m
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.config import ModelConfig
 from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.progress import Progress, ProgressLine, stage_of
@@ -344,4 +345,4 @@ def _text(report: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

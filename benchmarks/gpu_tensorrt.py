@@ -32,6 +32,7 @@ from gpu_contenders import CONFIGS, Contender, make_bundle, official_contender, 
 from gpu_report import read_card, summary, text
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.errors import Minit2iError
 from minit2i_deploy.export.tensorrt import BuildOptions, build_bundle
 from minit2i_deploy.flops import denoiser_flops
@@ -377,4 +378,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

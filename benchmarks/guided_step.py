@@ -30,6 +30,7 @@ import numpy as np
 import onnxruntime
 import torch
 
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.config import VARIANTS, ModelConfig
 from minit2i_deploy.export.choices import DEFAULT_OPSET
 from minit2i_deploy.export.graphs.modules import canonical_name, step_signature
@@ -195,4 +196,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -25,6 +25,7 @@ import onnxruntime
 import torch
 from guided_step import machine
 
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.config import LOOPED_VARIANTS, VARIANTS, ModelConfig
 from minit2i_deploy.export.choices import DEFAULT_OPSET
 from minit2i_deploy.export.graphs.modules import canonical_name, step_signature
@@ -120,4 +121,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from random_release import CONFIGS, write_release
 
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.export import ExportOptions, export_bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
@@ -202,4 +203,4 @@ def _text(reports: Sequence[Report]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -28,6 +28,7 @@ import onnxruntime
 import torch
 from guided_step import GUIDANCE, machine, step_config, step_inputs, step_session
 
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.export.choices import DEFAULT_OPSET
 from minit2i_deploy.model.mmjit import MMJiT
 from minit2i_deploy.model.step import Step
@@ -99,4 +100,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -23,6 +23,7 @@ import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.cli.support.output_paths import write_json
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.demo.ready import ready_bundle
 from minit2i_deploy.errors import Minit2iError, UsageError, require
 from minit2i_deploy.evaluation.compare.confidence_interval import difference_interval
@@ -311,4 +312,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -41,6 +41,7 @@ from peer_engines import (
 )
 
 import minit2i_deploy as m
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.flops import denoiser_flops
 from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.progress import Progress, ProgressLine
@@ -229,4 +230,4 @@ def _text(report: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

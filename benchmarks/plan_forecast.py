@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.evaluation.bench.stages import short_texts
 from minit2i_deploy.machine import describe_machine, machine_line
 
@@ -100,4 +101,4 @@ def _row(rounds: Sequence[dict[str, float]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.evaluation.bench.stages import short_texts
 from minit2i_deploy.machine import describe_machine, machine_line
 
@@ -222,4 +223,4 @@ def _table(one: float, times: ProcessTimes, empty_s: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import minit2i_deploy.demo
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.demo.ready import ready_bundle
 from minit2i_deploy.machine import describe_machine, machine_line
 
@@ -61,4 +62,4 @@ def _seconds(words: Words, out: Path) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.regression_builds import Build, BuildError, open_build
 from benchmarks.regression_cells import CELLS, Cell, Measurements, measure_cell
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.machine import describe_machine, machine_line
 
 _RESAMPLES: Final = 2000
@@ -124,4 +125,4 @@ def interval(ratios: np.ndarray) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -25,6 +25,7 @@ from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.cli.support.output_paths import create_folder, write_json
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.errors import Minit2iError, UsageError, require
 from minit2i_deploy.evaluation.quality import (
     Candidate,
@@ -239,4 +240,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

@@ -31,6 +31,7 @@ from serve_simulation import KINDS, MAX_BATCH, POLICIES, Arrival, Kind, poisson,
 
 import minit2i_deploy as m
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.machine import describe_machine, machine_line
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.request import Request
@@ -311,4 +312,4 @@ def opened_ways(bundles: dict[str, Bundle], threads: int) -> Iterator[dict[str, 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

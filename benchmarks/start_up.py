@@ -28,6 +28,7 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.regression_builds import Build, BuildError, last_line, open_build
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.machine import describe_machine, machine_line
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
@@ -207,4 +208,4 @@ def _text(report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

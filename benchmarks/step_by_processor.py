@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from typing import Final
 import numpy as np
 
 import minit2i_deploy as m
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.evaluation.relative_error import l2_relative_errors
 from minit2i_deploy.generate import frames
 from minit2i_deploy.request import Request
@@ -110,4 +112,4 @@ def _decibel(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_script(main))

@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from minit2i_deploy.cli.support.script import run_script
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SIDES: Final = ("official", "ours")
@@ -342,4 +344,4 @@ def _table(options: argparse.Namespace, runs_of: dict[str, list[dict[str, Any]]]
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(run_script(main))

@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.web_step import NODE, PROGRAMS, PYTHON, WEB
 from minit2i_deploy.bundle.manifest import FORMAT_VERSION
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.config import VARIANTS, ModelConfig
 from minit2i_deploy.machine import describe_machine, machine_line
 
@@ -197,4 +198,4 @@ def _line(name: str, runs: list[dict[str, Any]], reference: list[dict[str, Any]]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Final
 
 from playwright.sync_api import Browser, Page
 
+from minit2i_deploy.cli.support.script import run_script
 from minit2i_deploy.demo.ready import default_cache
 from minit2i_deploy.demo.web_packages import library_folder
 from minit2i_deploy.demo.web_server import SiteHandler, address, site_server
@@ -133,4 +134,4 @@ def _spread(values: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main))

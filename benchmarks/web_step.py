@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from minit2i_deploy.cli.support.script import run_script
+
 WEB: Final = Path(__file__).resolve().parent.parent / "runtimes" / "web"
 NODE: Final = Path(sys.executable).parent / "node"
 PYTHON: Final = "python"
@@ -112,4 +114,4 @@ def _line(name: str, runs: list[dict[str, Any]], reference: list[dict[str, Any]]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))
