@@ -36,6 +36,7 @@ from minit2i_deploy.training.checkpoint import (
 from minit2i_deploy.training.data import Batches, DataBatch, to_network_range
 from minit2i_deploy.training.learner import Learner
 from minit2i_deploy.training.objectives.objective import Batch
+from minit2i_deploy.training.objectives.random_draws import data_step
 from minit2i_deploy.training.recipe.recipe import Recipe
 from minit2i_deploy.training.reporting.reporter import Reporter
 from minit2i_deploy.training.reporting.sampler import Sampler
@@ -150,7 +151,9 @@ class Trainer(Learner):
         sampler = Sampler(self.text, recipe, self.folder / "samples", self.device)
         image_flops = self.objective.image_flops
         arguments = (recipe, self.folder, self.step, self.processes, sampler, image_flops)
-        batches = self.source.read(recipe.steps - self.step)
+        steps = range(self.step, recipe.steps)
+        steps_back = [step - data_step(recipe, step) for step in steps]
+        batches = self.source.read(len(steps), steps_back=steps_back)
         # Closed on every way out, so that its processes end with it.
         with contextlib.closing(batches), Reporter(*arguments) as report:
             for data in report.timed(batches):

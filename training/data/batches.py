@@ -130,15 +130,26 @@ class Batches:
         """Whether batches come with embeddings, so that no encoder is needed."""
         return self.mixture.is_embedded
 
-    def read(self, num_steps: int) -> Generator[DataBatch, None, None]:
+    def read(
+        self, num_steps: int, *, steps_back: Sequence[int] | None = None
+    ) -> Generator[DataBatch, None, None]:
         """The next batches; the state counts a batch as seen once it is yielded.
+
+        Args:
+            num_steps: how many.
+            steps_back: of each, how many steps earlier in the run its batch stands; None: all are
+                new.
 
         Raises:
             TrainingError: too many bad samples, or a shard that can no longer be read.
         """
         batch = self.recipe.batch
         reader = BatchReader(self.mixture, self.positions, self.data.threads)
-        firsts = range(self.samples_seen, self.samples_seen + num_steps * batch, batch)
+        back = [0] * num_steps if steps_back is None else steps_back
+        # With another batch size than before, earlier steps may lie before the first sample.
+        firsts = [
+            max(0, self.samples_seen + (index - steps) * batch) for index, steps in enumerate(back)
+        ]
         for item in _in_workers(reader, firsts, self.data.workers):
             if isinstance(item, Minit2iError):
                 raise item
@@ -203,7 +214,7 @@ class _OpeningProgress(contextlib.AbstractContextManager["_OpeningProgress"]):
 
 
 def _in_workers(
-    reader: BatchReader, firsts: range, workers: int
+    reader: BatchReader, firsts: Sequence[int], workers: int
 ) -> Iterator[DataBatch | Minit2iError]:
     """The reader's items in order, prefetched by worker processes."""
     if workers == 0:

@@ -18,22 +18,34 @@ _MMAP_THRESHOLD: Final = (-3, 32 * 2**20)
 
 
 def check_batch_memory(recipe: Recipe, num_images: int) -> None:
-    """Refuse a batch whose images alone, in float32, exceed this machine's memory.
+    """Refuse a batch or a pool of trajectories whose images alone exceed this machine's memory.
 
     Args:
-        recipe: gives the image size.
+        recipe: gives the image size and the pool.
         num_images: images of a batch that this process holds at once.
 
     Raises:
-        UsageError: the images do not fit.
+        UsageError: the images, in float32, do not fit.
     """
     batch_bytes = num_images * _CHANNELS * recipe.model.image_size**2 * _FLOAT_BYTES
     available = memory_bytes()
-    if available is not None and batch_bytes > available:
+    if available is None:
+        return
+    if batch_bytes > available:
         raise UsageError(
             f"recipe: batch is {recipe.batch}, whose images alone take {batch_bytes / 1e9:.0f} GB "
             f"of memory here, and this machine has {available / 1e9:.0f} GB; set a smaller batch, "
             "or train with more processes"
+        )
+    if recipe.distill is None:
+        return
+    states = recipe.accumulate * (recipe.sample_steps + 1)
+    pool_bytes = recipe.distill.pooled_batches * states * batch_bytes
+    if pool_bytes > available:
+        raise UsageError(
+            f"recipe: distill.trajectory_pool is {recipe.distill.trajectory_pool}, whose "
+            f"trajectories take {pool_bytes / 1e9:.0f} GB of memory here, and this machine has "
+            f"{available / 1e9:.0f} GB; set a smaller pool"
         )
 
 

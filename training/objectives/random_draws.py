@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from minit2i_deploy.training.objectives.flow_matching_loss import draw_times, drop_captions
@@ -16,6 +18,7 @@ from minit2i_deploy.training.recipe.recipe import Recipe
 # Odd, so that multiplying by it modulo 2**32 keeps different seeds different.
 SEED_FACTOR = 0x9E3779B1
 NOISE_STREAM = 2
+POOL_STREAM = 3
 # Drawing an image's noise is serial and takes 2 ms at 512 px; torch releases the GIL meanwhile.
 NOISE_THREADS = 4
 
@@ -72,3 +75,29 @@ def draw_noise(recipe: Recipe, step: int, positions: Sequence[int]) -> Tensor:
 def draw_seed(seed: int, step: int) -> int:
     """32 bits, because torch's CPU generator ignores all higher ones."""
     return (step ^ seed * SEED_FACTOR) & 0xFFFFFFFF
+
+
+def data_step(recipe: Recipe, step: int) -> int:
+    """The step whose captions and draws a step trains on: itself, where nothing is used again.
+
+    With ``distill.trajectory_uses`` a pool of batches is first drawn in order and then used in
+    another order each time, so every batch serves that many steps.
+
+    Args:
+        recipe: seed and pool.
+        step: optimizer steps made before.
+    """
+    distill = recipe.distill
+    if distill is None or not distill.pooled_batches:
+        return step
+    size = distill.pooled_batches
+    pool, index = divmod(step, size * distill.trajectory_uses)
+    use, place = divmod(index, size)
+    return pool * size + int(_pool_order(recipe.seed, pool, use, size)[place])
+
+
+@lru_cache(maxsize=4)
+def _pool_order(seed: int, pool: int, use: int, size: int) -> Int64[np.ndarray, " size"]:
+    if use == 0:
+        return np.arange(size)
+    return np.random.default_rng([POOL_STREAM, seed, pool, use]).permutation(size)

@@ -41,6 +41,10 @@ class DistillRecipe:
         halvings: how often the number of steps is halved on the teacher's trajectories: with
             sample_steps 4, 0 trains steps of a quarter alone, 1 also those of a half, and 2 also
             the one from noise to image. sample_steps must be a multiple of 2 ** halvings.
+        trajectory_uses: how many steps train on each batch of the teacher's trajectories, each time
+            with other weights of the student. The teacher then samples in one step of so many.
+        trajectory_pool: batches of trajectories that are used again and again before new ones are
+            sampled. They stay in memory.
         states: where the student is asked: "data", at noised images (Mean Flow), or "prior", at the
             states that it reaches itself from noise (FreeFlow 2511.19428), in sample_steps equal
             steps. For "prior" the same keys must not be set as for teacher_rows.
@@ -65,6 +69,8 @@ class DistillRecipe:
     equal_share: float = 0.0
     teacher_rows: int = 0
     halvings: int = 0
+    trajectory_uses: int = 1
+    trajectory_pool: int = 64
     states: str = "data"
     tangent: str = "teacher"
     sample_t_min: float = 0.2
@@ -98,6 +104,11 @@ class DistillRecipe:
         self._require("halvings", self.halvings <= _MAX_HALVINGS, f"at most {_MAX_HALVINGS}")
         needless = self.halvings and not self.teacher_rows
         self._require("halvings", not needless, "0 without distill.teacher_rows")
+        for name in ("trajectory_uses", "trajectory_pool"):
+            value = getattr(self, name)
+            self._require(name, type(value) is int and value >= 1, "an integer, 1 or more")
+        needless = self.trajectory_uses > 1 and not self.teacher_rows
+        self._require("trajectory_uses", not needless, "1 without distill.teacher_rows")
         for name, choices in (("states", STATES), ("tangent", TANGENTS)):
             valid = getattr(self, name) in choices
             self._require(name, valid, f"one of {', '.join(choices)}")
@@ -121,6 +132,11 @@ class DistillRecipe:
         if not valid:
             value = getattr(self, name)
             raise UsageError(f"recipe: distill.{name} is {value!r}, but it must be {expected}")
+
+    @property
+    def pooled_batches(self) -> int:
+        """Batches of trajectories that are in memory; 0 where each serves one step."""
+        return self.trajectory_pool if self.trajectory_uses > 1 else 0
 
     @property
     def teacher_folder(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ import torch
 from torch import Tensor
 
 from minit2i_deploy.checkpoints import load_checkpoint
-from minit2i_deploy.errors import TrainingError
+from minit2i_deploy.errors import TrainingError, UsageError
 from minit2i_deploy.flops import adapter_flops, denoiser_flops
 from minit2i_deploy.model import MMJiT, Step, build_network
 from minit2i_deploy.model.loop import run_table
 from minit2i_deploy.solvers.table import solver_table
 from minit2i_deploy.training.data import to_network_range
+from minit2i_deploy.training.distributed import memory
 from minit2i_deploy.training.objectives import trajectory_matching
 from minit2i_deploy.training.objectives.flow_matching_loss import NOISE_SCALE
 from minit2i_deploy.training.objectives.mean_flow_loss import GuidanceConditions, StepConditions
 from minit2i_deploy.training.objectives.objective import Batch
-from minit2i_deploy.training.objectives.random_draws import draw_noise
+from minit2i_deploy.training.objectives.random_draws import data_step, draw_noise
 from minit2i_deploy.training.objectives.trajectory_loss import guided_trajectory, trajectory_loss
 from minit2i_deploy.training.objectives.trajectory_matching import TrajectoryMatching
 from minit2i_deploy.training.recipe.distillation import DistillRecipe
@@ -253,6 +255,97 @@ def test_a_student_learns_its_teachers_steps(folder: Path, precision: str, tmp_p
 
 def test_a_stopped_and_resumed_run_is_the_same_run(folder: Path, tmp_path: Path) -> None:
     assert_resumes(recipe_of(folder, steps=3), tmp_path)
+
+
+POOLED = {"trajectory_uses": 3, "trajectory_pool": 4}
+
+
+def test_every_batch_of_a_pool_serves_so_many_steps(folder: Path) -> None:
+    recipe = recipe_of(folder, distill=POOLED)
+    steps = [data_step(recipe, step) for step in range(24)]
+    # Drawn in order, then again in two other orders; and no batch of another pool.
+    first, second = steps[:12], steps[12:]
+    assert first[:4] == [0, 1, 2, 3] and second[:4] == [4, 5, 6, 7]
+    for pool in (first, second):
+        uses = [pool[start : start + 4] for start in (0, 4, 8)]
+        assert [sorted(use) for use in uses] == [uses[0]] * 3
+    # So a batch is never read before its step.
+    assert all(drawn <= step for step, drawn in enumerate(steps))
+    long = dataclasses.replace(
+        recipe, distill=dataclasses.replace(recipe.distill, trajectory_pool=64)
+    )
+    orders = [
+        [data_step(long, step) for step in range(64 * use, 64 * use + 64)] for use in range(3)
+    ]
+    assert orders[1] != orders[0] and orders[2] != orders[1]
+    alone = recipe_of(folder, distill={"trajectory_pool": 4})
+    assert [data_step(alone, step) for step in range(9)] == list(range(9))
+
+
+def test_the_teacher_samples_a_pool_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sampled: list[Tensor] = []
+    learned: list[Tensor] = []
+
+    def walk(*arguments: Any) -> tuple[Tensor, Tensor]:
+        result = guided_trajectory(*arguments)
+        sampled.append(result[0][::ROWS])
+        return result
+
+    def loss(student: Any, states: Tensor, *rest: Any, **options: Any) -> Tensor:
+        learned.append(states)
+        return trajectory_loss(student, states, *rest, **options)
+
+    monkeypatch.setattr(trajectory_matching, "guided_trajectory", walk)
+    monkeypatch.setattr(trajectory_matching, "trajectory_loss", loss)
+    recipe = recipe_of(folder, steps=16, distill=POOLED)
+    trainer = Trainer(recipe, tmp_path)
+    trainer.run()
+    assert len(sampled) == 8
+    for step, states in enumerate(learned):
+        assert torch.equal(states, sampled[data_step(recipe, step)])
+    # One pool alone is in memory.
+    assert isinstance(trainer.objective, TrajectoryMatching)
+    assert len(trainer.objective._pool) == 4
+    once = TrajectoryMatching(recipe_of(folder), torch.device("cpu")).image_flops
+    network = adapter_flops(recipe.model) + denoiser_flops(recipe.model)
+    student = 3 * STEPS * network
+    assert trainer.objective.image_flops - student == pytest.approx((once - student) / 3)
+
+
+@pytest.mark.parametrize("stop", [2, 5, 9])
+def test_a_run_stopped_within_a_pool_is_the_same_run(
+    folder: Path, tmp_path: Path, stop: int
+) -> None:
+    recipe = recipe_of(folder, steps=13, distill=POOLED)
+    straight, halves = Trainer(recipe, tmp_path / "straight"), tmp_path / "halves"
+    straight.run()
+    # What an interrupted run leaves: the recipe is that of the complete one.
+    first = Trainer(recipe, halves)
+    for data in itertools.islice(
+        first.source.read(stop, steps_back=[s - data_step(recipe, s) for s in range(stop)]), stop
+    ):
+        first.train_step(data)
+    first.save()
+    second = Trainer(recipe, halves)
+    assert second.step == stop
+    second.run()
+    for name, value in straight.deployable_weights().items():
+        assert torch.equal(value, second.deployable_weights()[name]), name
+
+
+def test_a_pool_larger_than_memory_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe = recipe_of(folder, batch=4, distill=POOLED)
+    # 4 batches of 4 trajectories of 3 states of 3 x 16 x 16 floats.
+    needed = 4 * 4 * 3 * 3 * recipe.model.image_size**2 * 4
+    monkeypatch.setattr(memory, "memory_bytes", lambda: needed - 1)
+    with pytest.raises(UsageError, match=r"distill\.trajectory_pool is 4, whose trajectories take"):
+        Trainer(recipe, tmp_path)
+    monkeypatch.setattr(memory, "memory_bytes", lambda: needed)
+    Trainer(recipe, tmp_path)
 
 
 @pytest.mark.parametrize("rows", [0, ROWS], ids=["mean flow", "trajectories"])
