@@ -56,7 +56,8 @@ def release_checkpoint(
         header["recipe"][key] = Path(header["recipe"].get(key, "")).name
     if "distill" in header["recipe"]:
         distill = header["recipe"]["distill"]
-        distill["teacher"] = Path(distill["teacher"]).name
+        for key in ("teacher", "former_teacher"):
+            distill[key] = Path(distill.get(key, "")).name
     header |= notes or {}
     with atomic_directory(
         target, overwrite=overwrite, check=only_with("checkpoint.json")

@@ -10,11 +10,18 @@ import pytest
 import torch
 
 import minit2i_deploy
-from minit2i_deploy.errors import CheckpointError, TrainingError
-from minit2i_deploy.training.initial_weights import deepened
+from minit2i_deploy.errors import CheckpointError, TrainingError, UsageError
+from minit2i_deploy.training.initial_weights import changed_alike, deepened
 from minit2i_deploy.training.optim.trainable_parameters import freeze_unused_parameters
+from minit2i_deploy.training.recipe.distillation import DistillRecipe
 from minit2i_deploy.training.trainer import Trainer
-from tests.helpers.training_runs import TINY_MODEL, step_data, tiny_recipe, tiny_teacher
+from tests.helpers.training_runs import (
+    TINY_MODEL,
+    step_data,
+    tiny_recipe,
+    tiny_student_recipe,
+    tiny_teacher,
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +84,80 @@ def test_new_blocks_lie_between_the_old_ones() -> None:
         result = deepened(weights, 4, new_depth)
         last = [i for i in range(new_depth) if result[f"double_blocks.{i}.img_mlp.w1.weight"] == 31]
         assert last == [new_depth - 1]
+
+
+def test_what_training_changed_is_changed_in_a_deeper_network() -> None:
+    def network(depth: int, start: float) -> dict[str, np.ndarray]:
+        blocks = {f"double_blocks.{i}.txt_qkv.weight": np.full(2, start + i) for i in range(depth)}
+        return blocks | {"mask_token": np.full(2, start - 1)}
+
+    before, later = network(4, 10.0), network(5, 100.0)
+    after = {name: value + 2**i for i, (name, value) in enumerate(before.items())}
+    after |= {"omega_tokens": np.full(2, 3.0)}
+    result = changed_alike(later, before, after, 4, 5)
+    # ``deepened`` puts block 2 in between, and the four changes are those of the others.
+    changes = [result[f"double_blocks.{i}.txt_qkv.weight"][0] - (100.0 + i) for i in range(5)]
+    assert changes == [1, 2, 0, 4, 8]
+    assert result["mask_token"][0] == 99 + 16 and result["omega_tokens"][0] == 3
+    assert later["mask_token"][0] == 99 and result.keys() == later.keys() | {"omega_tokens"}
+    # Of the same base it is the student itself.
+    same = changed_alike(before, before, after, 4, 4)
+    assert all(np.array_equal(same[name], value) for name, value in after.items())
+
+
+def test_a_student_begins_as_its_teacher_changed_as_a_former_one(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    model = dataclasses.replace(TINY_MODEL, depth_double=3)
+    teacher = Trainer(tiny_recipe(start_from=str(pretrained), model=model), tmp_path / "teacher")
+    for step in range(2):
+        teacher.train_step(step_data(teacher.recipe, step))
+    teacher.save()
+    student = Trainer(tiny_student_recipe(pretrained), tmp_path / "student")
+    student.train_step(step_data(student.recipe, 0))
+    student.save()
+    folders = {"teacher": tmp_path / "teacher", "student": tmp_path / "student"}
+    distill = DistillRecipe(teacher=str(folders["teacher"]), former_teacher=str(pretrained))
+    changes = {"model": dataclasses.replace(student.recipe.model, depth_double=3)}
+    recipe = tiny_student_recipe(
+        pretrained, distill=distill, start_from=str(folders["student"]), **changes
+    )
+    result = Trainer(recipe, tmp_path / "run")
+    load = minit2i_deploy.load_checkpoint
+    expected = changed_alike(
+        load(folders["teacher"]).tensors,
+        load(pretrained).tensors,
+        load(folders["student"]).tensors,
+        2,
+        3,
+    )
+    assert result.parameters.keys() == expected.keys()
+    for name, value in result.parameters.items():
+        assert np.array_equal(value.detach().numpy(), expected[name]), name
+
+
+def test_a_former_teacher_of_another_network_is_refused(pretrained: Path, tmp_path: Path) -> None:
+    model = dataclasses.replace(TINY_MODEL, depth_double=3)
+    deep = Trainer(tiny_recipe(start_from=str(pretrained), model=model), tmp_path / "deep")
+    deep.save()
+    student = Trainer(tiny_student_recipe(pretrained), tmp_path / "student")
+    student.save()
+
+    def begin(teacher: Path, former: Path, start: Path) -> None:
+        distill = DistillRecipe(teacher=str(teacher), former_teacher=str(former))
+        Trainer(
+            tiny_student_recipe(pretrained, distill=distill, start_from=str(start)),
+            tmp_path / "run",
+        )
+
+    with pytest.raises(TrainingError, match=r"depth_double is 3, the recipe has 2"):
+        begin(pretrained, tmp_path / "deep", tmp_path / "student")
+    with pytest.raises(TrainingError, match=r"model\.student is None"):
+        begin(pretrained, pretrained, pretrained)
+    with pytest.raises(UsageError, match=r"former_teacher is set and start_from is not"):
+        tiny_student_recipe(
+            pretrained, distill=DistillRecipe(teacher=str(pretrained), former_teacher="there")
+        )
 
 
 @pytest.mark.parametrize(

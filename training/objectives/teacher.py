@@ -16,6 +16,7 @@ from minit2i_deploy.training.initial_weights import (
     check_same_network,
     copy_weights,
     initialize_weights,
+    load_change,
     load_starting_weights,
 )
 from minit2i_deploy.training.recipe.recipe import Recipe
@@ -48,12 +49,20 @@ class Teacher:
     def initialize_student(self, student: MMJiT) -> None:
         """Give a student its first weights, in place.
 
-        They are those of the recipe's ``start_from``, or else the teacher's, with fresh ones for
-        the layers that only a student has.
+        They are those of the recipe's ``start_from``, or the teacher's changed as those are from
+        ``distill.former_teacher``, or else the teacher's, with fresh ones for the layers that only
+        a student has.
         """
         initialize_weights(student, self.recipe.seed)
-        weights = load_starting_weights(self.recipe) if self.recipe.start_from else self._weights()
-        copy_weights(student, weights)
+        copy_weights(student, self._student_weights())
+
+    def _student_weights(self) -> Mapping[str, np.ndarray]:
+        recipe, distill = self.recipe, self.recipe.distill
+        if not recipe.start_from:
+            return self._weights()
+        if distill is None or not distill.former_teacher:
+            return load_starting_weights(recipe)
+        return load_change(recipe, self._weights(), distill.former_teacher_folder)
 
     def _weights(self) -> Mapping[str, np.ndarray]:
         parameters = self.net.canonical_parameters()

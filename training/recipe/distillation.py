@@ -25,6 +25,9 @@ class DistillRecipe:
 
     Args:
         teacher: checkpoint of the base model in any form; "package:..." is one of the package.
+        former_teacher: the base model that the recipe's start_from was distilled from, of which the
+            teacher is a later form. The student then begins as the teacher, changed as distillation
+            changed the former one. Empty: it begins as start_from is.
         omega: lowest and highest guidance scale, drawn log-uniformly.
         t_min: lowest and highest noise level where guidance ends (0 image, 1 noise).
         t_max: likewise where it begins.
@@ -59,6 +62,7 @@ class DistillRecipe:
     """
 
     teacher: str
+    former_teacher: str = ""
     omega: tuple[float, float] = (1.0, 13.0)
     t_min: tuple[float, float] = (0.0, 0.5)
     t_max: tuple[float, float] = (0.5, 1.0)
@@ -78,6 +82,7 @@ class DistillRecipe:
 
     def __post_init__(self) -> None:
         self._require("teacher", isinstance(self.teacher, str) and self.teacher != "", "a path")
+        self._require("former_teacher", isinstance(self.former_teacher, str), "a path")
         for name in ("omega", "t_min", "t_max"):
             value = getattr(self, name)
             valid = isinstance(value, list | tuple) and len(value) == 2 and all(map(_real, value))
@@ -141,6 +146,10 @@ class DistillRecipe:
     @property
     def teacher_folder(self) -> Path:
         return resolve_folder(self.teacher)
+
+    @property
+    def former_teacher_folder(self) -> Path:
+        return resolve_folder(self.former_teacher)
 
     def conditions(self, omega: float) -> dict[str, float]:
         """The student's conditions in sample grids, and by default in an exported bundle."""

@@ -60,6 +60,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
         (values, "tokenizer"),
         (values, "start_from"),
         (values.get("distill"), "teacher"),
+        (values.get("distill"), "former_teacher"),
         (values.get("lora"), "base"),
     ):
         if isinstance(holder, dict) and holder.get(key) and isinstance(holder[key], str):

@@ -182,6 +182,11 @@ class Recipe:
                 f"recipe: {present} is set and {missing} is not; a few-step student needs both"
             )
         if self.distill is not None:
+            if self.distill.former_teacher and not self.start_from:
+                raise UsageError(
+                    "recipe: distill.former_teacher is set and start_from is not; name the student "
+                    "that was distilled from it"
+                )
             rows = self.sample_steps * self.distill.teacher_rows
             self._require(
                 "sample_steps", rows <= MAX_STEPS, f"at most {MAX_STEPS} / distill.teacher_rows"

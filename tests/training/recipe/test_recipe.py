@@ -115,6 +115,7 @@ REFUSED = {
     "distill={teacher: t, teacher_rows: 5, trajectory_uses: 0}": "distill.trajectory_uses is 0, bu",
     "distill={teacher: t, teacher_rows: 5, trajectory_pool: 1.5}": "trajectory_pool is 1.5, but it",
     "distill={teacher: t, trajectory_uses: 2}": "distill.trajectory_uses is 2, but it must be 1 wi",
+    "distill={teacher: t, former_teacher: 3}": "distill.former_teacher is 3, but it must be a path",
     "distill={teacher: t, halvings: 1}": "distill.halvings is 1, but it must be 0 without distill.",
     "distill={teacher: t, teacher_rows: 5, states: prior}": "distill.states and distill.teacher_ro",
     "distill={teacher: t, teacher_rows: 5, tangent: student}": "distill.tangent and distill.teache",
