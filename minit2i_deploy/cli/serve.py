@@ -65,6 +65,7 @@ class ServeOptions:
     port: int
     api_keys: Path | None
     cors: tuple[str, ...]
+    public_url: str | None
     max_batch: int
     queue: int
     deadline: float
@@ -156,6 +157,12 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         default=(),
         help="other sites whose pages may use the server, for example https://example.org",
     )
+    group.add_argument(
+        "--public-url",
+        metavar="URL",
+        help="address of a proxy in front, for example https://images.example.org: its host and "
+        "its pages are answered, and links to images begin with it",
+    )
 
 
 def run(options: ServeOptions) -> None:
@@ -245,16 +252,23 @@ def _server_options(options: ServeOptions) -> ServerOptions:
             strict=options.strict,
             deadline_s=options.deadline,
             max_images=min(ServiceOptions().max_images, options.queue),
+            public_url=_public_url(options),
         ),
         drain_s=options.drain,
     )
 
 
 def _access(options: ServeOptions) -> Access:
-    from minit2i_deploy.serving.http.access import Access, ApiKeys, loopback_hosts
+    from minit2i_deploy.serving.http.access import ApiKeys, access_of
 
     keys = ApiKeys() if options.api_keys is None else ApiKeys.read(options.api_keys)
-    return Access(keys=keys, hosts=loopback_hosts(options.host), origins=options.cors)
+    return access_of(options.host, keys, options.cors, _public_url(options))
+
+
+def _public_url(options: ServeOptions) -> str | None:
+    from minit2i_deploy.serving.http.access import read_public_url
+
+    return None if options.public_url is None else read_public_url(options.public_url)
 
 
 def _warn_of_openness(options: ServeOptions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import http.client
 import io
 import json
@@ -19,7 +20,7 @@ from PIL import Image
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.protocol import Runtime
 from minit2i_deploy.serving.engine.engine import EngineLimits
-from minit2i_deploy.serving.http.access import Access, ApiKeys, loopback_hosts
+from minit2i_deploy.serving.http.access import ApiKeys, access_of
 from minit2i_deploy.serving.http.body import BodyLimits
 from minit2i_deploy.serving.http.server import Server, ServerOptions
 from minit2i_deploy.serving.scheduling.scheduler import SchedulerLimits
@@ -90,6 +91,7 @@ def running_server(
     *,
     keys: tuple[str, ...] = (),
     origins: tuple[str, ...] = (),
+    public_url: str | None = None,
     max_queue: int = 64,
     max_texts: int = 4096,
     service: ServiceOptions | None = None,
@@ -101,11 +103,13 @@ def running_server(
     bundles: Mapping[str, Bundle] | None = None,
 ) -> Iterator[Running]:
     """A server on a free port of this machine, of the ready bundles or of others."""
+    access = access_of("127.0.0.1", ApiKeys(keys), origins, public_url)
+    service = dataclasses.replace(service or ServiceOptions(), public_url=public_url)
     options = ServerOptions(
         port=port,
-        access=Access(keys=ApiKeys(keys), hosts=loopback_hosts("127.0.0.1"), origins=origins),
+        access=access,
         engine=EngineLimits(images=SchedulerLimits(max_queue=max_queue), max_texts=max_texts),
-        service=service or ServiceOptions(),
+        service=service,
         body=body or BodyLimits(),
         header_s=header_s,
         drain_s=drain_s,

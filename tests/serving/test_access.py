@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from minit2i_deploy.cli import main
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.serving.http.access import ApiKeys
 from tests.helpers.serving_http import Running, running_server
@@ -96,6 +98,54 @@ def test_the_question_of_a_browser(server: Running) -> None:
     assert "authorization" in named.headers["access-control-allow-headers"]
     other = server.ask("OPTIONS", IMAGES, headers={"Origin": "https://evil.example", **asks})
     assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_browser_may_send_what_its_client_adds(server: Running) -> None:
+    """OpenAI's JavaScript client sends a dozen headers of its own, and reads Retry-After."""
+    asked = "authorization,content-type,x-stainless-lang,x-stainless-runtime"
+    question = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": asked}
+    answer = server.ask("OPTIONS", IMAGES, headers={"Origin": SITE, **question})
+    assert answer.headers["access-control-allow-headers"] == asked
+    assert "Retry-After" in answer.headers["access-control-expose-headers"]
+    odd = question | {"Access-Control-Request-Headers": "a b;c"}
+    answer = server.ask("OPTIONS", IMAGES, headers={"Origin": SITE, **odd})
+    assert (
+        answer.headers["access-control-allow-headers"] == "authorization, content-type, x-api-key"
+    )
+
+
+def test_a_proxy_in_front_is_answered() -> None:
+    """One that passes the Host on and one that does not; and links begin with its address."""
+    public = "https://images.example.org"
+    with running_server(public_url=public) as server:
+        for host in ("images.example.org", f"127.0.0.1:{server.port}"):
+            answer = server.post(
+                IMAGES,
+                {"prompt": "red", "model": "demo-student", "response_format": "url"},
+                Host=host,
+                Origin=public,
+            )
+            assert answer.status == 200
+            assert answer.json["data"][0]["url"].startswith(f"{public}/")
+        refused = server.get("/health", Host="other.example.org")
+        assert (refused.status, "--public-url" in refused.json["error"]) == (421, True)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "images.example.org",
+        "ftp://a.example",
+        "https://",
+        "https://a.example/path",
+        "https://u@a.b",
+    ],
+)
+def test_a_public_url_that_is_none(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "demo", "--public-url", url]) == 2
+    assert re.search(
+        r"--public-url must be https:// or http:// and a host", capsys.readouterr().err
+    )
 
 
 def test_keys_are_read_from_a_file(tmp_path: Path) -> None:

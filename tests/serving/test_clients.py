@@ -7,6 +7,9 @@ Recorded from Open WebUI 02530d5, SillyTavern ba6f7b7, LibreChat's tools, text-e
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 
 from minit2i_deploy.generate import generate
+from minit2i_deploy.serving.service import ServiceOptions
 from minit2i_deploy.text.embed import embed
 from tests.helpers.serving_http import Running, pixels, running_server
 from tests.helpers.serving_runs import fake_runtime, served_bundles
@@ -114,6 +118,35 @@ def test_progress_and_interrupt(server: Running) -> None:
     assert server.server.engine.scheduler.num_live == 0
 
 
+def test_an_interrupt_ends_one_job_and_of_this_client_alone(server: Running) -> None:
+    keys = {"X-API-Key": "another"}
+    answers: dict[str, Any] = {}
+
+    def ask(name: str, **headers: str) -> threading.Thread:
+        def run() -> None:
+            answers[name] = server.post("/sdapi/v1/txt2img", SLOW | {"steps": 150}, **headers)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        until = time.monotonic() + 20
+        while server.get("/sdapi/v1/progress", **headers).json["state"]["job_count"] == 0:
+            assert time.monotonic() < until
+        return thread
+
+    other, first = ask("other", **keys), ask("first")
+    second = ask("second")
+    assert server.post("/sdapi/v1/interrupt", {}).status == 200
+    first.join(60)
+    assert server.get("/sdapi/v1/progress", **keys).json["state"]["interrupted"] is False
+    for thread in (other, second):
+        thread.join(60)
+    assert {name: answer.status for name, answer in answers.items()} == {
+        "first": 409,
+        "second": 200,
+        "other": 200,
+    }
+
+
 def test_web_ui_errors_have_its_form(server: Running) -> None:
     answer = server.post("/sdapi/v1/txt2img", {"prompt": "red", "batch_size": 11})
     assert (answer.status, set(answer.json)) == (422, {"error", "detail", "errors"})
@@ -135,6 +168,24 @@ def test_embed_and_embed_all(server: Running) -> None:
         assert np.array_equal(np.float32(sequence), values[mask > 0])
     tokens = server.post("/tokenize", {"inputs": "a red circle"}).json[0]
     assert tokens[-1]["text"] == "</s>"
+
+
+def test_hugging_faces_client_of_text_embeddings_inference(server: Running) -> None:
+    code = (
+        "import sys; from huggingface_hub import InferenceClient; "
+        "print(InferenceClient(sys.argv[1]).feature_extraction('a red circle').tolist())"
+    )
+    # Its offline mode, which the tests run in, refuses this machine too.
+    environment = os.environ | {"HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-c", code, server.address]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    values = json.loads(done.stdout)
+    expected = server.post("/embed", {"inputs": "a red circle"}).json
+    assert np.array_equal(np.float32(values), np.float32(expected))
+    sagemaker = server.post("/invocations", {"inputs": "a red circle"})
+    assert sagemaker.json == expected
+    wrong = server.post("/", {"inputs": []})
+    assert (wrong.status, wrong.json["error_type"]) == (400, "validation")
 
 
 def test_text_embeddings_inference_limits_and_state(server: Running) -> None:
@@ -195,3 +246,23 @@ def test_kserve_errors(server: Running, path: str, body: Any, status: int, text:
     answer = server.post(path, body)
     assert answer.status == status
     assert text in answer.json["error"]
+
+
+def test_kserve_plans_every_prompt_before_it_runs_one() -> None:
+    with running_server(service=ServiceOptions(strict=True)) as server:
+        body = {"inputs": [{"name": "prompt", "data": ["red", "red " * 50]}]}
+        answer = server.post("/v2/models/demo-student/infer", body)
+        assert (answer.status, "prompt cut after" in answer.json["error"]) == (400, True)
+        assert server.metric('minit2i_rows_total{model="demo-student"}') == 0
+
+
+def test_kserve_runs_all_prompts_of_a_request_together() -> None:
+    with running_server(max_queue=2) as server:
+        prompts = ["red", "blue", "green"]
+        for count, status in ((2, 200), (3, 429)):
+            body = {"inputs": [{"name": "prompt", "data": prompts[:count]}]}
+            answer = server.post("/v2/models/demo-student/infer", body)
+            assert answer.status == status
+        # Eight rows of the two; of the three, those two were queued and none goes on.
+        assert server.server.engine.scheduler.num_live == 0
+        assert server.metric("minit2i_live_images") == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import threading
 import time
 import unittest.mock
 import weakref
@@ -28,14 +27,12 @@ from minit2i_deploy.serving.engine.orders import (
     ImageFailed,
     RowDone,
     Stopping,
-    TextOrder,
 )
 from minit2i_deploy.serving.scheduling.job import Batch
 from minit2i_deploy.serving.scheduling.scheduler import QueueFull
 from minit2i_deploy.solvers.guidance import adjust_guidance
 from minit2i_deploy.solvers.step_inputs import ImageStep
 from minit2i_deploy.solvers.table import solver_table
-from minit2i_deploy.text.embed import embed
 from tests.helpers.serving_runs import (
     Watcher,
     fake_runtime,
@@ -155,37 +152,6 @@ def test_watched_rows_report_the_estimate(engine: Engine) -> None:
     for row in rows:
         # h - s x in float32 on both sides; measured 0.
         assert np.abs(row.estimate - estimates[row.row - 1]).max() <= 1e-6
-
-
-def test_texts_are_embedded_between_rows(engine: Engine) -> None:
-    bundle = served_bundles()["demo"]
-    watcher, done = Watcher(), threading.Event()
-    answers: list[list[np.ndarray] | Exception] = []
-    slow = order(watcher, [slow_request()])
-    engine.submit_images(slow)
-
-    def answer(result: list[np.ndarray] | Exception) -> None:
-        answers.append(result)
-        done.set()
-
-    engine.submit_texts(
-        TextOrder(
-            model="demo",
-            encoded=bundle.tokenizer().encode(["a red circle", "red"]),
-            deadline_s=time.monotonic() + 30,
-            listener=answer,
-        )
-    )
-    assert done.wait(30)
-    # The image is still under way.
-    assert watcher.events.empty()
-    with fake_runtime(bundle) as runtime:
-        expected = embed(bundle, runtime, ["a red circle", "red"])
-    sequences = answers[0]
-    assert isinstance(sequences, list)
-    for sequence, values, mask in zip(sequences, expected.values, expected.mask, strict=True):
-        assert np.array_equal(sequence, values[mask > 0])
-    engine.cancel(slow)
 
 
 def test_a_prompt_is_adapted_once() -> None:

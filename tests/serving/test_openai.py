@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
 
+from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.generate import generate
+from minit2i_deploy.protocol import BatchRuntime, Runtime
 from minit2i_deploy.serving.service import ServiceOptions
+from minit2i_deploy.solvers.step_inputs import ImageStep
 from minit2i_deploy.text.embed import embed
 from tests.helpers.serving_http import Running, pixels, running_server
 from tests.helpers.serving_runs import fake_runtime, real_runtime, served_bundles
@@ -144,6 +149,58 @@ def test_an_error_in_a_stream_is_an_event() -> None:
                 **extras(num_inference_steps=1000, solver="euler"),
             )
         )
+
+
+def test_a_stream_that_finds_no_room_is_refused_with_its_status() -> None:
+    with running_server(max_queue=2) as server, client_of(server) as client:
+        with pytest.raises(openai.RateLimitError, match="0 images of at most 2") as caught:
+            client.images.generate(prompt="red", n=3, stream=True)
+        assert int(caught.value.response.headers["Retry-After"]) >= 1
+        assert server.metric("minit2i_rejected_total") == 1
+
+
+def test_a_client_that_leaves_a_stream_is_counted_and_its_images_end() -> None:
+    slow = {"num_inference_steps": 1000, "solver": "euler", "partial_images": 1000}
+    with running_server() as server:
+        body = json.dumps({"prompt": "red", "n": 2, "stream": True, **slow}).encode()
+        with server.connect() as connection:
+            head = ("POST /v1/images/generations HTTP/1.1", "Host: localhost")
+            lines = (*head, f"Content-Length: {len(body)}", "", "")
+            connection.sendall("\r\n".join(lines).encode() + body)
+            assert connection.recv(15) == b"HTTP/1.1 200 OK"
+            assert server.server.engine.scheduler.num_live == 2
+        until = time.monotonic() + 30
+        while server.metric("minit2i_cancelled_total") == 0 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert server.metric("minit2i_cancelled_total") == 1
+        assert server.server.engine.scheduler.num_live == 0
+        line = 'minit2i_requests_total{path="/v1/images/generations",status="499"}'
+        assert server.metric(line) == 1
+
+
+def test_the_log_says_what_failed_in_a_stream(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(bundle: Bundle) -> Runtime:
+        runtime = fake_runtime(bundle)
+        assert isinstance(runtime, BatchRuntime)
+        step_batch, calls = runtime.step_batch, []
+
+        def step(images: Sequence[ImageStep]) -> tuple[np.ndarray, np.ndarray]:
+            calls.append(len(images))
+            if len(calls) > 1:
+                raise IndexError("out of range")
+            return step_batch(images)
+
+        runtime.step_batch = step  # type: ignore[method-assign]
+        return runtime
+
+    with (
+        running_server(broken) as server,
+        client_of(server) as client,
+        pytest.raises(openai.APIError, match="its log has a line about it"),
+    ):
+        list(client.images.generate(prompt="red", stream=True))
+    assert any(line.endswith("IndexError: out of range") for line in caplog.text.splitlines())
+    assert server.server is not None
 
 
 def test_embeddings_are_those_of_embed(client: openai.OpenAI) -> None:

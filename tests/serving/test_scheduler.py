@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minit2i_deploy.serving.scheduling.costs import CostModel
-from minit2i_deploy.serving.scheduling.embed_queue import EmbedJob, EmbedQueue
+from minit2i_deploy.serving.scheduling.embed_queue import EmbedJob, EmbedQueue, TextShare
 from minit2i_deploy.serving.scheduling.job import JobState
 from minit2i_deploy.serving.scheduling.scheduler import (
     PATIENCE,
@@ -254,25 +254,57 @@ def texts(count: int, model: str = "base", deadline_s: float = 9.0) -> EmbedJob:
     return EmbedJob(model=model, num_texts=count, deadline_s=deadline_s)
 
 
+def jobs_of(shares: list[TextShare]) -> list[EmbedJob]:
+    assert all((share.first, share.count) == (0, share.job.num_texts) for share in shares)
+    return [share.job for share in shares]
+
+
 def test_texts_of_several_requests_share_a_call() -> None:
     each = embed_queue(Clock())
     jobs = [texts(1), texts(2), texts(2), texts(1, "other")]
     for item in jobs:
         each.submit(item)
-    assert each.take() == jobs[:2]
-    assert each.take() == jobs[2:3]
-    assert each.take() == jobs[3:]
+    assert jobs_of(each.take()) == jobs[:2]
+    assert jobs_of(each.take()) == jobs[2:3]
+    assert jobs_of(each.take()) == jobs[3:]
     assert each.take() == []
 
 
-def test_a_large_request_is_a_call_of_its_own_and_others_are_refused_meanwhile() -> None:
+def test_a_large_request_takes_several_calls_and_others_are_refused_meanwhile() -> None:
     each = embed_queue(Clock())
     large = texts(50)
     each.submit(large)
     with pytest.raises(QueueFull, match="50 texts of at most 10 are ahead, and 1 came"):
         each.submit(texts(1))
-    assert each.take() == [large]
+    shares = [share for _ in range(11) for share in each.take()]
+    assert [(share.job, share.first, share.count) for share in shares] == [
+        (large, first, 4) for first in range(0, 44, 4)
+    ]
+    assert each.num_texts == 6
     each.submit(texts(1))
+
+
+def test_others_come_between_the_calls_of_a_large_request() -> None:
+    each = embed_queue(Clock())
+    large, small = texts(9), texts(1)
+    each.submit(large)
+    each.submit(small)
+    calls = []
+    while shares := each.take():
+        calls.append([(share.job is large, share.first, share.count) for share in shares])
+    # The small one fits beside what is left of the large one only where it leads.
+    assert calls == [[(True, 0, 4)], [(False, 0, 1)], [(True, 4, 4)], [(True, 8, 1)]]
+
+
+def test_what_remains_of_a_request_that_nobody_waits_for_is_dropped() -> None:
+    each = embed_queue(Clock())
+    large, other = texts(9), texts(1)
+    each.submit(large)
+    each.submit(other)
+    each.take()
+    large.is_cancelled = True
+    assert jobs_of(each.take()) == [other]
+    assert each.take() == [] and each.clear() == []
 
 
 def test_texts_that_nobody_waits_for_are_not_encoded() -> None:
@@ -284,4 +316,4 @@ def test_texts_that_nobody_waits_for_are_not_encoded() -> None:
     left.is_cancelled = True
     clock.now = 2.0
     assert each.expire() == [late]
-    assert each.take() == [fine]
+    assert jobs_of(each.take()) == [fine]

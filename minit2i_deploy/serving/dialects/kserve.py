@@ -7,6 +7,7 @@ Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -22,6 +23,7 @@ from minit2i_deploy.serving.engine.served_model import ImageSettings, ServedMode
 from minit2i_deploy.serving.http.endpoint import Call, Endpoint
 from minit2i_deploy.serving.http.errors import HttpError, text_form
 from minit2i_deploy.serving.http.fields import Field, read_fields
+from minit2i_deploy.serving.http.large_json import json_response
 from minit2i_deploy.serving.service import Service
 
 _TEXT_SUFFIX: Final = "-text"
@@ -118,14 +120,16 @@ class KServe:
         is_text = name.endswith(_TEXT_SUFFIX)
         texts = _strings(call.values["inputs"], "text" if is_text else "prompt")
         if is_text:
-            output = _tensor("embedding", await self._vectors(model, texts))
+            output, values = "embedding", await self._vectors(model, texts)
         else:
             parameters = read_fields(call.values["parameters"] or {}, _PARAMETERS)
-            output = _tensor("image", await self._images(model, texts, parameters))
-        body = {"model_name": name, "model_version": "1", "outputs": [output]}
+            output, values = "image", await self._images(model, texts, parameters)
+        body = {"model_name": name, "model_version": "1"}
         if call.values["id"] is not None:
             body["id"] = call.values["id"]
-        return JSONResponse(body)
+        return await json_response(
+            lambda: body | {"outputs": [_tensor(output, values)]}, values.size
+        )
 
     async def _vectors(self, model: ServedModel, texts: list[str]) -> np.ndarray:
         encoded = await read_texts(self._service, model, texts, self._rules)
@@ -138,9 +142,8 @@ class KServe:
         most = self._service.options.max_images
         if len(prompts) > most:
             raise HttpError(400, f"{len(prompts)} prompts came; at most {most} are taken at once")
-        states = []
+        seed, plans = parameters["seed"], []
         for index, prompt in enumerate(prompts):
-            seed = parameters["seed"]
             settings = ImageSettings(
                 prompt=prompt,
                 negative=parameters["negative_prompt"],
@@ -149,8 +152,15 @@ class KServe:
                 steps=parameters["steps"],
                 guidance=parameters["guidance_scale"],
             )
-            planned = model.plan(settings, strict=self._service.options.strict)
-            states += await self._service.finished(model, planned)
+            plans.append(model.plan(settings, strict=self._service.options.strict))
+        deadline_s = self._service.deadline_s()
+        # Each has a text of its own, so it is an order of its own; all are queued or none runs on.
+        with contextlib.ExitStack() as stack:
+            running = [
+                stack.enter_context(self._service.begin(model, planned, deadline_s=deadline_s))
+                for planned in plans
+            ]
+            states = [x for images in running for x in await images.finished()]
         return to_uint8(np.stack(states))
 
     def _find(self, call: Call) -> tuple[str, ServedModel]:

@@ -10,12 +10,13 @@ import base64
 from typing import Any, Final
 
 import numpy as np
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from minit2i_deploy.serving.dialects.texts import TextRules, mean_vectors, read_texts
 from minit2i_deploy.serving.http.endpoint import Call, Endpoint
 from minit2i_deploy.serving.http.errors import HttpError
 from minit2i_deploy.serving.http.fields import Field
+from minit2i_deploy.serving.http.large_json import json_response
 from minit2i_deploy.serving.service import Service
 
 _FIELDS: Final = (
@@ -63,27 +64,30 @@ class OpenAiEmbeddings:
         check_dimensions(call.values["dimensions"], model.bundle.config.txt_input_size)
         encoded = await read_texts(self._service, model, call.values["input"], self._rules)
         sequences = await self._service.embed(model, encoded)
-        vectors = mean_vectors(sequences, normalize=True)
         as_base64 = call.values["encoding_format"] == "base64"
-        data = [
-            {
-                "object": "embedding",
-                "index": index,
-                "embedding": _as_base64(vector) if as_base64 else vector.tolist(),
-            }
-            for index, vector in enumerate(vectors)
-        ]
         num_tokens = sum(len(item.ids) for item in encoded)
         cut = [item.notice for item in encoded if item.notice is not None]
-        body: dict[str, Any] = {
-            "object": "list",
-            "data": data,
-            "model": model.name,
-            "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
-        }
-        if notices or cut:
-            body["notices"] = [*notices, *cut]
-        return JSONResponse(body)
+
+        def build() -> dict[str, Any]:
+            data = [
+                {
+                    "object": "embedding",
+                    "index": index,
+                    "embedding": _as_base64(vector) if as_base64 else vector.tolist(),
+                }
+                for index, vector in enumerate(mean_vectors(sequences, normalize=True))
+            ]
+            body: dict[str, Any] = {
+                "object": "list",
+                "data": data,
+                "model": model.name,
+                "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
+            }
+            if notices or cut:
+                body["notices"] = [*notices, *cut]
+            return body
+
+        return await json_response(build, sum(sequence.size for sequence in sequences))
 
 
 def check_dimensions(dimensions: int | None, width: int) -> None:

@@ -7,16 +7,14 @@ further fields are those of vLLM-Omni 0.30.
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from minit2i_deploy.io.image_formats import encode_image
 from minit2i_deploy.io.images import to_pil
@@ -32,9 +30,9 @@ from minit2i_deploy.serving.engine.served_model import (
     ServedModel,
 )
 from minit2i_deploy.serving.http.endpoint import Call, Endpoint
-from minit2i_deploy.serving.http.errors import describe, openai_form
+from minit2i_deploy.serving.http.event_stream import EventStream
 from minit2i_deploy.serving.http.fields import Field
-from minit2i_deploy.serving.service import Service
+from minit2i_deploy.serving.service import RunningImages, Service
 
 _FORMATS: Final = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _MEDIA_TYPES: Final = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -177,12 +175,15 @@ class OpenAiImages:
     async def _answer(self, call: Call, work: _Work) -> Response:
         headers = {"X-MiniT2I-Model": work.model.name}
         if call.values["stream"]:
-            return StreamingResponse(
-                self._events(work), media_type="text/event-stream", headers=headers
-            )
+            watched = watched_rows(len(work.planned.table), work.partial_images)
+            # Before the answer begins, so that a full queue has its own status.
+            images = self._service.begin(work.model, work.planned, watched_rows=watched)
+            return EventStream(self._events(work, images, sorted(watched)), images.close, headers)
         states = await self._service.finished(work.model, work.planned)
         as_links = call.values["response_format"] == "url"
-        base_url = str(call.request.base_url) if as_links else None
+        public_url = self._service.options.public_url
+        address = f"{public_url}/" if public_url else str(call.request.base_url)
+        base_url = address if as_links else None
         data = [await self._item(work, index, x, base_url) for index, x in enumerate(states)]
         body = {
             "created": int(time.time()),
@@ -234,24 +235,21 @@ class OpenAiImages:
             item["url"] = base_url + self._links.add(data, _MEDIA_TYPES[work.format])
         return item
 
-    async def _events(self, work: _Work) -> AsyncIterator[bytes]:
+    async def _events(
+        self, work: _Work, images: RunningImages, watched: Sequence[int]
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Server-sent events: estimates of rows, then each finished image."""
-        try:
-            watched = watched_rows(len(work.planned.table), work.partial_images)
-            images = self._service.images(work.model, work.planned, watched_rows=watched)
-            async with contextlib.aclosing(images) as events:
-                async for event in events:
-                    if isinstance(event, ImageFailed):
-                        raise event.error
-                    if isinstance(event, RowDone):
-                        yield self._partial(work, event, sorted(watched))
-                    else:
-                        yield await self._completed(work, event.image, event.x)
-        except Exception as error:  # the status is sent already: the error is an event
-            failure = describe(error)
-            yield _sse("error", {"type": "error", **openai_form(failure)})
+        async for event in images.events():
+            if isinstance(event, ImageFailed):
+                raise event.error
+            if isinstance(event, RowDone):
+                yield self._partial(work, event, watched)
+            else:
+                yield await self._completed(work, event.image, event.x)
 
-    def _partial(self, work: _Work, event: RowDone, watched: Sequence[int]) -> bytes:
+    def _partial(
+        self, work: _Work, event: RowDone, watched: Sequence[int]
+    ) -> tuple[str, dict[str, Any]]:
         seed = work.planned.seeds[event.image]
         name = f"{work.kind}.partial_image"
         body = {
@@ -266,9 +264,11 @@ class OpenAiImages:
             "rows": event.num_rows,
             "t": event.t,
         }
-        return _sse(name, body)
+        return name, body
 
-    async def _completed(self, work: _Work, index: int, x: np.ndarray) -> bytes:
+    async def _completed(
+        self, work: _Work, index: int, x: np.ndarray
+    ) -> tuple[str, dict[str, Any]]:
         name = f"{work.kind}.completed"
         body = {
             "type": name,
@@ -280,7 +280,7 @@ class OpenAiImages:
             "seed": work.planned.seeds[index],
             **work.extras(),
         }
-        return _sse(name, body)
+        return name, body
 
 
 def watched_rows(num_rows: int, count: int) -> frozenset[int]:
@@ -309,7 +309,3 @@ def _usage(planned: PlannedImages) -> dict[str, Any]:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-def _sse(name: str, body: Mapping[str, Any]) -> bytes:
-    return f"event: {name}\ndata: {json.dumps(body)}\n\n".encode("ascii")

@@ -17,6 +17,7 @@ from minit2i_deploy.serving.engine.orders import Stopping
 from minit2i_deploy.serving.http.endpoint import Call, Endpoint
 from minit2i_deploy.serving.http.errors import tei_form
 from minit2i_deploy.serving.http.fields import Field
+from minit2i_deploy.serving.http.large_json import json_response
 from minit2i_deploy.serving.http.metrics import CONTENT_TYPE, Metrics
 from minit2i_deploy.serving.service import Service
 from minit2i_deploy.tokenizer import Encoded
@@ -50,7 +51,11 @@ class Tei:
         """Of this dialect."""
         texts = (_INPUTS, _TRUNCATE)
         posts = (
-            ("/embed", self._embed, "Embed texts as one vector each", (_NORMALIZE, _DIMENSIONS)),
+            # Hugging Face's clients post to the address itself, SageMaker's to /invocations.
+            *(
+                (path, self._embed, "Embed texts as one vector each", (_NORMALIZE, _DIMENSIONS))
+                for path in ("/embed", "/", "/invocations")
+            ),
             ("/embed_all", self._embed_all, "Embed every token of texts", ()),
             ("/tokenize", self._tokenize, "Token ids of texts", ()),
         )
@@ -90,12 +95,18 @@ class Tei:
             call.values["dimensions"], self._service.default.bundle.config.txt_input_size
         )
         sequences = await self._service.embed(self._service.default, await self._texts(call))
-        vectors = mean_vectors(sequences, normalize=call.values["normalize"])
-        return JSONResponse([vector.tolist() for vector in vectors])
+        normalize = call.values["normalize"]
+        return await json_response(
+            lambda: [each.tolist() for each in mean_vectors(sequences, normalize=normalize)],
+            sum(sequence.size for sequence in sequences),
+        )
 
     async def _embed_all(self, call: Call) -> Response:
         sequences = await self._service.embed(self._service.default, await self._texts(call))
-        return JSONResponse([sequence.tolist() for sequence in sequences])
+        return await json_response(
+            lambda: [sequence.tolist() for sequence in sequences],
+            sum(sequence.size for sequence in sequences),
+        )
 
     async def _tokenize(self, call: Call) -> Response:
         rust = self._service.default.bundle.tokenizer().rust

@@ -7,9 +7,8 @@ as JSON and its ``infotexts``; SillyTavern asks for every list and interrupts wh
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -129,7 +128,7 @@ class WebUi:
 
     async def _generate(self, call: Call, edit: SentEdit) -> Response:
         model, planned, notices = self._understand(call.values, edit)
-        states = await self._run(model, planned)
+        states = await self._run(model, planned, call.client)
         files = [
             base64.b64encode(await self._service.file(model, planned, index, x, ".png")).decode(
                 "ascii"
@@ -180,22 +179,25 @@ class WebUi:
         )
         return model, planned, [*notices, *samplers, *planned.notices]
 
-    async def _run(self, model: ServedModel, planned: PlannedImages) -> list[np.ndarray]:
+    async def _run(
+        self, model: ServedModel, planned: PlannedImages, client: Hashable
+    ) -> list[np.ndarray]:
         """The final states, with progress on the way."""
         states: dict[int, np.ndarray] = {}
         every_row = frozenset(range(1, len(planned.table) + 1))
-        images = self._service.images(model, planned, watched_rows=every_row)
-        with self._progress.job(len(planned.requests)) as job:
-            async with contextlib.aclosing(images) as events:
-                async for event in events:
-                    if job.is_interrupted:
-                        raise HttpError(409, "interrupted")
-                    if isinstance(event, ImageFailed):
-                        raise event.error
-                    if isinstance(event, RowDone):
-                        job.row_done(event)
-                    elif isinstance(event, ImageDone):
-                        states[event.image] = event.x
+        with (
+            self._progress.job(client, len(planned.requests)) as job,
+            self._service.begin(model, planned, watched_rows=every_row) as images,
+        ):
+            async for event in images.events():
+                if job.is_interrupted:
+                    raise HttpError(409, "interrupted")
+                if isinstance(event, ImageFailed):
+                    raise event.error
+                if isinstance(event, RowDone):
+                    job.row_done(event)
+                elif isinstance(event, ImageDone):
+                    states[event.image] = event.x
         return [states[index] for index in range(len(planned.requests))]
 
     def _info(
@@ -245,10 +247,10 @@ class WebUi:
 
     async def _read_progress(self, call: Call) -> Response:
         with_image = call.request.query_params.get("skip_current_image", "false") != "true"
-        return JSONResponse(self._progress.read(with_image=with_image))
+        return JSONResponse(self._progress.read(call.client, with_image=with_image))
 
     async def _interrupt(self, call: Call) -> Response:
-        self._progress.interrupt()
+        self._progress.interrupt(call.client)
         return JSONResponse({})
 
     async def _samplers(self, call: Call) -> Response:

@@ -1,11 +1,14 @@
-"""Progress of the web UI's jobs: its clients ask for "the" progress, so the latest job answers."""
+"""Progress of the web UI's jobs: its clients ask for "the" progress and interrupt "the" job.
+
+The web UI has one user. Here each client has its own: the jobs of its address and key.
+"""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 from minit2i_deploy.io.images import encode_png, to_pil
@@ -16,10 +19,12 @@ class JobProgress:
     """One request.
 
     Args:
+        client: that sent it.
         num_images: in it.
     """
 
-    def __init__(self, num_images: int) -> None:
+    def __init__(self, client: Hashable, num_images: int) -> None:
+        self.client = client
         self._rows: dict[int, int] = {}
         self._num_images, self._num_rows = num_images, 0
         self._began = time.monotonic()
@@ -65,21 +70,25 @@ class Progress:
         self._jobs: list[JobProgress] = []
 
     @contextlib.contextmanager
-    def job(self, num_images: int) -> Iterator[JobProgress]:
+    def job(self, client: Hashable, num_images: int) -> Iterator[JobProgress]:
         """A job that runs inside the block."""
-        job = JobProgress(num_images)
+        job = JobProgress(client, num_images)
         self._jobs.append(job)
         try:
             yield job
         finally:
             self._jobs.remove(job)
 
-    def read(self, *, with_image: bool) -> dict[str, Any]:
-        """Of the latest job; zeros where none runs."""
-        job = self._jobs[-1] if self._jobs else JobProgress(0)
+    def read(self, client: Hashable, *, with_image: bool) -> dict[str, Any]:
+        """Of the client's latest job; zeros where none runs."""
+        jobs = self._of(client)
+        job = jobs[-1] if jobs else JobProgress(client, 0)
         return job.read(with_image=with_image)
 
-    def interrupt(self) -> None:
-        """End every job at its next row."""
-        for job in self._jobs:
+    def interrupt(self, client: Hashable) -> None:
+        """End the client's oldest job at its next row: those behind it only wait."""
+        for job in [job for job in self._of(client) if not job.is_interrupted][:1]:
             job.is_interrupted = True
+
+    def _of(self, client: Hashable) -> list[JobProgress]:
+        return [job for job in self._jobs if job.client == client]

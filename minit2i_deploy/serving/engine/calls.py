@@ -17,8 +17,8 @@ from minit2i_deploy.request import Request
 from minit2i_deploy.serving.engine.batch_step import BatchStep, RuntimeStep
 from minit2i_deploy.serving.engine.image_state import ImageState, prompt_tokens
 from minit2i_deploy.serving.engine.orders import ImageTask, RowDone, TextOrder
+from minit2i_deploy.serving.scheduling.embed_queue import TextShare
 from minit2i_deploy.text.encoder import SequenceCache, SequenceEncoder
-from minit2i_deploy.tokenizer import Encoded
 
 # Twenty prompts of B/16; hundreds of the demo model.
 PROMPT_CACHE_BYTES: Final = 32 * 2**20
@@ -107,17 +107,26 @@ def advance_images(model: Model, tasks: Sequence[ImageTask]) -> CallResult:
     return CallResult(failures=failures, seconds=time.perf_counter() - began)
 
 
-def embed_texts(model: Model, orders: Sequence[TextOrder]) -> None:
-    """Encode the texts of some requests together; where that fails, each request alone."""
+def embed_texts(model: Model, shares: Sequence[TextShare]) -> None:
+    """Encode texts of some requests together; where that fails, those of each request alone.
+
+    Args:
+        model: of all of them.
+        shares: of the queue; the payload of their jobs is a ``TextOrder``.
+    """
     try:
-        results = _sequences(model, [item for order in orders for item in order.encoded])
+        _encode(model, shares)
     except Exception as error:  # the request that caused it must not fail the others
-        for order in orders:
-            order.listener(error if len(orders) == 1 else _sequences_or_error(model, order))
+        if len(shares) > 1:
+            for share in shares:
+                embed_texts(model, [share])
+            return
+        order: TextOrder = shares[0].job.payload
+        shares[0].job.is_cancelled = True
+        order.listener(error)
         return
-    for order in orders:
-        order.listener(results[: len(order.encoded)])
-        del results[: len(order.encoded)]
+    for share in shares:
+        share.job.payload.settle()
 
 
 def _begin(model: Model, task: ImageTask, failures: dict[int, Exception]) -> bool:
@@ -172,14 +181,13 @@ def _check_and_report(task: ImageTask, failures: dict[int, Exception]) -> None:
         )
 
 
-def _sequences(model: Model, encoded: Sequence[Encoded]) -> list[np.ndarray]:
+def _encode(model: Model, shares: Sequence[TextShare]) -> None:
+    places: list[tuple[TextOrder, int]] = [
+        (share.job.payload, position)
+        for share in shares
+        for position in share.job.payload.positions(share.first, share.count)
+    ]
     encoder = SequenceEncoder(model.bundle, model.runtime)
-    by_position = dict(encoder.sequences(encoded))
-    return [by_position[position] for position in range(len(encoded))]
-
-
-def _sequences_or_error(model: Model, order: TextOrder) -> list[np.ndarray] | Exception:
-    try:
-        return _sequences(model, order.encoded)
-    except Exception as error:
-        return error
+    for index, sequence in encoder.sequences([order.encoded[item] for order, item in places]):
+        order, position = places[index]
+        order.sequences[position] = sequence

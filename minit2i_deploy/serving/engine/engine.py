@@ -51,6 +51,21 @@ class EngineLimits:
     max_texts: int = 4096
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueLengths:
+    """What is in the queues.
+
+    Args:
+        waiting_images: of which no row has run.
+        live_images: that wait or run.
+        texts: that wait.
+    """
+
+    waiting_images: int
+    live_images: int
+    texts: int
+
+
 class Engine:
     """Runs images and embeddings of several bundles on one thread.
 
@@ -152,6 +167,15 @@ class Engine:
             self._changed.notify()
         return job
 
+    def queue_lengths(self) -> QueueLengths:
+        """What waits and runs, at one moment."""
+        with self._changed:
+            return QueueLengths(
+                waiting_images=self.scheduler.num_waiting,
+                live_images=self.scheduler.num_live,
+                texts=self.texts.num_texts,
+            )
+
     def cancel(self, order: ImageOrder) -> None:
         """Drop what remains of an order, also a finished one; no row of it starts after this."""
         with self._changed:
@@ -210,16 +234,17 @@ class Engine:
 
     def _run_texts(self) -> None:
         with self._changed:
-            late, jobs = self.texts.expire(), self.texts.take()
+            late, shares = self.texts.expire(), self.texts.take()
         for job in late:
             job.payload.listener(_late())
-        if not jobs:
+        if not shares:
             return
+        model = shares[0].job.model
         began = time.perf_counter()
-        embed_texts(self._models[jobs[0].model], [job.payload for job in jobs])
+        embed_texts(self._models[model], shares)
         self._observer.texts_done(
-            jobs[0].model,
-            num_texts=sum(job.num_texts for job in jobs),
+            model,
+            num_texts=sum(share.count for share in shares),
             seconds=time.perf_counter() - began,
         )
 
@@ -270,9 +295,7 @@ class Engine:
             jobs = self.scheduler.live_jobs()
             for job in jobs:
                 self.scheduler.fail(job)
-            texts = []
-            while batch := self.texts.take():
-                texts += batch
+            texts = self.texts.clear()
         for job in jobs:
             _tell_failure(job, error)
         for text in texts:

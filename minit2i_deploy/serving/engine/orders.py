@@ -95,12 +95,32 @@ class TextOrder:
         encoded: the tokenized texts.
         deadline_s: on ``time.monotonic``.
         listener: is given the sequences, float32 [tokens, width] each, or what went wrong.
+        sequences: those that are encoded, by the position of their text.
     """
 
     model: str
     encoded: Sequence[Encoded]
     deadline_s: float
     listener: Callable[[list[np.ndarray] | Exception], None] = field(repr=False)
+    sequences: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _by_length: list[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # A call is padded to its longest text.
+        self._by_length = sorted(
+            range(len(self.encoded)), key=lambda index: len(self.encoded[index].ids)
+        )
+
+    def positions(self, first: int, count: int) -> list[int]:
+        """Positions of the texts number ``first`` to ``first + count`` by length."""
+        return self._by_length[first : first + count]
+
+    def settle(self) -> bool:
+        """Tell the listener if every text is encoded, and return whether they are."""
+        if len(self.sequences) < len(self.encoded):
+            return False
+        self.listener([self.sequences[index] for index in range(len(self.encoded))])
+        return True
 
 
 class DeadlineExceeded(Exception):

@@ -22,6 +22,25 @@ LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="minit2i"'}
 
 
+def read_public_url(url: str) -> str:
+    """The address that a proxy is reached by, without a slash at its end.
+
+    Raises:
+        UsageError: it is not http:// or https:// and a host.
+    """
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or url.rstrip("/") != f"{parts.scheme}://{parts.netloc}" or "@" in url:
+        raise UsageError(
+            f"--public-url must be https:// or http:// and a host, without a path, got {url!r}"
+        )
+    # As browsers write it.
+    return url.rstrip("/").lower()
+
+
 class ApiKeys:
     """Keys that open the APIs; without any, all are let in. Only hashes are in memory.
 
@@ -91,7 +110,9 @@ class Access:
         """
         host = headers.get("host", "")
         if self.hosts and _host_name(host) not in self.hosts:
-            raise HttpError(421, "this server does not answer to that Host; name it with --host")
+            raise HttpError(
+                421, "this server does not answer to that Host; name it with --public-url"
+            )
         origin = headers.get("origin")
         if origin is not None and not self.allows_origin(origin, host):
             raise HttpError(403, "pages of other sites may not use this server; see --cors")
@@ -105,9 +126,23 @@ class Access:
         return urlsplit(origin).netloc == host or origin in self.origins or "*" in self.origins
 
 
-def loopback_hosts(host: str) -> tuple[str, ...]:
-    """Host names that a server bound to ``host`` answers to; empty where that is not known."""
-    return LOOPBACK if host in LOOPBACK else ()
+def access_of(
+    host: str, keys: ApiKeys, origins: Collection[str] = (), public_url: str | None = None
+) -> Access:
+    """The rules of a server.
+
+    Args:
+        host: that it is bound to.
+        keys: API keys.
+        origins: other sites whose pages may use the APIs.
+        public_url: address of a proxy in front, as from ``read_public_url``.
+    """
+    # Elsewhere the names that lead here are not known, and all are answered.
+    hosts = LOOPBACK if host in LOOPBACK else ()
+    if public_url is None:
+        return Access(keys=keys, hosts=hosts, origins=origins)
+    names = (*hosts, urlsplit(public_url).hostname or "") if hosts else ()
+    return Access(keys=keys, hosts=names, origins=(*origins, public_url))
 
 
 def _host_name(host: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,16 +22,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from minit2i_deploy.serving.http.access import Access
 from minit2i_deploy.serving.http.body import BodyLimits, ClientDisconnect, read_files, read_json
 from minit2i_deploy.serving.http.endpoint import Call, Endpoint
-from minit2i_deploy.serving.http.errors import Failure, HttpError, describe, openai_form
+from minit2i_deploy.serving.http.errors import (
+    CLIENT_LEFT,
+    LOG,
+    Failure,
+    HttpError,
+    describe,
+    describe_and_log,
+    openai_form,
+)
+from minit2i_deploy.serving.http.event_stream import EventStream
 from minit2i_deploy.serving.http.fields import read_fields
 from minit2i_deploy.serving.http.metrics import Metrics
 
-LOG: Final = logging.getLogger("minit2i.serve")
-# nginx's status of a request whose client left; nobody reads it.
-CLIENT_LEFT: Final = 499
 _SAFE_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_USUAL_NAMES: Final = "authorization, content-type, x-api-key"
+# Of the answers, those that scripts of other sites may read.
+_READ_NAMES: Final = "Retry-After, X-MiniT2I-Model, x-should-retry"
+_NAMES: Final = re.compile(r"[\w-]+(, ?[\w-]+)*", re.ASCII)
 _MAX_LOGGED_PATH: Final = 100
-_MAX_LOGGED_ERROR: Final = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -103,9 +112,13 @@ def _dispatch(
                 response = await _answer(endpoint, request, rules)
             _add_headers(request, response, rules)
             await response(scope, receive, send)
-            seconds = time.perf_counter() - began
-            rules.metrics.request_done(path, response.status_code, seconds)
-            _log(request, response.status_code, seconds)
+            seconds, status = time.perf_counter() - began, response.status_code
+            if isinstance(response, EventStream):
+                status = response.outcome
+                if status == CLIENT_LEFT:
+                    rules.metrics.disconnected.inc()
+            rules.metrics.request_done(path, status, seconds)
+            _log(request, status, seconds)
 
     return Path()
 
@@ -122,12 +135,7 @@ async def _answer(endpoint: Endpoint, request: Request, rules: Rules) -> Respons
         rules.metrics.disconnected.inc()
         return Response(status_code=CLIENT_LEFT)
     except Exception as error:  # every error is answered, and none ends the server
-        failure = describe(error)
-        if failure.is_ours:
-            text = " ".join(str(error).split())[:_MAX_LOGGED_ERROR]
-            LOG.error("%s: %s", type(error).__name__, text)
-            LOG.debug("where it came from", exc_info=error)
-        return _failed(failure, endpoint.error_form)
+        return _failed(describe_and_log(error), endpoint.error_form)
 
 
 async def _read_body(endpoint: Endpoint, request: Request, limits: BodyLimits) -> dict[str, Any]:
@@ -168,10 +176,12 @@ def _preflight(request: Request, rules: Rules, allowed: str) -> Response:
     origin, host = request.headers.get("origin"), request.headers.get("host", "")
     if origin is None or not rules.access.allows_origin(origin, host):
         return Response(status_code=204, headers={"Allow": allowed})
+    # Clients add headers of their own: OpenAI's has a dozen that begin with x-stainless.
+    names = request.headers.get("access-control-request-headers", "")
     headers = {
         "Allow": allowed,
         "Access-Control-Allow-Methods": allowed,
-        "Access-Control-Allow-Headers": "authorization, content-type, x-api-key",
+        "Access-Control-Allow-Headers": names if _NAMES.fullmatch(names) else _USUAL_NAMES,
         "Access-Control-Max-Age": "600",
     }
     return Response(status_code=204, headers=headers)
@@ -183,6 +193,7 @@ def _add_headers(request: Request, response: Response, rules: Rules) -> None:
     origin = request.headers.get("origin")
     if origin is not None and rules.access.allows_origin(origin, ""):
         response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Expose-Headers"] = _READ_NAMES
         response.headers["Vary"] = "Origin"
 
 

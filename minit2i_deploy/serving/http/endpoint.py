@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,13 @@ class Call:
     request: Request
     values: Mapping[str, Any]
     body: Mapping[str, Any]
+
+    @property
+    def client(self) -> Hashable:
+        """Who asks: the address and the key. Behind a proxy all have its address."""
+        peer, headers = self.request.client, self.request.headers
+        keys = (headers.get("authorization"), headers.get("x-api-key"))
+        return (peer.host if peer else None, *keys)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +12,10 @@ from minit2i_deploy.serving.engine.orders import DeadlineExceeded, Stopping
 from minit2i_deploy.serving.scheduling.scheduler import QueueFull
 from minit2i_deploy.serving.service import UnknownModel
 
+# nginx's status of a request whose client left; nobody reads it.
+CLIENT_LEFT: Final = 499
+LOG: Final = logging.getLogger("minit2i.serve")
+_MAX_LOGGED_ERROR: Final = 500
 _INTERNAL: Final = "internal error of the server; its log has a line about it"
 
 
@@ -92,6 +97,16 @@ def describe(error: Exception) -> Failure:
         return _failure(500, error, headers={"x-should-retry": "false"}, is_ours=True)
     message = str(error) if isinstance(error, Minit2iError) else _INTERNAL
     return Failure(status=500, message=message, kind=_KINDS[500], is_ours=True)
+
+
+def describe_and_log(error: Exception) -> Failure:
+    """What is answered to an error; the log says more of what is the server's own fault."""
+    failure = describe(error)
+    if failure.is_ours:
+        text = " ".join(str(error).split())[:_MAX_LOGGED_ERROR]
+        LOG.error("%s: %s", type(error).__name__, text)
+        LOG.debug("where it came from", exc_info=error)
+    return failure
 
 
 def openai_form(failure: Failure) -> dict[str, Any]:

@@ -79,11 +79,15 @@ class Metrics(Observer):
 
     def watch(self, engine: Engine) -> None:
         """Show an engine's queues."""
-        scheduler, texts = engine.scheduler, engine.texts
+        read_lengths = engine.queue_lengths
         for name, text, read in (
-            ("minit2i_queue_images", "Images that wait for a row", lambda: scheduler.num_waiting),
-            ("minit2i_live_images", "Images that wait or run", lambda: scheduler.num_live),
-            ("minit2i_queue_texts", "Texts that wait", lambda: texts.num_texts),
+            (
+                "minit2i_queue_images",
+                "Images that wait for a row",
+                lambda: read_lengths().waiting_images,
+            ),
+            ("minit2i_live_images", "Images that wait or run", lambda: read_lengths().live_images),
+            ("minit2i_queue_texts", "Texts that wait", lambda: read_lengths().texts),
         ):
             Gauge(name, text, registry=self.registry).set_function(read)
 

@@ -23,8 +23,9 @@ from minit2i_deploy.serving.engine.engine import Engine, EngineLimits
 from minit2i_deploy.serving.engine.served_model import ServedModel
 from minit2i_deploy.serving.http.access import Access
 from minit2i_deploy.serving.http.api import all_endpoints
-from minit2i_deploy.serving.http.app import LOG, Rules, create_app
+from minit2i_deploy.serving.http.app import Rules, create_app
 from minit2i_deploy.serving.http.body import BodyLimits
+from minit2i_deploy.serving.http.errors import LOG
 from minit2i_deploy.serving.http.metrics import Metrics
 from minit2i_deploy.serving.service import Service, ServiceOptions
 

@@ -20,6 +20,7 @@ class EmbedJob:
         deadline_s: on the queue's clock.
         payload: the queue never looks at it.
         is_cancelled: whether nobody waits for it any more.
+        num_taken: texts that are in a call or were in one.
     """
 
     model: str
@@ -27,6 +28,21 @@ class EmbedJob:
     deadline_s: float
     payload: Any = None
     is_cancelled: bool = False
+    num_taken: int = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Texts that no call has had."""
+        return self.num_texts - self.num_taken
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextShare:
+    """Texts of one request in a call: ``count`` of them from number ``first`` on."""
+
+    job: EmbedJob
+    first: int
+    count: int
 
 
 class EmbedQueue:
@@ -34,7 +50,8 @@ class EmbedQueue:
 
     Args:
         max_texts: most texts that wait.
-        max_batch: most texts in one call; a request with more is a call of its own.
+        max_batch: most texts in one call; a request with more takes several, and others come
+            between them.
         clock: seconds that never run backwards.
     """
 
@@ -45,7 +62,7 @@ class EmbedQueue:
     @property
     def num_texts(self) -> int:
         """Texts that wait."""
-        return sum(job.num_texts for job in self._jobs)
+        return sum(job.num_waiting for job in self._jobs)
 
     def submit(self, job: EmbedJob) -> None:
         """Add a request.
@@ -62,15 +79,27 @@ class EmbedQueue:
             )
         self._jobs.append(job)
 
-    def take(self) -> list[EmbedJob]:
-        """Requests for one bundle for the next call of its text encoder, in order."""
+    def take(self) -> list[TextShare]:
+        """Texts of one bundle for the next call of its text encoder, in order."""
         self._jobs = deque(job for job in self._jobs if not job.is_cancelled)
-        batch: list[EmbedJob] = []
-        total = 0
-        while self._jobs and (not batch or self._fits(batch[0], total)):
-            total += self._jobs[0].num_texts
-            batch.append(self._jobs.popleft())
-        return batch
+        shares: list[TextShare] = []
+        room = self.max_batch
+        while self._jobs and (not shares or self._fits(shares[0].job, room)):
+            job = self._jobs.popleft()
+            share = TextShare(job=job, first=job.num_taken, count=min(room, job.num_waiting))
+            shares.append(share)
+            job.num_taken += share.count
+            room -= share.count
+            if job.num_waiting:
+                # Behind the others, so that a large request does not hold them up.
+                self._jobs.append(job)
+        return shares
+
+    def clear(self) -> list[EmbedJob]:
+        """Take out every request that somebody waits for, and return them."""
+        jobs = [job for job in self._jobs if not job.is_cancelled]
+        self._jobs.clear()
+        return jobs
 
     def expire(self) -> list[EmbedJob]:
         """Take out the requests whose deadline has passed, and return them."""
@@ -79,6 +108,6 @@ class EmbedQueue:
         self._jobs = deque(job for job in self._jobs if job.deadline_s > now)
         return late
 
-    def _fits(self, first: EmbedJob, total: int) -> bool:
+    def _fits(self, first: EmbedJob, room: int) -> bool:
         job = self._jobs[0]
-        return job.model == first.model and total + job.num_texts <= self.max_batch
+        return job.model == first.model and job.num_waiting <= room
