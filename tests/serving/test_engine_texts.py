@@ -11,6 +11,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.protocol import Runtime
+from minit2i_deploy.request import Request
 from minit2i_deploy.serving.engine.engine import Engine, EngineLimits
 from minit2i_deploy.serving.engine.orders import Stopping, TextOrder
 from minit2i_deploy.serving.scheduling.scheduler import SchedulerLimits
