@@ -1,8 +1,23 @@
 #include "engine/trajectory.hpp"
 
+#include "common/failure.hpp"
+
 #include <algorithm>
 
 namespace minit2i {
+namespace {
+
+// Whoever reads it takes as many float32 values as the state has.
+void check_output(const Ort::Value &output, const char *name,
+                  const std::vector<std::int64_t> &shape) {
+    const auto info = output.GetTensorTypeAndShapeInfo();
+    if (info.GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || info.GetShape() != shape) {
+        fail_runtime(std::string("transformer: its output ") + name +
+                     " is not float32 of the state's shape; re-run minit2i export");
+    }
+}
+
+} // namespace
 
 Trajectory::Trajectory(Tensor start, std::vector<StepRow> rows)
     : shape_(std::move(start.shape)), rows_(std::move(rows)), x_(std::move(start.values)),
@@ -65,6 +80,8 @@ void BoundTrajectory::step(const StepCall &call, RunControl &control) {
 
 void BoundTrajectory::take_outputs(Ort::IoBinding &binding, bool to_host) {
     std::vector<Ort::Value> outputs = binding.GetOutputValues();
+    check_output(outputs[0], "x_next", shape_);
+    check_output(outputs[1], "h_next", shape_);
     now_x_ = std::move(outputs[0]);
     now_h_ = std::move(outputs[1]);
     if (!to_host) {
