@@ -384,7 +384,9 @@ int generate(const programs::Arguments &arguments) {
         options.prompts.assign(job.seeds.size(), job.prompt);
         options.seeds = job.seeds;
         options.noise = job.noise;
-        output.write(job, index, state.generate(options), num_rows);
+        // Before num_rows is read, which it sets; a call's arguments come in any order.
+        const minit2i::Images images = state.generate(options);
+        output.write(job, index, images, num_rows);
     }
     output.finish();
     return 0;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,17 @@ def test_images_do_not_depend_on_their_batch(tmp_path: Path) -> None:
     assert np.abs(both[1] - one[0]).max() <= MAX_STATE_ERROR
     assert np.abs(both[0] - both[1]).max() > 0.1
     assert read_metadata(tmp_path / "a-9.png") == read_metadata(tmp_path / "b.png")
+
+
+def test_what_json_says_of_each_image(tmp_path: Path) -> None:
+    base = ("minit2i-generate", tiny_bundle(), "a red circle", "--table", "euler-20")
+    output = ("--seed", "4,9", "-o", tmp_path / "a.png", "--json")
+    values = [json.loads(line) for line in program(*base, *output).splitlines()]
+    assert [value["path"] for value in values] == [
+        str(tmp_path / name) for name in ("a-4.png", "a-9.png")
+    ]
+    for value in values:
+        assert value["prompt"] == "a red circle" and value["rows"] == 20
 
 
 def test_prompts_from_standard_input(tmp_path: Path) -> None:
