@@ -5,9 +5,7 @@
 #include "bundle/manifest.hpp"
 #include "bundle/table.hpp"
 #include "common/failure.hpp"
-#include "common/unicode.hpp"
-#include "text/normalizer.hpp"
-#include "text/unigram.hpp"
+#include "text/tokenizer.hpp"
 
 #include <chrono>
 #include <cstdio>
@@ -17,6 +15,8 @@
 #include <random>
 
 namespace {
+
+constexpr std::int64_t kPromptLength = 20;
 
 std::string corrupt(std::string text, std::mt19937 &random) {
     static const std::string marks = "{}[]\",:0123456789-+.eE\\/nulltrue \n\xff\x00";
@@ -50,15 +50,10 @@ void read_all(const std::string &text) {
     } catch (const minit2i::JsonError &) {
     }
     try {
-        const minit2i::Json value = minit2i::parse_json(text);
-        minit2i::expect_object(value, "tokenizer");
-        const minit2i::Normalizer normalizer(minit2i::member(value, "normalizer"));
-        const minit2i::Unigram unigram(minit2i::member(value, "model"));
-        std::vector<std::int64_t> ids;
-        unigram.encode(normalizer.apply("A red\tcircle, \xEF\xAC\x81 \xCC\x81!!"), ids);
+        const minit2i::Tokenizer tokenizer =
+            minit2i::Tokenizer::read(text, "tokenizer.json", kPromptLength);
+        tokenizer.tail(tokenizer.encode("A red\tcircle, \xEF\xAC\x81 \xCC\x81!!", 0));
     } catch (const minit2i::Failure &) {
-    } catch (const minit2i::JsonError &) {
-    } catch (const minit2i::Json::exception &) {
     }
 }
 

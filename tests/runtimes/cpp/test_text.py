@@ -68,6 +68,24 @@ def test_a_long_prompt_is_cut_before_the_end_token(tmp_path: Path, length: int) 
 
 
 @pytest.mark.parametrize(
+    "pre_tokenizer",
+    [{"type": "WhitespaceSplit"}, {"type": "Sequence", "pretokenizers": []}],
+    ids=["splits words alone", "nothing"],
+)
+def test_a_tokenizer_without_metaspace_is_refused(
+    tmp_path: Path, pre_tokenizer: dict[str, object]
+) -> None:
+    values = demo_tokenizer() | {"pre_tokenizer": pre_tokenizer}
+    path = tokenizer_bundle(tmp_path / "bundle", values, 20)
+    line = program("minit2i-embed", path, "a red circle", "--tokens", code=1)
+    reason = "pre_tokenizer has no Metaspace, so it is not T5's"
+    assert line == (
+        f"minit2i-embed: error: {path / 'tokenizer' / 'tokenizer.json'}: not a tokenizer "
+        f"({reason}); re-run minit2i export\n"
+    )
+
+
+@pytest.mark.parametrize(
     ("data", "line"),
     [
         (b"a\0b", "prompt 0 holds a NUL character at position 1; take it out"),

@@ -44,13 +44,17 @@ Tokenizer Tokenizer::open(const std::filesystem::path &path, std::int64_t prompt
     if (!read_file(path, bytes)) {
         fail_bundle(path.string() + ": cannot be read");
     }
+    return read(bytes, path.string(), prompt_length);
+}
+
+Tokenizer Tokenizer::read(const std::string &text, const std::string &name,
+                          std::int64_t prompt_length) {
     try {
-        return {parse_json(bytes), prompt_length};
+        return {parse_json(text), prompt_length};
     } catch (const JsonError &error) {
-        fail_bundle(path.string() + ": not a tokenizer (" + error.what() +
-                    "); re-run minit2i export");
+        fail_bundle(name + ": not a tokenizer (" + error.what() + "); re-run minit2i export");
     } catch (const Json::exception &error) {
-        fail_bundle(path.string() + ": not a tokenizer; re-run minit2i export");
+        fail_bundle(name + ": not a tokenizer; re-run minit2i export");
     }
 }
 
@@ -59,6 +63,10 @@ Tokenizer::Tokenizer(const Json &value, std::int64_t prompt_length)
       model_(expect_object(member(value, "model"), "model")), prompt_length_(prompt_length) {
     read_added_tokens(expect_list(member(value, "added_tokens"), "added_tokens"));
     read_pre_tokenizer(expect_object(member(value, "pre_tokenizer"), "pre_tokenizer"));
+    // An empty one is found everywhere, also between the bytes of a character.
+    if (replacement_.empty()) {
+        throw JsonError("pre_tokenizer has no Metaspace, so it is not T5's");
+    }
     eos_id_ = special_id("</s>");
     pad_id_ = special_id("<pad>");
 }
@@ -167,8 +175,8 @@ std::string Tokenizer::tail(const Encoded &encoded) const {
                                         [id](const AddedToken &known) { return known.id == id; });
         text += token != added_.end() ? std::string_view(token->content) : model_.piece(id);
     }
-    std::size_t at = replacement_.empty() ? std::string::npos : text.find(replacement_);
-    for (; at != std::string::npos; at = text.find(replacement_, at)) {
+    for (std::size_t at = text.find(replacement_); at != std::string::npos;
+         at = text.find(replacement_, at)) {
         text.replace(at, replacement_.size(), " ");
     }
     std::size_t start = text.size() - std::min(text.size(), kTailBytes);

@@ -21,6 +21,9 @@ class Tokenizer {
 public:
     // Throws a bundle failure if the file is not a T5 tokenizer.
     static Tokenizer open(const std::filesystem::path &path, std::int64_t prompt_length);
+    // The same of the file's text; name is the file's, for the message.
+    static Tokenizer read(const std::string &text, const std::string &name,
+                          std::int64_t prompt_length);
 
     // index is the prompt's, for the message.
     Encoded encode(std::string_view text, std::size_t index) const;
