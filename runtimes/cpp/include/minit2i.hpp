@@ -267,7 +267,7 @@ public:
     // Without on_warning, warnings go to the model's.
     explicit State(const Model &model, const Warning &on_warning = {})
         : on_warning_(on_warning ? std::make_shared<Warning>(on_warning) : model.warning()),
-          handle_(nullptr, minit2i_state_free) {
+          model_warning_(model.warning()), handle_(nullptr, minit2i_state_free) {
         minit2i_state_params params;
         check(minit2i_state_params_defaults(&params, sizeof params));
         params.on_warning = on_warning ? detail::on_warning : nullptr;
@@ -360,6 +360,8 @@ public:
 
 private:
     std::shared_ptr<Warning> on_warning_;
+    // What the engine warns through, whose weights the handle keeps.
+    std::shared_ptr<Warning> model_warning_;
     std::unique_ptr<minit2i_state, void (*)(minit2i_state *)> handle_;
 };
 

@@ -117,6 +117,16 @@ def test_what_cannot_be_written_costs_no_image(bundle: Path, tmp_path: Path) -> 
     assert state(bundle, "--cache", cache, threads=2) == expected
 
 
+def test_a_warning_after_the_model_reaches_its_function(bundle: Path, tmp_path: Path) -> None:
+    """The state has a function of its own, but such a warning is the engine's."""
+    cache = tmp_path / "cache"
+    state(bundle, "--cache", cache)
+    (place,) = files(cache)
+    place.write_bytes(b"")
+    line = program("late_warning", bundle, cache, PROMPT)
+    assert line == f"{place}: is corrupt; the prompt is encoded anew\n"
+
+
 def test_the_ones_read_least_recently_leave(bundle: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     state(bundle, "--cache", cache)
