@@ -20,7 +20,8 @@ const std::vector<std::string> kModelOptions{"--provider", "--plugin",  "--preci
                                              "--device",   "--threads", "--cache"};
 
 Arguments::Arguments(int argc, char **argv, const std::vector<std::string> &names,
-                     const std::vector<std::string> &flags) {
+                     const std::vector<std::string> &flags,
+                     const std::vector<std::string> &repeatable) {
     bool options_ended = false;
     for (int at = 1; at < argc; ++at) {
         const std::string argument = argv[at];
@@ -35,23 +36,31 @@ Arguments::Arguments(int argc, char **argv, const std::vector<std::string> &name
         }
         const std::size_t equals = argument.find('=');
         const std::string name = argument == "-o" ? "--output" : argument.substr(0, equals);
+        if (has(name) && !contains(repeatable, name)) {
+            throw UsageError("option " + name + " is given twice; give it once");
+        }
         if (contains(flags, name) && equals == std::string::npos) {
-            values_[name] = "";
+            values_[name].push_back("");
         } else if (!contains(names, name)) {
             throw UsageError("option " + argument + " is unknown; see --help");
         } else if (equals != std::string::npos) {
-            values_[name] = argument.substr(equals + 1);
+            values_[name].push_back(argument.substr(equals + 1));
         } else if (at + 1 == argc) {
             throw UsageError("option " + argument + " expects a value");
         } else {
-            values_[name] = argv[++at];
+            values_[name].push_back(argv[++at]);
         }
     }
 }
 
 std::string Arguments::value(const std::string &name, const std::string &otherwise) const {
     const auto entry = values_.find(name);
-    return entry == values_.end() ? otherwise : entry->second;
+    return entry == values_.end() ? otherwise : entry->second.front();
+}
+
+std::vector<std::string> Arguments::values(const std::string &name) const {
+    const auto entry = values_.find(name);
+    return entry == values_.end() ? std::vector<std::string>() : entry->second;
 }
 
 double Arguments::number(const std::string &name, double otherwise) const {

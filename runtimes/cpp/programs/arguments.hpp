@@ -19,19 +19,23 @@ public:
 
 class Arguments {
 public:
-    // names lists the options that take a value, flags those that take none.
+    // names lists the options that take a value, flags those that take none, repeatable those of
+    // names that may be given several times.
     Arguments(int argc, char **argv, const std::vector<std::string> &names,
-              const std::vector<std::string> &flags);
+              const std::vector<std::string> &flags,
+              const std::vector<std::string> &repeatable = {});
 
     bool has(const std::string &name) const { return values_.count(name) != 0; }
     std::string value(const std::string &name, const std::string &otherwise = "") const;
+    // All values of an option, in order.
+    std::vector<std::string> values(const std::string &name) const;
     double number(const std::string &name, double otherwise) const;
     // The option's value from 0 to a limit, 0 without the option.
     std::int32_t count(const std::string &name) const;
     const std::vector<std::string> &positionals() const { return positionals_; }
 
 private:
-    std::map<std::string, std::string> values_;
+    std::map<std::string, std::vector<std::string>> values_;
     std::vector<std::string> positionals_;
 };
 

@@ -25,7 +25,8 @@ standard input, one per line.
   -o, --output FILE.png  the image; several seeds: FILE-SEED.png each; several
                          prompts: FILE-INDEX-SEED.png each, INDEX from 0
   --seed N[,N..]         seeds of the noise, 0 (default) to 2**64 - 1
-  --also TEXT:WEIGHT     mix another text into the prompt, whose weight is 1
+  --also TEXT:WEIGHT     mix another text into the prompt, whose weight is 1; may be
+                         given several times
   --negative TEXT        prompt to move away from, in place of no prompt; - is
                          standard input
   --preset NAME          table and guidance that belong together
@@ -168,17 +169,17 @@ programs::ImageSize requested_size(const programs::Arguments &arguments, const m
 }
 
 void set_mix(const programs::Arguments &arguments, minit2i::GenerateOptions &options) {
-    if (!arguments.has("--also")) {
-        return;
+    for (const std::string &text : arguments.values("--also")) {
+        const std::size_t colon = text.rfind(':');
+        if (colon == std::string::npos) {
+            throw programs::UsageError("--also is '" + text +
+                                       "', but TEXT:WEIGHT is needed, for example "
+                                       "\"a square:0.5\"");
+        }
+        options.also.emplace_back(
+            text.substr(0, colon),
+            programs::parse_number("weight of --also", text.substr(colon + 1)));
     }
-    const std::string text = arguments.value("--also");
-    const std::size_t colon = text.rfind(':');
-    if (colon == std::string::npos) {
-        throw programs::UsageError("--also is '" + text +
-                                   "', but TEXT:WEIGHT is needed, for example \"a square:0.5\"");
-    }
-    options.also = {{text.substr(0, colon),
-                     programs::parse_number("weight of --also", text.substr(colon + 1))}};
 }
 
 // Noise of [3, H, W] is for one image; without --seed it also says how many there are.
@@ -398,7 +399,8 @@ int run(int argc, char **argv) {
                                    "--interval", "--save-state", "--init-image", "--strength",
                                    "--inpaint",  "--mask",       "--cuda-graph", "--size"};
     names.insert(names.end(), programs::kModelOptions.begin(), programs::kModelOptions.end());
-    const programs::Arguments arguments(argc, argv, names, {"--verify", "--json", "--list"});
+    const programs::Arguments arguments(argc, argv, names, {"--verify", "--json", "--list"},
+                                        {"--also"});
     if (arguments.has("--list")) {
         if (arguments.positionals().size() != 1) {
             throw programs::UsageError("--list expects BUNDLE and nothing else");

@@ -197,6 +197,11 @@ def test_a_mix_of_prompts(tmp_path: Path, base: Path) -> None:
         check(tmp_path, base, options, also=((text, weight),), seed=2)
 
 
+def test_a_mix_of_three_prompts(tmp_path: Path) -> None:
+    options = ["--also", "green:0.5", "--also=two circles:0.25"]
+    check(tmp_path, tiny_bundle(), options, also=(("green", 0.5), ("two circles", 0.25)))
+
+
 def test_student_takes_its_tables_guidance(tmp_path: Path) -> None:
     table = solver_table("mean-flow", steps=2, omega=5.0)
     table.save(tmp_path / "own.json")

@@ -278,6 +278,10 @@ def test_wrong_tables(tmp_path: Path, name: str) -> None:
         (["-o", "a.png", "--provider", "tpu"], "provider 'tpu' is unknown"),
         (["-o", "a.png", "--colour"], "option --colour is unknown"),
         (["-o"], "option -o expects a value"),
+        (["-o", "a.png", "--seed", "1", "--seed=2"], "option --seed is given twice; give it once"),
+        (["-o", "a.png", "--output", "b.png"], "option --output is given twice"),
+        (["-o", "a.png", "--json", "--json"], "option --json is given twice"),
+        (["-o", "a.png", "--also", "b:1", "--also", "c"], "but TEXT:WEIGHT is needed"),
     ],
 )
 def test_wrong_use_exits_2(
