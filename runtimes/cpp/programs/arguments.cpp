@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 namespace programs {
 namespace {
@@ -12,6 +13,31 @@ constexpr std::uint64_t kMaxCount = INT32_MAX;
 
 bool contains(const std::vector<std::string> &names, const std::string &name) {
     return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+// Whether it is all that is asked for.
+bool print_about(const char *name, const char *help, int argc, char **argv) {
+    for (int at = 1; at < argc; ++at) {
+        const std::string argument = argv[at];
+        if (argument == "--help" || argument == "-h") {
+            std::fputs(help, stdout);
+            return true;
+        }
+        if (argument == "--version") {
+            std::printf("%s %s\n", name, minit2i_version());
+            return true;
+        }
+    }
+    return false;
+}
+
+// What is printed waits in a buffer, whose last write may fail.
+void flush_standard_output() {
+    errno = 0;
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+        const std::string reason = errno != 0 ? std::string(": ") + std::strerror(errno) : "";
+        throw std::runtime_error("standard output cannot be written" + reason);
+    }
 }
 
 } // namespace
@@ -132,19 +158,10 @@ minit2i::ModelOptions model_options(const Arguments &arguments, const char *prog
 
 int run_program(const char *name, const char *help, int argc, char **argv,
                 int (*body)(int argc, char **argv)) {
-    for (int at = 1; at < argc; ++at) {
-        const std::string argument = argv[at];
-        if (argument == "--help" || argument == "-h") {
-            std::fputs(help, stdout);
-            return 0;
-        }
-        if (argument == "--version") {
-            std::printf("%s %s\n", name, minit2i_version());
-            return 0;
-        }
-    }
     try {
-        return body(argc, argv);
+        const int code = print_about(name, help, argc, argv) ? 0 : body(argc, argv);
+        flush_standard_output();
+        return code;
     } catch (const UsageError &error) {
         std::fprintf(stderr, "%s: error: %s\n", name, error.what());
         return 2;
