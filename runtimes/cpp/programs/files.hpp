@@ -12,7 +12,8 @@ std::string read_file(const std::string &path);
 // The texts of a file, one per line; "-" is standard input.
 std::vector<std::string> read_lines(const std::string &path);
 
-// Writes beside the place, then renames.
+// Writes beside the place, syncs, then renames. Throws UsageError for a wrong place, and another
+// error where the disk is full or broken.
 void write_file(const std::string &path, const std::string &bytes);
 
 // Refuses a name without the suffix.
