@@ -12,7 +12,7 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.generate import generate
 from minit2i_deploy.runtimes import open_runtime
 from minit2i_deploy.runtimes.onnxruntime.stored_sequences import MAX_ENTRIES
-from tests.helpers.cpp_client import Client, generate_params, program
+from tests.helpers.cpp_client import Client, generate_params, program, run_in_threads
 from tests.helpers.tiny_bundle import tiny_bundle
 
 pytestmark = pytest.mark.cpp
@@ -125,6 +125,35 @@ def test_a_warning_after_the_model_reaches_its_function(bundle: Path, tmp_path: 
     place.write_bytes(b"")
     line = program("late_warning", bundle, cache, PROMPT)
     assert line == f"{place}: is corrupt; the prompt is encoded anew\n"
+
+
+def test_an_unfinished_file_of_the_same_pid_does_no_harm(bundle: Path, tmp_path: Path) -> None:
+    """Another thread's, or another container's on a shared disk; here a folder in its place."""
+    cache = tmp_path / "cache"
+    expected = state(bundle, "--cache", cache, threads=2)
+    (place,) = files(cache)
+    place.unlink()
+    other = place.with_name(f".{place.name}.partial-{os.getpid()}")
+    other.mkdir()
+    # It has two threads.
+    with Client(bundle, lean=True, cache=os.fsencode(cache)) as client:
+        client.generate(generate_params(PROMPT.encode()), Bundle.open(bundle).config.image_size)
+        assert client.warnings == []
+    assert place.is_file() and other.is_dir()
+    assert state(bundle, "--cache", cache, threads=2) == expected
+
+
+def test_models_of_one_process_write_one_entry(bundle: Path, tmp_path: Path) -> None:
+    cache, size = tmp_path / "cache", Bundle.open(bundle).config.image_size
+    clients = [Client(bundle, lean=True, cache=os.fsencode(cache)) for _ in range(4)]
+
+    def generate_once(client: Client) -> None:
+        with client:
+            client.generate(generate_params(PROMPT.encode(), table=b"euler-20"), size)
+
+    run_in_threads(*(lambda client=client: generate_once(client) for client in clients))
+    assert [client.warnings for client in clients] == [[]] * 4
+    assert len(files(cache)) == 1 and not list(cache.rglob("*.partial-*"))
 
 
 def test_the_ones_read_least_recently_leave(bundle: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -58,10 +59,16 @@ bool hash_file(const std::filesystem::path &path, std::string &digest) {
     return stream.eof() && !stream.bad();
 }
 
+std::string partial_name(const std::filesystem::path &path) {
+    static std::atomic<unsigned> counter{0};
+    std::array<char, 256> host{};
+    ::gethostname(host.data(), host.size() - 1);
+    return "." + path.filename().string() + ".partial-" + std::to_string(::getpid()) + "-" +
+           host.data() + "-" + std::to_string(counter++);
+}
+
 void write_file(const std::filesystem::path &path, std::string_view bytes) {
-    const std::filesystem::path partial =
-        path.parent_path() /
-        ("." + path.filename().string() + ".partial-" + std::to_string(::getpid()));
+    const std::filesystem::path partial = path.parent_path() / partial_name(path);
     const int file = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     bool done = file >= 0 && write_all(file, bytes);
     int reason = done ? 0 : errno;

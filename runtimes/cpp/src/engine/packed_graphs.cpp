@@ -174,15 +174,28 @@ struct Partial {
     }
 };
 
+// Where a disk has no locks between machines, another may write the same entry meanwhile. A
+// complete one in its place is as good.
+void move_into_place(const fs::path &partial, const fs::path &place, const fs::path &aside) {
+    try {
+        if (fs::exists(place)) {
+            fs::rename(place, aside);
+        }
+        fs::rename(partial, place);
+    } catch (const fs::filesystem_error &) {
+        if (!corrupt(place).empty()) {
+            throw;
+        }
+    }
+}
+
 Ort::Session written(const OpenSession &open, const fs::path &graph, const fs::path &place,
                      const Ort::SessionOptions &options) {
     remove_leftovers(place);
     check_room(graph, place);
-    const std::string start = "." + place.filename().string() + ".partial-";
-    const std::string process = std::to_string(::getpid());
-    const Partial partial{place.parent_path() / (start + process)};
+    const Partial partial{place.parent_path() / partial_name(place)};
     // What was there before, for the moment of the exchange.
-    const Partial aside{place.parent_path() / (start + process + "-old")};
+    const Partial aside{place.parent_path() / partial_name(place)};
     fs::create_directory(partial.path);
     Ort::SessionOptions saving = options.Clone();
     saving.SetOptimizedModelFilePath((partial.path / kModelFile).c_str());
@@ -197,10 +210,7 @@ Ort::Session written(const OpenSession &open, const fs::path &graph, const fs::p
         record[name] = synced_size(partial.path / name);
     }
     write_file(partial.path / kRecordFile, record.dump() + "\n");
-    if (fs::exists(place)) {
-        fs::rename(place, aside.path);
-    }
-    fs::rename(partial.path, place);
+    move_into_place(partial.path, place, aside.path);
     return session;
 }
 

@@ -33,7 +33,7 @@ private:
     std::filesystem::path folder_;
     std::size_t width_;
     Warn warn_;
-    // Threads of a process name their unfinished files alike.
+    // One thread at a time removes the oldest.
     std::mutex writing_;
 };
 
