@@ -10,6 +10,13 @@
 namespace minit2i {
 namespace {
 
+std::string formatted(double value, std::chars_format format, int num_digits) {
+    std::array<char, 400> text{};
+    const auto end =
+        std::to_chars(text.data(), text.data() + text.size(), value, format, num_digits);
+    return {text.data(), end.ptr};
+}
+
 std::string escape_unit(std::uint32_t unit) {
     std::array<char, 16> text{};
     std::snprintf(text.data(), text.size(), "\\u%04x", static_cast<unsigned>(unit));
@@ -118,10 +125,12 @@ std::string python_float(double value) {
     return sign + digits.substr(0, num_integer_digits) + "." + digits.substr(num_integer_digits);
 }
 
-std::string short_float(double value) {
-    std::array<char, 40> text{};
-    std::snprintf(text.data(), text.size(), "%g", value);
-    return text.data();
+std::string short_float(double value, int num_digits) {
+    return formatted(value, std::chars_format::general, num_digits);
+}
+
+std::string fixed_float(double value, int num_digits) {
+    return formatted(value, std::chars_format::fixed, num_digits);
 }
 
 std::string python_json(const Json &value) {

@@ -17,7 +17,8 @@ std::string python_repr(const std::string &text);
 // The shortest decimal that reads back as the same number, in Python's notation.
 std::string python_float(double value);
 
-// Six digits at most, as %g writes them.
-std::string short_float(double value);
+// As %g writes a number, and %f: with a point, which the host program's locale would change.
+std::string short_float(double value, int num_digits = 6);
+std::string fixed_float(double value, int num_digits);
 
 } // namespace minit2i

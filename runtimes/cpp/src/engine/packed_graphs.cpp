@@ -3,15 +3,14 @@
 #include "common/failure.hpp"
 #include "common/files.hpp"
 #include "common/json.hpp"
+#include "common/python_json.hpp"
 
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
-#include <cstdio>
 #include <optional>
 #include <thread>
 
@@ -133,11 +132,9 @@ void check_room(const fs::path &graph, const fs::path &place) {
     const double needed = kBytesOfSource * bytes;
     const auto free = static_cast<double>(fs::space(place.parent_path()).available);
     if (needed > free) {
-        std::array<char, 80> sizes{};
-        std::snprintf(sizes.data(), sizes.size(), "needs %.1f GB, but %.1f GB are free there",
-                      needed / kGigabyte, free / kGigabyte);
-        fail_usage(place.string() + ": " + sizes.data() +
-                   "; free some, name another cache folder, or none");
+        fail_usage(place.string() + ": needs " + fixed_float(needed / kGigabyte, 1) + " GB, but " +
+                   fixed_float(free / kGigabyte, 1) +
+                   " GB are free there; free some, name another cache folder, or none");
     }
 }
 

@@ -4,11 +4,11 @@
 #include "common/files.hpp"
 #include "common/json.hpp"
 #include "common/noise.hpp"
+#include "common/python_json.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 #include <limits>
 
 namespace minit2i {
@@ -154,11 +154,9 @@ void require_reference_output(const Bundle &bundle, const std::string &graph,
     const double error = relative_error(sample(output), expected);
     // NaN fails too.
     if (!(error <= kMaxError)) {
-        std::array<char, 40> text{};
-        std::snprintf(text.data(), text.size(), "%.2g", error);
         fail_runtime(bundle.path.string() + ": " + graph +
                      " is broken on onnxruntime: its output for fixed inputs is off by " +
-                     text.data() +
+                     short_float(error, 2) +
                      ", and 0.5 is the most; numbers overflow there, so choose another engine, or "
                      "a bundle of a higher precision (fp32)");
     }
