@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,10 +70,24 @@ def test_both_languages_share_files(bundle: Path, tmp_path: Path) -> None:
     python_image(bundle, mine)
 
 
-def python_image(bundle: Path, cache: Path) -> None:
+def python_image(bundle: Path, cache: Path, **settings: Any) -> None:
     opened = Bundle.open(bundle)
     with open_runtime(opened, "onnxruntime", threads=1, lean=True, cache=cache) as runtime:
-        generate(opened, runtime, PROMPT)
+        generate(opened, runtime, PROMPT, **settings)
+
+
+def test_a_prompt_of_several_images_is_one_text(bundle: Path, tmp_path: Path) -> None:
+    """With the negative prompt it is Python's call: the shorter text first."""
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    options = ("--negative", "green", "--cache", mine)
+    expected = state(bundle, *options, "--seed", "1,2,3")
+    python_image(bundle, theirs, negative="green")
+    contents = [[(file.name, file.read_bytes()) for file in files(cache)]
+                for cache in (mine, theirs)]  # fmt: skip
+    assert len(contents[0]) == 1 and contents[0] == contents[1]
+    without_encoder(bundle)
+    assert state(bundle, *options, "--seed", "1,2,3") == expected
+    state(bundle, *options, "--seed", "7")
 
 
 def test_another_number_of_threads_is_another_call(bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <map>
 #include <numeric>
 
 namespace minit2i {
@@ -54,6 +56,44 @@ Embedded encode_batch(Engine &engine, const Tokenizer &tokenizer,
     return result;
 }
 
+// What encoding gives: position in the list, and its text in a batch.
+using Take = std::function<void(std::size_t position, const Embedded &batch, std::size_t text)>;
+
+// Encodes each distinct text once, in batches of similar length, as Python's SequenceEncoder: calls
+// with equal texts give the same bits in both. done gets how many positions are complete.
+void encode_distinct(Engine &engine, const Tokenizer &tokenizer,
+                     const std::vector<Encoded> &encoded, std::size_t batch_size,
+                     RunControl &control, const Take &take,
+                     const std::function<void(std::size_t done)> &done) {
+    std::map<std::vector<std::int64_t>, std::vector<std::size_t>> positions_of;
+    std::vector<const Encoded *> distinct;
+    for (std::size_t position = 0; position < encoded.size(); ++position) {
+        std::vector<std::size_t> &positions = positions_of[encoded[position].ids];
+        if (positions.empty()) {
+            distinct.push_back(&encoded[position]);
+        }
+        positions.push_back(position);
+    }
+    std::stable_sort(distinct.begin(), distinct.end(), [](const Encoded *a, const Encoded *b) {
+        return a->ids.size() < b->ids.size();
+    });
+    std::size_t num_done = 0;
+    for (std::size_t start = 0; start < distinct.size();) {
+        const std::size_t count = std::min(batch_size, distinct.size() - start);
+        const auto first = distinct.begin() + static_cast<std::ptrdiff_t>(start);
+        const std::vector<const Encoded *> texts(first, first + static_cast<std::ptrdiff_t>(count));
+        const Embedded batch = encode_batch(engine, tokenizer, texts, control);
+        for (std::size_t text = 0; text < count; ++text) {
+            for (const std::size_t position : positions_of[texts[text]->ids]) {
+                take(position, batch, text);
+                ++num_done;
+            }
+        }
+        start += count;
+        done(num_done);
+    }
+}
+
 // Copies one text of a batch to a place with as many tokens or more.
 void copy_text(const Embedded &batch, std::size_t text, float *values, std::int64_t *mask) {
     const std::size_t num_values = batch.num_tokens * batch.width;
@@ -88,31 +128,21 @@ Embedded embed(Engine &engine, const Tokenizer &tokenizer,
                const std::vector<std::string_view> &texts, std::size_t batch_size,
                RunControl &control, const Progress &progress, const Warn &warn) {
     const std::vector<Encoded> encoded = tokenize(tokenizer, texts, warn);
-    std::vector<std::size_t> order(encoded.size());
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-        return encoded[a].ids.size() < encoded[b].ids.size();
-    });
     Embedded result;
-    result.num_tokens = encoded[order.back()].ids.size();
-    result.mask.assign(texts.size() * result.num_tokens, 0);
-    for (std::size_t start = 0; start < order.size();) {
-        const std::size_t count = std::min(batch_size, order.size() - start);
-        std::vector<const Encoded *> batch;
-        for (std::size_t text = 0; text < count; ++text) {
-            batch.push_back(&encoded[order[start + text]]);
-        }
-        const Embedded part = encode_batch(engine, tokenizer, batch, control);
-        result.width = part.width;
-        result.values.resize(texts.size() * result.num_tokens * result.width);
-        for (std::size_t text = 0; text < count; ++text) {
-            const std::size_t target = order[start + text] * result.num_tokens;
-            copy_text(part, text, result.values.data() + target * result.width,
-                      result.mask.data() + target);
-        }
-        start += count;
-        progress(start, texts.size());
+    for (const Encoded &item : encoded) {
+        result.num_tokens = std::max(result.num_tokens, item.ids.size());
     }
+    result.mask.assign(texts.size() * result.num_tokens, 0);
+    encode_distinct(
+        engine, tokenizer, encoded, batch_size, control,
+        [&result](std::size_t position, const Embedded &batch, std::size_t text) {
+            result.width = batch.width;
+            result.values.resize(result.mask.size() * result.width);
+            const std::size_t target = position * result.num_tokens;
+            copy_text(batch, text, result.values.data() + target * result.width,
+                      result.mask.data() + target);
+        },
+        [&](std::size_t done) { progress(done, texts.size()); });
     return result;
 }
 
@@ -146,20 +176,19 @@ Tensor branch_tokens(Engine &engine, const Tokenizer &tokenizer,
         texts.push_back(*branches.negative);
     }
     const std::vector<Encoded> encoded = tokenize(tokenizer, texts, warn);
-    std::vector<const Encoded *> batch;
-    for (const Encoded &item : encoded) {
-        batch.push_back(&item);
-    }
-    const Embedded embedded = encode_batch(engine, tokenizer, batch, control);
     const auto length = static_cast<std::size_t>(tokenizer.prompt_length());
-    Tensor context{std::vector<float>(num_texts * length * embedded.width),
-                   {static_cast<std::int64_t>(num_texts), static_cast<std::int64_t>(length),
-                    static_cast<std::int64_t>(embedded.width)}};
+    Tensor context{{},
+                   {static_cast<std::int64_t>(num_texts), static_cast<std::int64_t>(length), 0}};
     std::vector<std::int64_t> mask(num_texts * length);
-    for (std::size_t text = 0; text < texts.size(); ++text) {
-        copy_text(embedded, text, context.values.data() + text * length * embedded.width,
-                  mask.data() + text * length);
-    }
+    encode_distinct(
+        engine, tokenizer, encoded, kEmbedBatchSize, control,
+        [&](std::size_t position, const Embedded &batch, std::size_t text) {
+            context.shape[2] = static_cast<std::int64_t>(batch.width);
+            context.values.resize(mask.size() * batch.width);
+            copy_text(batch, text, context.values.data() + position * length * batch.width,
+                      mask.data() + position * length);
+        },
+        [](std::size_t) {});
     std::vector<float> conditions;
     for (std::size_t text = 0; text < num_texts; ++text) {
         conditions.insert(conditions.end(), branches.conditions.begin(), branches.conditions.end());
