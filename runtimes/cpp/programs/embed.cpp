@@ -97,6 +97,7 @@ void check_output(const programs::Arguments &arguments) {
     if (!is_npy(path)) {
         programs::check_suffix(path, ".npz");
     }
+    programs::check_writable(path);
 }
 
 void write_embeddings(const programs::Arguments &arguments, const minit2i::Embeddings &embeddings) {

@@ -95,6 +95,19 @@ std::vector<std::string> read_lines(const std::string &path) {
     return lines;
 }
 
+void check_writable(const std::string &path) {
+    std::filesystem::path folder = std::filesystem::path(path).parent_path();
+    folder = folder.empty() ? "." : folder;
+    // With a name inside, so that a file in the folder's place is an error.
+    if (::access((folder / ".").c_str(), W_OK | X_OK) != 0) {
+        fail_write(path, errno);
+    }
+    std::error_code ignored;
+    if (std::filesystem::is_directory(path, ignored)) {
+        fail_write(path, EISDIR);
+    }
+}
+
 void write_file(const std::string &path, const std::string &bytes) {
     const std::filesystem::path partial = partial_name(path);
     const int file = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

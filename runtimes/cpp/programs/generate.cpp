@@ -258,8 +258,10 @@ void check_arguments(const programs::Arguments &arguments) {
         throw programs::UsageError("-o FILE.png is missing");
     }
     programs::check_suffix(arguments.value("--output"), ".png");
+    programs::check_writable(arguments.value("--output"));
     if (arguments.has("--save-state")) {
         programs::check_suffix(arguments.value("--save-state"), ".npy");
+        programs::check_writable(arguments.value("--save-state"));
     }
     check_edit_arguments(arguments);
 }

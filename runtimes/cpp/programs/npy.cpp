@@ -3,6 +3,7 @@
 #include "arguments.hpp"
 #include "files.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -11,6 +12,12 @@ namespace {
 
 constexpr std::size_t kHeaderStart = 10;
 const std::string kMagic("\x93NUMPY", 6);
+// Of ZIP: what a reader must know, and in place of a number that stands in a Zip64 field.
+constexpr std::uint64_t kPlainVersion = 20;
+constexpr std::uint64_t kZip64Version = 45;
+constexpr std::uint64_t kElsewhere = 0xffffffff;
+// Headers and directory of a few arrays.
+constexpr std::size_t kMaxHeads = 4096;
 
 std::string npy_file(const char *type, const void *values, std::size_t value_bytes,
                      const Shape &shape) {
@@ -29,9 +36,11 @@ std::string npy_file(const char *type, const void *values, std::size_t value_byt
     }
     header += '\n';
     std::string bytes = kMagic + std::string("\x01\x00", 2);
+    bytes.reserve(kHeaderStart + header.size() + count * value_bytes);
     bytes += static_cast<char>(header.size() & 0xff);
     bytes += static_cast<char>(header.size() >> 8);
-    return bytes + header + std::string(static_cast<const char *>(values), count * value_bytes);
+    bytes += header;
+    return bytes.append(static_cast<const char *>(values), count * value_bytes);
 }
 
 std::uint32_t crc32(const std::string &bytes) {
@@ -56,18 +65,68 @@ void put(std::string &bytes, std::uint64_t value, int num_bytes) {
     }
 }
 
-// The fields that a file's own header and the archive's directory share.
-void put_entry(std::string &bytes, const std::string &name, const std::string &content) {
-    put(bytes, 20, 2); // version needed
-    put(bytes, 0, 4);  // flags; method: stored
+// A file of an archive.
+struct Entry {
+    std::string name;
+    std::uint32_t crc = 0;
+    std::uint64_t size = 0;
+    std::uint64_t start = 0;
+    bool is_large = false; // its numbers are in a Zip64 field
+};
+
+// The fields that a file's own header and the archive's directory share. num_large: how many
+// numbers of 64 bits a large one has.
+void put_entry(std::string &bytes, const Entry &entry, int num_large) {
+    put(bytes, entry.is_large ? kZip64Version : kPlainVersion, 2);
+    put(bytes, 0, 4); // flags; method: stored
     // Midnight of 1 January 1980, so that equal arrays give equal files.
     put(bytes, 0, 2);
     put(bytes, 0x21, 2);
-    put(bytes, crc32(content), 4);
-    put(bytes, content.size(), 4);
-    put(bytes, content.size(), 4);
-    put(bytes, name.size(), 2);
+    put(bytes, entry.crc, 4);
+    put(bytes, entry.is_large ? kElsewhere : entry.size, 4);
+    put(bytes, entry.is_large ? kElsewhere : entry.size, 4);
+    put(bytes, entry.name.size(), 2);
+    put(bytes, entry.is_large ? 4 + 8 * num_large : 0, 2);
+}
+
+void put_large(std::string &bytes, const Entry &entry, const std::vector<std::uint64_t> &numbers) {
+    if (!entry.is_large) {
+        return;
+    }
+    put(bytes, 1, 2); // Zip64
+    put(bytes, 8 * numbers.size(), 2);
+    for (const std::uint64_t number : numbers) {
+        put(bytes, number, 8);
+    }
+}
+
+void put_in_directory(std::string &bytes, const Entry &entry) {
+    put(bytes, 0x02014b50, 4);
+    put(bytes, entry.is_large ? kZip64Version : kPlainVersion, 2);
+    put_entry(bytes, entry, 3);
+    put(bytes, 0, 8); // no comment, first disk, no attributes
     put(bytes, 0, 2);
+    put(bytes, entry.is_large ? kElsewhere : entry.start, 4);
+    bytes += entry.name;
+    put_large(bytes, entry, {entry.size, entry.size, entry.start});
+}
+
+// Where a directory that does not fit the plain end is.
+void put_large_end(std::string &bytes, std::size_t num_entries, std::uint64_t start) {
+    const std::uint64_t end = bytes.size();
+    put(bytes, 0x06064b50, 4);
+    put(bytes, 44, 8); // what follows
+    put(bytes, kZip64Version, 2);
+    put(bytes, kZip64Version, 2);
+    put(bytes, 0, 8); // disks
+    put(bytes, num_entries, 8);
+    put(bytes, num_entries, 8);
+    put(bytes, end - start, 8);
+    put(bytes, start, 8);
+    put(bytes, 0x07064b50, 4);
+    put(bytes, 0, 4);
+    put(bytes, end, 8);
+    put(bytes, 1, 4); // disks
 }
 
 // The text between two marks of the header.
@@ -110,34 +169,37 @@ std::string npy_bytes(const std::int64_t *values, const Shape &shape) {
     return npy_file("<i8", values, sizeof *values, shape);
 }
 
-std::string npz_bytes(const std::vector<std::pair<std::string, std::string>> &arrays) {
+std::string npz_bytes(const std::vector<std::pair<std::string, std::string>> &arrays,
+                      std::uint64_t plain_limit) {
     std::string bytes;
     std::string directory;
+    std::size_t num_bytes = kMaxHeads;
     for (const auto &[name, content] : arrays) {
-        const std::string file = name + ".npy";
-        if (bytes.size() + content.size() >= 0xffff0000U) {
-            throw std::runtime_error(
-                "the arrays are too large for one .npz file; embed fewer texts");
-        }
-        put(directory, 0x02014b50, 4);
-        put(directory, 20, 2);
-        put_entry(directory, file, content);
-        put(directory, 0, 8); // no comment, first disk, no attributes
-        put(directory, 0, 2);
-        put(directory, bytes.size(), 4);
-        directory += file;
-        put(bytes, 0x04034b50, 4);
-        put_entry(bytes, file, content);
-        bytes += file + content;
+        num_bytes += content.size();
     }
-    const std::size_t directory_start = bytes.size();
+    bytes.reserve(num_bytes);
+    for (const auto &[name, content] : arrays) {
+        Entry entry{name + ".npy", crc32(content), content.size(), bytes.size(), false};
+        entry.is_large = std::max(entry.size, entry.start) >= plain_limit;
+        put_in_directory(directory, entry);
+        put(bytes, 0x04034b50, 4);
+        put_entry(bytes, entry, 2);
+        bytes += entry.name;
+        put_large(bytes, entry, {entry.size, entry.size});
+        bytes += content;
+    }
+    const std::uint64_t start = bytes.size();
+    const bool is_large = start >= plain_limit;
     bytes += directory;
+    if (is_large) {
+        put_large_end(bytes, arrays.size(), start);
+    }
     put(bytes, 0x06054b50, 4);
     put(bytes, 0, 4);
     put(bytes, arrays.size(), 2);
     put(bytes, arrays.size(), 2);
     put(bytes, directory.size(), 4);
-    put(bytes, directory_start, 4);
+    put(bytes, is_large ? kElsewhere : start, 4);
     put(bytes, 0, 2);
     return bytes;
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.helpers.cpp_client import build, program
@@ -50,3 +52,50 @@ def test_a_leftover_of_another_process_does_no_harm(tmp_path: Path) -> None:
     leftover.mkdir()
     program("minit2i-embed", tiny_bundle(), "a", "-o", tmp_path / "a.npz")
     assert {path.name for path in tmp_path.iterdir()} == {"a.npz", leftover.name}
+
+
+# Sizes are 224 and 176, the second file and the directory start at 264 and 478.
+LIMITS = {"nothing": 2**32 - 1, "the end": 400, "the second file": 250, "all": 0}
+
+
+@pytest.mark.parametrize("large", LIMITS)
+def test_arrays_of_4_gib_and_more_are_zip64(tmp_path: Path, large: str) -> None:
+    path = tmp_path / "a.npz"
+    program("large_npz", path, LIMITS[large])
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        versions = [info.extract_version for info in archive.infolist()]
+    assert versions == [45 if large == "all" else 20, 20 if large in ("nothing", "the end") else 45]
+    assert (b"PK\x06\x06" in path.read_bytes()) == (large != "nothing")
+    arrays = np.load(path)
+    assert sorted(arrays) == ["mask", "values"]
+    np.testing.assert_array_equal(arrays["mask"], [[1, 1, 0], [1, 0, 0]])
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4) + np.float32(0.5)
+    np.testing.assert_array_equal(arrays["values"], values)
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("nowhere/a", "No such file or directory"),
+        ("file/a", "Not a directory"),
+        ("folder", "Is a directory"),
+    ],
+)
+def test_places_are_checked_before_the_work(tmp_path: Path, place: str, reason: str) -> None:
+    """There is no bundle, which would be the first error of the work."""
+    (tmp_path / "file").touch()
+    for suffix in ("png", "npy", "npz"):
+        (tmp_path / f"folder.{suffix}").mkdir()
+    output = {suffix: f"{tmp_path / place}.{suffix}" for suffix in ("png", "npy", "npz")}
+    image = ("-o", tmp_path / "a.png", "--save-state", output["npy"])
+    for suffix, name, options in (
+        ("npz", "minit2i-embed", ("-o", output["npz"])),
+        ("png", "minit2i-generate", ("-o", output["png"])),
+        ("npy", "minit2i-generate", image),
+    ):
+        line = program(name, tmp_path / "no bundle", "a", *options, code=2)
+        assert line == (
+            f"{name}: error: {output[suffix]}: cannot be written: {reason}; choose a folder you "
+            "can write\n"
+        )
