@@ -135,6 +135,26 @@ def test_the_header_compiles_for_every_kind_of_library(tmp_path: Path) -> None:
         assert expected in text or expected.strip() in text.splitlines()
 
 
+@pytest.mark.parametrize("version", [".1", ".1.21", ""])
+def test_the_library_asks_for_the_name_of_the_onnx_runtime_it_is_built_with(
+    tmp_path: Path, version: str
+) -> None:
+    """Debian 13's has its minor version in the name; a library of one constant stands for it."""
+    cpp_client.build()
+    sdk, name = tmp_path / "sdk", f"libonnxruntime.so{version}"
+    (sdk / "lib").mkdir(parents=True)
+    (sdk / "include").symlink_to(ROOT / "build" / "onnxruntime-sdk" / "include")
+    (tmp_path / "a.c").write_text("const int constant = 1;\n")
+    library = sdk / "lib" / f"{name}.0"
+    run("cc", "-shared", f"-Wl,-soname,{name}", "-o", library, tmp_path / "a.c")
+    (sdk / "lib" / "libonnxruntime.so").symlink_to(library.name)
+    options = ("-G", "Ninja", f"-DONNXRUNTIME_ROOT={sdk}", "-DMINIT2I_PROGRAMS=OFF")
+    run("cmake", "-S", HEADER.parents[1], "-B", tmp_path / "build", *options)
+    run("cmake", "--build", tmp_path / "build", "--target", "onnxruntime_stub")
+    stub = tmp_path / "build" / "stub" / "libonnxruntime.so"
+    assert f"Library soname: [{name}]" in run("readelf", "-d", stub)
+
+
 WRONG_SOURCES = {
     "nowhere": "expected a Python, a wheel, a release archive of ONNX Runtime or its folder",
     "nowhere.whl": "no such file",
