@@ -102,10 +102,14 @@ def test_the_gallery_survives_a_reload_and_makes_an_image_again(page: Page) -> N
     run(page)
     until(page, "document.querySelector('#status').textContent.includes('rows in')")
     assert downloaded(page) == first
+    page.locator("#items li").first.hover()
     page.get_by_label("Delete a green star").first.click()
     until(page, "document.querySelectorAll('#items li').length === 2")
     page.click("#clear")
-    page.wait_for_selector("#gallery", state="hidden")
+    until(page, "document.querySelectorAll('#items li').length === 0")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert page.locator("#gallery").is_hidden()
 
 
 def test_a_dropped_image_is_made_again(page: Page, tmp_path: Path) -> None:

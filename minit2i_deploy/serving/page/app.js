@@ -9,12 +9,15 @@ import { bytesOf, Tile } from "./viewer.js";
 
 const RETRY_MS = 1000;
 const ALL_ROWS = 1000;
+const NOT_STORED = "This browser does not store new images: download those you need before you "
+  + "leave this page.";
 const get = (id) => document.getElementById(id);
 const settings = new Settings(get("settings"));
-const gallery = new Gallery(get("gallery"), get("items"), openPng);
+const gallery = new Gallery(get("gallery"), openPng, () => sayAtEnd(NOT_STORED));
 const editor = new Editor(get("editor"));
 let tiles = [];
 let running = null;
+let textAtEnd = "";
 
 /** Ask for the bundles, until there is an answer. */
 async function connect() {
@@ -68,6 +71,7 @@ async function run() {
   showRunning(false);
   if (isCancelled) say("Cancelled.");
   else if (failure) fail(failure);
+  sayAtEnd(textAtEnd);
 }
 
 /** One request: every row of its images, then the images. */
@@ -196,6 +200,19 @@ function say(text, isBad = false) {
   get("status").classList.toggle("bad", isBad);
 }
 
+/** Say something more, after a run and not before: its rows would replace it. */
+function sayAtEnd(text) {
+  const isBusy = running || !document.body.dataset.ready;
+  textAtEnd = isBusy ? text : "";
+  if (!isBusy) sayMore(text);
+}
+
+/** Say something behind what the status line says. */
+function sayMore(text) {
+  const { textContent, classList } = get("status");
+  say(`${textContent} ${text}`.trim(), classList.contains("bad"));
+}
+
 function capital(text) {
   return text[0].toUpperCase() + text.slice(1);
 }
@@ -230,7 +247,6 @@ get("settings").addEventListener("submit", (event) => {
 get("cancel").addEventListener("click", () => running?.abort());
 get("row").addEventListener("input", seek);
 get("wipe").addEventListener("input", wipe);
-get("clear").addEventListener("click", () => gallery.clear());
 get("model").addEventListener("change", () => {
   showFacts();
   editor.fit(settings.model.size);
@@ -253,3 +269,4 @@ document.addEventListener("dragleave", () => document.body.classList.remove("dro
 document.addEventListener("drop", onDrop);
 await Promise.all([connect(), gallery.load()]);
 document.body.dataset.ready = "true";
+sayAtEnd(textAtEnd);

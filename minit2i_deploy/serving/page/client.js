@@ -10,10 +10,24 @@ export class ServerError extends Error {
   }
 }
 
-/** The API key, kept until the tab is closed. */
+/** The API key, until the tab is closed; until a reload where the browser blocks site data. */
 export const apiKey = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (value) => sessionStorage.setItem(KEY, value),
+  value: "",
+  get() {
+    try {
+      return sessionStorage.getItem(KEY) ?? this.value;
+    } catch {
+      return this.value;
+    }
+  },
+  set(value) {
+    this.value = value;
+    try {
+      sessionStorage.setItem(KEY, value);
+    } catch {
+      // It is in memory.
+    }
+  },
 };
 
 /** The served bundles, as GET /v1/models describes them. */
