@@ -56,22 +56,31 @@ function showFacts() {
 
 async function run() {
   if (running || !settings.model) return;
-  running = new AbortController();
+  const controller = new AbortController();
+  running = controller;
   showRunning(true);
+  try {
+    await runSides(controller.signal);
+  } catch (error) {
+    if (controller.signal.aborted) say("Cancelled.");
+    else fail(error);
+  } finally {
+    // An error of the page itself leaves requests open that nothing reads.
+    controller.abort();
+    running = null;
+    showRunning(false);
+    sayAtEnd(textAtEnd);
+  }
+}
+
+async function runSides(signal) {
   const changes = await editor.fields();
   const bodies = settings.bodies().map((body) => ({ ...body, ...changes }));
   startTiles(bodies);
   say("Waiting for the first row…");
-  const results = await Promise.allSettled(
-    bodies.map((body, side) => runSide(body, side, running.signal)),
-  );
-  const isCancelled = running.signal.aborted;
-  const failure = results.find(({ status }) => status === "rejected")?.reason;
-  running = null;
-  showRunning(false);
-  if (isCancelled) say("Cancelled.");
-  else if (failure) fail(failure);
-  sayAtEnd(textAtEnd);
+  const sides = bodies.map((body, side) => runSide(body, side, signal));
+  const failure = (await Promise.allSettled(sides)).find(({ status }) => status === "rejected");
+  if (failure) throw failure.reason;
 }
 
 /** One request: every row of its images, then the images. */
@@ -182,7 +191,7 @@ async function remake(bytes, record) {
 }
 
 function fail(error) {
-  say(`${capital(error.message)}.`, true);
+  say(`${capital(error.message || String(error))}.`, true);
   if (error.status === 401) get("key-row").hidden = false;
   if (error.status === 0) reconnect();
 }

@@ -51,8 +51,8 @@ export async function isHealthy() {
  * @param {AbortSignal} signal cancels the request, and the server stops before its next row
  */
 export async function* generate(body, signal) {
-  const answer = await ask(...request({ ...body, stream: true }, signal));
   const open = new Set(Array(body.n).keys());
+  const answer = await ask(...request({ ...body, stream: true }, signal));
   for await (const event of events(answer.body, signal)) {
     if (event.error) throw new ServerError(event.error.message, 500);
     if (event.type.endsWith(".completed")) open.delete(event.image_index);

@@ -96,6 +96,7 @@ export class Editor {
     await this.reading?.catch(() => {});
     if (!this.isOpen) return {};
     const image = await new Promise((resolve) => this.image.toBlob(resolve, "image/png"));
+    if (!image) throw new Error("this browser cannot write the image that is edited");
     const strength = this.strength.valueAsNumber;
     if (this.brush.isEmpty) return { image, strength };
     const mask = await this.brush.mask();

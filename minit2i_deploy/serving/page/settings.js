@@ -30,16 +30,20 @@ export class Settings {
     return this.models.find(({ id }) => id === this.fields.model.value);
   }
 
-  /** One body of a request for each bundle that is chosen; both start from the same noise. */
+  /**
+   * One body of a request for each bundle that is chosen; both start from the same noise.
+   *
+   * @throws {Error} a field has no number that a request needs
+   */
   bodies() {
     const { prompt, negative, guidance, count, seed, model, other, steps, solver } = this.fields;
-    const shared = { prompt: prompt.value, n: count.valueAsNumber };
+    const shared = { prompt: prompt.value, n: integerOf(count) };
     shared.seed = seed.value || String(crypto.getRandomValues(new Uint32Array(1))[0]);
     if (guidance.value) shared.guidance_scale = guidance.valueAsNumber;
     const first = { ...shared, model: model.value };
     const table = this.fields.table.value;
     if (table === CUSTOM) {
-      Object.assign(first, { solver: solver.value, num_inference_steps: steps.valueAsNumber });
+      Object.assign(first, { solver: solver.value, num_inference_steps: integerOf(steps) });
     } else if (table) {
       first.table = table;
     }
@@ -121,6 +125,12 @@ export class Settings {
       this.fields[name].disabled = !isCustom;
     }
   }
+}
+
+function integerOf(field) {
+  const { valueAsNumber, labels } = field;
+  if (Number.isInteger(valueAsNumber)) return valueAsNumber;
+  throw new Error(`${labels[0].textContent} must be an integer`);
 }
 
 function fill(select, pairs, value) {
