@@ -253,7 +253,9 @@ def test_the_page_recovers_after_a_kill(browser: Browser) -> None:
     assert page.locator("figcaption a").count() == 0
     assert page.locator("#items li").count() == 0
     with server_process(place, "--runtime", "fake", port=server.port):
-        until(page, "document.querySelector('#status').textContent === 'The server is back.'")
+        until(page, "document.querySelector('#status').textContent.endsWith('The server is back.')")
+        assert page.inner_text("#status.bad") != "The server is back."
+        assert [page.input_value(f"#{name}") for name in ("table", "steps")] == ["custom", "1000"]
         page.select_option("#table", "ab2-20")
         page.fill("#count", "1")
         run(page)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page, Route
 
 from tests.helpers.browser import until
 from tests.helpers.serving_http import Running, running_server
@@ -78,3 +78,54 @@ def test_an_image_that_cannot_be_sent_does_not_stop_the_page(page: Page) -> None
     until(page, f"{STATUS} === 'This browser cannot write the image that is edited.'")
     page.wait_for_selector(IDLE)
     assert page.locator("#cancel").is_disabled()
+
+
+def cut(route: Route) -> None:
+    """What a proxy does that ends a stream early."""
+    route.fulfill(status=200, content_type="text/event-stream", body="")
+
+
+def test_a_stream_that_is_cut_changes_no_setting(page: Page) -> None:
+    fill(page, "a", table="custom", solver="heun")
+    page.fill("#steps", "3")
+    page.route(f"**{GENERATIONS}", cut)
+    page.click("#generate")
+    text = "The server ended before the images were finished. The server is back."
+    until(page, f"{STATUS} === '{text}'")
+    assert page.locator("#status.bad").is_visible()
+    names = ("table", "solver", "steps")
+    assert [page.input_value(f"#{name}") for name in names] == ["custom", "heun", "3"]
+    page.unroute(f"**{GENERATIONS}")
+    run(page)
+    # Two evaluations a step, but for the last one.
+    until(page, f"{STATUS}.includes('5 rows in')")
+
+
+def test_a_server_that_comes_back_with_keys(browser: Browser, server: Running) -> None:
+    """That it needs a key is what the page goes on to say."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(server.address)
+    page.wait_for_selector("body[data-ready]")
+    page.route(f"**{GENERATIONS}", cut)
+    page.route("**/v1/models", lambda route: route.fulfill(status=401, json={}))
+    fill(page, "a")
+    page.click("#generate")
+    page.wait_for_selector("#key-row:not([hidden])")
+    page.wait_for_timeout(200)
+    assert page.inner_text("#status") == "This server needs an API key."
+    context.close()
+
+
+def test_a_server_that_starts_later_than_the_page(browser: Browser, server: Running) -> None:
+    """Nothing is said of the wait when it is over."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/v1/models", lambda route: route.abort())
+    page.goto(server.address)
+    until(page, f"{STATUS} === 'The server does not answer. Trying again…'")
+    page.unroute("**/v1/models")
+    page.wait_for_selector("body[data-ready]")
+    assert page.inner_text("#status") == ""
+    assert page.locator("#status.bad").count() == 0
+    context.close()

@@ -18,33 +18,54 @@ const editor = new Editor(get("editor"));
 let tiles = [];
 let running = null;
 let textAtEnd = "";
+let isReconnecting = false;
 
-/** Ask for the bundles, until there is an answer. */
+/**
+ * Ask for the bundles, until there is an answer.
+ *
+ * @returns {Promise<boolean>} false where the server needs a key first
+ */
 async function connect() {
+  const line = get("status");
+  const [before, wasBad] = [line.textContent, line.classList.contains("bad")];
+  const retrying = `${before} The server does not answer. Trying again…`.trim();
   for (;;) {
     try {
       settings.offer(await listModels());
-      get("key-row").hidden = !apiKey.get();
-      showFacts();
-      return;
+      break;
     } catch (error) {
       if (!(error instanceof ServerError)) throw error;
       if (error.status === 401) {
         get("key-row").hidden = false;
         say("This server needs an API key.", true);
-        return;
+        return false;
       }
-      say("The server does not answer. Trying again…", true);
-      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      say(retrying, true);
+      await pause();
     }
+  }
+  get("key-row").hidden = !apiKey.get();
+  showFacts();
+  if (line.textContent === retrying) say(before, wasBad);
+  return true;
+}
+
+/** After a connection broke: wait for a server, and say behind the error that there is one. */
+async function reconnect() {
+  if (isReconnecting) return;
+  isReconnecting = true;
+  try {
+    while (!(await isHealthy())) await pause();
+    // Whoever went on meanwhile reads something else there.
+    const isLatest = (await connect()) && get("status").classList.contains("bad");
+    if (isLatest) sayMore("The server is back.");
+  } finally {
+    isReconnecting = false;
   }
 }
 
-/** After the server went: wait for the next one, and say so. */
-async function reconnect() {
-  while (!(await isHealthy())) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-  await connect();
-  say("The server is back.");
+function pause() {
+  return new Promise((resolve) => setTimeout(resolve, RETRY_MS));
 }
 
 function showFacts() {

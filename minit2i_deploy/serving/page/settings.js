@@ -15,14 +15,14 @@ export class Settings {
     this.fields.table.addEventListener("change", () => this.showSolver());
   }
 
-  /** Offer these bundles, as GET /v1/models describes them. */
+  /** Offer these bundles, as GET /v1/models describes them; what is selected stays if it is there. */
   offer(models) {
-    const { model, other } = this.fields;
-    const chosen = [model.value, other.value];
+    const { model, other, table } = this.fields;
+    const before = { model: model.value, other: other.value, table: table.value };
     this.models = models;
-    fill(model, models.map(({ id }) => [id, id]), chosen[0]);
-    fill(other, [["", "none"], ...models.map(({ id }) => [id, id])], chosen[1]);
-    this.showTables();
+    fill(model, models.map(({ id }) => [id, id]), before.model);
+    fill(other, [["", "none"], ...models.map(({ id }) => [id, id])], before.other);
+    this.showTables(model.value === before.model ? before.table : "");
   }
 
   /** The bundle that is chosen. */
@@ -102,7 +102,8 @@ export class Settings {
     return true;
   }
 
-  showTables() {
+  /** @param {string} [table] that is selected if the bundle has it; else the default */
+  showTables(table = "") {
     if (!this.model) return;
     const { tables, presets, default_preset: preset, solvers } = this.model;
     const names = tables.map((name) => {
@@ -111,7 +112,7 @@ export class Settings {
     });
     // Without a table the server chooses, and takes another one for edits than for other images.
     const chosen = [["", `of the bundle (${presets[preset].table})`], ...names];
-    fill(this.fields.table, [...chosen, [CUSTOM, "solver and steps…"]], "");
+    fill(this.fields.table, [...chosen, [CUSTOM, "solver and steps…"]], table);
     fill(this.fields.solver, solvers.map((name) => [name, name]), this.fields.solver.value);
     this.fields.negative.disabled = this.model.kind === "student";
     this.fields.guidance.placeholder = String(presets[preset].guidance_scale);
