@@ -174,7 +174,7 @@ function wipe() {
 async function edit(bytes) {
   if (running) return;
   try {
-    await editor.open(bytes, settings.model?.size);
+    await editor.open(bytes, settings.size);
   } catch {
     say("That file is no image that this browser reads.", true);
   }
@@ -186,10 +186,10 @@ async function openPng(bytes) {
   try {
     await remake(bytes, readRecord(bytes));
   } catch (error) {
-    say(`${capital(error.message)}.`, true);
+    say(sentence(error.message), true);
     if (!(error instanceof NoRecord)) return;
     try {
-      await editor.open(bytes, settings.model?.size);
+      await editor.open(bytes, settings.size);
       say("That image has no record of minit2i: mark what of it is to be new.");
     } catch {
       // No image either: what is said of it stays.
@@ -199,7 +199,7 @@ async function openPng(bytes) {
 
 async function remake(bytes, record) {
   editor.close();
-  const notice = settings.fillIn(record);
+  const notices = settings.fillIn(record);
   const model = settings.model.id;
   settings.fields.other.value = "";
   startTiles([{ model, n: 1 }]);
@@ -208,11 +208,12 @@ async function remake(bytes, record) {
   tiles[0].files = [{ name: `${model}-${record.seed}.png`, url, bytes }];
   tiles[0].describe([`seed ${record.seed}, ${record.table_name}`], tiles[0].files, edit);
   showFacts();
-  say(notice || "Its settings are filled in: Generate makes it again, row by row.", !!notice);
+  if (notices.length) say(notices.map(sentence).join(" "), true);
+  else say("Its settings are filled in: Generate makes it again, row by row.");
 }
 
 function fail(error) {
-  say(`${capital(error.message || String(error))}.`, true);
+  say(sentence(error.message || String(error)), true);
   if (error.status === 401) get("key-row").hidden = false;
   if (error.status === 0) reconnect();
 }
@@ -243,8 +244,8 @@ function sayMore(text) {
   say(`${textContent} ${text}`.trim(), classList.contains("bad"));
 }
 
-function capital(text) {
-  return text[0].toUpperCase() + text.slice(1);
+function sentence(text) {
+  return `${text[0].toUpperCase()}${text.slice(1)}.`;
 }
 
 function onKey(event) {
@@ -279,8 +280,9 @@ get("row").addEventListener("input", seek);
 get("wipe").addEventListener("input", wipe);
 get("model").addEventListener("change", () => {
   showFacts();
-  editor.fit(settings.model.size);
+  editor.fit(settings.size);
 });
+get("size").addEventListener("change", () => editor.fit(settings.size));
 get("file").addEventListener("change", ({ target }) => {
   openFile(target.files[0]);
   target.value = "";

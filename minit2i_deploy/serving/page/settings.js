@@ -1,8 +1,10 @@
 // The form: what is asked for, and what a record fills in.
 
+import { hasUsualFloor, isPlain } from "./record.js";
+
 const CUSTOM = "custom";
 const FIELDS = ["key", "prompt", "negative", "model", "other", "table", "solver", "steps",
-  "guidance", "seed", "count"];
+  "guidance", "seed", "count", "size"];
 
 /** The fields of the form. */
 export class Settings {
@@ -15,7 +17,7 @@ export class Settings {
     this.fields.table.addEventListener("change", () => this.showSolver());
   }
 
-  /** Offer these bundles, as GET /v1/models describes them; what is selected stays if it is there. */
+  /** Offer these bundles, as GET /v1/models describes them; a selection stays if it is there. */
   offer(models) {
     const { model, other, table } = this.fields;
     const before = { model: model.value, other: other.value, table: table.value };
@@ -28,6 +30,12 @@ export class Settings {
   /** The bundle that is chosen. */
   get model() {
     return this.models.find(({ id }) => id === this.fields.model.value);
+  }
+
+  /** Width and height that are requested, such as 768x512, or else the bundle's own. */
+  get size() {
+    const { size } = this.fields;
+    return (!size.disabled && size.validity.valid && size.value) || this.model?.size;
   }
 
   /**
@@ -55,16 +63,19 @@ export class Settings {
       if (table !== CUSTOM && tables.includes(table)) second.table = table;
       bodies.push(second);
     }
+    const { size } = this.fields;
     for (const body of bodies) {
-      const { kind } = this.models.find(({ id }) => id === body.model);
+      const { kind, side_bounds: bounds } = this.models.find(({ id }) => id === body.model);
       if (negative.value && kind !== "student") body.negative_prompt = negative.value;
+      if (bounds && !size.disabled && size.value) body.size = size.value;
     }
     return bodies;
   }
 
   /**
-   * Fill in what made an image, and return a notice for what cannot be filled in.
+   * Fill in what made an image.
    *
+   * @returns {string[]} notices of what cannot be filled in
    * @throws {Error} the image cannot be made here
    */
   fillIn(record) {
@@ -72,34 +83,50 @@ export class Settings {
     if (record.variation) throw new Error("that image mixes the noise of two seeds");
     if (record.prompt.length !== 1) throw new Error("that image mixes several prompts");
     const maker = this.models.find(({ bundle }) => bundle === record.bundle);
-    const { prompt, negative, guidance, seed, count, model } = this.fields;
+    const { prompt, negative, guidance, seed, count, model, size } = this.fields;
     prompt.value = record.prompt[0].text;
     negative.value = record.negative ?? "";
     guidance.value = String(record.guidance);
     seed.value = record.seed;
     count.value = "1";
+    size.value = record.size?.join("x") ?? "";
     if (maker) model.value = maker.id;
     this.showTables();
-    const fits = this.chooseTable(record);
-    if (record.edit) return "that image was edited from another one; open that to make it again";
-    if (!maker) return "another bundle made that image; it may come out differently here";
-    return fits ? "" : `table ${record.table_name} of that image cannot be made here`;
+    return [
+      record.edit && "that image was edited from another one; open that to make it again",
+      !maker && "another bundle made that image; it may come out differently here",
+      this.chooseTable(record),
+      size.value && size.value !== this.size
+        && `that image is ${size.value}, but this bundle generates ${this.size}`,
+    ].filter(Boolean);
   }
 
+  /** Select the table of a record; returns a notice where that is not, or may not be, the same. */
   chooseTable({ table_name: name, table }) {
-    const { tables, solvers } = this.model;
-    const meta = table?.meta ?? {};
-    if (tables.includes(name)) {
-      this.fields.table.value = name;
-    } else if (solvers.includes(meta.solver) && meta.steps) {
-      this.fields.table.value = CUSTOM;
-      this.fields.solver.value = meta.solver;
-      this.fields.steps.value = String(meta.steps);
-    } else {
-      return false;
+    // A record has its table unless that is the bundle's of this name.
+    if (!table && this.model.tables.includes(name)) {
+      this.selectTable(name);
+      return "";
     }
+    if (!table || !this.isCompiled(table)) return `table ${name} of that image cannot be made here`;
+    this.fields.solver.value = table.meta.solver;
+    this.fields.steps.value = String(table.meta.steps);
+    this.selectTable(CUSTOM);
+    if (hasUsualFloor(table)) return "";
+    return `table ${name} may have another a_min here; the image may come out differently`;
+  }
+
+  selectTable(name) {
+    this.fields.table.value = name;
     this.showSolver();
-    return true;
+  }
+
+  /** Whether the bundle compiles a table from a solver and steps. */
+  isCompiled(table) {
+    const { solver, steps } = table.meta;
+    const isOnePass = this.model.tables.some((name) => name.endsWith("-one-pass"));
+    return this.model.solvers.includes(solver) && steps <= Number(this.fields.steps.max)
+      && isPlain(table, isOnePass);
   }
 
   /** @param {string} [table] that is selected if the bundle has it; else the default */
@@ -116,7 +143,17 @@ export class Settings {
     fill(this.fields.solver, solvers.map((name) => [name, name]), this.fields.solver.value);
     this.fields.negative.disabled = this.model.kind === "student";
     this.fields.guidance.placeholder = String(presets[preset].guidance_scale);
+    this.showSize();
     this.showSolver();
+  }
+
+  /** The field of a size, where the bundle's is free. */
+  showSize() {
+    const { size, side_bounds: bounds } = this.model;
+    this.form.querySelector("#size-row").hidden = !bounds;
+    this.fields.size.disabled = !bounds;
+    this.fields.size.placeholder = size;
+    this.fields.size.title = bounds ? `WIDTHxHEIGHT, sides from ${bounds.join(" to ")} pixels` : "";
   }
 
   showSolver() {
