@@ -105,14 +105,18 @@ def quantize_bundle(
         record = _record(source, scheme, calibration, scaled, graphs)
         write_quantized_bundle(folder, source, graphs, record, checks, options.switch_at)
         progress(1.0, "written")
-    _remove_ranges(calibration_path(out), options)
+    if calibration is not None and options.calibration is None:
+        _remove_ranges(calibration_path(out), options)
     return Bundle.open(out)
 
 
 def calibration_path(out: str | Path) -> Path:
-    """Where ranges are stored until a bundle is complete, so that a new run finds them."""
+    """Where ranges are stored until a bundle is complete, so that a new run finds them.
+
+    Hidden, because it is removed at the end: users save theirs as ``OUT.calibration.npz``.
+    """
     target = Path(out).resolve()
-    return target.with_name(f"{target.name}.calibration.npz")
+    return target.with_name(f".{target.name}.calibration-partial.npz")
 
 
 def _open_source(path: str | Path) -> Bundle:
@@ -293,5 +297,5 @@ def _remove_ranges(path: Path, options: QuantizeOptions) -> None:
     """Unless the user named this very file."""
     saved = options.save_calibration
     is_users = saved is not None and Path(saved).resolve() == path
-    if options.calibration is None and not is_users:
+    if not is_users:
         path.unlink(missing_ok=True)

@@ -28,9 +28,9 @@ schemes (minit2i quantize --list describes each):
   int8-openvino int8-text
 
 What is not quantized stays in the source bundle's precision: quantize an fp16
-bundle for NVIDIA GPUs, an fp32 one for CPUs. Ranges are kept beside OUT as
-OUT.calibration.npz until the bundle is complete; the same command resumes an
-interrupted run from there.
+bundle for NVIDIA GPUs, an fp32 one for CPUs. Ranges are kept beside OUT in a
+hidden file, .OUT.calibration-partial.npz, until the bundle is complete; the
+same command resumes an interrupted run from there.
 
 examples:
   minit2i quantize my-bundle my-int8 --scheme int8

@@ -241,6 +241,21 @@ def test_ranges_that_the_caller_named_stay(
     assert (stored.digest == ranges().digest) == (way == "calibration")
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int8-weights"])
+def test_ranges_that_an_earlier_run_saved_stay(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """And those of an interrupted run, where a run needs none of its own."""
+    loose = dataclasses.replace(SCHEMES[scheme], bounds=(1.0, 1.0))
+    monkeypatch.setitem(SCHEMES, scheme, loose)
+    saved, out = tmp_path / "out.calibration.npz", tmp_path / "out"
+    ranges().save(saved)
+    ranges().save(calibration_path(out))
+    quantize_bundle(source().path, out, QuantizeOptions(scheme=scheme, prompts=prompts, draw=SMALL))
+    assert saved.read_bytes() == ranges().to_bytes()
+    assert calibration_path(out).exists() == (scheme == "int8-weights")
+
+
 def test_over_a_bound_there_is_no_bundle(
     tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,7 +266,7 @@ def test_over_a_bound_there_is_no_bundle(
             source().path, tmp_path / "out", QuantizeOptions(scheme="int4-weights", prompts=prompts)
         )
     # What was recorded stays for the next run.
-    assert [path.name for path in tmp_path.iterdir()] == ["out.calibration.npz"]
+    assert [path.name for path in tmp_path.iterdir()] == [".out.calibration-partial.npz"]
 
 
 def test_the_command_excludes_keeps_and_reports(
