@@ -22,6 +22,7 @@ from minit2i_deploy.export.quantize.calibration.prompts import (
 )
 from minit2i_deploy.export.quantize.calibration.range_collection import (
     calibrate,
+    check_origin,
     plan_calibration,
 )
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
@@ -147,7 +148,7 @@ def _calibration(
     """The user's file, that of an interrupted run at ``path``, or a new one."""
     if options.calibration is not None:
         calibration = Calibration.load(options.calibration)
-        _check_origin(calibration, source, Path(options.calibration))
+        check_origin(calibration, source, f"{options.calibration}: the calibration")
         _check_activations(calibration, options, Path(options.calibration))
     elif (earlier := _earlier_calibration(source, prompts, options, path)) is not None:
         calibration = earlier
@@ -168,17 +169,6 @@ def _earlier_calibration(
     earlier = Calibration.load(path)
     plan = plan_calibration(source, prompts, options.full_draw)
     return earlier if earlier.meta == dict(plan.meta) else None
-
-
-def _check_origin(calibration: Calibration, source: Bundle, path: Path) -> None:
-    actual = calibration.meta.get("checkpoint_sha256"), calibration.meta.get("lora_sha256")
-    origin = source.manifest.provenance
-    if actual != (origin.checkpoint_sha256, origin.lora_sha256):
-        raise UsageError(
-            f"{path}: calibrated on checkpoint {str(actual[0])[:8]}.. but {source.path} is"
-            f" {origin.checkpoint_sha256[:8]}..; calibrate this bundle, or give the file of its"
-            " checkpoint"
-        )
 
 
 def _check_activations(calibration: Calibration, options: QuantizeOptions, path: Path) -> None:

@@ -248,8 +248,13 @@ def _excluded_by_file(options: QuantizeCommandOptions) -> Sequence[str]:
     from minit2i_deploy.export.quantize.sensitivity.results_file import read_exclusions
 
     assert options.bundle is not None and options.scheme is not None
-    origin = Bundle.open(options.bundle).manifest.provenance.checkpoint_sha256
-    return read_exclusions(options.exclude_from, checkpoint_sha256=origin, scheme=options.scheme)
+    origin = Bundle.open(options.bundle).manifest.provenance
+    return read_exclusions(
+        options.exclude_from,
+        checkpoint_sha256=origin.checkpoint_sha256,
+        lora_sha256=origin.lora_sha256,
+        scheme=options.scheme,
+    )
 
 
 def _print_bundle(options: QuantizeCommandOptions, bundle: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
-from minit2i_deploy.export.quantize import DrawSettings, calibrate
+from minit2i_deploy.export.quantize import Calibration, DrawSettings, calibrate
 from minit2i_deploy.export.quantize.calibration.prompts import PromptSet
 from minit2i_deploy.export.quantize.sensitivity.layer_errors import LayerError, SensitivityMeter
 from minit2i_deploy.export.quantize.sensitivity.results_file import (
@@ -84,12 +85,15 @@ def test_a_budget_names_layers_that_quantize_takes(
     worst = sorted(values["layers"], key=lambda one: -(one["whole"] ** 2) / one["num_weights"])
     assert values["excluded"] == [one["name"] for one in worst[:2]]
     checkpoint = Bundle.open(tiny_bundle()).manifest.provenance.checkpoint_sha256
-    names = read_exclusions("s.json", checkpoint_sha256=checkpoint, scheme="int8")
+    origin = {"checkpoint_sha256": checkpoint, "lora_sha256": None}
+    names = read_exclusions("s.json", **origin, scheme="int8")
     assert list(names) == values["excluded"]
     with pytest.raises(UsageError, match="measured at scheme int8, but fp8 is quantized"):
-        read_exclusions("s.json", checkpoint_sha256=checkpoint, scheme="fp8")
+        read_exclusions("s.json", **origin, scheme="fp8")
     with pytest.raises(UsageError, match="measured at checkpoint_sha256"):
-        read_exclusions("s.json", checkpoint_sha256="0" * 64, scheme="int8")
+        read_exclusions("s.json", checkpoint_sha256="0" * 64, lora_sha256=None, scheme="int8")
+    with pytest.raises(UsageError, match="measured at lora_sha256 None, but 00000000"):
+        read_exclusions("s.json", checkpoint_sha256=checkpoint, lora_sha256="0" * 64, scheme="int8")
 
 
 def test_a_curve_shares_its_points_with_the_search(
@@ -164,6 +168,30 @@ def test_a_partial_file_of_other_settings_is_refused(
     assert (done.code, "belongs to a run with other settings" in done.error) == (2, True)
 
 
+def test_other_prompts_are_another_run(
+    arguments: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calibration is the same file, so that nothing else differs."""
+    Path("a.txt").write_text("red\na blue\na\ngreen\n")
+    Path("b.txt").write_text("star\ntwo dots\nblue\na red\n")
+    requests = fake_layers(monkeypatch, stop_after=2)
+    assert run(capsys, *arguments, "--prompts", "a.txt").code == 130
+    done = run(capsys, *arguments, "--prompts", "b.txt")
+    assert (done.code, "belongs to a run with other settings" in done.error) == (2, True)
+    assert len(requests) == 2
+
+
+def test_a_calibration_with_other_adapters_is_refused(
+    arguments: Sequence[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(str(arguments[arguments.index("--calibration") + 1]))
+    plain = Calibration.load(path)
+    dataclasses.replace(plain, meta={**plain.meta, "lora_sha256": "ef" * 32}).save("lora.npz")
+    done = run(capsys, *with_options(arguments, ("--calibration", "lora.npz")))
+    assert done.code == 2
+    assert "with LoRA efefefef.., but" in done.error
+
+
 def fake_layers(monkeypatch: pytest.MonkeyPatch, stop_after: int = 10**6) -> list[str]:
     """Layers that cost nothing; the names that were asked for are added to the list."""
     requests: list[str] = []
@@ -218,9 +246,9 @@ def test_a_corrupt_partial_file_is_refused(text: str) -> None:
 def test_other_files_give_no_exclusions(text: str, message: str) -> None:
     Path("x.json").write_text(text)
     with pytest.raises(UsageError, match=message):
-        read_exclusions("x.json", checkpoint_sha256="ab", scheme="int8")
+        read_exclusions("x.json", checkpoint_sha256="ab", lora_sha256=None, scheme="int8")
     with pytest.raises(UsageError, match="cannot be read"):
-        read_exclusions("none.json", checkpoint_sha256="ab", scheme="int8")
+        read_exclusions("none.json", checkpoint_sha256="ab", lora_sha256=None, scheme="int8")
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,32 @@ def plan_calibration(bundle: Bundle, prompts: PromptSet, settings: DrawSettings)
     )
 
 
+def check_origin(calibration: Calibration, bundle: Bundle, name: str = "the calibration") -> None:
+    """Refuse a calibration of another checkpoint, or of one with other adapters.
+
+    Args:
+        calibration: to compare.
+        bundle: that it is used for.
+        name: of the calibration, for the text.
+
+    Raises:
+        UsageError: the text has both.
+    """
+    meta, origin = calibration.meta, bundle.manifest.provenance
+    actual = meta.get("checkpoint_sha256"), meta.get("lora_sha256")
+    expected = origin.checkpoint_sha256, origin.lora_sha256
+    if actual != expected:
+        raise UsageError(
+            f"{name} is of {_weights_text(*actual)}, but {bundle.path} is of"
+            f" {_weights_text(*expected)}; calibrate this bundle, or give a file of it"
+        )
+
+
+def _weights_text(checkpoint: str | None, lora: str | None) -> str:
+    adapters = "" if lora is None else f" with LoRA {lora[:8]}.."
+    return f"checkpoint {str(checkpoint)[:8]}..{adapters}"
+
+
 def shortest_preset(bundle: Bundle) -> str:
     """Name of the preset with the fewest rows: measurements pay for each."""
     presets = bundle.manifest.presets

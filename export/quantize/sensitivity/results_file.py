@@ -59,27 +59,37 @@ class Sensitivity:
         }
 
 
-def read_exclusions(path: str | Path, *, checkpoint_sha256: str, scheme: str) -> tuple[str, ...]:
+def read_exclusions(
+    path: str | Path, *, checkpoint_sha256: str, lora_sha256: str | None, scheme: str
+) -> tuple[str, ...]:
     """Names of the layers that a budget excludes.
 
     Args:
         path: file that ``minit2i sensitivity --budget`` wrote.
         checkpoint_sha256: of the bundle that is quantized.
+        lora_sha256: of the adapters that are merged into it; None without any.
         scheme: that it is quantized to.
 
     Raises:
-        UsageError: no such file, one without a budget, or one of another checkpoint or scheme.
+        UsageError: no such file, one without a budget, or one of another checkpoint, other
+            adapters or another scheme.
     """
     values = _read(Path(path))
     if values.get("kind") != KIND or values.get("format_version") != FORMAT_VERSION:
         raise UsageError(f"{path}: not a file of minit2i sensitivity")
     if values.get("excluded") is None:
         raise UsageError(f"{path}: has no budget; run minit2i sensitivity with --budget")
-    for key, expected in (("checkpoint_sha256", checkpoint_sha256), ("scheme", scheme)):
+    sides: dict[str, str | None] = {
+        "checkpoint_sha256": checkpoint_sha256,
+        "lora_sha256": lora_sha256,
+        "scheme": scheme,
+    }
+    for key, expected in sides.items():
         if values.get(key) != expected:
             raise UsageError(
-                f"{path}: measured at {key} {str(values.get(key))[:12]}, but {expected[:12]} is"
-                " quantized; run minit2i sensitivity on this bundle and scheme"
+                f"{path}: measured at {key} {str(values.get(key))[:12]}, but"
+                f" {str(expected)[:12]} is quantized; run minit2i sensitivity on this bundle and"
+                " scheme"
             )
     return tuple(map(str, values["excluded"]))
 

@@ -12,7 +12,10 @@ from typing import Any
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize.calibration.prompts import PromptSet
-from minit2i_deploy.export.quantize.calibration.range_collection import shortest_preset
+from minit2i_deploy.export.quantize.calibration.range_collection import (
+    check_origin,
+    shortest_preset,
+)
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
 from minit2i_deploy.export.quantize.graph.linear_layers import match_any
 from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
@@ -34,6 +37,7 @@ from minit2i_deploy.export.quantize.sensitivity.layer_errors import (
     SensitivityMeter,
     SensitivitySettings,
     Subject,
+    draw_images,
     measure_layers,
 )
 from minit2i_deploy.export.quantize.sensitivity.results_file import (
@@ -113,7 +117,7 @@ def run_sensitivity(
         RuntimeFailure: the engine failed.
     """
     _check_fits(bundle, calibration)
-    about = _about(bundle, job, calibration)
+    about = _about(bundle, job, prompts, calibration)
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode("utf-8")).hexdigest()
     known, partial = load_known(output, digest), partial_path(output)
     meter = _meter(bundle, job, prompts, calibration, progress)
@@ -123,10 +127,9 @@ def run_sensitivity(
     progress(1.0, "parts of the time")
     splits = meter.splits() if job.settings.finals else ()
     curve, selection = _trade(meter, layers, job, progress)
-    images = {"prompts": list(meter.prompts), "noise_seeds": list(meter.seeds)}
     return Sensitivity(
         run=digest,
-        about=about | images,
+        about=about,
         times=meter.times,
         layers=layers,
         splits=splits,
@@ -142,22 +145,20 @@ def _check_fits(bundle: Bundle, calibration: Calibration) -> None:
             f"{bundle.path}: is quantized already ({quantization.scheme}); give the bundle it was"
             " made from"
         )
-    expected = bundle.manifest.provenance.checkpoint_sha256
-    actual = calibration.meta.get("checkpoint_sha256")
-    if actual != expected:
-        raise UsageError(
-            f"the calibration is of checkpoint {str(actual)[:12]}, but the bundle is of"
-            f" {expected[:12]}; calibrate this bundle"
-        )
+    check_origin(calibration, bundle)
 
 
-def _about(bundle: Bundle, job: SensitivityJob, calibration: Calibration) -> dict[str, Any]:
+def _about(
+    bundle: Bundle, job: SensitivityJob, prompts: PromptSet, calibration: Calibration
+) -> dict[str, Any]:
     """What the layers' errors depend on; a run with other values is another run."""
     preset = job.preset or shortest_preset(bundle)
     table, guidance = bundle.preset(preset)
+    texts, seeds = draw_images(prompts, job.settings)
     return {
         "bundle": bundle.digest,
         "checkpoint_sha256": bundle.manifest.provenance.checkpoint_sha256,
+        "lora_sha256": bundle.manifest.provenance.lora_sha256,
         "scheme": job.scheme.name,
         "step_scheme": job.scheme.transformer.description,
         "smoothing": job.smoothing,
@@ -166,6 +167,8 @@ def _about(bundle: Bundle, job: SensitivityJob, calibration: Calibration) -> dic
         "table": table.name,
         "guidance": guidance,
         "settings": asdict(job.settings),
+        "prompts": list(texts),
+        "noise_seeds": list(seeds),
     }
 
 

@@ -317,7 +317,9 @@ def test_wrong_use_exits_2_and_writes_nothing(
 def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
     other = dataclasses.replace(ranges(), meta={**ranges().meta, "checkpoint_sha256": "ef" * 32})
     other.save(tmp_path / "other.npz")
-    with pytest.raises(UsageError, match=r"calibrated on checkpoint efefefef\.\. but"):
+    with pytest.raises(
+        UsageError, match=r"other\.npz: the calibration is of checkpoint efefefef\.\., but"
+    ):
         quantize_bundle(
             source().path,
             tmp_path / "out",
