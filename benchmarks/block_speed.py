@@ -212,9 +212,9 @@ def _export(config: ModelConfig, folder: Path, form: str) -> None:
 
 def _quantize(folder: Path, name: str, include: Sequence[str]) -> None:
     step = QuantizableGraph.read(folder / SOURCE / GRAPH_FILE)
-    scheme = find_scheme(name).including(include)
-    excluded = match_any(step.linears, scheme.transformer.exclude)
-    excluded -= match_any(step.linears, include)
+    included = match_any(step.linears, include)
+    scheme = find_scheme(name).including(included, [layer.name for layer in step.linears])
+    excluded = match_any(step.linears, scheme.transformer.exclude) - included
     scales = dict.fromkeys((site.name for site in step.sites), _SCALE)
     graph = quantize_graph(step, scheme.transformer, scales, exclude=excluded)
     write_quantized(graph, folder / name)

@@ -26,7 +26,7 @@ from minit2i_deploy.export.quantize.calibration.range_collection import (
     plan_calibration,
 )
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
-from minit2i_deploy.export.quantize.graph.linear_layers import excluded_layers
+from minit2i_deploy.export.quantize.graph.linear_layers import excluded_layers, match_layers
 from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
 from minit2i_deploy.export.quantize.graph.rewrite import check_graph, quantize_graph
 from minit2i_deploy.export.quantize.measurement import NUM_IMAGES, measure
@@ -71,7 +71,7 @@ def quantize_bundle(
         VerificationError: a graph differs from its source by more than its bound.
     """
     source = _open_source(bundle)
-    scheme = find_scheme(options.scheme).including(options.include)
+    scheme = find_scheme(options.scheme)
     base = source.manifest.graphs[STEP].precision
     check_fits(scheme, base, options.target)
     prompts = _prompts(source, options)
@@ -81,6 +81,8 @@ def quantize_bundle(
         return Bundle.open(out)
     with bundle_folder(out, overwrite=options.overwrite, sources=(bundle,)) as folder:
         step = QuantizableGraph.read(source.graph_path(STEP))
+        included = match_layers(step.linears, options.include)
+        scheme = scheme.including(included, [layer.name for layer in step.linears])
         check_graph(step, scheme.transformer)
         if options.rotate:
             check_rotatable(step)

@@ -41,6 +41,7 @@ class GraphScheme:
             of attention; otherwise values too.
         tokenwise: patterns of layers whose inputs have ranges as with ``per_token``.
         weights_only: patterns of layers whose inputs are not quantized.
+        included: names of layers whose inputs are quantized although ``weights_only`` matches.
         exclude: patterns of layers that are not quantized.
         full_range: INT8 weights use all of their range, which is a third finer and needs a
             processor with VNNI.
@@ -55,6 +56,7 @@ class GraphScheme:
     scores_only: bool = False
     tokenwise: tuple[str, ...] = ()
     weights_only: tuple[str, ...] = ()
+    included: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ALWAYS_EXCLUDED
     full_range: bool = False
 
@@ -95,6 +97,7 @@ class GraphScheme:
             return f"{weights} weights"
         safety = f"{PAIR_SAFE} " if self.pair_safe else ""
         exceptions = f" except of {', '.join(self.weights_only)}" if self.weights_only else ""
+        exceptions += f" other than {', '.join(self.included)}" if self.included else ""
         inputs = f"{self.activations.name} inputs{self._ranges}{exceptions}"
         part = "queries and keys" if self.scores_only else "attention"
         attention = f", {self.attention.name} {part}" if self.attention else ""
@@ -111,9 +114,9 @@ class GraphScheme:
 
     def of_layer(self, name: str) -> GraphScheme:
         """The scheme of one layer: ``weights_only`` or ``tokenwise`` may match its name."""
-        if any(fnmatchcase(name, pattern) for pattern in self.weights_only):
+        if name not in self.included and _matches(name, self.weights_only):
             return dataclasses.replace(self, activations=None)
-        if any(fnmatchcase(name, pattern) for pattern in self.tokenwise):
+        if _matches(name, self.tokenwise):
             return dataclasses.replace(self, per_token=True)
         return self
 
@@ -168,11 +171,25 @@ class Scheme:
         scheme: GraphScheme = getattr(self, graph)
         return scheme
 
-    def including(self, patterns: Collection[str]) -> Scheme:
-        """The scheme without those of its weight-only patterns that the user includes."""
-        light = tuple(item for item in self.transformer.weights_only if item not in patterns)
-        step = dataclasses.replace(self.transformer, weights_only=light)
+    def including(self, names: Collection[str], layers: Collection[str]) -> Scheme:
+        """The scheme that quantizes the inputs of layers although ``weights_only`` matches.
+
+        Args:
+            names: of those layers.
+            layers: names of all layers of the step graph.
+        """
+        step = self.transformer
+        light = {name for name in layers if _matches(name, step.weights_only)}
+        included = tuple(sorted(light & set(names)))
+        if len(included) == len(light):
+            step = dataclasses.replace(step, weights_only=(), included=())
+        else:
+            step = dataclasses.replace(step, included=included)
         return dataclasses.replace(self, transformer=step)
+
+
+def _matches(name: str, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 SCHEMES: Final = {

@@ -234,6 +234,28 @@ def test_a_layer_of_wide_inputs_has_only_its_weights_quantized(per_token: bool) 
     assert np.array_equal(light.weights["layer.weight"], alone.weights["layer.weight"])
 
 
+W2 = "double_blocks.0.img_mlp.w2"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "description"),
+    [
+        ("*.img_mlp.w2", "int8 inputs"),
+        ("*.w2", "int8 inputs"),
+        (W2, f"int8 inputs except of *.img_mlp.w2 other than {W2}"),
+    ],
+)
+def test_any_pattern_includes_inputs_that_a_scheme_excludes(pattern: str, description: str) -> None:
+    included = match_layers(step().linears, [pattern])
+    names = [layer.name for layer in step().linears]
+    scheme = find_scheme("int8").including(included, names).transformer
+    light = {name for name in names if scheme.of_layer(name).activations is None}
+    assert light == match_any(step().linears, ["*.img_mlp.w2"]) - included
+    assert scheme.description == f"pair-safe int8 weights, {description}"
+    plain = find_scheme("int8").transformer
+    assert find_scheme("int8").including((), names).transformer == plain
+
+
 def test_weights_are_stored_as_what_they_are() -> None:
     for name, dtype in (("int8", "int8"), ("fp8", "float8_e4m3fn"), ("int4-weights", "int4")):
         graph = quantized(name)

@@ -27,6 +27,7 @@ from minit2i_deploy.export.quantize import (
     GraphsRuntime,
     QuantizeOptions,
     quantize_bundle,
+    read_graph,
 )
 from minit2i_deploy.export.quantize import bundle_quantization as quantize_module
 from minit2i_deploy.export.quantize.bundle_quantization import calibration_path
@@ -254,6 +255,24 @@ def test_ranges_that_an_earlier_run_saved_stay(
     quantize_bundle(source().path, out, QuantizeOptions(scheme=scheme, prompts=prompts, draw=SMALL))
     assert saved.read_bytes() == ranges().to_bytes()
     assert calibration_path(out).exists() == (scheme == "int8-weights")
+
+
+def test_one_layer_s_inputs_are_included_by_its_name(
+    tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize_module, "measure", lambda *args, **options: ())
+    ranges().save(tmp_path / "ranges.npz")
+    options = QuantizeOptions(
+        scheme="int8",
+        prompts=prompts,
+        calibration=tmp_path / "ranges.npz",
+        include=["double_blocks.1.img_mlp.w2"],
+        smoothing=False,
+    )
+    bundle = quantize_bundle(source().path, tmp_path / "out", options)
+    weights = read_graph(bundle.graph_path("transformer")).weights
+    assert "double_blocks.1.img_mlp.w2.input.scale" in weights
+    assert "double_blocks.0.img_mlp.w2.input.scale" not in weights
 
 
 def test_over_a_bound_there_is_no_bundle(
