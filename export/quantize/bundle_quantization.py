@@ -9,7 +9,7 @@ from pathlib import Path
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.folder import bundle_folder
 from minit2i_deploy.bundle.manifest import GRAPHS, Quantization
-from minit2i_deploy.errors import PrecisionWarning, UsageError
+from minit2i_deploy.errors import PrecisionWarning, SettingIgnoredWarning, UsageError
 from minit2i_deploy.export.quantize.bundle_writing import (
     QuantizedGraph,
     graph_record,
@@ -81,18 +81,16 @@ def quantize_bundle(
         return Bundle.open(out)
     with bundle_folder(out, overwrite=options.overwrite, sources=(bundle,)) as folder:
         step = QuantizableGraph.read(source.graph_path(STEP))
-        included = match_layers(step.linears, options.include)
-        scheme = scheme.including(included, [layer.name for layer in step.linears])
+        scheme = _including(scheme, step, options)
         check_graph(step, scheme.transformer)
         if options.rotate:
             check_rotatable(step)
-        if (reason := slow_on(scheme, base, options.target)) is not None:
-            warnings.warn(reason, PrecisionWarning, stacklevel=2)
+        _warn(scheme, base, options)
         excluded = excluded_layers(
             step.linears, scheme.transformer.exclude, options.include, options.exclude
         )
         calibration = None
-        if _needs_calibration(scheme, options):
+        if options.needs_calibration:
             calibration = _calibration(source, prompts, options, calibration_path(out), progress)
         scaled, rounded = _prepared(step, scheme, calibration, excluded, options, progress)
         graphs = _quantize_graphs(source, scheme, scaled, rounded, excluded, options, progress)
@@ -132,16 +130,28 @@ def _open_source(path: str | Path) -> Bundle:
     return source
 
 
+def _including(scheme: Scheme, step: QuantizableGraph, options: QuantizeOptions) -> Scheme:
+    included = match_layers(step.linears, options.include)
+    return scheme.including(included, [layer.name for layer in step.linears])
+
+
 def _prompts(source: Bundle, options: QuantizeOptions) -> PromptSet:
     if options.prompts is None:
         return default_prompts(source)
     return read_prompts(Path(options.prompts), source)
 
 
-def _needs_calibration(scheme: Scheme, options: QuantizeOptions) -> bool:
-    step = scheme.transformer
-    smooths = options.smoothing and step.gains_by_smoothing
-    return step.needs_scales or smooths or options.judges_weights
+def _warn(scheme: Scheme, base: str, options: QuantizeOptions) -> None:
+    """Of options without effect, and of a source that will be slow where the result is to run."""
+    if (reason := slow_on(scheme, base, options.target)) is not None:
+        warnings.warn(reason, PrecisionWarning, stacklevel=3)
+    for name, reason in options.ignored().items():
+        warnings.warn(
+            f"--{name} has no effect: scheme {options.scheme} with rounding"
+            f" {options.rounding_of_layers} {reason}",
+            SettingIgnoredWarning,
+            stacklevel=3,
+        )
 
 
 def _calibration(

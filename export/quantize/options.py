@@ -48,7 +48,8 @@ class QuantizeOptions:
 
     Raises:
         UsageError: an unknown scheme, rounding or graph, a rounding that the scheme excludes, a
-            negative rank, a time outside 0 to 1, or a file that cannot be written.
+            negative rank, a time outside 0 to 1, a calibration where none is needed, or a file
+            that cannot be written.
     """
 
     scheme: str
@@ -82,6 +83,8 @@ class QuantizeOptions:
                 f"graphs are {', '.join(self.graphs)}; choose among {', '.join(GRAPHS)}, and"
                 f" always {STEP}"
             )
+        if not self.needs_calibration:
+            self._check_no_calibration()
         if self.save_calibration is not None:
             _check_output_file(Path(self.save_calibration))
 
@@ -107,6 +110,37 @@ class QuantizeOptions:
                     f"--{name} is for the step graph, but scheme {self.scheme} quantizes the text"
                     f" encoder alone; omit --{name}, or choose another scheme"
                 )
+
+    def _check_no_calibration(self) -> None:
+        """Refuse files of ranges that would neither be read nor written."""
+        files = {"calibration": self.calibration, "save-calibration": self.save_calibration}
+        for name, path in files.items():
+            if path is not None:
+                raise UsageError(
+                    f"--{name} {path}: scheme {self.scheme} with rounding {self.rounding_of_layers}"
+                    f" takes no ranges from calibration; omit --{name}, or choose another scheme"
+                )
+
+    def ignored(self) -> dict[str, str]:
+        """Options that have no effect beside the others, each with the reason."""
+        form = find_scheme(self.scheme).transformer
+        default, ignored = DrawSettings(), {}
+        if not self.needs_calibration:
+            for name in ("samples", "seed"):
+                if getattr(self.draw, name) != getattr(default, name):
+                    ignored[name] = "draws no calibration"
+        if self.clip and (not form.needs_scales or form.takes_block_ranges):
+            ignored["clip"] = "takes no single scale of an input from calibration"
+        if not self.smoothing and not form.gains_by_smoothing:
+            ignored["no-smoothing"] = "is not smoothed"
+        return ignored
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether ranges or recorded activations decide anything."""
+        form = find_scheme(self.scheme).transformer
+        smooths = self.smoothing and form.gains_by_smoothing
+        return form.needs_scales or smooths or self.judges_weights
 
     @property
     def rounding_of_layers(self) -> str:

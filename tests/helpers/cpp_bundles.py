@@ -86,17 +86,15 @@ def _quantized(part: str, scheme: str) -> Path:
     from minit2i_deploy.export.quantize import DrawSettings, QuantizeOptions, quantize_bundle
 
     ranges = _folder() / f"{part}.npz"
-    bundle = quantize_bundle(
-        _ready(part),
-        _folder() / f"{part}-{scheme}",
-        QuantizeOptions(
+    options = QuantizeOptions(scheme=scheme)
+    if options.needs_calibration:
+        options = QuantizeOptions(
             scheme=scheme,
             draw=DrawSettings(samples=2, strata=2, activations=96),
             calibration=ranges if ranges.is_file() else None,
             save_calibration=ranges if scheme == "int8" else None,
-        ),
-    )
-    return bundle.path
+        )
+    return quantize_bundle(_ready(part), _folder() / f"{part}-{scheme}", options).path
 
 
 def tokenizer_bundle(folder: Path, tokenizer: dict[str, Any], prompt_length: int) -> Path:

@@ -106,7 +106,7 @@ def test_a_rotation_is_refused_before_anything_is_calibrated(
 
     monkeypatch.setattr(bundle_quantization, "check_rotatable", refuse)
     choices = QuantizeOptions(
-        scheme="int4-weights", rounding="nearest", rotate=True, prompts=prompts, draw=SETTINGS
+        scheme="int4-weights", rounding="nearest", rotate=True, prompts=prompts
     )
     stages: list[str] = []
     with pytest.raises(UsageError, match="cannot be rotated"):

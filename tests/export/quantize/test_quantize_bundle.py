@@ -19,6 +19,7 @@ from minit2i_deploy.bundle.names import REFERENCE_OUTPUTS
 from minit2i_deploy.errors import (
     PrecisionWarning,
     RuntimeFailure,
+    SettingIgnoredWarning,
     UsageError,
     VerificationError,
 )
@@ -252,7 +253,10 @@ def test_ranges_that_an_earlier_run_saved_stay(
     saved, out = tmp_path / "out.calibration.npz", tmp_path / "out"
     ranges().save(saved)
     ranges().save(calibration_path(out))
-    quantize_bundle(source().path, out, QuantizeOptions(scheme=scheme, prompts=prompts, draw=SMALL))
+    options = QuantizeOptions(scheme=scheme, prompts=prompts)
+    if options.needs_calibration:
+        options = dataclasses.replace(options, draw=SMALL)
+    quantize_bundle(source().path, out, options)
     assert saved.read_bytes() == ranges().to_bytes()
     assert calibration_path(out).exists() == (scheme == "int8-weights")
 
@@ -320,6 +324,14 @@ BAD: dict[str, tuple[list[str], str]] = {
         "--calibration and --seed are mutually exclusive",
     ),
     "samples": (["--scheme", "int8", "--samples", "0"], "samples is 0"),
+    "no ranges": (
+        ["--scheme", "int8-weights", "--calibration", "none.npz"],
+        "--calibration none.npz: scheme int8-weights with rounding nearest takes no ranges",
+    ),
+    "no ranges to save": (
+        ["--scheme", "mxfp8", "--save-calibration", "r.npz"],
+        "--save-calibration r.npz: scheme mxfp8 with rounding nearest takes no ranges",
+    ),
     "diff": (["--diff", "a.npz"], "--diff requires --calibration FILE"),
 }
 
@@ -331,6 +343,33 @@ def test_wrong_use_exits_2_and_writes_nothing(
     done = run(capsys, "quantize", source().path, tmp_path / "out", *arguments)
     assert done.code == 2 and text in done.error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ({"scheme": "int8-weights", "draw": SMALL}, ["samples"]),
+        ({"scheme": "mxfp8", "draw": DrawSettings(seed=1), "clip": True}, ["seed", "clip"]),
+        ({"scheme": "int4-weights", "draw": SMALL, "smoothing": False}, ["no-smoothing"]),
+        ({"scheme": "nvfp4", "clip": True}, ["clip"]),
+        ({"scheme": "int8", "draw": SMALL, "clip": True, "smoothing": False}, []),
+        ({"scheme": "int8-cpu", "draw": SMALL}, []),
+    ],
+)
+def test_options_without_effect_are_known(values: dict[str, Any], names: list[str]) -> None:
+    assert list(QuantizeOptions(**values).ignored()) == names
+
+
+def test_an_option_without_effect_brings_a_warning(tmp_path: Path, prompts: Path) -> None:
+    options = QuantizeOptions(
+        scheme="int8-weights", prompts=prompts, smoothing=False, exclude=["*"]
+    )
+    text = "--no-smoothing has no effect: scheme int8-weights with rounding nearest is not smoothed"
+    with (
+        pytest.warns(SettingIgnoredWarning, match=text),
+        pytest.raises(UsageError, match="every linear layer is excluded"),
+    ):
+        quantize_bundle(source().path, tmp_path / "out", options)
 
 
 def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
