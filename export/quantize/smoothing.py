@@ -24,6 +24,13 @@ from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGr
 _PROJECTIONS: Final = ("img_attn_proj", "txt_attn_proj", "attn_proj")
 # A gate of the heads is a Mul.
 _MOVES: Final = ("Reshape", "Transpose", "Slice", "Cast", "Mul")
+# Operators that end a norm -> which of their inputs may be its weight. At opset 18 a norm ends with
+# a product; --for cuda has onnxruntime's own operator, whose first output is the norm.
+_NORMS: Final = {
+    "RMSNormalization": (1,),
+    "SkipSimplifiedLayerNormalization": (2,),
+    "Mul": (0, 1),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +63,7 @@ def smooth_groups(step: QuantizableGraph) -> tuple[SmoothGroup, ...]:
     """The groups of a step graph, in the order they run; a layer outside them is not smoothed."""
     layers = step.linears
     groups = [
-        *_norm_groups(step.readers(), _norm_weights(step.graph)),
+        *_norm_groups(step.readers(), _norm_weights(step)),
         *_gate_groups(layers),
         *_value_groups(step.graph, layers),
     ]
@@ -64,13 +71,54 @@ def smooth_groups(step: QuantizableGraph) -> tuple[SmoothGroup, ...]:
     return tuple(sorted(groups, key=lambda group: order[group.name]))
 
 
-def _norm_weights(graph: Graph) -> dict[str, str]:
-    """Output of a norm -> its weight; the passes of a loop share one."""
+def ungrouped_layers(step: QuantizableGraph) -> frozenset[str]:
+    """Names of layers behind no weight that smoothing could divide, in a form that it knows.
+
+    Projections of exclusive attention are not among them: no form of the graph changes that.
+    """
+    grouped = {layer.name for group in smooth_groups(step) for layer in group.layers}
+    names = {layer.name for layer in step.linears} - grouped
+    return frozenset(name for name in names if name.rpartition(".")[2] not in _PROJECTIONS)
+
+
+def _norm_weights(step: QuantizableGraph) -> dict[str, str]:
+    """Value that layers read -> weight of the norm before it; the passes of a loop share one.
+
+    Both may be cast, as in bfloat16. A weight that another node reads too, or whose norm is read by
+    another node than a layer, is not among them.
+    """
+    graph, layers = step.graph, {layer.node for layer in step.linears}
+    nodes = graph.model.graph.node
+    makers = {output: index for index, node in enumerate(nodes) for output in node.output}
+    casts = {node.output[0]: node.input[0] for node in nodes if node.op_type == "Cast"}
+    readers: dict[str, set[int]] = {}
+    for index, node in enumerate(nodes):
+        if node.op_type != "Cast":
+            for value in node.input:
+                readers.setdefault(_before_casts(casts, value), set()).add(index)
+    norms: dict[str, str] = {}
+    by_weight: dict[str, set[int]] = {}
+    for layer in step.linears:
+        output = _before_casts(casts, layer.source)
+        index = makers.get(output, -1)
+        if index < 0 or output != nodes[index].output[0] or not readers[output] <= layers:
+            continue
+        node = nodes[index]
+        for place in _NORMS.get(node.op_type, ()):
+            weight = _before_casts(casts, node.input[place])
+            values = graph.weights.get(weight)
+            if values is not None and values.shape == (layer.num_inputs,):
+                norms[layer.source] = weight
+                by_weight.setdefault(weight, set()).add(index)
     return {
-        node.output[0]: node.input[1]
-        for node in graph.model.graph.node
-        if node.op_type == "RMSNormalization" and node.input[1] in graph.weights
+        source: weight for source, weight in norms.items() if readers[weight] == by_weight[weight]
     }
+
+
+def _before_casts(casts: Mapping[str, str], value: str) -> str:
+    while value in casts:
+        value = casts[value]
+    return value
 
 
 def _norm_groups(

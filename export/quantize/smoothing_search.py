@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from minit2i_deploy.errors import UsageError
+from minit2i_deploy.errors import PrecisionWarning, UsageError
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
 from minit2i_deploy.export.quantize.graph.linear_layers import Linear
 from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
@@ -24,6 +25,7 @@ from minit2i_deploy.export.quantize.smoothing import (
     apply_smoothing,
     smooth_groups,
     smoothing_exponents,
+    ungrouped_layers,
 )
 from minit2i_deploy.progress import Progress, no_progress, stage_of
 
@@ -86,12 +88,33 @@ def smooth_and_scale(
         clips=CLIPS if clip and scheme.needs_scales else NO_CLIP,
     )
     groups = smooth_groups(step) if smoothing else ()
+    if smoothing:
+        _warn_of_ungrouped(step, scheme, exclude)
     alphas, powers = search.smooth(step, groups, stage_of(progress, 0.0, 0.8))
     smoothed = apply_smoothing(step, powers) if powers else step
     by_layer = {x.name: powers[g.name] for g in groups if g.name in powers for x in g.layers}
     scales, errors = search.scale(smoothed, by_layer, stage_of(progress, 0.8, 1.0))
     scales |= _attention_scales(step, scheme, calibration)
     return ScaledGraph(step=smoothed, scales=scales, alphas=alphas, errors=errors, powers=by_layer)
+
+
+def _warn_of_ungrouped(
+    step: QuantizableGraph, scheme: GraphScheme, exclude: Collection[str]
+) -> None:
+    quantized = [
+        name
+        for name in dict.fromkeys(layer.name for layer in step.linears)
+        if name not in exclude and scheme.of_layer(name).activations is not None
+    ]
+    outside = ungrouped_layers(step) & set(quantized)
+    if outside:
+        warnings.warn(
+            f"{len(outside)} of {len(quantized)} quantized layers, {min(outside)} among them, are"
+            " not smoothed, because no norm in a known form is before them; export the checkpoint"
+            " again without --for",
+            PrecisionWarning,
+            stacklevel=3,
+        )
 
 
 def check_calibration(calibration: Calibration, step: QuantizableGraph) -> None:

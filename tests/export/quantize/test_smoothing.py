@@ -6,7 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import onnx
+import pytest
+from onnx import helper
 
+from minit2i_deploy.errors import PrecisionWarning
 from minit2i_deploy.export.quantize import (
     QuantizableGraph,
     find_scheme,
@@ -20,6 +24,7 @@ from minit2i_deploy.export.quantize.smoothing import (
     apply_smoothing,
     smooth_groups,
     smoothing_exponents,
+    ungrouped_layers,
 )
 from minit2i_deploy.export.quantize.smoothing_search import ALPHAS
 from tests.helpers.quantize_runs import estimates, ranges, states, step, step_graph
@@ -45,6 +50,62 @@ def test_groups_share_a_vector_where_their_layers_share_what_they_read() -> None
         "double_blocks.0.txt_attn_proj",
     }
     assert len(attention.sources) == 4
+
+
+@pytest.mark.parametrize(
+    ("opset", "precision", "only_for"),
+    [(18, "fp32", None), (23, "bf16", None), (23, "fp16", "cuda")],
+)
+def test_norms_of_every_export_are_known(
+    opset: int, precision: str, only_for: str | None, tmp_path: Path
+) -> None:
+    """In products at opset 18, with cast weights in bfloat16, and joined with a sum for CUDA."""
+    graph = _exported(opset, precision, only_for, tmp_path)
+    assert ungrouped_layers(graph) == frozenset()
+    groups = {group.name: group.sources for group in smooth_groups(graph)}
+    for name, norm in (("img_qkv", "img_norm1"), ("img_mlp.w1", "img_norm2")):
+        (slot,) = groups[f"double_blocks.0.{name}"]
+        assert slot.weight == f"double_blocks.0.{norm}.weight"
+
+
+def _exported(opset: int, precision: str, only_for: str | None, folder: Path) -> QuantizableGraph:
+    torch = pytest.importorskip("torch")
+    from minit2i_deploy.export.graphs.modules import (
+        canonical_name,
+        network_dtype,
+        step_signature,
+    )
+    from minit2i_deploy.export.graphs.onnx_export import to_onnx
+    from minit2i_deploy.export.graphs.onnxruntime_denoiser import FusedDenoiser
+    from minit2i_deploy.export.graphs.onnxruntime_heads import use_onnxruntime_heads
+    from minit2i_deploy.export.graphs.weights_file import write_graph as write_exported
+    from minit2i_deploy.model.mmjit import MMJiT
+    from minit2i_deploy.model.step import Step
+    from tests.helpers.bundles import CONFIG
+
+    with torch.no_grad():
+        net = MMJiT(CONFIG).eval().to(network_dtype(precision))
+        if only_for is not None:
+            use_onnxruntime_heads(net)
+        step = Step(FusedDenoiser(net.denoiser) if only_for else net.denoiser).eval()
+        model = to_onnx(step, step_signature(CONFIG), opset)
+        write_exported(model, step, folder, canonical_name)
+    return QuantizableGraph.read(folder / "model.onnx")
+
+
+def test_a_norm_that_another_node_reads_is_not_divided() -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(step_graph().model)
+    (value,) = {x.source for x in step().linears if x.name == "double_blocks.0.img_mlp.w1"}
+    model.graph.node.append(helper.make_node("Neg", [value], ["elsewhere"]))
+    graph = QuantizableGraph.of(dataclasses.replace(step_graph(), model=model))
+    layers = {"double_blocks.0.img_mlp.w1", "double_blocks.0.img_mlp.w3"}
+    assert ungrouped_layers(graph) == layers
+    scheme = find_scheme("int8").transformer
+    exclude = match_any(step().linears, scheme.exclude)
+    text = r"2 of \d+ quantized layers, double_blocks.0.img_mlp.w1 among them, are not smoothed"
+    with pytest.warns(PrecisionWarning, match=text):
+        smooth_and_scale(graph, scheme, ranges(), exclude=exclude)
 
 
 def random_exponents() -> dict[str, np.ndarray]:
