@@ -43,7 +43,11 @@ from minit2i_deploy.export.quantize.schemes import (
     find_scheme,
     slow_on,
 )
-from minit2i_deploy.export.quantize.smoothing_search import ScaledGraph, smooth_and_scale
+from minit2i_deploy.export.quantize.smoothing_search import (
+    ScaledGraph,
+    check_calibration,
+    smooth_and_scale,
+)
 from minit2i_deploy.export.quantize.text_quantization import write_text_quantization
 from minit2i_deploy.export.verification.bounds import require_within_bounds
 from minit2i_deploy.progress import Progress, no_progress, stage_of
@@ -202,6 +206,8 @@ def _prepared(
     progress: Progress,
 ) -> tuple[ScaledGraph, RoundedLayers]:
     """The step graph, rotated and smoothed, with its scales, and its rounded weights."""
+    if calibration is not None:
+        check_calibration(calibration, step, scheme.transformer)
     if options.rotate:
         turned = rotate_step(step)
         calibration = None if calibration is None else rotate_calibration(step, calibration)

@@ -78,9 +78,9 @@ def smooth_and_scale(
         progress: called with the share that is done.
 
     Raises:
-        UsageError: the calibration lacks a value of this graph, or has other channels.
+        UsageError: as ``check_calibration``.
     """
-    check_calibration(calibration, step)
+    check_calibration(calibration, step, scheme)
     search = _Search(
         scheme=scheme,
         calibration=calibration,
@@ -117,11 +117,14 @@ def _warn_of_ungrouped(
         )
 
 
-def check_calibration(calibration: Calibration, step: QuantizableGraph) -> None:
-    """Refuse a calibration of another network.
+def check_calibration(
+    calibration: Calibration, step: QuantizableGraph, scheme: GraphScheme
+) -> None:
+    """Refuse a calibration of another network, or of a graph without what the scheme needs.
 
     Raises:
-        UsageError: names the first layer whose input it lacks, or has with other channels.
+        UsageError: names the first layer whose input it lacks, or has with other channels, or the
+            first input of attention that it lacks.
     """
     for layer in step.linears:
         absmax = calibration.absmax.get(layer.site)
@@ -130,6 +133,14 @@ def check_calibration(calibration: Calibration, step: QuantizableGraph) -> None:
             raise UsageError(
                 f"the calibration has {what} of {layer.site}, which has {layer.num_inputs}"
                 " channels; calibrate this bundle"
+            )
+    if scheme.attention is None:
+        return
+    for site in step.attention_inputs(scores_only=scheme.scores_only):
+        if site.name not in calibration.absmax:
+            raise UsageError(
+                f"the calibration has nothing of {site.name}, as one of a bundle that was exported"
+                " --for one engine, but the scheme quantizes it; calibrate this bundle"
             )
 
 

@@ -385,6 +385,37 @@ def test_a_calibration_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
         )
 
 
+# Of the slow precision of this bundle.
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("more", [[], ["--rotate"]])
+def test_a_calibration_without_attention_is_refused_before_the_work(
+    more: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one of the same checkpoint that was exported --for cpu."""
+
+    def never(*args: object, **options: object) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr("minit2i_deploy.export.quantize.smoothing_search._Search", never)
+    sites = [site for site in ranges().sites if ".attention." not in site]
+    part = dataclasses.replace(
+        ranges(),
+        absmax={site: ranges().absmax[site] for site in sites},
+        activations={site: ranges().activations[site] for site in sites},
+    )
+    part.save(tmp_path / "part.npz")
+    arguments = ["--scheme", "fp8-attention", "--calibration", tmp_path / "part.npz", *more]
+    done = run(capsys, "quantize", source().path, tmp_path / "out", *arguments)
+    assert done.code == 2, done.err
+    line = done.err.splitlines()[-1]
+    assert line.startswith(
+        "minit2i: error: the calibration has nothing of double_blocks.0.attention.q"
+    )
+
+
 def test_the_command_compares_calibrations_and_lists_schemes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
