@@ -124,8 +124,11 @@ def rotate_calibration(step: QuantizableGraph, calibration: Calibration) -> Cali
             plain = calibration.activations[layer.site] / safe
             turned[layer.site] = rotate_channels(plain, layer.num_inputs)
     for group, head_dim in _head_groups(step):
-        for site in {layer.site for layer in group.layers}:
-            turned[site] = rotate_channels(calibration.activations[site], head_dim)
+        block = group.name.rpartition(".")[0]
+        for site in {layer.site for layer in group.layers} | _values_of_attention(step, block):
+            # One that was recorded on a graph without Attention nodes lacks their inputs.
+            if site in calibration.activations:
+                turned[site] = rotate_channels(calibration.activations[site], head_dim)
     for site, values in turned.items():
         activations[site] = np.ascontiguousarray(values)
         strata = len(absmax[site])
@@ -170,6 +173,11 @@ def _head_groups(step: QuantizableGraph) -> Iterator[tuple[SmoothGroup, int]]:
         block, _, last = group.name.rpartition(".")
         if last.endswith("attn_proj"):
             yield group, len(step.graph.weights[f"{block}.q_norm.weight"])
+
+
+def _values_of_attention(step: QuantizableGraph, block: str) -> set[str]:
+    """Sites of v of a block; its last axis is one head or all of them, one after another."""
+    return {site.name for site in step.attention if site.name.startswith(f"{block}.attention.v")}
 
 
 def _rotate_heads(step: QuantizableGraph, weights: dict[str, np.ndarray]) -> None:

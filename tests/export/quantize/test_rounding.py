@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -34,7 +34,15 @@ from minit2i_deploy.export.quantize.rounding.layers import ROUNDINGS, check_roun
 from minit2i_deploy.export.quantize.rounding.low_rank import low_rank_branch
 from minit2i_deploy.export.quantize.rounding.matrix import quantize_matrix
 from tests.export.quantize.test_block_scales import one_layer
-from tests.helpers.quantize_runs import estimates, l2_error, ranges, step, step_graph
+from tests.helpers.quantize_runs import (
+    estimates,
+    l2_error,
+    ranges,
+    source,
+    states,
+    step,
+    step_graph,
+)
 
 BLOCKS = GraphScheme(weights=INT4, block=32)
 NVFP4 = find_scheme("nvfp4").transformer
@@ -157,6 +165,31 @@ def test_what_was_recorded_is_rotated_with_the_graph() -> None:
             recorded.activations[layer.site], ranges().activations[layer.site]
         )
     assert changed > len(step().linears) // 2
+
+
+def test_values_of_attention_are_rotated_with_the_graph() -> None:
+    """Their range is what fp8-attention scales them by; queries and keys keep theirs."""
+    turned, recorded = rotate_step(step()), rotate_calibration(step(), ranges())
+    inputs = states()[0].inputs
+    for site in step().attention:
+        before, after = (_value(graph, site.value, inputs) for graph in (step(), turned))
+        plain = ranges().activations[site.name]
+        if not site.name.endswith(".v"):
+            assert l2_error(after, before) < 1e-4
+            assert recorded.activations[site.name] is plain
+            continue
+        # Measured: 6e-7.
+        head_dim = source().config.head_dim
+        assert l2_error(after, rotate_channels(before, head_dim)) < 1e-5
+        expected = rotate_channels(plain, head_dim)
+        np.testing.assert_array_equal(recorded.activations[site.name], expected)
+        highest = np.abs(expected).max()
+        assert recorded.tensor_absmax(site.name) == pytest.approx(highest, rel=2.0**-11)
+
+
+def _value(graph: QuantizableGraph, value: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    with Session(graph.graph, [value]) as run:
+        return run({name: inputs[name] for name in run.inputs})[0]
 
 
 GAIN = "double_blocks.1.img_norm1.weight"
