@@ -236,6 +236,7 @@ def _measure(options: SensitivityOptions, job: SensitivityJob, progress: Progres
     from minit2i_deploy.export.quantize import (
         Calibration,
         DrawSettings,
+        QuantizeOptions,
         calibrate,
         default_prompts,
         read_prompts,
@@ -246,7 +247,8 @@ def _measure(options: SensitivityOptions, job: SensitivityJob, progress: Progres
     with prompts_file(options.prompts) as file:
         prompts = default_prompts(bundle) if file is None else read_prompts(file, bundle)
     if options.calibration is None:
-        calibration = calibrate(bundle, prompts, DrawSettings(seed=options.seed), progress)
+        draw = QuantizeOptions(scheme=job.scheme.name, draw=DrawSettings(seed=options.seed))
+        calibration = calibrate(bundle, prompts, draw.full_draw, progress)
     else:
         calibration = Calibration.load(options.calibration)
     return run_sensitivity(bundle, job, prompts, calibration, options.output, progress)

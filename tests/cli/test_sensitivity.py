@@ -13,7 +13,13 @@ from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.errors import UsageError
 from minit2i_deploy.export.quantize import Calibration, DrawSettings, calibrate
 from minit2i_deploy.export.quantize.calibration.prompts import PromptSet
-from minit2i_deploy.export.quantize.sensitivity.layer_errors import LayerError, SensitivityMeter
+from minit2i_deploy.export.quantize.rounding.layers import round_layers
+from minit2i_deploy.export.quantize.rounding.matrix import quantize_matrix
+from minit2i_deploy.export.quantize.sensitivity.layer_errors import (
+    LayerError,
+    SensitivityMeter,
+    Subject,
+)
 from minit2i_deploy.export.quantize.sensitivity.results_file import (
     load_known,
     partial_path,
@@ -179,6 +185,40 @@ def test_other_prompts_are_another_run(
     done = run(capsys, *arguments, "--prompts", "b.txt")
     assert (done.code, "belongs to a run with other settings" in done.error) == (2, True)
     assert len(requests) == 2
+
+
+def test_four_bits_are_rounded_as_quantize_rounds_them(
+    arguments: Sequence[object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*arguments, "--scheme", "int4-weights"]
+    done = run(capsys, *command)
+    assert done.code == 2
+    assert "has 16 activations of each value, but the weights of scheme int4-weights" in done.error
+    monkeypatch.setattr("minit2i_deploy.export.quantize.options.GPTQ_ACTIVATIONS", 16)
+    subjects: list[Subject] = []
+
+    def stop(self: SensitivityMeter, name: str) -> LayerError:
+        subjects.append(self.subject)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SensitivityMeter, "layer", stop)
+    assert run(capsys, *command).code == 130
+    (subject,) = subjects
+    path = Path(str(arguments[arguments.index("--calibration") + 1]))
+    expected = round_layers(
+        subject.scaled.step,
+        subject.scheme,
+        Calibration.load(path),
+        rounding="gptq",
+        exclude=subject.excluded,
+    ).weights
+    name = subject.layers[0].name
+    stored = subject.alone(name).weights[f"{name}.weight"]
+    assert (stored == expected[name].values).all()
+    assert (
+        stored
+        != quantize_matrix(subject.scaled.step.matrix(subject.layers[0]), subject.scheme).values
+    ).any()
 
 
 def test_a_calibration_with_other_adapters_is_refused(

@@ -1,14 +1,15 @@
 """Errors that the quantization of each linear layer alone causes, by stratum of time.
 
-For every layer there is one version of the step graph in which it alone is quantized. Each
-stratum of time has two errors: that of the estimate from the reference's own state, and that of
-the final state if this version ran the stratum's rows and the unquantized graph all others.
+For every layer there is one version of the step graph in which it alone is quantized, and attention
+is not. Each stratum of time has two errors: that of the estimate from the reference's own state,
+and that of the final state if this version ran the stratum's rows and the unquantized graph all
+others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from minit2i_deploy.export.quantize.graph.float32_graph import in_float32
 from minit2i_deploy.export.quantize.graph.linear_layers import Linear, match_any
 from minit2i_deploy.export.quantize.graph.model_graph import Graph, Session
 from minit2i_deploy.export.quantize.graph.rewrite import quantize_graph
+from minit2i_deploy.export.quantize.rounding.matrix import QuantizedWeight
 from minit2i_deploy.export.quantize.schemes import GraphScheme
 from minit2i_deploy.export.quantize.sensitivity.reference_trajectory import (
     Drift,
@@ -134,12 +136,14 @@ class Subject:
         bundle: not quantized, in any precision; the arithmetic is float32.
         scheme: of the step graph.
         scaled: smoothed graph and scales.
+        weights: quantized matrices by layer; those of other layers are rounded to the nearest.
         threads: of onnxruntime; 0 takes one per core.
     """
 
     bundle: Bundle
     scheme: GraphScheme
     scaled: ScaledGraph
+    weights: Mapping[str, QuantizedWeight] = field(default_factory=dict)
     threads: int = 0
 
     @property
@@ -160,9 +164,21 @@ class Subject:
 
     def quantized(self, exclude: Collection[str] = ()) -> Graph:
         """The step graph with all layers quantized except these and the scheme's."""
-        scaled = self.scaled
-        exclude = self.excluded | set(exclude)
-        return quantize_graph(scaled.step, self.scheme, scaled.scales, exclude=exclude)
+        return self._with_scheme(self.scheme, exclude)
+
+    def alone(self, name: str) -> Graph:
+        """The step graph with one layer quantized, and with attention as it is.
+
+        Otherwise the error of attention's inputs would be a floor under every layer's.
+        """
+        others = {layer.name for layer in self.layers if layer.name != name}
+        return self._with_scheme(replace(self.scheme, attention=None), others)
+
+    def _with_scheme(self, scheme: GraphScheme, exclude: Collection[str]) -> Graph:
+        scaled, excluded = self.scaled, self.excluded | set(exclude)
+        return quantize_graph(
+            scaled.step, scheme, scaled.scales, exclude=excluded, weights=self.weights
+        )
 
     def open(self, graph: Graph) -> Session:
         """A version of the step graph, run in float32 whatever its weights are."""
@@ -213,8 +229,7 @@ class SensitivityMeter:
     def layer(self, name: str) -> LayerError:
         """Measure one layer, quantized alone."""
         (layer,) = (each for each in self.subject.layers if each.name == name)
-        others = {each.name for each in self.subject.layers if each.name != name}
-        with self.subject.open(self.subject.quantized(others)) as step:
+        with self.subject.open(self.subject.alone(name)) as step:
             error = LayerError(
                 name=name, num_weights=layer.num_weights, estimate=self._estimates(step)
             )

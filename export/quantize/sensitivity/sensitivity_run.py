@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from minit2i_deploy.export.quantize.calibration.range_collection import (
 from minit2i_deploy.export.quantize.calibration.ranges import Calibration
 from minit2i_deploy.export.quantize.graph.linear_layers import match_any
 from minit2i_deploy.export.quantize.graph.quantizable_graph import QuantizableGraph
+from minit2i_deploy.export.quantize.options import QuantizeOptions
+from minit2i_deploy.export.quantize.rounding.layers import NEAREST, round_layers
+from minit2i_deploy.export.quantize.rounding.matrix import QuantizedWeight
 from minit2i_deploy.export.quantize.schemes import Scheme
 from minit2i_deploy.export.quantize.sensitivity.budget import (
     PSNR,
@@ -105,7 +108,7 @@ def run_sensitivity(
         bundle: not quantized, in any precision; the arithmetic is float32.
         job: options.
         prompts: to draw from.
-        calibration: of the same checkpoint.
+        calibration: of the same checkpoint, with as many activations as the rounding needs.
         output: file that the result will be written to. Layers that it has already, from the same
             settings, are not measured again. Meanwhile results are stored beside it, in
             ``partial_path``, which the caller removes once the result is written.
@@ -116,7 +119,7 @@ def run_sensitivity(
         VerificationError: no exclusion meets the budget; the text has the best.
         RuntimeFailure: the engine failed.
     """
-    _check_fits(bundle, calibration)
+    _check_fits(bundle, job, calibration)
     about = _about(bundle, job, prompts, calibration)
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode("utf-8")).hexdigest()
     known, partial = load_known(output, digest), partial_path(output)
@@ -138,7 +141,7 @@ def run_sensitivity(
     )
 
 
-def _check_fits(bundle: Bundle, calibration: Calibration) -> None:
+def _check_fits(bundle: Bundle, job: SensitivityJob, calibration: Calibration) -> None:
     quantization = bundle.manifest.quantization
     if quantization is not None:
         raise UsageError(
@@ -146,6 +149,13 @@ def _check_fits(bundle: Bundle, calibration: Calibration) -> None:
             " made from"
         )
     check_origin(calibration, bundle)
+    actual = min(len(values) for values in calibration.activations.values())
+    least = QuantizeOptions(scheme=job.scheme.name).least_activations
+    if actual < least:
+        raise UsageError(
+            f"the calibration has {actual} activations of each value, but the weights of scheme"
+            f" {job.scheme.name} are rounded by {least} or more; calibrate again"
+        )
 
 
 def _about(
@@ -161,6 +171,7 @@ def _about(
         "lora_sha256": bundle.manifest.provenance.lora_sha256,
         "scheme": job.scheme.name,
         "step_scheme": job.scheme.transformer.description,
+        "rounding": job.scheme.rounding,
         "smoothing": job.smoothing,
         "calibration": calibration.digest,
         "preset": preset,
@@ -180,15 +191,29 @@ def _meter(
     progress: Progress,
 ) -> SensitivityMeter:
     step, scheme = QuantizableGraph.read(bundle.graph_path("transformer")), job.scheme.transformer
+    exclude = match_any(step.linears, scheme.exclude)
     scaled = smooth_and_scale(
         step,
         scheme,
         calibration,
         smoothing=job.smoothing and scheme.gains_by_smoothing,
-        exclude=match_any(step.linears, scheme.exclude),
+        exclude=exclude,
         progress=stage_of(progress, 0.0, 1.0, "smoothing and scales"),
     )
-    subject = Subject(bundle=bundle, scheme=scheme, scaled=scaled, threads=job.threads)
+    weights: Mapping[str, QuantizedWeight] = {}
+    if job.scheme.rounding != NEAREST:
+        weights = round_layers(
+            scaled.step,
+            scheme,
+            calibration,
+            rounding=job.scheme.rounding,
+            exclude=exclude,
+            powers=scaled.powers,
+            progress=stage_of(progress, 0.0, 1.0, "round weights"),
+        ).weights
+    subject = Subject(
+        bundle=bundle, scheme=scheme, scaled=scaled, weights=weights, threads=job.threads
+    )
     table, guidance = bundle.preset(job.preset or shortest_preset(bundle))
     return SensitivityMeter(subject, prompts, table, guidance, job.settings)
 

@@ -195,6 +195,19 @@ def test_a_score_is_lost_against_the_unquantized_graph(
     assert calls == [(12, TABLE.name, GUIDANCE)] * 3
 
 
+@pytest.mark.parametrize("name", ["fp8-attention", "int8-openvino"])
+def test_attention_is_no_floor_under_a_layer_alone(
+    name: str, bundle: Bundle, calibration: Calibration
+) -> None:
+    step, scheme = QuantizableGraph.read(bundle.graph_path("transformer")), find_scheme(name)
+    scaled = smooth_and_scale(step, scheme.transformer, calibration, smoothing=False)
+    subject = Subject(bundle=bundle, scheme=scheme.transformer, scaled=scaled)
+    alone = subject.alone("double_blocks.0.img_qkv").model
+    (pair,) = [node for node in alone.graph.node if node.op_type == "QuantizeLinear"]
+    assert pair.name.startswith("double_blocks.0.img_qkv.input")
+    assert any(".attention." in node.name for node in subject.quantized().model.graph.node)
+
+
 def test_layers_that_the_scheme_excludes_are_not_measured(subject: Subject) -> None:
     names = [layer.name for layer in subject.layers]
     assert "final_layer.linear" not in names
