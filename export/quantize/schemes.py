@@ -339,6 +339,11 @@ def check_fits(scheme: Scheme, base: str, target: str | None) -> None:
         raise UsageError(
             f"{target} requires an fp32 bundle, got {base}; export the checkpoint with --for web"
         )
+    if target == CPU and base == "bf16":
+        raise UsageError(
+            f"{target} has no engine for bf16 graphs; export the checkpoint again with --precision"
+            " fp32, or omit --target"
+        )
     if base == "fp32" and target != CPU and scheme.transformer.activations is not None:
         raise UsageError(f"{_UNFUSED.format(scheme=scheme.name, target=target)}; {_HALF}")
 
@@ -351,6 +356,11 @@ def slow_on(scheme: Scheme, base: str, target: str | None) -> str | None:
         base: precision of the source bundle's step graph.
         target: one of TARGETS, or None where it is not known.
     """
+    if base == "fp16" and target == CPU:
+        return (
+            f"what scheme {scheme.name} leaves in fp16 is computed in fp32 on a {target}, with a"
+            " conversion before and after; quantize a bundle exported with --precision fp32"
+        )
     if base != "fp32" or target in (CPU, WEB):
         return None
     of_weights = scheme.transformer.activations is None

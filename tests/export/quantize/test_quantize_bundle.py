@@ -465,6 +465,16 @@ def test_a_gpu_gets_no_quantized_layers_around_attention_in_float32(scheme: str)
     assert slow_on(find_scheme(scheme), "fp16", None) is None
 
 
+def test_a_cpu_gets_no_bf16_and_a_warning_for_fp16() -> None:
+    scheme = find_scheme("int8")
+    with pytest.raises(UsageError, match=r"cpu has no engine for bf16 graphs; export .* fp32"):
+        check_fits(scheme, "bf16", "cpu")
+    check_fits(scheme, "bf16", None)
+    check_fits(scheme, "fp16", "cpu")
+    assert "leaves in fp16 is computed in fp32 on a cpu" in str(slow_on(scheme, "fp16", "cpu"))
+    assert slow_on(scheme, "fp16", None) is None and slow_on(scheme, "fp32", "cpu") is None
+
+
 def test_what_will_be_slow_is_said(tmp_path: Path, prompts: Path) -> None:
     assert "sm89 has no fused" in str(slow_on(find_scheme("int8-weights"), "fp32", "sm89"))
     assert slow_on(find_scheme("int8-weights"), "fp32", "cpu") is None
