@@ -236,7 +236,7 @@ def _engines(bundle: Bundle) -> list[CachedEngine | CorruptEngine]:
 def _engine_state(bundle: Bundle, engine: CachedEngine | CorruptEngine) -> str:
     """``current``, or why not."""
     from minit2i_deploy.engines.cache import CorruptEngine
-    from minit2i_deploy.engines.fit import graph_changes, library_mismatch
+    from minit2i_deploy.engines.fit import graph_changes, library_mismatch, weights_missing
     from minit2i_deploy.engines.library import installed_version
 
     if isinstance(engine, CorruptEngine):
@@ -247,7 +247,7 @@ def _engine_state(bundle: Bundle, engine: CachedEngine | CorruptEngine) -> str:
     version = installed_version(key.library)
     if version is None:
         return f"{key.library} is not installed here"
-    return library_mismatch(key, key.library, version) or "current"
+    return library_mismatch(key, key.library, version) or weights_missing(key) or "current"
 
 
 def _engine_values(bundle: Bundle, engine: CachedEngine | CorruptEngine) -> dict[str, Any]:

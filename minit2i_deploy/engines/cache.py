@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from minit2i_deploy.bundle.bundle import Bundle
 from minit2i_deploy.bundle.manifest import ENGINES
@@ -40,6 +41,9 @@ from minit2i_deploy.io.files import (
     sha256_file,
 )
 from minit2i_deploy.io.lock import output_lock
+
+# Of both libraries, where none was asked for.
+_DEFAULT_LEVEL: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +106,8 @@ def find_engine(bundle: Bundle, graph: str, request: EngineRequest) -> EngineSea
     """The best engine for a request, its plan checked by hash.
 
     Of several, one for this GPU model is preferred to a portable one, then the one whose largest
-    sizes are smallest, then the one whose usual sizes are nearest to those requested.
+    sizes are smallest, then the one whose usual sizes are nearest to those requested, then one
+    without TF32, then one that cannot be refitted, then the one of the higher optimization level.
 
     Raises:
         UsageError: the bundle has no such graph.
@@ -262,8 +267,13 @@ def _examine(folder: Path, *, hashed: bool) -> CachedEngine | CorruptEngine:
     return CachedEngine(folder=folder, record=record)
 
 
-def _preference(item: CachedEngine, request: EngineRequest) -> tuple[int, int, int, str]:
-    """Sort key: how specific the targets are, largest sizes, distance of usual sizes, name."""
+def _preference(
+    item: CachedEngine, request: EngineRequest
+) -> tuple[int, int, int, bool, bool, int, str]:
+    """Sort key: how specific the targets are, largest sizes, distance of usual sizes, flags, name.
+
+    A refittable engine gives up optimizations that fold its weights.
+    """
     key = item.record.key
     kinds = ("native:", "sm")
     kind = min(
@@ -272,7 +282,9 @@ def _preference(item: CachedEngine, request: EngineRequest) -> tuple[int, int, i
     )
     largest = sum(values[2] for values in key.sizes.values())
     distance = sum(abs(key.sizes[n][1] - v) for n, v in request.sizes.items() if n in key.sizes)
-    return kind, largest, distance, item.folder.name
+    flags = key.flags
+    level = _DEFAULT_LEVEL if flags.optimization_level is None else flags.optimization_level
+    return kind, largest, distance, flags.tf32, flags.refit, -level, item.folder.name
 
 
 def _planned(

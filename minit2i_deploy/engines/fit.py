@@ -75,8 +75,9 @@ def mismatch(bundle: Bundle, key: EngineKey, request: EngineRequest) -> str | No
         graph_changes(bundle, key)
         or _weights_mismatch(key, request)
         or library_mismatch(key, request.library, request.library_version)
-        or (None if request.device is None else _device_mismatch(key, request.device))
+        or (None if request.device is None else device_mismatch(key, request.device))
         or _sizes_mismatch(key, request.sizes)
+        or weights_missing(key)
     )
 
 
@@ -102,7 +103,15 @@ def _weights_mismatch(key: EngineKey, request: EngineRequest) -> str | None:
     return f"holds {actual}, expected {expected}"
 
 
-def _device_mismatch(key: EngineKey, device: Device) -> str | None:
+def weights_missing(key: EngineKey) -> str | None:
+    """Why an engine that was built without weights cannot run, or None."""
+    if key.flags.strip_weights:
+        return "was built with --strip-weights and holds none; minit2i refit puts them in"
+    return None
+
+
+def device_mismatch(key: EngineKey, device: Device) -> str | None:
+    """Why a GPU cannot run an engine, or None."""
     if any(_runs_on(target, key.flags.hardware_level, device) for target in key.targets):
         return _precision_mismatch(key, device)
     return f"built for {' '.join(key.targets)}, but this GPU is {device}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Collection
@@ -11,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.manifest import GRAPHS
 from minit2i_deploy.bundle.weight_replacement import (
     StoredTensor,
     changed_names,
@@ -24,7 +26,13 @@ from minit2i_deploy.engines.cache import (
     engine_lock,
     write_engine,
 )
-from minit2i_deploy.engines.fit import graph_changes, library_mismatch
+from minit2i_deploy.engines.fit import (
+    Device,
+    device_mismatch,
+    graph_changes,
+    library_mismatch,
+    weights_missing,
+)
 from minit2i_deploy.engines.sidecar import PLAN_FILE, RECORD_FILE
 from minit2i_deploy.errors import RuntimeFailure
 from minit2i_deploy.io.files import atomic_directory
@@ -35,6 +43,7 @@ from minit2i_deploy.runtimes.tensorrt.library import RuntimeLibrary
 # safetensors' name of a type -> TensorRT's.
 _DTYPES: Final = {"F32": "FLOAT", "F16": "HALF", "BF16": "BF16"}
 _MOST_NAMED: Final = 3
+_ENCODER: Final = GRAPHS[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,27 +61,34 @@ class Refitted:
     constants: tuple[str, ...]
 
 
-def refittable_engines(bundle: Bundle, library: str, version: str) -> dict[str, list[CachedEngine]]:
-    """Graph -> engines of the bundle as it is whose weights can be replaced by this library.
+def refittable_engines(
+    bundle: Bundle, library: str, version: str, device: Device
+) -> dict[str, list[CachedEngine]]:
+    """Graph -> engines of the bundle as it is whose weights this library can replace on this GPU.
+
+    Of the text encoder, whose weights stay, only those that hold none yet.
 
     Raises:
         RuntimeFailure: adapter or denoiser has none.
     """
-    refittable: dict[str, list[CachedEngine]] = {"text_adapter": [], "transformer": []}
+    refittable: dict[str, list[CachedEngine]] = {graph: [] for graph in GRAPHS}
     for item in cached_engines(bundle):
-        if not isinstance(item, CachedEngine) or item.record.key.graph not in refittable:
+        if not isinstance(item, CachedEngine):
             continue
         key = item.record.key
         fits = (
-            graph_changes(bundle, key) is None and library_mismatch(key, library, version) is None
+            graph_changes(bundle, key) is None
+            and library_mismatch(key, library, version) is None
+            and device_mismatch(key, device) is None
         )
-        if key.flags.refit and fits:
+        if fits and (key.flags.strip_weights or (key.flags.refit and key.graph != _ENCODER)):
             refittable[key.graph].append(item)
     for graph, engines in refittable.items():
-        if not engines:
+        if not engines and graph != _ENCODER:
             raise RuntimeFailure(
-                f"{bundle.path}: {graph} has no engine of {library} {version} that can be refitted;"
-                f" run: minit2i build {bundle.path} --engine {library.replace('_', '-')} --refit"
+                f"{bundle.path}: {graph} has no engine of {library} {version} for {device} that can"
+                f" be refitted; run: minit2i build {bundle.path} --engine"
+                f" {library.replace('_', '-')} --refit"
             )
     return refittable
 
@@ -135,7 +151,8 @@ def refit_bundle(
 ) -> list[CachedEngine]:
     """Refit every engine of one bundle that can be into engines of another.
 
-    Engines of graphs whose weights are the same in both are taken over as they are.
+    Engines of the text encoder, whose weights are the same in both, are taken over as they are, and
+    filled where they hold no weights. Engines of other GPUs are left out.
 
     Args:
         name: of the library, ``tensorrt`` or ``tensorrt_rtx``.
@@ -152,12 +169,15 @@ def refit_bundle(
         RuntimeFailure: there is no such engine, or it cannot be refitted.
     """
     library = RuntimeLibrary.open(name)
-    engines = refittable_engines(base, library.name, library.version)
     gpu = Gpu(library, device)
-    refitted, total = [], sum(map(len, engines.values()))
+    refitted: list[CachedEngine] = []
     try:
+        here = Device(capability=gpu.driver.capability, name=gpu.driver.name)
+        engines = refittable_engines(base, library.name, library.version, here)
+        total = sum(map(len, engines.values()))
         for graph, group in engines.items():
-            changed = sorted(changed_names(base, bundle, graph))
+            # The text encoder is the same in both; what is put into it is all of its own.
+            changed = [] if graph == _ENCODER else sorted(changed_names(base, bundle, graph))
             for cached in group:
                 refitted.append(_refit_into(gpu, cached, bundle, changed))
                 progress(len(refitted) / total)
@@ -178,7 +198,8 @@ def _refit_into(
         bundle,
         old.key.graph,
         sizes=old.key.sizes,
-        flags=old.key.flags,
+        # What a refit stores holds all weights.
+        flags=dataclasses.replace(old.key.flags, strip_weights=False),
         library=old.key.library,
         library_version=old.key.library_version,
         targets=old.key.targets,
@@ -195,9 +216,11 @@ def _refit_into(
 
 
 def _take_over(base: Bundle, bundle: Bundle) -> None:
-    """Copy the engines of the text encoder, which no refit changes."""
+    """Copy the engines of the text encoder, which no refit changes; one without weights is none."""
     for item in cached_engines(base):
-        if isinstance(item, CachedEngine) and item.record.key.graph == "text_encoder":
+        if not isinstance(item, CachedEngine) or item.record.key.graph != _ENCODER:
+            continue
+        if weights_missing(item.record.key) is None:
             target = bundle.path / item.folder.relative_to(base.path)
             if graph_changes(bundle, item.record.key) is None and not target.exists():
                 with atomic_directory(target) as partial:

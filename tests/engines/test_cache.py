@@ -241,6 +241,33 @@ def test_the_best_engine_is_preferred(bundle: Bundle) -> None:
     assert other.targets == (PORTABLE,)
 
 
+def test_of_engines_that_differ_in_flags_the_most_exact_and_fastest_is_preferred(
+    bundle: Bundle,
+) -> None:
+    """From the least preferred on, so that each is in front of all before it."""
+    for flags in (
+        BuildFlags(tf32=True, optimization_level=5),
+        BuildFlags(refit=True, optimization_level=5),
+        BuildFlags(optimization_level=2),
+        BuildFlags(),
+        BuildFlags(optimization_level=4),
+        BuildFlags(optimization_level=5),
+    ):
+        put(bundle, key_of(bundle, flags=flags))
+        best = require_engine(bundle, "transformer", request()).record.key
+        assert best.flags == flags
+
+
+def test_an_engine_without_weights_is_not_used(bundle: Bundle) -> None:
+    put(bundle, key_of(bundle, flags=BuildFlags(refit=True, strip_weights=True)))
+    (reason,) = find_engine(bundle, "transformer", request()).reasons
+    assert reason.endswith(
+        "was built with --strip-weights and holds none; minit2i refit puts them in"
+    )
+    full = put(bundle, key_of(bundle, flags=BuildFlags(refit=True)))
+    assert require_engine(bundle, "transformer", request()).folder == full.folder
+
+
 def _truncate(folder: Path) -> None:
     plan = folder / PLAN_FILE
     plan.write_bytes(plan.read_bytes()[:-1])

@@ -106,6 +106,9 @@ def write_fake_engine(
     *,
     sizes: Mapping[str, tuple[int, int, int]] = SIZES,
     refit: bool = False,
+    strip: bool = False,
+    tf32: bool = False,
+    gpu: tuple[str, int] | None = None,
     scratch: int = SCRATCH_BYTES,
     plan_version: str | None = None,
     extra_profiles: Sequence[Mapping[str, tuple[int, int, int]]] = (),
@@ -114,12 +117,12 @@ def write_fake_engine(
     inputs = bundle.manifest.graphs[graph].inputs
     free = {size for info in inputs.values() for size in info.shape if isinstance(size, str)}
     used = {name: values for name, values in sizes.items() if name in free}
-    name, capability = library.cuda.gpus[0]
+    name, capability = gpu or library.cuda.gpus[0]
     key = EngineKey.of(
         bundle,
         graph,
         sizes=used,
-        flags=BuildFlags(refit=refit),
+        flags=BuildFlags(refit=refit, strip_weights=strip, tf32=tf32),
         library="tensorrt_rtx" if library.rtx else "tensorrt",
         library_version=library.__version__,
         targets=(native_target(capability, name),),

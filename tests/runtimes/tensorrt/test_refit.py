@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from minit2i_deploy.bundle.bundle import Bundle
+from minit2i_deploy.bundle.manifest import GRAPHS
 from minit2i_deploy.bundle.weight_replacement import network_tensors, write_with_weights
 from minit2i_deploy.checkpoints import load_checkpoint
 from minit2i_deploy.engines.cache import CachedEngine, cached_engines
@@ -22,7 +24,13 @@ from tests.checkpoints.test_lora import write_adapter
 from tests.helpers.checkpoint_forms import hub_folder
 from tests.helpers.cli_runs import run
 from tests.helpers.fakes.fake_plan import read_plan
-from tests.helpers.tensorrt_runs import GUIDANCE, TABLE, Bench, make_bench
+from tests.helpers.tensorrt_runs import (
+    GUIDANCE,
+    TABLE,
+    Bench,
+    make_bench,
+    write_fake_engine,
+)
 
 ENGINE = ["--engine", "tensorrt-rtx"]
 
@@ -115,6 +123,42 @@ def test_engines_that_were_not_built_for_it_name_the_build_line(
     bench = make_bench(monkeypatch, tmp_path / "base")
     message = refit_message(bench, tmp_path)
     assert "run: minit2i build" in message and message.endswith("--engine tensorrt-rtx --refit")
+
+
+def test_engines_without_weights_are_filled_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = make_bench(monkeypatch, tmp_path / "base", refit=True, strip=True)
+    with pytest.raises(RuntimeFailure, match=r"holds none; minit2i refit puts them in"):
+        image(bench.bundle)
+    write_adapter(tmp_path / "lora", lora_alpha=0.05)
+    out = tmp_path / "out"
+    lora = ["--lora", tmp_path / "lora", "-o", out]
+    done = run(capsys, "refit", bench.bundle.path, *lora, *ENGINE)
+    assert done.code == 0, done.err
+    bundle = Bundle.open(out)
+    engines = [item for item in cached_engines(bundle) if isinstance(item, CachedEngine)]
+    assert {item.record.key.graph for item in engines} == set(GRAPHS)
+    assert not any(item.record.key.flags.strip_weights for item in engines)
+    (encoder,) = [item for item in engines if item.record.key.graph == "text_encoder"]
+    assert read_plan(encoder.plan.read_bytes())["weights"]
+    assert np.isfinite(image(bundle)).all()
+
+
+def test_engines_of_another_gpu_are_left_out(bench: Bench, tmp_path: Path) -> None:
+    foreign = write_fake_engine(
+        bench.bundle, "transformer", bench.library, refit=True, gpu=("NVIDIA Other", 75)
+    )
+    other = other_bundle(bench, tmp_path / "other")
+    refitted = refit_bundle("tensorrt_rtx", 0, bench.bundle, other)
+    assert len(refitted) == 2
+    assert foreign.record.fingerprint not in {item.record.refitted_from for item in refitted}
+    for item in cached_engines(bench.bundle):
+        if item.folder != foreign.folder:
+            shutil.rmtree(item.folder)
+    with pytest.raises(RuntimeFailure, match="text_adapter has no engine of tensorrt_rtx"):
+        refit_bundle("tensorrt_rtx", 0, bench.bundle, other)
+    assert bench.cuda.live()["streams"] == 0
 
 
 def test_the_probe_tells_one_network_from_another(bench: Bench, tmp_path: Path) -> None:
