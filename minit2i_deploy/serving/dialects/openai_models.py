@@ -70,6 +70,7 @@ class OpenAiModels:
                 for name, preset in manifest.presets.items()
             },
             "default_preset": manifest.default_preset,
+            "a_min": manifest.flavour.a_min,
             "prompt_length": config.prompt_length,
             "embedding_width": config.txt_input_size,
         }

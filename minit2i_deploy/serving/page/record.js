@@ -1,8 +1,6 @@
 // The record in a PNG of minit2i: what made the image. docs/reference/image_record.md has its form.
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
-// Of most bundles; a request leaves it to the bundle.
-const USUAL_A_MIN = 0.05;
 // Of a table's meta: what a request says, the columns show, or the bundle sets. No request says
 // another grid, a start or repeats.
 const PLAIN_META = new Set(["solver", "steps", "a_min", "interval", "one_pass", "clip", "rescale",
@@ -37,18 +35,14 @@ export function readRecord(bytes) {
  *
  * @param {{columns: string[], rows: number[][], meta: object}} table
  * @param {boolean} isOnePass the bundle's weights give the guided estimate in one branch
+ * @param {number} floor a_min of the bundle; a request leaves it to that
  */
-export function isPlain({ columns, rows, meta }, isOnePass) {
+export function isPlain({ columns, rows, meta }, isOnePass, floor) {
   const has = (name, value) => rows.every((row) => row[columns.indexOf(name)] === value);
   // A student and such weights have their guidance elsewhere.
   const share = isOnePass || columns.includes("omega") ? 0 : 1;
   return Object.keys(meta).every((name) => PLAIN_META.has(name)) && !!meta.one_pass === isOnePass
-    && has("share", share) && has("clip", 0) && has("rescale", 0);
-}
-
-/** Whether a table has the floor of most bundles, or a solver without one. */
-export function hasUsualFloor({ meta }) {
-  return (meta.a_min ?? USUAL_A_MIN) === USUAL_A_MIN;
+    && (meta.a_min ?? floor) === floor && has("share", share) && has("clip", 0) && has("rescale", 0);
 }
 
 /** tEXt chunks by name; the record is ASCII, so it is always in one. */

@@ -1,6 +1,6 @@
 // The form: what is asked for, and what a record fills in.
 
-import { hasUsualFloor, isPlain } from "./record.js";
+import { isPlain } from "./record.js";
 
 const CUSTOM = "custom";
 const FIELDS = ["key", "prompt", "negative", "model", "other", "table", "solver", "steps",
@@ -101,7 +101,7 @@ export class Settings {
     ].filter(Boolean);
   }
 
-  /** Select the table of a record; returns a notice where that is not, or may not be, the same. */
+  /** Select the table of a record; returns a notice where that is not the same. */
   chooseTable({ table_name: name, table }) {
     // A record has its table unless that is the bundle's of this name.
     if (!table && this.model.tables.includes(name)) {
@@ -112,8 +112,7 @@ export class Settings {
     this.fields.solver.value = table.meta.solver;
     this.fields.steps.value = String(table.meta.steps);
     this.selectTable(CUSTOM);
-    if (hasUsualFloor(table)) return "";
-    return `table ${name} may have another a_min here; the image may come out differently`;
+    return "";
   }
 
   selectTable(name) {
@@ -126,7 +125,7 @@ export class Settings {
     const { solver, steps } = table.meta;
     const isOnePass = this.model.tables.some((name) => name.endsWith("-one-pass"));
     return this.model.solvers.includes(solver) && steps <= Number(this.fields.steps.max)
-      && isPlain(table, isOnePass);
+      && isPlain(table, isOnePass, this.model.a_min);
   }
 
   /** @param {string} [table] that is selected if the bundle has it; else the default */
