@@ -66,7 +66,7 @@ FLAGS = {
     "verify": [*SOURCE, *ENGINE, "--checkpoint", "--json", "--parity", "--with", "BUNDLE"],
     "serve": [
         *ENGINE, "--api-keys", "--cors", "--deadline", "--drain", "--host", "--max-batch", "--port",
-        "--queue", "--strict", "BUNDLE",
+        "--public-url", "--queue", "--strict", "BUNDLE",
     ],
     "table": [
         "--a-min", "--between", "--clip", "--interval", "--json", "--jump", "--list", "--omega",
