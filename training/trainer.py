@@ -36,7 +36,7 @@ from minit2i_deploy.training.checkpoint import (
 from minit2i_deploy.training.data import Batches, DataBatch, to_network_range
 from minit2i_deploy.training.learner import Learner
 from minit2i_deploy.training.objectives.objective import Batch
-from minit2i_deploy.training.objectives.random_draws import data_step
+from minit2i_deploy.training.objectives.random_draws import steps_back
 from minit2i_deploy.training.recipe.recipe import Recipe
 from minit2i_deploy.training.reporting.reporter import Reporter
 from minit2i_deploy.training.reporting.sampler import Sampler
@@ -152,8 +152,7 @@ class Trainer(Learner):
         image_flops = self.objective.image_flops
         arguments = (recipe, self.folder, self.step, self.processes, sampler, image_flops)
         steps = range(self.step, recipe.steps)
-        steps_back = [step - data_step(recipe, step) for step in steps]
-        batches = self.source.read(len(steps), steps_back=steps_back)
+        batches = self.source.read(len(steps), steps_back=steps_back(recipe, steps))
         # Closed on every way out, so that its processes end with it.
         with contextlib.closing(batches), Reporter(*arguments) as report:
             for data in report.timed(batches):

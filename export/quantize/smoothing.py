@@ -71,12 +71,16 @@ def smooth_groups(step: QuantizableGraph) -> tuple[SmoothGroup, ...]:
     return tuple(sorted(groups, key=lambda group: order[group.name]))
 
 
-def ungrouped_layers(step: QuantizableGraph) -> frozenset[str]:
+def ungrouped_layers(step: QuantizableGraph, groups: Sequence[SmoothGroup]) -> frozenset[str]:
     """Names of layers behind no weight that smoothing could divide, in a form that it knows.
 
     Projections of exclusive attention are not among them: no form of the graph changes that.
+
+    Args:
+        step: graph.
+        groups: of it, from ``smooth_groups``.
     """
-    grouped = {layer.name for group in smooth_groups(step) for layer in group.layers}
+    grouped = {layer.name for group in groups for layer in group.layers}
     names = {layer.name for layer in step.linears} - grouped
     return frozenset(name for name in names if name.rpartition(".")[2] not in _PROJECTIONS)
 

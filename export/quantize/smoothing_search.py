@@ -89,7 +89,7 @@ def smooth_and_scale(
     )
     groups = smooth_groups(step) if smoothing else ()
     if smoothing:
-        _warn_of_ungrouped(step, scheme, exclude)
+        _warn_of_ungrouped(step, groups, scheme, exclude)
     alphas, powers = search.smooth(step, groups, stage_of(progress, 0.0, 0.8))
     smoothed = apply_smoothing(step, powers) if powers else step
     by_layer = {x.name: powers[g.name] for g in groups if g.name in powers for x in g.layers}
@@ -99,14 +99,17 @@ def smooth_and_scale(
 
 
 def _warn_of_ungrouped(
-    step: QuantizableGraph, scheme: GraphScheme, exclude: Collection[str]
+    step: QuantizableGraph,
+    groups: Sequence[SmoothGroup],
+    scheme: GraphScheme,
+    exclude: Collection[str],
 ) -> None:
     quantized = [
         name
         for name in dict.fromkeys(layer.name for layer in step.linears)
         if name not in exclude and scheme.of_layer(name).activations is not None
     ]
-    outside = ungrouped_layers(step) & set(quantized)
+    outside = ungrouped_layers(step, groups) & set(quantized)
     if outside:
         warnings.warn(
             f"{len(outside)} of {len(quantized)} quantized layers, {min(outside)} among them, are"

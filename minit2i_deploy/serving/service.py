@@ -32,7 +32,7 @@ from minit2i_deploy.tokenizer import Encoded
 
 # Estimates of a client that reads slowly are dropped beyond this; ends never are.
 _MAX_WAITING_EVENTS: Final = 256
-# From so many characters on, texts are tokenized on another thread: 13 ms on one core.
+# From so many characters on, texts are tokenized on another thread: a hundredth of a second.
 _MANY_CHARACTERS: Final = 10_000
 
 

@@ -145,11 +145,12 @@ class Batches:
         """
         batch = self.recipe.batch
         reader = BatchReader(self.mixture, self.positions, self.data.threads)
-        back = [0] * num_steps if steps_back is None else steps_back
-        # With another batch size than before, earlier steps may lie before the first sample.
-        firsts = [
-            max(0, self.samples_seen + (index - steps) * batch) for index, steps in enumerate(back)
-        ]
+        start = self.samples_seen
+        firsts: Sequence[int] = range(start, start + num_steps * batch, batch)
+        if steps_back is not None:
+            # With another batch size than before, earlier steps may lie before the first sample.
+            places = zip(firsts, steps_back, strict=True)
+            firsts = [max(0, first - back * batch) for first, back in places]
         for item in _in_workers(reader, firsts, self.data.workers):
             if isinstance(item, Minit2iError):
                 raise item

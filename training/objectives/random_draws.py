@@ -96,6 +96,13 @@ def data_step(recipe: Recipe, step: int) -> int:
     return pool * size + int(_pool_order(recipe.seed, pool, use, size)[place])
 
 
+def steps_back(recipe: Recipe, steps: range) -> list[int] | None:
+    """Of each step, how many steps earlier its batch was new; None where all are new."""
+    if recipe.distill is None or not recipe.distill.pooled_batches:
+        return None
+    return [step - data_step(recipe, step) for step in steps]
+
+
 @lru_cache(maxsize=4)
 def _pool_order(seed: int, pool: int, use: int, size: int) -> Int64[np.ndarray, " size"]:
     if use == 0:

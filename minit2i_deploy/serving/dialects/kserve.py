@@ -154,7 +154,7 @@ class KServe:
             )
             plans.append(model.plan(settings, strict=self._service.options.strict))
         deadline_s = self._service.deadline_s()
-        # Each has a text of its own, so it is an order of its own; all are queued or none runs on.
+        # An order has one text. Where one finds no room, those before it are cancelled.
         with contextlib.ExitStack() as stack:
             running = [
                 stack.enter_context(self._service.begin(model, planned, deadline_s=deadline_s))

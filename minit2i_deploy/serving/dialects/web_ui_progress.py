@@ -1,6 +1,6 @@
 """Progress of the web UI's jobs: its clients ask for "the" progress and interrupt "the" job.
 
-The web UI has one user. Here each client has its own: the jobs of its address and key.
+The web UI has one user. Here a client sees and ends the jobs of its address and key alone.
 """
 
 from __future__ import annotations

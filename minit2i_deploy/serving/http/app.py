@@ -176,7 +176,7 @@ def _preflight(request: Request, rules: Rules, allowed: str) -> Response:
     origin, host = request.headers.get("origin"), request.headers.get("host", "")
     if origin is None or not rules.access.allows_origin(origin, host):
         return Response(status_code=204, headers={"Allow": allowed})
-    # Clients add headers of their own: OpenAI's has a dozen that begin with x-stainless.
+    # Clients add further headers: OpenAI's a dozen that begin with x-stainless.
     names = request.headers.get("access-control-request-headers", "")
     headers = {
         "Allow": allowed,

@@ -1,13 +1,11 @@
 #include "files.hpp"
 
 #include "arguments.hpp"
+#include "common/atomic_write.hpp"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -16,14 +14,10 @@
 #include <iostream>
 #include <sstream>
 #include <stdexcept>
-#include <string_view>
 
 namespace programs {
 
 namespace {
-
-// What a full or broken disk gives; anything else is about the place.
-constexpr std::array kDiskErrors{ENOSPC, EDQUOT, EIO, EFBIG, EROFS};
 
 std::string read_standard_input() {
     std::ostringstream bytes;
@@ -36,31 +30,9 @@ std::string read_standard_input() {
     return bytes.str();
 }
 
-// Of this call alone, also where containers on a shared disk have the same pid.
-std::filesystem::path partial_name(const std::filesystem::path &path) {
-    static std::atomic<unsigned> counter{0};
-    std::array<char, 256> host{};
-    ::gethostname(host.data(), host.size() - 1);
-    return path.parent_path() /
-           ("." + path.filename().string() + ".partial-" + std::to_string(::getpid()) + "-" +
-            host.data() + "-" + std::to_string(counter++));
-}
-
-// Also to the disk, or a power cut may leave the new name with an empty file.
-bool write_all(int file, std::string_view bytes) {
-    while (!bytes.empty()) {
-        const ssize_t count = ::write(file, bytes.data(), bytes.size());
-        if (count < 0 && errno != EINTR) {
-            return false;
-        }
-        bytes.remove_prefix(count < 0 ? 0 : static_cast<std::size_t>(count));
-    }
-    return ::fsync(file) == 0;
-}
-
 [[noreturn]] void fail_write(const std::string &path, int reason) {
     const std::string line = path + ": cannot be written: " + std::strerror(reason);
-    if (std::find(kDiskErrors.begin(), kDiskErrors.end(), reason) != kDiskErrors.end()) {
+    if (minit2i::is_disk_error(reason)) {
         throw std::runtime_error(line);
     }
     throw UsageError(line + "; choose a folder you can write");
@@ -109,20 +81,8 @@ void check_writable(const std::string &path) {
 }
 
 void write_file(const std::string &path, const std::string &bytes) {
-    const std::filesystem::path partial = partial_name(path);
-    const int file = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (file < 0) {
-        fail_write(path, errno);
-    }
-    int reason = write_all(file, bytes) ? 0 : errno;
-    if (::close(file) != 0 && reason == 0) {
-        reason = errno;
-    }
-    if (reason == 0 && ::rename(partial.c_str(), path.c_str()) != 0) {
-        reason = errno;
-    }
+    const int reason = minit2i::write_atomically(path, bytes);
     if (reason != 0) {
-        ::unlink(partial.c_str());
         fail_write(path, reason);
     }
 }

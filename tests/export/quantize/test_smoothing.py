@@ -61,7 +61,7 @@ def test_norms_of_every_export_are_known(
 ) -> None:
     """In products at opset 18, with cast weights in bfloat16, and joined with a sum for CUDA."""
     graph = _exported(opset, precision, only_for, tmp_path)
-    assert ungrouped_layers(graph) == frozenset()
+    assert ungrouped_layers(graph, smooth_groups(graph)) == frozenset()
     groups = {group.name: group.sources for group in smooth_groups(graph)}
     for name, norm in (("img_qkv", "img_norm1"), ("img_mlp.w1", "img_norm2")):
         (slot,) = groups[f"double_blocks.0.{name}"]
@@ -100,7 +100,7 @@ def test_a_norm_that_another_node_reads_is_not_divided() -> None:
     model.graph.node.append(helper.make_node("Neg", [value], ["elsewhere"]))
     graph = QuantizableGraph.of(dataclasses.replace(step_graph(), model=model))
     layers = {"double_blocks.0.img_mlp.w1", "double_blocks.0.img_mlp.w3"}
-    assert ungrouped_layers(graph) == layers
+    assert ungrouped_layers(graph, smooth_groups(graph)) == layers
     scheme = find_scheme("int8").transformer
     exclude = match_any(step().linears, scheme.exclude)
     text = r"2 of \d+ quantized layers, double_blocks.0.img_mlp.w1 among them, are not smoothed"

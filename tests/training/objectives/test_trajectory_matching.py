@@ -24,7 +24,7 @@ from minit2i_deploy.training.objectives import trajectory_matching
 from minit2i_deploy.training.objectives.flow_matching_loss import NOISE_SCALE
 from minit2i_deploy.training.objectives.mean_flow_loss import GuidanceConditions, StepConditions
 from minit2i_deploy.training.objectives.objective import Batch
-from minit2i_deploy.training.objectives.random_draws import data_step, draw_noise
+from minit2i_deploy.training.objectives.random_draws import data_step, draw_noise, steps_back
 from minit2i_deploy.training.objectives.trajectory_loss import guided_trajectory, trajectory_loss
 from minit2i_deploy.training.objectives.trajectory_matching import TrajectoryMatching
 from minit2i_deploy.training.recipe.distillation import DistillRecipe
@@ -280,6 +280,8 @@ def test_every_batch_of_a_pool_serves_so_many_steps(folder: Path) -> None:
     assert orders[1] != orders[0] and orders[2] != orders[1]
     alone = recipe_of(folder, distill={"trajectory_pool": 4})
     assert [data_step(alone, step) for step in range(9)] == list(range(9))
+    assert steps_back(alone, range(9)) is None
+    assert steps_back(recipe, range(8)) == [step - steps[step] for step in range(8)]
 
 
 def test_the_teacher_samples_a_pool_once(
@@ -324,7 +326,7 @@ def test_a_run_stopped_within_a_pool_is_the_same_run(
     # What an interrupted run leaves: the recipe is that of the complete one.
     first = Trainer(recipe, halves)
     for data in itertools.islice(
-        first.source.read(stop, steps_back=[s - data_step(recipe, s) for s in range(stop)]), stop
+        first.source.read(stop, steps_back=steps_back(recipe, range(stop))), stop
     ):
         first.train_step(data)
     first.save()

@@ -13,10 +13,6 @@ bool read_file(const std::filesystem::path &path, std::string &bytes);
 // sha256 of a file without loading it at once; false where it cannot be read.
 bool hash_file(const std::filesystem::path &path, std::string &digest);
 
-// What a file or folder is called beside its place until it is complete: with the machine, because
-// containers on a shared disk often have the same pid, and another name for every call.
-std::string partial_name(const std::filesystem::path &path);
-
 // Writes beside the place, then renames: the file is complete or not there.
 // Throws as fail_write.
 void write_file(const std::filesystem::path &path, std::string_view bytes);

@@ -1,5 +1,6 @@
 #include "engine/packed_graphs.hpp"
 
+#include "common/atomic_write.hpp"
 #include "common/failure.hpp"
 #include "common/files.hpp"
 #include "common/json.hpp"
